@@ -91,16 +91,12 @@ fn interleaved(pixels: &[u8], input: &Input) -> Vec<u8> {
     let mut data = vec![[0; 4]; pixels.len()];
     let (fours, rest) = data.as_chunks_mut::<12>();
     let (four_pixels, other_pixels) = pixels.as_chunks::<12>();
-    let fill = |elements: &mut [[u8; 4]], samples: &[u8]| {
-        for (((element, sample), mean), std) in elements.iter_mut().zip(samples).zip(mean).zip(std)
-        {
-            *element = scaled(*sample, mean, std);
-        }
-    };
     for (elements, samples) in fours.iter_mut().zip(four_pixels) {
-        fill(elements, samples);
+        *elements = std::array::from_fn(|i| scaled(samples[i], mean[i], std[i]));
     }
-    fill(rest, other_pixels);
+    for (i, (element, &sample)) in rest.iter_mut().zip(other_pixels).enumerate() {
+        *element = scaled(sample, mean[i], std[i]);
+    }
     data.into_flattened()
 }
 

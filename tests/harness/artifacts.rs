@@ -1,5 +1,5 @@
-//! The binary, the component and the guests, built by cargo as a child: once a test process, and at
-//! no cost where they are fresh.
+//! The binary, which cargo built for the tests of its package, and the components, built by cargo as a
+//! child: once a test process, and at no cost where they are fresh.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -27,15 +27,15 @@ pub fn artifacts() -> &'static Artifacts {
     static ARTIFACTS: OnceLock<Artifacts> = OnceLock::new();
     ARTIFACTS.get_or_init(|| {
         let wasm = ["--release", "--target", "wasm32-wasip2", "-p"];
-        let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
         Artifacts {
             // Exactly what `spin.toml` builds, alone, so that no other package's features leak in.
             component: build(&[&wasm[..], &["skincell"]].concat(), "skincell.wasm"),
             guests: build(&[&wasm[..], &["skincell-guests"]].concat(), "skincell_guests.wasm"),
-            runner: match std::env::var_os("SKINCELL_BIN") {
-                Some(binary) => PathBuf::from(binary),
-                None => build(&[profile, &["-p", "skincell-cli"]].concat(), "skincell"),
-            },
+            runner: ["SKINCELL_BIN", "CARGO_BIN_EXE_skincell"]
+                .iter()
+                .find_map(std::env::var_os)
+                .map(PathBuf::from)
+                .expect("cargo names the binary it built; `cargo test -p skincell-cli` runs these"),
         }
     })
 }

@@ -16,7 +16,7 @@ from make_models import Builder, fused, mbconv  # noqa: E402
 
 
 def tiny(folder, name, build, nhwc=False):
-    b = Builder(name, 12, 1, nhwc=nhwc, fold=not nhwc)
+    b = Builder(name, 12, 1, nhwc=nhwc, fold=nhwc)
     x = build(b, b.conv("input", 8, 3, 2, act="silu"))
     b.finish(x, 5, folder, side=6)
 

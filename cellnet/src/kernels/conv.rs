@@ -201,7 +201,8 @@ unsafe fn pixels_by_lanes<S: Simd>(
 }
 
 /// As many vectors of lanes as one tile takes, for all `pixels`; gives the number of lanes done.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn tiles<S: Simd>(
     shape: &Shape,
     pixels: Pixels,
@@ -266,7 +267,8 @@ fn pixel_offset(map: &Map, flat: bool, y: usize, x: usize) -> usize {
 }
 
 /// Activation, residual, store.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn finish<S: Simd>(
     shape: &Shape,
     buffer: &mut Buffer,

@@ -70,7 +70,8 @@ unsafe fn vector<S: Simd>(channel: &Channel, c: usize) {
 
 /// All rows of one vector of channels. `KERNEL` and `STRIDE` are 0 where they are only known at run
 /// time or differ by axis.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn rows<S: Simd, const KERNEL: usize, const STRIDE: usize>(channel: &Channel, c: usize) {
     let (input, output, window) = (channel.input, channel.output, &channel.step.window);
     let stride = input.stride as usize;
@@ -105,7 +106,8 @@ unsafe fn rows<S: Simd, const KERNEL: usize, const STRIDE: usize>(channel: &Chan
 }
 
 /// `N` neighbouring outputs; gives `sum` plus what they came to.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
     channel: &Channel,
     (from, to): (*const f32, *mut f32),

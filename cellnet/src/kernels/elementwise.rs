@@ -59,7 +59,8 @@ pub(super) unsafe fn affine_task<S: Simd>(
     }
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn affine_vector<S: Simd>(memory: &Memory, step: &Affine, from: usize, to: usize, c: usize) {
     let mut value = S::load(memory.arena.add(from + c));
     let load = |blob| S::load(memory.blob(blob).add(c));
@@ -137,7 +138,8 @@ pub(super) unsafe fn binary_task<S: Simd>(
     }
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn binary_vector<S: Simd>(
     step: &Binary,
     (a, b): (&Source, &Source),

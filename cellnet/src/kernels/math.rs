@@ -15,7 +15,8 @@ const EXP2: [f32; 6] =
 ///
 /// # Safety
 /// The caller's instruction set must be `S`'s; likewise below.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     let t = S::mul(x, S::splat(std::f32::consts::LOG2_E));
     let t = S::min(S::max(t, S::splat(-126.0)), S::splat(126.0));
@@ -42,7 +43,8 @@ unsafe fn clip<S: Simd>(x: S::V, low: f32, high: f32) -> S::V {
 }
 
 /// Error function, Abramowitz and Stegun 7.1.26.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn erf<S: Simd>(x: S::V) -> S::V {
     let zero = S::splat(0.0);
     let size = S::max(x, S::sub(zero, x));
@@ -58,7 +60,8 @@ unsafe fn erf<S: Simd>(x: S::V) -> S::V {
 }
 
 /// Applies `activation`.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V {
     match activation {
         Activation::None => x,
@@ -93,7 +96,8 @@ pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
 ///
 /// # Safety
 /// `p` must be valid for reads and writes of `len` floats, a multiple of `S::LANES`.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(super) unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, len: usize) {
     macro_rules! run {
         ($pattern:expr) => {{

@@ -61,7 +61,8 @@ pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Pool, task: usize, th
     }
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn window<S: Simd>(memory: &Memory, step: &Pool, cut: &Cut, to: usize, c: usize) {
     let input = memory.map(step.input);
     let mut value = S::splat(neutral(step.pooling));
@@ -93,7 +94,8 @@ pub(super) unsafe fn reduce_task<S: Simd>(memory: &Memory, step: &Reduce, task: 
     channels!(S, c in first, last => reduce_vector(memory, step, c));
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn reduce_vector<S: Simd>(memory: &Memory, step: &Reduce, c: usize) {
     let input = memory.map(step.input);
     let mut total = S::splat(neutral(step.pooling));

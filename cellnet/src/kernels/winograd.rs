@@ -38,13 +38,15 @@ impl Transform for F2 {
     const OUT: usize = 2;
     const IN: usize = 4;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline)]
     unsafe fn input<S: Simd>(x: [S::V; 6]) -> [S::V; 6] {
         let zero = S::splat(0.0);
         [S::sub(x[0], x[2]), S::add(x[1], x[2]), S::sub(x[2], x[1]), S::sub(x[1], x[3]), zero, zero]
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline)]
     unsafe fn output<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
         let zero = S::splat(0.0);
         let (sum, difference) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
@@ -56,7 +58,8 @@ impl Transform for F4 {
     const OUT: usize = 4;
     const IN: usize = 6;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline)]
     unsafe fn input<S: Simd>(x: [S::V; 6]) -> [S::V; 6] {
         let (four, five) = (S::splat(4.0), S::splat(-5.0));
         let minus_four = S::splat(-4.0);
@@ -75,7 +78,8 @@ impl Transform for F4 {
         ]
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline)]
     unsafe fn output<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
         let (s1, d1) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
         let (s2, d2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
@@ -195,7 +199,8 @@ unsafe fn transform_input_of<S: Simd>(block: &Block, tile: usize, channel: usize
     }
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, tile: usize, channel: usize) {
     let index = block.first + tile;
     let (ty, tx) = (index / block.tiles.across, index % block.tiles.across);
@@ -230,7 +235,8 @@ unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, tile: usize, cha
 }
 
 /// Multiplies and transforms back as many lanes as one tile of the micro-kernel takes.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usize) -> usize {
     let within = if S::LANES < 16 { left.min(16 - lane % 16) } else { left };
     let fits = |vectors: usize| vectors <= S::VECTORS && vectors * S::LANES <= within;
@@ -270,7 +276,8 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
     width
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn transform_output<S: Simd, F: Transform>(
     block: &Block,
     tile: usize,
@@ -309,7 +316,8 @@ unsafe fn transform_output<S: Simd, F: Transform>(
 }
 
 /// Activation, residual, store of one vector.
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn store_output<S: Simd>(block: &Block, (y, x): (usize, usize), lane: usize, value: S::V) {
     let at = |map: &Map| {
         map.origin() as usize + y * map.pitch() as usize + x * map.stride as usize + lane

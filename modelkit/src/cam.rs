@@ -97,20 +97,20 @@ fn build(
     let conv = graph.nodes.get(tail.conv).cloned().unwrap_or_default();
     let refuse = |why: String| Refusal { node: label(&conv), why };
     let classes = shapes.get(&scores.logits).map_or(0, |s| s.iter().product());
+    // Before the walk, whose own nodes would look like readers of the convolution.
+    let (bias, note) = match wanted.target {
+        Target::Conv => bias_of(graph, tail, shifts, wanted.own_bias),
+        Target::Activation => (None, None),
+    };
     let adjoint = walk(graph, shapes, target, &scores.logits)?;
     let shape = shapes.get(target).cloned().unwrap_or_default();
     let map = Map::new(&shape, adjoint.axis)
         .ok_or_else(|| refuse(format!("its map has shape {shape:?}, not that of an image")))?;
-    let mut note = None;
     let mut value = target.to_owned();
-    if wanted.target == Target::Conv {
-        let (bias, guess) = bias_of(graph, tail, shifts, wanted.own_bias);
-        note = guess;
-        if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
-            let shape = channel_shape(shape.len(), map.axis, bias.len());
-            let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
-            value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
-        }
+    if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
+        let shape = channel_shape(shape.len(), map.axis, bias.len());
+        let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
+        value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
     }
     let value = weigh(graph, &value, &adjoint, shape.len());
     let output = product(graph, &value, &adjoint.matrix, &map, classes);
@@ -157,10 +157,14 @@ fn bias_of(
         return (Some(shift.clone()), None);
     }
     let bias = input(conv, 2).and_then(|b| graph.constants.get(b)).and_then(Tensor::to_f32);
+    // A batch norm that an exporter left unfolded; a scalar factor belongs to an activation.
+    let channels = input(conv, 1).and_then(|w| graph.constants.get(w)).map(|w| w.dims.first());
+    let per_channel = |name: &String| {
+        graph.constants.get(name).is_some_and(|t| t.len() > 1 && Some(Some(&t.len())) == channels)
+    };
     let consumers = graph.consumers_of(output(conv));
     let normed = consumers.iter().filter_map(|i| graph.nodes.get(*i)).any(|n| {
-        let by_constant = n.input.iter().any(|i| graph.constants.contains_key(i));
-        op(n) == "BatchNormalization" || (op(n) == "Mul" && by_constant)
+        op(n) == "BatchNormalization" || (op(n) == "Mul" && n.input.iter().any(per_channel))
     });
     match bias {
         Some(bias) if !own_bias && !normed => {

@@ -1,5 +1,5 @@
 //! Clears a graph of what inference does not need: identities, dropout, batch norms after
-//! convolutions.
+//! convolutions; and of operators the engines do not know.
 //!
 //! An engine that folds a batch norm at load makes a private copy of the convolution's weights;
 //! folded here, they stay mapped. What folding did to each convolution is remembered, because
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::graph::{Graph, float, input, op, output};
+use crate::graph::{Graph, float, float_attribute, input, op, output};
 use crate::tensor::Tensor;
 
 /// What a folded batch norm added to each channel, by the name of the folded convolution's output:
@@ -40,6 +40,33 @@ pub(crate) fn drop_identities(graph: &mut Graph) {
         } else {
             index += 1;
         }
+    }
+}
+
+/// Writes operators that rten does not know with others that it does: `Erfc`, which tf2onnx leaves in
+/// for Keras's gelu although ONNX has no such operator, as `1 − erf(x)`, and `Selu` as `γ·elu(x)`.
+pub(crate) fn replace_unknown(graph: &mut Graph) {
+    while let Some(index) = graph.nodes.iter().position(|n| matches!(op(n), "Erfc" | "Selu")) {
+        let node = graph.nodes.remove(index);
+        let end = graph.nodes.len();
+        let x = input(&node, 0).unwrap_or_default();
+        if op(&node) == "Erfc" {
+            let one = graph.add_constant("erfc/one", Tensor::scalar(1.0));
+            let erf = graph.emit("erfc/erf", "Erf", &[x], vec![]);
+            graph.emit("erfc/value", "Sub", &[&one, &erf], vec![]);
+        } else {
+            // Defaults of ONNX Selu, from Klambauer et al. 2017.
+            let alpha = float_attribute("alpha", float(&node, "alpha", 1.673_263_2));
+            let gamma = Tensor::scalar(float(&node, "gamma", 1.050_701));
+            let gamma = graph.add_constant("selu/gamma", gamma);
+            let elu = graph.emit("selu/elu", "Elu", &[x], vec![alpha]);
+            graph.emit("selu/value", "Mul", &[&elu, &gamma], vec![]);
+        }
+        let mut new = graph.nodes.split_off(end);
+        if let Some(last) = new.last_mut() {
+            last.output = vec![output(&node).to_owned()];
+        }
+        graph.nodes.splice(index..index, new);
     }
 }
 

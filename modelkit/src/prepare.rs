@@ -166,6 +166,7 @@ pub fn prepare(
     let photo =
         Photo { dtype: options.input, mean: options.mean, std: options.std, size: options.size };
     let mut input = interface::input(&mut graph, &photo)?;
+    fold::replace_unknown(&mut graph);
     let original = graph.clone();
     fold::drop_identities(&mut graph);
     let shifts = fold::fold_batch_norms(&mut graph);

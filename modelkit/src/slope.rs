@@ -95,8 +95,6 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
         "LeakyRelu" => leaky(w, x, float(node, "alpha", 0.01)),
         // y = x if x > 0 else α(eˣ − 1); the slope there is y + α
         "Elu" => elu(w, y, float(node, "alpha", 1.0)),
-        // y = γx if x > 0 else γα(eˣ − 1); the slope there is y + γα
-        "Selu" => selu(w, x, y, node),
         // y = 1/(1 + e⁻ˣ); y(1 − y)
         "Sigmoid" => {
             let rest = w.from(1.0, "Sub", y);
@@ -178,15 +176,6 @@ fn elu(w: &mut Write, y: &str, alpha: f32) -> String {
     let negative = w.by("Less", y, 0.0);
     let (below, one) = (w.by("Add", y, alpha), w.number(1.0));
     w.either(&negative, &below, &one)
-}
-
-fn selu(w: &mut Write, x: &str, y: &str, node: &NodeProto) -> String {
-    // Defaults of ONNX Selu, from Klambauer et al. 2017.
-    let alpha = float(node, "alpha", 1.673_263_2);
-    let gamma = float(node, "gamma", 1.050_701);
-    let positive = w.by("Greater", x, 0.0);
-    let (above, below) = (w.number(gamma), w.by("Add", y, gamma * alpha));
-    w.either(&positive, &above, &below)
 }
 
 fn hard_swish(w: &mut Write, x: &str) -> Option<String> {

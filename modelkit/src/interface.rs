@@ -214,7 +214,7 @@ fn element_type(value: &ValueInfoProto) -> DataType {
 }
 
 /// Each dimension as text and, where it is definite, as a number.
-fn dimensions(value: &ValueInfoProto) -> Vec<(String, Option<usize>)> {
+pub(crate) fn dimensions(value: &ValueInfoProto) -> Vec<(String, Option<usize>)> {
     let tensor = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.as_slice()).unwrap_or_default();
     let one = |d: &rten_onnx::onnx::Dimension| {

@@ -4,20 +4,29 @@
 //! (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
 //! (`cam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
 //!
+//! Beside it: [`inspect`] shows what a model holds, [`check`] runs it on every engine and compares,
+//! [`measure`] says what serving it costs, [`quantize`] writes it in fewer bits; these run folders as a server does ([`served`]).
+//!
 //! This crate knows no HTTP, no wasi and no runner.
 
 mod adjoint;
 mod backward;
 mod cam;
+pub mod check;
 mod engine;
 pub mod external;
 mod fold;
 mod graph;
+pub mod inspect;
 mod interface;
 mod labels;
+pub mod measure;
 pub mod pack;
+pub mod photos;
 mod prepare;
+pub mod quantize;
 mod read;
+pub mod served;
 mod slope;
 mod tail;
 mod tensor;

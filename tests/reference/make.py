@@ -12,8 +12,11 @@ probabilities, and the map of every class by `tf.GradientTape`, four ways:
     conv/logit, activation/probability
 
 each as the origin app goes on: mean of the gradient over the map, weighted sum over channels, relu,
-divided by the maximum where that is above 1e-10 (0 everywhere otherwise). Run twice, the maps are
-the same up to rounding; models differ in their node names, which Keras counts.
+divided by the maximum where that is above 1e-10 (0 everywhere otherwise). All in float32, as in the
+origin app, but for the saturated network: p(1 - p) of a p near 1 has no digits left in float32, and
+the tape goes through float64 to tell what the maps should be.
+
+Run twice, the maps are the same up to rounding; models differ in their node names, which Keras counts.
 """
 
 import argparse
@@ -31,7 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from export import export
-from networks import FINISH, NETWORKS, SIDE, build
+from networks import FINISH, NETWORKS, SIDE, SPREAD, build, in_float64
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PHOTOS, SEED = 5, 20240607
@@ -63,7 +66,7 @@ def reference(logits, sigmoid, photo):
     """Probabilities [classes] and maps {way: [classes, h, w]} of one photo, [side, side, 3] u8."""
     outputs = [logits.get_layer("target").output, logits.get_layer("map").output, logits.output]
     parts = keras.Model(logits.input, outputs)
-    image = tf.constant(photo[None], tf.float32)
+    image = tf.constant(photo[None], logits.output.dtype)
     with tf.GradientTape(persistent=True) as tape:
         conv, activation, scores = parts(image, training=False)
         probabilities = tf.sigmoid(scores) if sigmoid else tf.nn.softmax(scores)
@@ -85,6 +88,7 @@ def write(name, seed, pictures, folder):
     folder.mkdir(parents=True, exist_ok=True)
     export(model, str(folder / "model.onnx"))
     sigmoid = FINISH.get(name) == "sigmoid"
+    logits = in_float64(name, logits) if name in SPREAD else logits
     every = [reference(logits, sigmoid, photo) for photo in pictures]
     parts = {"probabilities": np.stack([p for p, _ in every])}
     for way in every[0][1]:

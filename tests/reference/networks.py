@@ -161,17 +161,21 @@ NETWORKS = {
     },
     "head_sigmoid": head_plain,
     "head_logits": head_plain,
+    "head_saturated": head_plain,
 }
 
 # How scores become probabilities inside the exported model, where it is not by softmax.
 FINISH = {"head_sigmoid": "sigmoid", "head_logits": "linear"}
 
+# How far the logits of a photo spread, where it is not by 1.5. By 15 a softmax is so near 0 and 1
+# that on some photos no gradient of a probability is left to show, and on others hardly one.
+SPREAD = {"head_saturated": 15.0}
+
 
 def build(name, seed, pictures):
     """The network of that name and the same without its softmax, weights drawn from `seed`.
 
-    Its last layer is scaled so that the logits on `pictures` spread by 1.5: a softmax near 0 or 1
-    would leave the tape's float32 gradient, which the maps are compared with, no digits.
+    Its last layer is scaled so that the logits on `pictures` spread by 1.5 or as SPREAD says.
     """
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -182,8 +186,17 @@ def build(name, seed, pictures):
     before = keras.Model(image, logits)
     spread = np.std(before(pictures.astype("float32"), training=False), axis=1).mean()
     kernel = next(l for l in reversed(model.layers) if hasattr(l, "kernel")).kernel
-    kernel.assign(kernel * (1.5 / spread))
+    kernel.assign(kernel * (SPREAD.get(name, 1.5) / spread))
     return model, before
+
+
+def in_float64(name, before):
+    """The network of that name without its softmax, in float64, with the weights of `before`."""
+    keras.config.set_dtype_policy("float64")
+    exact = keras.Model(*NETWORKS[name]())
+    keras.config.set_dtype_policy("float32")
+    exact.set_weights(before.get_weights())
+    return exact
 
 
 def scramble(model, seed):

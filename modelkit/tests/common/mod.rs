@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod engines;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 

@@ -1,37 +1,15 @@
-//! `skincell model …`: flags and printing for the room `modelkit`.
+//! `skincell model prepare`: from an exported classifier to a folder that can be served.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::pack::pack_and_report;
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use skincell_modelkit::{PrepareOptions, Report, Step, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Dtype, Target};
 
-/// The subcommands of `skincell model`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelCommand {
-    /// Make a folder that can be served out of an exported ONNX classifier.
-    Prepare(Box<PrepareArguments>),
-    /// Pack model folders for the engine cellnet, which is smaller and faster where it takes a model.
-    Pack(PackArguments),
-}
-
-/// Flags of `skincell model pack`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Writes model.cell beside model.onnx; `prepare` and `up --build` do the same. A model whose graph
-cellnet does not take is named with the operator in the way, and stays with rten.
-
-Example:
-  skincell model pack models/skin models/imagenet")]
-pub(crate) struct PackArguments {
-    /// The model folders
-    #[arg(required = true, value_name = "FOLDER")]
-    folders: Vec<PathBuf>,
-}
+use super::progress::Progress;
+use crate::pack::pack_and_report;
 
 const PREPARE_HELP: &str = "\
 What it does:
@@ -158,21 +136,11 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
     Ok((side(width)?, side(height)?))
 }
 
-/// Runs a subcommand.
+/// Runs `model prepare`.
 ///
 /// # Errors
-/// Whatever the subcommand could not do, with the file it was about.
-pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        ModelCommand::Prepare(arguments) => run_prepare(*arguments),
-        ModelCommand::Pack(arguments) => {
-            arguments.folders.iter().try_for_each(|folder| pack_and_report(folder))?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-fn run_prepare(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
+/// What is wrong with the labels, the model or the folder.
+pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     let labels = std::fs::read_to_string(&arguments.labels)
         .with_context(|| format!("labels {}", arguments.labels.display()))?;
     let classes =
@@ -213,32 +181,21 @@ fn run_prepare(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
         own_bias: arguments.conv_bias == BiasKind::Own,
         force: arguments.force,
     };
-    let report = prepare(&options, &mut show_step)?;
-    clear_step();
+    let progress = Progress::new();
+    let report = prepare(&options, &mut |step| progress.show(words(step)))?;
+    progress.done();
     print_report(&report, &output.display().to_string());
     pack_and_report(&output)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows the step at work, on one line that the next one overwrites; nothing where nobody looks.
-fn show_step(step: Step) {
-    let text = match step {
+fn words(step: Step) -> &'static str {
+    match step {
         Step::Read => "reading the model",
         Step::Probe => "learning its shapes",
         Step::Solve => "solving Grad-CAM",
         Step::Compare => "comparing with the original",
         Step::Write => "writing",
-    };
-    if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{text} …");
-        // A progress line that cannot be shown is no reason to stop.
-        let _ = std::io::stderr().flush();
-    }
-}
-
-fn clear_step() {
-    if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
     }
 }
 

@@ -1,0 +1,108 @@
+//! `skincell model check`: the answers of every engine, beside each other.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use skincell_modelkit::check::{CheckOptions, CheckRow, Difference, check};
+
+use super::engines::engines;
+use super::progress::Progress;
+
+/// Flags of `skincell model check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each photo goes the way of a request: decoded, turned upright, resized, normalised. A .npy file holds
+the model's input as it is. The exit code is 1 when an answer is further away than tolerated.
+
+Examples:
+  skincell model check models/skin tests/photos
+  skincell model check models/skin tests/photos --keep answers.json      keep the answers
+  skincell model check models/skin tests/photos --against answers.json   and compare with them later")]
+pub(crate) struct CheckArguments {
+    /// The prepared folder
+    model: PathBuf,
+    /// Photos, tensors (.npy) and folders of such
+    #[arg(required = true, value_name = "PHOTO")]
+    photos: Vec<PathBuf>,
+    /// Which engine: cellnet or rten; may be given again [default: all that take the folder]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Vec<String>,
+    /// Threads of each engine
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Compare with the answers in this file
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Write the first engine's answers into this file
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+    /// Largest difference of a probability that passes, of 1
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-3)]
+    tolerance: f32,
+    /// Largest difference of a heatmap that passes, of 1
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 2e-3)]
+    heatmap_tolerance: f32,
+}
+
+/// Runs `model check`.
+///
+/// # Errors
+/// What cannot be run at all.
+pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
+    let options = CheckOptions {
+        folder: arguments.model,
+        inputs: arguments.photos,
+        reference: arguments.against,
+        probability_tolerance: arguments.tolerance,
+        heatmap_tolerance: arguments.heatmap_tolerance,
+    };
+    let engines = engines(&arguments.engine, arguments.threads)?;
+    let progress = Progress::new();
+    let report =
+        check(&options, &engines, &mut |done, total| progress.show_part("running", done, total))?;
+    progress.done();
+    println!(
+        "{:<8} {:>9} {:>21} {:>21}  {:<4} {:>6}  photo, likeliest class",
+        "engine", "ms", "between engines", "against the file", "", "%"
+    );
+    for row in &report.rows {
+        println!("{}", line(row));
+    }
+    if let Some(path) = &arguments.keep {
+        let text = serde_json::to_string_pretty(&report.reference)? + "\n";
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+        println!("answers kept in {}", path.display());
+    }
+    let failed = report.rows.iter().filter(|row| !row.passed).count();
+    if report.passed() {
+        println!("all {} answers pass", report.rows.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{failed} of {} answers are further away than {:e} (probabilities) or {:e} (heatmaps)",
+        report.rows.len(),
+        options.probability_tolerance,
+        options.heatmap_tolerance
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn line(row: &CheckRow) -> String {
+    let words = |difference: &Option<Difference>| match difference {
+        None => "–".to_owned(),
+        Some(d) => format!("{:.1e} map {:.1e}", d.probability, d.heatmap),
+    };
+    format!(
+        "{:<8} {:>9.1} {:>21} {:>21}  {:<4} {:>6.1}  {}, {}",
+        row.engine,
+        row.milliseconds,
+        words(&row.engines),
+        words(&row.kept),
+        if row.passed { "ok" } else { "FAR" },
+        row.top.1 * 100.0,
+        row.file,
+        row.top.0
+    )
+}

@@ -1,0 +1,116 @@
+//! `skincell model measure`: what serving a model costs, in a process that does nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use skincell_modelkit::measure::{Measured, measure};
+use skincell_modelkit::photos;
+use skincell_modelkit::served::{read_card, takers};
+
+use super::engines::engines;
+use super::units::kilobytes;
+
+/// Flags of `skincell model measure`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each engine is measured in a process of its own. Private memory is the engine's alone; mapped memory
+are pages of the model's files, which the kernel takes back when it must; peak is the most of both,
+the program itself included.
+
+Examples:
+  skincell model measure models/skin tests/photos
+  skincell model measure models/skin tests/photos --engine rten --threads 2")]
+pub(crate) struct MeasureArguments {
+    /// The prepared folder
+    model: PathBuf,
+    /// Photos, tensors (.npy) and folders of such
+    #[arg(required = true, value_name = "PHOTO")]
+    photos: Vec<PathBuf>,
+    /// Which engine: cellnet or rten; may be given again [default: all that take the folder]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Vec<String>,
+    /// Threads of the engine
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How often each photo is run
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Measure in this process and print JSON; what the command starts for each engine
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Runs `model measure`.
+///
+/// # Errors
+/// What cannot be loaded or run.
+pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
+    let engines = engines(&arguments.engine, arguments.threads)?;
+    let takers = takers(&engines, &arguments.model)?;
+    if let (true, [engine, ..]) = (arguments.inside, &takers[..]) {
+        let card = read_card(&arguments.model)?;
+        let photos = photos::load_all(&arguments.photos, &card.input)?;
+        let measured = measure(&arguments.model, *engine, &photos, arguments.rounds)?;
+        println!("{}", serde_json::to_string(&measured)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", header("engine"));
+    for engine in takers {
+        let run =
+            Run { engine: engine.name(), threads: arguments.threads, rounds: arguments.rounds };
+        let measured = in_own_process(&arguments.model, &arguments.photos, &run)?;
+        println!("{}", line(engine.name(), &measured));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How a model is to be measured.
+pub(super) struct Run {
+    pub(super) engine: &'static str,
+    pub(super) threads: usize,
+    pub(super) rounds: usize,
+}
+
+/// Measures a folder in a process started for it.
+///
+/// # Errors
+/// What that process says, or that it did not start.
+pub(super) fn in_own_process(
+    folder: &Path,
+    photos: &[PathBuf],
+    run: &Run,
+) -> anyhow::Result<Measured> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(program);
+    command.args(["model", "measure", "--inside"]).arg(folder).args(photos);
+    command.args(["--engine", run.engine, "--threads", &run.threads.to_string()]);
+    command.args(["--rounds", &run.rounds.to_string()]);
+    let output = command.output().context("starting a process to measure in")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("error: "));
+    }
+    serde_json::from_slice(&output.stdout).context("reading what was measured")
+}
+
+/// The titles of [`line`]'s columns.
+pub(super) fn header(first: &str) -> String {
+    format!(
+        "{first:<18} {:>9} {:>10} {:>10} {:>11} {:>11} {:>11}",
+        "load", "first", "median", "private", "mapped", "peak"
+    )
+}
+
+/// One measurement as a line of a table.
+pub(super) fn line(first: &str, measured: &Measured) -> String {
+    format!(
+        "{first:<18} {:>6.1} ms {:>7.1} ms {:>7.1} ms {:>11} {:>11} {:>11}",
+        measured.load_ms,
+        measured.first_ms,
+        measured.median_ms,
+        kilobytes(measured.private_kb),
+        kilobytes(measured.mapped_kb),
+        kilobytes(measured.peak_kb)
+    )
+}

@@ -1,0 +1,66 @@
+//! `skincell model …`: flags and printing for the room `modelkit`.
+
+mod check;
+mod engines;
+mod inspect;
+mod measure;
+mod prepare;
+mod progress;
+mod quantize;
+mod units;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::pack::pack_and_report;
+
+/// The subcommands of `skincell model`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Make a folder that can be served out of an exported ONNX classifier.
+    Prepare(Box<prepare::PrepareArguments>),
+    /// Show what a model holds, and which engine takes it.
+    Inspect(inspect::InspectArguments),
+    /// Run photos through every engine and compare the answers.
+    Check(check::CheckArguments),
+    /// Write a prepared model in fewer bits, and say what that did.
+    Quantize(quantize::QuantizeArguments),
+    /// Measure what serving a model costs: load, time a photo, memory.
+    Measure(measure::MeasureArguments),
+    /// Pack model folders for the engine cellnet, which is smaller and faster where it takes a model.
+    Pack(PackArguments),
+}
+
+/// Flags of `skincell model pack`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes model.cell beside model.onnx; `prepare` and `up --build` do the same. A model whose graph
+cellnet does not take is named with the operator in the way, and stays with rten.
+
+Example:
+  skincell model pack models/skin models/imagenet")]
+pub(crate) struct PackArguments {
+    /// The model folders
+    #[arg(required = true, value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+}
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// Whatever the subcommand could not do, with the file it was about.
+pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ModelCommand::Prepare(arguments) => prepare::run(*arguments),
+        ModelCommand::Inspect(arguments) => inspect::run(&arguments),
+        ModelCommand::Check(arguments) => check::run(arguments),
+        ModelCommand::Quantize(arguments) => quantize::run(arguments),
+        ModelCommand::Measure(arguments) => measure::run(&arguments),
+        ModelCommand::Pack(arguments) => {
+            arguments.folders.iter().try_for_each(|folder| pack_and_report(folder))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

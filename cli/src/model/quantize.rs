@@ -1,0 +1,161 @@
+//! `skincell model quantize`: fewer bits, and what that did, measured on the spot.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use skincell_modelkit::measure::Measured;
+use skincell_modelkit::quantize::{
+    Agreement, Format, QuantizeOptions, QuantizeReport, QuantizeStep, compare, quantize,
+};
+use skincell_modelkit::served::takers;
+
+use super::engines::engines;
+use super::measure::{Run, header, in_own_process, line};
+use super::progress::Progress;
+use super::units::bytes;
+use crate::pack::pack_and_report;
+
+/// Flags of `skincell model quantize`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+fp16 halves the file. The engines here compute in float32 and turn the weights back when they load
+the model, so private memory grows; it pays where the file travels.
+
+int8 quarters the convolutions' weights, which stay mapped; the ranges of what goes into them are found
+on the photos. It pays where the file and mapped memory count more than time.
+
+Example:
+  skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos")]
+pub(crate) struct QuantizeArguments {
+    /// The prepared folder
+    model: PathBuf,
+    /// The folder to write
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// What the weights become
+    #[arg(long, value_enum)]
+    to: FormatFlag,
+    /// Photos to find ranges on and to compare on: files, or folders of such
+    #[arg(long, required = true, num_args = 1.., value_name = "PHOTO")]
+    photos: Vec<PathBuf>,
+    /// Threads to measure time with
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Replace the folder if it is there already
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatFlag {
+    Fp16,
+    Int8,
+}
+
+/// Runs `model quantize`.
+///
+/// # Errors
+/// What cannot be read, run or written.
+pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
+    let options = QuantizeOptions {
+        folder: arguments.model,
+        output: arguments.output,
+        format: match arguments.to {
+            FormatFlag::Fp16 => Format::Fp16,
+            FormatFlag::Int8 => Format::Int8,
+        },
+        photos: arguments.photos,
+        force: arguments.force,
+    };
+    let progress = Progress::new();
+    let report = quantize(&options, &mut |step| match step {
+        QuantizeStep::Read => progress.show("reading"),
+        QuantizeStep::Calibrate(done, total) => {
+            progress.show_part("finding ranges", done, total);
+        }
+        QuantizeStep::Write => progress.show("writing"),
+    })?;
+    pack_and_report(&options.output)?;
+    let engines = engines(&[], arguments.threads)?;
+    let show = &mut |done, total| progress.show_part("comparing", done, total);
+    let agreement = compare(&options.folder, &options.output, &options.photos, &engines, show)?;
+    drop(engines);
+    progress.show("measuring");
+    let before = measured(&options.folder, &options.photos, arguments.threads)?;
+    let after = measured(&options.output, &options.photos, arguments.threads)?;
+    progress.done();
+    print_agreement(&report, &agreement, &options.output);
+    println!("\n{}", header(""));
+    for (when, rows) in [("before", &before), ("after", &after)] {
+        for (engine, row) in rows {
+            println!("{}", line(&format!("{when}, {engine}"), row));
+        }
+    }
+    println!();
+    for verdict in verdicts(&before, &after) {
+        println!("{verdict}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+type Rows = Vec<(&'static str, Measured)>;
+
+fn measured(folder: &Path, photos: &[PathBuf], threads: usize) -> anyhow::Result<Rows> {
+    let engines = engines(&[], threads)?;
+    let rows = takers(&engines, folder)?.into_iter().map(|engine| {
+        let run = Run { engine: engine.name(), threads, rounds: 5 };
+        Ok((engine.name(), in_own_process(folder, photos, &run)?))
+    });
+    rows.collect()
+}
+
+fn print_agreement(report: &QuantizeReport, agreement: &Agreement, output: &Path) {
+    let (before, after) = report.bytes;
+    println!("{} is written, {} tensors changed", output.display(), report.tensors);
+    println!(
+        "  file           {} -> {} ({:.0} %)",
+        bytes(before),
+        bytes(after),
+        after as f64 / before.max(1) as f64 * 100.0
+    );
+    println!(
+        "  likeliest      the same on {} of {} photos ({:.1} %)",
+        agreement.same_top,
+        agreement.photos,
+        agreement.same_top as f64 / agreement.photos.max(1) as f64 * 100.0
+    );
+    println!(
+        "  probabilities  change by at most {:.1} points",
+        agreement.worst_probability * 100.0
+    );
+    if let Some((mean, least)) = agreement.heatmaps {
+        println!("  heatmaps       correlate {mean:.3} on average, {least:.3} at least");
+    }
+}
+
+/// Says of each engine whether the new format pays there.
+fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
+    let mut verdicts = Vec::new();
+    for (engine, was) in before {
+        let Some((_, is)) = after.iter().find(|(e, _)| e == engine) else {
+            verdicts.push(format!("{engine} does not take the new model; it is served by rten"));
+            continue;
+        };
+        let memory = |m: &Measured| Some((m.private_kb?, m.private_kb? + m.mapped_kb?));
+        let (Some((was_private, was_all)), Some((is_private, is_all))) = (memory(was), memory(is))
+        else {
+            continue;
+        };
+        let time = is.median_ms / was.median_ms.max(f64::MIN_POSITIVE);
+        let pays = if is_all < was_all { "less memory" } else { "no less memory" };
+        let private = is_private as f64 / 1024.0 - was_private as f64 / 1024.0;
+        verdicts.push(format!(
+            "on {engine}: {pays} ({:.1} -> {:.1} MiB private and mapped, {private:+.1} private), \
+             {time:.2} x the time",
+            was_all as f64 / 1024.0,
+            is_all as f64 / 1024.0
+        ));
+    }
+    verdicts
+}

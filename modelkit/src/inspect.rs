@@ -1,0 +1,159 @@
+//! `model inspect`: what an ONNX file or a prepared folder holds, and which engine takes it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rten_onnx::onnx::{DataType, ValueInfoProto};
+use rten_tensor::Tensor;
+use rten_tensor::prelude::*;
+use skincell_vision::card::Card;
+use thiserror::Error;
+
+use crate::engine::Engine;
+use crate::external::{GRAPH_FILE, WEIGHTS_FILE};
+use crate::graph::{Graph, op};
+use crate::interface::dimensions;
+use crate::pack::CELL_FILE;
+use crate::prepare::CARD_FILE;
+use crate::read::{ReadError, read};
+use crate::served::{ServedError, read_card};
+
+/// Why there is nothing to show.
+#[derive(Debug, Error)]
+pub enum InspectError {
+    /// The ONNX file.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The folder's card.
+    #[error(transparent)]
+    Card(#[from] ServedError),
+}
+
+/// An input or output: name, element type, dimensions (a name or `?` where one is open).
+pub type Port = (String, String, Vec<String>);
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// The ONNX file.
+    pub model: PathBuf,
+    /// The card beside it, if there is one.
+    pub card: Option<Card>,
+    /// Version of the standard operators.
+    pub opset: i64,
+    /// What goes in.
+    pub inputs: Vec<Port>,
+    /// What comes out.
+    pub outputs: Vec<Port>,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Constants by element type: how many, and their bytes.
+    pub constants: BTreeMap<String, (usize, u64)>,
+    /// Nodes by operator, the most frequent first.
+    pub operators: Vec<(String, usize)>,
+    /// The files, with their bytes.
+    pub files: Vec<(String, u64)>,
+    /// Each engine: what it says of the model, and whether that is yes.
+    pub engines: Vec<(&'static str, bool, String)>,
+}
+
+/// Looks at an ONNX file, or at a folder that was prepared.
+///
+/// # Errors
+/// [`InspectError`] when the ONNX file cannot be read, or a card is there that cannot.
+pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
+    let folder = path.is_dir().then_some(path);
+    let model = folder.map_or_else(|| path.to_owned(), |folder| folder.join(GRAPH_FILE));
+    let graph = read(&model)?;
+    let card = match folder.filter(|f| f.join(CARD_FILE).exists()) {
+        Some(folder) => Some(read_card(folder)?),
+        None => None,
+    };
+    let mut operators = BTreeMap::new();
+    for node in &graph.nodes {
+        *operators.entry(op(node).to_owned()).or_insert(0_usize) += 1;
+    }
+    let mut operators: Vec<(String, usize)> = operators.into_iter().collect();
+    operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let mut constants: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for tensor in graph.constants.values() {
+        let held = constants.entry(tensor.dtype.to_string().to_lowercase()).or_default();
+        *held = (held.0 + 1, held.1 + tensor.bytes.len() as u64);
+    }
+    let engines = vec![in_rten(&graph), in_cellnet(&model)];
+    Ok(Inspection {
+        opset: graph.opset(),
+        inputs: graph.inputs.iter().map(port).collect(),
+        outputs: graph.outputs.iter().map(port).collect(),
+        parameters: graph.parameters(),
+        constants,
+        operators,
+        files: files(&model, folder),
+        engines,
+        model,
+        card,
+    })
+}
+
+fn port(value: &ValueInfoProto) -> Port {
+    let tensor = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+    let dtype = tensor.and_then(|t| t.elem_type).unwrap_or(DataType(0));
+    let dims = dimensions(value).into_iter().map(|(text, _)| text).collect();
+    (value.name.clone().unwrap_or_default(), dtype.to_string().to_lowercase(), dims)
+}
+
+fn files(model: &Path, folder: Option<&Path>) -> Vec<(String, u64)> {
+    let size = |path: PathBuf| fs::metadata(path).map(|m| m.len()).ok();
+    match folder {
+        None => {
+            let name = model.file_name().map(|n| n.to_string_lossy().into_owned());
+            size(model.to_owned()).map(|s| (name.unwrap_or_default(), s)).into_iter().collect()
+        }
+        Some(folder) => [GRAPH_FILE, WEIGHTS_FILE, CELL_FILE, CARD_FILE]
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), size(folder.join(name))?)))
+            .collect(),
+    }
+}
+
+/// Loads the graph and runs it on an empty photo.
+fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
+    let try_it = || {
+        let engine = Engine::load(graph).map_err(|e| e.to_string())?;
+        let [input] = &graph.inputs[..] else {
+            return Ok(format!("loads it; not run, for it takes {} inputs", graph.inputs.len()));
+        };
+        let sides: Option<Vec<usize>> = dimensions(input)
+            .into_iter()
+            .enumerate()
+            .map(|(axis, (_, side))| side.or((axis == 0).then_some(1)))
+            .collect();
+        let Some(shape) = sides else {
+            return Ok("loads it; not run, for its input's size is open".to_owned());
+        };
+        let output = graph.outputs.first().and_then(|o| o.name.as_deref()).unwrap_or_default();
+        let start = Instant::now();
+        let ran = if port(input).1 == "uint8" {
+            engine.run(Tensor::<u8>::zeros(&shape).view().into(), &[output])
+        } else {
+            engine.run(Tensor::<f32>::zeros(&shape).view().into(), &[output])
+        };
+        ran.map_err(|e| e.to_string())?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        Ok(format!("runs it, {milliseconds:.0} ms for an empty photo, cold"))
+    };
+    match try_it() {
+        Ok(text) => ("rten", true, text),
+        Err(why) => ("rten", false, why),
+    }
+}
+
+/// Packs the graph, and throws the result away.
+fn in_cellnet(model: &Path) -> (&'static str, bool, String) {
+    match cellnet::pack::pack(model, &cellnet::pack::Options::default()) {
+        Ok(bytes) => ("cellnet", true, format!("packs it into {} bytes", bytes.len())),
+        Err(why) => ("cellnet", false, why.to_string()),
+    }
+}

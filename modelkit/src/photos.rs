@@ -1,0 +1,192 @@
+//! Photos and tensors from files, as a model takes them.
+//!
+//! A photo goes the way of a request: decoded, turned upright, resized, normalised. A `.npy` file
+//! is taken as it is, for who wants to leave that way out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use skincell_vision::card::{Dtype, Input};
+use skincell_vision::photo::{Limits, PhotoError, decode};
+use skincell_vision::resize::{ResizeError, resize};
+use skincell_vision::tensor::{Tensor, TensorError, from_photo};
+use thiserror::Error;
+
+use crate::interface::shape_of;
+
+/// Why a file cannot be given to a model.
+#[derive(Debug, Error)]
+pub enum PhotosError {
+    /// The file system said no.
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// A folder without a photo.
+    #[error("{path} holds no photo (.jpg, .jpeg, .png, .webp, .bmp, .gif) and no .npy", path = .0.display())]
+    Empty(PathBuf),
+    /// Not a photo.
+    #[error("{path}: {error}", path = path.display())]
+    Photo {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: PhotoError,
+    },
+    /// It cannot be resized.
+    #[error("{path}: {error}", path = path.display())]
+    Resize {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ResizeError,
+    },
+    /// It does not become a tensor.
+    #[error("{path}: {error}", path = path.display())]
+    Tensor {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: TensorError,
+    },
+    /// A `.npy` file of another kind.
+    #[error("{path}: {problem}", path = path.display())]
+    Npy {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and what is wanted.
+        problem: String,
+    },
+}
+
+/// The files meant by a list of files and folders, those of a folder in the order of their names.
+///
+/// # Errors
+/// [`PhotosError`] when a path is not there or a folder holds none.
+pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let fail = |error| PhotosError::File { path: path.clone(), error };
+        if !fs::metadata(path).map_err(fail)?.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path).map_err(fail)? {
+            let file = entry.map_err(fail)?.path();
+            let kind = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+            let known = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "npy"];
+            if kind.is_some_and(|k| known.contains(&k.as_str())) {
+                found.push(file);
+            }
+        }
+        if found.is_empty() {
+            return Err(PhotosError::Empty(path.clone()));
+        }
+        found.sort();
+        files.extend(found);
+    }
+    Ok(files)
+}
+
+/// Reads one file as the model's input tensor.
+///
+/// # Errors
+/// [`PhotosError`] with the file's name.
+pub fn load(path: &Path, input: &Input) -> Result<Tensor, PhotosError> {
+    let owned = || path.to_owned();
+    let bytes = fs::read(path).map_err(|error| PhotosError::File { path: owned(), error })?;
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
+        return npy(&bytes, input).map_err(|problem| PhotosError::Npy { path: owned(), problem });
+    }
+    let size = (input.width, input.height);
+    let photo = decode(&bytes, size, &Limits::default())
+        .map_err(|error| PhotosError::Photo { path: owned(), error })?;
+    let photo = resize(&photo, input.width, input.height)
+        .map_err(|error| PhotosError::Resize { path: owned(), error })?;
+    from_photo(&photo, input).map_err(|error| PhotosError::Tensor { path: owned(), error })
+}
+
+/// Reads every file meant by a list of files and folders.
+///
+/// # Errors
+/// [`PhotosError`] with the first file's name that cannot be read.
+pub fn load_all(paths: &[PathBuf], input: &Input) -> Result<Vec<Tensor>, PhotosError> {
+    list(paths)?.iter().map(|file| load(file, input)).collect()
+}
+
+/// A NumPy file (format 1 to 3) that holds just the input: float32 or uint8, C order, its shape.
+fn npy(bytes: &[u8], input: &Input) -> Result<Tensor, String> {
+    let lengths = match bytes.get(..8) {
+        Some([0x93, b'N', b'U', b'M', b'P', b'Y', 1, _]) => 2,
+        Some([0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _]) => 4,
+        _ => return Err("this is no NumPy file; save it with numpy.save".to_owned()),
+    };
+    let cut = || "the file is cut short; save it again".to_owned();
+    let digits = bytes.get(8..8 + lengths).ok_or_else(cut)?;
+    let length = digits.iter().rev().fold(0_usize, |n, b| n << 8 | usize::from(*b));
+    let start = 8 + lengths;
+    let header = start.checked_add(length).and_then(|end| bytes.get(start..end)).ok_or_else(cut)?;
+    let data = bytes.get(start + length..).ok_or_else(cut)?;
+    let header: String = String::from_utf8_lossy(header).split_whitespace().collect();
+    let (kind, size) = match input.dtype {
+        Dtype::F32 => ("'<f4'", 4),
+        Dtype::U8 => ("'|u1'", 1),
+    };
+    let shape = shape_of(input);
+    let [n, a, b, c] = shape;
+    let wanted =
+        [format!("'descr':{kind}"), "'fortran_order':False".into(), format!("({n},{a},{b},{c})")];
+    if let Some(missing) = wanted.iter().find(|w| !header.contains(w.as_str())) {
+        return Err(format!("its header {header} does not say {missing}, which the model takes"));
+    }
+    if data.len() != shape.iter().product::<usize>() * size {
+        return Err(cut());
+    }
+    let dimensions = shape.iter().map(|d| u32::try_from(*d).unwrap_or(u32::MAX)).collect();
+    Ok(Tensor { dimensions, dtype: input.dtype, data: data.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skincell_vision::card::Layout;
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    #[test]
+    fn takes_the_tensor_and_nothing_else() {
+        let input = Input {
+            name: "x".to_owned(),
+            layout: Layout::Nchw,
+            dtype: Dtype::U8,
+            width: 2,
+            height: 1,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let good = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 3, 1, 2), }\n";
+        let tensor = npy(&file(good, &[1, 2, 3, 4, 5, 6]), &input).expect("it fits");
+        assert_eq!((tensor.dimensions, tensor.data), (vec![1, 3, 1, 2], vec![1, 2, 3, 4, 5, 6]));
+        let cases: [(&str, Vec<u8>, &str); 5] = [
+            ("text", b"hello, world".to_vec(), "no NumPy file"),
+            ("short data", file(good, &[1]), "cut short"),
+            ("short header", b"\x93NUMPY\x01\x00\xff\xff{".to_vec(), "cut short"),
+            ("floats", file(&good.replace("|u1", "<f4"), &[0; 24]), "'|u1'"),
+            ("shape", file(&good.replace("1, 2)", "2, 1)"), &[0; 6]), "(1,3,1,2)"),
+        ];
+        for (name, bytes, says) in cases {
+            let error = npy(&bytes, &input).expect_err(name);
+            assert!(error.contains(says), "{name}: {error}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! `model quantize`: a prepared folder again, with its weights in fewer bits.
+//!
+//! [`Format::Fp16`] halves the file (`half`); [`Format::Int8`] quarters the large convolutions and
+//! runs them on integers (`int8`, with ranges from `calibrate`). What that did to the answers
+//! [`compare`] says, on the photos given; what it did to memory and time is `measure`'s business.
+
+mod calibrate;
+mod half;
+mod int8;
+
+use std::path::{Path, PathBuf};
+
+use skincell_vision::card::Card;
+use skincell_vision::gradcam::heatmap;
+use skincell_vision::rank::{probabilities, rank};
+use skincell_vision::tensor::Tensor;
+use thiserror::Error;
+
+use crate::engine::EngineError;
+use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
+use crate::photos::{self, PhotosError};
+use crate::prepare::CARD_FILE;
+use crate::read::{ReadError, read};
+use crate::served::{Engine, Outcome, Served, ServedError, read_card, server};
+use crate::write::{Draft, WriteError};
+
+/// What the weights become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// IEEE 754 half precision, turned back into float32 by a `Cast` when the model is loaded.
+    Fp16,
+    /// 8-bit integers, per output channel, for every convolution that is not depthwise; its input
+    /// in 8-bit integers of a range found on the photos.
+    Int8,
+}
+
+/// What `quantize` is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeOptions {
+    /// The prepared folder.
+    pub folder: PathBuf,
+    /// The folder to write.
+    pub output: PathBuf,
+    /// What the weights become.
+    pub format: Format,
+    /// Photos, tensors (`.npy`) and folders of such: for the ranges, and for the comparison.
+    pub photos: Vec<PathBuf>,
+    /// Whether a folder that is there already is replaced.
+    pub force: bool,
+}
+
+/// Why a model could not be quantized. Nothing is written then.
+#[derive(Debug, Error)]
+pub enum QuantizeError {
+    /// The ONNX file.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The folder, or running it.
+    #[error(transparent)]
+    Served(#[from] ServedError),
+    /// A photo.
+    #[error(transparent)]
+    Photos(#[from] PhotosError),
+    /// Running the graph for its ranges.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Without photos nothing can be compared.
+    #[error(
+        "give photos to calibrate and compare on: files or a folder, the more like real use the better"
+    )]
+    NoPhotos,
+    /// There is nothing to do.
+    #[error(
+        "the model holds no float32 weights of the kind that --to {0} changes; is it quantized already?"
+    )]
+    Nothing(&'static str),
+    /// Laying out the files.
+    #[error("the graph cannot be encoded: {0}")]
+    Encode(String),
+    /// The card.
+    #[error(transparent)]
+    Card(#[from] skincell_vision::card::CardError),
+    /// Writing the folder.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What `quantize` is doing, for a progress display.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuantizeStep {
+    /// Reading the model.
+    Read,
+    /// Finding ranges: photos done, of how many.
+    Calibrate(usize, usize),
+    /// Writing the folder.
+    Write,
+}
+
+/// How close the answers of the quantized model are to those of the original, each in the engine that
+/// serves it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Photos compared.
+    pub photos: usize,
+    /// Photos whose likeliest class is the same.
+    pub same_top: usize,
+    /// Largest change of any class's probability on any photo.
+    pub worst_probability: f32,
+    /// Mean and least correlation (Pearson) of the heatmaps of the original's likeliest class, over
+    /// the photos where neither is flat; `None` without heatmaps.
+    pub heatmaps: Option<(f64, f64)>,
+}
+
+/// What `quantize` did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeReport {
+    /// The card, which is the original's.
+    pub card: Card,
+    /// Bytes of `model.onnx` and `model.onnx.data` together, before and after.
+    pub bytes: (u64, u64),
+    /// Tensors that changed.
+    pub tensors: usize,
+}
+
+/// Quantizes a prepared folder into another one.
+///
+/// # Errors
+/// [`QuantizeError`]; nothing is written then.
+pub fn quantize(
+    options: &QuantizeOptions,
+    progress: &mut dyn FnMut(QuantizeStep),
+) -> Result<QuantizeReport, QuantizeError> {
+    let draft = Draft::begin(&options.output, options.force)?;
+    progress(QuantizeStep::Read);
+    let card = read_card(&options.folder)?;
+    let mut graph = read(&options.folder.join(GRAPH_FILE))?;
+    let photos = photos::load_all(&options.photos, &card.input)?;
+    if photos.is_empty() {
+        return Err(QuantizeError::NoPhotos);
+    }
+    let changed = match options.format {
+        Format::Fp16 => half::convert(&mut graph),
+        Format::Int8 => {
+            let convolutions = int8::convolutions(&graph);
+            let ranges = calibrate::ranges(&graph, &convolutions, &photos, progress)?;
+            int8::convert(&mut graph, &convolutions, &ranges)
+        }
+    };
+    if changed == 0 {
+        let name = if options.format == Format::Fp16 { "fp16" } else { "int8" };
+        return Err(QuantizeError::Nothing(name));
+    }
+    graph.drop_unused();
+    progress(QuantizeStep::Write);
+    let laid = external::lay_out(&graph).map_err(|e| QuantizeError::Encode(e.to_string()))?;
+    draft.write(GRAPH_FILE, &laid.graph)?;
+    draft.write(WEIGHTS_FILE, &laid.weights)?;
+    draft.write(CARD_FILE, card.to_json()?.as_bytes())?;
+    let after = (laid.graph.len() + laid.weights.len()) as u64;
+    drop(laid);
+    let before = [GRAPH_FILE, WEIGHTS_FILE].map(|file| {
+        std::fs::metadata(options.folder.join(file)).map_or(0, |metadata| metadata.len())
+    });
+    draft.publish()?;
+    let bytes = (before.iter().sum(), after);
+    Ok(QuantizeReport { card, bytes, tensors: changed })
+}
+
+/// Runs two folders on every photo, each in the first of the engines that takes it, and compares;
+/// `progress` hears of photos done, of how many.
+///
+/// # Errors
+/// [`QuantizeError`] when a photo cannot be read or a model cannot be run.
+pub fn compare(
+    original: &Path,
+    quantized: &Path,
+    photos: &[PathBuf],
+    engines: &[Box<dyn Engine>],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Agreement, QuantizeError> {
+    let open = |folder| Served::open(folder, server(engines, folder)?);
+    let (mut before, mut after) = (open(original)?, open(quantized)?);
+    let card = before.card().clone();
+    let photos = photos::load_all(photos, &card.input)?;
+    let (mut same_top, mut worst_probability, mut correlations) = (0, 0_f32, Vec::new());
+    for (index, photo) in photos.iter().enumerate() {
+        progress(index, photos.len());
+        let (was, p) = answer(&mut before, photo)?;
+        let (is, q) = answer(&mut after, photo)?;
+        let class = top(&p);
+        same_top += usize::from(class == top(&q));
+        let changes = p.iter().zip(&q).map(|(p, q)| (p - q).abs());
+        worst_probability = changes.fold(worst_probability, f32::max);
+        let heat = |outcome: &Outcome, p: &[f32]| {
+            let (map, cam) = (card.gradcam.as_ref()?, outcome.cam.as_ref()?);
+            heatmap(cam, map, p, card.output.activation, class).ok()
+        };
+        if let (Some(a), Some(b)) = (heat(&was, &p), heat(&is, &q)) {
+            correlations.extend(correlation(a.values(), b.values()));
+        }
+    }
+    let least = correlations.iter().copied().reduce(f64::min);
+    let mean = correlations.iter().sum::<f64>() / correlations.len().max(1) as f64;
+    let heatmaps = least.map(|least| (mean, least));
+    Ok(Agreement { photos: photos.len(), same_top, worst_probability, heatmaps })
+}
+
+/// What a model says of a photo, and its probabilities.
+fn answer(served: &mut Served, photo: &Tensor) -> Result<(Outcome, Vec<f32>), ServedError> {
+    let outcome = served.run(photo)?;
+    let engine = served.engine();
+    let scores = probabilities(&outcome.scores, &served.card().output)
+        .map_err(|error| ServedError::Scores { engine, error })?;
+    Ok((outcome, scores))
+}
+
+fn top(probabilities: &[f32]) -> usize {
+    rank(probabilities, 1).first().map_or(0, |first| first.index)
+}
+
+/// Pearson's correlation, or `None` where one of the two is flat.
+fn correlation(a: &[f32], b: &[f32]) -> Option<f64> {
+    let count = a.len().min(b.len()) as f64;
+    let mean = |v: &[f32]| v.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+    let (of_a, of_b) = (mean(a), mean(b));
+    let (mut both, mut only_a, mut only_b) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(b) {
+        let (x, y) = (f64::from(*x) - of_a, f64::from(*y) - of_b);
+        both += x * y;
+        only_a += x * x;
+        only_b += y * y;
+    }
+    let spread = (only_a * only_b).sqrt();
+    (spread > 1e-12).then(|| both / spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::correlation;
+
+    #[test]
+    fn correlation_is_pearsons() {
+        let cases: [(&[f32], &[f32], Option<f64>); 4] = [
+            (&[0.0, 0.5, 1.0], &[0.0, 0.25, 0.5], Some(1.0)),
+            (&[0.0, 0.5, 1.0], &[1.0, 0.5, 0.0], Some(-1.0)),
+            (&[1.0, 0.0, 1.0, 0.0], &[1.0, 1.0, 0.0, 0.0], Some(0.0)),
+            (&[0.5, 0.5], &[0.0, 1.0], None),
+        ];
+        for (a, b, expected) in cases {
+            let found = correlation(a, b);
+            let near = found.zip(expected).is_none_or(|(f, e)| (f - e).abs() < 1e-9);
+            assert!(found.is_some() == expected.is_some() && near, "{a:?} {b:?} {found:?}");
+        }
+    }
+}

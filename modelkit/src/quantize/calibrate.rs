@@ -1,0 +1,179 @@
+//! The range of each value that is to be held in 8-bit integers, found by running photos.
+//!
+//! The extremes of a long tail would spend the 256 steps on values that hardly occur, so the range
+//! is narrowed to where rounding and clipping together cost least: the squared error over a
+//! histogram of all photos, for a few narrower ranges.
+
+use std::collections::BTreeMap;
+
+use rten_tensor::TensorView;
+use rten_tensor::prelude::*;
+use skincell_vision::card::Dtype;
+use skincell_vision::tensor::Tensor;
+
+use super::int8::Convolution;
+use super::{QuantizeError, QuantizeStep};
+use crate::engine::Engine;
+use crate::graph::Graph;
+
+/// Bars of a histogram.
+const BARS: usize = 2048;
+/// Values looked at in one run: each holds a whole map in memory until the run ends.
+const AT_ONCE: usize = 16;
+/// Steps of an 8-bit range.
+const STEPS: f64 = 255.0;
+
+/// What 8-bit integers stand for: `value = scale · (integer − zero)`, integers -128 to 127.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Range {
+    pub(super) scale: f32,
+    pub(super) zero: i8,
+}
+
+/// The range of every convolution's input, by its name.
+///
+/// # Errors
+/// What the engine says.
+pub(super) fn ranges(
+    graph: &Graph,
+    convolutions: &[Convolution],
+    photos: &[Tensor],
+    progress: &mut dyn FnMut(QuantizeStep),
+) -> Result<BTreeMap<String, Range>, QuantizeError> {
+    let engine = Engine::load(graph)?;
+    let mut names: Vec<&str> = convolutions.iter().map(|c| c.input.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let total = photos.len() * 2;
+    let mut extremes = vec![(0_f32, 0_f32); names.len()];
+    for (done, photo) in photos.iter().enumerate() {
+        progress(QuantizeStep::Calibrate(done, total));
+        look(&engine, &names, photo, |index, values| {
+            let (low, high) = &mut extremes[index];
+            for value in values {
+                *low = low.min(*value);
+                *high = high.max(*value);
+            }
+        })?;
+    }
+    let mut bars: Vec<Histogram> =
+        extremes.iter().map(|(low, high)| Histogram::new(*low, *high)).collect();
+    for (done, photo) in photos.iter().enumerate() {
+        progress(QuantizeStep::Calibrate(photos.len() + done, total));
+        look(&engine, &names, photo, |index, values| bars[index].add(values))?;
+    }
+    Ok(names.iter().zip(&bars).map(|(name, bars)| ((*name).to_owned(), bars.range())).collect())
+}
+
+/// Runs a photo and shows the values named, some at a time.
+fn look(
+    engine: &Engine,
+    names: &[&str],
+    photo: &Tensor,
+    mut show: impl FnMut(usize, &[f32]),
+) -> Result<(), QuantizeError> {
+    let shape: Vec<usize> = photo.dimensions.iter().map(|d| *d as usize).collect();
+    let floats: Vec<f32> = match photo.dtype {
+        Dtype::U8 => Vec::new(),
+        Dtype::F32 => {
+            photo.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        }
+    };
+    for (group, some) in names.chunks(AT_ONCE).enumerate() {
+        let values = match photo.dtype {
+            Dtype::U8 => {
+                let view = TensorView::from_data(shape.as_slice(), photo.data.as_slice());
+                engine.run(view.into(), some)?
+            }
+            Dtype::F32 => {
+                let view = TensorView::from_data(shape.as_slice(), floats.as_slice());
+                engine.run(view.into(), some)?
+            }
+        };
+        for (place, value) in values.iter().enumerate() {
+            show(group * AT_ONCE + place, &value.to_vec());
+        }
+    }
+    Ok(())
+}
+
+/// How often values occur, in bars of equal width from `low` to `high`.
+struct Histogram {
+    low: f64,
+    width: f64,
+    bars: Vec<u64>,
+}
+
+impl Histogram {
+    fn new(low: f32, high: f32) -> Self {
+        let (low, high) = (f64::from(low), f64::from(high));
+        let width = ((high - low) / BARS as f64).max(f64::MIN_POSITIVE);
+        Self { low, width, bars: vec![0; BARS] }
+    }
+
+    fn add(&mut self, values: &[f32]) {
+        for value in values {
+            let bar = (f64::from(*value) - self.low) / self.width;
+            // `as` stops at both ends: a value outside the first pass's extremes counts there.
+            if let Some(bar) = self.bars.get_mut((bar as usize).min(BARS - 1)) {
+                *bar += 1;
+            }
+        }
+    }
+
+    /// The range, each end of it narrowed by some share, whose rounding and clipping cost least.
+    fn range(&self) -> Range {
+        let highest = self.low + self.width * BARS as f64;
+        let shares = || (4..=20).map(|n| f64::from(n) / 20.0);
+        let tried = shares().flat_map(|low| shares().map(move |high| (low, high)));
+        let priced = tried.map(|(low, high)| {
+            let (low, high) = (self.low * low, highest * high);
+            (self.cost(low, high), low, high)
+        });
+        let best = priced.min_by(|a, b| a.0.total_cmp(&b.0));
+        let (_, low, high) = best.unwrap_or((0.0, self.low, highest));
+        let scale = ((high - low) / STEPS).max(f64::from(f32::MIN_POSITIVE));
+        let zero = (-128.0 - low / scale).round().clamp(-128.0, 127.0);
+        Range { scale: scale as f32, zero: zero as i8 }
+    }
+
+    /// Sum of squared errors: `step²/12` for each value that is rounded, the distance to the end for
+    /// each that is clipped.
+    fn cost(&self, low: f64, high: f64) -> f64 {
+        let rounding = ((high - low) / STEPS).powi(2) / 12.0;
+        let of_bar = |(index, count): (usize, &u64)| {
+            let value = self.low + self.width * (index as f64 + 0.5);
+            let clipped = (low - value).max(value - high).max(0.0);
+            *count as f64 * if clipped > 0.0 { clipped * clipped } else { rounding }
+        };
+        self.bars.iter().enumerate().map(of_bar).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_tails_are_clipped_and_zero_stays_exact() {
+        let mut even = Histogram::new(0.0, 6.0);
+        even.add(&(0..6000).map(|n| n as f32 / 1000.0).collect::<Vec<_>>());
+        let range = even.range();
+        assert_eq!(range.zero, -128, "zero is the first step of a range that begins there");
+        assert!((range.scale - 6.0 / 255.0).abs() < 1e-3, "an even range is kept: {range:?}");
+
+        let mut tail = Histogram::new(-1.0, 10.0);
+        let even: Vec<f32> = (0..100_000).map(|n| n as f32 / 50_000.0 - 1.0).collect();
+        for _ in 0..20 {
+            tail.add(&even);
+        }
+        tail.add(&[10.0]);
+        let range = tail.range();
+        let (low, high) = (-128 - i32::from(range.zero), 127 - i32::from(range.zero));
+        let [low, high] = [low, high].map(|step| step as f32 * range.scale);
+        assert!(low < -0.95 && (0.95..4.0).contains(&high), "one outlier is clipped: {low} {high}");
+
+        let flat = Histogram::new(0.0, 0.0).range();
+        assert!(flat.scale > 0.0, "a value that is always 0 still has a range");
+    }
+}

@@ -1,0 +1,218 @@
+//! A model folder as a server runs it: one photo in, scores and maps out.
+//!
+//! `check`, `measure` and `quantize` look at what is served, so they run the server's own engines,
+//! lent to them through [`Engine`]: modelkit maps no file itself and knows no engine by name.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use skincell_vision::card::{Card, CardError};
+use skincell_vision::rank::RankError;
+use skincell_vision::tensor::Tensor;
+use thiserror::Error;
+
+use crate::prepare::CARD_FILE;
+
+/// Something that serves model folders.
+pub trait Engine {
+    /// Its name, for tables and messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether `folder` holds what it loads. Looks at names only.
+    fn takes(&self, folder: &Path) -> bool;
+
+    /// Loads the model in `folder`.
+    ///
+    /// # Errors
+    /// The engine's own words, with the file they are about.
+    fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, String>;
+}
+
+/// A model that an engine has loaded.
+pub trait LoadedModel {
+    /// Runs it on one photo's tensor, given as the input of that name; gives every float32 output by
+    /// name, its elements in the order of the ONNX tensor.
+    ///
+    /// # Errors
+    /// The engine's own words.
+    fn run(&mut self, input: &str, photo: &Tensor) -> Result<Vec<(String, Vec<f32>)>, String>;
+}
+
+/// Why a folder cannot be run as it is served.
+#[derive(Debug, Error)]
+pub enum ServedError {
+    /// A file is missing or cannot be read.
+    #[error("{path}: {error}; `skincell model prepare` makes a whole folder", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the file system said.
+        error: std::io::Error,
+    },
+    /// The card.
+    #[error("{path}: {error}", path = path.display())]
+    Card {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: CardError,
+    },
+    /// No engine was given that takes the folder.
+    #[error(
+        "{folder} holds nothing that one of these engines takes: {engines}; `skincell model \
+         prepare` makes a whole folder, `skincell model pack` adds model.cell",
+        folder = folder.display()
+    )]
+    NoEngine {
+        /// The folder.
+        folder: PathBuf,
+        /// The engines asked.
+        engines: String,
+    },
+    /// The engine refuses the model.
+    #[error("{engine}: {reason}")]
+    Load {
+        /// Which engine.
+        engine: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The engine fails on a photo.
+    #[error("{engine} cannot run the model: {reason}")]
+    Run {
+        /// Which engine.
+        engine: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The graph does not have what the card says.
+    #[error(
+        "the card says the graph has an output \"{name}\", and {engine} finds {found}; prepare again"
+    )]
+    Output {
+        /// Which engine.
+        engine: &'static str,
+        /// Its name in the card.
+        name: String,
+        /// The outputs there are.
+        found: String,
+    },
+    /// The scores cannot become probabilities.
+    #[error("{engine} gives scores that are no scores: {error}")]
+    Scores {
+        /// Which engine.
+        engine: &'static str,
+        /// What is wrong with them.
+        error: RankError,
+    },
+}
+
+/// What a model says of one photo.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// `[classes]`, as the graph gives them.
+    pub scores: Vec<f32>,
+    /// `[classes, height, width]`, where the card has a Grad-CAM output.
+    pub cam: Option<Vec<f32>>,
+}
+
+/// A folder's card, and its model in an engine.
+pub struct Served {
+    card: Card,
+    engine: &'static str,
+    model: Box<dyn LoadedModel>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("name", &self.card.name)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads a folder's card.
+///
+/// # Errors
+/// [`ServedError::File`] or [`ServedError::Card`].
+pub fn read_card(folder: &Path) -> Result<Card, ServedError> {
+    let path = folder.join(CARD_FILE);
+    let bytes = fs::read(&path).map_err(|error| ServedError::File { path: path.clone(), error })?;
+    Card::parse(&bytes).map_err(|error| ServedError::Card { path, error })
+}
+
+/// The first of the engines that takes the folder: the one that would serve it.
+///
+/// # Errors
+/// [`ServedError::NoEngine`] when none does.
+pub fn server<'e>(
+    engines: &'e [Box<dyn Engine>],
+    folder: &Path,
+) -> Result<&'e dyn Engine, ServedError> {
+    let mut all = engines.iter().map(AsRef::as_ref);
+    all.find(|engine| engine.takes(folder)).ok_or_else(|| ServedError::NoEngine {
+        folder: folder.to_owned(),
+        engines: engines.iter().map(|engine| engine.name()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// All of the engines that take the folder, in their order.
+///
+/// # Errors
+/// [`ServedError::NoEngine`] when none does.
+pub fn takers<'e>(
+    engines: &'e [Box<dyn Engine>],
+    folder: &Path,
+) -> Result<Vec<&'e dyn Engine>, ServedError> {
+    server(engines, folder)?;
+    let all = engines.iter().map(AsRef::as_ref);
+    Ok(all.filter(|engine: &&dyn Engine| engine.takes(folder)).collect())
+}
+
+impl Served {
+    /// Loads a folder into an engine.
+    ///
+    /// # Errors
+    /// [`ServedError`] when the card is missing or the engine refuses the model.
+    pub fn open(folder: &Path, engine: &dyn Engine) -> Result<Self, ServedError> {
+        let card = read_card(folder)?;
+        let name = engine.name();
+        let refused = |reason| ServedError::Load { engine: name, reason };
+        Ok(Self { card, engine: name, model: engine.load(folder).map_err(refused)? })
+    }
+
+    /// The model's card.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Name of the engine that runs it.
+    #[must_use]
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    /// Runs one photo's tensor (`vision::tensor::from_photo` makes it).
+    ///
+    /// # Errors
+    /// [`ServedError`] when the engine fails or an output of the card is not there.
+    pub fn run(&mut self, photo: &Tensor) -> Result<Outcome, ServedError> {
+        let engine = self.engine;
+        let failed = |reason| ServedError::Run { engine, reason };
+        let mut outputs = self.model.run(&self.card.input.name, photo).map_err(failed)?;
+        let mut take = |name: &str| match outputs.iter().position(|(n, _)| n == name) {
+            Some(at) => Ok(outputs.swap_remove(at).1),
+            None => {
+                let found: Vec<&str> = outputs.iter().map(|(n, _)| n.as_str()).collect();
+                let (name, found) = (name.to_owned(), found.join(", "));
+                Err(ServedError::Output { engine, name, found })
+            }
+        };
+        let scores = take(&self.card.output.name)?;
+        let cam = self.card.gradcam.as_ref().map(|map| take(&map.output)).transpose()?;
+        Ok(Outcome { scores, cam })
+    }
+}

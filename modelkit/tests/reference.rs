@@ -1,0 +1,198 @@
+//! Grad-CAM maps of prepared models against the original method, `tf.GradientTape` in Keras.
+//!
+//! `tests/reference/make.py` made the fixtures; this prepares each exported model for both targets,
+//! runs it in every engine on the same photos, finishes the maps as the component does, and compares every
+//! class's map in both bases, and the probabilities.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use skincell_modelkit::pack::pack;
+use skincell_modelkit::served::{Engine, Outcome, Served};
+use skincell_modelkit::{parse_labels, prepare};
+use skincell_vision::card::{Activation, Basis, Card, Form, GradCam, Target};
+use skincell_vision::gradcam::heatmap;
+use skincell_vision::photo::Photo;
+use skincell_vision::rank::probabilities;
+use skincell_vision::tensor::from_photo;
+
+const SIDE: usize = 32;
+const PHOTOS: usize = 5;
+const CLASSES: usize = 4;
+
+/// Largest difference of a normalised map. The networks are float32 on both sides, with sums in
+/// another order; the largest seen is in the test's output.
+const MAP_TOLERANCE: f32 = 2e-3;
+const PROBABILITY_TOLERANCE: f32 = 1e-5;
+
+/// Where a part of `expected.f32` begins, in elements, and its shape.
+#[derive(Deserialize)]
+struct Part {
+    shape: Vec<usize>,
+    offset: usize,
+}
+
+struct Expected {
+    parts: BTreeMap<String, Part>,
+    values: Vec<f32>,
+}
+
+impl Expected {
+    fn read(folder: &Path) -> Self {
+        let parts = fs::read(folder.join("expected.json")).expect("expected.json");
+        let bytes = fs::read(folder.join("expected.f32")).expect("expected.f32");
+        let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        Self { parts: serde_json::from_slice(&parts).expect("an index"), values }
+    }
+
+    /// The values of one photo and, for maps, one class.
+    fn part(&self, key: &str, places: &[usize]) -> &[f32] {
+        let part = &self.parts[key];
+        let mut size: usize = part.shape.iter().product();
+        let mut at = part.offset;
+        for (place, side) in places.iter().zip(&part.shape) {
+            size /= side;
+            at += place * size;
+        }
+        &self.values[at..at + size]
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/fixtures")
+}
+
+/// Prepares a fixture for a target and loads it into every engine that takes it.
+fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
+    let mut options = common::options(raw.to_owned(), home);
+    options.classes = parse_labels("a\nb\nc\nd").expect("four labels");
+    options.target = Some(target);
+    options.force = true;
+    let name = raw.parent().and_then(Path::file_name).and_then(|n| n.to_str()).expect("a name");
+    options.own_bias = matches!(name, "conv_bias" | "head_none");
+    let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(report.card.gradcam_missing, None, "{name}");
+    let folder = home.join("out");
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(common::engines::Rten)];
+    match pack(&folder) {
+        Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
+        Err(error) => println!("{name:20} is not for cellnet: {error}"),
+    }
+    let open = |engine: &Box<dyn Engine>| {
+        Served::open(&folder, engine.as_ref()).unwrap_or_else(|e| panic!("{name}: {e}"))
+    };
+    (engines.iter().map(open).collect(), report.card)
+}
+
+fn largest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// What the photos of one model show, for one target and basis on one engine.
+#[derive(Default)]
+struct Seen {
+    /// Largest difference of a probability.
+    probabilities: f32,
+    /// Largest difference of a map.
+    maps: f32,
+    /// Maps that are not blank.
+    compared: usize,
+    /// Maps of the logit in the place of a probability's, which has no gradient left.
+    saturated: usize,
+}
+
+fn compare(name: &str, model: &mut Served, card: &Card, basis: Basis) -> Seen {
+    let folder = fixtures().join(name);
+    let expected = Expected::read(&folder);
+    let photos = fs::read(fixtures().join("photos.u8")).expect("photos");
+    let map = GradCam { basis, ..card.gradcam.clone().expect("a map") };
+    let way = format!("{:?}/{basis:?}", map.target).to_lowercase();
+    let mut seen = Seen::default();
+    for index in 0..PHOTOS {
+        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
+        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
+        let photo = from_photo(&photo, &card.input).expect("a tensor");
+        let Outcome { scores, cam } = model.run(&photo).expect("runs");
+        let cam = cam.expect("maps");
+        let softmax = name == "head_logits";
+        assert_eq!(card.output.form == Form::Logits, softmax, "{name}");
+        let wanted = expected.part("probabilities", &[index]);
+        let scores = probabilities(&scores, &card.output).expect("finite");
+        seen.probabilities = seen.probabilities.max(largest(&scores, wanted));
+        for class in 0..CLASSES {
+            let heat = heatmap(&cam, &map, &scores, card.output.activation, class).expect("a map");
+            let mut wanted = expected.part(&way, &[index, class]);
+            if heat.basis() != basis {
+                // The origin leaves such a map blank; the component shows the logit's instead.
+                assert!(wanted.iter().all(|v| *v == 0.0), "{name} {way} {index} {class}");
+                wanted = expected.part(&way.replace("probability", "logit"), &[index, class]);
+                seen.saturated += 1;
+            }
+            seen.maps = seen.maps.max(largest(heat.values(), wanted));
+            seen.compared += usize::from(wanted.iter().any(|v| *v != 0.0));
+        }
+    }
+    seen
+}
+
+#[test]
+fn maps_are_those_of_the_gradient_tape() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let entries = fs::read_dir(fixtures()).expect("the fixtures");
+    let mut names: Vec<String> = entries
+        .map(|e| e.expect("readable"))
+        .filter(|e| e.path().is_dir())
+        .map(|e| e.file_name().into_string().expect("a name"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 45, "only {} fixtures", names.len());
+    let mut bad = Vec::new();
+    for name in &names {
+        let (mut compared, mut saturated) = (0, 0);
+        for target in [Target::Conv, Target::Activation] {
+            let raw = fixtures().join(name).join("model.onnx");
+            let (mut engines, card) = prepared(&raw, home.path(), target);
+            for model in &mut engines {
+                for basis in [Basis::Probability, Basis::Logit] {
+                    let seen = compare(name, model, &card, basis);
+                    let engine = model.engine();
+                    let line = format!(
+                        "{name:20} {engine:8} {target:?}/{basis:?}: probabilities {:.1e}, {} maps {:.1e}",
+                        seen.probabilities, seen.compared, seen.maps
+                    );
+                    println!("{line}");
+                    compared += if engine == "rten" { seen.compared } else { 0 };
+                    saturated += seen.saturated;
+                    let near = seen.probabilities <= PROBABILITY_TOLERANCE;
+                    if !near || seen.maps > MAP_TOLERANCE {
+                        bad.push(line);
+                    }
+                }
+            }
+        }
+        assert!(compared >= 40, "{name}: only {compared} of 80 maps are not blank");
+        let reached = name != "head_saturated" || saturated >= 10;
+        assert!(reached, "{name}: only {saturated} maps of a saturated softmax");
+    }
+    assert!(bad.is_empty(), "too far from the tape:\n{}", bad.join("\n"));
+}
+
+/// The fixtures know both ways to a probability.
+#[test]
+fn fixtures_end_in_softmax_and_sigmoid() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    for (name, activation) in
+        [("head_norm", Activation::Softmax), ("head_sigmoid", Activation::Sigmoid)]
+    {
+        let raw = fixtures().join(name).join("model.onnx");
+        let (_, card) = prepared(&raw, home.path(), Target::Conv);
+        assert_eq!((card.output.activation, card.output.form), (activation, Form::Probabilities));
+    }
+}

@@ -5,11 +5,11 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use skincell_modelkit::pack::is_packed;
-use skincell_runner::app::{self, App};
+use skincell_runner::app::{self, Additions, App, Values};
 use skincell_runner::build;
 use skincell_runner::sandbox::Limits;
 use skincell_runner::service::{EngineChoice, Settings};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Flags about the application and its limits.
@@ -27,6 +27,15 @@ pub struct RunOptions {
     /// Set an environment variable for every component; may be given several times.
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     environment: Vec<(String, String)>,
+
+    /// Give an application variable its value: NAME=VALUE, NAME=@FILE, @FILE.json or @FILE.toml. Else
+    /// SPIN_VARIABLE_<NAME> is taken, from the environment or from `.env`.
+    #[arg(long = "variable", value_name = "VARIABLE")]
+    variables: Vec<String>,
+
+    /// Apply this profile of the manifest's components.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
 
     /// Who runs the models: cellnet takes folders with a model.cell, rten every ONNX graph.
     #[arg(long, value_name = "ENGINE", env = "SKINCELL_ENGINE", default_value = "auto")]
@@ -69,9 +78,29 @@ enum EngineName {
 }
 
 impl RunOptions {
+    /// The application: what Spin hands over when it starts us, or else the manifest.
+    fn app(&self) -> anyhow::Result<App> {
+        let mut variables = Values::from_environment(Path::new("."))?;
+        for argument in &self.variables {
+            variables.set(argument).with_context(|| format!("--variable {argument}"))?;
+        }
+        let additions = Additions {
+            environment: self.environment.clone(),
+            variables,
+            profile: self.profile.clone(),
+        };
+        match std::env::var("SPIN_LOCKED_URL") {
+            Ok(url) => {
+                let folder = std::env::var_os("SPIN_WORKING_DIR").unwrap_or_else(|| ".".into());
+                app::load_locked(&url, Path::new(&folder), &additions)
+            }
+            Err(_) => app::load(&self.from, &additions),
+        }
+    }
+
     /// Reads the manifest, builds if asked to, and gives the application with its settings.
     pub fn load(&self) -> anyhow::Result<(App, Settings)> {
-        let app = app::load(&self.from, &self.environment)?;
+        let app = self.app()?;
         if self.build {
             build::build(&app)?;
             pack_models(&app)?;

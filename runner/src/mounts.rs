@@ -144,6 +144,7 @@ mod tests {
             id: "c".into(),
             source: PathBuf::new(),
             environment: Vec::new(),
+            variables: std::collections::BTreeMap::new(),
             files,
             exclude_files: exclude.iter().map(|s| (*s).to_owned()).collect(),
             models: Vec::new(),

@@ -3,7 +3,12 @@
 //! This file says what may be written; [`crate::app`] says what of it this runner can give, and
 //! refuses the rest by name. Paths stay as written: relative to the manifest's folder.
 
-use serde::Deserialize;
+pub mod dependency;
+pub mod names;
+
+use dependency::Dependencies;
+use names::{Kebab, LowerSnake, StoreLabel};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A whole `spin.toml`.
@@ -16,13 +21,12 @@ pub struct Manifest {
     pub application: Application,
     /// Application variables, by name.
     #[serde(default)]
-    pub variables: BTreeMap<String, Variable>,
+    pub variables: BTreeMap<LowerSnake, Variable>,
     /// Triggers by type; this runner serves `http`.
-    #[serde(default)]
     pub trigger: BTreeMap<String, Vec<toml::Table>>,
     /// Components by their id.
     #[serde(default)]
-    pub component: BTreeMap<String, Component>,
+    pub component: BTreeMap<Kebab, Component>,
 }
 
 /// `[application]`.
@@ -45,10 +49,10 @@ pub struct Application {
     pub targets: Vec<toml::Value>,
     /// Settings that hold for all triggers of a type.
     #[serde(default)]
-    pub trigger: toml::Table,
+    pub trigger: BTreeMap<String, toml::Table>,
     /// Settings of other tools.
     #[serde(default)]
-    pub tool: toml::Table,
+    pub tool: BTreeMap<String, toml::Table>,
 }
 
 /// An entry of `[variables]`.
@@ -84,33 +88,68 @@ pub struct HttpTrigger {
     /// How the component is called.
     #[serde(default)]
     pub executor: Executor,
+    /// Components by role, which no HTTP trigger has yet.
+    #[serde(default)]
+    pub components: toml::Table,
+    /// Middleware around the component, by role.
+    #[serde(default)]
+    pub dependencies: toml::Table,
 }
 
 /// A trigger's route.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "toml::Value")]
 pub enum Route {
     /// A path: exact, with `:segments`, or ending in `/...`.
     Path(String),
     /// `{ private = true }`: not reachable from the network.
-    Private {
-        /// Must be true.
-        private: bool,
-    },
+    Private,
+}
+
+impl TryFrom<toml::Value> for Route {
+    type Error = &'static str;
+
+    fn try_from(value: toml::Value) -> Result<Self, Self::Error> {
+        match value {
+            toml::Value::String(path) => Ok(Self::Path(path)),
+            toml::Value::Table(table)
+                if table.len() == 1 && table.get("private") == Some(&true.into()) =>
+            {
+                Ok(Self::Private)
+            }
+            _ => Err("a route is a path, or `{ private = true }`"),
+        }
+    }
 }
 
 /// A trigger's component: its id, or the component itself.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "toml::Value")]
 pub enum ComponentReference {
     /// A key of `[component]`.
-    Id(String),
+    Id(Kebab),
     /// An inline table.
     Inline(Box<Component>),
 }
 
+impl TryFrom<toml::Value> for ComponentReference {
+    type Error = String;
+
+    // Told apart by hand: serde's untagged enums would say only that nothing matched.
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(id) => {
+                Kebab::try_from(id).map(Self::Id).map_err(|error| error.to_string())
+            }
+            table => Component::deserialize(table)
+                .map(|component| Self::Inline(Box::new(component)))
+                .map_err(|error| error.message().to_owned()),
+        }
+    }
+}
+
 /// An answer that needs no component.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticResponse {
     /// HTTP status, 200 if not given.
@@ -161,7 +200,7 @@ pub struct Component {
     pub environment: BTreeMap<String, String>,
     /// Values it may ask for, as templates.
     #[serde(default)]
-    pub variables: BTreeMap<String, String>,
+    pub variables: BTreeMap<LowerSnake, String>,
     /// Files it sees, read-only.
     #[serde(default)]
     pub files: Vec<Files>,
@@ -176,10 +215,10 @@ pub struct Component {
     pub allowed_http_hosts: Vec<String>,
     /// Key-value stores it may open.
     #[serde(default)]
-    pub key_value_stores: Vec<String>,
+    pub key_value_stores: Vec<StoreLabel>,
     /// SQLite databases it may open.
     #[serde(default)]
-    pub sqlite_databases: Vec<String>,
+    pub sqlite_databases: Vec<StoreLabel>,
     /// Models it may load by name.
     #[serde(default)]
     pub ai_models: Vec<String>,
@@ -193,27 +232,78 @@ pub struct Component {
     pub tool: BTreeMap<String, toml::Table>,
     /// Imports satisfied by other components.
     #[serde(default)]
-    pub dependencies: BTreeMap<String, toml::Value>,
+    pub dependencies: Dependencies,
     /// Whether dependencies see what the component sees.
-    #[serde(default)]
-    pub dependencies_inherit_configuration: bool,
+    pub dependencies_inherit_configuration: Option<bool>,
     /// Other settings by profile, as `--profile` picks them.
     #[serde(default)]
-    pub profile: toml::Table,
+    pub profile: BTreeMap<String, Profile>,
+}
+
+/// What a profile changes of a component.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Another Wasm.
+    pub source: Option<Source>,
+    /// Environment variables added or replaced.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Dependencies added or replaced.
+    #[serde(default)]
+    pub dependencies: Dependencies,
+    /// Other build commands.
+    pub build: Option<ProfileBuild>,
+}
+
+/// Another build of a component.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileBuild {
+    /// One shell command or several.
+    pub command: Commands,
 }
 
 /// Where a component's Wasm comes from.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "toml::Value")]
 pub enum Source {
     /// A file.
     Path(String),
-    /// A download or a registry package, which this runner does not fetch.
-    Remote(toml::Table),
+    /// A download or a registry package, as written; neither is fetched here.
+    Remote(String),
+}
+
+/// The tables a source may be written as.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+#[expect(dead_code, reason = "read to be checked, and then refused by name")]
+enum RemoteSource {
+    Download { url: String, digest: String },
+    Package { registry: Option<String>, package: String, version: String },
+}
+
+impl TryFrom<toml::Value> for Source {
+    type Error = &'static str;
+
+    fn try_from(value: toml::Value) -> Result<Self, Self::Error> {
+        if let toml::Value::String(path) = value {
+            return Ok(Self::Path(path));
+        }
+        match RemoteSource::deserialize(value) {
+            Ok(RemoteSource::Download { url, .. }) => Ok(Self::Remote(url)),
+            Ok(RemoteSource::Package { package, version, .. }) => {
+                Ok(Self::Remote(format!("{package}@{version}")))
+            }
+            Err(_) => {
+                Err("a source is a path, `{ url, digest }`, or `{ registry, package, version }`")
+            }
+        }
+    }
 }
 
 /// An entry of `files`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Files {
     /// A glob pattern; what matches is seen under the same relative path.
@@ -223,7 +313,7 @@ pub enum Files {
 }
 
 /// `{ source = "…", destination = "/…" }`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// File or folder on the host.
@@ -233,7 +323,7 @@ pub struct Mount {
 }
 
 /// `[component.<id>.build]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
     /// One shell command or several.
@@ -245,8 +335,14 @@ pub struct Build {
     pub watch: Vec<String>,
 }
 
+impl From<ProfileBuild> for Build {
+    fn from(build: ProfileBuild) -> Self {
+        Self { command: build.command, workdir: None, watch: Vec::new() }
+    }
+}
+
 /// One command or a list of them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Commands {
     /// `command = "…"`.
@@ -270,13 +366,13 @@ impl Commands {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Not TOML, or not of this shape; the message shows the line.
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
     /// Another manifest version.
     #[error(
         "spin_manifest_version is {0}; only version 2 is read. `spin doctor` upgrades older ones"
     )]
-    Version(u32),
+    Version(String),
 }
 
 /// Reads a manifest.
@@ -286,12 +382,14 @@ pub enum ManifestError {
 pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
     #[derive(Deserialize)]
     struct Version {
-        spin_manifest_version: u32,
+        spin_manifest_version: toml::Value,
     }
     // The version first: an older manifest would otherwise be refused key by key.
     let version: Version = toml::from_str(text)?;
-    if version.spin_manifest_version != 2 {
-        return Err(ManifestError::Version(version.spin_manifest_version));
+    match version.spin_manifest_version {
+        toml::Value::Integer(2) => Ok(toml::from_str(text)?),
+        toml::Value::Integer(number) => Err(ManifestError::Version(number.to_string())),
+        toml::Value::String(text) => Err(ManifestError::Version(format!("{text:?}"))),
+        _ => Err(ManifestError::Version("no number".to_owned())),
     }
-    Ok(toml::from_str(text)?)
 }

@@ -1,0 +1,312 @@
+//! From a manifest to an application: references followed, profile and variables applied, and what this
+//! runner cannot give refused by name.
+
+use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, variables};
+use crate::manifest::dependency::{self, DependencySource};
+use crate::manifest::{
+    Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
+};
+use crate::routes::{RouteError, Routes};
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is said of a capability of Spin that has no counterpart here.
+pub(super) const NOT_OFFERED: &str =
+    "is not offered here; remove it, or run the application on Spin";
+
+/// Reads the application at `path`: a `spin.toml`, or the folder that holds one.
+///
+/// # Errors
+/// What cannot be read, is malformed, or asks for something this runner does not give.
+pub fn load(path: &Path, additions: &Additions) -> anyhow::Result<App> {
+    let path = if path.is_dir() { path.join("spin.toml") } else { path.to_path_buf() };
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "cannot read {}; run this where a spin.toml lies, or name one with --from",
+            path.display()
+        )
+    })?;
+    let manifest =
+        crate::manifest::parse(&text).with_context(|| format!("in {}", path.display()))?;
+    // Absolute, so that patterns match what they find whatever the current folder is.
+    let absolute = path.canonicalize()?;
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
+    resolve(manifest, folder, additions).with_context(|| format!("in {}", path.display()))
+}
+
+/// What all components of one manifest are resolved with.
+struct Resolver<'a> {
+    components: BTreeMap<String, Component>,
+    variables: BTreeMap<String, String>,
+    additions: &'a Additions,
+    app: App,
+}
+
+fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyhow::Result<App> {
+    if let Some(other) = manifest.trigger.keys().find(|kind| *kind != "http") {
+        bail!("the trigger type {other:?} is not offered here; only `http` is");
+    }
+    let components = manifest.component.into_iter().map(|(id, component)| (id.into(), component));
+    let mut resolver = Resolver {
+        components: components.collect(),
+        variables: additions.variables.resolve(&manifest.variables)?,
+        additions,
+        app: App {
+            name: manifest.application.name,
+            version: manifest.application.version,
+            folder: folder.to_path_buf(),
+            routes: Routes::default(),
+            triggers: Vec::new(),
+            components: Vec::new(),
+        },
+    };
+    resolver.require_profile()?;
+    let tables = manifest.trigger.get("http").cloned().unwrap_or_default();
+    if tables.is_empty() {
+        bail!("there is no [[trigger.http]], so nothing would be served");
+    }
+    for (position, table) in tables.into_iter().enumerate() {
+        let add = || -> anyhow::Result<()> {
+            resolver.add_trigger(position, HttpTrigger::deserialize(table)?)
+        };
+        add().with_context(|| format!("[[trigger.http]] number {}", position + 1))?;
+    }
+    Ok(resolver.app)
+}
+
+impl Resolver<'_> {
+    /// A profile that no component has is a slip of the pen.
+    fn require_profile(&self) -> anyhow::Result<()> {
+        let Some(profile) = &self.additions.profile else { return Ok(()) };
+        if self.components.values().any(|component| component.profile.contains_key(profile)) {
+            return Ok(());
+        }
+        bail!("no component has a profile {profile:?}; leave --profile away or add one")
+    }
+
+    fn add_trigger(&mut self, position: usize, trigger: HttpTrigger) -> anyhow::Result<()> {
+        if trigger.executor != Executor::Http {
+            bail!("the executor `wagi` is not offered here; only `http` is");
+        }
+        if !trigger.components.is_empty() || !trigger.dependencies.is_empty() {
+            bail!("middleware (`components`, `dependencies` of a trigger) is not offered here");
+        }
+        let target = match (trigger.component, trigger.static_response) {
+            (Some(ComponentReference::Id(id)), None) => {
+                Target::Component(self.add_component(id.as_ref())?)
+            }
+            (Some(ComponentReference::Inline(component)), None) => {
+                let id = self.inline_id(trigger.id.as_deref(), position);
+                self.components.insert(id.clone(), *component);
+                Target::Component(self.add_component(&id)?)
+            }
+            (None, Some(response)) => Target::Static(response),
+            _ => bail!("give either `component` or `static_response`, not both or neither"),
+        };
+        match trigger.route {
+            Route::Path(route) => self.app.add_route(route, target)?,
+            Route::Private => {}
+        }
+        Ok(())
+    }
+
+    /// The id of a component without one, as Spin makes it: after its trigger, or else counted.
+    fn inline_id(&self, trigger: Option<&str>, position: usize) -> String {
+        let natural = match trigger {
+            Some(id) => format!("{id}-component"),
+            None => format!("http-trigger{}-component", position + 1),
+        };
+        let counted = (1..).map(|number| format!("inline-component{number}"));
+        let mut ids = std::iter::once(natural).chain(counted);
+        ids.find(|id| !self.components.contains_key(id)).unwrap_or_default()
+    }
+
+    /// Adds a component once and gives its index.
+    fn add_component(&mut self, id: &str) -> anyhow::Result<usize> {
+        if let Some(known) = self.app.components.iter().position(|c| c.id == id) {
+            return Ok(known);
+        }
+        let component = self.components.get(id).cloned().with_context(|| {
+            format!("component {id:?} is named but there is no [component.{id}]")
+        })?;
+        let resolved =
+            self.component(id, component).with_context(|| format!("[component.{id}]"))?;
+        self.app.components.push(resolved);
+        Ok(self.app.components.len() - 1)
+    }
+
+    fn component(&self, id: &str, mut component: Component) -> anyhow::Result<AppComponent> {
+        let profile = self.additions.profile.as_ref().and_then(|p| component.profile.remove(p));
+        if let Some(profile) = profile {
+            apply(profile, &mut component);
+        }
+        refuse_what_we_cannot_give(&component)?;
+        let tool: ToolSettings = match component.tool.get(TOOL) {
+            Some(table) => ToolSettings::deserialize(table.clone())
+                .with_context(|| format!("in [component.{id}.tool.{TOOL}]"))?,
+            None => ToolSettings::default(),
+        };
+        let source = match component.source {
+            Source::Path(path) => path,
+            Source::Remote(what) => {
+                bail!(
+                    "`source` {what:?} would have to be downloaded, which is not done here; name a file"
+                )
+            }
+        };
+        let mut environment = component.environment;
+        environment.extend(self.additions.environment.iter().cloned());
+        let templates = component.variables.into_iter();
+        let variables = templates.map(|(name, template)| {
+            let value = variables::expand(&template, &self.variables)
+                .with_context(|| format!("variables.{name}"))?;
+            Ok((name.into(), value))
+        });
+        Ok(AppComponent {
+            id: id.to_owned(),
+            source: self.app.folder.join(source),
+            environment: environment.into_iter().collect(),
+            variables: variables.collect::<anyhow::Result<_>>()?,
+            files: component.files,
+            exclude_files: component.exclude_files,
+            models: component.ai_models,
+            models_folder: self.app.folder.join(&tool.models),
+            build: component.build,
+        })
+    }
+}
+
+impl App {
+    pub(super) fn add_route(&mut self, route: String, target: Target) -> Result<(), RouteError> {
+        if self.routes.add(&route, self.triggers.len())? {
+            self.triggers.push(Trigger { route, target });
+        } else {
+            tracing::warn!(route, "this route is there twice; the first one is kept, as in Spin");
+        }
+        Ok(())
+    }
+}
+
+/// What `profile` replaces of `component`, by Spin's rules: its source and build command, and one by one
+/// its environment variables and dependencies.
+fn apply(profile: Profile, component: &mut Component) {
+    if let Some(source) = profile.source {
+        component.source = source;
+    }
+    if let Some(build) = profile.build {
+        match &mut component.build {
+            Some(known) => known.command = build.command,
+            none => *none = Some(build.into()),
+        }
+    }
+    component.environment.extend(profile.environment);
+    component.dependencies.extend(profile.dependencies);
+}
+
+/// Capabilities of Spin that have no counterpart here: better no start than a late surprise.
+fn refuse_what_we_cannot_give(component: &Component) -> anyhow::Result<()> {
+    let asked: [(&str, bool); 4] = [
+        ("allowed_outbound_hosts", !component.allowed_outbound_hosts.is_empty()),
+        ("allowed_http_hosts", !component.allowed_http_hosts.is_empty()),
+        ("key_value_stores", !component.key_value_stores.is_empty()),
+        ("sqlite_databases", !component.sqlite_databases.is_empty()),
+    ];
+    if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
+        bail!("`{key}` {NOT_OFFERED}");
+    }
+    let inherit_all = component.dependencies_inherit_configuration.is_some();
+    dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)?;
+    // Our own wasi:nn takes the place of a composed one.
+    let other = component.dependencies.iter().find(|(name, _)| name.package != "wasi:nn");
+    match other.map(|(name, dependency)| (name, &dependency.source)) {
+        None => Ok(()),
+        Some((name, DependencySource::Remote(what))) => bail!(
+            "the dependency {name} ({what}) would have to be downloaded, which is not done here; \
+             name a file by `path`"
+        ),
+        Some((name, _)) => {
+            bail!("the dependency {name} is not composed here; only `wasi:nn` is given, natively")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Additions, Target, resolve};
+    use std::path::Path;
+
+    const HEAD: &str = "spin_manifest_version = 2\n[application]\nname = \"a\"\n";
+
+    fn app(rest: &str) -> anyhow::Result<super::App> {
+        resolve(
+            crate::manifest::parse(&format!("{HEAD}{rest}"))?,
+            Path::new("/app"),
+            &Additions::default(),
+        )
+    }
+
+    #[test]
+    fn a_component_is_resolved_with_its_grants() {
+        let app = app(r#"
+            [[trigger.http]]
+            route = "/..."
+            component = "skincell"
+            [[trigger.http]]
+            route = "/static"
+            static_response = { status_code = 204 }
+            [component.skincell]
+            source = "skincell.wasm"
+            environment = { ENABLE_GRADCAM = "true" }
+            ai_models = ["skin"]
+            [component.skincell.tool.skincell]
+            models = "weights"
+            [component.skincell.tool.other]
+            anything = 1
+            "#)
+        .unwrap();
+        let component = &app.components[0];
+        assert_eq!(component.source, Path::new("/app/skincell.wasm"));
+        assert_eq!(component.models_folder, Path::new("/app/weights"));
+        assert_eq!(component.models, ["skin"]);
+        assert!(matches!(&app.triggers[1].target, Target::Static(s) if s.status_code == 204));
+    }
+
+    #[test]
+    fn env_on_the_command_line_replaces_the_manifests() {
+        let text = format!(
+            "{HEAD}[[trigger.http]]\nroute = \"/\"\ncomponent = \"c\"\n[component.c]\n\
+             source = \"c.wasm\"\nenvironment = {{ A = \"1\", B = \"1\" }}\n"
+        );
+        let environment = vec![("B".to_owned(), "2".to_owned())];
+        let additions = Additions { environment, ..Additions::default() };
+        let manifest = crate::manifest::parse(&text).unwrap();
+        let app = resolve(manifest, Path::new("/app"), &additions).unwrap();
+        let expected = [("A", "1"), ("B", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(app.components[0].environment, expected);
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        let cases = [
+            ("key_value_stores = [\"default\"]", "`key_value_stores` is not offered"),
+            ("allowed_outbound_hosts = [\"https://a.test\"]", "`allowed_outbound_hosts` is not"),
+            ("dependencies = { \"a:b@1.0.0\" = \"1\" }", "a:b@1.0.0 (version 1) would have to be"),
+            ("surprise = 1", "surprise"),
+            ("tool = { skincell = { model = \"x\" } }", "unknown field `model`"),
+        ];
+        for (line, expected) in cases {
+            let rest = format!(
+                "[[trigger.http]]\nroute = \"/\"\ncomponent = \"c\"\n\
+                 [component.c]\nsource = \"c.wasm\"\n{line}\n"
+            );
+            let error = format!("{:#}", app(&rest).unwrap_err());
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+        let error = format!("{:#}", app("[[trigger.redis]]\nchannel = \"x\"\n").unwrap_err());
+        assert!(error.contains("\"redis\" is not offered"), "{error}");
+        let error = crate::manifest::parse("spin_manifest_version = 1\nname = \"x\"").unwrap_err();
+        assert!(error.to_string().contains("only version 2"), "{error}");
+    }
+}

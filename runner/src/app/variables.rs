@@ -1,0 +1,205 @@
+//! Application variables: where their values come from, and the templates that use them.
+//!
+//! As on Spin: `--variable` first, then `SPIN_VARIABLE_<NAME>` of the process, then `.env` in the current
+//! folder, then the manifest's default. A template is text with `{{ name }}` in it. Nothing here is
+//! logged: a variable may be a secret.
+
+use crate::manifest::Variable;
+use crate::manifest::names::LowerSnake;
+use anyhow::{Context, bail};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What the environment's names begin with.
+const PREFIX: &str = "SPIN_VARIABLE_";
+
+/// Largest file of values that is read: it holds settings, not data.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Values given from outside, by variable name.
+#[derive(Clone, Default)]
+pub struct Values(BTreeMap<String, String>);
+
+impl Values {
+    /// The values of the process's environment and of `.env` in `folder`, where that file is.
+    ///
+    /// # Errors
+    /// A `.env` that cannot be read.
+    pub fn from_environment(folder: &Path) -> anyhow::Result<Self> {
+        let mut values = Self::default();
+        let file = folder.join(".env");
+        if file.is_file() {
+            let text = read(&file)?;
+            let pairs = text.lines().filter_map(dotenv_line);
+            pairs.for_each(|(name, value)| values.set_prefixed(name, value));
+        }
+        for (name, value) in std::env::vars() {
+            values.set_prefixed(&name, &value);
+        }
+        Ok(values)
+    }
+
+    fn set_prefixed(&mut self, name: &str, value: &str) {
+        if let Some(name) = name.strip_prefix(PREFIX) {
+            self.0.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+    }
+
+    /// Takes what `--variable` was given: `name=value`, `name=@file` (the file's text), or `@file.json`
+    /// and `@file.toml` (an object of texts).
+    ///
+    /// # Errors
+    /// Another form, a name that is none, or a file that cannot be read.
+    pub fn set(&mut self, argument: &str) -> anyhow::Result<()> {
+        if let Some(file) = argument.strip_prefix('@') {
+            let values = read_object(Path::new(file)).with_context(|| format!("in {file}"))?;
+            self.0.extend(values);
+            return Ok(());
+        }
+        let (name, value) = argument
+            .split_once('=')
+            .context("write --variable as NAME=VALUE, NAME=@FILE, @FILE.json or @FILE.toml")?;
+        let name = String::from(LowerSnake::try_from(name.to_owned())?);
+        let value = match value.strip_prefix('@') {
+            Some(file) => read(Path::new(file))?,
+            None => value.to_owned(),
+        };
+        self.0.insert(name, value);
+        Ok(())
+    }
+
+    /// The value of every variable of the application.
+    ///
+    /// # Errors
+    /// A required variable without a value, or one that has neither a default nor is required.
+    pub(super) fn resolve(
+        &self,
+        declared: &BTreeMap<LowerSnake, Variable>,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut resolved = BTreeMap::new();
+        for (name, variable) in declared {
+            if variable.required == variable.default.is_some() {
+                bail!("[variables] {name}: give it either `required = true` or a `default`");
+            }
+            let given = self.0.get(name.as_ref()).or(variable.default.as_ref());
+            let value = given.with_context(|| {
+                let upper = name.as_ref().to_ascii_uppercase();
+                format!(
+                    "the variable `{name}` is required; set {PREFIX}{upper}, or give \
+                     --variable {name}=VALUE"
+                )
+            })?;
+            resolved.insert(name.to_string(), value.clone());
+        }
+        Ok(resolved)
+    }
+}
+
+/// `template` with every `{{ name }}` replaced by its value.
+///
+/// # Errors
+/// Braces that are not closed, or a name the application does not declare.
+pub(super) fn expand(template: &str, values: &BTreeMap<String, String>) -> anyhow::Result<String> {
+    let mut expanded = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (name, after) = after
+            .split_once("}}")
+            .with_context(|| format!("{template:?} has `{{{{` without `}}}}`"))?;
+        let name = name.trim();
+        let value = values.get(name).with_context(|| {
+            format!("{template:?} uses `{name}`, which [variables] does not declare")
+        })?;
+        expanded.push_str(before);
+        expanded.push_str(value);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+/// A line of `.env`: `NAME=value`, quotes around the value taken off; `None` for blanks and comments.
+fn dotenv_line(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim();
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let (name, value) = line.split_once('=').filter(|_| !line.starts_with('#'))?;
+    let value = value.trim();
+    let unquoted = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote)));
+    Some((name.trim(), unquoted.unwrap_or(value)))
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    let bytes =
+        std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?.len();
+    if bytes > MAX_FILE_BYTES {
+        bail!("{} has {bytes} bytes; at most {MAX_FILE_BYTES} are read", file.display());
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn read_object(file: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let text = read(file)?;
+    let values: BTreeMap<LowerSnake, String> = match file.extension().and_then(|e| e.to_str()) {
+        Some("json") => serde_json::from_str(&text)?,
+        Some("toml") => toml::from_str(&text)?,
+        _ => bail!("a file of variables ends in .json or .toml"),
+    };
+    Ok(values.into_iter().map(|(name, value)| (name.into(), value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Values, dotenv_line, expand};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn templates_are_expanded() {
+        let values =
+            BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "{{".to_owned())]);
+        let cases =
+            [("", ""), ("x", "x"), ("{{a}}", "1"), ("<{{ a }}-{{b}}>", "<1-{{>"), ("}}", "}}")];
+        for (template, expected) in cases {
+            assert_eq!(expand(template, &values).unwrap(), expected, "{template}");
+        }
+        for (template, part) in [("{{ a", "without `}}`"), ("{{ c }}", "does not declare")] {
+            let error = expand(template, &values).unwrap_err().to_string();
+            assert!(error.contains(part), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_come_from_arguments_and_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let mut values = Values::default();
+        values.set("a=1=2").unwrap();
+        values.set(&format!("b=@{}", file("b", "two\nlines"))).unwrap();
+        values.set(&format!("@{}", file("v.json", r#"{"c": "3"}"#))).unwrap();
+        values.set(&format!("@{}", file("v.toml", "d = \"4\""))).unwrap();
+        let expected = [("a", "1=2"), ("b", "two\nlines"), ("c", "3"), ("d", "4")];
+        assert_eq!(values.0, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        for bad in ["a", "A=1", "@none.json", "e=@none"] {
+            assert!(values.set(bad).is_err(), "{bad}");
+        }
+        assert!(values.set(&format!("@{}", file("v.yaml", ""))).is_err());
+    }
+
+    #[test]
+    fn dotenv_lines_are_read() {
+        let cases = [
+            ("SPIN_VARIABLE_A=b", Some(("SPIN_VARIABLE_A", "b"))),
+            ("export A = \"b c\"", Some(("A", "b c"))),
+            ("# A=b", None),
+            ("", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(dotenv_line(line), expected, "{line}");
+        }
+    }
+}

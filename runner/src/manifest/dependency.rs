@@ -1,0 +1,185 @@
+//! `[component.<id>.dependencies]`: imports that other components satisfy, and what they may see.
+//!
+//! What may be written, and which writings contradict each other. Composing is `crate::compose`'s.
+
+use super::names::Kebab;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The dependencies of one component, by the import they satisfy.
+pub type Dependencies = BTreeMap<ImportName, Dependency>;
+
+/// The import a dependency satisfies: `wasi:nn@0.2.0-rc-2024-10-28`, `foo:bar/baz@0.1.0`, `foo:bar`, or a
+/// plain name such as `foo`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ImportName {
+    /// `namespace:name`, or the plain name.
+    pub package: String,
+    /// The interface, where one is named.
+    pub interface: Option<String>,
+    /// The version, where one is named.
+    pub version: Option<String>,
+}
+
+/// Where a dependency comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub struct Dependency {
+    /// The component that satisfies it.
+    pub source: DependencySource,
+    /// Which of its exports, where not the one of the import's own name.
+    pub export: Option<String>,
+    /// What of the component's configuration it sees.
+    pub inherit: Option<Inherit>,
+}
+
+/// A dependency's component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DependencySource {
+    /// A file, relative to the manifest.
+    Path(String),
+    /// Another component of this application.
+    Component(Kebab),
+    /// A registry package or a download, as written; neither is fetched here.
+    Remote(String),
+}
+
+/// What of a component's configuration its dependency sees.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Inherit {
+    /// Everything or nothing.
+    All(bool),
+    /// These keys.
+    Some(Vec<String>),
+}
+
+/// Why an import's name is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} names no import; write `namespace:package`, `namespace:package/interface@version` or a plain name"
+)]
+pub struct ImportNameError(String);
+
+impl TryFrom<String> for ImportName {
+    type Error = ImportNameError;
+
+    fn try_from(text: String) -> Result<Self, ImportNameError> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version.to_owned())),
+            None => (&text[..], None),
+        };
+        let (package, interface) = match name.split_once('/') {
+            Some((package, interface)) => (package, Some(interface.to_owned())),
+            None => (name, None),
+        };
+        let plain = interface.is_none() && version.is_none() && !package.contains(':');
+        let kebab = |word: &str| Kebab::try_from(word.to_owned()).is_ok();
+        let packaged = package.split_once(':').is_some_and(|(n, p)| kebab(n) && kebab(p));
+        let parts = interface.iter().all(|i| kebab(i)) && version.iter().all(|v| !v.is_empty());
+        if (plain && kebab(package)) || (packaged && parts) {
+            return Ok(Self { package: package.to_owned(), interface, version });
+        }
+        Err(ImportNameError(text))
+    }
+}
+
+impl fmt::Display for ImportName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.package)?;
+        self.interface.iter().try_for_each(|interface| write!(formatter, "/{interface}"))?;
+        self.version.iter().try_for_each(|version| write!(formatter, "@{version}"))
+    }
+}
+
+/// The tables a dependency may be written as; a text is a version of the import's own package.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    path: Option<String>,
+    component: Option<Kebab>,
+    url: Option<String>,
+    digest: Option<String>,
+    version: Option<String>,
+    registry: Option<String>,
+    package: Option<String>,
+    export: Option<String>,
+    inherit_configuration: Option<Inherit>,
+}
+
+impl TryFrom<toml::Value> for Dependency {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        if let toml::Value::String(version) = value {
+            let source = DependencySource::Remote(format!("version {version}"));
+            return Ok(Self { source, export: None, inherit: None });
+        }
+        let written = Written::deserialize(value).map_err(|error| error.message().to_owned())?;
+        let source = match &written {
+            Written { path: Some(path), component: None, url: None, version: None, .. } => {
+                DependencySource::Path(path.clone())
+            }
+            Written { component: Some(id), path: None, url: None, version: None, .. } => {
+                DependencySource::Component(id.clone())
+            }
+            Written { url: Some(url), digest: Some(_), path: None, version: None, .. } => {
+                DependencySource::Remote(url.clone())
+            }
+            Written { version: Some(version), path: None, url: None, component: None, .. } => {
+                let package = written.package.as_deref().unwrap_or("the package");
+                DependencySource::Remote(format!("{package} version {version}"))
+            }
+            _ => {
+                return Err("give one of `path`, `component`, `version` (with `registry` and \
+                            `package`), or `url` with `digest`"
+                    .to_owned());
+            }
+        };
+        let remote = matches!(source, DependencySource::Remote(_));
+        let stray =
+            written.registry.is_some() || written.package.is_some() || written.digest.is_some();
+        if stray && !remote {
+            return Err("`registry`, `package` and `digest` are for what is downloaded".to_owned());
+        }
+        Ok(Self { source, export: written.export, inherit: written.inherit_configuration })
+    }
+}
+
+/// What contradicts itself in `dependencies`, in Spin's order of checking.
+///
+/// # Errors
+/// The contradiction, for people.
+pub(crate) fn check(dependencies: &Dependencies, inherit_all: bool) -> Result<(), String> {
+    for (name, dependency) in dependencies {
+        if name.package.contains(':') && name.interface.is_none() && dependency.export.is_some() {
+            return Err(format!(
+                "the dependency {name} is a whole package, for which no single `export` can stand; \
+                 name its interface, or drop `export`"
+            ));
+        }
+        if inherit_all && dependency.inherit.is_some() {
+            return Err(format!(
+                "the dependency {name} has `inherit_configuration` and its component \
+                 `dependencies_inherit_configuration`; use one or the other"
+            ));
+        }
+    }
+    let names: Vec<_> = dependencies.keys().collect();
+    for (position, first) in names.iter().enumerate() {
+        if let Some(second) = names[position + 1..].iter().find(|second| overlap(first, second)) {
+            return Err(format!("the dependencies {first} and {second} satisfy the same import"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two names can be satisfied by one import: the same package, and neither version nor interface
+/// tells them apart.
+fn overlap(a: &ImportName, b: &ImportName) -> bool {
+    let differ =
+        |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    a.package == b.package && !differ(&a.interface, &b.interface) && !differ(&a.version, &b.version)
+}

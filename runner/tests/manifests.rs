@@ -1,0 +1,85 @@
+//! Every feature of `spin.toml`, read or refused: `manifests/*.toml`, each beside the application it
+//! resolves to (`.json`) or the error it gives (`.err`).
+//!
+//! `UPDATE_GOLDENS=1 cargo test -p skincell-runner --test manifests` writes them anew; read the diff.
+//! With `SPIN_REPOSITORY=<a checkout of Spin>` Spin's own examples are read as well.
+
+#![allow(clippy::unwrap_used, reason = "what goes wrong here fails the test, with its message")]
+
+use skincell_runner::app::{Additions, Values, load};
+use std::path::{Path, PathBuf};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests").canonicalize().unwrap()
+}
+
+/// The lines `# profile: …` and `# variable: …` at the top stand for flags.
+fn additions(text: &str) -> Additions {
+    let flags = |name: &str| {
+        let prefix = format!("# {name}: ");
+        text.lines()
+            .filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let mut variables = Values::default();
+    flags("variable").iter().for_each(|argument| variables.set(argument).unwrap());
+    Additions { variables, profile: flags("profile").pop(), ..Additions::default() }
+}
+
+/// What a manifest gives, as kept: the file's ending and its text, this machine's paths taken out.
+fn outcome(manifest: &Path) -> (&'static str, String) {
+    let text = std::fs::read_to_string(manifest).unwrap();
+    let (kind, outcome) = match load(manifest, &additions(&text)) {
+        Ok(app) => ("json", serde_json::to_string_pretty(&app).unwrap()),
+        Err(error) => ("err", format!("{error:#}")),
+    };
+    (kind, outcome.trim_end().replace(folder().to_str().unwrap(), "/app") + "\n")
+}
+
+#[test]
+fn every_manifest_gives_what_is_kept_beside_it() {
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let manifests: Vec<_> =
+        entries.filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(manifests.len() > 50, "only {} manifests were found", manifests.len());
+    for manifest in manifests {
+        let (kind, outcome) = outcome(&manifest);
+        let other = manifest.with_extension(if kind == "json" { "err" } else { "json" });
+        let kept = manifest.with_extension(kind);
+        if update {
+            std::fs::write(&kept, &outcome).unwrap();
+            let _ = std::fs::remove_file(&other);
+        }
+        assert!(!other.exists(), "{} gave {outcome}", manifest.display());
+        assert_eq!(outcome, std::fs::read_to_string(&kept).unwrap(), "{}", manifest.display());
+    }
+}
+
+/// Spin's examples are read, or refused for a capability that the refusal names.
+#[test]
+fn spins_own_examples_are_read_or_refused_by_name() {
+    let Some(repository) = std::env::var_os("SPIN_REPOSITORY") else {
+        println!("skipped: SPIN_REPOSITORY names no checkout of Spin");
+        return;
+    };
+    let pattern = Path::new(&repository).join("examples/**/spin.toml");
+    let manifests: Vec<_> = glob::glob(pattern.to_str().unwrap()).unwrap().flatten().collect();
+    assert!(!manifests.is_empty(), "no examples under {}", pattern.display());
+    for manifest in manifests {
+        match load(&manifest, &Additions::default()) {
+            Ok(app) => println!("{}: read, {} routes", manifest.display(), app.triggers.len()),
+            Err(error) => {
+                let error = format!("{error:#}");
+                assert!(
+                    error.contains("not offered here")
+                        || error.contains("is not done here")
+                        || error.contains("is required")
+                        || error.contains("only version 2"),
+                    "{error}"
+                );
+                println!("{error}");
+            }
+        }
+    }
+}

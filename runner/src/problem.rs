@@ -10,7 +10,7 @@ use crate::upload::UploadError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why the runner answers in a component's place.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +27,30 @@ pub enum Problem {
     /// The body was not taken.
     #[error("{0}")]
     Upload(UploadError),
+    /// The head cannot be read.
+    #[error("{0}")]
+    Head(HeadError),
     /// The instance gave no answer.
     #[error("{}", failure_detail(.0))]
     Failed(Failure),
     /// The request cannot be handed to a component.
     #[error("the request has no usable Host header; add one")]
     NoHost,
+}
+
+/// What can be wrong with a request's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It is no HTTP/1.1.
+    #[error(
+        "the request's head is not HTTP/1.1 as this server reads it; check its lines and lengths"
+    )]
+    Malformed,
+    /// Its target or its fields are too long, or there are too many.
+    #[error(
+        "the request's head is longer than 16 KiB or has more than 100 fields; send less of it"
+    )]
+    TooLong,
 }
 
 fn failure_detail(failure: &Failure) -> String {
@@ -82,6 +100,14 @@ impl Problem {
             Self::Failed(Failure::Trap(_)) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "component-failed", "The component failed")
             }
+            Self::Head(HeadError::Malformed) => {
+                (StatusCode::BAD_REQUEST, "bad-request", "The request's head is malformed")
+            }
+            Self::Head(HeadError::TooLong) => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head-too-large",
+                "The request's head is too large",
+            ),
             Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "No Host header"),
         }
     }
@@ -92,9 +118,9 @@ impl Problem {
         self.row().0
     }
 
-    /// The whole answer.
+    /// The answer's body.
     #[must_use]
-    pub fn response(&self, request_id: &str) -> Response<Full<Bytes>> {
+    pub fn body(&self, request_id: &str) -> Value {
         let (status, name, title) = self.row();
         let mut body = json!({
             "type": format!("urn:skincell:problem:{name}"),
@@ -111,7 +137,14 @@ impl Problem {
             body["limit"] = json!(limit);
             body["actual"] = json!(announced);
         }
-        let mut response = Response::new(Full::from(body.to_string()));
+        body
+    }
+
+    /// The whole answer.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let mut response = Response::new(Full::from(self.body(request_id).to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -125,7 +158,7 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::Problem;
+    use super::{HeadError, Problem};
     use crate::admission::Refusal;
     use crate::sandbox::Failure;
     use crate::upload::UploadError;
@@ -144,6 +177,8 @@ mod tests {
             (Problem::Failed(Failure::OutOfMemory { asked: 2, limit: 1 }), 413),
             (Problem::Failed(Failure::Trap("unreachable".into())), 500),
             (Problem::NoHost, 400),
+            (Problem::Head(HeadError::Malformed), 400),
+            (Problem::Head(HeadError::TooLong), 431),
         ];
         for (problem, status) in table {
             let response = problem.response("id-1");

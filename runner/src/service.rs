@@ -9,11 +9,12 @@ use crate::manifest::StaticResponse;
 use crate::mounts::{self, Stage};
 use crate::nn::{Cellnet, Engine, Engines, Models, Rten};
 use crate::problem::Problem;
-use crate::routes::Match;
+use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, ReplyBody, Sandbox};
+use crate::spin_headers;
 use crate::upload::Uploads;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
@@ -159,7 +160,7 @@ impl Service {
         B: Body<Data = Bytes>,
     {
         let start = Instant::now();
-        let id = request_id(request.headers());
+        let id = request_id::of(request.headers());
         let method = request.method().clone();
         let mut answer = match admin::answer(self, &request) {
             Some(answer) => answer.map(Either::Left),
@@ -169,7 +170,7 @@ impl Service {
             },
         };
         if let Ok(value) = HeaderValue::from_str(&id) {
-            answer.headers_mut().insert(REQUEST_ID, value);
+            answer.headers_mut().insert(request_id::HEADER, value);
         }
         let (status, head_after) = (answer.status().as_u16(), start.elapsed());
         tracing::debug!(request_id = id, %method, status, ?head_after, "answered");
@@ -194,7 +195,7 @@ impl Service {
             None => None,
         };
         let component = component.ok_or_else(|| Problem::NoRoute(shortened(path)))?;
-        let request = prepare(request, &found, id, client)?;
+        let request = spin_headers::prepare(request, &found, id, client)?;
         if self.is_draining() {
             return Err(Problem::Draining);
         }
@@ -240,6 +241,12 @@ impl Service {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Longest request body, in bytes.
+    #[must_use]
+    pub fn max_body(&self) -> u64 {
+        self.uploads.largest()
+    }
+
     /// The application.
     #[must_use]
     pub fn app(&self) -> &App {
@@ -263,69 +270,11 @@ fn engines(settings: &Settings) -> Engines {
     }
 }
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest request id taken over from a client, and longest path quoted back to one.
+/// Longest path quoted back to a client.
 const MAX_ECHO: usize = 128;
-
-/// The client's own id where it is short and plain, or a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    let plain =
-        |id: &&str| (1..=MAX_ECHO).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(plain);
-    given.map_or_else(new_request_id, str::to_owned)
-}
-
-/// 64 random bits in hexadecimal, from the standard library's own seed for hash maps.
-fn new_request_id() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("{:016x}", RandomState::new().hash_one(Instant::now()))
-}
 
 fn shortened(path: &str) -> String {
     path.chars().take(MAX_ECHO).collect()
-}
-
-/// Gives the component the headers that Spin gives, and none of a client's own that pretend to be.
-fn prepare<B>(
-    mut request: Request<B>,
-    found: &Match,
-    id: &str,
-    client: Option<SocketAddr>,
-) -> Result<Request<B>, Problem> {
-    let host = match request.headers().get(header::HOST) {
-        Some(host) => host.to_str().map_err(|_| Problem::NoHost)?.to_owned(),
-        None => request.uri().authority().ok_or(Problem::NoHost)?.to_string(),
-    };
-    let full_url = format!("http://{host}{}", request.uri());
-    let headers = request.headers_mut();
-    let forged: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
-    for name in forged {
-        headers.remove(name);
-    }
-    headers.remove(header::CONNECTION);
-    let named = found.named.iter().map(|(name, value)| (format!("spin-path-match-{name}"), value));
-    let fixed = [
-        ("spin-full-url", &full_url),
-        ("spin-path-info", &found.path_info),
-        ("spin-matched-route", &found.route),
-        ("spin-raw-component-route", &found.route),
-        ("spin-component-route", &found.base),
-        ("spin-base-path", &"/".to_owned()),
-        ("x-request-id", &id.to_owned()),
-    ];
-    let fixed = fixed.map(|(name, value)| (name.to_owned(), value.clone()));
-    let client = client.map(|address| ("spin-client-addr".to_owned(), address.to_string()));
-    let named = named.map(|(name, value)| (name, value.clone()));
-    for (name, value) in fixed.into_iter().chain(named).chain(client) {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        let value = HeaderValue::from_str(&value);
-        // A segment's name may be no header name, and a path no header value; Spin leaves those out.
-        if let (Ok(name), Ok(value)) = (name, value) {
-            headers.insert(name, value);
-        }
-    }
-    Ok(request)
 }
 
 fn static_answer(response: &StaticResponse) -> Answer {
@@ -342,52 +291,4 @@ fn static_answer(response: &StaticResponse) -> Answer {
         }
     }
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{prepare, request_id};
-    use crate::routes::Routes;
-    use http::{HeaderMap, HeaderValue, Request};
-
-    #[test]
-    fn spins_headers_are_ours_to_say() {
-        let mut routes = Routes::default();
-        routes.add("/user/:id/...", 0).unwrap();
-        let found = routes.find("/user/7/photo").unwrap();
-        let request = Request::get("/user/7/photo?x=1")
-            .header("host", "example.test")
-            .header("spin-client-addr", "forged")
-            .header("spin-anything", "forged")
-            .body(())
-            .unwrap();
-        let client = "127.0.0.1:9".parse().ok();
-        let headers = prepare(request, &found, "id-1", client).unwrap().headers().clone();
-        let expected = [
-            ("spin-full-url", "http://example.test/user/7/photo?x=1"),
-            ("spin-path-info", "/photo"),
-            ("spin-matched-route", "/user/:id/..."),
-            ("spin-component-route", "/user/:id"),
-            ("spin-path-match-id", "7"),
-            ("spin-client-addr", "127.0.0.1:9"),
-            ("x-request-id", "id-1"),
-        ];
-        for (name, value) in expected {
-            assert_eq!(headers.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()));
-        }
-        assert!(!headers.contains_key("spin-anything"));
-    }
-
-    #[test]
-    fn a_clients_request_id_is_kept_only_where_it_is_plain() {
-        let id = |value: &'static str| {
-            request_id(&HeaderMap::from_iter([(
-                super::REQUEST_ID,
-                HeaderValue::from_static(value),
-            )]))
-        };
-        assert_eq!(id("abc-1"), "abc-1");
-        assert_eq!(id("with blanks").len(), 16);
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
-    }
 }

@@ -53,6 +53,12 @@ impl Uploads {
         Self { room, largest, patience }
     }
 
+    /// Longest body, in bytes.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        self.largest
+    }
+
     /// Reads a whole body.
     ///
     /// # Errors

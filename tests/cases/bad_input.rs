@@ -112,7 +112,10 @@ fn bad_photos() -> Vec<Row> {
             "too-many-pixels",
         ),
         row("an animated WebP of 16384×16384", raw(photos::vast_webp()), 422, "too-many-pixels"),
-        row("0×0", raw(photos::empty_gif()), 422, "empty-image"),
+        row("a GIF of 0×0", raw(photos::empty_gif()), 422, "empty-image"),
+        // A GIF of no pixels is well-formed and empty; the PNG specification rules sides of 0 out
+        // (11.2.1), so such a file is broken before anybody asks how many pixels it has.
+        row("a PNG of 0×0", raw(photos::hollow_png(0, 0)), 422, "broken-image"),
         row(
             "a JPEG of too many scans",
             raw(photos::many_scans()),
@@ -215,11 +218,13 @@ fn a_refusal_says_what_to_do() {
     assert_eq!((&vast["limit"], &vast["actual"]), (&50_000_000.into(), &3_600_000_000_u64.into()));
 }
 
-/// What surrounds a good picture is left alone, however large it would be.
+/// What surrounds a good picture is left alone, however large it would be: text, a colour profile and
+/// XMP of 1 GiB each are skipped, not inflated, so there is nothing to refuse and the photo is served.
+/// That nothing is inflated is seen in time and in memory: an instance has 64 MiB, and less here.
 #[test]
 fn hostile_wrapping_of_a_good_photo_changes_nothing() {
     let app = App::with_colours();
-    let runner = Runner::start(&app, &[]);
+    let runner = Runner::start(&app, &["--max-instance-memory", "24MiB"]);
     let timed = |body: Vec<u8>| {
         let start = Instant::now();
         let results = raw(body).send(&runner).results();
@@ -229,6 +234,8 @@ fn hostile_wrapping_of_a_good_photo_changes_nothing() {
     let photo = photos::red_and_blue();
     assert_eq!(timed(photos::with_metadata_bombs(&photo)), timed(photo));
     assert_eq!(timed(photos::many_frames()), timed(photos::fixture("animated.webp")));
+    let peak = runner.peak_bytes();
+    assert!(peak < 256 << 20, "the runner held {peak} bytes: something was inflated");
 }
 
 /// Formats are told by their bytes, never by a name or a declared type.
@@ -276,6 +283,54 @@ fn the_cap_is_16_mib_where_nobody_says_otherwise() {
         assert!(status.contains("413"), "{length}: {status}");
     }
     assert_served(&good().send(&runner));
+}
+
+/// A client that sends all of its photo before it listens hears why it was refused, every time: the
+/// connection is not reset under the answer.
+#[test]
+fn who_sends_first_and_reads_later_gets_the_refusal_too() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--max-body", "64KiB"]);
+    let body = vec![b'x'; 2 << 20];
+    for number in 0..200 {
+        let lines = format!("Content-Type: image/jpeg\r\nContent-Length: {}\r\n", body.len());
+        let answer = client::send_all_then_read(&runner, &client::predict_head(&lines), &body);
+        let answer = answer.unwrap_or_else(|error| panic!("post {number}: {error}"));
+        assert_eq!((answer.problem().as_str(), answer.status), ("body-too-large", 413));
+        assert_eq!(answer.header("connection"), "close");
+    }
+    assert_served(&good().send(&runner));
+}
+
+/// Heads that the HTTP library refuses by itself are problems of their own types, too.
+#[test]
+fn heads_that_cannot_be_read_are_told_apart() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    let length = |value: &str| client::predict_head(&format!("Content-Length: {value}\r\n"));
+    let many = "X-Field: 1\r\n".repeat(101);
+    let long = format!("X-Field: {}\r\n", "x".repeat(32 << 10));
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let cases = [
+        (length("18446744073709551615"), 413, "body-too-large"),
+        (length("18446744073709551614"), 413, "body-too-large"),
+        (length("18446744073709551613"), 413, "body-too-large"),
+        (length("99999999999999999999999999"), 413, "body-too-large"),
+        (length("-1"), 400, "bad-request"),
+        (length("many"), 400, "bad-request"),
+        (client::predict_head(&many), 431, "head-too-large"),
+        (client::predict_head(&long), 431, "head-too-large"),
+        (get(&format!("/{}", "x".repeat(32 << 10))), 431, "head-too-large"),
+        ("PHOTO\r\n\r\n".to_owned(), 400, "bad-request"),
+        (get("/ HTTP/9.9"), 400, "bad-request"),
+    ];
+    for (head, status, problem) in cases {
+        let shown = head.get(..80).unwrap_or(&head);
+        let answer = client::send_all_then_read(&runner, &head, &[]);
+        let answer = answer.unwrap_or_else(|error| panic!("{shown:?}: {error}"));
+        assert_eq!((answer.problem().as_str(), answer.status), (problem, status), "{shown:?}");
+        assert_served(&good().send(&runner));
+    }
 }
 
 /// The component has a cap of its own, for hosts that have none.

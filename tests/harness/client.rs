@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use crate::runner::Runner;
@@ -187,4 +187,33 @@ pub fn send_until_answered(runner: &Runner, head: &str, chunk: &[u8]) -> (String
         }
     }
     (reader.join().expect("the reader ends"), sent)
+}
+
+/// Sends `head` and all of `body`, as far as the runner takes it, and only then reads the answer to its
+/// end.
+///
+/// # Errors
+/// When the connection is reset under the answer, or the answer is not one.
+pub fn send_all_then_read(runner: &Runner, head: &str, body: &[u8]) -> std::io::Result<Answer> {
+    let mut socket = connect(runner);
+    socket.write_all(head.as_bytes())?;
+    socket.write_all(body)?;
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes)?;
+    parse_answer(&bytes).ok_or_else(|| std::io::Error::other("this is no whole answer"))
+}
+
+/// An answer as it came over the wire, on a connection that ended with it.
+fn parse_answer(bytes: &[u8]) -> Option<Answer> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let mut lines = std::str::from_utf8(bytes.get(..end)?).ok()?.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(": ")?;
+        headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+    }
+    let body = bytes.get(end + 4..)?.to_vec();
+    let length = headers.get("content-length")?.to_str().ok()?.parse::<usize>().ok()?;
+    (body.len() == length).then_some(Answer { status, headers, body })
 }

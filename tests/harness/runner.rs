@@ -64,6 +64,16 @@ impl Runner {
         self.address
     }
 
+    /// The most memory it has held so far, in bytes (VmHWM).
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the runner lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kib: u64 = line.trim_end_matches("kB").trim().parse().expect("a number");
+        kib << 10
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -1,11 +1,21 @@
 //! HTTP/1.1 on a socket: accepts connections, hands requests to the service, and on a signal finishes
 //! what was accepted before it ends.
+//!
+//! `socket` is what a refused client needs of a connection, `refusal` hyper's own refusals in our words,
+//! `exchange` what both sides of a connection know of the request it carries.
+
+mod exchange;
+mod refusal;
+mod socket;
 
 use crate::service::Service;
 use anyhow::Context;
+use exchange::Exchange;
+use http::{HeaderValue, Request, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use socket::Socket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +43,9 @@ impl Default for ServerSettings {
     }
 }
 
-/// Bytes of a request's head, request line and fields together; longer ones are answered 431.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of a request's head, target and fields together; longer ones are answered 431. It is also what
+/// a connection may hold between socket and service, so it counts as often as there are connections.
+pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// Serves `service` on `listener` until `stop` resolves, then drains.
 ///
@@ -92,16 +103,25 @@ fn connection(
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     // Answers are written whole; waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
+    let exchange = Arc::new(Exchange::default());
+    let socket = Socket::new(stream, Arc::clone(&exchange), service.max_body());
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| {
-                let service = Arc::clone(&service);
+            TokioIo::new(socket),
+            service_fn(move |request: Request<_>| {
+                let (service, exchange) = (Arc::clone(&service), Arc::clone(&exchange));
+                let request = request.map(|body| exchange.incoming(body));
                 async move {
-                    Ok::<_, std::convert::Infallible>(service.handle(request, Some(client)).await)
+                    let mut answer = service.handle(request, Some(client)).await;
+                    if exchange.has_unread_input() {
+                        // hyper closes by itself then, and does not say so.
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(header::CONNECTION, close);
+                    }
+                    Ok::<_, std::convert::Infallible>(answer.map(|body| exchange.outgoing(body)))
                 }
             }),
         )

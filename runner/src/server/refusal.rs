@@ -1,0 +1,47 @@
+//! What hyper says by itself about a head it cannot read, a bare status, said as problem details.
+//!
+//! hyper offers no hook for it, so its bytes are recognised on their way out: every answer of ours
+//! carries a request id, its own never does.
+
+use crate::problem::{HeadError, Problem};
+use crate::request_id;
+use crate::upload::UploadError;
+use std::fmt::Write as _;
+
+/// The answer to send in place of `bytes`, where those are hyper's own. `beyond` is the largest body
+/// there may be, where the head announces one that cannot be counted.
+pub(super) fn in_place_of(bytes: &[u8], beyond: Option<u64>) -> Option<Vec<u8>> {
+    let head = std::str::from_utf8(bytes).ok()?;
+    let status = head.strip_prefix("HTTP/1.")?.get(2..5)?;
+    if !head.ends_with("\r\n\r\n") || head.contains(request_id::HEADER.as_str()) {
+        return None;
+    }
+    let problem = match (status, beyond) {
+        ("400" | "431", Some(limit)) => {
+            Problem::Upload(UploadError::TooLarge { limit, announced: None })
+        }
+        ("400", None) => Problem::Head(HeadError::Malformed),
+        ("431", None) => Problem::Head(HeadError::TooLong),
+        _ => return None,
+    };
+    Some(answer(&problem))
+}
+
+/// A whole answer as it goes over the wire.
+fn answer(problem: &Problem) -> Vec<u8> {
+    let id = request_id::new();
+    let (head, _) = problem.response(&id).into_parts();
+    let body = problem.body(&id).to_string();
+    let mut text = format!("HTTP/1.1 {}\r\n", head.status);
+    for (name, value) in &head.headers {
+        // Writing to a string does not fail, and every value here is ours and plain.
+        let _ = write!(text, "{name}: {}\r\n", value.to_str().unwrap_or_default());
+    }
+    let _ = write!(
+        text,
+        "{}: {id}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        request_id::HEADER,
+        body.len()
+    );
+    text.into_bytes()
+}

@@ -146,8 +146,7 @@ impl Service {
         let files = mounts::stage(component, &self.app.folder)?;
         let grants = self.models.grant(&component.models, &component.models_folder, engines);
         let mounted = files.as_ref().map(Stage::path);
-        let environment = component.environment.clone();
-        self.components.push(Instances::new(sandbox, &compiled, environment, mounted, grants)?);
+        self.components.push(Instances::new(sandbox, &compiled, component, mounted, grants)?);
         self._files.extend(files);
         Ok(())
     }

@@ -56,6 +56,16 @@ impl App {
         app
     }
 
+    /// A manifest of the test's own, in which `GUEST` stands for the path of the guest.
+    #[must_use]
+    pub fn with_manifest(manifest: &str) -> Self {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let guest = artifacts().guests.to_str().expect("paths of tests are UTF-8");
+        fs::write(app.path().join("spin.toml"), manifest.replace("GUEST", guest))
+            .expect("it is written");
+        app
+    }
+
     /// The folder that holds `spin.toml`.
     #[must_use]
     pub fn path(&self) -> &Path {

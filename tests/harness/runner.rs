@@ -27,6 +27,12 @@ impl Runner {
     /// Starts the service with further `flags` of `skincell up`, and waits until it listens.
     #[must_use]
     pub fn start(app: &App, flags: &[&str]) -> Self {
+        Self::start_with(app, flags, &[])
+    }
+
+    /// The same, with environment variables.
+    #[must_use]
+    pub fn start_with(app: &App, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = app.path().join("runner.log");
         let errors = File::create(&log).expect("the log is made");
         // Shared by all tests, so that only the first of them compiles.
@@ -37,6 +43,9 @@ impl Runner {
             .arg("--cache-dir")
             .arg(cache)
             .args(flags)
+            // What it stages goes with the application's folder, even when it is killed.
+            .env("TMPDIR", app.path())
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)

@@ -5,7 +5,8 @@
 //! here.
 
 use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MAX_HOSTCALL_BYTES, MemoryLimiter};
-use super::{Compiled, Sandbox};
+use super::{Compiled, Sandbox, variables};
+use crate::app::AppComponent;
 use crate::nn::Grants;
 use anyhow::Context;
 use bytes::Bytes;
@@ -71,14 +72,15 @@ struct State {
 }
 
 impl Instances {
-    /// Links a component to what it may import: WASI 0.2, incoming HTTP, and wasi-nn with `grants`.
+    /// Links a component to what it may import: WASI 0.2, incoming HTTP, its variables, and wasi-nn with
+    /// `grants`. `files` is the folder it sees at `/`.
     ///
     /// # Errors
     /// When the component imports something else, or does not export the HTTP handler.
     pub fn new(
         sandbox: &Sandbox,
         compiled: &Compiled,
-        environment: Vec<(String, String)>,
+        component: &AppComponent,
         files: Option<&Path>,
         grants: Grants,
     ) -> anyhow::Result<Self> {
@@ -88,12 +90,14 @@ impl Instances {
         wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |state: &mut State| {
             WasiNnView::new(&mut state.table, &mut state.nn)
         })?;
+        variables::add_to_linker(&mut linker, &component.variables)?;
         let pre = linker
             .instantiate_pre(&compiled.component)
             .and_then(ProxyPre::new)
             .map_err(anyhow::Error::from)
             .context("the component needs an interface that is not offered here")?;
         let files = files.map(Path::to_path_buf);
+        let environment = component.environment.clone();
         Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants })
     }
 

@@ -8,6 +8,7 @@ mod compile;
 mod instance;
 mod limits;
 mod ticker;
+mod variables;
 
 pub use compile::{CompileCache, Compiled};
 pub use instance::{Failure, Instances, Reply, ReplyBody};

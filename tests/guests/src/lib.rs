@@ -1,5 +1,5 @@
 //! A component that does what no component should, one way for each path: what the runner must
-//! survive. The tests in `tests/cases/` say what must come of each.
+//! survive. A few paths show what it was given instead: variables, environment, files, headers. The tests in `tests/cases/` say what must come of each.
 
 #![cfg(target_family = "wasm")]
 #![allow(
@@ -24,6 +24,10 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     match path.rsplit('/').next().unwrap_or_default() {
         "fine" => answer("fine", out).await,
+        "variable" => answer(&variable(query), out).await,
+        "environment" => answer(&std::env::var(query).unwrap_or_default(), out).await,
+        "file" => answer(&std::fs::read_to_string(query).unwrap_or_default(), out).await,
+        "headers" => answer(&spin_headers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
         "trap" => std::process::abort(),
         "panic" => panic!("as asked"),
@@ -52,6 +56,18 @@ fn break_off(out: ResponseOutparam) -> ! {
         let _ = stream.blocking_write_and_flush(b"half");
     }
     std::process::abort()
+}
+
+/// The value of a variable, or what Spin's interface says instead.
+fn variable(name: &str) -> String {
+    spin_sdk::variables::get(name).unwrap_or_else(|error| format!("{error:?}"))
+}
+
+/// The `spin-*` header fields of the request, a line each.
+fn spin_headers(request: &IncomingRequest) -> String {
+    let fields = request.headers().entries();
+    let spins = fields.into_iter().filter(|(name, _)| name.starts_with("spin-"));
+    spins.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(&value))).collect()
 }
 
 /// Leaves `mark` in a static and gives what was there before, or "nothing".

@@ -1,0 +1,171 @@
+//! What an application written for Spin finds here: routes and their headers, variables, environment,
+//! files, static answers, the well-known paths, and the same from the locked app that Spin hands over.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::process::Command;
+
+use skincell_tests::client::get;
+use skincell_tests::{App, Runner, artifacts};
+
+const MANIFEST: &str = r#"
+spin_manifest_version = 2
+
+[application]
+name = "all-of-spin"
+version = "1.2.3"
+
+[variables]
+region = { required = true }
+token = { default = "none", secret = true }
+
+[[trigger.http]]
+route = "/static"
+static_response = { status_code = 418, headers = { x-from = "manifest" }, body = "short" }
+
+[[trigger.http]]
+route = "/users/:id/..."
+component = "guest"
+
+[[trigger.http]]
+route = "/exact/headers"
+component = "guest"
+
+[[trigger.http]]
+route = { private = true }
+component = { source = "GUEST" }
+
+[component.guest]
+source = "GUEST"
+variables = { url = "https://{{ region }}.test/{{ token }}" }
+environment = { LEVEL = "info" }
+files = ["data/*.txt", { source = "data/b.md", destination = "/docs/b.md" }]
+exclude_files = ["data/secret.txt"]
+"#;
+
+fn app() -> App {
+    let app = App::with_manifest(MANIFEST);
+    let data = app.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for name in ["a.txt", "b.md", "secret.txt"] {
+        std::fs::write(data.join(name), format!("this is {name}")).unwrap();
+    }
+    app
+}
+
+fn text(runner: &Runner, path: &str) -> String {
+    let answer = get(runner, path);
+    assert_eq!(answer.status, 200, "{path}");
+    String::from_utf8(answer.body).unwrap()
+}
+
+/// What a component was given, whichever way its application came to us.
+fn assert_given(runner: &Runner) {
+    let cases = [
+        ("variable?url", "https://eu.test/none"),
+        ("variable?region", "Error::Undefined"),
+        ("environment?LEVEL", "info"),
+        ("file?/data/a.txt", "this is a.txt"),
+        ("file?/docs/b.md", "this is b.md"),
+        ("file?/data/b.md", ""),
+        ("file?/data/secret.txt", ""),
+    ];
+    for (path, expected) in cases {
+        let found = text(runner, &format!("/users/7/{path}"));
+        assert!(
+            found.starts_with(expected) && found.is_empty() == expected.is_empty(),
+            "{path}: {found}"
+        );
+    }
+    let fixed = get(runner, "/static");
+    let fixed = (fixed.status, fixed.header("x-from").to_owned(), fixed.body.clone());
+    assert_eq!(fixed, (418, "manifest".to_owned(), b"short".to_vec()));
+    let info = get(runner, "/.well-known/spin/info").json();
+    assert_eq!((&info["name"], &info["version"]), (&"all-of-spin".into(), &"1.2.3".into()));
+    assert_eq!(text(runner, "/.well-known/spin/health"), "OK");
+    assert_eq!(get(runner, "/elsewhere").status, 404);
+}
+
+#[test]
+fn a_spin_application_finds_what_spin_gives_it() {
+    let app = app();
+    let runner = Runner::start(&app, &["--variable", "region=eu"]);
+    assert_given(&runner);
+    let headers = text(&runner, "/users/7/x/headers?y=1");
+    let address = runner.address();
+    for line in [
+        format!("spin-full-url: http://{address}/users/7/x/headers?y=1\n"),
+        "spin-path-info: /x/headers\n".to_owned(),
+        "spin-matched-route: /users/:id/...\n".to_owned(),
+        "spin-raw-component-route: /users/:id/...\n".to_owned(),
+        "spin-component-route: /users/:id\n".to_owned(),
+        "spin-base-path: /\n".to_owned(),
+        "spin-path-match-id: 7\n".to_owned(),
+        "spin-client-addr: 127.0.0.1:".to_owned(),
+    ] {
+        assert!(headers.contains(&line), "{line} is not in\n{headers}");
+    }
+    assert!(text(&runner, "/exact/headers").contains("spin-path-info: \n"));
+}
+
+/// Spin writes the locked app, starts its trigger, and says where it lies in the environment.
+#[test]
+fn a_locked_app_is_served_as_spin_hands_it_over() {
+    let app = app();
+    let copies = app.path().join("assets of guest");
+    std::fs::create_dir_all(copies.join("data")).unwrap();
+    std::fs::create_dir(copies.join("docs")).unwrap();
+    std::fs::copy(app.path().join("data/a.txt"), copies.join("data/a.txt")).unwrap();
+    std::fs::copy(app.path().join("data/b.md"), copies.join("docs/b.md")).unwrap();
+    let url =
+        |path: &std::path::Path| format!("file://{}", path.to_str().unwrap().replace(' ', "%20"));
+    let source = serde_json::json!(
+        {"content_type": "application/wasm", "source": url(&artifacts().guests)});
+    let trigger = |id: &str, config: serde_json::Value| serde_json::json!({"id": id, "trigger_type": "http", "trigger_config": config});
+    let static_response =
+        serde_json::json!({"status_code": 418, "headers": {"x-from": "manifest"}, "body": "short"});
+    let locked = serde_json::json!({
+        "spin_lock_version": 0,
+        "metadata": {"name": "all-of-spin", "version": "1.2.3", "description": "", "trigger": {},
+                     "origin": url(&app.path().join("spin.toml"))},
+        "variables": {"region": {}, "token": {"default": "none", "secret": true}},
+        "triggers": [
+            trigger("a", serde_json::json!({"route": "/static", "static_response": static_response})),
+            trigger("b", serde_json::json!({"route": "/users/:id/...", "component": "guest"})),
+            {"id": "c", "trigger_type": "redis", "trigger_config": {"channel": "another process's"}},
+        ],
+        "components": [{
+            "id": "guest",
+            "metadata": {"description": "", "allowed_outbound_hosts": [], "ai_models": ["skin"]},
+            "source": source,
+            "env": {"LEVEL": "info"},
+            "files": [{"source": url(&copies), "path": "/"}],
+            "config": {"url": "https://{{ region }}.test/{{ token }}"},
+        }],
+    });
+    let file = app.path().join("spin.lock");
+    std::fs::write(&file, locked.to_string()).unwrap();
+    let environment = [
+        ("SPIN_LOCKED_URL", url(&file)),
+        ("SPIN_WORKING_DIR", app.path().to_str().unwrap().to_owned()),
+        ("SPIN_VARIABLE_REGION", "eu".to_owned()),
+    ];
+    let environment = environment.each_ref().map(|(name, value)| (*name, &value[..]));
+    assert_given(&Runner::start_with(&app, &[], &environment));
+}
+
+/// Stock Spin accepts the repository's own manifest, wherever a `spin` is on the PATH.
+#[test]
+fn spin_accepts_our_manifest_where_it_is_installed() {
+    let spin = Command::new("spin").arg("--version").output();
+    let Ok(version) = spin else {
+        println!("skipped: there is no `spin` on the PATH");
+        return;
+    };
+    println!("checked with {}", String::from_utf8_lossy(&version.stdout).trim());
+    let manifest = skincell_tests::repository().join("spin.toml");
+    // Spin reads the manifest to learn whose help to print.
+    let output =
+        Command::new("spin").args(["up", "--help", "--from"]).arg(manifest).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

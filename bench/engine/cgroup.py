@@ -1,0 +1,159 @@
+"""A model larger than the memory: `skincell up` in a memory cgroup, by cellnet and by rten in turns.
+
+    python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--rounds 20]
+
+Prepares and packs MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's
+application, starts one server for each engine, each in a cgroup of its own of so many MiB, and posts the
+same photo to them in turns. Printed for each: answers, median time of a request and of the inference in
+it, the cgroup's peak, and processes killed. The model's files are dropped from the page cache first, so
+that their pages count against the cgroups and not against whoever read them before.
+
+Needs root, Linux with cgroup v1 or v2 memory control, and `onnx`.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import onnx
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PHOTO = REPOSITORY / "tests" / "photos" / "drawn-eczema-1.jpg"
+V1 = Path("/sys/fs/cgroup/memory")
+V2 = Path("/sys/fs/cgroup")
+
+
+class Group:
+    """A memory cgroup, removed at the end."""
+
+    def __init__(self, name, limit):
+        self.v1 = (V1 / "memory.limit_in_bytes").exists()
+        self.path = (V1 if self.v1 else V2) / f"cellnet-{os.getpid()}-{name}"
+        self.path.mkdir()
+        (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(limit))
+
+    def enter(self):
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def peak(self):
+        name = "memory.max_usage_in_bytes" if self.v1 else "memory.peak"
+        return int((self.path / name).read_text()) / 2**20
+
+    def killed(self):
+        name = "memory.oom_control" if self.v1 else "memory.events"
+        lines = dict(line.split() for line in (self.path / name).read_text().splitlines())
+        return int(lines.get("oom_kill", 0))
+
+    def remove(self):
+        self.path.rmdir()
+
+
+def prepare(args, app):
+    graph = onnx.load(args.model, load_external_data=False).graph
+    scores = next(o for o in graph.output if o.name == "logits")
+    classes = scores.type.tensor_type.shape.dim[-1].dim_value
+    (app / "labels.txt").write_text("".join(f"class {i}\n" for i in range(classes)))
+    model = app / "models" / "big"
+    model.parent.mkdir()
+    run = lambda *words: subprocess.run([args.skincell, "model", *map(str, words)], check=True,
+                                        stdout=subprocess.DEVNULL)
+    run("prepare", args.model, "--labels", app / "labels.txt", "-o", model, "--scores", "logits",
+        "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation")
+    run("pack", model)
+    manifest = (REPOSITORY / "spin.toml").read_text()
+    manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(Path(args.component).resolve()))
+    manifest = manifest.replace('["skin", "imagenet"]', '["big"]').replace('"skin"', '"big"')
+    (app / "spin.toml").write_text(manifest)
+    return model
+
+
+def drop(folder):
+    os.sync()
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class Server:
+    def __init__(self, args, app, engine, group=None):
+        command = [args.skincell, "up", "--from", app, "--listen", "127.0.0.1:0", "--engine", engine,
+                   "--threads", "1", "--max-concurrency", "1", "--cache-dir", app / "cache", "--quiet"]
+        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True,
+                                        stderr=subprocess.DEVNULL, preexec_fn=group and group.enter)
+        line = self.process.stdout.readline()
+        self.address = line.strip().rsplit("/", 1)[-1] if "http://" in line else None
+
+    def post(self, photo):
+        """Milliseconds of the request and of the inference in it, or what went wrong."""
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        begin = time.perf_counter()
+        try:
+            connection.request("POST", "/predict", photo, {"Content-Type": "image/jpeg"})
+            response = connection.getresponse()
+            body = response.read()
+        except OSError as error:
+            return str(error)
+        took = (time.perf_counter() - begin) * 1e3
+        if response.status != 200:
+            return f"{response.status} {body[:200]}"
+        return took, json.loads(body)["timing_ms"]["inference"]
+
+    def close(self):
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("skincell")
+    parser.add_argument("component")
+    parser.add_argument("model")
+    parser.add_argument("--limit", type=int, default=64, help="MiB")
+    parser.add_argument("--rounds", type=int, default=20)
+    args = parser.parse_args()
+    photo = PHOTO.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        app = Path(folder)
+        model = prepare(args, app)
+        sizes = {p.name: p.stat().st_size / 2**20 for p in model.iterdir()}
+        print(f"limit {args.limit} MiB; " + ", ".join(f"{n} {s:.1f} MiB" for n, s in sizes.items()))
+        # Outside of any cgroup once, so that the component's machine code is in the cache.
+        Server(args, app, "cellnet").close()
+        drop(model)
+        groups = {e: Group(e, args.limit * 2**20) for e in ("cellnet", "rten")}
+        servers = {e: Server(args, app, e, group) for e, group in groups.items()}
+        answers = {e: [] for e in groups}
+        for _ in range(args.rounds):
+            for engine, server in servers.items():
+                answers[engine].append(server.post(photo))
+        for engine, server in servers.items():
+            server.close()
+        p50 = {}
+        for engine, all_answers in answers.items():
+            good = [a for a in all_answers if isinstance(a, tuple)]
+            bad = [a for a in all_answers if not isinstance(a, tuple)]
+            if good:
+                p50[engine] = median(a[1] for a in good)
+                print(f"{engine}: {len(good)} of {len(all_answers)} answered; first {good[0][0]:.0f} ms, request "
+                      f"p50 {median(a[0] for a in good):.0f} ms, inference p50 {p50[engine]:.0f} ms; cgroup peak "
+                      f"{groups[engine].peak():.1f} MiB, {groups[engine].killed()} killed")
+            if bad:
+                print(f"{engine}: {len(bad)} failed, the first with: {bad[0]}")
+        if len(p50) == 2:
+            print(f"inference p50, cellnet/rten: {p50['cellnet'] / p50['rten']:.2f}")
+        for group in groups.values():
+            group.remove()
+
+
+if __name__ == "__main__":
+    main()

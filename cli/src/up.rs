@@ -3,9 +3,12 @@
 use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
+use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, ServerSettings};
 use skincell_runner::service::{Service, Settings};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,25 +53,57 @@ pub struct Up {
     #[arg(value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// Print only the address.
-    #[arg(short, long, alias = "sh", alias = "shush")]
+    /// Where the port of --listen is taken, take the next that is free.
+    #[arg(long)]
+    find_free_port: bool,
+
+    /// Print only the address, and nothing of what components print.
+    #[arg(short, long, alias = "sh", alias = "shush", conflicts_with = "follow")]
     quiet: bool,
+
+    /// Show only what this component prints; may be given several times.
+    #[arg(long, value_name = "COMPONENT")]
+    follow: Vec<String>,
+
+    /// Keep what components print in this folder, as <component>_stdout.txt and <component>_stderr.txt.
+    #[arg(short = 'L', long, value_name = "FOLDER", env = "SPIN_LOG_DIR")]
+    log_dir: Option<PathBuf>,
+
+    /// Empty the files of --log-dir first.
+    #[arg(long)]
+    truncate_logs: bool,
+
+    /// Print the help of these flags alone, as Spin asks a trigger to.
+    #[arg(long, hide = true)]
+    help_args_only: bool,
+
+    /// Print which flags there are, as JSON on standard error, as Spin asks a trigger to.
+    #[arg(long, hide = true)]
+    launch_metadata_only: bool,
 }
 
 impl Up {
     /// Serves until a signal; 0 when everything accepted was finished.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.help_args_only || self.launch_metadata_only {
+            return self.describe_flags();
+        }
         let (app, mut settings) = self.run.load()?;
         settings.queue = self.queue;
         settings.queue_timeout = self.queue_timeout;
         settings.max_body = self.max_body.as_u64();
+        settings.output = OutputSettings {
+            quiet: self.quiet,
+            follow: self.follow.clone(),
+            // Empty means off, as in Spin.
+            log_folder: self.log_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
+            truncate: self.truncate_logs,
+        };
         let start = Instant::now();
         runtime(&settings)?.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
-            let listener = TcpListener::bind(self.listen).await.with_context(|| {
-                format!("cannot listen on {}; choose another with --listen", self.listen)
-            })?;
+            let listener = self.listener().await?;
             let address = listener.local_addr()?;
             println!("Serving http://{address}");
             if !self.quiet {
@@ -78,6 +113,51 @@ impl Up {
                 ServerSettings { drain_timeout: self.drain_timeout, ..ServerSettings::default() };
             server::serve(service, listener, &server_settings, stop).await
         })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Up {
+    /// The socket: on `--listen`, or with `--find-free-port` on the first free port from there on.
+    async fn listener(&self) -> anyhow::Result<TcpListener> {
+        let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
+        let mut taken = None;
+        for port in self.listen.port()..=last {
+            let address = SocketAddr::new(self.listen.ip(), port);
+            match TcpListener::bind(address).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) if error.kind() == ErrorKind::AddrInUse => taken = Some(error),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot listen on {address}"));
+                }
+            }
+        }
+        let error = taken.unwrap_or_else(|| ErrorKind::AddrInUse.into());
+        Err(error).with_context(|| {
+            let address = self.listen;
+            format!("cannot listen on {address}; choose another with --listen or --find-free-port")
+        })
+    }
+
+    /// What Spin asks of a trigger before it starts it: the help of the flags, or their names.
+    fn describe_flags(&self) -> anyhow::Result<ExitCode> {
+        let mut command = Self::augment_args(clap::Command::new("up"));
+        if self.help_args_only {
+            command.disable_help_flag(true).help_template("{all-args}").print_long_help()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        command.build();
+        let flags = command.get_arguments().map(|argument| {
+            let mut flag = serde_json::Map::new();
+            let long = argument.get_long().map(|long| ("long", format!("--{long}")));
+            let short = argument.get_short().map(|short| ("short", format!("-{short}")));
+            for (kind, name) in long.into_iter().chain(short) {
+                flag.insert(kind.to_owned(), name.into());
+            }
+            flag
+        });
+        let metadata = serde_json::json!({ "all_flags": flags.collect::<Vec<_>>() });
+        eprintln!("{metadata:#}");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,7 +10,9 @@ use crate::mounts::{self, Stage};
 use crate::nn::{Cellnet, Engine, Engines, Models, Rten};
 use crate::problem::Problem;
 use crate::request_id;
-use crate::sandbox::{CompileCache, Failure, Instances, Limits, ReplyBody, Sandbox};
+use crate::sandbox::{
+    CompileCache, Failure, Instances, Limits, Output, OutputSettings, ReplyBody, Sandbox,
+};
 use crate::spin_headers;
 use crate::upload::Uploads;
 use bytes::Bytes;
@@ -40,6 +42,8 @@ pub struct Settings {
     pub max_body: u64,
     /// Who runs the models.
     pub engine: EngineChoice,
+    /// Where components print.
+    pub output: OutputSettings,
 }
 
 /// Which engine runs a model.
@@ -64,6 +68,7 @@ impl Default for Settings {
             queue_timeout: Duration::from_secs(10),
             max_body: 16 << 20,
             engine: EngineChoice::Auto,
+            output: OutputSettings::default(),
         }
     }
 }
@@ -130,7 +135,8 @@ impl Service {
             app: app.clone(),
         };
         for component in &app.components {
-            service.add(component, &sandbox, cache.as_ref(), &engines)?;
+            let output = Output::open(&settings.output, &component.id)?;
+            service.add(component, &sandbox, cache.as_ref(), &engines, output)?;
         }
         Ok(service)
     }
@@ -141,12 +147,14 @@ impl Service {
         sandbox: &Sandbox,
         cache: Option<&CompileCache>,
         engines: &Engines,
+        output: Output,
     ) -> anyhow::Result<()> {
         let compiled = sandbox.compile(&component.source, cache)?;
         let files = mounts::stage(component, &self.app.folder)?;
         let grants = self.models.grant(&component.models, &component.models_folder, engines);
         let mounted = files.as_ref().map(Stage::path);
-        self.components.push(Instances::new(sandbox, &compiled, component, mounted, grants)?);
+        let instances = Instances::new(sandbox, &compiled, component, mounted, grants, output)?;
+        self.components.push(instances);
         self._files.extend(files);
         Ok(())
     }

@@ -154,6 +154,45 @@ fn a_locked_app_is_served_as_spin_hands_it_over() {
     assert_given(&Runner::start_with(&app, &[], &environment));
 }
 
+/// What components print goes where Spin's flags say, each component's into files of its own.
+#[test]
+fn output_is_kept_and_followed() {
+    let app = app();
+    let logs = app.path().join("logs");
+    let folder = logs.to_str().unwrap();
+    let kept =
+        |name: &str| std::fs::read_to_string(logs.join(format!("guest_{name}.txt"))).unwrap();
+    let flags = ["--variable", "region=eu", "--log-dir", folder, "--follow", "guest"];
+    let runner = Runner::start(&app, &flags);
+    assert_eq!(text(&runner, "/users/7/print?spoken"), "printed");
+    assert_eq!((kept("stdout"), kept("stderr")), ("spoken\n".to_owned(), "spoken\n".to_owned()));
+    let shown = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    assert!(shown.contains("spoken\n"), "{shown}");
+    drop(runner);
+    let runner =
+        Runner::start(&app, &["--variable", "region=eu", "-q", "-L", folder, "--truncate-logs"]);
+    assert_eq!(text(&runner, "/users/7/print?quiet"), "printed");
+    assert_eq!(kept("stderr"), "quiet\n");
+    let shown = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    assert!(!shown.contains("quiet\n"), "{shown}");
+}
+
+/// Before Spin starts a trigger it asks for its flags.
+#[test]
+fn spin_is_told_the_flags() {
+    let run = |flag: &str| Command::new(&artifacts().runner).args(["up", flag]).output().unwrap();
+    let metadata = run("--launch-metadata-only");
+    assert!(metadata.status.success());
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stderr).unwrap();
+    let flags = metadata["all_flags"].as_array().unwrap();
+    assert!(
+        flags.iter().any(|flag| flag["long"] == "--quiet" && flag["short"] == "-q"),
+        "{flags:?}"
+    );
+    let help = String::from_utf8(run("--help-args-only").stdout).unwrap();
+    assert!(help.contains("--listen") && !help.contains("Usage"), "{help}");
+}
+
 /// Stock Spin accepts the repository's own manifest, wherever a `spin` is on the PATH.
 #[test]
 fn spin_accepts_our_manifest_where_it_is_installed() {

@@ -5,7 +5,7 @@
 //! here.
 
 use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MAX_HOSTCALL_BYTES, MemoryLimiter};
-use super::{Compiled, Sandbox, variables};
+use super::{Compiled, Output, Sandbox, variables};
 use crate::app::AppComponent;
 use crate::nn::Grants;
 use anyhow::Context;
@@ -37,6 +37,7 @@ pub struct Instances {
     environment: Vec<(String, String)>,
     files: Option<PathBuf>,
     grants: Grants,
+    output: Output,
 }
 
 /// An answer whose body may still be coming.
@@ -73,7 +74,7 @@ struct State {
 
 impl Instances {
     /// Links a component to what it may import: WASI 0.2, incoming HTTP, its variables, and wasi-nn with
-    /// `grants`. `files` is the folder it sees at `/`.
+    /// `grants`. `files` is the folder it sees at `/`, `output` where it prints.
     ///
     /// # Errors
     /// When the component imports something else, or does not export the HTTP handler.
@@ -83,6 +84,7 @@ impl Instances {
         component: &AppComponent,
         files: Option<&Path>,
         grants: Grants,
+        output: Output,
     ) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&sandbox.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -98,7 +100,7 @@ impl Instances {
             .context("the component needs an interface that is not offered here")?;
         let files = files.map(Path::to_path_buf);
         let environment = component.environment.clone();
-        Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants })
+        Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants, output })
     }
 
     /// Lets a fresh instance answer `request`. `slot` is given back when the instance is gone.
@@ -162,7 +164,8 @@ impl Instances {
     fn store(&self, deadline: Instant) -> anyhow::Result<Store<State>> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
-        wasi.envs(&self.environment).inherit_stdout().inherit_stderr();
+        wasi.envs(&self.environment);
+        wasi.stdout(self.output.stdout.clone()).stderr(self.output.stderr.clone());
         // We are on a thread of our own already, so blocking it is right.
         wasi.allow_blocking_current_thread(true);
         if let Some(files) = &self.files {

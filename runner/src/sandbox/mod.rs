@@ -7,12 +7,14 @@
 mod compile;
 mod instance;
 mod limits;
+mod output;
 mod ticker;
 mod variables;
 
 pub use compile::{CompileCache, Compiled};
 pub use instance::{Failure, Instances, Reply, ReplyBody};
 pub use limits::Limits;
+pub use output::{Output, OutputSettings};
 
 use anyhow::Context;
 use ticker::Ticker;

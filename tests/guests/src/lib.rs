@@ -27,6 +27,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "variable" => answer(&variable(query), out).await,
         "environment" => answer(&std::env::var(query).unwrap_or_default(), out).await,
         "file" => answer(&std::fs::read_to_string(query).unwrap_or_default(), out).await,
+        "print" => answer(print(query), out).await,
         "headers" => answer(&spin_headers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
         "trap" => std::process::abort(),
@@ -61,6 +62,13 @@ fn break_off(out: ResponseOutparam) -> ! {
 /// The value of a variable, or what Spin's interface says instead.
 fn variable(name: &str) -> String {
     spin_sdk::variables::get(name).unwrap_or_else(|error| format!("{error:?}"))
+}
+
+/// Prints `text`, to both streams.
+fn print(text: &str) -> &'static str {
+    println!("{text}");
+    eprintln!("{text}");
+    "printed"
 }
 
 /// The `spin-*` header fields of the request, a line each.

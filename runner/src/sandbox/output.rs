@@ -1,0 +1,115 @@
+//! Where a component's stdout and stderr go: to ours, into a file of its own, both, or nowhere.
+//!
+//! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. What a component writes is its own affair;
+//! the files are only ever appended to, or emptied at the start if asked.
+
+use anyhow::Context as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+
+/// What the command line says about the output of components.
+#[derive(Debug, Clone, Default)]
+pub struct OutputSettings {
+    /// Show nothing.
+    pub quiet: bool,
+    /// Show only these components' output; all where empty.
+    pub follow: Vec<String>,
+    /// Keep each component's output in this folder, as `<id>_stdout.txt` and `<id>_stderr.txt`.
+    pub log_folder: Option<PathBuf>,
+    /// Empty those files first.
+    pub truncate: bool,
+}
+
+/// The two streams of one component.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub(super) stdout: Stream,
+    pub(super) stderr: Stream,
+}
+
+/// One stream and where it goes.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    show: Option<Shown>,
+    file: Option<Arc<File>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Shown {
+    Stdout,
+    Stderr,
+}
+
+impl Output {
+    /// The streams of the component `id`.
+    ///
+    /// # Errors
+    /// When a file cannot be made.
+    pub fn open(settings: &OutputSettings, id: &str) -> anyhow::Result<Self> {
+        let followed =
+            settings.follow.is_empty() || settings.follow.iter().any(|known| known == id);
+        let show = |what| (followed && !settings.quiet).then_some(what);
+        let file = |name: &str| -> anyhow::Result<Option<Arc<File>>> {
+            let Some(folder) = &settings.log_folder else { return Ok(None) };
+            let path = folder.join(format!("{id}_{name}.txt"));
+            let open = || {
+                std::fs::create_dir_all(folder)?;
+                let file = OpenOptions::new().create(true).append(true).open(&path)?;
+                if settings.truncate {
+                    file.set_len(0)?;
+                }
+                io::Result::Ok(file)
+            };
+            let file =
+                open().with_context(|| format!("--log-dir: cannot write {}", path.display()))?;
+            Ok(Some(Arc::new(file)))
+        };
+        Ok(Self {
+            stdout: Stream { show: show(Shown::Stdout), file: file("stdout")? },
+            stderr: Stream { show: show(Shown::Stderr), file: file("stderr")? },
+        })
+    }
+}
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+// Each instance has a thread of its own, so writing straight away holds up nobody else.
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let shown = match self.show {
+            Some(Shown::Stdout) => io::stdout().write_all(bytes),
+            Some(Shown::Stderr) => io::stderr().write_all(bytes),
+            None => Ok(()),
+        };
+        let kept = self.file.as_ref().map_or(Ok(()), |file| file.as_ref().write_all(bytes));
+        Poll::Ready(shown.and(kept).map(|()| bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::photos::{self, PhotosError};
 use crate::served::{Engine, Outcome, Served, ServedError, read_card, takers};
 
-/// Heatmaps are compared for so many of the likeliest classes.
+/// Heatmaps are made for so many of the likeliest classes, and for those the file of answers has.
 const CLASSES: usize = 5;
 
 /// What `check` is to do.
@@ -125,7 +125,7 @@ pub struct Reference {
 pub struct Answer {
     /// `[classes]`.
     pub probabilities: Vec<f32>,
-    /// Heatmaps of the likeliest classes, by class index: `[height · width]`, 0 to 1.
+    /// Heatmaps of some classes, by class index: `[height · width]`, 0 to 1.
     pub heatmaps: BTreeMap<usize, Vec<f32>>,
 }
 
@@ -157,10 +157,11 @@ pub fn check(
             let outcome = served.run(&photo)?;
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
             let file = file.display().to_string();
-            let answer = answer(&card, name, &file, &outcome)?;
+            let before = kept.as_ref().map(|kept| kept.photos.get(&file));
+            let also = before.flatten().map(|b| b.heatmaps.keys().copied().collect::<Vec<_>>());
+            let answer = answer(&card, name, &file, &outcome, &also.unwrap_or_default())?;
             let first = report.reference.photos.get(&file);
             let engines = first.map(|first| difference(first, &answer));
-            let before = kept.as_ref().map(|kept| kept.photos.get(&file));
             let kept = before.map(|b| b.map_or(FAR, |b| difference(b, &answer)));
             let within = |d: &Difference| {
                 d.probability <= options.probability_tolerance
@@ -193,21 +194,24 @@ fn read_reference(path: &Path) -> Result<Reference, CheckError> {
         .map_err(|e| fail(format!("{e}; `skincell model check --keep FILE` writes such a file")))
 }
 
-/// Probabilities and heatmaps, finished as the component does it.
+/// Probabilities, and heatmaps of the likeliest classes and of those in `also`, finished as the
+/// component does it.
 fn answer(
     card: &Card,
     engine: &'static str,
     file: &str,
     outcome: &Outcome,
+    also: &[usize],
 ) -> Result<Answer, CheckError> {
     let probabilities = probabilities(&outcome.scores, &card.output)
         .map_err(|error| ServedError::Scores { engine, error })?;
     let mut heatmaps = BTreeMap::new();
     if let (Some(map), Some(cam)) = (&card.gradcam, &outcome.cam) {
-        for likely in rank(&probabilities, CLASSES) {
-            let found = heatmap(cam, map, &probabilities, card.output.activation, likely.index);
+        let likely = rank(&probabilities, CLASSES).into_iter().map(|ranked| ranked.index);
+        for class in likely.chain(also.iter().copied()) {
+            let found = heatmap(cam, map, &probabilities, card.output.activation, class);
             let fail = |error| CheckError::Maps { engine, file: file.to_owned(), error };
-            heatmaps.insert(likely.index, Heatmap::values(&found.map_err(fail)?).to_vec());
+            heatmaps.insert(class, Heatmap::values(&found.map_err(fail)?).to_vec());
         }
     }
     Ok(Answer { probabilities, heatmaps })

@@ -4,7 +4,7 @@
 //! (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
 //! (`cam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
 //!
-//! Beside it: [`inspect`] shows what a model holds, [`check`] runs it on every engine and compares,
+//! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows what a model holds, [`check`] runs it on every engine and compares,
 //! [`measure`] says what serving it costs, [`quantize`] writes it in fewer bits; these run folders as a server does ([`served`]).
 //!
 //! This crate knows no HTTP, no wasi and no runner.
@@ -14,6 +14,7 @@ mod backward;
 mod cam;
 pub mod check;
 mod engine;
+pub mod export;
 pub mod external;
 mod fold;
 mod graph;
@@ -36,7 +37,7 @@ mod write;
 pub use engine::EngineError;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};
-pub use prepare::{CARD_FILE, PrepareError, PrepareOptions, Report, Step, prepare};
+pub use prepare::{CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare};
 pub use read::ReadError;
 pub use wire::WireError;
 pub use write::WriteError;

@@ -13,7 +13,6 @@ use skincell_vision::card::{
 };
 use thiserror::Error;
 
-use crate::backward::Refusal;
 use crate::cam::{self, Wanted};
 use crate::engine::{Engine, EngineError, Probe};
 use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
@@ -58,15 +57,26 @@ pub struct PrepareOptions {
     pub scores: Option<String>,
     /// What turns logits into probabilities, where the graph does not say; softmax if `None`.
     pub activation: Option<Activation>,
-    /// The feature map of the Grad-CAM; `None` takes the convolution where it can be solved, and
-    /// the activation otherwise.
-    pub target: Option<Target>,
+    /// The feature map of the Grad-CAM.
+    pub target: CamTarget,
     /// The score whose gradient is shown.
     pub basis: Basis,
     /// Whether the last convolution's bias is its own, and not what a folded batch norm left.
     pub own_bias: bool,
     /// Whether a folder that is there already is replaced.
     pub force: bool,
+}
+
+/// Which feature map Grad-CAM is to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CamTarget {
+    /// The last convolution where it can be solved, and the activation otherwise.
+    #[default]
+    Solvable,
+    /// This one, or none.
+    Only(Target),
+    /// None: the model is served without heatmaps.
+    None,
 }
 
 /// Why a model could not be prepared. Nothing is written then.
@@ -181,7 +191,13 @@ pub fn prepare(
     }
 
     progress(Step::Solve);
-    let solved = solve(&mut graph, &mut probe, &scores, &shifts, options)?;
+    let solved = match options.target {
+        CamTarget::None => Err("the model was prepared without".to_owned()),
+        CamTarget::Solvable => solve(&mut graph, &mut probe, &scores, &shifts, options, None)?,
+        CamTarget::Only(target) => {
+            solve(&mut graph, &mut probe, &scores, &shifts, options, Some(target))?
+        }
+    };
     graph.drop_unused();
     progress(Step::Compare);
     let difference = compare(&original, &graph, &shape, &scores)?;
@@ -197,7 +213,7 @@ pub fn prepare(
             notes.extend(added.note);
             (Some(added.card), None, Some((added.conv, added.channels)))
         }
-        Err(refusal) => (None, Some(refusal.to_string()), None),
+        Err(why) => (None, Some(why), None),
     };
     let card = card(options, input, &scores, gradcam, missing);
     progress(Step::Write);
@@ -221,37 +237,36 @@ fn check_scores(
     Ok(())
 }
 
-/// Adds the Grad-CAM output for the target asked for, or for the first that can be solved.
+/// Adds the Grad-CAM output for the target asked for, or for the first that can be solved. The inner
+/// error names the operator in the way.
 fn solve(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
     shifts: &fold::Shifts,
     options: &PrepareOptions,
-) -> Result<Result<cam::Added, Refusal>, EngineError> {
+    only: Option<Target>,
+) -> Result<Result<cam::Added, String>, EngineError> {
     let tail = match tail::find(graph, probe, &scores.logits)? {
         Ok(tail) => tail,
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(refusal) => return Ok(Err(refusal.to_string())),
     };
-    let mut wanted =
-        Wanted { target: Target::Conv, basis: options.basis, own_bias: options.own_bias };
-    if let Some(target) = options.target {
-        wanted.target = target;
-        return cam::add(graph, probe, scores, &tail, shifts, wanted);
-    }
-    let refusal = match cam::add(graph, probe, scores, &tail, shifts, wanted)? {
-        Ok(added) => return Ok(Ok(added)),
-        Err(refusal) => refusal,
+    let (basis, own_bias) = (options.basis, options.own_bias);
+    let mut add = |target| {
+        let wanted = Wanted { target, basis, own_bias };
+        let added = cam::add(graph, probe, scores, &tail, shifts, wanted)?;
+        Ok(added.map_err(|refusal| refusal.to_string()))
     };
-    wanted.target = Target::Activation;
-    let second = cam::add(graph, probe, scores, &tail, shifts, wanted)?;
-    Ok(second.map_err(|_| refusal.clone()).map(|added| cam::Added {
-        note: Some(format!(
-            "Grad-CAM shows the activation before the pooling: the last convolution itself cannot \
-             be solved ({refusal})"
-        )),
-        ..added
-    }))
+    let why = match add(only.unwrap_or(Target::Conv))? {
+        Err(why) if only.is_none() => why,
+        settled => return Ok(settled),
+    };
+    let note = format!(
+        "Grad-CAM shows the activation before the pooling: the last convolution itself cannot be \
+         solved ({why})"
+    );
+    let second = add(Target::Activation)?;
+    Ok(second.map(|added| cam::Added { note: Some(note), ..added }).map_err(|_| why))
 }
 
 /// Largest difference of a logit between two graphs, on one photo of fixed noise.

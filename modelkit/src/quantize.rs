@@ -69,6 +69,9 @@ pub enum QuantizeError {
         "give photos to calibrate and compare on: files or a folder, the more like real use the better"
     )]
     NoPhotos,
+    /// What is measured afterwards needs both.
+    #[error("{path} would be replaced by its own quantized weights; give another folder with -o", path = .0.display())]
+    SameFolder(PathBuf),
     /// There is nothing to do.
     #[error(
         "the model holds no float32 weights of the kind that --to {0} changes; is it quantized already?"
@@ -130,6 +133,10 @@ pub fn quantize(
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(QuantizeStep),
 ) -> Result<QuantizeReport, QuantizeError> {
+    let whole = |path: &Path| path.canonicalize().ok();
+    if whole(&options.folder).is_some_and(|folder| whole(&options.output) == Some(folder)) {
+        return Err(QuantizeError::SameFolder(options.output.clone()));
+    }
     let draft = Draft::begin(&options.output, options.force)?;
     progress(QuantizeStep::Read);
     let card = read_card(&options.folder)?;

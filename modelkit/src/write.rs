@@ -38,7 +38,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Begins a folder that is to become `target`.
+    /// Begins a folder that is to become `target`; nothing is made before the first file is written.
     ///
     /// # Errors
     /// [`WriteError::Exists`] when `target` is there and not to be replaced.
@@ -49,10 +49,7 @@ impl Draft {
         if !force && target.symlink_metadata().is_ok() {
             return Err(WriteError::Exists(target.to_owned()));
         }
-        let parent = parent_of(target);
-        fs::create_dir_all(&parent).map_err(|e| failed(&parent, e))?;
-        let folder = parent.join(format!(".{name}.{}.draft", std::process::id()));
-        fs::create_dir(&folder).map_err(|e| failed(&folder, e))?;
+        let folder = parent_of(target).join(format!(".{name}.{}.draft", std::process::id()));
         Ok(Self { target: target.to_owned(), force, folder, published: false })
     }
 
@@ -62,6 +59,7 @@ impl Draft {
     /// [`WriteError::File`], for instance when the disk is full.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let path = self.folder.join(name);
+        fs::create_dir_all(&self.folder).map_err(|e| failed(&self.folder, e))?;
         let save = || {
             let mut file = File::create_new(&path)?;
             file.write_all(bytes)?;

@@ -14,6 +14,7 @@ use rten::{Model, ModelOptions};
 use rten_onnx::onnx::GraphProto;
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, Tensor};
+use skincell_modelkit::CamTarget;
 use skincell_modelkit::external::{ALIGNMENT, GRAPH_FILE, WEIGHTS_FILE};
 use skincell_vision::card::{self, Card, Dtype, Form, Target};
 
@@ -43,7 +44,9 @@ fn maps_are_the_closed_form() {
     let (bias, dense) = (noise(2, CHANNELS), noise(3, CHANNELS * CLASSES));
 
     for target in [Target::Conv, Target::Activation] {
-        let report = prepare_in(home.path(), &raw, |o| (o.target, o.force) = (Some(target), true));
+        let report = prepare_in(home.path(), &raw, |o| {
+            (o.target, o.force) = (CamTarget::Only(target), true);
+        });
         let card = report.expect("prepared").card;
         assert_eq!(
             card.gradcam.as_ref().map(|g| (g.width, g.height, g.target)),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use skincell_modelkit::pack::pack;
 use skincell_modelkit::served::{Engine, Outcome, Served};
-use skincell_modelkit::{parse_labels, prepare};
+use skincell_modelkit::{CamTarget, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Card, Form, GradCam, Target};
 use skincell_vision::gradcam::heatmap;
 use skincell_vision::photo::Photo;
@@ -72,7 +72,7 @@ fn fixtures() -> PathBuf {
 fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     let mut options = common::options(raw.to_owned(), home);
     options.classes = parse_labels("a\nb\nc\nd").expect("four labels");
-    options.target = Some(target);
+    options.target = CamTarget::Only(target);
     options.force = true;
     let name = raw.parent().and_then(Path::file_name).and_then(|n| n.to_str()).expect("a name");
     options.own_bias = matches!(name, "conv_bias" | "head_none");
@@ -84,10 +84,10 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
         Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
         Err(error) => println!("{name:20} is not for cellnet: {error}"),
     }
-    let open = |engine: &Box<dyn Engine>| {
-        Served::open(&folder, engine.as_ref()).unwrap_or_else(|e| panic!("{name}: {e}"))
+    let open = |engine: &dyn Engine| {
+        Served::open(&folder, engine).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
-    (engines.iter().map(open).collect(), report.card)
+    (engines.iter().map(|engine| open(engine.as_ref())).collect(), report.card)
 }
 
 fn largest(a: &[f32], b: &[f32]) -> f32 {

@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::path::Path;
+use std::process::Command;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use skincell_tests::client::{Request, get};
-use skincell_tests::{App, Runner, repository};
+use skincell_tests::{App, Runner, artifacts, repository};
 use skincell_vision::photo::{Limits, decode};
 
 /// How far down the list what a photograph shows may be.
@@ -123,4 +126,72 @@ fn both_models_are_listed_with_their_notices() {
         let notice = model["notice"].as_str().unwrap().to_lowercase();
         assert!(notice.contains("not a medical device"), "{notice}");
     }
+}
+
+/// Writes a small Keras classifier and a photo into a folder, and prints what Keras says of the photo.
+const KERAS: &str = r#"
+import json, sys
+sys.path.insert(0, "tests/reference")
+from make import photos
+from networks import build
+from PIL import Image
+
+pictures = photos()
+model, _ = build("head_norm", 7, pictures)
+model.save(sys.argv[1] + "/net.keras")
+Image.fromarray(pictures[0]).save(sys.argv[1] + "/photo.png")
+print(json.dumps(model.predict(pictures[:1].astype("float32"), verbose=0)[0].tolist()))
+"#;
+
+/// A Keras model and its answer to a photo, or why there is none.
+fn keras(python: &str, folder: &Path) -> Result<Vec<f64>, String> {
+    let mut command = Command::new(python);
+    command.args(["-c", KERAS]).arg(folder).current_dir(repository());
+    let output = command.output().map_err(|error| format!("{python}: {error}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    match errors.lines().rfind(|line| line.starts_with("ModuleNotFoundError")) {
+        Some(missing) => Err(format!("{python}: {missing}")),
+        None => {
+            assert!(output.status.success(), "{errors}");
+            Ok(serde_json::from_slice(&output.stdout).unwrap())
+        }
+    }
+}
+
+/// The README's two commands. `SKINCELL_PYTHON` names a Python with
+/// `tests/reference/requirements.txt` installed.
+#[test]
+fn a_keras_file_is_served_after_two_commands() {
+    let python = std::env::var("SKINCELL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let app = App::with_colours();
+    let home = app.path();
+    let probabilities = match keras(&python, home) {
+        Ok(probabilities) => probabilities,
+        Err(why) => {
+            eprintln!("skipped: no Keras to export with: {why}");
+            return;
+        }
+    };
+    let labels = home.join("labels.txt");
+    std::fs::write(&labels, "one\ntwo\nthree\nfour\n").unwrap();
+    let prepared = Command::new(&artifacts().runner)
+        .args(["model", "prepare", "--force", "--python", &python, "--labels"])
+        .args([&labels, &home.join("net.keras")])
+        .arg("-o")
+        .arg(home.join("models/colours"))
+        .output()
+        .unwrap();
+    assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+
+    let runner = Runner::start(&app, &[]);
+    let photo = std::fs::read(home.join("photo.png")).unwrap();
+    let answer = Request::predict("", "image/png", photo).send(&runner).json();
+    for (class, expected) in ["one", "two", "three", "four"].iter().zip(probabilities) {
+        let found = share(&answer, class) / 100.0;
+        println!("{class}: {found:.6}, Keras {expected:.6}");
+        assert!((found - expected).abs() <= 1e-4, "{class}: {found}, Keras {expected}");
+    }
+    let png = STANDARD.decode(answer["heatmap_base64"].as_str().unwrap()).unwrap();
+    let overlay = decode(&png, (32, 32), &Limits::default()).unwrap();
+    assert_eq!((overlay.width(), overlay.height()), (32, 32));
 }

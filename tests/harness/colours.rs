@@ -11,7 +11,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use skincell_modelkit::{PrepareOptions, parse_labels, prepare as modelkit_prepare};
+use skincell_modelkit::{CamTarget, PrepareOptions, parse_labels, prepare as modelkit_prepare};
 use skincell_vision::card::{Basis, Dtype, Target};
 
 /// Width and height of the model's input in pixels.
@@ -51,7 +51,7 @@ pub(crate) fn prepare(models: &Path, name: &str) {
         size: None,
         scores: None,
         activation: None,
-        target: Some(Target::Activation),
+        target: CamTarget::Only(Target::Activation),
         basis: Basis::Probability,
         own_bias: false,
         force: false,

@@ -62,9 +62,12 @@ def gradcam(maps, gradient):
     return heat / largest if largest > 1e-10 else np.zeros_like(heat)
 
 
-def reference(logits, sigmoid, photo):
-    """Probabilities [classes] and maps {way: [classes, h, w]} of one photo, [side, side, 3] u8."""
-    outputs = [logits.get_layer("target").output, logits.get_layer("map").output, logits.output]
+def reference(logits, sigmoid, photo, layers=("target", "map")):
+    """Probabilities [classes] and maps {way: [classes, h, w]} of one photo, [side, side, 3] u8.
+
+    `layers` names the last convolution and the activation after it.
+    """
+    outputs = [*(logits.get_layer(name).output for name in layers), logits.output]
     parts = keras.Model(logits.input, outputs)
     image = tf.constant(photo[None], logits.output.dtype)
     with tf.GradientTape(persistent=True) as tape:

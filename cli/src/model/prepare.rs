@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use skincell_modelkit::{PrepareOptions, Report, Step, parse_labels, prepare};
+use skincell_modelkit::export::{Exported, Framework, export};
+use skincell_modelkit::{CamTarget, PrepareOptions, Report, Step, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Dtype, Target};
 
 use super::progress::Progress;
@@ -17,13 +18,13 @@ What it does:
   added to it; the weights go into a file of their own, so that a server maps them instead of
   copying them. The result is a folder with model.onnx, model.onnx.data and card.json.
 
+Example, a Keras EfficientNetV2, which normalises inside the model:
+  skincell model prepare dermatology.keras --labels labels.txt -o models/skin --force
+
 Example, a PyTorch export with ImageNet's normalisation:
   skincell model prepare raw.onnx --labels labels.txt -o models/skin \\
       --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 \\
       --notice \"Not a medical device.\"
-
-Example, a Keras EfficientNetV2, which normalises inside the model:
-  skincell model prepare raw.onnx --labels labels.txt -o models/skin
 
 The labels file has one class a line, in the order of the model's scores; a tab and a name to show
 may follow:
@@ -33,7 +34,8 @@ may follow:
 #[derive(Debug, Args)]
 #[command(after_help = PREPARE_HELP)]
 pub(crate) struct PrepareArguments {
-    /// The exported ONNX file; weights in files beside it are read too
+    /// The classifier: an ONNX file (weights in files beside it are read too), a Keras model (.keras,
+    /// .h5, a SavedModel folder), or a PyTorch program (.pt2, .pt)
     model: PathBuf,
     /// One class a line, in the order of the scores; a tab and a name to show may follow
     #[arg(long, value_name = "FILE")]
@@ -74,8 +76,8 @@ pub(crate) struct PrepareArguments {
     /// What turns scores into probabilities, where the graph does not say [default: softmax]
     #[arg(long, value_enum)]
     activation: Option<ActivationKind>,
-    /// Which map Grad-CAM shows: the last convolution's raw output, or the activation after it
-    /// [default: conv, or activation where conv cannot be solved]
+    /// Which map Grad-CAM shows: the last convolution's raw output, the activation after it, or none
+    /// at all [default: conv, or activation where conv cannot be solved]
     #[arg(long, value_enum)]
     cam_target: Option<TargetKind>,
     /// Whose gradient Grad-CAM shows: the class's probability, or its score before softmax
@@ -84,6 +86,10 @@ pub(crate) struct PrepareArguments {
     /// Whether the last convolution's bias is its own, or what a folded batch norm left
     #[arg(long, value_enum, default_value_t = BiasKind::Folded)]
     conv_bias: BiasKind,
+    /// The Python that exports a Keras or PyTorch model; it needs what models/keras/requirements.txt or
+    /// models/torch/requirements.txt says
+    #[arg(long, value_name = "PYTHON", env = "SKINCELL_PYTHON", default_value = "python3")]
+    python: PathBuf,
     /// Replace the folder if it is there already
     #[arg(long)]
     force: bool,
@@ -105,6 +111,7 @@ enum ActivationKind {
 enum TargetKind {
     Conv,
     Activation,
+    None,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -148,9 +155,18 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     if classes.is_empty() {
         bail!("labels {}: no class in it", arguments.labels.display());
     }
+    let progress = Progress::new();
+    let exported = match Framework::of(&arguments.model) {
+        None => None,
+        Some(framework) => {
+            progress.show(&format!("exporting with {}", framework.name()));
+            Some(export(&arguments.model, framework, &arguments.python, arguments.size)?)
+        }
+    };
     let output = arguments.output.clone();
+    let model = exported.as_ref().map_or(arguments.model, Exported::path);
     let options = PrepareOptions {
-        model: arguments.model,
+        model,
         output: arguments.output,
         classes,
         name: arguments.name,
@@ -170,10 +186,12 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
             ActivationKind::Softmax => Activation::Softmax,
             ActivationKind::Sigmoid => Activation::Sigmoid,
         }),
-        target: arguments.cam_target.map(|t| match t {
-            TargetKind::Conv => Target::Conv,
-            TargetKind::Activation => Target::Activation,
-        }),
+        target: match arguments.cam_target {
+            None => CamTarget::Solvable,
+            Some(TargetKind::Conv) => CamTarget::Only(Target::Conv),
+            Some(TargetKind::Activation) => CamTarget::Only(Target::Activation),
+            Some(TargetKind::None) => CamTarget::None,
+        },
         basis: match arguments.cam_basis {
             BasisKind::Probability => Basis::Probability,
             BasisKind::Logit => Basis::Logit,
@@ -181,7 +199,6 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
         own_bias: arguments.conv_bias == BiasKind::Own,
         force: arguments.force,
     };
-    let progress = Progress::new();
     let report = prepare(&options, &mut |step| progress.show(words(step)))?;
     progress.done();
     print_report(&report, &output.display().to_string());

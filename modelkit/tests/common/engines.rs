@@ -67,7 +67,7 @@ impl Engine for Cellnet {
     }
 
     fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, String> {
-        let model = cellnet::Model::open(&folder.join(CELL_FILE)).map_err(|e| e.to_string())?;
+        let model = cellnet::Model::open(folder.join(CELL_FILE)).map_err(|e| e.to_string())?;
         Ok(Box::new(CellModel(Workspace::new(&model), model)))
     }
 }

@@ -11,7 +11,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use skincell_modelkit::{PrepareError, PrepareOptions, Report, parse_labels, prepare};
+use skincell_modelkit::{CamTarget, PrepareError, PrepareOptions, Report, parse_labels, prepare};
 use skincell_vision::card::{Basis, Dtype};
 
 /// Channels of the last convolution of [`classifier`].
@@ -138,7 +138,7 @@ pub fn options(model: PathBuf, folder: &Path) -> PrepareOptions {
         size: None,
         scores: None,
         activation: None,
-        target: None,
+        target: CamTarget::Solvable,
         basis: Basis::Probability,
         own_bias: false,
         force: false,

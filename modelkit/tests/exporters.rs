@@ -1,0 +1,116 @@
+//! Exports of real frameworks: each kind of file that `prepare` takes, its scores held to the
+//! framework's own. Skipped, with a printed reason, where the framework is not installed.
+//!
+//! `SKINCELL_PYTHON` names a Python with models/keras/requirements.txt, `SKINCELL_TORCH_PYTHON` one
+//! with models/torch/requirements.txt.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::engines::Rten;
+use skincell_modelkit::export::{Framework, export};
+use skincell_modelkit::served::Served;
+use skincell_modelkit::{parse_labels, photos, prepare};
+
+/// Saves one network in each of Keras's ways, a tensor, and prints the scores.
+const KERAS: &str = r#"
+import json, sys
+import keras, numpy as np
+import tf2onnx
+
+keras.utils.set_random_seed(3)
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(8, 3, use_bias=False),
+    layers.BatchNormalization(), layers.Activation("silu"), layers.GlobalAveragePooling2D(),
+    layers.Dense(5, activation="softmax"),
+])
+image = np.random.default_rng(3).uniform(0, 255, (1, 16, 16, 3)).astype("float32")
+np.save(sys.argv[1] + "/image.npy", image)
+model.save(sys.argv[1] + "/a.keras")
+model.save(sys.argv[1] + "/b.h5")
+model.export(sys.argv[1] + "/c", verbose=False)
+print(json.dumps(model.predict(image, verbose=0)[0].tolist()))
+"#;
+
+/// The same in PyTorch.
+const TORCH: &str = r#"
+import json, sys
+import numpy as np, onnx, onnxscript, torch
+from torch import nn
+
+torch.manual_seed(3)
+model = nn.Sequential(
+    nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(), nn.Linear(8, 5),
+).eval()
+image = torch.rand(1, 3, 16, 16)
+np.save(sys.argv[1] + "/image.npy", image.numpy())
+torch.export.save(torch.export.export(model, (image,)), sys.argv[1] + "/a.pt2")
+torch.jit.trace(model, image).save(sys.argv[1] + "/b.pt")
+print(json.dumps(model(image)[0].tolist()))
+"#;
+
+/// A Python named by an environment variable, and what its framework says of its own network; or
+/// nothing, with a printed reason.
+fn framework(variable: &str, script: &str, folder: &Path) -> Option<(PathBuf, Vec<f32>)> {
+    let python = std::env::var_os(variable).map_or("python3".into(), PathBuf::from);
+    let output = match Command::new(&python).args(["-c", script]).arg(folder).output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("skipped: {}: {error}; {variable} names another", python.display());
+            return None;
+        }
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if let Some(missing) = errors.lines().rfind(|line| line.starts_with("ModuleNotFoundError")) {
+        eprintln!("skipped: {}: {missing}; {variable} names another", python.display());
+        return None;
+    }
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let scores = text.lines().last().map(serde_json::from_str).expect("a line of scores");
+    Some((python, scores.expect("scores")))
+}
+
+/// Exports, prepares and runs one file; gives the scores.
+fn scores(model: &Path, python: &Path, size: Option<(u32, u32)>) -> Vec<f32> {
+    let name = model.display();
+    let framework = Framework::of(model).expect("a known name");
+    let exported = export(model, framework, python, size).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let home = model.parent().expect("a folder");
+    let mut options = common::options(exported.path(), home);
+    options.classes = parse_labels("a\nb\nc\nd\ne").expect("five labels");
+    options.force = true;
+    let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(report.card.gradcam_missing, None, "{name}");
+    let image = photos::load(&home.join("image.npy"), &report.card.input).expect("a tensor");
+    let mut served = Served::open(&options.output, &Rten).unwrap_or_else(|e| panic!("{name}: {e}"));
+    served.run(&image).unwrap_or_else(|e| panic!("{name}: {e}")).scores
+}
+
+fn check(variable: &str, script: &str, files: &[&str], size: Option<(u32, u32)>) {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let Some((python, expected)) = framework(variable, script, home.path()) else { return };
+    for file in files {
+        let found = scores(&home.path().join(file), &python, size);
+        println!("{file}: {found:?}, the framework {expected:?}");
+        assert_eq!(found.len(), expected.len(), "{file}");
+        let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-5);
+        assert!(near, "{file}: {found:?}, the framework {expected:?}");
+    }
+}
+
+#[test]
+fn keras_files_say_what_keras_says() {
+    check("SKINCELL_PYTHON", KERAS, &["a.keras", "b.h5", "c"], None);
+}
+
+#[test]
+fn torch_files_say_what_torch_says() {
+    check("SKINCELL_TORCH_PYTHON", TORCH, &["a.pt2", "b.pt"], Some((16, 16)));
+}

@@ -7,12 +7,14 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Serialize;
 use skincell_vision::card::{Basis, Card};
 use skincell_vision::rank::Ranked;
 
 use crate::clock::Timing;
-use crate::explain::Heatmap;
+use crate::explain::{ClassMap, Heatmap};
 use crate::negotiate::Form;
 use crate::problem::Problem;
 
@@ -31,6 +33,10 @@ pub fn prediction(
 ) -> Result<Response<Vec<u8>>, Problem> {
     let mut response = match (form, heatmap) {
         (Form::Png, Heatmap::Shown { png, .. }) => with_type("image/png", png),
+        (Form::Png, Heatmap::Maps(_)) => {
+            let why = "the request says heatmap=maps".to_owned();
+            return Err(Problem::NoHeatmap { why });
+        }
         (Form::Png, Heatmap::Missing(why)) => return Err(Problem::NoHeatmap { why }),
         (Form::Json, heatmap) => json(&document(card, ranking, &heatmap, timing))?,
     };
@@ -38,6 +44,18 @@ pub fn prediction(
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
     }
     Ok(response)
+}
+
+/// The answer of `GET /health`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+pub(crate) struct Health {
+    status: &'static str,
+}
+
+impl Health {
+    /// The component runs.
+    pub(crate) const OK: Self = Self { status: "ok" };
 }
 
 /// A value as a JSON response.
@@ -82,7 +100,17 @@ pub fn finish(head: &Parts, outcome: Result<Response<Vec<u8>>, Problem>) -> Resp
 }
 
 fn refusal(problem: &Problem, request_id: Option<&str>) -> Response<Vec<u8>> {
-    let mut response = with_type("application/problem+json", problem.to_json(request_id));
+    refusal_with(problem, "application/problem+json", problem.to_json(request_id))
+}
+
+/// A problem as a response whose body says it in another form.
+#[must_use]
+pub fn refusal_with(
+    problem: &Problem,
+    content_type: &'static str,
+    body: Vec<u8>,
+) -> Response<Vec<u8>> {
+    let mut response = with_type(content_type, body);
     *response.status_mut() =
         StatusCode::from_u16(problem.kind().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Problem::MethodNotAllowed { allow, .. } = problem {
@@ -99,32 +127,64 @@ fn request_id(head: &Parts) -> Option<HeaderValue> {
     sensible.then(|| id.clone())
 }
 
+/// The answer to a photo.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Prediction"))]
+pub(crate) struct Document<'a> {
     model: Model<'a>,
+    /// The likeliest classes, best first.
     results: Vec<Class<'a>>,
+    /// The overlay as PNG, of the model's input size.
     heatmap_base64: Option<String>,
+    /// The class the heatmap explains.
     heatmap_class: Option<&'a str>,
+    /// Whose gradient it shows.
     heatmap_basis: Option<Basis>,
+    /// With `heatmap=maps`: the heatmaps of several classes as numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap_maps: Option<Vec<Map<'a>>>,
+    /// Why there is no heatmap, where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_missing: Option<&'a str>,
     timing_ms: Timing,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "AnsweringModel"))]
 struct Model<'a> {
     name: &'a str,
+    /// What every reader must know, such as "not a medical device".
     notice: &'a str,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "RankedClass"))]
 struct Class<'a> {
+    /// The label, as the model was trained with it.
     class: &'a str,
+    /// The name for people, where the card has another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     display: Option<&'a str>,
     /// Per cent.
     probability: f64,
     index: usize,
+}
+
+/// One class's heatmap as numbers.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "ClassMap"))]
+struct Map<'a> {
+    class: &'a str,
+    index: usize,
+    basis: Basis,
+    width: u32,
+    height: u32,
+    /// 0 to 1 with 4 decimals, rows from the top, over the whole photo.
+    values: Vec<f64>,
 }
 
 fn document<'a>(
@@ -145,6 +205,7 @@ fn document<'a>(
         heatmap_base64: None,
         heatmap_class: None,
         heatmap_basis: None,
+        heatmap_maps: None,
         heatmap_missing: None,
         timing_ms: timing,
     };
@@ -154,9 +215,27 @@ fn document<'a>(
             document.heatmap_class = label(*class);
             document.heatmap_basis = Some(*basis);
         }
+        Heatmap::Maps(maps) => {
+            let first = maps.first();
+            document.heatmap_class = first.and_then(|map| label(map.class));
+            document.heatmap_basis = first.map(|map| map.heatmap.basis());
+            document.heatmap_maps =
+                Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
+        }
         Heatmap::Missing(why) => document.heatmap_missing = Some(why),
     }
     document
+}
+
+fn numbers<'a>(card: &'a Card, ClassMap { class, heatmap }: &ClassMap) -> Option<Map<'a>> {
+    Some(Map {
+        class: &card.classes.get(*class)?.label,
+        index: *class,
+        basis: heatmap.basis(),
+        width: heatmap.width(),
+        height: heatmap.height(),
+        values: heatmap.values().iter().map(|v| (f64::from(*v) * 1e4).round() / 1e4).collect(),
+    })
 }
 
 /// Per cent with 4 decimals: what f32 can tell, and few enough that 1000 classes, each rounded by at

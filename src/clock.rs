@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Milliseconds, rounded to hundredths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Timing {
     /// From the photo's bytes to the input tensor.
     pub decode: f64,

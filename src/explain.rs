@@ -8,15 +8,15 @@ use skincell_vision::photo::Photo;
 use skincell_vision::rank::Ranked;
 
 use crate::inference::Scores;
-use crate::options::Options;
+use crate::options::{DEFAULT_TOP_K, HeatmapForm, Options};
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
 
 /// Whether to make a heatmap, decided before anything is computed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// Of the class at this index, or of the most probable one.
-    Make(Option<usize>),
+    /// Of the class at this index, or of the most probable one, in this form.
+    Make(Option<usize>, HeatmapForm),
     /// None, for this reason: the end of "no heatmap, …".
     Skip(String),
 }
@@ -38,13 +38,13 @@ impl Wish {
             let why = card.gradcam_missing.as_deref().unwrap_or("none was prepared");
             return Ok(Self::Skip(format!("model {:?} has no Grad-CAM output: {why}", card.name)));
         }
-        Ok(Self::Make(class))
+        Ok(Self::Make(class, options.heatmap.unwrap_or(HeatmapForm::Overlay)))
     }
 
     /// Whether the Grad-CAM output is to be fetched.
     #[must_use]
     pub fn is_make(&self) -> bool {
-        matches!(self, Self::Make(_))
+        matches!(self, Self::Make(..))
     }
 }
 
@@ -73,7 +73,7 @@ fn unknown_class(card: &Card, asked: &str) -> Problem {
     Problem::UnknownClass { class: excerpt(asked), model: card.name.clone(), known }
 }
 
-/// A heatmap drawn over its photo, or why there is none.
+/// What explains an answer, or why nothing does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heatmap {
     /// The overlay.
@@ -85,11 +85,22 @@ pub enum Heatmap {
         /// Whose gradient it shows.
         basis: Basis,
     },
+    /// The maps of several classes as numbers, the one asked for first; never empty.
+    Maps(Vec<ClassMap>),
     /// None, for this reason: the end of "no heatmap, …".
     Missing(String),
 }
 
-/// Makes the wished heatmap: the class's map out of all classes' ones, over `photo`.
+/// The heatmap of one class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassMap {
+    /// Index of the class it explains.
+    pub class: usize,
+    /// Its values, as the model gave them, over the whole photo.
+    pub heatmap: gradcam::Heatmap,
+}
+
+/// Makes the wished heatmap over `photo` out of all classes' maps.
 ///
 /// # Errors
 /// [`Problem::Internal`] where a step fails that the checks before should have ruled out.
@@ -101,21 +112,39 @@ pub fn explain(
     probabilities: &[f32],
     ranking: &[Ranked],
 ) -> Result<Heatmap, Problem> {
-    let class = match wish {
+    let (class, form) = match wish {
         Wish::Skip(why) => return Ok(Heatmap::Missing(why.clone())),
-        Wish::Make(Some(class)) => *class,
-        Wish::Make(None) => ranking.first().map_or(0, |best| best.index),
+        Wish::Make(Some(class), form) => (*class, *form),
+        Wish::Make(None, form) => (ranking.first().map_or(0, |best| best.index), *form),
     };
     let (Some(cam), Some(map)) = (&scores.cam, &card.gradcam) else {
         return Ok(Heatmap::Missing("the model gave none".to_owned()));
     };
-    let heatmap = match gradcam::heatmap(cam, map, probabilities, card.output.activation, class) {
-        Ok(heatmap) => heatmap,
+    let of = |class| gradcam::heatmap(cam, map, probabilities, card.output.activation, class);
+    let made = match form {
+        HeatmapForm::Overlay => of(class).map(|heatmap| vec![ClassMap { class, heatmap }]),
+        HeatmapForm::Maps => mapped(class, ranking)
+            .map(|class| Ok(ClassMap { class, heatmap: of(class)? }))
+            .collect(),
+    };
+    match (made, form) {
+        (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
+        (Ok(maps), HeatmapForm::Overlay) => draw(photo, maps),
         // The classes are known all the same: half an answer is better than none.
-        Err(error @ GradCamError::NotFinite { .. }) => {
-            return Ok(Heatmap::Missing(error.to_string()));
-        }
-        Err(error) => return Err(internal("the heatmap", &error)),
+        (Err(error @ GradCamError::NotFinite { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
+        (Err(error), _) => Err(internal("the heatmap", &error)),
+    }
+}
+
+/// The classes whose maps are given: `first`, then the likeliest others, few enough for any answer.
+fn mapped(first: usize, ranking: &[Ranked]) -> impl Iterator<Item = usize> {
+    let others = ranking.iter().map(|ranked| ranked.index).filter(move |index| *index != first);
+    std::iter::once(first).chain(others).take(DEFAULT_TOP_K)
+}
+
+fn draw(photo: &Photo, maps: Vec<ClassMap>) -> Result<Heatmap, Problem> {
+    let Some(ClassMap { class, heatmap }) = maps.into_iter().next() else {
+        return Ok(Heatmap::Missing("the model gave none".to_owned()));
     };
     let overlay = overlay::overlay(photo, &heatmap, ALPHA);
     let png = overlay::encode_png(&overlay).map_err(|error| internal("the overlay", &error))?;
@@ -169,7 +198,7 @@ mod tests {
             let settings = Settings { gradcam: allowed, ..settings };
             let options = Options { gradcam, class: Some("1".to_owned()), ..Options::default() };
             match (Wish::of(&settings, &options, &card).unwrap(), expect) {
-                (wish, Ok(())) => assert_eq!(wish, Wish::Make(Some(1))),
+                (wish, Ok(())) => assert_eq!(wish, Wish::Make(Some(1), HeatmapForm::Overlay)),
                 (Wish::Skip(why), Err(part)) => assert!(why.contains(part), "{why}"),
                 (wish, Err(part)) => panic!("{wish:?} where {part} rules it out"),
             }

@@ -94,6 +94,11 @@ fn options_change_the_answer() {
     assert_eq!(answer("top_k=1")["results"].as_array().unwrap().len(), 1);
     assert_eq!(answer("top_k=100")["results"].as_array().unwrap().len(), 2);
     assert_eq!(answer("class=1")["heatmap_class"], "Éczema");
+    let maps = answer("heatmap=maps&class=1");
+    assert_eq!(maps["heatmap_base64"], serde_json::Value::Null);
+    assert_eq!(maps["heatmap_class"], "Éczema");
+    assert_eq!(maps["heatmap_maps"][0]["values"], serde_json::json!([0.0, 0.0, 0.0, 1.0]));
+    assert_eq!(maps["heatmap_maps"][1]["index"], 0);
     let without = answer("gradcam=no");
     assert_eq!(without["heatmap_base64"], serde_json::Value::Null);
     assert_eq!(without["heatmap_class"], serde_json::Value::Null);
@@ -143,6 +148,8 @@ fn what_goes_wrong_has_a_type() {
     let photo = bmp(1, 2, 3);
     let mut png_only = post("/predict?gradcam=0", "image/bmp", &photo);
     png_only.headers_mut().insert("accept", "image/png".parse().unwrap());
+    let mut png_of_maps = post("/predict?heatmap=maps", "image/bmp", &photo);
+    png_of_maps.headers_mut().insert("accept", "image/png".parse().unwrap());
     let mut text_only = post("/predict", "image/bmp", &photo);
     text_only.headers_mut().insert("accept", "text/html".parse().unwrap());
     let cases = [
@@ -155,6 +162,7 @@ fn what_goes_wrong_has_a_type() {
         (post("/predict?class=x", "image/bmp", &photo), 400, "unknown-class"),
         (post("/predict?class=x&gradcam=0", "image/bmp", &photo), 400, "unknown-class"),
         (png_only, 409, "no-heatmap"),
+        (png_of_maps, 409, "no-heatmap"),
         (text_only, 406, "not-acceptable"),
         (post("/elsewhere", "image/bmp", &photo), 404, "unknown-path"),
         (post("/health", "image/bmp", &photo), 405, "method-not-allowed"),
@@ -212,7 +220,7 @@ fn bad_settings_are_said_at_once() {
 fn what_can_be_read_is_read() {
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
-        ("/page.js", "text/javascript; charset=utf-8"),
+        ("/page/main.js", "text/javascript; charset=utf-8"),
         ("/health", "application/json"),
         ("/models", "application/json"),
     ] {

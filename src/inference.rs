@@ -33,6 +33,12 @@ pub enum Element {
 
 /// A host that runs models.
 pub trait Inference {
+    /// Makes sure that `model` can be run, without running it.
+    ///
+    /// # Errors
+    /// [`InferenceError`] with what the host said.
+    fn load(&self, model: &str) -> Result<(), InferenceError>;
+
     /// Runs `model` on one named input and gives those outputs that are `wanted` and exist.
     ///
     /// # Errors
@@ -191,6 +197,10 @@ pub(crate) mod tests {
     pub(crate) struct RedOrBlue;
 
     impl Inference for RedOrBlue {
+        fn load(&self, _: &str) -> Result<(), InferenceError> {
+            Ok(())
+        }
+
         fn infer(
             &self,
             _: &str,
@@ -212,6 +222,10 @@ pub(crate) mod tests {
     pub(crate) struct Fixed(pub(crate) Result<Vec<OutputTensor>, InferenceError>);
 
     impl Inference for Fixed {
+        fn load(&self, _: &str) -> Result<(), InferenceError> {
+            self.0.clone().map(drop)
+        }
+
         fn infer(
             &self,
             _: &str,

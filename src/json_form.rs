@@ -163,6 +163,7 @@ mod tests {
                     top_k: None,
                     gradcam: Some(false),
                     class: Some("1".to_owned()),
+                    heatmap: None,
                     model: Some("skin".to_owned()),
                 },
             ),

@@ -21,11 +21,14 @@ mod multipart;
 pub mod negotiate;
 #[cfg(target_family = "wasm")]
 mod nn;
+#[cfg(test)]
+mod openapi;
 pub mod options;
 mod page;
 pub mod problem;
 pub mod settings;
 pub mod upload;
+mod v2;
 
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -40,6 +43,9 @@ use crate::inference::Inference;
 use crate::options::DEFAULT_TOP_K;
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
+
+/// What `/openapi.json` says, see `openapi`.
+const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 /// Answers a request, with `variable` as the environment.
 pub fn respond<S: Source>(
@@ -62,18 +68,22 @@ fn route<S: Source>(
     inference: &impl Inference,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let path = head.uri.path();
+    if let Some(below) = v2::below(path) {
+        return Ok(v2::answer(head, below, source, settings, inference));
+    }
     let is_page = page::asset(path).is_some();
     let allow = match path {
         "/predict" => "POST",
-        "/health" | "/models" => "GET, HEAD",
+        "/health" | "/models" | "/openapi.json" => "GET, HEAD",
         _ if is_page => "GET, HEAD",
         _ => return Err(Problem::UnknownPath { path: excerpt(path) }),
     };
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     match path {
         "/predict" if head.method == Method::POST => predict(head, source, settings, inference),
-        "/health" if reads => answer::json(&serde_json::json!({"status": "ok"})),
+        "/health" if reads => answer::json(&answer::Health::OK),
         "/models" if reads => answer::json(&models::list(settings)),
+        "/openapi.json" if reads => Ok(answer::with_type("application/json", OPENAPI.into())),
         _ if is_page && reads => Ok(page::answer(path)),
         _ => Err(Problem::MethodNotAllowed { method: excerpt(head.method.as_str()), allow }),
     }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::io::ErrorKind;
 
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Serialize;
 use skincell_vision::card::{Card, Target, is_model_name};
 
@@ -47,7 +49,7 @@ fn default_name(settings: &Settings) -> Option<String> {
 }
 
 /// The names of the mounted models, in order.
-fn names(settings: &Settings) -> Vec<String> {
+pub(crate) fn names(settings: &Settings) -> Vec<String> {
     let entries = fs::read_dir(&settings.models).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter(|entry| entry.path().join("card.json").is_file())
@@ -71,20 +73,27 @@ fn unknown(settings: &Settings, name: &str) -> Problem {
 
 /// The answer of `GET /models`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Models"))]
 pub struct Listing {
+    /// The model a request gets that names none.
     default: Option<String>,
     models: Vec<Entry>,
 }
 
 /// One model of a [`Listing`]: its card in short, or why there is none to show.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(untagged)]
+#[cfg_attr(test, schemars(rename = "ListedModel"))]
 enum Entry {
     Served(Box<Summary>),
     Broken { name: String, error: String },
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Model"))]
 struct Summary {
     name: String,
     title: String,
@@ -99,6 +108,8 @@ struct Summary {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "InputSize"))]
 struct Size {
     width: u32,
     height: u32,

@@ -33,6 +33,10 @@ mod bindings {
 pub(crate) struct Host;
 
 impl Inference for Host {
+    fn load(&self, model: &str) -> Result<(), InferenceError> {
+        load_by_name(model).map(drop).map_err(|error| not_loaded(model, &error))
+    }
+
     fn infer(
         &self,
         model: &str,

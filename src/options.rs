@@ -1,5 +1,5 @@
-//! What a request asks for beside its photo: `top_k`, `gradcam`, `class` and `model`, from the query,
-//! form fields or JSON members alike. Leaves out what they mean for one model (`predict`).
+//! What a request asks for beside its photo: `top_k`, `gradcam`, `class`, `heatmap` and `model`, from
+//! the query, form fields or JSON members alike. Leaves out what they mean for one model (`predict`).
 //!
 //! Where one is given twice, the later wins, and a body comes after the query. An empty value counts
 //! as not given, as browsers send untouched form fields.
@@ -22,8 +22,19 @@ pub struct Options {
     pub gradcam: Option<bool>,
     /// Which class the heatmap explains, by label or index.
     pub class: Option<String>,
+    /// How the heatmap is given.
+    pub heatmap: Option<HeatmapForm>,
     /// Which model answers.
     pub model: Option<String>,
+}
+
+/// The two ways to give a heatmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeatmapForm {
+    /// Drawn over the photo, as one PNG. What a request gets that does not say.
+    Overlay,
+    /// As numbers, for each of the likeliest classes: for who draws it, such as the page.
+    Maps,
 }
 
 impl Options {
@@ -60,6 +71,11 @@ impl Options {
                 Some(gradcam) => self.gradcam = Some(gradcam),
                 None => return bad("gradcam", "true, 1 or yes; false, 0 or no"),
             },
+            "heatmap" => match value.to_ascii_lowercase().as_str() {
+                "overlay" => self.heatmap = Some(HeatmapForm::Overlay),
+                "maps" => self.heatmap = Some(HeatmapForm::Maps),
+                _ => return bad("heatmap", "overlay (a PNG) or maps (numbers)"),
+            },
             "class" if value.len() <= MAX_VALUE => self.class = Some(value.to_owned()),
             "class" => return bad("class", "a class's label or index"),
             _ if value.len() <= MAX_VALUE => self.model = Some(value.to_owned()),
@@ -69,10 +85,13 @@ impl Options {
     }
 }
 
+/// The names of all options.
+pub const NAMES: [&str; 5] = ["top_k", "gradcam", "class", "heatmap", "model"];
+
 /// Whether there is an option of this name.
 #[must_use]
 pub fn is_option(name: &str) -> bool {
-    ["top_k", "gradcam", "class", "model"].contains(&name)
+    NAMES.contains(&name)
 }
 
 fn parse_switch(text: &str) -> Option<bool> {
@@ -93,6 +112,7 @@ mod tests {
             top_k,
             gradcam,
             class: class.map(str::to_owned),
+            heatmap: None,
             model: model.map(str::to_owned),
         };
         let long = format!("class={}", "a".repeat(MAX_VALUE + 1));
@@ -120,6 +140,14 @@ mod tests {
             let found = Options::from_query(query).map_err(|problem| problem.kind().name);
             assert_eq!(found, expect, "{query:?}");
         }
+    }
+
+    #[test]
+    fn a_heatmap_is_drawn_or_given_as_numbers() {
+        let form = |query| Options::from_query(query).map(|options| options.heatmap);
+        assert_eq!(form("heatmap=maps").unwrap(), Some(HeatmapForm::Maps));
+        assert_eq!(form("heatmap=Overlay").unwrap(), Some(HeatmapForm::Overlay));
+        assert_eq!(form("heatmap=svg").unwrap_err().kind().name, "bad-option");
     }
 
     #[test]

@@ -1,25 +1,45 @@
-//! The page at `/`: three files compiled into the component, with a policy that lets the browser run
-//! and load nothing else.
+//! The page at `/`: a few hand-written files compiled into the component, with a policy that lets the
+//! browser run and load nothing else.
 
 use http::Response;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 
 use crate::answer;
 
-/// Scripts, styles and requests from here only; photos from memory (`blob:`) and answers (`data:`).
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src 'self' blob: data:; base-uri 'none'; form-action 'self'; \
-                      frame-ancestors 'none'";
+/// What the browser is told with every file of the page. Scripts, styles and requests from here only;
+/// photos from memory (`blob:`); no text ever becomes markup (trusted types); the camera, and nothing
+/// else of the device.
+const POLICIES: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("permissions-policy"), "camera=(self), geolocation=(), microphone=()"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The content type and text of the page's file at `path`.
 #[must_use]
 pub(crate) fn asset(path: &str) -> Option<(&'static str, &'static str)> {
-    match path {
-        "/" => Some(("text/html; charset=utf-8", include_str!("page/index.html"))),
-        "/page.css" => Some(("text/css; charset=utf-8", include_str!("page/page.css"))),
-        "/page.js" => Some(("text/javascript; charset=utf-8", include_str!("page/page.js"))),
-        _ => None,
-    }
+    Some(match path {
+        "/" => ("text/html; charset=utf-8", include_str!("page/index.html")),
+        "/page/style.css" => ("text/css; charset=utf-8", include_str!("page/style.css")),
+        "/page/icon.svg" => ("image/svg+xml", include_str!("page/icon.svg")),
+        "/page/main.js" => (SCRIPT, include_str!("page/main.js")),
+        "/page/words.js" => (SCRIPT, include_str!("page/words.js")),
+        "/page/photo.js" => (SCRIPT, include_str!("page/photo.js")),
+        "/page/crop.js" => (SCRIPT, include_str!("page/crop.js")),
+        "/page/camera.js" => (SCRIPT, include_str!("page/camera.js")),
+        "/page/heatmap.js" => (SCRIPT, include_str!("page/heatmap.js")),
+        "/page/send.js" => (SCRIPT, include_str!("page/send.js")),
+        _ => return None,
+    })
 }
 
 /// The page's file at `path` as a response; empty where there is none.
@@ -27,26 +47,50 @@ pub(crate) fn asset(path: &str) -> Option<(&'static str, &'static str)> {
 pub(crate) fn answer(path: &str) -> Response<Vec<u8>> {
     let (content_type, text) = asset(path).unwrap_or(("text/plain", ""));
     let mut response = answer::with_type(content_type, text.as_bytes().to_vec());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    for (name, policy) in POLICIES {
+        response.headers_mut().insert(name, HeaderValue::from_static(policy));
+    }
     response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    /// Largest page, in bytes as sent: what a phone on a slow network loads in a second or two.
+    const LARGEST: usize = 60 * 1024;
+
+    /// Every path that the file at `path` refers to, resolved by hand: `page/x` from the HTML, `./x`
+    /// from a module.
+    fn linked(path: &str) -> BTreeSet<String> {
+        let (_, text) = asset(path).unwrap();
+        text.split(['"', '\''])
+            .filter_map(|word| word.strip_prefix("page/").or_else(|| word.strip_prefix("./")))
+            .map(|name| format!("/page/{name}"))
+            .collect()
+    }
+
+    #[test]
+    fn the_page_is_whole_and_small() {
+        let mut found = BTreeSet::from(["/".to_owned()]);
+        let mut open = vec!["/".to_owned()];
+        while let Some(path) = open.pop() {
+            for next in linked(&path) {
+                assert!(asset(&next).is_some(), "{path} refers to {next}, which is not served");
+                if found.insert(next.clone()) {
+                    open.push(next);
+                }
+            }
+        }
+        assert_eq!(found.len(), 10, "a file is served that nothing refers to: {found:?}");
+        let weight: usize = found.iter().map(|path| asset(path).unwrap().1.len()).sum();
+        assert!(weight <= LARGEST, "the page weighs {weight} bytes");
+    }
 
     #[test]
     fn the_page_keeps_its_own_policy() {
         let (_, html) = asset("/").unwrap();
-        for name in ["page.css", "page.js"] {
-            assert!(
-                html.contains(&format!("\"{name}\"")),
-                "{name} is linked, relative to the page"
-            );
-            assert!(asset(&format!("/{name}")).is_some(), "{name} is served");
-        }
         for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "javascript:"] {
             assert!(!html.contains(forbidden), "{forbidden} would be blocked or leave this host");
         }

@@ -5,6 +5,8 @@
 //! does not pretend that something can be fetched there. What each problem says ends with what to do
 //! next. It leaves out HTTP itself: `answer` turns a problem into a response.
 
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Serialize;
 use skincell_vision::photo::PhotoError;
 use skincell_vision::rank::RankError;
@@ -116,7 +118,9 @@ pub enum Problem {
     #[error(transparent)]
     Photo(#[from] PhotoError),
     /// A query parameter or JSON member nobody knows.
-    #[error("there is no option {name:?}: the options are top_k, gradcam, class and model")]
+    #[error(
+        "there is no option {name:?}: the options are top_k, gradcam, class, heatmap and model"
+    )]
     UnknownOption {
         /// The name given, cut by [`excerpt`].
         name: String,
@@ -138,6 +142,18 @@ pub enum Problem {
         name: String,
         /// Which there are, as the end of a sentence.
         known: String,
+    },
+    /// A version of a model, where each has the one.
+    #[error("there is no version {version:?}: every model has the one version 1, or name none")]
+    UnknownVersion {
+        /// The version asked for, cut by [`excerpt`].
+        version: String,
+    },
+    /// A request of the Open Inference Protocol that does not fit the model or itself.
+    #[error("the inference request {why}; see the model's metadata")]
+    BadInference {
+        /// What is wrong, as the end of a sentence.
+        why: String,
     },
     /// A class the model does not have.
     #[error("model {model:?} has no class {class:?}: name one of {known}")]
@@ -219,6 +235,8 @@ impl Problem {
             Self::UnknownOption { .. } => ("unknown-option", 400, "No such option"),
             Self::BadOption { .. } => ("bad-option", 400, "Option value not taken"),
             Self::UnknownModel { .. } => ("unknown-model", 404, "No such model"),
+            Self::UnknownVersion { .. } => ("unknown-version", 404, "No such version"),
+            Self::BadInference { .. } => ("bad-inference", 400, "Inference request not taken"),
             Self::UnknownClass { .. } => ("unknown-class", 400, "No such class"),
             Self::NoHeatmap { .. } => ("no-heatmap", 409, "No heatmap for this request"),
             Self::Settings(_) => ("bad-settings", 500, "The service is misconfigured"),
@@ -264,11 +282,16 @@ impl Problem {
 
 /// The members of RFC 9457, section 3.1, and ours.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Problem"))]
+pub(crate) struct Document<'a> {
+    /// `urn:skincell:problem:<name>`, stable.
     r#type: String,
     title: &'static str,
     status: u16,
+    /// What is wrong with this request, and what to do next.
     detail: String,
+    /// What was exceeded, where a number was, in bytes, pixels or parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -197,7 +197,7 @@ fn what_can_be_read_is_read() {
     let page = get(&runner, "/");
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
     assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
-    for path in ["/", "/page.css", "/page.js", "/health", "/models"] {
+    for path in ["/", "/page/style.css", "/page/main.js", "/health", "/models"] {
         let whole = get(&runner, path);
         assert_eq!(whole.status, 200, "{path}");
         assert_eq!(whole.header("x-instance-requests"), "1", "{path}");

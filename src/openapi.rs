@@ -1,0 +1,242 @@
+//! `openapi.json`, this service as OpenAPI 3.1 says it, made from the code; the test below holds the file
+//! to it, so that the component carries the text and none of what makes it.
+//!
+//! The schemas of answers and of inference requests come from the very types that are written and read,
+//! the options from the list they are read by. Only what has no type is written here: which route takes
+//! what, and which statuses can come of it.
+
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::options::NAMES;
+use crate::{answer, models, problem, v2};
+
+/// The statuses of problems with a photo, as the component or a runner around it gives them.
+const PHOTO_PROBLEMS: [(&str, &str); 13] = [
+    ("400", "The request, its body or an option is malformed"),
+    ("404", "No such model, or none that the host grants"),
+    ("406", "Accept rules out JSON and PNG"),
+    ("408", "The body came too slowly"),
+    ("409", "The overlay was asked for and there is none"),
+    ("413", "The body, or the memory its photo needs, is too large"),
+    ("415", "Not a form, type or format that is taken"),
+    ("422", "The photo is damaged, empty or has too many pixels"),
+    ("429", "Too many requests by this client: see Retry-After"),
+    ("500", "The model, its card or the service is broken"),
+    ("503", "Too busy, or the model cannot be loaded now: see Retry-After"),
+    ("504", "It took too long"),
+    ("401", "A token is needed here"),
+];
+
+/// The statuses of errors under `/v2`.
+const INFERENCE_PROBLEMS: [(&str, &str); 8] = [
+    ("400", "The request does not fit the model or itself"),
+    ("401", "A token is needed here"),
+    ("404", "No such model or version, or none that the host grants"),
+    ("413", "The body is too large"),
+    ("429", "Too many requests by this client"),
+    ("500", "The model or its card is broken"),
+    ("503", "Not ready, or too busy"),
+    ("504", "It took too long"),
+];
+
+/// Schemas of what is answered and of what is read, collected as they are referred to.
+struct Schemas {
+    answers: SchemaGenerator,
+    requests: SchemaGenerator,
+}
+
+fn document() -> Value {
+    let place = |settings: &mut SchemaSettings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    };
+    let mut schemas = Schemas {
+        answers: SchemaSettings::draft2020_12().with(place).for_serialize().into_generator(),
+        requests: SchemaSettings::draft2020_12().with(place).for_deserialize().into_generator(),
+    };
+    let mut paths = photo_paths(&mut schemas);
+    paths.append(&mut inference_paths(&mut schemas));
+    let mut components = schemas.answers.take_definitions(true);
+    components.append(&mut schemas.requests.take_definitions(true));
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "skincell",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A photo of skin in, ranked classes and a Grad-CAM heatmap out",
+            "description": "Not a medical device. Every answer is made in a memory of its own, \
+                            which is gone with it; no photo is stored.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "."}],
+        "paths": paths,
+        "components": {"schemas": components},
+    })
+}
+
+fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
+    let prediction = schemas.answers.subschema_for::<answer::Document<'static>>();
+    let problem = json!({"schema": schemas.answers.subschema_for::<problem::Document<'static>>()});
+    let mut responses = problems(&PHOTO_PROBLEMS, "application/problem+json", &problem);
+    responses.insert(
+        "200".to_owned(),
+        json!({"description": "The ranked classes, or with Accept: image/png the overlay itself",
+               "content": {"application/json": {"schema": prediction}, "image/png": {}}}),
+    );
+    let parameters: Vec<Value> = NAMES
+        .iter()
+        .map(|name| {
+            let (schema, description) = option(name);
+            json!({"name": name, "in": "query", "schema": schema, "description": description})
+        })
+        .collect();
+    let predict = json!({
+        "operationId": "predict", "tags": ["photos"],
+        "summary": "Rank the classes of a photo, and show why",
+        "parameters": parameters,
+        "requestBody": {"required": true, "content": photo_forms()},
+        "responses": responses,
+    });
+    let health = schemas.answers.subschema_for::<answer::Health>().to_value();
+    let listing = schemas.answers.subschema_for::<models::Listing>().to_value();
+    let get = |id: &str, summary: &str, schema: Value| {
+        let refused = json!({"description": "A token is needed here"});
+        let content = json!({"application/json": {"schema": schema}});
+        json!({"get": {"operationId": id, "summary": summary, "tags": ["service"], "responses": {
+            "200": {"description": summary, "content": content}, "401": refused}}})
+    };
+    Map::from_iter([
+        ("/predict".to_owned(), json!({"post": predict})),
+        ("/models".to_owned(), get("models", "The models, from their cards", listing)),
+        ("/health".to_owned(), get("health", "Whether the component runs", health)),
+        ("/openapi.json".to_owned(), get("openapi", "This document", json!({"type": "object"}))),
+    ])
+}
+
+/// The three forms in which a photo is posted.
+fn photo_forms() -> Value {
+    let members = |image: Value| {
+        let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
+        let members: Map<String, Value> = options.chain([("image".to_owned(), image)]).collect();
+        json!({"type": "object", "required": ["image"], "properties": members,
+               "propertyNames": {"pattern": "^[A-Za-z0-9_]+$"}})
+    };
+    let file = json!({"type": "string", "format": "binary", "contentMediaType": "image/*"});
+    let text = json!({"type": "string", "format": "photo-base64", "contentEncoding": "base64",
+                      "description": "Base64 of the file, or a data: URL of it"});
+    let mut json_form = members(text);
+    // In JSON an option may be null, and counts as not given.
+    for name in NAMES {
+        let schema = json_form["properties"][name].take();
+        json_form["properties"][name] = json!({"anyOf": [schema, {"type": "null"}]});
+    }
+    json_form["additionalProperties"] = false.into();
+    json!({
+        "multipart/form-data": {"schema": members(file.clone())},
+        "application/json": {"schema": json_form},
+        "application/octet-stream": {"schema": file},
+        "image/*": {"schema": file},
+    })
+}
+
+/// What an option takes, and what it does. An empty text counts as not given.
+fn option(name: &str) -> (Value, &'static str) {
+    let texts = |texts: &[&str]| json!({"type": "string", "enum": texts});
+    match name {
+        "top_k" => (
+            json!({"anyOf": [{"type": "integer", "minimum": 1, "maximum": u32::MAX},
+                             {"type": "string", "pattern": "^([1-9][0-9]{0,8})?$"}]}),
+            "How many classes to rank",
+        ),
+        "gradcam" => (
+            json!({"anyOf": [{"type": "boolean"}, texts(&["true", "1", "yes", "false", "0", "no", ""])]}),
+            "Whether to make a heatmap",
+        ),
+        "heatmap" => (
+            texts(&["overlay", "maps", ""]),
+            "overlay: a PNG of the likeliest class. maps: numbers, for each of the ranked classes",
+        ),
+        "model" => (
+            json!({"type": "string", "format": "model-name"}),
+            "Which model answers, by its name in /models",
+        ),
+        _ => (
+            json!({"type": "string", "format": "class-name"}),
+            "The class the heatmap explains, by label, display name or index",
+        ),
+    }
+}
+
+/// Path below `/v2`, name, summary and answer of each operation.
+type Operation = (&'static str, &'static str, &'static str, schemars::Schema);
+
+fn operations(answers: &mut SchemaGenerator) -> [Operation; 7] {
+    let server = answers.subschema_for::<v2::Server>();
+    let live = answers.subschema_for::<v2::Live>();
+    let ready = answers.subschema_for::<v2::Ready>();
+    let metadata = answers.subschema_for::<v2::Metadata>();
+    let model_ready = answers.subschema_for::<v2::ModelReady>();
+    let inferred = answers.subschema_for::<v2::Inferred<'static>>();
+    let index = answers.subschema_for::<Vec<v2::Indexed>>();
+    [
+        ("", "server", "What this server is", server),
+        ("/health/live", "live", "Whether it lives", live),
+        ("/health/ready", "ready", "Whether its cards are usable", ready),
+        ("/models/{model}", "metadata", "What a model takes and gives", metadata),
+        ("/models/{model}/ready", "modelReady", "Whether the host loads a model", model_ready),
+        ("/models/{model}/infer", "infer", "Run a model on its input tensor", inferred),
+        ("/repository/index", "index", "The models, as Triton lists them", index),
+    ]
+}
+
+fn inference_paths(schemas: &mut Schemas) -> Map<String, Value> {
+    let error = json!({"schema": schemas.answers.subschema_for::<v2::Refusal>()});
+    let request = schemas.requests.subschema_for::<v2::InferenceRequest<'static>>().to_value();
+    let path = |(path, id, summary, schema): Operation| {
+        let mut responses = problems(&INFERENCE_PROBLEMS, "application/json", &error);
+        let mut content = json!({"application/json": {"schema": schema}});
+        let mut operation = json!({"operationId": id, "summary": summary, "tags": ["inference"]});
+        if id == "infer" {
+            content["application/octet-stream"] = json!({});
+            operation["requestBody"] = json!({"required": true, "description":
+                "Raw tensors may stand behind the JSON: Inference-Header-Content-Length says where",
+                "content": {"application/json": {"schema": request}}});
+        }
+        if id == "ready" {
+            let not_ready = json!({"description": "Not ready", "content": content});
+            responses.insert("503".to_owned(), not_ready);
+        }
+        responses.insert("200".to_owned(), json!({"description": summary, "content": content}));
+        operation["responses"] = responses.into();
+        let method = if matches!(id, "infer" | "index") { "post" } else { "get" };
+        let mut item = json!({method: operation});
+        if path.contains("{model}") {
+            item["parameters"] = json!([{"name": "model", "in": "path", "required": true,
+                                         "schema": {"type": "string", "format": "model-name"}}]);
+        }
+        (format!("/v2{path}"), item)
+    };
+    operations(&mut schemas.answers).into_iter().map(path).collect()
+}
+
+fn problems(rows: &[(&str, &str)], media_type: &str, content: &Value) -> Map<String, Value> {
+    rows.iter()
+        .map(|(status, description)| {
+            let response = json!({"description": description, "content": {media_type: content}});
+            ((*status).to_owned(), response)
+        })
+        .collect()
+}
+
+/// `SKINCELL_BLESS=1 cargo test -p skincell openapi` writes the file again.
+#[test]
+fn the_file_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/openapi.json");
+    let made = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+    if std::env::var_os("SKINCELL_BLESS").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap();
+    assert!(kept == made, "src/openapi.json is old: run again with SKINCELL_BLESS=1");
+}

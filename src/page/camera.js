@@ -1,0 +1,53 @@
+// The camera: a viewfinder in a dialog, or the phone's own camera where a page may not have one.
+
+const at = (id) => document.getElementById(id);
+let stream = null;
+let facing = 'environment';
+
+/** Whether this page may ask for a camera: only over https or on this machine. */
+export const isHere = () => Boolean(navigator.mediaDevices?.getUserMedia);
+
+/** Wires the dialog; `take` gets each photo as a file, `fail` what the browser says. */
+export function wire(take, fail) {
+  const dialog = at('camera');
+  at('shutter').addEventListener('click', async () => {
+    const photo = await still(at('viewfinder'));
+    dialog.close();
+    take(photo);
+  });
+  at('camera-turn').addEventListener('click', () => {
+    facing = facing === 'user' ? 'environment' : 'user';
+    start().catch((error) => { dialog.close(); fail(error); });
+  });
+  at('camera-close').addEventListener('click', () => dialog.close());
+  dialog.addEventListener('close', stop);
+}
+
+/** Opens the viewfinder. */
+export async function open() {
+  await start();
+  at('camera').showModal();
+}
+
+async function start() {
+  stop();
+  const video = { facingMode: facing, width: { ideal: 1920 }, height: { ideal: 1440 } };
+  stream = await navigator.mediaDevices.getUserMedia({ video });
+  at('viewfinder').srcObject = stream;
+  await at('viewfinder').play();
+}
+
+// Without it the camera's light would stay on.
+function stop() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+}
+
+function still(video) {
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  return new Promise((done) => {
+    canvas.toBlob((blob) => done(new File([blob], 'camera.jpg', { type: blob.type })), 'image/jpeg', 0.92);
+  });
+}

@@ -1,0 +1,79 @@
+// A chosen photo before it is sent: opened, turned, cropped, shrunk. Leaves out how it is shown.
+
+/** Photos above this many pixels are shrunk to it before they are sent, unless told not to. */
+export const MOST_PIXELS = 4e6;
+
+const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
+
+/** A photo as chosen. `bitmap` is null where this browser cannot decode it: HEIC, mostly. */
+export async function open(file) {
+  let bitmap = null;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: 'from-image' });
+  } catch { /* The server may still know the format, or say best why not. */ }
+  return { file, name: file.name || 'photo.png', bitmap, turns: 0, crop: { ...WHOLE } };
+}
+
+/** Turns a photo by quarters, clockwise, its crop with it. */
+export function turn(photo, quarters) {
+  for (let left = (quarters + 4) % 4; left > 0; left -= 1) {
+    const { x, y, width, height } = photo.crop;
+    photo.crop = { x: 1 - y - height, y: x, width: height, height: width };
+    photo.turns = (photo.turns + 1) % 4;
+  }
+}
+
+/** Whether the whole photo is to be sent. */
+export function isWhole({ crop }) {
+  return crop.width > 0.995 && crop.height > 0.995;
+}
+
+export function uncrop(photo) {
+  photo.crop = { ...WHOLE };
+}
+
+/** Width and height in pixels, as turned, without regard to the crop. */
+export function turnedSize({ bitmap, turns }) {
+  return turns % 2 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
+}
+
+/** Width and height in pixels of what would be sent, before any shrinking. */
+export function croppedSize(photo) {
+  const [width, height] = turnedSize(photo);
+  const { crop } = photo;
+  return [Math.max(1, Math.round(width * crop.width)), Math.max(1, Math.round(height * crop.height))];
+}
+
+/** Draws the part `crop` of the turned photo on `canvas`, `scale` canvas pixels to one of its own. */
+export function draw(photo, canvas, crop, scale) {
+  const [width, height] = turnedSize(photo);
+  canvas.width = Math.max(1, Math.round(width * crop.width * scale));
+  canvas.height = Math.max(1, Math.round(height * crop.height * scale));
+  const context = canvas.getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  // Transparent photos show white, as printed.
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.scale(canvas.width / (width * crop.width), canvas.height / (height * crop.height));
+  context.translate(-width * crop.x, -height * crop.y);
+  context.translate(width / 2, height / 2);
+  context.rotate((photo.turns * Math.PI) / 2);
+  context.drawImage(photo.bitmap, -photo.bitmap.width / 2, -photo.bitmap.height / 2);
+}
+
+/** The file to send: the chosen one itself where nothing has to change, else a JPEG. */
+export async function toSend(photo, mayShrink) {
+  if (!photo.bitmap) return photo.file;
+  const [width, height] = croppedSize(photo);
+  const needsShrinking = mayShrink && width * height > MOST_PIXELS;
+  if (isWhole(photo) && photo.turns === 0 && !needsShrinking) return photo.file;
+  const scale = needsShrinking ? Math.sqrt(MOST_PIXELS / (width * height)) : 1;
+  // A canvas may be refused for its size: then a smaller one must do.
+  return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));
+}
+
+function toJpeg(photo, scale) {
+  const canvas = document.createElement('canvas');
+  draw(photo, canvas, photo.crop, scale);
+  return new Promise((done) => canvas.toBlob(done, 'image/jpeg', 0.92));
+}

@@ -1,0 +1,79 @@
+// What the page says to the service, and what it hears: the models, the answer to a photo, problems.
+
+/** A kind of problem people can do something about, by the name of its RFC 9457 type. */
+const KINDS = {
+  photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type'],
+  heic: ['heic'],
+  damaged: ['truncated-image', 'broken-image', 'empty-image'],
+  large: ['body-too-large', 'too-many-pixels', 'image-needs-too-much-memory', 'out-of-memory'],
+  torn: ['body-interrupted', 'body-too-slow', 'bad-form'],
+  busy: ['busy', 'draining', 'too-many-requests', 'rate-limited'],
+  slow: ['inference-timeout', 'deadline'],
+  model: ['unknown-model', 'model-not-granted', 'model-unavailable', 'unknown-class'],
+  token: ['unauthorized', 'missing-token', 'wrong-token'],
+};
+
+/** Something that went wrong: a kind for people, and the service's own words. */
+export class Problem extends Error {
+  constructor(kind, detail, seconds) {
+    super(detail);
+    Object.assign(this, { kind, seconds });
+  }
+}
+
+function problemOf(status, body, retryAfter) {
+  const name = String(body?.type ?? '').split(':').pop();
+  const known = Object.keys(KINDS).find((kind) => KINDS[kind].includes(name));
+  const kind = known ?? (status === 401 ? 'token' : status === 429 || status === 503 ? 'busy' : status >= 500 ? 'fault' : 'other');
+  const detail = [body?.detail ?? body?.title ?? `HTTP ${status}`, body?.request_id && `(${body.request_id})`];
+  return new Problem(kind, detail.filter(Boolean).join(' '), retryAfter ?? '10');
+}
+
+/** The models there are, and the default one. */
+export async function listModels(token) {
+  const response = await fetch('models', { headers: authorization(token) });
+  if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get('retry-after'));
+  return response.json();
+}
+
+/** Posts a photo. Gives the answer to come and a way to stop; tells `sent` each share, 0 to 1. */
+export function predict(file, name, model, token, sent) {
+  const request = new XMLHttpRequest();
+  const form = new FormData();
+  form.append('image', file, name);
+  const query = new URLSearchParams({ heatmap: 'maps', ...(model && { model }) });
+  request.open('POST', `predict?${query}`);
+  request.responseType = 'json';
+  request.setRequestHeader('accept', 'application/json');
+  for (const [header, value] of Object.entries(authorization(token))) request.setRequestHeader(header, value);
+  // fetch tells nothing about how far an upload is.
+  request.upload.addEventListener('progress', (event) => event.lengthComputable && sent(event.loaded / event.total));
+  request.upload.addEventListener('load', () => sent(1));
+  const answer = new Promise((done, fail) => {
+    request.addEventListener('load', () => {
+      const { status, response } = request;
+      if (status === 200 && response?.results) done(response);
+      else fail(problemOf(status, response, request.getResponseHeader('retry-after')));
+    });
+    request.addEventListener('error', () => fail(new Problem('offline', 'No answer came.')));
+    request.addEventListener('abort', () => done(null));
+    request.send(form);
+  });
+  return { answer, stop: () => request.abort() };
+}
+
+function authorization(token) {
+  return token ? { authorization: `Bearer ${token}` } : {};
+}
+
+/** A command that asks the same of the file on the user's device. */
+export function curl(name, model, chosen) {
+  const query = new URLSearchParams({ ...(model && { model }), ...(chosen !== null && { class: chosen }) });
+  const address = new URL(`predict?${query}`, location.href).href;
+  return `curl --data-binary @${quoted(name)} -H 'Content-Type: application/octet-stream' ${quoted(address)}`;
+}
+
+// As a POSIX shell takes it, whatever is in it.
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}

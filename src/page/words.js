@@ -1,0 +1,226 @@
+// Every word the page says, in English and Vietnamese, and the one place that knows which is spoken.
+
+const english = {
+  noticeLabel: 'Please note',
+  notice: 'Not a medical device: it cannot tell you whether you are ill.',
+  noticeMore: 'If something on your skin worries you, see a doctor.',
+  title: 'A closer look at a photo of skin',
+  lead: 'See which classes the model finds likeliest, and where in the photo it looked.',
+  drop: 'Start with a photo',
+  dropMore: 'Drop it here, paste it, or',
+  choose: 'Choose a photo',
+  takePhoto: 'Take a photo',
+  privacy: 'The photo is sent to this server only. It is never stored: each request gets a memory of its own, which is thrown away with the answer.',
+  details: 'Details',
+  photo: 'Photo',
+  photoNamed: 'Photo {name}',
+  photoWithHeat: 'Photo {name}, with the heatmap of {class} over it',
+  unshown: 'This browser cannot show this file. It can be sent as it is.',
+  cropNw: 'Top left corner of the crop: move with the arrow keys',
+  cropNe: 'Top right corner of the crop: move with the arrow keys',
+  cropSw: 'Bottom left corner of the crop: move with the arrow keys',
+  cropSe: 'Bottom right corner of the crop: move with the arrow keys',
+  cropSays: 'Crop of {width} by {height} per cent of the photo',
+  progress: 'Progress',
+  cancel: 'Cancel',
+  turnLeft: 'Turn left',
+  turnRight: 'Turn right',
+  whole: 'Whole photo',
+  opacity: 'Heatmap over the photo',
+  little: 'little',
+  much: 'much',
+  basisProbability: 'Red speaks most for “{class}”, blue least.',
+  basisLogit: 'Red speaks most for “{class}”, blue least. The model is so sure here that this explains its score before the softmax.',
+  ready: 'Ready to look',
+  facts: '{name} · {width} × {height} · {size}',
+  factsUnshown: '{name} · {size}',
+  cropHint: 'Drag the corners to crop: the closer the spot, the better the look.',
+  model: 'Model',
+  shrink: 'Shrink to 4 megapixels before sending: quicker, and the model sees no difference',
+  token: 'Access token',
+  look: 'Look at this photo',
+  another: 'Another photo',
+  answer: 'What the model finds likeliest',
+  answerMore: 'Choose a class to see what in the photo speaks for it.',
+  answerSays: '{class}: {percent}. {count} classes are listed.',
+  noHeatmap: 'No heatmap: {why}.',
+  timing: 'Decoding {decode} ms, model {inference} ms, heatmap {heatmap} ms; {total} ms in all on the server.',
+  download: 'Save the picture',
+  curl: 'Copy as curl',
+  copied: 'Copied. It posts the file as it is on your device, not cropped or turned.',
+  sending: 'Sending the photo, {percent}',
+  looking: 'The model is looking…',
+  preparing: 'Getting the photo ready…',
+  cancelled: 'Cancelled. The photo is still here.',
+  shutter: 'Take it',
+  cameraTurn: 'Other camera',
+  footer: 'Free software, Apache-2.0.',
+  api: 'How to call it from a program (OpenAPI)',
+};
+
+const vietnamese = {
+  noticeLabel: 'Xin lưu ý',
+  notice: 'Đây không phải thiết bị y tế: nó không thể cho biết bạn có bệnh hay không.',
+  noticeMore: 'Nếu có điều gì trên da khiến bạn lo lắng, hãy đi khám bác sĩ.',
+  title: 'Nhìn kỹ hơn một bức ảnh da',
+  lead: 'Xem mô hình thấy nhóm nào có khả năng nhất, và nó đã nhìn vào đâu trong ảnh.',
+  drop: 'Bắt đầu với một bức ảnh',
+  dropMore: 'Kéo thả ảnh vào đây, dán ảnh, hoặc',
+  choose: 'Chọn ảnh',
+  takePhoto: 'Chụp ảnh',
+  privacy: 'Ảnh chỉ được gửi đến máy chủ này và không bao giờ được lưu lại: mỗi yêu cầu có một vùng nhớ riêng, bị xóa bỏ ngay khi trả lời xong.',
+  details: 'Chi tiết',
+  photo: 'Ảnh',
+  photoNamed: 'Ảnh {name}',
+  photoWithHeat: 'Ảnh {name}, phủ bản đồ nhiệt của {class}',
+  unshown: 'Trình duyệt này không hiển thị được tệp này. Vẫn có thể gửi nguyên tệp.',
+  cropNw: 'Góc trên bên trái của khung cắt: di chuyển bằng phím mũi tên',
+  cropNe: 'Góc trên bên phải của khung cắt: di chuyển bằng phím mũi tên',
+  cropSw: 'Góc dưới bên trái của khung cắt: di chuyển bằng phím mũi tên',
+  cropSe: 'Góc dưới bên phải của khung cắt: di chuyển bằng phím mũi tên',
+  cropSays: 'Khung cắt rộng {width}, cao {height} phần trăm của ảnh',
+  progress: 'Tiến độ',
+  cancel: 'Hủy',
+  turnLeft: 'Xoay trái',
+  turnRight: 'Xoay phải',
+  whole: 'Toàn bộ ảnh',
+  opacity: 'Bản đồ nhiệt phủ lên ảnh',
+  little: 'ít',
+  much: 'nhiều',
+  basisProbability: 'Màu đỏ ủng hộ “{class}” nhiều nhất, màu xanh ít nhất.',
+  basisLogit: 'Màu đỏ ủng hộ “{class}” nhiều nhất, màu xanh ít nhất. Vì mô hình quá chắc chắn, hình này giải thích điểm số trước softmax.',
+  ready: 'Sẵn sàng xem',
+  facts: '{name} · {width} × {height} · {size}',
+  factsUnshown: '{name} · {size}',
+  cropHint: 'Kéo các góc để cắt ảnh: càng gần vùng da cần xem càng tốt.',
+  model: 'Mô hình',
+  shrink: 'Thu nhỏ còn 4 megapixel trước khi gửi: nhanh hơn, mà mô hình vẫn thấy như vậy',
+  token: 'Mã truy cập',
+  look: 'Xem ảnh này',
+  another: 'Ảnh khác',
+  answer: 'Những gì mô hình thấy có khả năng nhất',
+  answerMore: 'Chọn một nhóm để biết vùng nào trong ảnh ủng hộ nó.',
+  answerSays: '{class}: {percent}. Danh sách có {count} nhóm.',
+  noHeatmap: 'Không có bản đồ nhiệt: {why}.',
+  timing: 'Giải mã {decode} ms, mô hình {inference} ms, bản đồ nhiệt {heatmap} ms; tổng cộng {total} ms trên máy chủ.',
+  download: 'Lưu hình',
+  curl: 'Sao chép lệnh curl',
+  copied: 'Đã sao chép. Lệnh này gửi tệp gốc trên máy bạn, không cắt, không xoay.',
+  sending: 'Đang gửi ảnh, {percent}',
+  looking: 'Mô hình đang xem…',
+  preparing: 'Đang chuẩn bị ảnh…',
+  cancelled: 'Đã hủy. Ảnh vẫn còn đây.',
+  shutter: 'Chụp',
+  cameraTurn: 'Máy ảnh khác',
+  footer: 'Phần mềm tự do, Apache-2.0.',
+  api: 'Cách gọi từ chương trình khác (OpenAPI)',
+};
+
+// What a problem's type means to whoever sees it: a title, and what to do next.
+const englishProblems = {
+  photo: ['This is not a photo that can be read.', 'Choose a JPEG, PNG, WebP, BMP or GIF file.'],
+  heic: ['This is a HEIC photo, which cannot be read here.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible.'],
+  damaged: ['The photo is damaged or incomplete.', 'Try another copy of it, or take a new one.'],
+  large: ['The photo is too large.', 'Let it be shrunk before sending, or crop it.'],
+  torn: ['The photo did not arrive in one piece.', 'Check the connection, and try again.'],
+  busy: ['Many photos are being looked at just now.', 'Try again in {seconds} seconds.'],
+  slow: ['It took too long.', 'Try again in a moment, with a smaller photo if you can.'],
+  model: ['This model is not available.', 'Choose another model, or try again later.'],
+  token: ['This service asks for an access token.', 'Enter the one you were given, and try again.'],
+  fault: ['Something is wrong with the service, not with your photo.', 'Try again later, and tell whoever runs it.'],
+  offline: ['The service cannot be reached.', 'Check the connection, and try again.'],
+  camera: ['The camera cannot be used.', 'Allow it for this page in the browser, or choose a photo.'],
+  other: ['That did not work.', 'The details say why.'],
+};
+
+const vietnameseProblems = {
+  photo: ['Tệp này không phải ảnh đọc được.', 'Hãy chọn tệp JPEG, PNG, WebP, BMP hoặc GIF.'],
+  heic: ['Đây là ảnh HEIC, không đọc được ở đây.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất.'],
+  damaged: ['Ảnh bị hỏng hoặc thiếu.', 'Hãy thử một bản khác, hoặc chụp lại.'],
+  large: ['Ảnh quá lớn.', 'Hãy để ảnh được thu nhỏ trước khi gửi, hoặc cắt bớt.'],
+  torn: ['Ảnh không đến nơi trọn vẹn.', 'Hãy kiểm tra kết nối rồi thử lại.'],
+  busy: ['Lúc này có nhiều ảnh đang được xem.', 'Hãy thử lại sau {seconds} giây.'],
+  slow: ['Mất quá nhiều thời gian.', 'Hãy thử lại sau giây lát, với ảnh nhỏ hơn nếu được.'],
+  model: ['Mô hình này hiện không dùng được.', 'Hãy chọn mô hình khác, hoặc thử lại sau.'],
+  token: ['Dịch vụ này cần mã truy cập.', 'Hãy nhập mã bạn được cấp rồi thử lại.'],
+  fault: ['Dịch vụ có lỗi, không phải do ảnh của bạn.', 'Hãy thử lại sau, và báo cho người vận hành.'],
+  offline: ['Không kết nối được với dịch vụ.', 'Hãy kiểm tra kết nối rồi thử lại.'],
+  camera: ['Không dùng được máy ảnh.', 'Hãy cho phép trang này dùng máy ảnh, hoặc chọn ảnh có sẵn.'],
+  other: ['Không thực hiện được.', 'Phần chi tiết cho biết lý do.'],
+};
+
+// The classes of the origin app in Vietnamese, by label. A card has display names in one language.
+const vietnameseClasses = {
+  'Acne and Rosacea Photos': 'Mụn trứng cá và chứng đỏ mặt (rosacea)',
+  'Eczema Photos': 'Chàm (eczema)',
+  'Heathy': 'Da khỏe mạnh',
+  'Psoriasis pictures Lichen Planus and related diseases': 'Vảy nến, lichen phẳng và các bệnh liên quan',
+  'Scabies Lyme Disease and other Infestations and Bites': 'Ghẻ, bệnh Lyme, các bệnh do ký sinh trùng và vết cắn',
+  'Seborrheic Keratoses and other Benign Tumors': 'Dày sừng tiết bã và các u lành tính khác',
+  'Warts Molluscum and other Viral Infections': 'Mụn cóc, u mềm lây và các bệnh nhiễm virus khác',
+};
+
+const languages = {
+  en: { words: english, problems: englishProblems, classes: {} },
+  vi: { words: vietnamese, problems: vietnameseProblems, classes: vietnameseClasses },
+};
+
+const KEPT = 'skincell-language';
+
+/** The language spoken: the one chosen before, else the browser's, else English. */
+export let language = first();
+
+function first() {
+  const kept = read();
+  if (kept in languages) return kept;
+  return navigator.languages.some((name) => name.toLowerCase().startsWith('vi')) ? 'vi' : 'en';
+}
+
+// A browser may forbid storage; then the choice lasts as long as the page.
+function read() {
+  try { return localStorage.getItem(KEPT); } catch { return null; }
+}
+
+/** Speaks `name` from here on, and keeps the choice. */
+export function speak(name) {
+  language = name;
+  try { localStorage.setItem(KEPT, name); } catch { /* see read */ }
+}
+
+/** The words called `key`, with each {name} replaced by that member of `values`. */
+export function say(key, values = {}) {
+  return fill(languages[language].words[key], values);
+}
+
+/** Title and advice for a kind of problem. */
+export function problemWords(kind, values) {
+  return languages[language].problems[kind].map((text) => fill(text, values));
+}
+
+/** A class's name for people. `result` has the members `class` (or `label`) and perhaps `display`. */
+export function className(result) {
+  const label = result.class ?? result.label;
+  return languages[language].classes[label] ?? result.display ?? label;
+}
+
+/** A number from 0 to 100 as people write it. */
+export function percent(value, digits = 1) {
+  const format = { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat(language, format).format(value / 100);
+}
+
+/** Milliseconds as people write them. */
+export function milliseconds(value) {
+  return new Intl.NumberFormat(language, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
+}
+
+/** A number of bytes as people write it. */
+export function size(bytes) {
+  const [value, unit] = bytes < 1e6 ? [bytes / 1e3, 'kilobyte'] : [bytes / 1e6, 'megabyte'];
+  const format = { style: 'unit', unit, maximumFractionDigits: value < 10 ? 1 : 0 };
+  return new Intl.NumberFormat(language, format).format(value);
+}
+
+function fill(text, values) {
+  return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}

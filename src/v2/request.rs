@@ -1,0 +1,366 @@
+//! An inference request: JSON, with the tensor among it or as raw bytes behind it.
+//!
+//! The shape is known from the card, so nothing is ever reserved because a request says so: what does
+//! not have exactly the model's name, type and shape is refused, and numbers beyond it are not kept.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::request::Parts;
+#[cfg(test)]
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use skincell_vision::card::{Card, Dtype};
+use skincell_vision::tensor::Tensor;
+
+use super::tensors::{self, Description, Output};
+use crate::body::{Body, Source};
+use crate::problem::{Problem, excerpt};
+
+/// The header that says where the JSON ends and raw tensors begin, in bytes.
+pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
+
+/// Longest list of tensors, or of axes, that is read at all.
+const LONGEST_LIST: usize = 16;
+
+/// Deepest nesting of a tensor's data; a model's input has four axes.
+const DEEPEST: usize = 8;
+
+/// What was asked for, beside the input tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Given back with the answer.
+    pub(super) id: Option<String>,
+    /// The outputs to answer with, in order.
+    pub(super) outputs: Vec<Wanted>,
+}
+
+/// One output to answer with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) output: Output,
+    pub(super) described: Description,
+    /// As raw bytes behind the JSON.
+    pub(super) is_binary: bool,
+    /// As this many classes, `score:index:label` each, the highest first.
+    pub(super) classification: Option<usize>,
+}
+
+impl Asked {
+    /// Whether the Grad-CAM output is to be fetched.
+    pub(super) fn wants_cam(&self) -> bool {
+        self.outputs.iter().any(|wanted| wanted.output == Output::Cam)
+    }
+}
+
+/// What is posted.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "InferenceRequest"))]
+pub(crate) struct Document<'a> {
+    /// Given back with the answer.
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    /// The model's one input.
+    #[serde(borrow)]
+    #[cfg_attr(test, schemars(with = "Vec<Input<'a>>", length(min = 1, max = 1)))]
+    inputs: List<Input<'a>>,
+    /// The outputs to answer with; all where it is missing or empty.
+    #[serde(borrow, default)]
+    #[cfg_attr(test, schemars(with = "Option<Vec<Requested<'a>>>", length(max = 16)))]
+    outputs: Option<List<Requested<'a>>>,
+    #[serde(default)]
+    parameters: Parameters,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "InputTensor"))]
+struct Input<'a> {
+    /// The model's, see its metadata.
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    /// The model's.
+    #[cfg_attr(test, schemars(with = "Vec<u64>", length(max = 16)))]
+    shape: List<u64>,
+    /// The model's: `FP32` or `UINT8`.
+    #[serde(borrow)]
+    datatype: Cow<'a, str>,
+    #[serde(default)]
+    parameters: Parameters,
+    /// The numbers in row-major order, flat or nested; missing where they are raw bytes behind the JSON.
+    // Kept as text: only once the rest fits the card are its numbers read.
+    #[serde(borrow, default)]
+    #[cfg_attr(test, schemars(with = "Option<Vec<f64>>"))]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "RequestedOutput"))]
+struct Requested<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    parameters: Parameters,
+}
+
+/// The parameters this service knows, wherever they stand; others are no concern of it.
+#[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+struct Parameters {
+    /// On an input: its bytes stand behind the JSON, this many.
+    binary_data_size: Option<u64>,
+    /// On an output: answer with bytes behind the JSON.
+    binary_data: Option<bool>,
+    /// On the request: the same for every output.
+    binary_data_output: Option<bool>,
+    /// On an output: answer with this many `score:index:label`, best first.
+    classification: Option<u64>,
+}
+
+/// Reads what is asked for and the input tensor of `card`'s model.
+///
+/// # Errors
+/// [`Problem::BadInference`], [`Problem::BadJson`], and those of the body.
+pub(super) fn read<S: Source>(
+    head: &Parts,
+    source: S,
+    max_body: u64,
+    card: &Card,
+) -> Result<(Asked, Tensor), Problem> {
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(coding) = text(CONTENT_ENCODING.as_str()).filter(|coding| *coding != "identity") {
+        return Err(bad(format!("has Content-Encoding {:?}: send it plain", excerpt(coding))));
+    }
+    let length = text(CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+    let mut body = Body::open(source, length, max_body)?.read_all()?;
+    let end = match head.headers.get(JSON_LENGTH) {
+        None => body.len(),
+        Some(_) => text(JSON_LENGTH)
+            .and_then(|end| end.parse().ok())
+            .filter(|end| *end <= body.len())
+            .ok_or_else(|| bad(format!("has a {JSON_LENGTH} beyond its {} bytes", body.len())))?,
+    };
+    let (json, raw) = body.split_at(end);
+    let document: Document<'_> = serde_json::from_slice(json).map_err(not_json)?;
+    let asked = asked(&document, card)?;
+    let inline = inline(&document, card, raw.len())?;
+    drop(document);
+    let data = match inline {
+        Some(data) => data,
+        None => {
+            body.drain(..end);
+            body
+        }
+    };
+    let shape = tensors::input(card).shape;
+    let dimensions = shape.iter().filter_map(|length| u32::try_from(*length).ok()).collect();
+    check_finite(card, &data)?;
+    Ok((asked, Tensor { dimensions, dtype: card.input.dtype, data }))
+}
+
+/// The tensor's elements from the JSON, or `None` where they are the `raw` bytes behind it.
+fn inline(document: &Document<'_>, card: &Card, raw: usize) -> Result<Option<Vec<u8>>, Problem> {
+    let expected = tensors::input(card);
+    let [input] = document.inputs.0.as_slice() else {
+        let found = document.inputs.0.len();
+        return Err(bad(format!("has {found} inputs: send the one, {}", say(&expected))));
+    };
+    let is_same = input.name == expected.name
+        && input.datatype == expected.datatype
+        && input.shape.0 == expected.shape;
+    if !is_same {
+        let (name, datatype) = (excerpt(&input.name), excerpt(&input.datatype));
+        let found = format!("{name:?} {datatype} {:?}", input.shape.0);
+        return Err(bad(format!("has the input {found}: send {}", say(&expected))));
+    }
+    let size = expected.shape.iter().try_fold(1_u64, |size, length| size.checked_mul(*length));
+    let elements = size.and_then(|size| usize::try_from(size).ok());
+    let elements = elements.ok_or_else(|| bad("is for a tensor too large here".to_owned()))?;
+    let bytes = elements.saturating_mul(tensors::element_size(card.input.dtype));
+    match (input.data, input.parameters.binary_data_size) {
+        (None, Some(declared)) if declared == bytes as u64 && raw == bytes => Ok(None),
+        (None, Some(declared)) => Err(bad(format!(
+            "declares {declared} bytes of {:?} and has {raw} behind its JSON: send {bytes}",
+            expected.name
+        ))),
+        (Some(data), None) if raw == 0 => {
+            let mut flat = Flat { dtype: card.input.dtype, most: bytes, data: Vec::new() };
+            flat.data.reserve_exact(bytes);
+            let mut reader = serde_json::Deserializer::from_str(data.get());
+            Level { flat: &mut flat, depth: 0 }.deserialize(&mut reader).map_err(not_json)?;
+            match flat.data.len() == bytes {
+                true => Ok(Some(flat.data)),
+                false => Err(bad(format!("has fewer than the {elements} numbers of its shape"))),
+            }
+        }
+        (Some(_), _) => Err(bad("has its tensor twice: send `data` or raw bytes".to_owned())),
+        (None, None) => {
+            Err(bad("has no tensor: send `data`, or raw bytes and binary_data_size".to_owned()))
+        }
+    }
+}
+
+/// The outputs to answer with: those named, or all.
+fn asked(document: &Document<'_>, card: &Card) -> Result<Asked, Problem> {
+    let known = tensors::outputs(card);
+    let all_binary = document.parameters.binary_data_output.unwrap_or(false);
+    let plain = |(output, described): &(Output, Description)| Wanted {
+        output: *output,
+        described: described.clone(),
+        is_binary: all_binary,
+        classification: None,
+    };
+    let outputs = match &document.outputs {
+        None => known.iter().map(plain).collect(),
+        Some(List(requested)) if requested.is_empty() => known.iter().map(plain).collect(),
+        Some(List(requested)) => requested
+            .iter()
+            .map(|requested| {
+                let found = known.iter().find(|(_, described)| described.name == requested.name);
+                let found = found.ok_or_else(|| unknown_output(&requested.name, &known))?;
+                let classes = requested.parameters.classification.filter(|classes| *classes > 0);
+                if classes.is_some() && found.0 == Output::Cam {
+                    let name = &found.1.name;
+                    return Err(bad(format!("wants {name:?} classified, which has maps")));
+                }
+                Ok(Wanted {
+                    is_binary: requested.parameters.binary_data.unwrap_or(all_binary),
+                    classification: classes.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+                    ..plain(found)
+                })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Asked { id: document.id.as_deref().map(str::to_owned), outputs })
+}
+
+fn unknown_output(name: &str, known: &[(Output, Description)]) -> Problem {
+    let known: Vec<&str> = known.iter().map(|(_, described)| described.name.as_str()).collect();
+    bad(format!("wants the output {:?}: there are {known:?}", excerpt(name)))
+}
+
+fn check_finite(card: &Card, data: &[u8]) -> Result<(), Problem> {
+    let floats = data.as_chunks::<4>().0;
+    let at = floats.iter().position(|bytes| !f32::from_le_bytes(*bytes).is_finite());
+    match (card.input.dtype, at) {
+        (Dtype::F32, Some(at)) => Err(bad(format!("has a number that is not finite, at {at}"))),
+        _ => Ok(()),
+    }
+}
+
+fn say(tensor: &Description) -> String {
+    format!("{:?} {} {:?}", tensor.name, tensor.datatype, tensor.shape)
+}
+
+fn bad(why: String) -> Problem {
+    Problem::BadInference { why }
+}
+
+fn not_json(error: serde_json::Error) -> Problem {
+    bad(format!("cannot be read ({})", excerpt(&error.to_string())))
+}
+
+/// A list of at most [`LONGEST_LIST`] elements.
+struct List<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {LONGEST_LIST}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
+                let mut read = Vec::new();
+                while read.len() < LONGEST_LIST {
+                    match list.next_element()? {
+                        Some(element) => read.push(element),
+                        None => return Ok(List(read)),
+                    }
+                }
+                match list.next_element::<IgnoredAny>()? {
+                    Some(_) => Err(A::Error::invalid_length(LONGEST_LIST + 1, &self)),
+                    None => Ok(List(read)),
+                }
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor(std::marker::PhantomData))
+    }
+}
+
+/// Elements in row-major order, little-endian, `most` bytes of them at most.
+struct Flat {
+    dtype: Dtype,
+    most: usize,
+    data: Vec<u8>,
+}
+
+impl Flat {
+    fn push<E: Error>(&mut self, number: f64) -> Result<(), E> {
+        if self.data.len() >= self.most {
+            return Err(E::custom("`data` has more numbers than its shape"));
+        }
+        match self.dtype {
+            Dtype::F32 => self.data.extend((number as f32).to_le_bytes()),
+            Dtype::U8 if (0.0..=255.0).contains(&number) && number.fract() == 0.0 => {
+                self.data.push(number as u8);
+            }
+            Dtype::U8 => return Err(E::custom("UINT8 takes whole numbers from 0 to 255")),
+        }
+        Ok(())
+    }
+}
+
+/// A list of numbers, or of such lists: the protocol allows both, flat or nested.
+struct Level<'a> {
+    flat: &'a mut Flat,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Level<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.depth == 0 { "a list of numbers" } else { "numbers, or lists of them" })
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+        match self.depth {
+            0 => Err(E::invalid_type(serde::de::Unexpected::Float(number), &self)),
+            _ => self.flat.push(number),
+        }
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if self.depth == DEEPEST {
+            return Err(A::Error::custom("`data` is nested too deeply"));
+        }
+        let depth = self.depth + 1;
+        while list.next_element_seed(Level { flat: &mut *self.flat, depth })?.is_some() {}
+        Ok(())
+    }
+}

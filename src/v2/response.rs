@@ -1,0 +1,144 @@
+//! The answer to an inference request: JSON, and behind it the tensors that were asked for as bytes.
+
+use http::Response;
+use http::header::{HeaderName, HeaderValue};
+#[cfg(test)]
+use schemars::JsonSchema;
+use serde::Serialize;
+use skincell_vision::card::Card;
+use skincell_vision::rank;
+
+use super::VERSION;
+use super::request::{Asked, JSON_LENGTH, Wanted};
+use super::tensors::Output;
+use crate::answer;
+use crate::inference::{InferenceError, Scores};
+use crate::problem::Problem;
+
+/// What a model answered.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "InferenceResponse"))]
+pub(crate) struct Inferred<'a> {
+    model_name: &'a str,
+    model_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    outputs: Vec<Tensor<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "OutputTensor"))]
+struct Tensor<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: Vec<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Values>,
+}
+
+/// How many bytes of this tensor stand behind the JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "BinarySize"))]
+struct Size {
+    binary_data_size: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(untagged)]
+#[cfg_attr(test, schemars(rename = "TensorData"))]
+enum Values {
+    Numbers(Vec<f32>),
+    Texts(Vec<String>),
+}
+
+/// Writes the outputs that were asked for.
+///
+/// # Errors
+/// [`Problem::Scores`], [`Problem::Inference`] for numbers that are none.
+pub(super) fn write(
+    card: &Card,
+    asked: &Asked,
+    scores: &Scores,
+) -> Result<Response<Vec<u8>>, Problem> {
+    let probabilities = rank::probabilities(&scores.scores, &card.output)?;
+    let mut raw = Vec::new();
+    let mut outputs = Vec::with_capacity(asked.outputs.len());
+    for wanted in &asked.outputs {
+        let values = match wanted.output {
+            Output::Scores => &scores.scores,
+            Output::Probabilities => &probabilities,
+            Output::Cam => finite(card, scores.cam.as_deref().unwrap_or_default())?,
+        };
+        outputs.push(tensor(card, wanted, values, &mut raw));
+    }
+    let has_binary = asked.outputs.iter().any(|wanted| wanted.is_binary);
+    let (model_name, id) = (card.name.as_str(), asked.id.as_deref());
+    let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
+    if has_binary {
+        let length = response.body().len();
+        response.body_mut().append(&mut raw);
+        let headers = response.headers_mut();
+        headers.insert(HeaderName::from_static(JSON_LENGTH), HeaderValue::from(length));
+        let octets = HeaderValue::from_static("application/octet-stream");
+        headers.insert(http::header::CONTENT_TYPE, octets);
+    }
+    Ok(response)
+}
+
+/// One output, in the JSON or appended to `raw`.
+fn tensor<'a>(card: &Card, wanted: &'a Wanted, values: &[f32], raw: &mut Vec<u8>) -> Tensor<'a> {
+    let (values, datatype, shape) = match wanted.classification {
+        Some(classes) => {
+            let texts = classified(card, values, classes);
+            let shape = vec![1, texts.len() as u64];
+            (Values::Texts(texts), "BYTES", shape)
+        }
+        None => {
+            let described = &wanted.described;
+            (Values::Numbers(values.to_vec()), described.datatype, described.shape.clone())
+        }
+    };
+    let name = &wanted.described.name;
+    if !wanted.is_binary {
+        return Tensor { name, datatype, shape, parameters: None, data: Some(values) };
+    }
+    let before = raw.len();
+    match values {
+        Values::Numbers(numbers) => raw.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
+        // Each element of BYTES stands behind its length in 4 bytes.
+        Values::Texts(texts) => {
+            for text in texts {
+                raw.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+                raw.extend(text.as_bytes());
+            }
+        }
+    }
+    let parameters = Some(Size { binary_data_size: raw.len() - before });
+    Tensor { name, datatype, shape, parameters, data: None }
+}
+
+/// The highest values as Triton's classification extension writes them: `score:index:label`.
+fn classified(card: &Card, values: &[f32], classes: usize) -> Vec<String> {
+    let text = |ranked: rank::Ranked| {
+        let label = card.classes.get(ranked.index).map_or("", |class| class.label.as_str());
+        format!("{:.6}:{}:{label}", ranked.probability, ranked.index)
+    };
+    rank::rank(values, classes).into_iter().map(text).collect()
+}
+
+/// JSON has no infinity, and no client a use for one.
+fn finite<'a>(card: &Card, values: &'a [f32]) -> Result<&'a [f32], InferenceError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(InferenceError::Failed {
+            model: card.name.clone(),
+            why: format!("Grad-CAM value {at} is not finite"),
+        }),
+    }
+}

@@ -1,0 +1,79 @@
+//! A model's tensors in the protocol's words, told from its card alone: names, types and shapes.
+
+#[cfg(test)]
+use schemars::JsonSchema;
+use serde::Serialize;
+use skincell_vision::card::{Card, Dtype, Layout};
+
+/// The output that this service computes from the scores: `[1, classes]`, 0 to 1.
+pub(super) const PROBABILITIES: &str = "probabilities";
+
+/// A tensor's name, element type and shape.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(rename = "TensorDescription"))]
+pub(crate) struct Description {
+    /// Name of the graph's tensor.
+    pub(super) name: String,
+    /// `FP32` or `UINT8`.
+    pub(super) datatype: &'static str,
+    /// Length of each axis, outermost first; never -1, nothing here is variable.
+    pub(super) shape: Vec<u64>,
+}
+
+/// What an output is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// The score tensor as the graph gives it.
+    Scores,
+    /// The probabilities made of it.
+    Probabilities,
+    /// The Grad-CAM maps of all classes.
+    Cam,
+}
+
+/// The input tensor: batch 1, channels in RGB order, prepared as the card's `mean` and `std` say.
+pub(super) fn input(card: &Card) -> Description {
+    let (width, height) = (u64::from(card.input.width), u64::from(card.input.height));
+    let shape = match card.input.layout {
+        Layout::Nchw => vec![1, 3, height, width],
+        Layout::Nhwc => vec![1, height, width, 3],
+    };
+    Description { name: card.input.name.clone(), datatype: datatype(card.input.dtype), shape }
+}
+
+/// The output tensors, in the order they are answered in.
+pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
+    let classes = card.classes.len() as u64;
+    let described = |name: &str, shape| Description {
+        name: name.to_owned(),
+        datatype: datatype(Dtype::F32),
+        shape,
+    };
+    let mut outputs = vec![(Output::Scores, described(&card.output.name, vec![1, classes]))];
+    if let Some(map) = &card.gradcam {
+        let shape = vec![1, classes, u64::from(map.height), u64::from(map.width)];
+        outputs.push((Output::Cam, described(&map.output, shape)));
+    }
+    // A graph that has an output of this name keeps it.
+    if outputs.iter().all(|(_, output)| output.name != PROBABILITIES) {
+        outputs.push((Output::Probabilities, described(PROBABILITIES, vec![1, classes])));
+    }
+    outputs
+}
+
+/// The protocol's name of an element type.
+pub(super) fn datatype(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "FP32",
+        Dtype::U8 => "UINT8",
+    }
+}
+
+/// Bytes of one element.
+pub(super) fn element_size(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => 4,
+        Dtype::U8 => 1,
+    }
+}

@@ -1,0 +1,214 @@
+//! The protocol as a client meets it, on a model done by hand.
+
+use http::{Request, Response};
+use serde_json::{Value, json};
+
+use crate::body::tests::{Chunks, chunks};
+use crate::inference::tests::{Fixed, RedOrBlue, output};
+use crate::inference::{Inference, InferenceError};
+use crate::models::tests::{card_json, mounted};
+use crate::settings::Settings;
+
+/// What the service says with the model `skin`: `photo` UINT8 [1, 4, 4, 3] in, two classes out.
+fn ask(request: Request<Chunks>, inference: &impl Inference, gradcam: bool) -> Response<Vec<u8>> {
+    let card = card_json("skin");
+    let (_folder, settings) = mounted(&[("skin", &card)], Some("skin"));
+    let settings = Settings { gradcam, ..settings };
+    let (head, source) = request.into_parts();
+    crate::answer::finish(&head, crate::route(&head, source, &settings, inference))
+}
+
+fn get(path: &str) -> Response<Vec<u8>> {
+    ask(Request::get(path).body(chunks(b"", 1)).unwrap(), &RedOrBlue, true)
+}
+
+/// `POST /v2/models/skin/infer`, with the length of the JSON declared where `raw` stands behind it.
+fn infer(document: &Value, raw: &[u8]) -> Response<Vec<u8>> {
+    let json = document.to_string();
+    let mut request = Request::post("/v2/models/skin/infer");
+    if !raw.is_empty() {
+        request = request.header("inference-header-content-length", json.len());
+    }
+    let body = [json.as_bytes(), raw].concat();
+    ask(request.body(chunks(&body, 7)).unwrap(), &RedOrBlue, true)
+}
+
+fn body(response: &Response<Vec<u8>>) -> Value {
+    serde_json::from_slice(response.body()).unwrap()
+}
+
+fn red() -> Vec<u8> {
+    [255, 0, 0].repeat(16)
+}
+
+fn request(data: Value) -> Value {
+    json!({"id": "7", "inputs": [
+        {"name": "photo", "shape": [1, 4, 4, 3], "datatype": "UINT8", "data": data}]})
+}
+
+#[test]
+fn the_server_and_its_models_describe_themselves() {
+    assert_eq!(body(&get("/v2"))["name"], "skincell");
+    assert_eq!(body(&get("/v2/"))["name"], "skincell");
+    assert_eq!(body(&get("/v2/health/live")), json!({"live": true}));
+    assert_eq!(body(&get("/v2/health/ready")), json!({"ready": true}));
+    assert_eq!(body(&get("/v2/models/skin/ready")), json!({"name": "skin", "ready": true}));
+    let metadata = body(&get("/v2/models/skin"));
+    assert_eq!(metadata, body(&get("/v2/models/skin/versions/1")));
+    assert_eq!(
+        metadata["inputs"][0],
+        json!(
+        {"name": "photo", "datatype": "UINT8", "shape": [1, 4, 4, 3]})
+    );
+    let outputs: Vec<_> =
+        metadata["outputs"].as_array().unwrap().iter().map(|o| &o["name"]).collect();
+    assert_eq!(outputs, ["logits", "cam", "probabilities"]);
+    let switched_off =
+        ask(Request::get("/v2/models/skin").body(chunks(b"", 1)).unwrap(), &RedOrBlue, false);
+    assert_eq!(body(&switched_off)["outputs"].as_array().unwrap().len(), 2, "no Grad-CAM");
+}
+
+#[test]
+fn json_and_raw_tensors_give_the_same() {
+    let flat = infer(&request(json!(red())), b"");
+    let answer = body(&flat);
+    assert_eq!(answer["id"], "7");
+    assert_eq!(answer["outputs"][0]["data"], json!([4.0, 0.0]));
+    assert_eq!(answer["outputs"][2]["shape"], json!([1, 2]));
+    // Logits 4 and 0: softmax 1 / (1 + e^-4).
+    let probability = answer["outputs"][2]["data"][0].as_f64().unwrap();
+    assert!((probability - 0.982_013_79).abs() < 1e-6, "{probability}");
+    let nested = infer(&request(json!([vec![vec![[255, 0, 0]; 4]; 4]])), b"");
+    assert_eq!(body(&nested), answer);
+    let raw = json!({"id": "7", "inputs": [{"name": "photo", "shape": [1, 4, 4, 3],
+        "datatype": "UINT8", "parameters": {"binary_data_size": 48}}]});
+    assert_eq!(body(&infer(&raw, &red())), answer);
+}
+
+#[test]
+fn outputs_come_as_they_are_asked_for() {
+    let mut document = request(json!(red()));
+    document["outputs"] = json!([
+        {"name": "probabilities", "parameters": {"classification": 1}},
+        {"name": "logits", "parameters": {"binary_data": true}},
+        {"name": "logits", "parameters": {"binary_data": true, "classification": 2}}]);
+    let response = infer(&document, b"");
+    assert_eq!(response.headers()["content-type"], "application/octet-stream");
+    let end: usize =
+        response.headers()["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+    let (head, raw) = response.body().split_at(end);
+    let answer: Value = serde_json::from_slice(head).unwrap();
+    assert_eq!(answer["outputs"][0]["datatype"], "BYTES");
+    assert_eq!(answer["outputs"][0]["data"], json!(["0.982014:0:Heathy"]));
+    assert_eq!(answer["outputs"][1]["parameters"]["binary_data_size"], 8);
+    assert_eq!(raw[..8], [4.0_f32.to_le_bytes(), 0.0_f32.to_le_bytes()].concat());
+    assert_eq!(raw[8..12], 17_u32.to_le_bytes());
+    assert_eq!(&raw[12..29], b"4.000000:0:Heathy");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_the_protocols_words() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut document = request(json!(red()));
+        change(&mut document);
+        document
+    };
+    let raw = |size: u64| {
+        with(&|d| {
+            d["inputs"][0].as_object_mut().unwrap().remove("data");
+            d["inputs"][0]["parameters"] = json!({"binary_data_size": size});
+        })
+    };
+    let deep = "[".repeat(40) + &"]".repeat(40);
+    let deep: Value = serde_json::from_str(&deep).unwrap();
+    let cases: [(Value, &[u8], &str); 18] = [
+        (json!([]), b"", "cannot be read"),
+        (json!({"inputs": []}), b"", "has 0 inputs"),
+        (with(&|d| d["inputs"][0]["name"] = "x".into()), b"", "send \"photo\" UINT8 [1, 4, 4, 3]"),
+        (with(&|d| d["inputs"][0]["datatype"] = "FP32".into()), b"", "FP32"),
+        (
+            with(&|d| d["inputs"][0]["shape"] = json!([1, 4, 4, u64::MAX])),
+            b"",
+            "18446744073709551615",
+        ),
+        (with(&|d| d["inputs"][0]["shape"] = json!(vec![1; 17])), b"", "at most 16"),
+        (with(&|d| d["inputs"] = json!(vec![d["inputs"][0].clone(); 17])), b"", "at most 16"),
+        (with(&|d| d["inputs"][0]["data"] = json!(vec![0; 49])), b"", "more numbers"),
+        (with(&|d| d["inputs"][0]["data"] = json!(vec![0; 47])), b"", "fewer than the 48"),
+        (with(&|d| d["inputs"][0]["data"] = json!([256])), b"", "0 to 255"),
+        (with(&|d| d["inputs"][0]["data"] = json!(1)), b"", "a list of numbers"),
+        (with(&|d| d["inputs"][0]["data"] = deep.clone()), b"", "too deeply"),
+        (
+            with(&|d| {
+                d["inputs"][0].as_object_mut().unwrap().remove("data");
+            }),
+            b"",
+            "no tensor",
+        ),
+        (with(&|_| ()), b"x", "twice"),
+        (raw(48), &[0; 47], "47 behind"),
+        (raw(u64::MAX), &[0; 48], "18446744073709551615 bytes"),
+        (with(&|d| d["outputs"] = json!([{"name": "x"}])), b"", "\"probabilities\"]"),
+        (
+            with(&|d| d["outputs"] = json!([{"name": "cam", "parameters": {"classification": 1}}])),
+            b"",
+            "has maps",
+        ),
+    ];
+    for (document, raw, expect) in cases {
+        let response = infer(&document, raw);
+        assert_eq!(response.status(), 400, "{expect}");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let error = body(&response)["error"].as_str().unwrap().to_owned();
+        assert!(error.contains(expect), "{error} has no {expect}");
+    }
+}
+
+#[test]
+fn headers_lie_in_vain() {
+    let json = request(json!(red())).to_string();
+    for (name, value) in [
+        ("inference-header-content-length", "99999999999999999999"),
+        ("inference-header-content-length", "-1"),
+        ("inference-header-content-length", "100000"),
+        ("content-encoding", "gzip"),
+    ] {
+        let request = Request::post("/v2/models/skin/infer").header(name, value);
+        let request = request.body(chunks(json.as_bytes(), 9)).unwrap();
+        assert_eq!(ask(request, &RedOrBlue, true).status(), 400, "{name}: {value}");
+    }
+}
+
+#[test]
+fn wrong_paths_and_methods_are_said() {
+    let cases = [
+        ("GET", "/v2/models/gone", 404),
+        ("GET", "/v2/models/..", 404),
+        ("GET", "/v2/models/skin/versions/2", 404),
+        ("GET", "/v2/models/skin/config", 404),
+        ("GET", "/v2/models/skin/infer", 405),
+        ("POST", "/v2/models/skin", 405),
+        ("POST", "/v2/health/live", 405),
+        ("GET", "/v22", 404),
+    ];
+    for (method, path, status) in cases {
+        let request = Request::builder().method(method).uri(path).body(chunks(b"", 1)).unwrap();
+        let response = ask(request, &RedOrBlue, true);
+        assert_eq!(response.status(), status, "{method} {path}");
+        assert_eq!(response.headers().contains_key("allow"), status == 405);
+    }
+}
+
+#[test]
+fn what_the_host_refuses_is_not_ready() {
+    let (model, why) = ("skin".to_owned(), "no grant".to_owned());
+    let host = Fixed(Err(InferenceError::NotGranted { model, why }));
+    let request = Request::get("/v2/models/skin/ready").body(chunks(b"", 1)).unwrap();
+    assert_eq!(ask(request, &host, true).status(), 404);
+    let cam = output("cam", &[1, 2, 2, 2], &[f32::INFINITY; 8]);
+    let broken = Fixed(Ok(vec![output("logits", &[1, 2], &[1.0, 0.0]), cam]));
+    let document = super::tests::request(json!(red())).to_string();
+    let request = Request::post("/v2/models/skin/infer");
+    let request = request.body(chunks(document.as_bytes(), 64)).unwrap();
+    assert_eq!(ask(request, &broken, true).status(), 500, "JSON has no infinity");
+}

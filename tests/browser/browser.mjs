@@ -1,0 +1,83 @@
+// A Chromium with a pretended camera, and what every test of the page needs: a fresh page that fails on
+// any script error, any blocked resource and any request to another host; axe-core; screenshots.
+
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { chromium } from 'playwright-core';
+import { repository } from './service.mjs';
+
+const axe = readFileSync(join(import.meta.dirname, 'node_modules/axe-core/axe.min.js'), 'utf8');
+const pictures = process.env.SKINCELL_SCREENSHOTS;
+
+/** Starts Debian's Chromium; CHROMIUM names another one. */
+export function launch() {
+  const known = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+  const executablePath = known.find((path) => path && existsSync(path));
+  if (!executablePath) throw new Error('no Chromium: apt-get install chromium, or set CHROMIUM');
+  const flags = ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'];
+  // Chromium's own sandbox needs rights that containers mostly lack.
+  return chromium.launch({ executablePath, args: [...flags, '--no-sandbox'] });
+}
+
+/** A photo of tests/photos. */
+export const photo = (name) => join(repository, 'tests/photos', name);
+
+/** Opens the page in a browser profile of its own, and gives it to `test`. */
+export async function visit(browser, address, options, test) {
+  const context = await browser.newContext({ locale: 'en-GB', viewport: { width: 1200, height: 800 }, ...options });
+  context.setDefaultTimeout(20_000);
+  const page = await context.newPage();
+  const wrong = [];
+  page.on('pageerror', (error) => wrong.push(`script error: ${error.message}`));
+  page.on('request', (request) => {
+    const { protocol, origin } = new URL(request.url());
+    if (protocol.startsWith('http') && `${origin}/` !== address) wrong.push(`a request to ${origin}`);
+  });
+  await page.exposeFunction('blocked', (what) => wrong.push(`blocked by the policy: ${what}`));
+  await page.addInitScript(() => addEventListener('securitypolicyviolation', (event) => {
+    window.blocked(`${event.violatedDirective} ${event.blockedURI}`);
+  }));
+  await page.goto(address);
+  await page.waitForFunction(() => document.querySelector('#model').options.length > 0);
+  try {
+    await test(page);
+    assert.deepEqual(wrong, []);
+  } finally {
+    await context.close();
+  }
+}
+
+/** Chooses a photo and waits until it can be sent. */
+export async function choose(page, file) {
+  await page.setInputFiles('#file', file);
+  const name = file.name ?? basename(file);
+  await page.waitForFunction((start) => document.querySelector('#facts').textContent.startsWith(start), name);
+  await page.locator('#look').waitFor();
+}
+
+/** Sends the chosen photo and waits for the ranked classes. */
+export async function look(page) {
+  await page.click('#look');
+  await page.locator('#classes label').first().waitFor();
+}
+
+/** Fails on any finding of axe-core, each named with its element. */
+export async function assertAccessible(page, state) {
+  // Evaluated by the debugger: the page's policy would rightly block a script of another origin.
+  await page.evaluate(axe);
+  const { violations, passes } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+  const found = violations.flatMap(({ id, help, nodes }) => nodes.map((node) => `${id}: ${help} at ${node.target}`));
+  assert.deepEqual(found, [], state);
+  assert.ok(passes.length > 10, `axe-core looked at too little of ${state}`);
+  return passes.length;
+}
+
+/** Writes what is seen to the folder SKINCELL_SCREENSHOTS, where it is set. */
+export async function picture(page, name, options = {}) {
+  if (!pictures) return;
+  await page.mouse.move(1, 1);
+  await page.waitForTimeout(250);
+  const path = join(pictures, `page-${name}.jpg`);
+  await page.screenshot({ path, type: 'jpeg', quality: 84, ...options });
+}

@@ -1,0 +1,46 @@
+// The service under test: the repository's own application, served by the binary on a free port, killed
+// at the end. SKINCELL_BIN names another binary, SKINCELL_WASM another component. Leaves out building.
+
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+
+export const repository = resolve(import.meta.dirname, '../..');
+const START = 60_000;
+
+/** Starts it, and gives its address and a way to stop. */
+export async function serve() {
+  const target = join(repository, 'target');
+  const binary = process.env.SKINCELL_BIN
+    ?? ['release', 'debug'].map((profile) => join(target, profile, 'skincell')).find(existsSync);
+  const wasm = process.env.SKINCELL_WASM ?? join(target, 'wasm32-wasip2/release/skincell.wasm');
+  if (!binary || !existsSync(wasm)) {
+    throw new Error('build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell');
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'skincell-browser-'));
+  const manifest = readFileSync(join(repository, 'spin.toml'), 'utf8');
+  writeFileSync(join(folder, 'spin.toml'), manifest.replace(/^source = .*$/m, `source = ${JSON.stringify(wasm)}`));
+  symlinkSync(join(repository, 'models'), join(folder, 'models'));
+  const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache')];
+  const child = spawn(binary, flags, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const stop = () => {
+    child.kill('SIGKILL');
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { address: await addressOf(child).catch((error) => { stop(); throw error; }), stop };
+}
+
+function addressOf(child) {
+  return new Promise((done, fail) => {
+    const timer = setTimeout(() => fail(new Error(`no address within ${START} ms`)), START);
+    child.once('exit', (code) => fail(new Error(`the service ended with ${code}`)));
+    createInterface(child.stdout).on('line', (line) => {
+      const found = line.match(/http:\/\/\S+/);
+      if (!found) return;
+      clearTimeout(timer);
+      done(`${found[0].replace(/\/$/, '')}/`);
+    });
+  });
+}

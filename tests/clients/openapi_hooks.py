@@ -1,0 +1,34 @@
+"""What the formats of openapi.json stand for, so that schemathesis makes requests that should be taken
+beside those that should not: photos, and names of the repository's own models and their classes.
+"""
+
+import base64
+import json
+import pathlib
+
+import schemathesis
+from hypothesis import strategies
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# Small ones, of each format: a thousand of them are posted.
+PHOTOS = [
+    (REPOSITORY / "tests/photos" / name).read_bytes()
+    for name in ("drawn-acne-2.jpg", "drawn-eczema-2.png", "drawn-infestation-2.webp")
+]
+MODELS = ("skin", "imagenet")
+
+
+def class_names():
+    """What is a class of every model: the indices of the smallest."""
+    cards = [json.loads((REPOSITORY / "models" / name / "card.json").read_text()) for name in MODELS]
+    return [str(index) for index in range(min(len(card["classes"]) for card in cards))]
+
+
+photos = strategies.sampled_from(PHOTOS)
+schemathesis.openapi.format("model-name", strategies.sampled_from(MODELS))
+schemathesis.openapi.format("class-name", strategies.sampled_from(class_names()))
+schemathesis.openapi.format("photo-base64", strategies.sampled_from(
+    [prefix + base64.b64encode(photo).decode() for photo in PHOTOS for prefix in ("", "data:image/x;base64,")]))
+schemathesis.openapi.format("binary", photos)
+for media_type in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, photos)

@@ -1,0 +1,65 @@
+"""The service under test: the repository's own application on a free port, killed at the end.
+
+SKINCELL_BIN names another binary, SKINCELL_WASM another component, SKINCELL_URL a service that runs
+already. Leaves out building.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import threading
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+START_SECONDS = 60
+
+
+@contextlib.contextmanager
+def serve():
+    """Gives the address of a running service, without a slash at its end."""
+    running = os.environ.get("SKINCELL_URL")
+    if running:
+        yield running.rstrip("/")
+        return
+    target = REPOSITORY / "target"
+    built = [target / profile / "skincell" for profile in ("release", "debug")]
+    binary = os.environ.get("SKINCELL_BIN") or next((path for path in built if path.exists()), None)
+    wasm = os.environ.get("SKINCELL_WASM", target / "wasm32-wasip2/release/skincell.wasm")
+    if not binary or not pathlib.Path(wasm).exists():
+        raise SystemExit("build first: cargo build -p skincell-cli && "
+                         "cargo build --release --target wasm32-wasip2 -p skincell")
+    with tempfile.TemporaryDirectory(prefix="skincell-clients-") as folder:
+        manifest = (REPOSITORY / "spin.toml").read_text()
+        source = f"source = {json.dumps(str(wasm))}"
+        manifest = re.sub(r"(?m)^source = .*$", lambda _: source, manifest)
+        pathlib.Path(folder, "spin.toml").write_text(manifest)
+        pathlib.Path(folder, "models").symlink_to(REPOSITORY / "models")
+        flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache"]
+        child = subprocess.Popen([binary, *flags], stdout=subprocess.PIPE, text=True)
+        try:
+            yield address_of(child)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def address_of(child):
+    """The address that the service prints, waited for a while."""
+    found = []
+    ready = threading.Event()
+
+    def read():
+        for line in child.stdout:
+            match = re.search(r"http://[^\s/]+", line)
+            if match and not found:
+                found.append(match[0])
+                ready.set()
+        ready.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    if not ready.wait(START_SECONDS) or not found:
+        raise SystemExit(f"the service printed no address within {START_SECONDS} s")
+    return found[0]

@@ -7,7 +7,7 @@
 )]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 /// Bytes that begin at a 64-byte boundary.
@@ -38,11 +38,9 @@ unsafe impl bytemuck::Pod for Line {}
 impl Bytes {
     /// Maps the file, or reads it where the target cannot map.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         if cfg!(target_family = "wasm") {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            return Ok(Self::hold(&bytes));
+            return Self::read(file);
         }
         // SAFETY: the mapping is read-only and private to this value, which hands out `&[u8]` no
         // longer than it lives. What the operating system cannot promise is that nobody changes the
@@ -53,6 +51,17 @@ impl Bytes {
         // lengths, so no index can go wrong; a file cut short raises SIGBUS and ends the process.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self::Mapped(map))
+    }
+
+    /// Reads the file to where it stays: there is no second copy, not even for a moment.
+    fn read(mut file: File) -> io::Result<Self> {
+        let len = usize::try_from(file.metadata()?.len()).map_err(|_| ErrorKind::FileTooLarge)?;
+        let count = len.div_ceil(64);
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(count).map_err(|_| ErrorKind::OutOfMemory)?;
+        lines.resize(count, Line([0; 64]));
+        file.read_exact(&mut bytemuck::cast_slice_mut(&mut lines)[..len])?;
+        Ok(Self::Held { lines, len })
     }
 
     /// Copies `bytes` to a 64-byte boundary.

@@ -1,5 +1,6 @@
-//! Direct convolution and dense layers: cuts the output into tiles for the micro-kernel and finishes
-//! each tile with activation and residual while it is in the first cache.
+//! Direct convolution and dense layers: cuts the output into tiles for the micro-kernel, which stores a
+//! tile of plain or clipped outputs where it belongs; others are finished with activation and residual
+//! while they are in the first cache.
 //!
 //! 1×1 convolutions over maps without side halo see all pixels as one row; everything else goes row
 //! by row. Tiles of a row are made as equal as they can be. Every output is computed whole, inputs in
@@ -88,6 +89,8 @@ struct Shape<'a> {
     /// Products per lane.
     depth: usize,
     lanes: usize,
+    /// Whether the micro-kernel can do all that comes after the products.
+    direct: bool,
     /// Tile with everything filled in that does not change from tile to tile.
     tile: Tile,
 }
@@ -161,11 +164,19 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         bias: std::ptr::null(),
         out: std::ptr::null_mut(),
         out_step: 0,
+        add: std::ptr::null(),
+        add_step: 0,
+        clip: None,
     };
     let residual = step.residual.map(|r| memory.map(r));
     let depth = step.depth() as usize;
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
-    Shape { step, memory, input, output, residual, flat, depth, lanes, tile }
+    let direct = match step.activation {
+        Activation::None => true,
+        Activation::Clip { .. } => residual.is_none() || step.activate_last,
+        _ => false,
+    };
+    Shape { step, memory, input, output, residual, flat, depth, lanes, direct, tile }
 }
 
 /// Rows `rows` (pixels if flat) of up to 32 lanes of one group.
@@ -219,7 +230,6 @@ unsafe fn tiles<S: Simd>(
     let group_panels = shape.step.group_panels() as usize;
     let first_lane = group * group_panels * panel;
     let panel_floats = shape.depth * panel;
-    let mut buffer = Buffer(MaybeUninit::uninit());
     let mut tile = shape.tile;
     tile.w = shape
         .memory
@@ -227,16 +237,18 @@ unsafe fn tiles<S: Simd>(
         .add(group * group_panels * panel_floats + lane / panel * panel_floats + lane % panel);
     tile.w_vector = if S::LANES >= panel { panel_floats } else { S::LANES };
     tile.bias = shape.memory.blob(shape.step.bias).add(first_lane + lane);
-    tile.out = buffer.0.as_mut_ptr().cast();
-    tile.out_step = width;
     let channel = group * shape.step.group_outputs as usize + lane;
     let mut done = 0;
     while done < pixels.count {
         let rows = tile_rows(pixels.count - done, S::ROWS);
         let at = Pixels { y: pixels.y, x: pixels.x + done, count: rows };
         tile.a = input_at(shape, at, group);
-        S::multiply(&tile, rows, vectors);
-        finish::<S>(shape, &mut buffer, at, channel, width);
+        if shape.direct && in_line(shape, at) {
+            store_directly(shape, &mut tile, at, channel);
+            S::multiply(&tile, rows, vectors);
+        } else {
+            multiply_and_finish::<S>(shape, tile, at, channel, vectors);
+        }
         done += rows;
     }
     width
@@ -258,41 +270,103 @@ unsafe fn input_at(shape: &Shape, at: Pixels, group: usize) -> *const f32 {
     base.add(y * input.pitch() as usize + x * stride).sub(pad)
 }
 
-/// Offset of a pixel's first channel, the pixel counted from `at.x` (over rows if flat).
+/// Whether the run's pixels follow each other at equal distances in every map it is stored to or added
+/// from.
 #[inline(always)]
-fn pixel_offset(map: &Map, flat: bool, y: usize, x: usize) -> usize {
-    let width = map.width as usize;
-    let (y, x) = if flat { (x / width, x % width) } else { (y, x) };
-    map.origin() as usize + y * map.pitch() as usize + x * map.stride as usize
+fn in_line(shape: &Shape, at: Pixels) -> bool {
+    let width = shape.output.width as usize;
+    let flat = |map: &Map| map.is_flat();
+    !shape.flat
+        || (flat(shape.output) && shape.residual.is_none_or(flat))
+        || at.x % width + at.count <= width
 }
 
-/// Activation, residual, store.
+/// Has the micro-kernel add, clip and store by itself.
+#[inline(always)]
+unsafe fn store_directly(shape: &Shape, tile: &mut Tile, at: Pixels, channel: usize) {
+    let place =
+        |map: &Map| shape.memory.arena.add(Walk::new(map, shape.flat, at.y, at.x).offset + channel);
+    tile.out = place(shape.output);
+    tile.out_step = shape.output.stride as usize;
+    if let Some(residual) = shape.residual {
+        tile.add = place(residual);
+        tile.add_step = residual.stride as usize;
+    }
+    if let Activation::Clip { low, high } = shape.step.activation {
+        tile.clip = Some((low, high));
+    }
+}
+
+/// Goes from pixel to pixel of a map, over the ends of rows.
+struct Walk {
+    /// Offset of the pixel's first channel.
+    offset: usize,
+    /// Pixels left in the row.
+    left: usize,
+    stride: usize,
+    width: usize,
+    /// Floats of halo between the end of a row and the beginning of the next.
+    gap: usize,
+}
+
+impl Walk {
+    /// From pixel `x` of row `y`, `x` being counted over rows if `flat`.
+    #[inline(always)]
+    fn new(map: &Map, flat: bool, y: usize, x: usize) -> Self {
+        let (width, stride) = (map.width as usize, map.stride as usize);
+        let (y, x) = if flat { (x / width, x % width) } else { (y, x) };
+        let pitch = map.pitch() as usize;
+        let offset = map.origin() as usize + y * pitch + x * stride;
+        Self { offset, left: width - x, stride, width, gap: pitch - width * stride }
+    }
+
+    /// The pixel's offset, going on to the next.
+    #[inline(always)]
+    fn next(&mut self) -> usize {
+        let offset = self.offset;
+        self.offset += self.stride;
+        self.left -= 1;
+        if self.left == 0 {
+            self.left = self.width;
+            self.offset += self.gap;
+        }
+        offset
+    }
+}
+
+/// Multiplies to a buffer, then activation, residual, store.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn finish<S: Simd>(
+unsafe fn multiply_and_finish<S: Simd>(
     shape: &Shape,
-    buffer: &mut Buffer,
+    mut tile: Tile,
     at: Pixels,
     channel: usize,
-    width: usize,
+    vectors: usize,
 ) {
-    let tile: *mut f32 = buffer.0.as_mut_ptr().cast();
+    let mut buffer = Buffer(MaybeUninit::uninit());
+    let values: *mut f32 = buffer.0.as_mut_ptr().cast();
+    let width = vectors * S::LANES;
+    (tile.out, tile.out_step) = (values, width);
+    (tile.add, tile.clip) = (std::ptr::null(), None);
+    S::multiply(&tile, at.count, vectors);
     let last = shape.step.activate_last;
     if !last {
-        activate_run::<S>(shape.step.activation, tile, at.count * width);
+        activate_run::<S>(shape.step.activation, values, at.count * width);
     }
     if let Some(residual) = shape.residual {
+        let mut from = Walk::new(residual, shape.flat, at.y, at.x);
         for r in 0..at.count {
-            let from = pixel_offset(residual, shape.flat, at.y, at.x + r) + channel;
-            add_row::<S>(tile.add(r * width), shape.memory.arena.add(from), width);
+            let residual = shape.memory.arena.add(from.next() + channel);
+            add_row::<S>(values.add(r * width), residual, width);
         }
     }
     if last && shape.step.activation != Activation::None {
-        activate_run::<S>(shape.step.activation, tile, at.count * width);
+        activate_run::<S>(shape.step.activation, values, at.count * width);
     }
+    let mut to = Walk::new(shape.output, shape.flat, at.y, at.x);
     for r in 0..at.count {
-        let to = pixel_offset(shape.output, shape.flat, at.y, at.x + r) + channel;
-        copy_row::<S>(tile.add(r * width), shape.memory.arena.add(to), width);
+        copy_row::<S>(values.add(r * width), shape.memory.arena.add(to.next() + channel), width);
     }
 }
 

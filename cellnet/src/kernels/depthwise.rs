@@ -4,11 +4,13 @@
 //! are summed row by row and then over the rows, whole channels in one task, so that the order of the
 //! additions is the same for every thread count.
 
+use std::mem::MaybeUninit;
+
 use super::conv::part;
 use super::math::activate_run;
 use super::memory::Memory;
 use super::simd::{Simd, channels};
-use crate::plan::{Depthwise, Map};
+use crate::plan::{Activation, Depthwise, Map};
 
 /// Channels of one task at least.
 const CHANNELS: usize = 32;
@@ -130,16 +132,37 @@ unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: us
             }
         }
     }
-    let mut lanes = [0.0f32; 64];
-    for n in 0..N {
-        S::store(lanes.as_mut_ptr().add(n * S::LANES), acc[n]);
-    }
-    activate_run::<S>(step.activation, lanes.as_mut_ptr(), N * S::LANES);
+    activate_all::<S, N>(step.activation, &mut acc);
     let mut sum = sum;
     for n in 0..N {
-        let value = S::load(lanes.as_ptr().add(n * S::LANES));
-        S::store(to.add(n * stride), value);
-        sum = S::add(sum, value);
+        S::store(to.add(n * stride), acc[n]);
+        sum = S::add(sum, acc[n]);
     }
     sum
+}
+
+/// Applies `activation` to registers; the seldom ones go through memory, to keep their code short.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
+unsafe fn activate_all<S: Simd, const N: usize>(activation: Activation, acc: &mut [S::V; N]) {
+    match activation {
+        Activation::None => {}
+        Activation::Clip { low, high } => {
+            let (low, high) = (S::splat(low), S::splat(high));
+            for value in acc {
+                *value = S::min(S::max(*value, low), high);
+            }
+        }
+        other => {
+            let mut lanes = MaybeUninit::<[f32; SIDE * 16]>::uninit();
+            let lanes: *mut f32 = lanes.as_mut_ptr().cast();
+            for n in 0..N {
+                S::store(lanes.add(n * S::LANES), acc[n]);
+            }
+            activate_run::<S>(other, lanes, N * S::LANES);
+            for n in 0..N {
+                acc[n] = S::load(lanes.add(n * S::LANES));
+            }
+        }
+    }
 }

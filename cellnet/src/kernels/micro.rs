@@ -43,6 +43,22 @@ pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
+    if !tile.add.is_null() {
+        for r in 0..ROWS {
+            for v in 0..VECTORS {
+                let add = S::load(tile.add.add(r * tile.add_step + v * S::LANES));
+                acc[r][v] = S::add(acc[r][v], add);
+            }
+        }
+    }
+    if let Some((low, high)) = tile.clip {
+        let (low, high) = (S::splat(low), S::splat(high));
+        for r in 0..ROWS {
+            for v in 0..VECTORS {
+                acc[r][v] = S::min(S::max(acc[r][v], low), high);
+            }
+        }
+    }
     for r in 0..ROWS {
         for v in 0..VECTORS {
             S::store(tile.out.add(r * tile.out_step + v * S::LANES), acc[r][v]);

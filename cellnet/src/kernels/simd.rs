@@ -36,6 +36,12 @@ pub(super) struct Tile {
     pub(super) out: *mut f32,
     /// Floats from one row of the result to the next.
     pub(super) out_step: usize,
+    /// What is added to row 0 of the result; null for nothing.
+    pub(super) add: *const f32,
+    /// Floats from one row of that to the next.
+    pub(super) add_step: usize,
+    /// Bounds the result is cut to, after the addition.
+    pub(super) clip: Option<(f32, f32)>,
 }
 
 /// A SIMD back end.

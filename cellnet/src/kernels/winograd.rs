@@ -263,6 +263,9 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
                 bias: std::ptr::null(),
                 out: block.m.add((position * block.tiles.block + done) * LANES),
                 out_step: LANES,
+                add: std::ptr::null(),
+                add_step: 0,
+                clip: None,
             };
             S::multiply(&tile, rows, vectors);
             done += rows;

@@ -1,0 +1,58 @@
+"""cellnet beside rten, both compiled to Wasm and run by wasmtime in this process's place, in turns.
+
+    python wasm.py WASI_RUN CELL_BINARY CELL.wasm RTEN_SERVE.wasm MODEL.onnx ... [--rounds 10]
+
+WASI_RUN is `wasi-run` of `portable/host`; the Wasm files are the examples of the crate, built by
+`cargo build --release --target wasm32-wasip2 -p cellnet --features beside-rten --example cell --example
+rten_serve`. CELL_BINARY, the native example, packs. One thread: Wasm has no more. Needs `numpy`, `onnx`
+and `onnxruntime` (for the shape of the input).
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from compare import Serve, make_input, runtime
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("wasi_run")
+    parser.add_argument("cell_binary")
+    parser.add_argument("cell_wasm")
+    parser.add_argument("rten_wasm")
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--rounds", type=int, default=10)
+    args = parser.parse_args()
+    for model in map(Path, args.models):
+        with tempfile.TemporaryDirectory() as folder:
+            cell = Path(folder) / "model.cell"
+            subprocess.run([args.cell_binary, "pack", model, cell], check=True, stdout=subprocess.DEVNULL)
+            _, _, path = make_input(runtime(str(model), 1), folder)
+            host = [args.wasi_run, "--dir", folder, "--dir", str(model.parent.resolve())]
+            serves = {
+                "cellnet": Serve([*host, args.cell_wasm, "serve", str(cell), str(path)]),
+                "rten": Serve([*host, args.rten_wasm, str(model.resolve()), str(path)]),
+            }
+            times, cpu = ({engine: [] for engine in serves} for _ in range(2))
+            for round_ in range(args.rounds + 1):
+                for engine, serve in serves.items():
+                    before = serve.cpu()
+                    took = serve.run()
+                    # The first round compiles and loads.
+                    if round_:
+                        times[engine].append(took)
+                        cpu[engine].append(serve.cpu() - before)
+            for serve in serves.values():
+                serve.close()
+            for what, all_ in (("p50", times), ("on the processor, p50", cpu)):
+                p50 = {engine: np.median(t) for engine, t in all_.items()}
+                print(f"{model.stem} in Wasm, {what}: cellnet {p50['cellnet']:.0f} ms, rten {p50['rten']:.0f} ms, "
+                      f"cellnet/rten {p50['cellnet'] / p50['rten']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

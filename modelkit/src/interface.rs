@@ -3,6 +3,8 @@
 //! Symbolic batch sizes become 1, the layout is read off the dimensions, and with u8 input the
 //! normalisation moves into the graph.
 
+use std::collections::HashSet;
+
 use rten_onnx::onnx::{DataType, ValueInfoProto};
 use skincell_vision::card::{Dtype, Input, Layout, MAX_INPUT_SIDE};
 use thiserror::Error;
@@ -99,6 +101,7 @@ pub(crate) struct Photo {
 /// # Errors
 /// [`InterfaceError`] when it is not one float32 photo.
 pub(crate) fn input(graph: &mut Graph, photo: &Photo) -> Result<Input, InterfaceError> {
+    drop_unread(graph);
     let [only] = &graph.inputs[..] else {
         let names: Vec<String> = graph.inputs.iter().map(quoted).collect();
         return Err(InterfaceError::Inputs { count: names.len(), names: names.join(", ") });
@@ -141,6 +144,16 @@ pub(crate) fn input(graph: &mut Graph, photo: &Photo) -> Result<Input, Interface
     };
     graph.inputs = vec![value_info(&name, &shape_of(&input))];
     Ok(input)
+}
+
+/// Drops inputs that no node reads, where another is left: Keras exports the constants of a
+/// Normalization layer among them.
+fn drop_unread(graph: &mut Graph) {
+    let read: HashSet<String> = graph.nodes.iter().flat_map(|n| n.input.iter().cloned()).collect();
+    let is_read = |value: &ValueInfoProto| value.name.as_ref().is_some_and(|n| read.contains(n));
+    if graph.inputs.iter().any(is_read) {
+        graph.inputs.retain(is_read);
+    }
 }
 
 /// The tensor's shape for one photo.

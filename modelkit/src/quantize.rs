@@ -149,8 +149,8 @@ pub fn quantize(
         Format::Fp16 => half::convert(&mut graph),
         Format::Int8 => {
             let convolutions = int8::convolutions(&graph);
-            let ranges = calibrate::ranges(&graph, &convolutions, &photos, progress)?;
-            int8::convert(&mut graph, &convolutions, &ranges)
+            let seen = calibrate::seen(&graph, &convolutions, &photos, progress)?;
+            int8::convert(&mut graph, &convolutions, &seen)
         }
     };
     if changed == 0 {

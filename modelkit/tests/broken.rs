@@ -165,6 +165,7 @@ fn graphs() -> Vec<Case> {
         changed("two inputs", &["takes 2 inputs", "\"more\""], |model| {
             let graph = model.graph.as_mut().expect("it has a graph");
             graph.input.push(common::float_value("more", &[1]));
+            graph.node[1] = node("Add", &["z", "more"], "a");
         }),
         changed("two outputs", &["\"scores\", \"a\"", "--scores"], |model| {
             let graph = model.graph.as_mut().expect("it has a graph");

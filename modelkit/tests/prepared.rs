@@ -225,6 +225,19 @@ fn mapping(path: &Path) -> (u64, u64) {
     (resident, private)
 }
 
+/// As Keras leaves them there for the constants of a Normalization layer.
+#[test]
+fn inputs_that_nothing_reads_are_dropped() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let mut raw = classifier();
+    let graph = raw.graph.as_mut().expect("it has a graph");
+    graph.input.push(common::float_value("unread", &[1, 1, 1, 3]));
+    let report = prepare_in(home.path(), &raw, |_| {}).expect("prepared");
+    assert_eq!(report.card.input.name, "image");
+    let prepared = load_mapped(&home.path().join("out"));
+    assert_eq!(prepared.input_ids().len(), 1);
+}
+
 #[test]
 fn weights_are_aligned() {
     let home = tempfile::tempdir().expect("a temporary folder");

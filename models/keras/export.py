@@ -13,8 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"} | dict(os.environ))
 
 import keras
 import numpy as np
@@ -53,6 +52,10 @@ def export(model, path, size=None, opset=OPSET):
         if size is None:
             raise SystemExit(f"the model takes images of any size {shape}; give --size HEIGHT WIDTH")
         shape = (*size, shape[2])
+    for layer in model._flatten_layers():
+        # A tensor made outside the exported function becomes an input of it, an array a constant.
+        if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
+            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
     model(np.zeros((1, *shape), "float32"))
     signature = [keras.InputSpec(shape=(1, *shape), dtype="float32", name="image")]
     model.export(path, format="onnx", input_signature=signature, opset_version=opset, verbose=False)

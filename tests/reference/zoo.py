@@ -31,11 +31,11 @@ def export_keras(folder):
     from export import export
 
     for name in KERAS:
+        path = folder / f"{name}.keras.onnx"
         keras.utils.clear_session()
         keras.utils.set_random_seed(1)
         make = getattr(keras.applications, name)
-        export(make(weights=None, input_shape=(224, 224, 3), classes=CLASSES),
-               str(folder / f"{name}.keras.onnx"))  # fmt: skip
+        export(make(weights=None, input_shape=(224, 224, 3), classes=CLASSES), str(path))
         print(name, flush=True)
 
 

@@ -134,28 +134,35 @@ fn print_agreement(report: &QuantizeReport, agreement: &Agreement, output: &Path
     }
 }
 
-/// Says of each engine whether the new format pays there.
+/// Says whether the new format pays: of the engine that serves the model before and after, and of any
+/// other that takes both.
 fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
     let mut verdicts = Vec::new();
-    for (engine, was) in before {
-        let Some((_, is)) = after.iter().find(|(e, _)| e == engine) else {
-            verdicts.push(format!("{engine} does not take the new model; it is served by rten"));
-            continue;
+    if let (Some((was, then)), Some((is, now))) = (before.first(), after.first()) {
+        let engines = if was == is {
+            format!("served by {is}")
+        } else {
+            format!("served by {is}, for {was} does not take it")
         };
-        let memory = |m: &Measured| Some((m.private_kb?, m.private_kb? + m.mapped_kb?));
-        let (Some((was_private, was_all)), Some((is_private, is_all))) = (memory(was), memory(is))
-        else {
-            continue;
-        };
-        let time = is.median_ms / was.median_ms.max(f64::MIN_POSITIVE);
-        let pays = if is_all < was_all { "less memory" } else { "no less memory" };
-        let private = is_private as f64 / 1024.0 - was_private as f64 / 1024.0;
-        verdicts.push(format!(
-            "on {engine}: {pays} ({:.1} -> {:.1} MiB private and mapped, {private:+.1} private), \
-             {time:.2} x the time",
-            was_all as f64 / 1024.0,
-            is_all as f64 / 1024.0
-        ));
+        verdicts.extend(verdict(&engines, then, now));
+    }
+    for (engine, then) in before.iter().skip(1) {
+        let now = after.iter().find(|(other, _)| other == engine);
+        verdicts.extend(now.and_then(|(_, now)| verdict(&format!("on {engine}"), then, now)));
     }
     verdicts
+}
+
+/// One change of memory and time in words; `None` where the system does not count memory.
+fn verdict(about: &str, then: &Measured, now: &Measured) -> Option<String> {
+    let mib = |kb: u64| kb as f64 / 1024.0;
+    let (was, is) =
+        (mib(then.private_kb? + then.mapped_kb?), mib(now.private_kb? + now.mapped_kb?));
+    let private = mib(now.private_kb?) - mib(then.private_kb?);
+    let pays = if is < was { "less memory" } else { "no less memory" };
+    let time = now.median_ms / then.median_ms.max(f64::MIN_POSITIVE);
+    Some(format!(
+        "{about}: {pays} ({was:.1} -> {is:.1} MiB private and mapped, {private:+.1} private), \
+         {time:.2} x the time"
+    ))
 }

@@ -1,4 +1,5 @@
-//! The range of each value that is to be held in 8-bit integers, found by running photos.
+//! The range of each value that is to be held in 8-bit integers, and the mean of each of its channels,
+//! found by running photos.
 //!
 //! The extremes of a long tail would spend the 256 steps on values that hardly occur, so the range
 //! is narrowed to where rounding and clipping together cost least: the squared error over a
@@ -6,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use rten_tensor::TensorView;
 use rten_tensor::prelude::*;
+use rten_tensor::{Tensor as Values, TensorView};
 use skincell_vision::card::Dtype;
 use skincell_vision::tensor::Tensor;
 
@@ -30,16 +31,24 @@ pub(super) struct Range {
     pub(super) zero: i8,
 }
 
-/// The range of every convolution's input, by its name.
+/// What the photos showed of one value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seen {
+    pub(super) range: Range,
+    /// `[channels]`, over all photos and places.
+    pub(super) means: Vec<f64>,
+}
+
+/// What the photos show of every convolution's input, by its name.
 ///
 /// # Errors
 /// What the engine says.
-pub(super) fn ranges(
+pub(super) fn seen(
     graph: &Graph,
     convolutions: &[Convolution],
     photos: &[Tensor],
     progress: &mut dyn FnMut(QuantizeStep),
-) -> Result<BTreeMap<String, Range>, QuantizeError> {
+) -> Result<BTreeMap<String, Seen>, QuantizeError> {
     let engine = Engine::load(graph)?;
     let mut names: Vec<&str> = convolutions.iter().map(|c| c.input.as_str()).collect();
     names.sort_unstable();
@@ -50,7 +59,7 @@ pub(super) fn ranges(
         progress(QuantizeStep::Calibrate(done, total));
         look(&engine, &names, photo, |index, values| {
             let (low, high) = &mut extremes[index];
-            for value in values {
+            for value in values.iter() {
                 *low = low.min(*value);
                 *high = high.max(*value);
             }
@@ -58,11 +67,27 @@ pub(super) fn ranges(
     }
     let mut bars: Vec<Histogram> =
         extremes.iter().map(|(low, high)| Histogram::new(*low, *high)).collect();
+    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
     for (done, photo) in photos.iter().enumerate() {
         progress(QuantizeStep::Calibrate(photos.len() + done, total));
-        look(&engine, &names, photo, |index, values| bars[index].add(values))?;
+        look(&engine, &names, photo, |index, values| {
+            bars[index].add(&values.to_vec());
+            add_means(&mut sums[index], values);
+        })?;
     }
-    Ok(names.iter().zip(&bars).map(|(name, bars)| ((*name).to_owned(), bars.range())).collect())
+    let mean = |sums: &Vec<f64>| sums.iter().map(|sum| sum / photos.len() as f64).collect();
+    let seen = bars.iter().zip(&sums).map(|(b, s)| Seen { range: b.range(), means: mean(s) });
+    Ok(names.iter().map(|name| (*name).to_owned()).zip(seen).collect())
+}
+
+/// Adds the mean of each channel of `[1, channels, height, width]`.
+fn add_means(sums: &mut Vec<f64>, values: &Values<f32>) {
+    let channels = values.shape().get(1).copied().unwrap_or_default();
+    let places = (values.len() / channels.max(1)).max(1);
+    sums.resize(channels, 0.0);
+    for (sum, map) in sums.iter_mut().zip(values.to_vec().chunks(places)) {
+        *sum += map.iter().map(|v| f64::from(*v)).sum::<f64>() / places as f64;
+    }
 }
 
 /// Runs a photo and shows the values named, some at a time.
@@ -70,7 +95,7 @@ fn look(
     engine: &Engine,
     names: &[&str],
     photo: &Tensor,
-    mut show: impl FnMut(usize, &[f32]),
+    mut show: impl FnMut(usize, &Values<f32>),
 ) -> Result<(), QuantizeError> {
     let shape: Vec<usize> = photo.dimensions.iter().map(|d| *d as usize).collect();
     let floats: Vec<f32> = match photo.dtype {
@@ -91,7 +116,7 @@ fn look(
             }
         };
         for (place, value) in values.iter().enumerate() {
-            show(group * AT_ONCE + place, &value.to_vec());
+            show(group * AT_ONCE + place, value);
         }
     }
     Ok(())

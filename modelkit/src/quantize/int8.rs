@@ -3,6 +3,9 @@
 //! Weights are unsigned bytes around 128, one scale for each output channel, 7 bits wide (64 to
 //! 192): on x86 without VNNI two products of 8 bits each overflow the 16-bit sum. Written this way,
 //! and not with a `DequantizeLinear` on the weights, rten runs on the mapped bytes as they are.
+//! What rounding the weights adds to a channel on average, by the means of its inputs on the photos, the
+//! bias takes off again.
+//!
 //! Depthwise convolutions, dense layers and the Grad-CAM operators stay in float32: few bytes, and
 //! most of the error.
 
@@ -10,7 +13,7 @@ use std::collections::BTreeMap;
 
 use rten_onnx::onnx::{DataType, NodeProto};
 
-use super::calibrate::Range;
+use super::calibrate::Seen;
 use crate::graph::{Graph, attribute, input, int, int_attribute, op, output};
 use crate::tensor::Tensor;
 
@@ -51,12 +54,13 @@ pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
 pub(super) fn convert(
     graph: &mut Graph,
     convolutions: &[Convolution],
-    ranges: &BTreeMap<String, Range>,
+    seen: &BTreeMap<String, Seen>,
 ) -> usize {
     let mut changed = 0;
     let mut bytes_of: BTreeMap<String, String> = BTreeMap::new();
     for convolution in convolutions {
-        let Some(range) = ranges.get(&convolution.input) else { continue };
+        let Some(seen) = seen.get(&convolution.input) else { continue };
+        let range = seen.range;
         let Some(at) = graph.nodes.iter().position(|n| output(n) == convolution.output) else {
             continue;
         };
@@ -72,7 +76,7 @@ pub(super) fn convert(
             }
         };
         bytes_of.insert(convolution.input.clone(), bytes.clone());
-        if replace(graph, at, end, &bytes, &zero, range.scale).is_some() {
+        if replace(graph, at, end, &bytes, &zero, seen).is_some() {
             changed += 1;
         }
     }
@@ -86,14 +90,21 @@ fn replace(
     end: usize,
     bytes: &str,
     zero: &str,
-    input_scale: f32,
+    seen: &Seen,
 ) -> Option<()> {
     let conv = graph.nodes.get(at)?.clone();
     let name = input(&conv, 1)?.to_owned();
-    let (weights, scales) = quantized(graph.constants.get(&name)?)?;
+    let original = graph.constants.get(&name)?;
+    let (weights, scales) = quantized(original)?;
+    let shifts = shifts(original, &weights, &scales, &seen.means)?;
     let channels = scales.len();
+    let bias = match input(&conv, 2) {
+        Some(bias) => graph.constants.get(bias)?.to_f32()?,
+        None => vec![0.0; channels],
+    };
+    let bias: Vec<f32> = bias.iter().zip(&shifts).map(|(b, s)| b - s).collect();
     let weights = graph.add_constant(&format!("{name}/uint8"), weights);
-    let scales: Vec<f32> = scales.iter().map(|s| s * input_scale).collect();
+    let scales: Vec<f32> = scales.iter().map(|s| s * seen.range.scale).collect();
     let scales = Tensor::f32(&[1, channels, 1, 1], &scales);
     let scales = graph.add_constant(&format!("{name}/scales"), scales);
     let around = Tensor { dtype: DataType::UINT8, dims: vec![], bytes: vec![ZERO] };
@@ -105,14 +116,10 @@ fn replace(
     let sums = graph.emit(&sums, "ConvInteger", &[bytes, &weights, zero, &around], attributes);
     let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
     let sums = graph.emit(&format!("{base}/float"), "Cast", &[&sums], to);
-    let mut last = graph.emit(&format!("{base}/scaled"), "Mul", &[&sums, &scales], vec![]);
-    if let Some(bias) = input(&conv, 2) {
-        let bias = graph.constants.get(bias)?.to_f32()?;
-        let bias = Tensor::f32(&[1, channels, 1, 1], &bias);
-        let bias = graph.add_constant(&format!("{base}/bias"), bias);
-        last = graph.emit(&format!("{base}/biased"), "Add", &[&last, &bias], vec![]);
-    }
-    debug_assert_eq!(graph.nodes.last().map(output), Some(last.as_str()));
+    let scaled = graph.emit(&format!("{base}/scaled"), "Mul", &[&sums, &scales], vec![]);
+    let bias = Tensor::f32(&[1, channels, 1, 1], &bias);
+    let bias = graph.add_constant(&format!("{base}/bias"), bias);
+    graph.emit(&format!("{base}/biased"), "Add", &[&scaled, &bias], vec![]);
     graph.nodes.last_mut()?.output = vec![base];
     let new = graph.nodes.split_off(end);
     graph.nodes.splice(at..=at, new);
@@ -132,13 +139,51 @@ fn quantized(weights: &Tensor) -> Option<(Tensor, Vec<f32>)> {
     let per_channel = values.len().checked_div(channels)?;
     let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
     for channel in values.chunks(per_channel) {
-        let largest = channel.iter().fold(0_f32, |m, w| m.max(w.abs()));
-        let scale = if largest > 0.0 { largest / STEPS } else { 1.0 };
-        let byte = |w: &f32| ((w / scale).round().clamp(-STEPS, STEPS) + f32::from(ZERO)) as u8;
-        bytes.extend(channel.iter().map(byte));
+        let scale = best_scale(channel);
+        bytes.extend(channel.iter().map(|w| (steps(*w, scale) + f32::from(ZERO)) as u8));
         scales.push(scale);
     }
     Some((Tensor { dtype: DataType::UINT8, dims: weights.dims.clone(), bytes }, scales))
+}
+
+/// A weight in whole steps.
+fn steps(weight: f32, scale: f32) -> f32 {
+    (weight / scale).round().clamp(-STEPS, STEPS)
+}
+
+/// The scale whose rounding and clipping together cost least, squared: the largest weight's, or that
+/// of some share of it.
+fn best_scale(weights: &[f32]) -> f32 {
+    let largest = weights.iter().fold(0_f32, |m, w| m.max(w.abs()));
+    if largest == 0.0 {
+        return 1.0;
+    }
+    let cost = |scale: f32| -> f64 {
+        weights.iter().map(|w| f64::from(w - scale * steps(*w, scale)).powi(2)).sum()
+    };
+    let tried = (10..=20).map(|share| largest * share as f32 / 20.0 / STEPS);
+    let priced = tried.map(|scale| (cost(scale), scale));
+    priced.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(largest / STEPS, |(_, scale)| scale)
+}
+
+/// `Σ (quantized − weight) · mean` for each output channel: what rounding adds to it on average, the
+/// padding left out.
+fn shifts(weights: &Tensor, bytes: &Tensor, scales: &[f32], means: &[f64]) -> Option<Vec<f32>> {
+    let [_, inputs, height, width] = weights.dims[..] else { return None };
+    if means.len() != inputs {
+        return None;
+    }
+    let (values, area) = (weights.to_f32()?, height * width);
+    let channels = values.chunks(inputs * area).zip(bytes.bytes.chunks(inputs * area));
+    let shift = |((weights, bytes), scale): ((&[f32], &[u8]), &f32)| {
+        let pairs = weights.iter().zip(bytes).enumerate();
+        let terms = pairs.map(|(at, (weight, byte))| {
+            let back = f64::from(*scale) * (f64::from(*byte) - f64::from(ZERO));
+            (back - f64::from(*weight)) * means.get(at / area).copied().unwrap_or_default()
+        });
+        terms.sum::<f64>() as f32
+    };
+    Some(channels.zip(scales).map(shift).collect())
 }
 
 #[cfg(test)]
@@ -147,16 +192,39 @@ mod tests {
 
     #[test]
     fn weights_keep_half_a_step() {
+        // Of even weights none is worth clipping: 63 steps to the largest.
         let values: Vec<f32> =
             (0..24).map(|n| (n as f32 - 11.0) * (1.0 + (n / 12) as f32)).collect();
         let weights = Tensor::f32(&[2, 3, 2, 2], &values);
         let (bytes, scales) = quantized(&weights).expect("float32");
-        assert_eq!((bytes.dims, bytes.dtype), (weights.dims, DataType::UINT8));
+        assert_eq!((&bytes.dims, bytes.dtype), (&weights.dims, DataType::UINT8));
         for (n, (byte, value)) in bytes.bytes.iter().zip(&values).enumerate() {
             let steps = value / scales[n / 12] - (f32::from(*byte) - 128.0);
-            // 4 of 12 of the largest is 10.5 of its 63 steps; the quotient's own rounding comes on top.
+            // A value halfway between two steps; the quotient's own rounding comes on top.
             assert!(steps.abs() <= 0.5 + STEPS * f32::EPSILON, "{n}: {value} is {steps} steps off");
             assert!((65..=191).contains(byte), "{byte} needs more than 7 bits");
         }
+
+        // What the rounding adds on average, worked out the long way.
+        let means = [0.5, -2.0, 3.0];
+        let found = shifts(&weights, &bytes, &scales, &means).expect("they fit");
+        for channel in 0..2 {
+            let mut sum = 0.0;
+            for at in 0..12 {
+                let n = channel * 12 + at;
+                let back = scales[channel] * (f32::from(bytes.bytes[n]) - 128.0);
+                sum += (back - values[n]) * means[at / 4] as f32;
+            }
+            assert!((found[channel] - sum).abs() < 1e-4, "{found:?} {sum}");
+        }
+    }
+
+    #[test]
+    fn one_weight_far_out_is_clipped() {
+        let mut weights: Vec<f32> = (0..100_000).map(|n| n as f32 / 500_000.0 - 0.1).collect();
+        weights.push(0.15);
+        let largest = best_scale(&weights) * STEPS;
+        assert!((0.09..0.12).contains(&largest), "{largest}");
+        assert_eq!(best_scale(&[0.0; 4]), 1.0);
     }
 }

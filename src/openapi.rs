@@ -119,8 +119,7 @@ fn photo_forms() -> Value {
     let members = |image: Value| {
         let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
         let members: Map<String, Value> = options.chain([("image".to_owned(), image)]).collect();
-        json!({"type": "object", "required": ["image"], "properties": members,
-               "propertyNames": {"pattern": "^[A-Za-z0-9_]+$"}})
+        json!({"type": "object", "required": ["image"], "properties": members})
     };
     let file = json!({"type": "string", "format": "binary", "contentMediaType": "image/*"});
     let text = json!({"type": "string", "format": "photo-base64", "contentEncoding": "base64",
@@ -150,7 +149,7 @@ fn option(name: &str) -> (Value, &'static str) {
             "How many classes to rank",
         ),
         "gradcam" => (
-            json!({"anyOf": [{"type": "boolean"}, texts(&["true", "1", "yes", "false", "0", "no", ""])]}),
+            json!({"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, texts(&["true", "1", "yes", "false", "0", "no", ""])]}),
             "Whether to make a heatmap",
         ),
         "heatmap" => (
@@ -162,7 +161,8 @@ fn option(name: &str) -> (Value, &'static str) {
             "Which model answers, by its name in /models",
         ),
         _ => (
-            json!({"type": "string", "format": "class-name"}),
+            json!({"anyOf": [{"type": "string", "format": "class-name"},
+                             {"type": "integer", "minimum": 0}]}),
             "The class the heatmap explains, by label, display name or index",
         ),
     }

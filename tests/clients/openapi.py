@@ -15,7 +15,7 @@ from service import serve
 
 HERE = pathlib.Path(__file__).resolve().parent
 FEWEST_CASES = 1000
-EXAMPLES = os.environ.get("SKINCELL_EXAMPLES", "400")
+EXAMPLES = os.environ.get("SKINCELL_EXAMPLES", "250")
 
 
 def main():
@@ -24,7 +24,8 @@ def main():
         command = [
             pathlib.Path(sys.executable).with_name("st"), "--config-file", HERE / "schemathesis.toml",
             "run", f"{address}/openapi.json", "--url", address, "--max-examples", EXAMPLES,
-            "--seed", "1", "--workers", "2", "--report", "ndjson", "--report-ndjson-path", report,
+            # One thread: Python 3.11 counts the depth of its parser for all threads together.
+            "--seed", "1", "--workers", "1", "--report", "ndjson", "--report-ndjson-path", report,
         ]
         failed = subprocess.run(command, cwd=HERE, check=False).returncode
         events = [json.loads(line) for line in report.read_text().splitlines()]

@@ -5,6 +5,7 @@ Leaves out what is measured: the scripts beside it do that.
 """
 
 import http.client
+import os
 import pathlib
 import re
 import signal
@@ -13,19 +14,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target" / "release" / "skincell"
+BINARY = pathlib.Path(os.environ.get("SKINCELL_BIN", ROOT / "target" / "release" / "skincell"))
 TIMEOUT_S = 60
 
 
 class Service:
     """`skincell up` on a free port, as a context manager."""
 
-    def __init__(self, *flags, binary=BINARY, app=ROOT):
+    def __init__(self, *flags, binary=BINARY, app=ROOT, before=None):
+        """`before` is called in the child, between fork and exec."""
+        self.before = before
         self.command = [str(binary), "up", "--from", str(app), "--listen", "127.0.0.1:0", *flags]
 
     def __enter__(self):
         self.started = time.perf_counter()
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.before)
         line = self.process.stdout.readline()
         found = re.match(r"Serving http://([\d.]+):(\d+)", line)
         if not found:

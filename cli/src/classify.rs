@@ -64,14 +64,14 @@ impl Classify {
         let (app, settings) = self.run.load()?;
         let target = self.target();
         let bar = progress(self.photos.len());
-        let failed = runtime(&settings)?.block_on(async {
+        let failed = runtime()?.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
             let mut tasks: VecDeque<Task> = VecDeque::new();
             let mut failed = 0_usize;
             let mut waiting = self.photos.iter();
             loop {
                 // As many under way as there are slots; results are shown in the order given.
-                while tasks.len() < settings.limits.max_concurrency {
+                while tasks.len() < service.plan().concurrency {
                     let Some(photo) = waiting.next() else { break };
                     let ask = ask(Arc::clone(&service), photo.clone(), target.clone());
                     tasks.push_back((photo.clone(), tokio::spawn(ask)));

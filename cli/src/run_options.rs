@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use skincell_modelkit::pack::is_packed;
 use skincell_runner::app::{self, Additions, App, Values};
 use skincell_runner::build;
-use skincell_runner::sandbox::Limits;
-use skincell_runner::service::{EngineChoice, Settings};
+use skincell_runner::memory::MemoryLimit;
+use skincell_runner::settings::{EngineChoice, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,14 +46,25 @@ pub struct RunOptions {
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// Requests at work at the same time [default: the number of cores].
+    /// Memory the service may hold: auto is the control group's limit or the machine's memory.
+    #[arg(
+        long,
+        value_name = "auto|SIZE|none",
+        env = "SKINCELL_MEMORY_LIMIT",
+        default_value = "auto"
+    )]
+    #[arg(value_parser = memory_limit)]
+    memory_limit: MemoryLimit,
+
+    /// Requests at work at the same time [default: what cores and memory allow].
     #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONCURRENCY")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     max_concurrency: Option<u16>,
 
-    /// Memory one instance may have; a photo that needs more is answered 413.
-    #[arg(long, value_name = "SIZE", env = "SPIN_MAX_INSTANCE_MEMORY", default_value = "64MiB")]
-    max_instance_memory: ByteSize,
+    /// Memory one instance may have; a photo that needs more is answered 413 [default: 64MiB, or what
+    /// the memory limit allows].
+    #[arg(long, value_name = "SIZE", env = "SPIN_MAX_INSTANCE_MEMORY")]
+    max_instance_memory: Option<ByteSize>,
 
     /// Time one request may take, from its head to the end of the answer.
     #[arg(long, value_name = "TIME", env = "SKINCELL_REQUEST_TIMEOUT", default_value = "30s")]
@@ -105,13 +116,14 @@ impl RunOptions {
             build::build(&app)?;
             pack_models(&app)?;
         }
+        let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
         let mut settings = Settings {
-            limits: Limits {
-                max_instance_memory: usize::try_from(self.max_instance_memory.as_u64())
-                    .context("--max-instance-memory is more than this machine can address")?,
-                request_timeout: self.request_timeout,
-                ..Limits::default()
-            },
+            memory_limit: self.memory_limit,
+            max_instance_memory: instance
+                .transpose()
+                .context("--max-instance-memory is more than this machine can address")?,
+            max_concurrency: self.max_concurrency.map(usize::from),
+            request_timeout: self.request_timeout,
             engine: match self.engine {
                 EngineName::Auto => EngineChoice::Auto,
                 EngineName::Cellnet => EngineChoice::Cellnet,
@@ -121,9 +133,6 @@ impl RunOptions {
         };
         if let Some(threads) = self.threads {
             settings.threads = threads.into();
-        }
-        if let Some(concurrency) = self.max_concurrency {
-            settings.limits.max_concurrency = concurrency.into();
         }
         if self.disable_cache {
             settings.cache_folder = None;
@@ -147,14 +156,25 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime for the service: two threads for sockets, one per request at work.
-pub fn runtime(settings: &Settings) -> anyhow::Result<tokio::runtime::Runtime> {
+/// A runtime for the service: two threads for sockets, and one per request at work, of which there are
+/// never more than have slots.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(settings.limits.max_concurrency + 2)
         .enable_all()
         .build()
         .context("cannot start the runtime")
+}
+
+fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    match text {
+        "auto" => Ok(MemoryLimit::Auto),
+        "none" => Ok(MemoryLimit::None),
+        size => size
+            .parse::<ByteSize>()
+            .map(|size| MemoryLimit::Bytes(size.as_u64()))
+            .map_err(|_| "write auto, none, or a size such as 256MiB".to_owned()),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

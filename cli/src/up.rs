@@ -5,7 +5,8 @@ use anyhow::Context;
 use clap::Args;
 use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, ServerSettings};
-use skincell_runner::service::{Service, Settings};
+use skincell_runner::service::Service;
+use skincell_runner::settings::Settings;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,11 +21,13 @@ use tokio::net::TcpListener;
 Endpoints of the runner itself, beside the application's own:
   /healthz  answers while the process lives
   /readyz   503 while shutting down
-  /memory   private and mapped memory, models, requests, as JSON
+  /memory   private and mapped memory, budget, models, requests, as JSON
+  /metrics  the same and more for Prometheus
 
 Examples:
   skincell up --build
   skincell up --listen 0.0.0.0:8080 --max-concurrency 4 --request-timeout 10s
+  skincell up --memory-limit 256MiB --queue 16 --preload
   skincell up --env ENABLE_GRADCAM=false")]
 pub struct Up {
     #[command(flatten)]
@@ -47,6 +50,15 @@ pub struct Up {
     /// Longest request body; more is answered 413.
     #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_UPLOAD", default_value = "16MiB")]
     max_body: bytesize::ByteSize,
+
+    /// Load every model at the start instead of at its first request.
+    #[arg(long, env = "SKINCELL_PRELOAD")]
+    preload: bool,
+
+    /// Unload a model that nobody has asked for this long.
+    #[arg(long, value_name = "TIME", env = "SKINCELL_UNLOAD_AFTER", default_value = "10m")]
+    #[arg(value_parser = humantime::parse_duration)]
+    unload_after: Duration,
 
     /// How long accepted requests may go on after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "TIME", env = "SKINCELL_DRAIN_TIMEOUT", default_value = "30s")]
@@ -99,11 +111,14 @@ impl Up {
             log_folder: self.log_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
             truncate: self.truncate_logs,
         };
+        settings.preload = self.preload;
+        settings.unload_after = self.unload_after;
         let start = Instant::now();
-        runtime(&settings)?.block_on(async {
+        let runtime = runtime()?;
+        runtime.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
-            let listener = self.listener().await?;
+            let listener = self.listener()?;
             let address = listener.local_addr()?;
             println!("Serving http://{address}");
             if !self.quiet {
@@ -113,18 +128,20 @@ impl Up {
                 ServerSettings { drain_timeout: self.drain_timeout, ..ServerSettings::default() };
             server::serve(service, listener, &server_settings, stop).await
         })?;
+        // A run of a model cannot be stopped; nobody waits for it any more.
+        runtime.shutdown_background();
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Up {
     /// The socket: on `--listen`, or with `--find-free-port` on the first free port from there on.
-    async fn listener(&self) -> anyhow::Result<TcpListener> {
+    fn listener(&self) -> anyhow::Result<TcpListener> {
         let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
         let mut taken = None;
         for port in self.listen.port()..=last {
             let address = SocketAddr::new(self.listen.ip(), port);
-            match TcpListener::bind(address).await {
+            match server::listen(address) {
                 Ok(listener) => return Ok(listener),
                 Err(error) if error.kind() == ErrorKind::AddrInUse => taken = Some(error),
                 Err(error) => {
@@ -170,13 +187,14 @@ fn print_summary(service: &Service, settings: &Settings, took: Duration) {
     for model in service.models() {
         println!("  model    {} by {}, loaded at first use", model.name, model.engine);
     }
-    let limits = &settings.limits;
+    let (plan, size) = (service.plan(), |bytes| bytesize::ByteSize::b(bytes).display().iec());
+    let budget = service.budget().map_or("no limit".to_owned(), |b| format!("{} in all", size(b)));
+    println!("  memory   {budget}, {} an instance", size(plan.instance));
     println!(
-        "  limits   {} at work, {} in line, {} an instance, {} a request",
-        limits.max_concurrency,
+        "  limits   {} at work, {} in line, {} a request",
+        plan.concurrency,
         settings.queue,
-        bytesize::ByteSize::b(limits.max_instance_memory as u64).display().iec(),
-        humantime::format_duration(limits.request_timeout),
+        humantime::format_duration(settings.request_timeout),
     );
     println!("  started  in {} ms", took.as_millis());
     println!("Not a medical device. Stop with Ctrl-C.");

@@ -1,8 +1,9 @@
-//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, and Spin's `/.well-known/spin/…`.
+//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, `/metrics`, and Spin's `/.well-known/spin/…`.
 //!
 //! They touch no component and wait for no slot, so they answer while everything else is busy.
 
-use crate::memory::{ProcessMemory, available_bytes};
+use crate::memory::ProcessMemory;
+use crate::metrics;
 use crate::nn::ModelStatus;
 use crate::service::Service;
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Answers `request` if it is for the runner itself.
 pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
@@ -18,6 +18,7 @@ pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Respo
     match request.uri().path() {
         "/healthz" => get(&|| plain(StatusCode::OK, "ok")),
         "/readyz" => get(&|| ready(service)),
+        "/metrics" => get(&|| with_type(StatusCode::OK, metrics::CONTENT_TYPE, scrape(service))),
         "/memory" => get(&|| json(&memory(service))),
         "/.well-known/spin/health" => get(&|| plain(StatusCode::OK, "OK")),
         "/.well-known/spin/info" => get(&|| json(&info(service))),
@@ -71,11 +72,18 @@ struct MemoryReport {
 #[derive(Serialize)]
 struct MemoryMib {
     rss_mb: f64,
-    /// Of the machine's memory or the control group's limit.
+    /// Held, of the budget.
     percent: Option<f64>,
     private_mb: f64,
     mapped_mb: f64,
     peak_mb: f64,
+    /// Bytes that cannot be given back, our own or the whole control group's: what the lines of defence
+    /// look at.
+    held_mb: f64,
+    /// `--memory-limit`, or what it found.
+    budget_mb: Option<f64>,
+    /// Promised to the runner, models and requests.
+    reserved_mb: f64,
 }
 
 #[derive(Serialize)]
@@ -91,17 +99,19 @@ fn memory(service: &Service) -> MemoryReport {
     let memory = ProcessMemory::now();
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
     let mib = |bytes: u64| rounded(bytes as f64 / f64::from(1 << 20));
-    let percent = |available: u64| rounded(memory.resident_bytes as f64 * 100.0 / available as f64);
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (held, budget) = (service.gauge.held_bytes(), service.ledger.budget());
     let models = service.models.status();
     MemoryReport {
         status: "ok",
         memory: MemoryMib {
             rss_mb: mib(memory.resident_bytes),
-            percent: available_bytes().map(percent),
+            percent: budget.map(|budget| rounded(held as f64 * 100.0 / budget as f64)),
             private_mb: mib(memory.private_bytes),
             mapped_mb: mib(memory.mapped_bytes),
             peak_mb: mib(memory.peak_resident_bytes),
+            held_mb: mib(held),
+            budget_mb: budget.map(mib),
+            reserved_mb: mib(service.ledger.reserved()),
         },
         model_loaded: models.iter().any(|model| model.loaded),
         gradcam_enabled: gradcam_enabled(service),
@@ -109,11 +119,36 @@ fn memory(service: &Service) -> MemoryReport {
         requests: Requests {
             at_work: service.admission.at_work(),
             waiting: service.admission.waiting(),
-            instances: count(&service.counters.instances),
-            refused: count(&service.counters.refused),
-            failed: count(&service.counters.failed),
+            instances: service.metrics.instances_created.get(),
+            refused: service.metrics.refused_count(),
+            failed: service.metrics.failed_count(),
         },
     }
+}
+
+/// Everything for Prometheus: what was counted, and how things stand now.
+fn scrape(service: &Service) -> String {
+    let (memory, metrics) = (ProcessMemory::now(), &service.metrics);
+    for (kind, bytes) in [
+        ("private", memory.private_bytes),
+        ("mapped", memory.mapped_bytes),
+        ("resident", memory.resident_bytes),
+        ("peak", memory.peak_resident_bytes),
+        ("held", service.gauge.held_bytes()),
+        ("reserved", service.ledger.reserved()),
+    ] {
+        metrics.set_memory(kind, bytes);
+    }
+    if let Some(budget) = service.ledger.budget() {
+        metrics.set_memory("budget", budget);
+    }
+    for model in service.models.status() {
+        metrics.set_model(&model.name, "private", model.private_bytes);
+        metrics.set_model(&model.name, "mapped", model.mapped_bytes);
+        metrics.set_model(&model.name, "activation", model.activation_bytes.unwrap_or(0));
+    }
+    metrics.set_line(service.admission.at_work(), service.admission.waiting());
+    metrics.text()
 }
 
 /// The origin app's switch as the components were given it; on where nothing is said.

@@ -38,3 +38,18 @@ pub fn give_memory_back() {
 /// Nothing to set on other systems.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_memory_back() {}
+
+/// Gives back what the allocator holds free: after a model was unloaded, or when memory is tight.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn trim() {
+    #[expect(unsafe_code, reason = "glibc's own call")]
+    // SAFETY: `malloc_trim` takes a number, touches only free memory of the allocator's, and is
+    // thread-safe by its manual page.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators give memory back by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn trim() {}

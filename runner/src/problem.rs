@@ -19,11 +19,8 @@ pub enum Problem {
     #[error("no route of this application matches {0:?}; `GET /` shows what it offers")]
     NoRoute(String),
     /// The line is full or too slow.
-    #[error("{0}; try again after the seconds that Retry-After says")]
+    #[error("{}", refusal_detail(.0))]
     Busy(Refusal),
-    /// The process is shutting down.
-    #[error("this server is shutting down; send the request to another one, or try again")]
-    Draining,
     /// The body was not taken.
     #[error("{0}")]
     Upload(UploadError),
@@ -53,6 +50,15 @@ pub enum HeadError {
     TooLong,
 }
 
+fn refusal_detail(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NeverFits { .. } => {
+            format!("{refusal}; raise --memory-limit or lower --max-instance-memory")
+        }
+        _ => format!("{refusal}; try again after the seconds that Retry-After says"),
+    }
+}
+
 fn failure_detail(failure: &Failure) -> String {
     match failure {
         Failure::Deadline(after) => format!(
@@ -76,10 +82,15 @@ impl Problem {
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route", "No such route"),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at once"),
-            Self::Draining => {
-                (StatusCode::SERVICE_UNAVAILABLE, "draining", "The server is shutting down")
+            Self::Busy(Refusal::Memory) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "out-of-memory", "Memory is short")
             }
+            Self::Busy(Refusal::NeverFits { .. }) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "memory-limit-too-small",
+                "The memory limit has no room for this request",
+            ),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at once"),
             Self::Upload(UploadError::TooLarge { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The request body is too large")
             }
@@ -169,7 +180,9 @@ mod tests {
         let table = [
             (Problem::NoRoute("/x".into()), 404),
             (Problem::Busy(Refusal::Full { length: 3 }), 503),
-            (Problem::Draining, 503),
+            (Problem::Busy(Refusal::TooLong(Duration::from_secs(1))), 503),
+            (Problem::Busy(Refusal::Memory), 503),
+            (Problem::Busy(Refusal::NeverFits { needed: 2, missing: 1 }), 503),
             (Problem::Upload(UploadError::TooLarge { limit: 1, announced: None }), 413),
             (Problem::Upload(UploadError::TooSlow(Duration::from_secs(1))), 408),
             (Problem::Upload(UploadError::BrokenOff), 400),

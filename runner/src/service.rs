@@ -3,160 +3,131 @@
 //! No sockets: `server` brings requests in from the network, `skincell classify` straight from disk.
 
 use crate::admin;
-use crate::admission::Admission;
-use crate::app::{App, AppComponent, Target};
+use crate::admission::{Admission, LIGHT_SLOTS, MakeRoom, Rules, Weight};
+use crate::app::{App, Target};
 use crate::manifest::StaticResponse;
+use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
+use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
-use crate::nn::{Cellnet, Engine, Engines, Models, Rten};
+use crate::nn::{Cellnet, Engine, Engines, Grants, Models, Rten};
 use crate::problem::Problem;
 use crate::request_id;
-use crate::sandbox::{
-    CompileCache, Failure, Instances, Limits, Output, OutputSettings, ReplyBody, Sandbox,
-};
+use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
+use crate::settings::{EngineChoice, Settings};
 use crate::spin_headers;
 use crate::upload::Uploads;
+use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// How a service is run.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// What one request may not exceed, and how many run at once.
-    pub limits: Limits,
-    /// Threads for inference, all requests together.
-    pub threads: usize,
-    /// Where machine code is kept; `None` compiles at every start.
-    pub cache_folder: Option<PathBuf>,
-    /// Requests that may wait for a slot.
-    pub queue: usize,
-    /// How long they may.
-    pub queue_timeout: Duration,
-    /// Longest request body, in bytes.
-    pub max_body: u64,
-    /// Who runs the models.
-    pub engine: EngineChoice,
-    /// Where components print.
-    pub output: OutputSettings,
-}
-
-/// Which engine runs a model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// cellnet where the folder has a `model.cell`, rten otherwise.
-    #[default]
-    Auto,
-    /// cellnet only.
-    Cellnet,
-    /// rten only.
-    Rten,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            cache_folder: CompileCache::default_folder(),
-            queue: 64,
-            queue_timeout: Duration::from_secs(10),
-            max_body: 16 << 20,
-            engine: EngineChoice::Auto,
-            output: OutputSettings::default(),
-        }
-    }
-}
-
-/// Bodies of the largest size that may be in memory together; smaller ones may be more.
-const UPLOADS_AT_ONCE: u64 = 4;
 
 /// An application, ready to answer.
 pub struct Service {
     pub(crate) app: App,
-    components: Vec<Instances>,
-    pub(crate) models: Models,
+    components: Vec<Component>,
+    pub(crate) models: Arc<Models>,
     pub(crate) admission: Admission,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) metrics: Arc<Metrics>,
     uploads: Uploads,
-    pub(crate) counters: Counters,
+    plan: Plan,
+    unload_after: Duration,
     draining: AtomicBool,
     /// Keeps the staged files while instances may open them.
     _files: Vec<Stage>,
 }
 
-/// What has happened so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Instances made, which is requests handed to a component.
-    pub(crate) instances: AtomicU64,
-    /// Requests turned away at the door.
-    pub(crate) refused: AtomicU64,
-    /// Instances that gave no answer.
-    pub(crate) failed: AtomicU64,
+/// A component, and what its requests may come to take.
+struct Component {
+    instances: Instances,
+    grants: Grants,
 }
 
 /// An answer: the runner's own, or a component's that may still be coming.
 pub type Answer = Response<Either<Full<Bytes>, ReplyBody>>;
 
+/// How often idle models and tight memory are looked after.
+const TIDY_EVERY: Duration = Duration::from_millis(250);
+
 impl Service {
-    /// Compiles (or maps) the application's components and grants their models. No model is read.
+    /// Divides the budget, compiles (or maps) the application's components and grants their models. No
+    /// model is read, unless all are to be loaded beforehand.
     ///
     /// # Errors
-    /// When a component cannot be compiled or linked, or its files cannot be staged.
+    /// When the budget has no room for a single request, a component cannot be compiled or linked, its
+    /// files cannot be staged, or a model cannot be loaded beforehand.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
-        let sandbox = Sandbox::new(settings.limits.clone())?;
+        let budget = Budget::new(settings.memory_limit);
+        let plan = Plan::new(&budget, wishes(settings))?;
+        let limits = limits(&plan, settings)?;
+        let sandbox = Sandbox::new(limits)?;
         let cache = settings.cache_folder.as_deref().and_then(|folder| {
             CompileCache::open(folder)
                 .inspect_err(|error| tracing::warn!("starts will be slow: {error:#}"))
                 .ok()
         });
+        let metrics = Arc::new(Metrics::new());
+        let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
+        let gauge = Arc::new(Gauge::new(budget));
+        let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
+        let (mut components, mut files) = (Vec::new(), Vec::new());
         let engines = engines(settings);
-        let mut service = Self {
-            components: Vec::with_capacity(app.components.len()),
-            models: Models::default(),
-            admission: Admission::new(
-                settings.limits.max_concurrency,
-                settings.queue,
-                settings.queue_timeout,
-            ),
-            uploads: Uploads::new(
-                settings.max_body.saturating_mul(UPLOADS_AT_ONCE),
-                settings.max_body,
-                settings.limits.request_timeout,
-            ),
-            counters: Counters::default(),
-            draining: AtomicBool::new(false),
-            _files: Vec::new(),
-            app: app.clone(),
-        };
         for component in &app.components {
+            let grants = models.grant(&component.models, &component.models_folder, &engines);
+            let stage = mounts::stage(component, &app.folder)?;
+            let mounted = stage.as_ref().map(Stage::path);
+            let compiled = sandbox.compile(&component.source, cache.as_ref())?;
             let output = Output::open(&settings.output, &component.id)?;
-            service.add(component, &sandbox, cache.as_ref(), &engines, output)?;
+            let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
+            let instances =
+                Instances::new(&sandbox, &compiled, component, mounted, granted, counted, output)?;
+            components.push(Component { instances, grants });
+            files.extend(stage);
         }
-        Ok(service)
+        let models = Arc::new(models);
+        if settings.preload {
+            models.preload().context("--preload")?;
+        }
+        let rules = Rules {
+            slots: plan.concurrency,
+            length: settings.queue,
+            patience: settings.queue_timeout,
+        };
+        let evict = Arc::clone(&models);
+        let make_room: MakeRoom = Box::new(move || evict.evict_one());
+        Ok(Self {
+            app,
+            components,
+            models,
+            admission: Admission::new(rules, Arc::clone(&ledger), Arc::clone(&gauge), make_room),
+            ledger,
+            gauge,
+            metrics,
+            uploads: Uploads::new(
+                plan.uploads,
+                settings.max_body.min(plan.uploads),
+                settings.request_timeout,
+            ),
+            plan,
+            unload_after: settings.unload_after,
+            draining: AtomicBool::new(false),
+            _files: files,
+        })
     }
 
-    fn add(
-        &mut self,
-        component: &AppComponent,
-        sandbox: &Sandbox,
-        cache: Option<&CompileCache>,
-        engines: &Engines,
-        output: Output,
-    ) -> anyhow::Result<()> {
-        let compiled = sandbox.compile(&component.source, cache)?;
-        let files = mounts::stage(component, &self.app.folder)?;
-        let grants = self.models.grant(&component.models, &component.models_folder, engines);
-        let mounted = files.as_ref().map(Stage::path);
-        let instances = Instances::new(sandbox, &compiled, component, mounted, grants, output)?;
-        self.components.push(instances);
-        self._files.extend(files);
-        Ok(())
+    /// Looks after models and memory, for ever: unloads what is idle, and lets in who waits for memory.
+    pub async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            self.models.tidy(self.unload_after);
+            self.admission.advance();
+        }
     }
 
     /// Answers one request. `client` is who sent it, where it came over a socket.
@@ -180,6 +151,7 @@ impl Service {
             answer.headers_mut().insert(request_id::HEADER, value);
         }
         let (status, head_after) = (answer.status().as_u16(), start.elapsed());
+        self.metrics.answered(status, head_after);
         tracing::debug!(request_id = id, %method, status, ?head_after, "answered");
         answer
     }
@@ -203,25 +175,33 @@ impl Service {
         };
         let component = component.ok_or_else(|| Problem::NoRoute(shortened(path)))?;
         let request = spin_headers::prepare(request, &found, id, client)?;
-        if self.is_draining() {
-            return Err(Problem::Draining);
-        }
-        self.admission.check().map_err(Problem::Busy)?;
         let (head, body) = request.into_parts();
-        let upload = self.uploads.read(&head.headers, body).await.map_err(Problem::Upload)?;
-        let slot = self.admission.enter().await.map_err(Problem::Busy)?;
-        self.counters.instances.fetch_add(1, Ordering::Relaxed);
+        let need = self.plan.need(component.grants.activation());
+        let weight = if body.is_end_stream() { Weight::Light } else { Weight::Full };
+        self.admission.check(need, weight).map_err(Problem::Busy)?;
+        let upload = self.timed("upload", self.uploads.read(&head.headers, body)).await;
+        let upload = upload.map_err(Problem::Upload)?;
+        let slot = self.timed("wait", self.admission.enter(need, weight)).await;
         let reply = component
-            .respond(Request::from_parts(head, upload), slot)
+            .instances
+            .respond(Request::from_parts(head, upload), slot.map_err(Problem::Busy)?)
             .await
             .map_err(Problem::Failed)?;
-        Ok(reply.map(Either::Right))
+        let hold = self.ledger.hold_answer(ReplyBody::BYTES);
+        Ok(reply.map(|body| Either::Right(body.holding(hold))))
+    }
+
+    async fn timed<F: Future>(&self, stage: &'static str, work: F) -> F::Output {
+        let start = Instant::now();
+        let outcome = work.await;
+        self.metrics.stage(stage, start.elapsed());
+        outcome
     }
 
     fn problem(&self, problem: &Problem, id: &str) -> Answer {
         match problem {
             Problem::Failed(failure) => {
-                self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                self.metrics.failed(failure.label());
                 let reason = match failure {
                     Failure::Trap(reason) => reason.clone(),
                     other => other.to_string(),
@@ -229,7 +209,7 @@ impl Service {
                 tracing::warn!(request_id = id, "{reason}");
             }
             Problem::Busy(refusal) => {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.metrics.refused(refusal.label());
                 tracing::debug!(request_id = id, "{refusal}");
             }
             _ => {}
@@ -237,7 +217,7 @@ impl Service {
         problem.response(id).map(Either::Left)
     }
 
-    /// From now on, requests for components are refused with 503 and `/readyz` says so.
+    /// From now on `/readyz` says that no more requests are wanted. Those that come are still served.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -254,6 +234,18 @@ impl Service {
         self.uploads.largest()
     }
 
+    /// How the budget is spent.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The budget in bytes, if there is one.
+    #[must_use]
+    pub fn budget(&self) -> Option<u64> {
+        self.ledger.budget()
+    }
+
     /// The application.
     #[must_use]
     pub fn app(&self) -> &App {
@@ -265,6 +257,24 @@ impl Service {
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
     }
+}
+
+fn wishes(settings: &Settings) -> Wishes {
+    Wishes {
+        instance: settings.max_instance_memory.map(|bytes| bytes as u64),
+        concurrency: settings.max_concurrency,
+        max_body: settings.max_body,
+    }
+}
+
+fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {
+    let bytes = |bytes: u64| usize::try_from(bytes).context("more than this machine can address");
+    Ok(Limits {
+        max_instances: plan.concurrency + LIGHT_SLOTS,
+        max_instance_memory: bytes(plan.instance)?,
+        max_host_memory: bytes(plan.host_share())?,
+        request_timeout: settings.request_timeout,
+    })
 }
 
 /// Ours for what was packed for it, rten for every other graph.

@@ -3,6 +3,7 @@
 //!
 //! What all uploads hold together is bounded; a body is freed piece by piece as the guest reads it.
 
+use crate::memory::Elsewhere;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::BodyExt;
@@ -13,9 +14,48 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// The unit in which room is counted, in bytes: semaphores count in `u32`.
 const UNIT: u64 = 1024;
+
+/// The first bytes of a body, taken without room: whoever sends a byte now and then holds none. They are
+/// counted with the connection.
+const FREE: u64 = 16 << 10;
+
+/// Longest pause within a body.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Slowest pace at which a body may come that holds room, in bytes a second, and for how long it may be
+/// slower at first.
+const SLOWEST: u64 = 16 << 10;
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How fast a body has come since it took room.
+struct Pace {
+    since: Instant,
+    from: u64,
+}
+
+impl Pace {
+    fn from(bytes: u64) -> Self {
+        Self { since: Instant::now(), from: bytes }
+    }
+
+    fn check(&self, bytes: u64) -> Result<(), UploadError> {
+        let elapsed = self.since.elapsed();
+        let owed = elapsed.saturating_sub(GRACE).as_secs().saturating_mul(SLOWEST);
+        if bytes.saturating_sub(self.from) < owed {
+            return Err(UploadError::TooSlow(elapsed));
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of `work`, if it comes in time.
+async fn in_time<F: Future>(time: Duration, work: F) -> Result<F::Output, UploadError> {
+    tokio::time::timeout(time, work).await.map_err(|_| UploadError::TooSlow(time))
+}
 
 /// The room that all uploads share.
 #[derive(Debug, Clone)]
@@ -81,12 +121,11 @@ impl Uploads {
     where
         B: Body<Data = Bytes>,
     {
-        // All the room that was announced is taken first, so that two half-read bodies cannot wait for
-        // each other.
-        let mut upload =
-            Upload { pieces: VecDeque::new(), left: 0, room: self.take(announced).await? };
+        let (room, counted) = (self.take(0).await?, Elsewhere::default());
+        let mut upload = Upload { pieces: VecDeque::new(), left: 0, room, counted };
         let mut body = std::pin::pin!(body);
-        while let Some(frame) = body.frame().await {
+        let mut pace = None;
+        while let Some(frame) = in_time(STALL, body.frame()).await? {
             let Ok(piece) = frame.map_err(|_| UploadError::BrokenOff)?.into_data() else {
                 continue;
             };
@@ -95,9 +134,16 @@ impl Uploads {
                 return Err(UploadError::TooLarge { limit: self.largest, announced: None });
             }
             let held = upload.room.num_permits() as u64 * UNIT;
-            if upload.left > held {
-                upload.room.merge(self.take(upload.left - held).await?);
+            if upload.left > held.max(FREE) {
+                // All the room that was announced is taken at once, so that two half-read bodies cannot
+                // wait for each other.
+                let wanted = upload.left.max(announced).saturating_sub(held);
+                upload.room.merge(self.take(wanted).await?);
+                pace.get_or_insert_with(|| Pace::from(upload.left)).check(upload.left)?;
+            } else if let Some(pace) = &pace {
+                pace.check(upload.left)?;
             }
+            upload.counted.grow(piece.len() as u64);
             upload.pieces.push_back(piece);
         }
         Ok(upload)
@@ -118,6 +164,7 @@ pub struct Upload {
     left: u64,
     /// Given back when the body is gone.
     room: OwnedSemaphorePermit,
+    counted: Elsewhere,
 }
 
 impl Body for Upload {
@@ -166,19 +213,72 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bodies_are_bounded_one_by_one_and_together() {
         let patience = Duration::from_secs(1);
-        let uploads = Uploads::new(8 * 1024, 5 * 1024, patience);
-        let announced = uploads.read(&announcing(6000), body(0)).await.unwrap_err();
-        assert_eq!(announced, UploadError::TooLarge { limit: 5120, announced: Some(6000) });
-        let unannounced = uploads.read(&HeaderMap::new(), body(6000)).await.unwrap_err();
-        assert_eq!(unannounced, UploadError::TooLarge { limit: 5120, announced: None });
+        let uploads = Uploads::new(80 << 10, 50 << 10, patience);
+        let (limit, large) = (50 << 10, 60_000);
+        let announced = uploads.read(&announcing(60_000), body(0)).await.unwrap_err();
+        assert_eq!(announced, UploadError::TooLarge { limit, announced: Some(60_000) });
+        let unannounced = uploads.read(&HeaderMap::new(), body(large)).await.unwrap_err();
+        assert_eq!(unannounced, UploadError::TooLarge { limit, announced: None });
 
-        let first = uploads.read(&announcing(5000), body(5000)).await.unwrap();
-        assert_eq!(uploads.room.available_permits(), 3);
-        let second = uploads.read(&announcing(5000), body(5000)).await.unwrap_err();
+        let first = uploads.read(&announcing(50_000), body(50_000)).await.unwrap();
+        assert_eq!(uploads.room.available_permits(), 80 - 49);
+        let second = uploads.read(&announcing(50_000), body(50_000)).await.unwrap_err();
         assert_eq!(second, UploadError::TooSlow(patience), "there is no room for both");
+        let small = uploads.read(&announcing(9000), body(9000)).await.unwrap();
+        assert_eq!(uploads.room.available_permits(), 80 - 49, "a small one needs none");
+        drop(small);
         let bytes = first.collect().await.unwrap().to_bytes();
-        assert_eq!(bytes, vec![7; 5000]);
-        assert_eq!(uploads.room.available_permits(), 8, "all room is given back");
+        assert_eq!(bytes, vec![7; 50_000]);
+        assert_eq!(uploads.room.available_permits(), 80, "all room is given back");
+    }
+
+    /// Who announces much and sends little holds no room, and is let go when it pauses.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_keeps_no_room_from_others() {
+        let uploads = Uploads::new(50 << 10, 50 << 10, Duration::from_secs(60));
+        let request = announcing(50_000);
+        let slow = std::pin::pin!(uploads.read(&request, Drips { every: Duration::from_secs(1) }));
+        let fast = async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            uploads.read(&announcing(50_000), body(50_000)).await.map(drop)
+        };
+        let (slow, fast) = tokio::join!(slow, fast);
+        assert_eq!(fast, Ok(()));
+        assert_eq!(slow.map(drop), Err(UploadError::TooSlow(Duration::from_secs(60))));
+        let stalled = uploads.read(&announcing(100), Drips { every: Duration::from_secs(9) }).await;
+        assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(super::STALL)));
+    }
+
+    /// A body of single bytes.
+    struct Drips {
+        every: Duration,
+    }
+
+    impl hyper::body::Body for Drips {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            // One sleep for each byte; it is woken anew each time it is polled.
+            let every = self.every;
+            let waker = context.waker().clone();
+            if NEXT.with(|next| next.replace(!next.get())) {
+                return std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(
+                    Bytes::from_static(b"x"),
+                ))));
+            }
+            tokio::spawn(async move {
+                tokio::time::sleep(every).await;
+                waker.wake();
+            });
+            std::task::Poll::Pending
+        }
+    }
+
+    thread_local! {
+        static NEXT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,6 +298,6 @@ mod tests {
         let uploads = Uploads::new(8 * 1024, 5 * 1024, Duration::from_secs(1));
         let error = uploads.read(&announcing(100), Never).await.unwrap_err();
         assert_eq!(error, UploadError::TooSlow(Duration::from_secs(1)));
-        assert_eq!(uploads.room.available_permits(), 8);
+        assert_eq!(uploads.room.available_permits(), 8, "it held none");
     }
 }

@@ -26,6 +26,8 @@ fn a_guest_that_fails_is_a_problem_and_the_next_is_served() {
         ("silent", 500, "component-failed"),
         ("loop", 504, "deadline"),
         ("allocate", 413, "needs-too-much-memory"),
+        ("tensors", 500, "component-failed"),
+        ("handles", 500, "component-failed"),
     ];
     for (path, status, problem) in cases {
         let start = Instant::now();
@@ -36,6 +38,29 @@ fn a_guest_that_fails_is_a_problem_and_the_next_is_served() {
         assert_eq!(get(&runner, "/guest/fine").body, b"fine", "after {path}");
         assert_eq!(good().send(&runner).results(), expected, "after {path}");
     }
+}
+
+/// What wasi-nn gives a request has an end, which the guest is told by the standard's own error kinds.
+#[test]
+fn a_guest_without_measure_is_told_so() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    let cases = [
+        ("contexts?colours", "100 ErrorCode::TooLarge"),
+        ("computes?colours", "100 ErrorCode::TooLarge"),
+        ("contexts?broken", "0 ErrorCode::RuntimeError"),
+        ("load-bytes", "ErrorCode::UnsupportedOperation"),
+        ("load-name?colours", "loaded"),
+        ("load-name?private", "ErrorCode::NotFound"),
+        ("load-name?../models/colours", "ErrorCode::NotFound"),
+        ("load-name?/etc/passwd", "ErrorCode::NotFound"),
+        ("load-name?", "ErrorCode::NotFound"),
+    ];
+    for (path, expected) in cases {
+        let answer = get(&runner, &format!("/guest/{path}"));
+        assert_eq!(String::from_utf8_lossy(&answer.body), expected, "{path}");
+    }
+    assert_eq!(good().send(&runner).status, 200);
 }
 
 /// All slots taken by guests that never end: the deadline gives each of them back.

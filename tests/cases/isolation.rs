@@ -55,3 +55,18 @@ fn a_marker_in_a_static_is_never_seen_again() {
         assert_eq!(String::from_utf8_lossy(&answer.body), "nothing");
     });
 }
+
+/// Not only statics: no byte of a request is anywhere in the memory of a later one, although slots of the
+/// pool are used again.
+#[test]
+fn a_marker_left_in_memory_is_never_found_again() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    let scan = |query: &str| {
+        let answer = get(&runner, &format!("/guest/scan{query}"));
+        assert_eq!(answer.status, 200);
+        String::from_utf8_lossy(&answer.body).into_owned()
+    };
+    assert!(scan("?control").starts_with("found"), "the guest finds what it left itself");
+    a_thousand_times(|_| assert_eq!(scan(""), "nothing"));
+}

@@ -85,6 +85,7 @@ impl App {
         component["environment"]["SKINCELL_MODEL"] = default_model.into();
         let mut guest = Table::new();
         guest.insert("source".to_owned(), text(&built.guests));
+        guest.insert("ai_models".to_owned(), granted.to_vec().into());
         insert(&mut manifest["component"], "guest", guest);
         let mut trigger = Table::new();
         trigger.insert("route".to_owned(), "/guest/...".into());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::artifacts::artifacts;
@@ -14,6 +14,9 @@ use crate::artifacts::artifacts;
 /// Longest a start may take. A warm one is milliseconds; the first compiles the components, with a
 /// compiler that may itself be unoptimised.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Longest a stop may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running service.
 #[derive(Debug)]
@@ -65,6 +68,41 @@ impl Runner {
         let address = lines.recv_timeout(START_TIMEOUT).expect("the runner prints its address");
         runner.address = address.expect("the address is one");
         runner
+    }
+
+    /// What `skincell up` says when it refuses to start.
+    #[must_use]
+    pub fn refused(app: &App, flags: &[&str]) -> String {
+        let output = Command::new(&artifacts().runner)
+            .args(["up", "--listen", "127.0.0.1:0", "--from"])
+            .arg(app.path())
+            .arg("--cache-dir")
+            .arg(artifacts().component.with_file_name("tests-cache"))
+            .args(flags)
+            .env("TMPDIR", app.path())
+            .output()
+            .expect("the runner starts");
+        assert_eq!(output.status.code(), Some(1), "it is refused");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let kill = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()), "the signal is sent");
+    }
+
+    /// Waits for its end, with a bound, and gives its exit code.
+    #[must_use]
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("the runner can be waited for") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the runner did not stop within {STOP_TIMEOUT:?}")
     }
 
     /// Where it listens.

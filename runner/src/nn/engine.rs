@@ -72,6 +72,9 @@ pub enum RunError {
     /// Too few inputs.
     #[error("the input {0:?} is missing")]
     MissingInput(String),
+    /// The model's files were changed under it.
+    #[error("{0}; the model is loaded again for the next request: replace files by rename")]
+    Damaged(String),
     /// The engine's own error.
     #[error("the engine failed: {0}")]
     Engine(String),

@@ -1,49 +1,23 @@
-//! The models of an application: named, loaded at first use by exactly one thread, shared by all.
+//! The models of an application: which there are, which a component was granted, and who has to go when
+//! room is needed.
 //!
 //! A component sees only the names its manifest grants (`ai_models`); a name is a look-up, never a
 //! path. Loading happens when the guest makes an execution context, so that "no such model" and "the
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
-use super::engine::{Engine, LoadError, LoadedModel};
+use super::engine::{Engine, LoadError};
+use super::model::{Figures, Model, ModelStatus, Unload};
+use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, Level};
+use crate::metrics::Metrics;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use wasmtime_wasi_nn::backend::{
-    BackendError, BackendExecutionContext, BackendGraph, Id, NamedTensor,
-};
-use wasmtime_wasi_nn::{ExecutionContext, Graph, GraphRegistry, Registry, Tensor};
 
 /// Every model that some component was granted.
-#[derive(Default)]
 pub struct Models {
     by_folder: BTreeMap<PathBuf, Arc<Model>>,
-}
-
-/// One model: where it lies and, once asked for, what was loaded.
-struct Model {
-    name: String,
-    folder: PathBuf,
-    engine: Arc<dyn Engine>,
-    loaded: Mutex<Option<Loaded>>,
-}
-
-struct Loaded {
-    model: Arc<dyn LoadedModel>,
-    load_time: Duration,
-}
-
-/// A model as `/memory` reports it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ModelStatus {
-    /// The name it is granted by.
-    pub name: String,
-    /// Who runs it.
-    pub engine: &'static str,
-    /// Whether it is in memory.
-    pub loaded: bool,
-    /// How long loading took, in milliseconds.
-    pub load_ms: Option<f64>,
+    household: Arc<Household>,
 }
 
 /// Engines in the order of preference.
@@ -59,7 +33,7 @@ impl Engines {
         Self { preferred, last }
     }
 
-    fn choose(&self, folder: &Path) -> Arc<dyn Engine> {
+    pub(super) fn choose(&self, folder: &Path) -> Arc<dyn Engine> {
         let first = self.preferred.iter().find(|engine| engine.takes(folder));
         Arc::clone(first.unwrap_or(&self.last))
     }
@@ -67,25 +41,62 @@ impl Engines {
 
 /// The models one component may load. Cheap to clone: each request gets one.
 #[derive(Clone, Default)]
-pub struct Grants(Arc<HashMap<String, Graph>>);
+pub struct Grants(Arc<HashMap<String, Arc<Model>>>);
+
+impl Grants {
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Model>> {
+        self.0.get(name).map(Arc::clone)
+    }
+
+    /// The largest run of any of these models, in bytes: what a request may come to take. What was not
+    /// measured yet is assumed.
+    #[must_use]
+    pub fn activation(&self) -> u64 {
+        let activation = |model: &Arc<Model>| model.figures().activation;
+        let known = self.0.values().filter_map(activation).max();
+        known.unwrap_or(if self.0.is_empty() { 0 } else { ASSUMED_ACTIVATION })
+    }
+}
+
+/// What all models share: the books, and each other as candidates to go.
+pub(crate) struct Household {
+    began: Instant,
+    ledger: Arc<Ledger>,
+    gauge: Arc<Gauge>,
+    metrics: Arc<Metrics>,
+    members: Mutex<Vec<Weak<Model>>>,
+}
 
 impl Models {
+    /// No models yet, on these books.
+    #[must_use]
+    pub fn new(ledger: Arc<Ledger>, gauge: Arc<Gauge>, metrics: Arc<Metrics>) -> Self {
+        let members = Mutex::default();
+        let household = Household { began: Instant::now(), ledger, gauge, metrics, members };
+        Self { by_folder: BTreeMap::new(), household: Arc::new(household) }
+    }
+
     /// Grants `names`, which lie in folders of these names under `folder`, each to be run by the first
     /// of `engines` that takes it, or else by the last, which will say why not. Nothing is read yet.
     pub fn grant(&mut self, names: &[String], folder: &Path, engines: &Engines) -> Grants {
-        let graphs = names.iter().map(|name| {
-            let model = self.by_folder.entry(folder.join(name)).or_insert_with_key(|folder| {
-                Arc::new(Model {
-                    name: name.clone(),
-                    folder: folder.clone(),
-                    engine: engines.choose(folder),
-                    loaded: Mutex::new(None),
-                })
+        let granted = names.iter().map(|name| {
+            let folder = folder.join(name);
+            let model = self.by_folder.entry(folder).or_insert_with_key(|folder| {
+                let household = Arc::clone(&self.household);
+                Arc::new(Model::new(name, folder, engines.clone(), household))
             });
-            let graph: Box<dyn BackendGraph> = Box::new(GrantedGraph(Arc::clone(model)));
-            (name.clone(), Graph::from(graph))
+            self.household.members().push(Arc::downgrade(model));
+            (name.clone(), Arc::clone(model))
         });
-        Grants(Arc::new(graphs.collect()))
+        Grants(Arc::new(granted.collect()))
+    }
+
+    /// Loads every model now.
+    ///
+    /// # Errors
+    /// The first that cannot be loaded.
+    pub fn preload(&self) -> Result<(), LoadError> {
+        self.by_folder.values().try_for_each(|model| model.lease().map(drop))
     }
 
     /// How each model stands, by name.
@@ -93,114 +104,99 @@ impl Models {
     pub fn status(&self) -> Vec<ModelStatus> {
         self.by_folder.values().map(|model| model.status()).collect()
     }
-}
 
-impl Model {
-    /// The loaded model. The first caller loads, whoever comes meanwhile waits for that one load; a
-    /// failure is not kept, so the next caller tries again.
-    fn load(&self) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let mut slot = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = &*slot {
-            return Ok(Arc::clone(&loaded.model));
+    /// Unloads what nobody has used for `idle`, and where memory is tight whatever nobody uses now.
+    pub fn tidy(&self, idle: Duration) {
+        let tight = self.household.gauge.level() >= Level::Tight;
+        let mut freed = false;
+        for model in self.by_folder.values() {
+            freed |= model.unload_if(Unload::Idle, |since| since >= idle)
+                || (tight && model.unload_if(Unload::Evicted, |_| true));
         }
-        let start = Instant::now();
-        let model: Arc<dyn LoadedModel> = self.engine.load(&self.folder)?.into();
-        let load_time = start.elapsed();
-        tracing::info!(model = self.name, engine = self.engine.name(), ?load_time, "model loaded");
-        *slot = Some(Loaded { model: Arc::clone(&model), load_time });
-        Ok(model)
-    }
-
-    fn status(&self) -> ModelStatus {
-        // A load in progress holds the lock: to an onlooker the model is simply not loaded yet.
-        let slot = self.loaded.try_lock().ok();
-        let loaded = slot.as_ref().and_then(|slot| slot.as_ref());
-        ModelStatus {
-            name: self.name.clone(),
-            engine: self.engine.name(),
-            loaded: loaded.is_some(),
-            load_ms: loaded.map(|loaded| loaded.load_time.as_secs_f64() * 1e3),
+        if freed {
+            self.household.settle();
+        }
+        if freed || tight {
+            crate::allocator::trim();
         }
     }
-}
 
-impl Grants {
-    /// A registry for one instance.
-    pub(crate) fn registry(&self) -> Registry {
-        Registry::from(self.clone())
+    /// Unloads the model that has been idle for the longest; whether there was one.
+    pub fn evict_one(&self) -> bool {
+        self.household.evict_one(None)
     }
 }
 
-impl GraphRegistry for Grants {
-    fn get(&self, name: &str) -> Option<&Graph> {
-        self.0.get(name)
+impl Household {
+    /// Evicts idle models until one with these figures fits beside what is promised already.
+    pub(super) fn make_room_for(&self, name: &str, figures: Figures) {
+        let wanted = figures.private.saturating_add(figures.kept);
+        let fits = || {
+            let fits = |budget| self.ledger.reserved().saturating_add(wanted) <= budget;
+            self.ledger.budget().is_none_or(fits) && self.gauge.level() < Level::Tight
+        };
+        while !fits() && self.evict_one(Some(name)) {}
     }
 
-    fn get_mut(&mut self, _name: &str) -> Option<&mut Graph> {
-        // Graphs are shared by all instances, so none may change one.
-        None
-    }
-}
-
-struct GrantedGraph(Arc<Model>);
-
-impl BackendGraph for GrantedGraph {
-    fn init_execution_context(&self) -> Result<ExecutionContext, BackendError> {
-        let model = self.0.load().map_err(|error| access(&self.0.name, error))?;
-        let context: Box<dyn BackendExecutionContext> =
-            Box::new(Context { name: self.0.name.clone(), model });
-        Ok(context.into())
-    }
-}
-
-struct Context {
-    name: String,
-    model: Arc<dyn LoadedModel>,
-}
-
-impl BackendExecutionContext for Context {
-    fn set_input(&mut self, _id: Id, _tensor: &Tensor) -> Result<(), BackendError> {
-        Err(preview_1_only())
+    /// Evicts the model that has been idle for the longest, but not the one called `keep`.
+    fn evict_one(&self, keep: Option<&str>) -> bool {
+        let models: Vec<Arc<Model>> = self.members().iter().filter_map(Weak::upgrade).collect();
+        let others = models.iter().filter(|model| Some(model.name()) != keep);
+        let idle = others.filter_map(|model| Some((model.idle()?, model)));
+        let Some((_, oldest)) = idle.max_by_key(|(idle, _)| *idle) else { return false };
+        let gone = oldest.unload_if(Unload::Evicted, |_| true);
+        self.settle();
+        gone
     }
 
-    fn get_output(&mut self, _id: Id) -> Result<Tensor, BackendError> {
-        Err(preview_1_only())
+    /// Brings the ledger up to date with what is loaded.
+    pub(super) fn settle(&self) {
+        let models: Vec<Arc<Model>> = self.members().iter().filter_map(Weak::upgrade).collect();
+        let loaded = models.iter().filter(|model| model.is_loaded()).map(|model| model.figures());
+        let (private, kept) = loaded.fold((0_u64, 0_u64), |(private, kept), figures| {
+            (private.saturating_add(figures.private), kept.saturating_add(figures.kept))
+        });
+        self.ledger.set_models(private, kept);
     }
 
-    fn compute(
-        &mut self,
-        inputs: Option<Vec<NamedTensor>>,
-    ) -> Result<Option<Vec<NamedTensor>>, BackendError> {
-        let inputs = inputs.ok_or_else(preview_1_only)?;
-        let inputs = inputs.into_iter().map(|input| (input.name, input.tensor)).collect();
-        let outputs = self.model.run(inputs).map_err(|error| access(&self.name, error))?;
-        let named = |(name, tensor)| NamedTensor { name, tensor };
-        Ok(Some(outputs.into_iter().map(named).collect()))
+    pub(super) fn loaded(&self, name: &str, took: Duration) {
+        self.metrics.loaded(name, took);
     }
-}
 
-/// The reason goes to the log: wasi-nn's error keeps it from the guest, which has no business with our
-/// paths.
-fn access(model: &str, error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    tracing::warn!(model, "{error}");
-    BackendError::BackendAccess(wasmtime::Error::from(error))
-}
+    pub(super) fn load_failed(&self, name: &str) {
+        self.metrics.load_failed(name);
+    }
 
-/// Setting inputs one by one exists only in the old ABI, which a component cannot reach.
-fn preview_1_only() -> BackendError {
-    BackendError::UnsupportedTensorType("inputs are given to compute by name".to_owned())
+    pub(super) fn unloaded(&self, name: &str, why: Unload) {
+        self.metrics.unloaded(name, why.label());
+    }
+
+    pub(super) fn ran(&self, took: Duration) {
+        self.metrics.stage("inference", took);
+    }
+
+    /// Since the models began.
+    pub(super) fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Weak<Model>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Engines, Models};
+    use super::{Engines, Grants, Models};
+    use crate::memory::{Budget, Gauge, Ledger};
+    use crate::metrics::Metrics;
     use crate::nn::engine::{Engine, LoadError, LoadedModel, RunError};
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use wasmtime_wasi_nn::backend::{BackendError, NamedTensor};
+    use std::time::Duration;
+    use wasmtime_wasi_nn::Tensor;
     use wasmtime_wasi_nn::wit::TensorType;
-    use wasmtime_wasi_nn::{GraphRegistry, Tensor};
 
     /// Doubles every byte, counts its loads, and fails the first one if told to.
     #[derive(Default)]
@@ -221,7 +217,7 @@ mod tests {
         fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, LoadError> {
             let earlier = self.loads.fetch_add(1, Ordering::SeqCst);
             // Long enough for the other threads to arrive while this load is under way.
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             if earlier == 0 && self.fail_first {
                 return Err(LoadError::Missing(folder.join("model.onnx")));
             }
@@ -241,18 +237,23 @@ mod tests {
         }
     }
 
-    fn granted(engine: &Arc<Doubling>) -> super::Grants {
+    fn granted(engine: &Arc<Doubling>, names: &[&str], folder: &Path) -> (Models, Grants) {
         let engines = Engines::new(Vec::new(), Arc::<Doubling>::clone(engine));
-        Models::default().grant(&["skin".to_owned()], Path::new("models"), &engines)
+        let gauge = Arc::new(Gauge::new(Budget::default()));
+        let ledger = Arc::new(Ledger::new(None, 0, 0));
+        let mut models = Models::new(ledger, gauge, Arc::new(Metrics::new()));
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let grants = models.grant(&names, folder, &engines);
+        (models, grants)
     }
 
     #[test]
     fn many_at_once_load_a_model_once() {
         let engine = Arc::new(Doubling::default());
-        let grants = granted(&engine);
+        let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| grants.get("skin").unwrap().init_execution_context().map(drop));
+                scope.spawn(|| grants.find("skin").unwrap().lease().map(drop));
             }
         });
         assert_eq!(engine.loads.load(Ordering::SeqCst), 1);
@@ -260,23 +261,71 @@ mod tests {
 
     #[test]
     fn only_granted_names_are_found_and_never_as_a_path() {
-        let grants = granted(&Arc::new(Doubling::default()));
+        let engine = Arc::new(Doubling::default());
+        let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         for name in ["other", "", "../skin", "models/skin", "skin/", "/etc/passwd"] {
-            assert!(grants.get(name).is_none(), "{name}");
+            assert!(grants.find(name).is_none(), "{name}");
         }
     }
 
     #[test]
     fn a_failed_load_is_an_answer_and_is_tried_again() {
         let engine = Arc::new(Doubling { fail_first: true, ..Doubling::default() });
-        let grants = granted(&engine);
-        let graph = grants.get("skin").unwrap();
-        let error = graph.init_execution_context().map(drop).unwrap_err();
-        assert!(matches!(error, BackendError::BackendAccess(_)), "{error}");
-        let mut context = graph.init_execution_context().unwrap();
+        let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
+        let model = grants.find("skin").unwrap();
+        assert!(matches!(model.lease(), Err(LoadError::Missing(_))));
+        let loaded = model.lease().unwrap();
         let tensor = Tensor::new(vec![2], TensorType::U8, vec![1, 2]);
-        let inputs = vec![NamedTensor { name: "x".to_owned(), tensor }];
-        let outputs = context.compute_with_io(inputs).unwrap();
-        assert_eq!(outputs[0].tensor.data, [2, 4]);
+        let outputs = model.run(&loaded, vec![("x".to_owned(), tensor)]).unwrap();
+        assert_eq!(outputs[0].1.data, [2, 4]);
+        assert!(model.figures().activation.is_some(), "the first run is measured");
+    }
+
+    #[test]
+    fn an_idle_model_goes_and_one_in_use_stays() {
+        let engine = Arc::new(Doubling::default());
+        let (models, grants) = granted(&engine, &["skin", "other"], Path::new("models"));
+        let in_use = grants.find("skin").unwrap().lease().unwrap();
+        drop(grants.find("other").unwrap().lease().unwrap());
+        let loaded = || models.status().iter().filter(|m| m.loaded).count();
+        models.tidy(Duration::from_secs(3600));
+        assert_eq!(loaded(), 2, "neither has been idle for an hour");
+        models.tidy(Duration::ZERO);
+        assert_eq!(loaded(), 1, "the one in use stays");
+        assert!(!models.evict_one(), "nor is it evicted");
+        drop(in_use);
+        assert!(models.evict_one());
+        assert_eq!(loaded(), 0);
+    }
+
+    #[test]
+    fn the_longest_idle_is_evicted_first() {
+        let engine = Arc::new(Doubling::default());
+        let (models, grants) = granted(&engine, &["a", "b"], Path::new("models"));
+        let lease = |name: &str| drop(grants.find(name).unwrap().lease().unwrap());
+        lease("b");
+        lease("a");
+        lease("a");
+        assert!(models.evict_one());
+        let left: Vec<_> = models.status().into_iter().filter(|m| m.loaded).collect();
+        assert_eq!(left[0].name, "a");
+    }
+
+    #[test]
+    fn a_replaced_model_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("skin");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(model.join("model.onnx"), "one").unwrap();
+        let engine = Arc::new(Doubling::default());
+        let (_models, grants) = granted(&engine, &["skin"], folder.path());
+        let lease = || drop(grants.find("skin").unwrap().lease().unwrap());
+        lease();
+        lease();
+        assert_eq!(engine.loads.load(Ordering::SeqCst), 1);
+        std::fs::write(model.join("new"), "two").unwrap();
+        std::fs::rename(model.join("new"), model.join("model.onnx")).unwrap();
+        lease();
+        assert_eq!(engine.loads.load(Ordering::SeqCst), 2);
     }
 }

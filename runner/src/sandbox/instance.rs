@@ -4,10 +4,12 @@
 //! inference ever holds up the accept loop. What the HTTP server does with the outcome is not decided
 //! here.
 
-use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MAX_HOSTCALL_BYTES, MemoryLimiter};
+use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MemoryLimiter};
 use super::{Compiled, Output, Sandbox, variables};
 use crate::app::AppComponent;
-use crate::nn::Grants;
+use crate::memory::AnswerHold;
+use crate::metrics::Metrics;
+use crate::nn::{self, Grants, NnState, NnView, Patience};
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, header};
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
@@ -28,7 +30,6 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
-use wasmtime_wasi_nn::wit::{WasiNnCtx, WasiNnView};
 
 /// Where one component's instances come from.
 pub struct Instances {
@@ -37,6 +38,7 @@ pub struct Instances {
     environment: Vec<(String, String)>,
     files: Option<PathBuf>,
     grants: Grants,
+    metrics: Arc<Metrics>,
     output: Output,
 }
 
@@ -62,12 +64,24 @@ pub enum Failure {
     Trap(String),
 }
 
+impl Failure {
+    /// The reason as a metric's label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Deadline(_) => "deadline",
+            Self::OutOfMemory { .. } => "memory",
+            Self::Trap(_) => "trap",
+        }
+    }
+}
+
 /// What one instance owns on the host's side.
 struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: NoOutbound,
-    nn: WasiNnCtx,
+    nn: NnState,
     table: ResourceTable,
     memory: MemoryLimiter,
 }
@@ -84,13 +98,15 @@ impl Instances {
         component: &AppComponent,
         files: Option<&Path>,
         grants: Grants,
+        metrics: Arc<Metrics>,
         output: Output,
     ) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&sandbox.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-        wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |state: &mut State| {
-            WasiNnView::new(&mut state.table, &mut state.nn)
+        nn::add_to_linker(&mut linker, |state: &mut State| NnView {
+            state: &mut state.nn,
+            table: &mut state.table,
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         let pre = linker
@@ -100,7 +116,7 @@ impl Instances {
             .context("the component needs an interface that is not offered here")?;
         let files = files.map(Path::to_path_buf);
         let environment = component.environment.clone();
-        Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants, output })
+        Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants, metrics, output })
     }
 
     /// Lets a fresh instance answer `request`. `slot` is given back when the instance is gone.
@@ -112,7 +128,7 @@ impl Instances {
     pub async fn respond<B>(
         &self,
         request: Request<B>,
-        slot: OwnedSemaphorePermit,
+        slot: impl Send + 'static,
     ) -> Result<Reply, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -122,7 +138,9 @@ impl Instances {
         let deadline = Instant::now() + timeout;
         let (send_head, head) = oneshot::channel();
         let (client, client_gone) = oneshot::channel();
-        let mut store = self.store(deadline).map_err(trap)?;
+        let patience = Arc::new(Patience::until(deadline));
+        let leaves = Leave(Arc::clone(&patience));
+        let mut store = self.store(deadline, patience).map_err(trap)?;
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(trap)?;
         let outparam = http.new_response_outparam(send_head).map_err(trap)?;
@@ -130,7 +148,10 @@ impl Instances {
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
+        let metrics = Arc::clone(&self.metrics);
+        metrics.instances_created.inc();
         let work = tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
             let outcome = runtime.block_on(async {
                 let call = async {
                     let proxy = pre.instantiate_async(&mut store).await?;
@@ -144,13 +165,18 @@ impl Instances {
             let used = (store.data().memory.used(), store.data().memory.refused);
             // Said before the store goes and the reply's body ends with it: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
-            drop((store, running, slot));
+            drop((store, running));
+            metrics.instances_dropped.inc();
+            metrics.stage("instance", start.elapsed());
+            drop(slot);
             (outcome, used)
         });
         let in_time = tokio::time::timeout_at(deadline.into(), head).await;
         match in_time.map_err(|_| Failure::Deadline(timeout))? {
             Ok(Ok(response)) => {
-                Ok(response.map(|body| ReplyBody { body, client: Some(client), broken }))
+                let client = Some(client);
+                let hold = None;
+                Ok(response.map(|body| ReplyBody { body, client, broken, leaves, hold }))
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
@@ -161,7 +187,7 @@ impl Instances {
         }
     }
 
-    fn store(&self, deadline: Instant) -> anyhow::Result<Store<State>> {
+    fn store(&self, deadline: Instant, patience: Arc<Patience>) -> anyhow::Result<Store<State>> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.environment);
@@ -179,13 +205,13 @@ impl Instances {
             wasi: wasi.build(),
             http,
             hooks: NoOutbound,
-            nn: WasiNnCtx::new([], self.grants.registry()),
+            nn: NnState::new(self.grants.clone(), patience, limits.max_host_memory as u64),
             table,
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
         let mut store = Store::new(&self.sandbox.engine, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);
+        store.set_hostcall_fuel(limits.max_host_memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
             if Instant::now() >= deadline {
@@ -257,6 +283,20 @@ pub struct ReplyBody {
     client: Option<oneshot::Sender<()>>,
     /// Whether the guest failed: then the end of `body` is where it broke off, not its end.
     broken: Arc<AtomicBool>,
+    /// Dropped with the body, it keeps the guest from beginning another run of a model.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    leaves: Leave,
+    /// What the answer takes until the client has read it.
+    hold: Option<AnswerHold>,
+}
+
+/// Tells an instance that nobody waits for it any more.
+struct Leave(Arc<Patience>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 impl Body for ReplyBody {
@@ -287,6 +327,15 @@ impl Body for ReplyBody {
 }
 
 impl ReplyBody {
+    /// The most an answer takes on its way, in bytes.
+    pub(crate) const BYTES: u64 = (CHUNKS * CHUNK) as u64;
+
+    /// Keeps `hold` until the answer has been read.
+    pub(crate) fn holding(mut self, hold: AnswerHold) -> Self {
+        self.hold = Some(hold);
+        self
+    }
+
     fn let_the_guest_finish(&mut self) {
         if let Some(client) = self.client.take() {
             // The guest may have ended already; then nobody listens, and nobody needs to.
@@ -303,6 +352,10 @@ impl Drop for ReplyBody {
         }
     }
 }
+
+/// Pieces of an answer that may be on their way from guest to client, and their size in bytes.
+const CHUNKS: usize = 16;
+const CHUNK: usize = 32 << 10;
 
 /// No network beyond the request itself: the manifest grants none.
 struct NoOutbound;
@@ -322,11 +375,11 @@ impl WasiHttpHooks for NoOutbound {
 
     /// Room for a whole answer of the usual size, so that a client that reads slowly keeps no instance.
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
-        32
+        CHUNKS
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        64 << 10
+        CHUNK
     }
 
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {

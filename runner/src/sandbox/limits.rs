@@ -3,35 +3,25 @@
 //! wasmtime's own defaults are made for trusted embedders (10,000 instances, a million handles);
 //! these are the tighter ones of a service that meets strangers.
 
+use crate::memory::Elsewhere;
 use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
 /// Bounds that hold for every request.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Requests that run at the same time; each has a slot in the pool.
-    pub max_concurrency: usize,
+    /// Instances that may be there at the same time; each has a slot in the pool.
+    pub max_instances: usize,
     /// Bytes of linear memory, over all memories of an instance together.
     pub max_instance_memory: usize,
+    /// Bytes the host may hold for one instance: tensors, what one call hands over, the answer.
+    pub max_host_memory: usize,
     /// Wall-clock time from the first byte of the request's head to the last of the response.
     pub request_timeout: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            max_concurrency: cores,
-            max_instance_memory: 64 << 20,
-            request_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
 /// Host-side handles (tensors, graphs, streams) one instance may hold.
 pub(super) const MAX_HANDLES: usize = 1_000;
-/// Bytes a guest may hand to the host in one call; a 300×300 f32 image is 1 MiB.
-pub(super) const MAX_HOSTCALL_BYTES: usize = 32 << 20;
 /// Bytes of header fields an instance may build.
 pub(super) const MAX_FIELD_BYTES: usize = 64 << 10;
 
@@ -45,13 +35,15 @@ const MAX_TABLE_ELEMENTS: usize = 20_000;
 pub(super) struct MemoryLimiter {
     limit: usize,
     used: usize,
+    /// The same, counted with all other instances'.
+    share: Elsewhere,
     /// The largest size that was asked for and refused.
     pub(super) refused: Option<usize>,
 }
 
 impl MemoryLimiter {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, used: 0, refused: None }
+        Self { limit, used: 0, share: Elsewhere::default(), refused: None }
     }
 
     /// Bytes of linear memory in use.
@@ -72,6 +64,7 @@ impl ResourceLimiter for MemoryLimiter {
             self.refused = Some(total);
             return Ok(false);
         }
+        self.share.grow((total - self.used) as u64);
         self.used = total;
         Ok(true)
     }

@@ -63,7 +63,7 @@ impl Sandbox {
 /// As many slots as requests may run at once, and nothing kept resident in an idle one: what an
 /// instance wrote is given back to the system as soon as it is dropped.
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
-    let slots = u32::try_from(limits.max_concurrency).unwrap_or(u32::MAX / CORE_INSTANCES);
+    let slots = u32::try_from(limits.max_instances).unwrap_or(u32::MAX / CORE_INSTANCES);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES))

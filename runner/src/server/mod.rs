@@ -9,7 +9,6 @@ mod refusal;
 mod socket;
 
 use crate::service::Service;
-use anyhow::Context;
 use exchange::Exchange;
 use http::{HeaderValue, Request, header};
 use hyper::service::service_fn;
@@ -19,14 +18,12 @@ use socket::Socket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How connections are treated.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// Connections open at the same time; further ones wait in the kernel's line.
-    pub max_connections: usize,
     /// How long a client may take to send a request's head, and an idle connection stays open.
     pub head_timeout: Duration,
     /// How long accepted requests may go on after a signal to stop.
@@ -35,11 +32,7 @@ pub struct ServerSettings {
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self {
-            max_connections: 1024,
-            head_timeout: Duration::from_secs(15),
-            drain_timeout: Duration::from_secs(30),
-        }
+        Self { head_timeout: Duration::from_secs(15), drain_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -47,39 +40,89 @@ impl Default for ServerSettings {
 /// a connection may hold between socket and service, so it counts as often as there are connections.
 pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Serves `service` on `listener` until `stop` resolves, then drains.
+/// How long `/readyz` says that no more requests are wanted before no more are accepted: whoever sends
+/// them here must be able to see it.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// Socket buffers for what clients send, in bytes: the kernel's own default grows to megabytes for each,
+/// and they count in our control group.
+const RECEIVE_BUFFER: u32 = 128 << 10;
+
+/// Listens on `address`.
 ///
 /// # Errors
-/// Never for what a client does; only when the drain timeout passes with requests still at work.
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+/// Serves `service` on `listener` until `stop` resolves; then says so on `/readyz`, accepts for another
+/// moment, and finishes what was accepted.
+///
+/// # Errors
+/// Never for what a client does.
 pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
     settings: &ServerSettings,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
-    tokio::pin!(stop);
-    loop {
-        // The permit comes first: beyond the cap nobody is accepted, so nothing is held for them.
-        let permit = tokio::select! {
-            permit = Arc::clone(&connections).acquire_owned() => permit?,
-            () = &mut stop => break,
-        };
-        let (stream, client) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
+    let connections = Connections {
+        service: Arc::clone(&service),
+        listener,
+        graceful: GracefulShutdown::new(),
+        permits: Arc::new(Semaphore::new(service.plan().connections)),
+        settings: settings.clone(),
+    };
+    let keeper = Arc::clone(&service);
+    let keeper = tokio::spawn(async move { keeper.tidy().await });
+    tokio::select! {
+        never = connections.accept() => never?,
+        () = stop => {}
+    }
+    service.drain();
+    tracing::info!("stopping: /readyz says so, and what was accepted is finished");
+    tokio::select! {
+        never = connections.accept() => never?,
+        () = tokio::time::sleep(NOTICE) => {}
+    }
+    connections.drain().await;
+    keeper.abort();
+    Ok(())
+}
+
+struct Connections {
+    service: Arc<Service>,
+    listener: TcpListener,
+    graceful: GracefulShutdown,
+    permits: Arc<Semaphore>,
+    settings: ServerSettings,
+}
+
+impl Connections {
+    /// Accepts for ever.
+    async fn accept(&self) -> anyhow::Result<()> {
+        loop {
+            // The permit comes first: beyond the cap nobody is accepted, so nothing is held for them.
+            let permit = Arc::clone(&self.permits).acquire_owned().await?;
+            match self.listener.accept().await {
+                Ok((stream, client)) => self.serve(stream, client, permit),
                 Err(error) => {
                     // Such as too many open files: others may close theirs in a moment.
                     tracing::warn!("cannot accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
                 }
-            },
-            () = &mut stop => break,
-        };
-        let connection = connection(Arc::clone(&service), stream, client, settings);
-        let watched = graceful.watch(connection);
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
+        let connection = connection(Arc::clone(&self.service), stream, client, &self.settings);
+        let watched = self.graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = watched.await {
                 tracing::debug!("a connection ended: {error}");
@@ -87,12 +130,23 @@ pub async fn serve(
             drop(permit);
         });
     }
-    service.drain();
-    drop(listener);
-    tracing::info!("stopping: no new connections, finishing what was accepted");
-    tokio::time::timeout(settings.drain_timeout, graceful.shutdown())
-        .await
-        .with_context(|| format!("requests were still at work after {:?}", settings.drain_timeout))
+
+    /// Finishes what was accepted, those whom only the kernel has accepted so far among them.
+    async fn drain(self) {
+        let waiting = async {
+            while let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                let now = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await;
+                let Ok(Ok((stream, client))) = now else { break };
+                self.serve(stream, client, permit);
+            }
+        };
+        waiting.await;
+        drop(self.listener);
+        let patience = self.settings.drain_timeout;
+        if tokio::time::timeout(patience, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests were still at work after {patience:?}, and are cut off");
+        }
+    }
 }
 
 fn connection(

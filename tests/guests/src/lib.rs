@@ -9,6 +9,9 @@
     reason = "`http_component` generates the bindings of the handler in here"
 )]
 
+mod nn;
+mod scan;
+
 use std::hint::black_box;
 use std::sync::Mutex;
 
@@ -30,6 +33,13 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "print" => answer(print(query), out).await,
         "headers" => answer(&spin_headers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
+        "scan" => answer(&scan::look_and_leave(query), out).await,
+        "contexts" => answer(&nn::contexts(query), out).await,
+        "computes" => answer(&nn::computes(query), out).await,
+        "load-bytes" => answer(&nn::load_bytes(), out).await,
+        "load-name" => answer(&nn::load_name(query), out).await,
+        "tensors" => nn::leak_tensors(1 << 20),
+        "handles" => nn::leak_tensors(1),
         "trap" => std::process::abort(),
         "panic" => panic!("as asked"),
         "exit" => std::process::exit(0),

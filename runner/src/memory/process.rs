@@ -41,22 +41,6 @@ impl ProcessMemory {
     }
 }
 
-/// The machine's memory in bytes, or the control group's limit where that is smaller.
-#[must_use]
-pub fn available_bytes() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        kib.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-    });
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .into_iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    match (machine, group) {
-        (Some(machine), Some(group)) => Some(machine.min(group)),
-        (machine, group) => machine.or(group),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::ProcessMemory;

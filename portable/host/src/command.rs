@@ -1,0 +1,56 @@
+//! A WASI 0.2 command component, run with this process's streams.
+
+use std::process::ExitCode;
+
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Config, Engine, Result, Store, format_err};
+use wasmtime_wasi::p2::bindings::sync::Command;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+const USAGE: &str = "usage: wasi-run [--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...";
+
+/// What a program reaches.
+struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Runs `[--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...` and gives the program's own exit code. Folders are
+/// seen by the program under the same path, read-only.
+///
+/// # Errors
+/// Wrong usage, a file that is no component, a trap.
+pub fn run(arguments: &[String]) -> Result<ExitCode> {
+    let mut wasi = WasiCtx::builder();
+    wasi.inherit_stdio();
+    let mut rest = arguments;
+    while let [flag, folder, after @ ..] = rest
+        && flag == "--dir"
+    {
+        wasi.preopened_dir(folder, folder, FsPerms::ReadOnly)?;
+        rest = after;
+    }
+    let [program, ..] = rest else { return Err(format_err!("{USAGE}")) };
+    wasi.args(rest);
+    let engine = Engine::new(&Config::new())?;
+    let component = Component::from_file(&engine, program)?;
+    let mut linker = Linker::<State>::new(&engine);
+    wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
+    let state = State { wasi: wasi.build(), table: ResourceTable::new() };
+    let mut store = Store::new(&engine, state);
+    let command = Command::instantiate(&mut store, &component, &linker)?;
+    match command.wasi_cli_run().call_run(&mut store) {
+        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Err(())) => Ok(ExitCode::FAILURE),
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(u8::MAX))),
+            None => Err(error),
+        },
+    }
+}

@@ -1,0 +1,113 @@
+//! A component that answers HTTP, asked in this process: no socket, no server.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Config, Engine, Result, Store, format_err};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::{
+    RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+/// What an instance reaches.
+struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: NoOutbound,
+    table: ResourceTable,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+/// Requests of a component to anywhere are denied.
+struct NoOutbound;
+
+type Sent = Result<(), wasmtime_wasi_http::Error>;
+type OutgoingReply = (http::Response<WasiBody>, Box<dyn Future<Output = Sent> + Send>);
+
+impl WasiHttpHooks for NoOutbound {
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _sent: Box<dyn Future<Output = Sent> + Send>,
+    ) -> Box<dyn Future<Output = Result<OutgoingReply, wasmtime_wasi_http::Error>> + Send> {
+        Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
+    }
+}
+
+/// A component, compiled, with nothing but WASI and HTTP to reach.
+pub struct Proxy {
+    pre: ProxyPre<State>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").finish_non_exhaustive()
+    }
+}
+
+impl Proxy {
+    /// Compiles a component. One that imports anything else than WASI 0.2 and `wasi:http` is refused: so a
+    /// component that imports `wasi:nn` is, and that it was composed is proved by its being taken.
+    ///
+    /// # Errors
+    /// Bytes that are no component, or an import nobody gives.
+    pub fn new(component: &[u8]) -> Result<Self> {
+        let engine = Engine::new(&Config::new())?;
+        let component = Component::from_binary(&engine, component)?;
+        let mut linker = Linker::<State>::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        Ok(Self { pre: ProxyPre::new(linker.instantiate_pre(&component)?)? })
+    }
+
+    /// One request to a fresh instance that sees `folder`, read-only, as `/`.
+    ///
+    /// # Errors
+    /// A trap, or an instance that gives no answer.
+    pub async fn ask(
+        &self,
+        folder: &Path,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>> {
+        let mut wasi = WasiCtx::builder();
+        wasi.inherit_stderr().preopened_dir(folder, "/", FsPerms::ReadOnly)?;
+        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
+        let state = State { wasi: wasi.build(), http, hooks: NoOutbound, table };
+        let mut store = Store::new(self.pre.engine(), state);
+        let request = request.map(|body| {
+            Full::new(body).map_err(|never| -> wasmtime_wasi_http::Error { match never {} })
+        });
+        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+        let (send, head) = tokio::sync::oneshot::channel();
+        let out = store.data_mut().http().new_response_outparam(send)?;
+        let pre = self.pre.clone();
+        let work = tokio::task::spawn(async move {
+            let proxy = pre.instantiate_async(&mut store).await?;
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        });
+        let Ok(head) = head.await else {
+            work.await??;
+            return Err(format_err!("the instance ended without an answer"));
+        };
+        let (parts, body) = head?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        work.await??;
+        Ok(http::Response::from_parts(parts, body))
+    }
+}

@@ -1,0 +1,184 @@
+//! The glue: wasi-nn's resources and functions over [`crate::store`] and [`crate::engine`].
+//!
+//! Error codes are those of the runner's native side: an unknown name is `not-found`, a graph from bytes
+//! `invalid-encoding` (there is no backend for it on either side), whatever goes wrong in loading or
+//! running a model `runtime-error`.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bindings::exports::wasi::nn::errors::{self, ErrorCode};
+use bindings::exports::wasi::nn::graph::{self, ExecutionTarget, GraphBuilder, GraphEncoding};
+use bindings::exports::wasi::nn::inference::{self, NamedTensor};
+use bindings::exports::wasi::nn::tensor::{self, TensorType};
+
+use crate::engine::Model;
+use crate::store::{FOLDER, FOLDER_VARIABLE, Store};
+use crate::tensor::{Tensor, Type};
+
+/// What wit-bindgen makes of `wit/wasi-nn.wit`, exported.
+#[allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+mod bindings {
+    use super::Component;
+
+    wit_bindgen::generate!({
+        inline: "
+            package skincell:portable;
+            world provider {
+                export wasi:nn/tensor@0.2.0-rc-2024-10-28;
+                export wasi:nn/graph@0.2.0-rc-2024-10-28;
+                export wasi:nn/inference@0.2.0-rc-2024-10-28;
+                export wasi:nn/errors@0.2.0-rc-2024-10-28;
+            }
+        ",
+        path: "../wit",
+        world: "skincell:portable/provider",
+    });
+    export!(Component);
+}
+
+thread_local! {
+    /// The models of this instance.
+    static STORE: Store =
+        Store::new(std::env::var_os(FOLDER_VARIABLE).unwrap_or_else(|| FOLDER.into()));
+}
+
+struct Component;
+
+/// A model by name, not yet loaded.
+struct Granted {
+    name: String,
+    folder: PathBuf,
+}
+
+/// A model ready to run.
+struct Context(Rc<Model>);
+
+/// A failure.
+struct Failure {
+    code: ErrorCode,
+    words: String,
+}
+
+fn failure(code: ErrorCode, words: impl ToString) -> errors::Error {
+    errors::Error::new(Failure { code, words: words.to_string() })
+}
+
+impl tensor::Guest for Component {
+    type Tensor = Tensor;
+}
+
+impl tensor::GuestTensor for Tensor {
+    fn new(dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> Self {
+        Self { dimensions, ty: ty.into(), data }
+    }
+
+    fn dimensions(&self) -> Vec<u32> {
+        self.dimensions.clone()
+    }
+
+    fn ty(&self) -> TensorType {
+        self.ty.into()
+    }
+
+    fn data(&self) -> Vec<u8> {
+        self.data.clone()
+    }
+}
+
+impl graph::Guest for Component {
+    type Graph = Granted;
+
+    fn load(
+        _: Vec<GraphBuilder>,
+        encoding: GraphEncoding,
+        _: ExecutionTarget,
+    ) -> Result<graph::Graph, errors::Error> {
+        let words =
+            format!("no backend loads {encoding:?} from bytes; mount the model and name it");
+        Err(failure(ErrorCode::InvalidEncoding, words))
+    }
+
+    fn load_by_name(name: String) -> Result<graph::Graph, errors::Error> {
+        match STORE.with(|store| store.find(&name)) {
+            Some(folder) => Ok(graph::Graph::new(Granted { name, folder })),
+            None => {
+                let words = format!("no model is mounted as {name:?}");
+                Err(failure(ErrorCode::NotFound, words))
+            }
+        }
+    }
+}
+
+impl graph::GuestGraph for Granted {
+    fn init_execution_context(&self) -> Result<inference::GraphExecutionContext, errors::Error> {
+        let model = STORE.with(|store| store.load(&self.name, &self.folder));
+        let model = model.map_err(|error| failure(ErrorCode::RuntimeError, error))?;
+        Ok(inference::GraphExecutionContext::new(Context(model)))
+    }
+}
+
+impl inference::Guest for Component {
+    type GraphExecutionContext = Context;
+}
+
+impl inference::GuestGraphExecutionContext for Context {
+    fn compute(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, errors::Error> {
+        let taken = |(name, tensor): NamedTensor| (name, tensor.into_inner::<Tensor>());
+        let inputs: Vec<_> = inputs.into_iter().map(taken).collect();
+        let outputs = self.0.run(&inputs);
+        let outputs = outputs.map_err(|error| failure(ErrorCode::RuntimeError, error))?;
+        let given = |(name, output)| (name, tensor::Tensor::new(output));
+        Ok(outputs.into_iter().map(given).collect())
+    }
+}
+
+impl errors::Guest for Component {
+    type Error = Failure;
+}
+
+impl errors::GuestError for Failure {
+    fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    fn data(&self) -> String {
+        self.words.clone()
+    }
+}
+
+impl From<TensorType> for Type {
+    fn from(ty: TensorType) -> Self {
+        match ty {
+            TensorType::Fp16 => Self::Fp16,
+            TensorType::Fp32 => Self::Fp32,
+            TensorType::Fp64 => Self::Fp64,
+            TensorType::Bf16 => Self::Bf16,
+            TensorType::U8 => Self::U8,
+            TensorType::I32 => Self::I32,
+            TensorType::I64 => Self::I64,
+        }
+    }
+}
+
+impl From<Type> for TensorType {
+    fn from(ty: Type) -> Self {
+        match ty {
+            Type::Fp16 => Self::Fp16,
+            Type::Fp32 => Self::Fp32,
+            Type::Fp64 => Self::Fp64,
+            Type::Bf16 => Self::Bf16,
+            Type::U8 => Self::U8,
+            Type::I32 => Self::I32,
+            Type::I64 => Self::I64,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The budget, and what fits into it: how large an instance, how many at once, how much of uploads and
+//! connections. Worked out once, at start-up, and refused there when it can never serve a request.
+
+use super::group::{MemoryGroup, machine_bytes};
+use super::{Need, ProcessMemory};
+use std::fmt;
+
+/// What the user says of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// The control group's limit, or else the machine's memory.
+    #[default]
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+    /// No limit.
+    None,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes; `None` is no limit.
+    pub bytes: Option<u64>,
+    /// The control group the bytes are of: then everything in the group counts.
+    pub group: Option<MemoryGroup>,
+}
+
+impl Budget {
+    /// What `limit` means on this machine.
+    #[must_use]
+    pub fn new(limit: MemoryLimit) -> Self {
+        match limit {
+            MemoryLimit::None => Self::default(),
+            MemoryLimit::Bytes(bytes) => Self { bytes: Some(bytes), group: None },
+            MemoryLimit::Auto => {
+                let (group, machine) = (MemoryGroup::own(), machine_bytes());
+                let group = group.filter(|group| machine.is_none_or(|all| group.limit() < all));
+                Self { bytes: group.as_ref().map(MemoryGroup::limit).or(machine), group }
+            }
+        }
+    }
+}
+
+/// What the user asks for; `None` is left to the budget.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes {
+    /// `--max-instance-memory`, in bytes.
+    pub instance: Option<u64>,
+    /// `--max-concurrency`.
+    pub concurrency: Option<usize>,
+    /// `--max-body`, in bytes.
+    pub max_body: u64,
+}
+
+/// How the budget is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// The runner at rest, with room for its allocator.
+    pub runner: u64,
+    /// Connections that may be open.
+    pub connections: usize,
+    /// Bytes of request bodies in memory, all together.
+    pub uploads: u64,
+    /// Bytes left to pages of mapped files, so that weights need not be read again for every layer.
+    pub pages: u64,
+    /// Linear memory of one instance, in bytes.
+    pub instance: u64,
+    /// Requests at work at the same time.
+    pub concurrency: usize,
+}
+
+/// Why a configuration cannot serve a single request, with the sum.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NoRoom {
+    budget: u64,
+    plan: Plan,
+}
+
+/// Linear memory of an instance where nobody says otherwise and there is room.
+const INSTANCE: u64 = 64 << 20;
+/// The least an instance of a photo's size can do with.
+const SMALLEST_INSTANCE: u64 = 12 << 20;
+/// What a run of a model takes before it has been measured.
+pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
+/// What a connection may hold: hyper's buffers of 16 KiB each way, the first bytes of a body, its task.
+const CONNECTION: u64 = 64 << 10;
+const MOST_CONNECTIONS: usize = 1024;
+const FEWEST_CONNECTIONS: usize = 64;
+/// Largest bodies in memory together, where there is room.
+const UPLOADS: u64 = 4;
+/// The allocator's slack and the stacks of our threads.
+const SLACK: u64 = 3 << 20;
+
+impl Plan {
+    /// Divides `budget` for this process.
+    ///
+    /// # Errors
+    /// [`NoRoom`] where not even one request fits.
+    pub fn new(budget: &Budget, wishes: Wishes) -> Result<Self, NoRoom> {
+        let runner = ProcessMemory::now().private_bytes.saturating_add(SLACK);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        divide(budget.bytes, runner, cores, wishes)
+    }
+
+    /// What is spoken for before any request, pages of mapped files aside.
+    #[must_use]
+    pub fn fixed(&self) -> u64 {
+        let connections = CONNECTION.saturating_mul(self.connections as u64);
+        [self.runner, connections, self.uploads, self.pages]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Bytes the host holds for one instance at most: tensors, and the answer on its way.
+    #[must_use]
+    pub fn host_share(&self) -> u64 {
+        host_share(self.instance)
+    }
+
+    /// What one request is promised, with a model whose runs take `activation` bytes.
+    #[must_use]
+    pub fn need(&self, activation: u64) -> Need {
+        Need { instance: self.instance.saturating_add(self.host_share()), activation }
+    }
+}
+
+fn host_share(instance: u64) -> u64 {
+    (instance / 8).max(2 << 20)
+}
+
+fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Result<Plan, NoRoom> {
+    let eighth = budget.map_or(u64::MAX, |bytes| bytes / 8);
+    let connections = usize::try_from(eighth / 2 / CONNECTION).unwrap_or(usize::MAX);
+    let mut plan = Plan {
+        runner,
+        connections: connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS),
+        uploads: wishes.max_body.saturating_mul(UPLOADS).min(eighth),
+        pages: eighth.min(64 << 20),
+        instance: wishes.instance.unwrap_or(INSTANCE),
+        concurrency: wishes.concurrency.unwrap_or(cores).max(1),
+    };
+    let Some(budget) = budget else {
+        plan.pages = 0;
+        return Ok(plan);
+    };
+    let left = budget.saturating_sub(plan.fixed() + plan.pages).saturating_sub(ASSUMED_ACTIVATION);
+    if wishes.instance.is_none() {
+        // Eight ninths are the instance's own, one ninth the host's share of it.
+        let fits = (left / 9 * 8).min(left.saturating_sub(2 << 20)) >> 20 << 20;
+        plan.instance = fits.clamp(SMALLEST_INSTANCE, INSTANCE);
+    }
+    let one = plan.instance.saturating_add(plan.host_share());
+    if one > left {
+        return Err(NoRoom { budget, plan });
+    }
+    if wishes.concurrency.is_none() {
+        let room = budget.saturating_sub(plan.fixed() + plan.pages)
+            / one.saturating_add(ASSUMED_ACTIVATION);
+        plan.concurrency = usize::try_from(room).unwrap_or(cores).clamp(1, cores);
+    }
+    Ok(plan)
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.plan;
+        let connections = CONNECTION * plan.connections as u64;
+        let rows = [
+            ("the runner itself", plan.runner),
+            ("connections", connections),
+            ("request bodies", plan.uploads),
+            ("pages of mapped files", plan.pages),
+            ("one instance (--max-instance-memory)", plan.instance),
+            ("what the host holds for it", plan.host_share()),
+            ("one run of a model, until measured", ASSUMED_ACTIVATION),
+        ];
+        let sum = rows.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            f,
+            "the memory limit of {:.1} MiB has no room for a single request:",
+            mib(self.budget)
+        )?;
+        for (name, bytes) in rows {
+            writeln!(f, "  {name:40} {:8.1} MiB", mib(bytes))?;
+        }
+        writeln!(f, "  {:40} {:8.1} MiB", "together", mib(sum))?;
+        write!(
+            f,
+            "Raise --memory-limit or the control group's limit, or lower --max-instance-memory or \
+             --max-body."
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Plan, Wishes, divide};
+
+    const MIB: u64 = 1 << 20;
+    const WISHES: Wishes = Wishes { instance: None, concurrency: None, max_body: 16 * MIB };
+
+    fn plan(budget: u64, wishes: Wishes) -> Result<Plan, super::NoRoom> {
+        divide(Some(budget), 5 * MIB, 2, wishes)
+    }
+
+    #[test]
+    fn the_budget_decides_what_nobody_asked_for() {
+        let large = plan(2048 * MIB, WISHES).unwrap();
+        assert_eq!((large.instance, large.concurrency), (64 * MIB, 2));
+        assert_eq!((large.connections, large.uploads), (1024, 64 * MIB));
+        let small = plan(64 * MIB, WISHES).unwrap();
+        assert_eq!((small.connections, small.uploads, small.pages), (64, 8 * MIB, 8 * MIB));
+        assert_eq!(small.concurrency, 1);
+        assert!((12 * MIB..24 * MIB).contains(&small.instance), "{small:?}");
+        assert!(
+            small.fixed() + small.pages + small.need(super::ASSUMED_ACTIVATION).instance
+                <= 64 * MIB
+        );
+        let none = divide(None, 5 * MIB, 2, WISHES).unwrap();
+        assert_eq!((none.instance, none.concurrency), (64 * MIB, 2));
+    }
+
+    #[test]
+    fn a_budget_without_room_for_one_request_is_refused_with_the_sum() {
+        let wish = Wishes { instance: Some(64 * MIB), ..WISHES };
+        let refusal = plan(64 * MIB, wish).unwrap_err().to_string();
+        for part in ["limit of 64.0 MiB", "one instance", "together", "--max-instance-memory"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        assert!(plan(24 * MIB, WISHES).is_err());
+    }
+}

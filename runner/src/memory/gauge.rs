@@ -1,0 +1,87 @@
+//! How close the process is to its budget, as the kernel counts it: the lines of defence that hold
+//! when a promise in the ledger was too small.
+
+use super::{Budget, MemoryGroup, ProcessMemory};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How old a reading may be: one costs some 20 microseconds, and requests come in crowds.
+const FRESH: Duration = Duration::from_millis(10);
+
+/// Where memory stands against the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// Below 80 %: requests are let in as their reservations fit.
+    #[default]
+    Normal,
+    /// From 80 %: new work waits, idle models go.
+    Tight,
+    /// From 95 %: new work is refused.
+    Full,
+}
+
+/// Reads memory against a budget.
+#[derive(Debug)]
+pub struct Gauge {
+    budget: Budget,
+    last: Mutex<Option<(Instant, Level)>>,
+}
+
+impl Gauge {
+    /// A gauge for this process.
+    #[must_use]
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, last: Mutex::default() }
+    }
+
+    /// Bytes held now that cannot be given back: our own, or the whole group's where the budget is its.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let own = ProcessMemory::now().private_bytes;
+        let group = self.budget.group.as_ref().and_then(MemoryGroup::held_bytes);
+        own.max(group.unwrap_or(0))
+    }
+
+    /// The level, read again where the last reading is stale.
+    pub fn level(&self) -> Level {
+        let Some(limit) = self.budget.bytes else { return Level::Normal };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, level)) = *last
+            && at.elapsed() < FRESH
+        {
+            return level;
+        }
+        let level = level_of(self.held_bytes(), limit);
+        *last = Some((Instant::now(), level));
+        level
+    }
+}
+
+fn level_of(held: u64, limit: u64) -> Level {
+    let at_least =
+        |per_cent: u64| u128::from(held) * 100 >= u128::from(limit) * u128::from(per_cent);
+    match () {
+        () if at_least(95) => Level::Full,
+        () if at_least(80) => Level::Tight,
+        () => Level::Normal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Level, level_of};
+
+    #[test]
+    fn the_lines_are_at_80_and_95_per_cent() {
+        let cases = [
+            (799, Level::Normal),
+            (800, Level::Tight),
+            (949, Level::Tight),
+            (950, Level::Full),
+            (2000, Level::Full),
+        ];
+        for (held, level) in cases {
+            assert_eq!(level_of(held, 1000), level, "{held}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Who was promised how much: a request starts only when what it may take at most still fits.
+//!
+//! Numbers only. Who waits for room is `admission`, what models hold is `nn`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What one request may take at most, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Need {
+    /// Its instance's linear memory, and what the host holds for it: tensors, the answer.
+    pub instance: u64,
+    /// The peak of a run of the model it may ask.
+    pub activation: u64,
+}
+
+/// The sum of all promises, against a budget.
+#[derive(Debug)]
+pub struct Ledger {
+    /// `None` is no limit.
+    budget: Option<u64>,
+    /// The runner itself, connections, uploads: promised once, at start-up.
+    fixed: u64,
+    /// Left to pages of mapped files, but not at the price of serving nobody: a request that is alone may
+    /// have it.
+    pages: u64,
+    accounts: Mutex<Accounts>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Accounts {
+    /// Of all requests at work.
+    requests: Need,
+    /// Answers that clients are still reading.
+    answers: u64,
+    /// What loaded models hold, whether they run or not.
+    models: u64,
+    /// What models keep of their last runs; the next run uses it again.
+    kept: u64,
+}
+
+impl Accounts {
+    fn total(self, fixed: u64) -> u64 {
+        // A kept workspace is not there twice: the next run takes it over.
+        [fixed, self.requests.instance, self.requests.activation.max(self.kept), self.answers]
+            .into_iter()
+            .fold(self.models, u64::saturating_add)
+    }
+}
+
+impl Ledger {
+    /// A ledger in which `fixed` bytes of `budget` are spoken for, and `pages` unless a request is alone.
+    #[must_use]
+    pub fn new(budget: Option<u64>, fixed: u64, pages: u64) -> Self {
+        Self { budget, fixed, pages, accounts: Mutex::default() }
+    }
+
+    /// Promises `need`, if it fits beside everything promised already.
+    #[must_use]
+    pub fn try_reserve(self: &Arc<Self>, need: Need) -> Option<Reservation> {
+        let mut accounts = self.accounts();
+        let mut with = *accounts;
+        with.requests.instance = with.requests.instance.saturating_add(need.instance);
+        with.requests.activation = with.requests.activation.saturating_add(need.activation);
+        let pages = if accounts.requests == Need::default() { 0 } else { self.pages };
+        let total = with.total(self.fixed).saturating_add(pages);
+        if self.budget.is_some_and(|budget| total > budget) {
+            return None;
+        }
+        *accounts = with;
+        Some(Reservation { ledger: Arc::clone(self), need })
+    }
+
+    /// Bytes missing for `need` if nothing but loaded models were in the way; `None` where it fits.
+    #[must_use]
+    pub fn short_of(&self, need: Need) -> Option<u64> {
+        let accounts = self.accounts();
+        let alone = Accounts { requests: need, answers: 0, ..*accounts }.total(self.fixed);
+        alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
+    }
+
+    /// Notes what an answer takes until its client has read it. Never refused: the work is done.
+    pub(crate) fn hold_answer(self: &Arc<Self>, bytes: u64) -> AnswerHold {
+        let mut accounts = self.accounts();
+        accounts.answers = accounts.answers.saturating_add(bytes);
+        AnswerHold { ledger: Arc::clone(self), bytes }
+    }
+
+    /// Sets what all loaded models hold together: at rest, and kept of their last runs.
+    pub(crate) fn set_models(&self, private: u64, kept: u64) {
+        let mut accounts = self.accounts();
+        (accounts.models, accounts.kept) = (private, kept);
+    }
+
+    /// Bytes promised in all.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.accounts().total(self.fixed).saturating_add(self.pages)
+    }
+
+    /// The budget in bytes, if there is one.
+    #[must_use]
+    pub fn budget(&self) -> Option<u64> {
+        self.budget
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A promise kept until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Arc<Ledger>,
+    need: Need,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut accounts = self.ledger.accounts();
+        accounts.requests.instance -= self.need.instance;
+        accounts.requests.activation -= self.need.activation;
+    }
+}
+
+/// Room for an answer until this is dropped.
+#[derive(Debug)]
+pub(crate) struct AnswerHold {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Drop for AnswerHold {
+    fn drop(&mut self) {
+        self.ledger.accounts().answers -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ledger, Need};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_does_not_fit_is_not_promised() {
+        let ledger = Arc::new(Ledger::new(Some(100), 20, 0));
+        let need = Need { instance: 20, activation: 10 };
+        let first = ledger.try_reserve(need).unwrap();
+        let second = ledger.try_reserve(need).unwrap();
+        assert_eq!(ledger.reserved(), 80);
+        assert!(ledger.try_reserve(need).is_none());
+        ledger.set_models(15, 0);
+        assert!(ledger.try_reserve(Need { instance: 6, activation: 0 }).is_none());
+        drop(first);
+        assert_eq!(ledger.reserved(), 65);
+        ledger.set_models(15, 25);
+        assert_eq!(ledger.reserved(), 80, "what a model keeps is what its next run needs");
+        drop(second);
+        let answer = ledger.hold_answer(7);
+        assert_eq!(ledger.reserved(), 20 + 15 + 25 + 7);
+        drop(answer);
+        assert_eq!(ledger.short_of(Need { instance: 60, activation: 30 }), Some(25));
+        assert_eq!(ledger.short_of(need), None);
+    }
+
+    #[test]
+    fn who_is_alone_may_have_what_is_left_to_pages() {
+        let ledger = Arc::new(Ledger::new(Some(100), 20, 30));
+        let need = Need { instance: 60, activation: 10 };
+        let alone = ledger.try_reserve(need).unwrap();
+        drop(alone);
+        let small = Need { instance: 20, activation: 0 };
+        let _first = ledger.try_reserve(small).unwrap();
+        let _second = ledger.try_reserve(small).unwrap();
+        assert!(ledger.try_reserve(small).is_none(), "pages come before a third");
+    }
+
+    #[test]
+    fn without_a_budget_everything_fits_and_is_still_counted() {
+        let ledger = Arc::new(Ledger::new(None, 1, 0));
+        let _held = ledger.try_reserve(Need { instance: u64::MAX, activation: 1 }).unwrap();
+        assert_eq!(ledger.reserved(), u64::MAX);
+    }
+}

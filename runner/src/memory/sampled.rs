@@ -1,0 +1,93 @@
+//! What a piece of work takes: the process's private memory sampled while it runs, less what is accounted
+//! for elsewhere and came to be held meanwhile: guests' memories and request bodies.
+
+use super::ProcessMemory;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Between two samples: a run of the smallest model takes several of these.
+const EVERY: Duration = Duration::from_millis(1);
+
+/// Linear memory of all instances and bytes of all request bodies.
+static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
+
+/// One instance's or body's share of it, given back when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Elsewhere(u64);
+
+impl Elsewhere {
+    /// It has grown by so many bytes.
+    pub(crate) fn grow(&mut self, bytes: u64) {
+        self.0 = self.0.saturating_add(bytes);
+        ELSEWHERE.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        ELSEWHERE.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// Private bytes of the host's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sampled {
+    /// Before the work.
+    pub(crate) before: u64,
+    /// The most during it.
+    pub(crate) peak: u64,
+    /// After it.
+    pub(crate) after: u64,
+}
+
+/// Does `work` and says what memory it took. Other work at the same time counts in; what models need is
+/// measured when they are alone.
+pub(crate) fn sampled<T>(work: impl FnOnce() -> T) -> (T, Sampled) {
+    let before = own_bytes();
+    let peak = AtomicU64::new(before);
+    let done = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        /// Ends the sampling even if the work panics.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                peak.fetch_max(own_bytes(), Ordering::Relaxed);
+                std::thread::sleep(EVERY);
+            }
+        });
+        let _done = Done(&done);
+        work()
+    });
+    let after = own_bytes();
+    (outcome, Sampled { before, peak: peak.into_inner().max(after), after })
+}
+
+fn own_bytes() -> u64 {
+    ProcessMemory::now().private_bytes.saturating_sub(ELSEWHERE.load(Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sampled;
+    use std::time::Duration;
+
+    #[test]
+    fn a_peak_is_seen_and_what_stays_is_told_from_it() {
+        let (kept, memory) = sampled(|| {
+            let passing = vec![1_u8; 48 << 20];
+            std::thread::sleep(Duration::from_millis(20));
+            drop(std::hint::black_box(passing));
+            vec![1_u8; 16 << 20]
+        });
+        let mib = |bytes: u64| bytes >> 20;
+        let (peak, left) = (memory.peak - memory.before, memory.after - memory.before);
+        assert!((44..80).contains(&mib(peak)), "{memory:?}");
+        assert!((14..40).contains(&mib(left)), "{memory:?}");
+        drop(std::hint::black_box(kept));
+    }
+}

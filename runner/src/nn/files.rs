@@ -1,0 +1,115 @@
+//! The files a loaded model was mapped from: whether they were replaced (then the model is loaded again)
+//! or changed under us (then what it computed is not to be trusted).
+//!
+//! Whoever replaces a model by rename leaves the mapped file as it was. Whoever writes into it or cuts
+//! it short does not; `bus` turns the fault of reading beyond a cut into zeros, and here the run that
+//! met it is told.
+
+use super::bus;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What an engine may map.
+const NAMES: [&str; 3] = ["model.cell", "model.onnx", "model.onnx.data"];
+
+/// The model files of a folder, as they were when it was loaded.
+pub(super) struct ModelFiles {
+    files: Vec<ModelFile>,
+    guards: Vec<bus::Guard>,
+}
+
+struct ModelFile {
+    path: PathBuf,
+    /// `None` where there was none.
+    found: Option<(File, Stamp)>,
+}
+
+/// Tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(data: &Metadata) -> Self {
+        Self {
+            device: data.dev(),
+            inode: data.ino(),
+            length: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+        }
+    }
+}
+
+impl ModelFiles {
+    /// Notes the files of `folder`. Call it before the engine loads them.
+    pub(super) fn open(folder: &Path) -> Self {
+        let file = |name| {
+            let path = folder.join(name);
+            let found = File::open(&path).ok().and_then(|file| {
+                let stamp = Stamp::from(&file.metadata().ok()?);
+                Some((file, stamp))
+            });
+            ModelFile { path, found }
+        };
+        Self { files: NAMES.map(file).into(), guards: Vec::new() }
+    }
+
+    /// Guards whatever of them is mapped by now.
+    pub(super) fn guard(&mut self) {
+        let paths = self.files.iter().filter_map(|file| file.path.canonicalize().ok());
+        self.guards = bus::guard(&paths.collect::<Vec<_>>());
+    }
+
+    /// Bytes mapped.
+    pub(super) fn mapped_bytes(&self) -> u64 {
+        self.guards.iter().map(bus::Guard::bytes).sum()
+    }
+
+    /// Whether the folder still has these files, unchanged.
+    pub(super) fn are_current(&self) -> bool {
+        self.files.iter().all(|file| {
+            let now = std::fs::metadata(&file.path).ok().map(|data| Stamp::from(&data));
+            now == file.found.as_ref().map(|(_, stamp)| *stamp)
+        })
+    }
+
+    /// What was done to a file after it was loaded, if anything: its replacement is none.
+    pub(super) fn damage(&self) -> Option<String> {
+        if self.guards.iter().any(bus::Guard::was_hit) {
+            return Some("a mapped file was cut short".to_owned());
+        }
+        let changed = self.files.iter().find(|file| {
+            file.found.as_ref().is_some_and(|(handle, stamp)| {
+                let now = handle.metadata().map(|data| Stamp::from(&data));
+                now.is_ok_and(|now| (now.length, now.modified) != (stamp.length, stamp.modified))
+            })
+        });
+        changed.map(|file| format!("{} was written to while in use", file.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ModelFiles;
+
+    #[test]
+    fn a_replacement_is_no_damage_and_a_change_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, "weights").unwrap();
+        let files = ModelFiles::open(folder.path());
+        assert!(files.are_current() && files.damage().is_none());
+        std::fs::write(folder.path().join("new"), "others").unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert!(!files.are_current());
+        assert_eq!(files.damage(), None, "the mapped file is as it was");
+        let files = ModelFiles::open(folder.path());
+        std::fs::write(&path, "cut").unwrap();
+        assert!(files.damage().is_some_and(|words| words.contains("written to")));
+    }
+}

@@ -1,0 +1,318 @@
+//! `wasi:nn` as a guest sees it: handles in its own table, every call bounded, errors of the standard's
+//! own kinds.
+//!
+//! Written against the standard's WIT and not taken from wasmtime-wasi-nn, which has no bound on the
+//! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
+//! runs it is `model`'s business.
+
+use super::model::{Loaded, Model};
+use super::registry::Grants;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi_nn::Tensor;
+use wasmtime_wasi_nn::wit::TensorType;
+
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/wasi-nn.wit",
+        world: "ml",
+        imports: { default: trappable },
+        with: {
+            "wasi:nn/tensor.tensor": wasmtime_wasi_nn::Tensor,
+            "wasi:nn/graph.graph": super::GraphHandle,
+            "wasi:nn/inference.graph-execution-context": super::ContextHandle,
+            "wasi:nn/errors.error": super::NnError,
+        },
+    });
+}
+use generated::wasi::nn::{errors, graph, inference, tensor};
+
+pub use errors::ErrorCode;
+
+/// Runs one request may ask for.
+const MAX_COMPUTES: u32 = 100;
+/// Execution contexts one request may make.
+const MAX_CONTEXTS: u32 = 100;
+/// Longest name of a model, an input or an output that is repeated in an error.
+const MAX_NAME: usize = 200;
+
+/// A model that was found under its name.
+pub struct GraphHandle(Arc<Model>);
+
+/// A loaded model; it is not unloaded while this lives.
+pub struct ContextHandle {
+    model: Arc<Model>,
+    loaded: Arc<Loaded>,
+}
+
+/// What went wrong, as the guest may ask.
+#[derive(Debug)]
+pub struct NnError {
+    code: ErrorCode,
+    words: String,
+}
+
+/// How long a request may go on, and whether anybody still waits for it.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    deadline: Instant,
+    client_left: AtomicBool,
+}
+
+impl Patience {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self { deadline, client_left: AtomicBool::new(false) }
+    }
+
+    /// From now on nothing more is begun for this request.
+    pub(crate) fn leave(&self) {
+        self.client_left.store(true, Ordering::Release);
+    }
+
+    /// Why nothing more is begun, if so.
+    fn over(&self) -> Option<&'static str> {
+        if self.client_left.load(Ordering::Acquire) {
+            return Some("the client has left");
+        }
+        (Instant::now() >= self.deadline).then_some("the request's time is over")
+    }
+}
+
+/// One instance's side of wasi-nn.
+pub(crate) struct NnState {
+    grants: Grants,
+    patience: Arc<Patience>,
+    computes: u32,
+    contexts: u32,
+    tensor_bytes: u64,
+    max_tensor_bytes: u64,
+}
+
+impl NnState {
+    /// For one request, which may make the host hold `max_tensor_bytes` of tensors.
+    pub(crate) fn new(grants: Grants, patience: Arc<Patience>, max_tensor_bytes: u64) -> Self {
+        Self { grants, patience, computes: 0, contexts: 0, tensor_bytes: 0, max_tensor_bytes }
+    }
+}
+
+/// That side, with the instance's handles.
+pub(crate) struct NnView<'a> {
+    pub(crate) state: &'a mut NnState,
+    pub(crate) table: &'a mut ResourceTable,
+}
+
+struct HasNn;
+
+impl HasData for HasNn {
+    type Data<'a> = NnView<'a>;
+}
+
+/// Gives components `wasi:nn`.
+///
+/// # Errors
+/// When the linker has it already.
+pub(crate) fn add_to_linker<T: 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> NnView<'_>,
+) -> wasmtime::Result<()> {
+    tensor::add_to_linker::<_, HasNn>(linker, view)?;
+    graph::add_to_linker::<_, HasNn>(linker, view)?;
+    inference::add_to_linker::<_, HasNn>(linker, view)?;
+    errors::add_to_linker::<_, HasNn>(linker, view)
+}
+
+type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
+
+impl NnView<'_> {
+    fn fail<T>(&mut self, code: ErrorCode, words: impl Into<String>) -> Answer<T> {
+        Ok(Err(self.table.push(NnError { code, words: words.into() })?))
+    }
+
+    /// Counts the bytes of a tensor that comes into being; too many are a trap, since the standard's
+    /// constructor cannot fail.
+    fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<Tensor>> {
+        let total = self.state.tensor_bytes.saturating_add(size(&tensor));
+        if total > self.state.max_tensor_bytes {
+            return Err(wasmtime::format_err!(
+                "the tensors of this request take {total} bytes, {} are allowed",
+                self.state.max_tensor_bytes
+            ));
+        }
+        let handle = self.table.push(tensor)?;
+        self.state.tensor_bytes = total;
+        Ok(handle)
+    }
+
+    fn take(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
+        let tensor = self.table.delete(handle)?;
+        self.state.tensor_bytes = self.state.tensor_bytes.saturating_sub(size(&tensor));
+        Ok(tensor)
+    }
+}
+
+/// What a tensor takes, its dimensions too: a guest may send many of no elements.
+fn size(tensor: &Tensor) -> u64 {
+    (tensor.data.len() as u64).saturating_add(tensor.dimensions.len() as u64 * 4)
+}
+
+impl graph::Host for NnView<'_> {
+    /// Models come by name; bytes of a guest would be private memory that nobody accounts for.
+    fn load(
+        &mut self,
+        _builders: Vec<graph::GraphBuilder>,
+        _encoding: graph::GraphEncoding,
+        _target: graph::ExecutionTarget,
+    ) -> Answer<Resource<GraphHandle>> {
+        let words = "models come by name (load-by-name), not from a guest's bytes";
+        self.fail(ErrorCode::UnsupportedOperation, words)
+    }
+
+    fn load_by_name(&mut self, name: String) -> Answer<Resource<GraphHandle>> {
+        match self.state.grants.find(&name) {
+            Some(model) => Ok(Ok(self.table.push(GraphHandle(model))?)),
+            None => {
+                let name: String = name.chars().take(MAX_NAME).collect();
+                self.fail(ErrorCode::NotFound, format!("no model {name:?} is granted"))
+            }
+        }
+    }
+}
+
+impl graph::HostGraph for NnView<'_> {
+    /// Loads the model, if nobody has. The reason of a failure goes to the log: a guest has no business
+    /// with our paths.
+    fn init_execution_context(
+        &mut self,
+        graph: Resource<GraphHandle>,
+    ) -> Answer<Resource<ContextHandle>> {
+        let model = Arc::clone(&self.table.get(&graph)?.0);
+        self.state.contexts = self.state.contexts.saturating_add(1);
+        if self.state.contexts > MAX_CONTEXTS {
+            let words = format!("at most {MAX_CONTEXTS} execution contexts a request");
+            return self.fail(ErrorCode::TooLarge, words);
+        }
+        if let Some(why) = self.state.patience.over() {
+            return self.fail(ErrorCode::Timeout, why);
+        }
+        match model.lease() {
+            Ok(loaded) => Ok(Ok(self.table.push(ContextHandle { model, loaded })?)),
+            Err(error) => {
+                tracing::warn!(model = model.name(), "{error}");
+                self.fail(ErrorCode::RuntimeError, "the model cannot be loaded now")
+            }
+        }
+    }
+
+    fn drop(&mut self, graph: Resource<GraphHandle>) -> wasmtime::Result<()> {
+        self.table.delete(graph).map(drop).map_err(Into::into)
+    }
+}
+
+impl inference::HostGraphExecutionContext for NnView<'_> {
+    fn compute(
+        &mut self,
+        context: Resource<ContextHandle>,
+        inputs: Vec<inference::NamedTensor>,
+    ) -> Answer<Vec<inference::NamedTensor>> {
+        let mut named = Vec::with_capacity(inputs.len());
+        for (name, handle) in inputs {
+            named.push((name, self.take(handle)?));
+        }
+        self.state.computes = self.state.computes.saturating_add(1);
+        if self.state.computes > MAX_COMPUTES {
+            let words = format!("at most {MAX_COMPUTES} runs a request");
+            return self.fail(ErrorCode::TooLarge, words);
+        }
+        if let Some(why) = self.state.patience.over() {
+            return self.fail(ErrorCode::Timeout, why);
+        }
+        let ContextHandle { model, loaded } = self.table.get(&context)?;
+        let (model, loaded) = (Arc::clone(model), Arc::clone(loaded));
+        match model.run(&loaded, named) {
+            Ok(outputs) => {
+                let outputs = outputs.into_iter();
+                let outputs = outputs.map(|(name, tensor)| Ok((name, self.hold(tensor)?)));
+                outputs.collect::<wasmtime::Result<_>>().map(Ok)
+            }
+            Err(error) => {
+                tracing::warn!(model = model.name(), "{error}");
+                self.fail(ErrorCode::RuntimeError, "the model did not run on these inputs")
+            }
+        }
+    }
+
+    fn drop(&mut self, context: Resource<ContextHandle>) -> wasmtime::Result<()> {
+        self.table.delete(context).map(drop).map_err(Into::into)
+    }
+}
+
+impl tensor::HostTensor for NnView<'_> {
+    fn new(
+        &mut self,
+        dimensions: Vec<u32>,
+        ty: tensor::TensorType,
+        data: Vec<u8>,
+    ) -> wasmtime::Result<Resource<Tensor>> {
+        self.hold(Tensor { dimensions, ty: inwards(ty), data })
+    }
+
+    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table.get(&tensor)?.dimensions.clone())
+    }
+
+    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<tensor::TensorType> {
+        Ok(outwards(self.table.get(&tensor)?.ty))
+    }
+
+    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&tensor)?.data.clone())
+    }
+
+    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+        self.take(tensor).map(drop)
+    }
+}
+
+impl errors::HostError for NnView<'_> {
+    fn code(&mut self, error: Resource<NnError>) -> wasmtime::Result<ErrorCode> {
+        Ok(self.table.get(&error)?.code)
+    }
+
+    fn data(&mut self, error: Resource<NnError>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&error)?.words.clone())
+    }
+
+    fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
+        self.table.delete(error).map(drop).map_err(Into::into)
+    }
+}
+
+impl tensor::Host for NnView<'_> {}
+impl inference::Host for NnView<'_> {}
+impl errors::Host for NnView<'_> {}
+
+fn inwards(ty: tensor::TensorType) -> TensorType {
+    match ty {
+        tensor::TensorType::Fp16 => TensorType::Fp16,
+        tensor::TensorType::Fp32 => TensorType::Fp32,
+        tensor::TensorType::Fp64 => TensorType::Fp64,
+        tensor::TensorType::Bf16 => TensorType::Bf16,
+        tensor::TensorType::U8 => TensorType::U8,
+        tensor::TensorType::I32 => TensorType::I32,
+        tensor::TensorType::I64 => TensorType::I64,
+    }
+}
+
+fn outwards(ty: TensorType) -> tensor::TensorType {
+    match ty {
+        TensorType::Fp16 => tensor::TensorType::Fp16,
+        TensorType::Fp32 => tensor::TensorType::Fp32,
+        TensorType::Fp64 => tensor::TensorType::Fp64,
+        TensorType::Bf16 => tensor::TensorType::Bf16,
+        TensorType::U8 => tensor::TensorType::U8,
+        TensorType::I32 => tensor::TensorType::I32,
+        TensorType::I64 => tensor::TensorType::I64,
+    }
+}

@@ -1,0 +1,277 @@
+//! One model's life: loaded by exactly one thread when first asked for, measured on its first run,
+//! shared by all, reloaded when its files were replaced, unloaded when idle or when room is needed, and
+//! never under a running request.
+
+use super::engine::{LoadError, LoadedModel, RunError};
+use super::files::ModelFiles;
+use super::registry::{Engines, Household};
+use crate::memory::sampled;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use wasmtime_wasi_nn::Tensor;
+
+/// A model an application was granted.
+pub(crate) struct Model {
+    name: String,
+    folder: PathBuf,
+    engines: Engines,
+    household: Arc<Household>,
+    /// Whoever loads holds the lock, and whoever comes meanwhile waits for that one load.
+    loaded: Mutex<Option<Arc<Loaded>>>,
+    /// What was learnt of it, kept when it is unloaded.
+    figures: Mutex<Figures>,
+}
+
+/// A model in memory. Users hold it by `Arc`: it is idle when the model alone does.
+pub(crate) struct Loaded {
+    engine: &'static str,
+    /// Before the model, since its mappings must be given up while they are still there.
+    files: ModelFiles,
+    model: Box<dyn LoadedModel>,
+    load_time: Duration,
+    is_measured: AtomicBool,
+    first_run: Mutex<()>,
+    /// Milliseconds since the household began.
+    last_used: AtomicU64,
+}
+
+/// What a model takes, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Private memory once loaded.
+    pub(crate) private: u64,
+    /// Private memory it keeps of its last run.
+    pub(crate) kept: u64,
+    /// Peak of one run; `None` before the first.
+    pub(crate) activation: Option<u64>,
+}
+
+/// Why a model was unloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unload {
+    /// Nobody asked for it for a while.
+    Idle,
+    /// Its room was needed.
+    Evicted,
+    /// Its files were replaced or damaged.
+    Changed,
+}
+
+impl Unload {
+    /// The reason as a metric's label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Evicted => "evicted",
+            Self::Changed => "changed",
+        }
+    }
+}
+
+/// A model as `/memory` reports it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ModelStatus {
+    /// The name it is granted by.
+    pub name: String,
+    /// Who runs it.
+    pub engine: &'static str,
+    /// Whether it is in memory.
+    pub loaded: bool,
+    /// How long loading took, in milliseconds.
+    pub load_ms: Option<f64>,
+    /// Private memory it holds, in bytes: at rest, and kept of its last run.
+    pub private_bytes: u64,
+    /// Its files' size in bytes, mapped.
+    pub mapped_bytes: u64,
+    /// Peak of one run in bytes, once measured.
+    pub activation_bytes: Option<u64>,
+}
+
+impl Model {
+    pub(super) fn new(
+        name: &str,
+        folder: &Path,
+        engines: Engines,
+        household: Arc<Household>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            folder: folder.to_path_buf(),
+            engines,
+            household,
+            loaded: Mutex::default(),
+            figures: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The loaded model. A failure is not kept, so the next caller tries again.
+    pub(crate) fn lease(&self) -> Result<Arc<Loaded>, LoadError> {
+        let mut slot = self.slot();
+        if let Some(loaded) = &*slot {
+            if loaded.files.are_current() {
+                loaded.touch(&self.household);
+                return Ok(Arc::clone(loaded));
+            }
+            tracing::info!(model = self.name, "its files were replaced: loading again");
+            *slot = None;
+            self.household.unloaded(&self.name, Unload::Changed);
+        }
+        self.household.make_room_for(&self.name, self.figures());
+        let loaded = Arc::new(self.load().inspect_err(|_| self.household.load_failed(&self.name))?);
+        *slot = Some(Arc::clone(&loaded));
+        drop(slot);
+        self.household.settle();
+        Ok(loaded)
+    }
+
+    fn load(&self) -> Result<Loaded, LoadError> {
+        let start = Instant::now();
+        let engine = self.engines.choose(&self.folder);
+        let mut files = ModelFiles::open(&self.folder);
+        let (model, memory) = sampled(|| engine.load(&self.folder));
+        let model = model?;
+        files.guard();
+        let load_time = start.elapsed();
+        self.household.loaded(&self.name, load_time);
+        self.locked_figures().private = memory.after.saturating_sub(memory.before);
+        tracing::info!(model = self.name, engine = engine.name(), ?load_time, "model loaded");
+        let loaded = Loaded {
+            engine: engine.name(),
+            files,
+            model,
+            load_time,
+            is_measured: AtomicBool::new(false),
+            first_run: Mutex::default(),
+            last_used: AtomicU64::new(0),
+        };
+        loaded.touch(&self.household);
+        Ok(loaded)
+    }
+
+    /// Runs the model. Its first run after a load is alone, and measured.
+    pub(crate) fn run(
+        &self,
+        loaded: &Arc<Loaded>,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        let start = Instant::now();
+        let outputs = if loaded.is_measured.load(Ordering::Acquire) {
+            loaded.model.run(inputs)
+        } else {
+            self.first_run(loaded, inputs)
+        };
+        loaded.touch(&self.household);
+        self.household.ran(start.elapsed());
+        if let Some(damage) = loaded.files.damage() {
+            self.forget(loaded);
+            return Err(RunError::Damaged(damage));
+        }
+        outputs
+    }
+
+    fn first_run(
+        &self,
+        loaded: &Loaded,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        let alone = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.is_measured.load(Ordering::Acquire) {
+            drop(alone);
+            return loaded.model.run(inputs);
+        }
+        let (outputs, memory) = sampled(|| loaded.model.run(inputs));
+        // A run that was refused says nothing about one that is not.
+        if outputs.is_ok() {
+            let mut figures = self.locked_figures();
+            figures.kept = memory.after.saturating_sub(memory.before);
+            let peak = memory.peak.saturating_sub(memory.before).max(figures.kept);
+            figures.activation = figures.activation.max(Some(peak));
+            drop(figures);
+            loaded.is_measured.store(true, Ordering::Release);
+            self.household.settle();
+        }
+        outputs
+    }
+
+    /// Lets go of `loaded`, so that the next request loads again.
+    fn forget(&self, loaded: &Arc<Loaded>) {
+        let mut slot = self.slot();
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, loaded)) {
+            *slot = None;
+            self.household.unloaded(&self.name, Unload::Changed);
+        }
+    }
+
+    /// Unloads it if nobody uses it and `wanted` says so of the time it has been idle.
+    pub(super) fn unload_if(&self, why: Unload, wanted: impl FnOnce(Duration) -> bool) -> bool {
+        // Whoever loads or looks holds the lock for a moment: then it is not idle.
+        let Ok(mut slot) = self.loaded.try_lock() else { return false };
+        let idle = slot.as_ref().is_some_and(|loaded| {
+            Arc::strong_count(loaded) == 1 && wanted(loaded.idle(&self.household))
+        });
+        if !idle {
+            return false;
+        }
+        *slot = None;
+        tracing::info!(model = self.name, reason = why.label(), "model unloaded");
+        self.household.unloaded(&self.name, why);
+        true
+    }
+
+    /// How long it has been idle; `None` where it is in use or not loaded.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let slot = self.loaded.try_lock().ok()?;
+        let loaded = slot.as_ref().filter(|loaded| Arc::strong_count(loaded) == 1)?;
+        Some(loaded.idle(&self.household))
+    }
+
+    /// Whether it is in memory; one that is being loaded is not yet.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded.try_lock().is_ok_and(|slot| slot.is_some())
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        *self.locked_figures()
+    }
+
+    pub(crate) fn status(&self) -> ModelStatus {
+        let slot = self.loaded.try_lock().ok();
+        let loaded = slot.as_ref().and_then(|slot| slot.as_ref());
+        let figures = self.figures();
+        ModelStatus {
+            name: self.name.clone(),
+            engine: loaded
+                .map_or_else(|| self.engines.choose(&self.folder).name(), |loaded| loaded.engine),
+            loaded: loaded.is_some(),
+            load_ms: loaded.map(|loaded| loaded.load_time.as_secs_f64() * 1e3),
+            private_bytes: loaded.map_or(0, |_| figures.private.saturating_add(figures.kept)),
+            mapped_bytes: loaded.map_or(0, |loaded| loaded.files.mapped_bytes()),
+            activation_bytes: figures.activation,
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Loaded>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locked_figures(&self) -> MutexGuard<'_, Figures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loaded {
+    fn touch(&self, household: &Household) {
+        self.last_used.store(household.milliseconds(), Ordering::Relaxed);
+    }
+
+    fn idle(&self, household: &Household) -> Duration {
+        let last = self.last_used.load(Ordering::Relaxed);
+        Duration::from_millis(household.milliseconds().saturating_sub(last))
+    }
+}

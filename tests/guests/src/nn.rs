@@ -1,0 +1,84 @@
+//! wasi-nn without measure: contexts, runs and tensors, as many as the host gives.
+
+use bindings::wasi::nn::errors::Error;
+use bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding, load, load_by_name};
+use bindings::wasi::nn::tensor::{Tensor, TensorType};
+
+#[allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+mod bindings {
+    spin_sdk::wit_bindgen::generate!({
+        path: "../../wit/wasi-nn.wit",
+        world: "ml",
+        runtime_path: "::spin_sdk::wit_bindgen::rt",
+    });
+}
+
+fn code(error: &Error) -> String {
+    format!("{:?}", error.code())
+}
+
+/// Makes 10,000 execution contexts of `model` and keeps them: how many there were, and what ended it.
+pub(crate) fn contexts(model: &str) -> String {
+    let graph = match load_by_name(model) {
+        Ok(graph) => graph,
+        Err(error) => return code(&error),
+    };
+    let mut held = Vec::new();
+    for _ in 0..10_000 {
+        match graph.init_execution_context() {
+            Ok(context) => held.push(context),
+            Err(error) => return format!("{} {}", held.len(), code(&error)),
+        }
+    }
+    held.len().to_string()
+}
+
+/// Runs `model` 10,000 times, on nothing: how many were tried, and what ended it.
+pub(crate) fn computes(model: &str) -> String {
+    let context = load_by_name(model).and_then(|graph| graph.init_execution_context());
+    let context = match context {
+        Ok(context) => context,
+        Err(error) => return code(&error),
+    };
+    for tried in 0..10_000 {
+        // Without inputs every run is refused, and counted.
+        match context.compute(Vec::new()).map_err(|error| code(&error)) {
+            Err(kind) if kind.contains("RuntimeError") => {}
+            Err(kind) => return format!("{tried} {kind}"),
+            Ok(_) => return "it ran on nothing".to_owned(),
+        }
+    }
+    "without end".to_owned()
+}
+
+/// Offers the host a model of its own.
+pub(crate) fn load_bytes() -> String {
+    match load(&[vec![8; 1000]], GraphEncoding::Onnx, ExecutionTarget::Cpu) {
+        Ok(_) => "loaded".to_owned(),
+        Err(error) => code(&error),
+    }
+}
+
+/// Asks for a model by this name.
+pub(crate) fn load_name(name: &str) -> String {
+    match load_by_name(name) {
+        Ok(_) => "loaded".to_owned(),
+        Err(error) => code(&error),
+    }
+}
+
+/// Hands tensors of `bytes` to the host and never lets go of one.
+pub(crate) fn leak_tensors(bytes: u32) -> ! {
+    let data = vec![7; bytes as usize];
+    loop {
+        std::mem::forget(Tensor::new(&[bytes], TensorType::U8, &data));
+    }
+}

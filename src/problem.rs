@@ -315,6 +315,9 @@ fn photo_kind(error: &PhotoError) -> Kind {
         PhotoError::NeedsTooMuchMemory { .. } => {
             ("image-needs-too-much-memory", 413, "Image needs too much memory")
         }
+        PhotoError::TooMuchMetadata { .. } => {
+            ("too-much-metadata", 422, "Image carries too much metadata")
+        }
         PhotoError::Truncated { .. } => ("truncated-image", 422, "Image is cut short"),
         PhotoError::Corrupt { .. } => ("broken-image", 422, "Image is broken"),
     };
@@ -327,6 +330,7 @@ fn photo_numbers(error: &PhotoError) -> (Option<u64>, Option<u64>) {
             (Some(*max_pixels), u64::from(*width).checked_mul(u64::from(*height)))
         }
         PhotoError::NeedsTooMuchMemory { needed, limit } => (Some(*limit), Some(*needed)),
+        PhotoError::TooMuchMetadata { limit, .. } => (Some(*limit), None),
         _ => (None, None),
     }
 }

@@ -4,7 +4,7 @@
 const KINDS = {
   photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type'],
   heic: ['heic'],
-  damaged: ['truncated-image', 'broken-image', 'empty-image'],
+  damaged: ['truncated-image', 'broken-image', 'empty-image', 'too-much-metadata'],
   large: ['body-too-large', 'too-many-pixels', 'image-needs-too-much-memory', 'out-of-memory'],
   torn: ['body-interrupted', 'body-too-slow', 'bad-form'],
   busy: ['busy', 'draining', 'too-many-requests', 'rate-limited'],

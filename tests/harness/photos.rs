@@ -58,19 +58,17 @@ pub fn hollow_png(width: u32, height: u32) -> Vec<u8> {
     [png_header(width, height), png_chunk(b"IEND", &[])].concat()
 }
 
-/// `photo`, a PNG, with text, a colour profile and XMP that inflate to 1 GiB each.
+/// A good PNG with a chunk (`zTXt`, `iCCP` or `iTXt`) that inflates to 1 GiB before its pixels.
 #[must_use]
-pub fn with_metadata_bombs(photo: &[u8]) -> Vec<u8> {
+pub fn with_bomb(name: &[u8; 4]) -> Vec<u8> {
     const HEADER: usize = 8 + 25;
-    let bomb = bomb(1024);
-    let chunk = |name: &[u8; 4], head: &[u8]| png_chunk(name, &[head, &bomb].concat());
-    let (head, rest) = photo.split_at(HEADER);
-    let bombs = [
-        chunk(b"zTXt", b"Comment\0\0"),
-        chunk(b"iCCP", b"profile\0\0"),
-        chunk(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0"),
-    ];
-    [head, &bombs.concat(), rest].concat()
+    let head: &[u8] = match name {
+        b"iTXt" => b"XML:com.adobe.xmp\0\x01\0\0\0",
+        _ => b"Comment\0\0",
+    };
+    let photo = red_and_blue();
+    let (start, rest) = photo.split_at(HEADER);
+    [start, &png_chunk(name, &[head, &bomb(1024)].concat()), rest].concat()
 }
 
 /// A progressive JPEG with its scans repeated 250 times over.

@@ -126,19 +126,33 @@ fn sizes_beyond_the_limits() {
     assert!(message.contains("PNG"), "{message}");
 }
 
-/// Chunks that inflate to 1 GiB are skipped: the picture around them decodes.
+/// Text, a colour profile and XMP that inflate to 1 GiB are refused by any one of them, and by their sum;
+/// what honest programs write is not.
 #[test]
-fn metadata_bombs_are_never_inflated() {
-    let bomb = bomb(1024);
-    assert!(bomb.len() < 4 << 20);
-    let text = |name: &[u8; 4], head: &[u8]| png_chunk(name, &[head, &bomb].concat());
-    let file = png_with(&[
-        text(b"zTXt", b"Comment\0\0"),
-        text(b"iCCP", b"profile\0\0"),
-        text(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0"),
-    ]);
-    let photo = decoded(&file).unwrap();
-    assert_eq!((photo.width(), photo.height()), (2, 2));
+fn metadata_bombs_are_refused_and_honest_metadata_is_not() {
+    let heads = [
+        (b"zTXt", &b"Comment\0\0"[..]),
+        (b"iCCP", b"profile\0\0"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0"),
+    ];
+    let file = |mebibytes: usize, (name, head): (&[u8; 4], &[u8]), copies: usize| {
+        let stream = bomb(mebibytes);
+        png_with(&vec![png_chunk(name, &[head, &stream].concat()); copies])
+    };
+    for head in heads {
+        for (mebibytes, copies) in [(1024, 1), (17, 1), (6, 3)] {
+            let error = decoded(&file(mebibytes, head, copies)).unwrap_err();
+            let limit = 16 << 20;
+            assert_eq!(error, PhotoError::TooMuchMetadata { format: Format::Png, limit });
+        }
+        let photo = decoded(&file(5, head, 3)).unwrap();
+        assert_eq!((photo.width(), photo.height()), (2, 2));
+    }
+    let plain =
+        png_chunk(b"iTXt", &[b"XML:com.adobe.xmp\0\0\0\0\0", &[b'x'; 100_000][..]].concat());
+    let broken = png_chunk(b"zTXt", b"Comment\0\0no stream");
+    let headless = png_chunk(b"zTXt", b"no end of the keyword");
+    assert!(decoded(&png_with(&[plain, broken, headless])).is_ok());
 }
 
 /// Pixels that inflate to more than the picture has are left where they are.

@@ -62,6 +62,17 @@ pub enum PhotoError {
         /// Bytes allowed.
         limit: u64,
     },
+    /// Texts or colour profiles inflate to more than any photo needs.
+    #[error(
+        "the texts and colour profile of this {format} inflate to more than {limit} bytes: save the \
+         photo again without metadata"
+    )]
+    TooMuchMetadata {
+        /// The file's format.
+        format: Format,
+        /// Bytes allowed.
+        limit: u64,
+    },
     /// The file ends too early.
     #[error("this {format} is cut short: send the whole file")]
     Truncated {

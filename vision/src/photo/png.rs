@@ -1,6 +1,7 @@
 //! PNG: every colour type and depth, interlaced or not, averaged down row by row where the model
-//! needs less. Leaves out text, colour profiles and the frames of an animation: they are skipped,
-//! never inflated.
+//! needs less. Leaves out text, colour profiles and the frames of an animation: nothing of them is kept.
+
+mod chunks;
 
 use super::channels::{over_white, rgb_from_rgba};
 use super::error::PhotoError;
@@ -37,7 +38,8 @@ pub(super) fn decode(
     let (width, height) = info.size();
     let rows = if info.interlaced { Rows::Scattered } else { Rows::InOrder };
     limits.check_size(Format::Png, width, height)?;
-    let orientation = exif(bytes)?.map_or(Orientation::NoTransforms, orientation::from_exif);
+    let orientation =
+        chunks::walk(bytes)?.map_or(Orientation::NoTransforms, orientation::from_exif);
     let factor = shrink::factor((width, height), orientation::in_file(orientation, target));
     let shrunk = u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
     let turning = shrunk * 3 + orientation::memory(orientation, shrunk);
@@ -123,28 +125,6 @@ fn to_rgb(line: &[u8], color: ColorType, columns: usize, rgb: &mut Vec<[u8; 3]>)
         ColorType::Rgba => {
             rgb.extend(line.as_chunks().0.iter().take(columns).map(|&pixel| rgb_from_rgba(pixel)));
         }
-    }
-}
-
-/// The EXIF block, wherever it stands, once the file is known to reach its end chunk.
-fn exif(bytes: &[u8]) -> Result<Option<&[u8]>, PhotoError> {
-    let truncated = PhotoError::Truncated { format: Format::Png };
-    let mut exif = None;
-    let mut rest = bytes.get(8..).unwrap_or_default();
-    loop {
-        let Some((&[l3, l2, l1, l0, name @ ..], after)) = rest.split_first_chunk::<8>() else {
-            return Err(truncated);
-        };
-        let length = u32::from_be_bytes([l3, l2, l1, l0]) as usize;
-        // Each chunk ends with a check sum of 4 bytes.
-        let Some((chunk, after)) = after.split_at_checked(length) else { return Err(truncated) };
-        let Some((_, after)) = after.split_at_checked(4) else { return Err(truncated) };
-        match &name {
-            b"IEND" => return Ok(exif),
-            b"eXIf" if exif.is_none() => exif = Some(chunk),
-            _ => {}
-        }
-        rest = after;
     }
 }
 

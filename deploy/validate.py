@@ -1,0 +1,121 @@
+"""Holds what render.py wrote to its schemas: Kubernetes' own, and ours of Render and SpinKube (schemas/).
+
+    pip install -r deploy/requirements.txt
+    python3 deploy/validate.py
+
+Checks as well what no schema says: that the image, the port and the paths of one file are those of the others,
+that limits are not below requests, and that the files a Containerfile copies are there. Exits with 1.
+"""
+
+import json
+import pathlib
+import re
+import sys
+import tomllib
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+def documents(name):
+    return [document for document in yaml.safe_load_all((HERE / name).read_text()) if document]
+
+
+def against_ours(document, schema):
+    """The problems of a document by a schema of ours."""
+    schema = json.loads((HERE / "schemas" / schema).read_text())
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(document):
+        yield f"{schema['title']}: {'/'.join(map(str, error.absolute_path))}: {error.message}"
+
+
+def against_kubernetes(document, version):
+    """The problems of a document by Kubernetes' schemas of this version, unknown members included."""
+    try:
+        kubernetes_validate.validate(document, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        yield f"{document['kind']}: {'/'.join(map(str, error.path))}: {error.message}"
+
+
+def against_schemas(version):
+    """Every file against its schema, and then the schemas against what is wrong on purpose."""
+    checks = (
+        ("kubernetes.yaml", lambda document: against_kubernetes(document, version)),
+        ("render.yaml", lambda document: against_ours(document, "render.json")),
+        ("spinkube.yaml", lambda document: against_ours(document, "spinapp.json")),
+    )
+    for name, check in checks:
+        for document in documents(name):
+            yield from (f"{name}: {problem}" for problem in check(document))
+            main = document["spec"] if "spec" in document else document["services"][0]
+            for member, value in (("surprise", 1), (next(iter(main)), ["of another type"])):
+                before = main.get(member)
+                main[member] = value
+                if not list(check(document)):
+                    yield f"{name}: its schema takes {member} = {value!r}, so it checks nothing"
+                main[member] = before
+                if before is None:
+                    del main[member]
+
+
+def mib(quantity):
+    number, unit = re.fullmatch(r"([0-9.]+)(Mi|Gi)", quantity).groups()
+    return float(number) * (1024 if unit == "Gi" else 1)
+
+
+def against_each_other(figures):
+    """What the schemas cannot see."""
+    kinds = {document["kind"]: document for document in documents("kubernetes.yaml")}
+    pod = kinds["Deployment"]["spec"]["template"]
+    container = pod["spec"]["containers"][0]
+    spin = documents("spinkube.yaml")[0]["spec"]
+    for where, resources in (("kubernetes.yaml", container["resources"]), ("spinkube.yaml", spin["resources"])):
+        if mib(resources["requests"]["memory"]) > mib(resources["limits"]["memory"]):
+            yield f"{where}: asks for more memory than it may have"
+    if mib(container["resources"]["requests"]["memory"]) < figures["measured"]["peak_mib"]:
+        yield "kubernetes.yaml: asks for less memory than was measured"
+    labels = pod["metadata"]["labels"]
+    for kind in ("Deployment", "Service", "PodDisruptionBudget"):
+        selector = kinds[kind]["spec"]["selector"]
+        if selector.get("matchLabels", selector) != labels:
+            yield f"kubernetes.yaml: {kind} selects other pods"
+    if pod["spec"]["terminationGracePeriodSeconds"] <= figures["service"]["drain_seconds"]:
+        yield "kubernetes.yaml: a pod is killed before it has finished what it accepted"
+    source = (ROOT / "runner/src/admin.rs").read_text() + (ROOT / "runner/src/service.rs").read_text()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        path = container[probe]["httpGet"]["path"]
+        if f'"{path}"' not in source:
+            yield f"kubernetes.yaml: {probe} asks {path}, which the runner does not have"
+    render = documents("render.yaml")[0]["services"][0]
+    if f'"{render["healthCheckPath"]}"' not in source:
+        yield f"render.yaml: asks {render['healthCheckPath']}, which the runner does not have"
+    if not (ROOT / render["dockerfilePath"]).exists():
+        yield f"render.yaml: there is no {render['dockerfilePath']}"
+
+
+def metrics_named():
+    """Metrics that docs/deploy.md says to alarm on and the runner does not have."""
+    source = (ROOT / "runner/src/metrics.rs").read_text()
+    for name in re.findall(r"`((?:skincell|http)_[a-z_]+)", (ROOT / "docs/deploy.md").read_text()):
+        bare = re.sub(r"_(total|seconds|bytes)$", "", name)
+        if f'"{bare}"' not in source:
+            yield f"docs/deploy.md: the runner has no metric {name}"
+
+
+def main():
+    figures = tomllib.loads((HERE / "figures.toml").read_text())
+    problems = [
+        *against_schemas(figures["kubernetes"]["version"]),
+        *against_each_other(figures),
+        *metrics_named(),
+    ]
+    print(*problems, sep="\n", end="\n" if problems else "")
+    print(f"deploy: {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 //! The binary `skincell`: reads flags, calls the rooms, prints. What it does is in the libraries.
 
 mod classify;
+mod engine_library;
 mod model;
 mod pack;
 mod run_options;

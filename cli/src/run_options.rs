@@ -1,5 +1,6 @@
 //! The flags that `up` and `classify` share: which application, and what a request may use.
 
+use crate::engine_library::EngineLibrary;
 use crate::pack::pack_and_report;
 use anyhow::Context;
 use bytesize::ByteSize;
@@ -37,9 +38,14 @@ pub struct RunOptions {
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
 
-    /// Who runs the models: cellnet takes folders with a model.cell, rten every ONNX graph.
+    /// Who runs the models: cellnet takes folders with a model.cell, rten every ONNX graph, and
+    /// onnxruntime too, where its library is named. auto takes the first of cellnet, onnxruntime if half
+    /// the memory limit has room for its private copy of the weights, and rten.
     #[arg(long, value_name = "ENGINE", env = "SKINCELL_ENGINE", default_value = "auto")]
     engine: EngineName,
+
+    #[command(flatten)]
+    engine_lib: EngineLibrary,
 
     /// Threads for inference, all requests together [default: the number of cores].
     #[arg(long, value_name = "N", env = "OMP_NUM_THREADS")]
@@ -86,6 +92,7 @@ enum EngineName {
     Auto,
     Cellnet,
     Rten,
+    Onnxruntime,
 }
 
 impl RunOptions {
@@ -128,7 +135,9 @@ impl RunOptions {
                 EngineName::Auto => EngineChoice::Auto,
                 EngineName::Cellnet => EngineChoice::Cellnet,
                 EngineName::Rten => EngineChoice::Rten,
+                EngineName::Onnxruntime => EngineChoice::OnnxRuntime,
             },
+            engine_library: self.engine_lib.path(),
             ..Settings::default()
         };
         if let Some(threads) = self.threads {

@@ -9,11 +9,11 @@ use crate::manifest::StaticResponse;
 use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
-use crate::nn::{Cellnet, Engine, Engines, Grants, Models, Rten};
+use crate::nn::{self, Grants, Models};
 use crate::problem::Problem;
 use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
-use crate::settings::{EngineChoice, Settings};
+use crate::settings::Settings;
 use crate::spin_headers;
 use crate::upload::Uploads;
 use anyhow::Context;
@@ -74,10 +74,10 @@ impl Service {
         });
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
+        let engines = nn::engines(settings, budget.bytes)?;
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
-        let engines = engines(settings);
         for component in &app.components {
             let grants = models.grant(&component.models, &component.models_folder, &engines);
             let stage = mounts::stage(component, &app.folder)?;
@@ -275,16 +275,6 @@ fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {
         max_host_memory: bytes(plan.host_share())?,
         request_timeout: settings.request_timeout,
     })
-}
-
-/// Ours for what was packed for it, rten for every other graph.
-fn engines(settings: &Settings) -> Engines {
-    let rten: Arc<dyn Engine> = Arc::new(Rten::new(settings.threads));
-    match settings.engine {
-        EngineChoice::Auto => Engines::new(vec![Arc::new(Cellnet::new(settings.threads))], rten),
-        EngineChoice::Cellnet => Engines::new(Vec::new(), Arc::new(Cellnet::new(settings.threads))),
-        EngineChoice::Rten => Engines::new(Vec::new(), rten),
-    }
 }
 
 /// Longest path quoted back to a client.

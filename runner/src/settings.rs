@@ -28,6 +28,8 @@ pub struct Settings {
     pub max_body: u64,
     /// Who runs the models.
     pub engine: EngineChoice,
+    /// The ONNX Runtime library, where there is one.
+    pub engine_library: Option<PathBuf>,
     /// Load every granted model at the start.
     pub preload: bool,
     /// How long a model stays loaded that nobody asks for.
@@ -39,13 +41,16 @@ pub struct Settings {
 /// Which engine runs a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// cellnet where the folder has a `model.cell`, rten otherwise.
+    /// cellnet where the folder has a `model.cell`; else ONNX Runtime where a library is named and half the
+    /// budget has room for private weights; else rten.
     #[default]
     Auto,
     /// cellnet only.
     Cellnet,
     /// rten only.
     Rten,
+    /// ONNX Runtime only.
+    OnnxRuntime,
 }
 
 impl Default for Settings {
@@ -61,6 +66,7 @@ impl Default for Settings {
             queue_timeout: Duration::from_secs(10),
             max_body: 16 << 20,
             engine: EngineChoice::Auto,
+            engine_library: None,
             preload: false,
             unload_after: Duration::from_secs(600),
             output: OutputSettings::default(),

@@ -1,4 +1,5 @@
-//! cellnet and rten on the same models and photos: packing a model changes who answers, not what.
+//! The engines on the same models and photos: packing a model, or naming ONNX Runtime's library, changes
+//! who answers, not what.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -88,12 +89,82 @@ fn both_engines_answer_the_same() {
             compare(photo, model, &ask(&cellnet, model, &bytes), &ask(&rten, model, &bytes));
         }
     }
-    for (runner, engine) in [(&cellnet, "cellnet"), (&rten, "rten")] {
-        let memory = get(runner, "/memory").json();
-        for model in memory["models"].as_array().unwrap() {
-            assert_eq!((&model["engine"], &model["loaded"]), (&engine.into(), &true.into()));
+    served_by(&cellnet, "cellnet");
+    served_by(&rten, "rten");
+}
+
+fn served_by(runner: &Runner, engine: &str) {
+    let memory = get(runner, "/memory").json();
+    for model in memory["models"].as_array().unwrap() {
+        assert_eq!((&model["engine"], &model["loaded"]), (&engine.into(), &true.into()));
+    }
+}
+
+/// The library that ORT_DYLIB_PATH names, or `None` after saying that there is none.
+fn onnxruntime() -> Option<String> {
+    let library = std::env::var("ORT_DYLIB_PATH").ok().filter(|path| !path.is_empty());
+    if library.is_none() {
+        println!("skipped: ORT_DYLIB_PATH names no ONNX Runtime library");
+    }
+    library
+}
+
+#[test]
+fn onnxruntime_answers_the_same_one_by_one_and_all_at_once() {
+    let Some(library) = onnxruntime() else { return };
+    let app = App::with_own_models();
+    let rten = Runner::start(&app, &["--engine", "rten"]);
+    let flags = ["--engine", "onnxruntime", "--engine-lib", &library, "--max-concurrency", "4"];
+    let private = Runner::start(&app, &flags);
+    // No room for private weights: they stay mapped.
+    let flags = ["--engine", "onnxruntime", "--engine-lib", &library, "--memory-limit", "96MiB"];
+    let mapped = Runner::start(&app, &flags);
+    for photo in PHOTOS {
+        let bytes = std::fs::read(repository().join("tests/photos").join(photo)).unwrap();
+        for model in MODELS {
+            let expected = ask(&rten, model, &bytes);
+            compare(photo, model, &ask(&mapped, model, &bytes), &expected);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| compare(photo, model, &ask(&private, model, &bytes), &expected));
+                }
+            });
         }
     }
+    served_by(&private, "onnxruntime");
+    served_by(&mapped, "onnxruntime");
+}
+
+#[test]
+fn auto_takes_onnxruntime_only_where_cellnet_does_not_and_the_memory_is_there() {
+    let Some(library) = onnxruntime() else { return };
+    let served_by = |app: &App, flags: &[&str]| {
+        let flags = [flags, &["--engine-lib", &library]].concat();
+        let memory = get(&Runner::start(app, &flags), "/memory").json();
+        memory["models"][0]["engine"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(served_by(&with_packed_models(), &[]), "cellnet");
+    let unpacked = App::with_colours();
+    assert_eq!(served_by(&unpacked, &["--memory-limit", "none"]), "onnxruntime");
+    assert_eq!(served_by(&unpacked, &["--memory-limit", "80MiB"]), "rten");
+}
+
+#[test]
+fn without_its_library_onnxruntime_is_refused_at_the_start() {
+    let app = App::with_colours();
+    let binary = &skincell_tests::artifacts().runner;
+    let start = |flags: &[&str]| {
+        let mut command = std::process::Command::new(binary);
+        command.args(["up", "--listen", "127.0.0.1:0", "--engine", "onnxruntime", "--from"]);
+        command.arg(app.path()).args(flags).env_remove("ORT_DYLIB_PATH");
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let unnamed = start(&[]);
+    assert!(unnamed.contains("--engine-lib"), "{unnamed}");
+    let missing = start(&["--engine-lib", "nowhere.so"]);
+    assert!(missing.contains("nowhere.so"), "{missing}");
 }
 
 #[test]

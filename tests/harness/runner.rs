@@ -48,6 +48,8 @@ impl Runner {
             .args(flags)
             // What it stages goes with the application's folder, even when it is killed.
             .env("TMPDIR", app.path())
+            // Who runs the models is each test's own business.
+            .env_remove("ORT_DYLIB_PATH")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

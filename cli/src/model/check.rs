@@ -9,6 +9,7 @@ use skincell_modelkit::check::{CheckOptions, CheckRow, Difference, check};
 
 use super::engines::engines;
 use super::progress::Progress;
+use crate::engine_library::EngineLibrary;
 
 /// Flags of `skincell model check`.
 #[derive(Debug, Args)]
@@ -26,9 +27,11 @@ pub(crate) struct CheckArguments {
     /// Photos, tensors (.npy) and folders of such
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// Which engine: cellnet or rten; may be given again [default: all that take the folder]
+    /// Which engine: cellnet, rten or onnxruntime; may be given again [default: all that take the folder]
     #[arg(long, value_name = "ENGINE")]
     engine: Vec<String>,
+    #[command(flatten)]
+    library: EngineLibrary,
     /// Threads of each engine
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -58,13 +61,14 @@ pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
         probability_tolerance: arguments.tolerance,
         heatmap_tolerance: arguments.heatmap_tolerance,
     };
-    let engines = engines(&arguments.engine, arguments.threads)?;
+    let library = arguments.library.path();
+    let engines = engines(&arguments.engine, arguments.threads, library.as_deref())?;
     let progress = Progress::new();
     let report =
         check(&options, &engines, &mut |done, total| progress.show_part("running", done, total))?;
     progress.done();
     println!(
-        "{:<8} {:>9} {:>21} {:>21}  {:<4} {:>6}  photo, likeliest class",
+        "{:<11} {:>9} {:>21} {:>21}  {:<4} {:>6}  photo, likeliest class",
         "engine", "ms", "between engines", "against the file", "", "%"
     );
     for row in &report.rows {
@@ -95,7 +99,7 @@ fn line(row: &CheckRow) -> String {
         Some(d) => format!("{:.1e} map {:.1e}", d.probability, d.heatmap),
     };
     format!(
-        "{:<8} {:>9.1} {:>21} {:>21}  {:<4} {:>6.1}  {}, {}",
+        "{:<11} {:>9.1} {:>21} {:>21}  {:<4} {:>6.1}  {}, {}",
         row.engine,
         row.milliseconds,
         words(&row.engines),

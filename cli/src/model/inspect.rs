@@ -7,7 +7,9 @@ use clap::Args;
 use skincell_modelkit::inspect::{Inspection, Port, inspect};
 use skincell_vision::card::Card;
 
+use super::engines::in_onnxruntime;
 use super::units::bytes;
+use crate::engine_library::EngineLibrary;
 
 /// Flags of `skincell model inspect`.
 #[derive(Debug, Args)]
@@ -18,6 +20,8 @@ Example:
 pub(crate) struct InspectArguments {
     /// A prepared folder or an ONNX file
     model: PathBuf,
+    #[command(flatten)]
+    library: EngineLibrary,
 }
 
 /// Runs `model inspect`.
@@ -25,7 +29,10 @@ pub(crate) struct InspectArguments {
 /// # Errors
 /// What is wrong with the files.
 pub(super) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
-    let found = inspect(&arguments.model)?;
+    let mut found = inspect(&arguments.model)?;
+    if let Some(library) = arguments.library.path() {
+        found.engines.push(in_onnxruntime(&found.model, &library));
+    }
     print!("{}", render(&found));
     Ok(ExitCode::SUCCESS)
 }

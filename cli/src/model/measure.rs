@@ -11,6 +11,7 @@ use skincell_modelkit::served::{read_card, takers};
 
 use super::engines::engines;
 use super::units::kilobytes;
+use crate::engine_library::EngineLibrary;
 
 /// Flags of `skincell model measure`.
 #[derive(Debug, Args)]
@@ -28,9 +29,11 @@ pub(crate) struct MeasureArguments {
     /// Photos, tensors (.npy) and folders of such
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// Which engine: cellnet or rten; may be given again [default: all that take the folder]
+    /// Which engine: cellnet, rten or onnxruntime; may be given again [default: all that take the folder]
     #[arg(long, value_name = "ENGINE")]
     engine: Vec<String>,
+    #[command(flatten)]
+    library: EngineLibrary,
     /// Threads of the engine
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -47,7 +50,8 @@ pub(crate) struct MeasureArguments {
 /// # Errors
 /// What cannot be loaded or run.
 pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
-    let engines = engines(&arguments.engine, arguments.threads)?;
+    let library = arguments.library.path();
+    let engines = engines(&arguments.engine, arguments.threads, library.as_deref())?;
     let takers = takers(&engines, &arguments.model)?;
     if let (true, [engine, ..]) = (arguments.inside, &takers[..]) {
         let card = read_card(&arguments.model)?;
@@ -58,8 +62,12 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
     }
     println!("{}", header("engine"));
     for engine in takers {
-        let run =
-            Run { engine: engine.name(), threads: arguments.threads, rounds: arguments.rounds };
+        let run = Run {
+            engine: engine.name(),
+            library: library.as_deref(),
+            threads: arguments.threads,
+            rounds: arguments.rounds,
+        };
         let measured = in_own_process(&arguments.model, &arguments.photos, &run)?;
         println!("{}", line(engine.name(), &measured));
     }
@@ -67,8 +75,9 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// How a model is to be measured.
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     pub(super) engine: &'static str,
+    pub(super) library: Option<&'a Path>,
     pub(super) threads: usize,
     pub(super) rounds: usize,
 }
@@ -80,13 +89,16 @@ pub(super) struct Run {
 pub(super) fn in_own_process(
     folder: &Path,
     photos: &[PathBuf],
-    run: &Run,
+    run: &Run<'_>,
 ) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.args(["model", "measure", "--inside"]).arg(folder).args(photos);
     command.args(["--engine", run.engine, "--threads", &run.threads.to_string()]);
     command.args(["--rounds", &run.rounds.to_string()]);
+    if let Some(library) = run.library {
+        command.arg("--engine-lib").arg(library);
+    }
     let output = command.output().context("starting a process to measure in")?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("error: "));

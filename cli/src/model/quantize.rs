@@ -14,6 +14,7 @@ use super::engines::engines;
 use super::measure::{Run, header, in_own_process, line};
 use super::progress::Progress;
 use super::units::bytes;
+use crate::engine_library::EngineLibrary;
 use crate::pack::pack_and_report;
 
 /// Flags of `skincell model quantize`.
@@ -42,6 +43,8 @@ pub(crate) struct QuantizeArguments {
     /// Threads to measure time with
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    #[command(flatten)]
+    library: EngineLibrary,
     /// Replace the folder if it is there already
     #[arg(long)]
     force: bool,
@@ -77,13 +80,14 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         QuantizeStep::Write => progress.show("writing"),
     })?;
     pack_and_report(&options.output)?;
-    let engines = engines(&[], arguments.threads)?;
+    let (threads, library) = (arguments.threads, arguments.library.path());
+    let engines = engines(&[], threads, library.as_deref())?;
     let show = &mut |done, total| progress.show_part("comparing", done, total);
     let agreement = compare(&options.folder, &options.output, &options.photos, &engines, show)?;
     drop(engines);
     progress.show("measuring");
-    let before = measured(&options.folder, &options.photos, arguments.threads)?;
-    let after = measured(&options.output, &options.photos, arguments.threads)?;
+    let before = measured(&options.folder, &options.photos, threads, library.as_deref())?;
+    let after = measured(&options.output, &options.photos, threads, library.as_deref())?;
     progress.done();
     print_agreement(&report, &agreement, &options.output);
     println!("\n{}", header(""));
@@ -101,10 +105,15 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
 
 type Rows = Vec<(&'static str, Measured)>;
 
-fn measured(folder: &Path, photos: &[PathBuf], threads: usize) -> anyhow::Result<Rows> {
-    let engines = engines(&[], threads)?;
+fn measured(
+    folder: &Path,
+    photos: &[PathBuf],
+    threads: usize,
+    library: Option<&Path>,
+) -> anyhow::Result<Rows> {
+    let engines = engines(&[], threads, library)?;
     let rows = takers(&engines, folder)?.into_iter().map(|engine| {
-        let run = Run { engine: engine.name(), threads, rounds: 5 };
+        let run = Run { engine: engine.name(), library, threads, rounds: 5 };
         Ok((engine.name(), in_own_process(folder, photos, &run)?))
     });
     rows.collect()

@@ -1,7 +1,7 @@
-"""A skincell runner under measurement: started, watched through /proc, stopped.
+"""A server under measurement: started, asked, watched through /proc, stopped.
 
 Only the standard library, so that a measurement needs no set-up. Loopback only, bounded in time.
-Leaves out what is measured: the scripts beside it do that.
+Leaves out what is measured: the scripts beside it do that, and `peers.py` knows the other servers.
 """
 
 import http.client
@@ -18,24 +18,13 @@ BINARY = pathlib.Path(os.environ.get("SKINCELL_BIN", ROOT / "target" / "release"
 TIMEOUT_S = 60
 
 
-class Service:
-    """`skincell up` on a free port, as a context manager."""
+class Server:
+    """A process that answers HTTP at `host` and `port`, both set by whoever starts it."""
 
-    def __init__(self, *flags, binary=BINARY, app=ROOT, before=None):
-        """`before` is called in the child, between fork and exec."""
-        self.before = before
-        self.command = [str(binary), "up", "--from", str(app), "--listen", "127.0.0.1:0", *flags]
-
-    def __enter__(self):
-        self.started = time.perf_counter()
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.before)
-        line = self.process.stdout.readline()
-        found = re.match(r"Serving http://([\d.]+):(\d+)", line)
-        if not found:
-            self.process.kill()
-            raise SystemExit(f"the runner did not start: {line!r}; build it with `cargo build --release`")
-        self.host, self.port = found.group(1), int(found.group(2))
-        return self
+    process: subprocess.Popen
+    host: str
+    port: int
+    started: float  # seconds of `time.perf_counter`
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
@@ -43,7 +32,7 @@ class Service:
             self.exit_code = self.process.wait(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise SystemExit("the runner did not stop on SIGTERM")
+            raise SystemExit(f"{self.process.args[0]} did not stop on SIGTERM")
 
     def connect(self):
         return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
@@ -57,11 +46,15 @@ class Service:
         return answer.status, body
 
     def memory(self):
-        """Kernel's own figures in bytes: private (RssAnon), mapped (RssFile), peak (VmHWM)."""
-        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M)}
-        names = {"private": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}
-        return {ours: kib[kernels] * 1024 for ours, kernels in names.items()}
+        """Kernel's own figures in bytes: private (RssAnon), mapped (RssFile), peak (VmHWM), the sum over the
+        process and its children."""
+        names, total = {"private": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}, {}
+        for pid in family(self.process.pid):
+            text = pathlib.Path(f"/proc/{pid}/status").read_text()
+            kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M)}
+            for ours, kernels in names.items():
+                total[ours] = total.get(ours, 0) + kib[kernels] * 1024
+        return total
 
     def post_photos(self, photos, requests, clients, query=""):
         """Posts `requests` photos in turn from `clients` connections; gives (seconds, status) of each."""
@@ -82,6 +75,34 @@ class Service:
 
         with ThreadPoolExecutor(clients) as pool:
             return [outcome for outcomes in pool.map(client, range(clients)) for outcome in outcomes]
+
+
+class Service(Server):
+    """`skincell up` on a free port, as a context manager."""
+
+    def __init__(self, *flags, binary=BINARY, app=ROOT, before=None, env=None):
+        """`before` is called in the child, between fork and exec; `env` replaces the environment."""
+        self.before, self.env = before, env
+        self.command = [str(binary), "up", "--from", str(app), "--listen", "127.0.0.1:0", *map(str, flags)]
+
+    def __enter__(self):
+        self.started = time.perf_counter()
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.before, env=self.env
+        )
+        line = self.process.stdout.readline()
+        found = re.match(r"Serving http://([\d.]+):(\d+)", line)
+        if not found:
+            self.process.kill()
+            raise SystemExit(f"the runner did not start: {line!r}; build it with `cargo build --release`")
+        self.host, self.port = found.group(1), int(found.group(2))
+        return self
+
+
+def family(pid):
+    """A process and all that descend from it."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid] + [one for child in map(int, children) for one in family(child)]
 
 
 def photos():

@@ -1,6 +1,6 @@
 """Writes ONNX classifiers of real architectures with seeded random weights, to measure engines on.
 
-    python make_models.py OUT_FOLDER [NAME ...]
+    python make_models.py OUT_FOLDER [NAME ...]      such as efficientnetv2-s, efficientnetv2-s@0.5
 
 Shapes, strides, activations and squeeze-and-excite are the published ones; weights are He-scaled normal
 numbers from one seed per model, so that activations neither die nor explode. Graphs are as PyTorch's
@@ -171,11 +171,13 @@ def fused(b, x, out, k, s, ratio, act):
     return b.add(y, x) if s == 1 and cin == out else y
 
 
-def efficientnetv2_s(folder, name="efficientnetv2-s", nhwc=False):
+def efficientnetv2_s(folder, name="efficientnetv2-s", nhwc=False, width=1.0):
+    """`width` is the share of its channels, in steps of 8: the weights go with its square."""
     b = Builder(name, 300, 1, nhwc=nhwc)
-    x = b.conv("input", 24, 3, 2, act="silu")
-    table = [("f", 1, 24, 2, 1), ("f", 4, 48, 4, 2), ("f", 4, 64, 4, 2),
-             ("m", 4, 128, 6, 2), ("m", 6, 160, 9, 1), ("m", 6, 256, 15, 2)]
+    of = lambda channels: max(8, round(channels * width / 8) * 8)
+    x = b.conv("input", of(24), 3, 2, act="silu")
+    table = [("f", 1, of(24), 2, 1), ("f", 4, of(48), 4, 2), ("f", 4, of(64), 4, 2),
+             ("m", 4, of(128), 6, 2), ("m", 6, of(160), 9, 1), ("m", 6, of(256), 15, 2)]
     for kind, ratio, out, n, s in table:
         for i in range(n):
             cin = b.channels[x]
@@ -184,7 +186,7 @@ def efficientnetv2_s(folder, name="efficientnetv2-s", nhwc=False):
                 x = fused(b, x, out, 3, stride, ratio, "silu")
             else:
                 x = mbconv(b, x, out, 3, stride, cin * ratio, cin // 4, "silu")
-    x = b.conv(x, 1280, 1, act="silu")
+    x = b.conv(x, of(1280), 1, act="silu")
     b.finish(x, 7, folder, side=10)
 
 
@@ -302,4 +304,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[2:] or MODELS:
-        MODELS[name](folder)
+        kind, _, width = name.partition("@")
+        if width:
+            MODELS[kind](folder, name=name, width=float(width))
+        else:
+            MODELS[kind](folder)

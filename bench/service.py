@@ -5,6 +5,7 @@ Leaves out what is measured: the scripts beside it do that, and `peers.py` knows
 """
 
 import http.client
+import json
 import os
 import pathlib
 import re
@@ -118,3 +119,12 @@ def machine():
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     cores = len(re.findall(r"^processor\s*:", info, re.M))
     return {"cpu": model.group(1) if model else "?", "cores": cores, "date": time.strftime("%Y-%m-%d")}
+
+
+def keep(name, kept, figures):
+    """Keeps a proof's figures in `bench/results`, with what they must be quoted with."""
+    folder = ROOT / "bench" / "results"
+    folder.mkdir(exist_ok=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    record = {"proof": name, "kept": kept, "machine": machine(), "commit": commit, **figures}
+    (folder / f"soak-{name}.json").write_text(json.dumps(record) + "\n")

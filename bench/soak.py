@@ -2,15 +2,17 @@
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/soak.py small --model efficientnetv2-s.onnx   # 64 MiB control group, 500 photos, 32 clients
-    python3 bench/soak.py small --model … --photo large.jpg     # the same with a photo of 12 megapixels
-    python3 bench/soak.py origin [--requests 20000] [--svg FILE] # 512 MiB, concurrency 8: growth in bytes a request
+    python3 bench/soak.py large --model efficientnetv2-s.onnx   # the same with photos of 12 megapixels; needs Pillow
+    python3 bench/soak.py origin [--requests 20000]             # 512 MiB, concurrency 8: growth in bytes a request
     python3 bench/soak.py switch --model efficientnetv2-s.onnx  # two models that do not fit together, 200 switches
     python3 bench/soak.py mixed                                 # 5,000 requests: every answer as when alone
+    python3 bench/soak.py isolation                             # 1,000 guests look for what another left behind
     python3 bench/soak.py health                                # /health while ten times the capacity is posted
 
 `make_models.py` in `bench/engine` makes the model: 80 MB of float32 weights, larger than the 64 MiB. Control
 groups need root; where none can be made, that is said and the limit is given as --memory-limit instead.
-Loopback only, bounded in time. Only the standard library.
+Figures are kept in `bench/results`, with machine and date. Loopback only, bounded in time. Only the standard
+library, Pillow aside.
 """
 
 import argparse
@@ -25,9 +27,10 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cgroup
-from service import BINARY, ROOT, Service, machine, photos
+from service import BINARY, ROOT, Service, keep, machine, photos
 
 MIB = 1 << 20
 WASM = ROOT / "target" / "wasm32-wasip2" / "release" / "skincell.wasm"
@@ -116,9 +119,30 @@ def crowd(service, jobs, clients):
     return outcomes
 
 
+def twelve_megapixels():
+    """Photos of 4000 × 3000 as a telephone makes them, from two of the test photos."""
+    import io
+    from PIL import Image
+    large = []
+    for name in ("skin.jpg", "drawn-eczema-1.jpg"):
+        with Image.open(ROOT / "tests" / "photos" / name) as photo:
+            file = io.BytesIO()
+            photo.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(file, "JPEG", quality=92)
+            large.append(file.getvalue())
+    return large
+
+
 def small(arguments):
-    """Line 1: a model larger than the memory, more clients than fit, photos of any size."""
-    images = [arguments.photo.read_bytes()] if arguments.photo else photos()
+    """Line 1: a model larger than the memory, more clients than fit."""
+    return with_little_memory(arguments, photos())
+
+
+def large(arguments):
+    """Line 1 again, with photos of 12 megapixels."""
+    return with_little_memory(arguments, twelve_megapixels())
+
+
+def with_little_memory(arguments, images):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         big_app(folder, arguments.model)
@@ -138,8 +162,10 @@ def small(arguments):
     print(f"alone: {collections.Counter(status for status, _ in alone)}")
     print(f"private {memory['private'] / MIB:.1f} MiB, mapped {memory['mapped'] / MIB:.1f}, budget {budget}")
     print(f"control group: {figures}, exit code {service.exit_code}")
-    return (set(statuses) <= {200, 503} and statuses[200] > 0 and not wrong
+    kept = (set(statuses) <= {200, 503} and statuses[200] > 0 and not wrong
             and not figures.get("killed") and service.exit_code == 0)
+    return kept, {"photos": len(outcomes), "photo_bytes": [len(i) for i in images], "statuses": statuses, "wrong": wrong,
+                  "seconds": round(took, 1), "memory": memory, "budget": budget, "group": figures}
 
 
 def fitted(curve):
@@ -166,40 +192,8 @@ def origin(arguments):
     print(f"RssAnon after 500: {after_500 / MIB:.2f} MiB, after {curve[-1][0]}: {last / MIB:.2f} MiB")
     print(f"growth {(last - after_500) / MIB:+.2f} MiB (at most 1), slope {slope:+.2f} bytes a request (at most 64)")
     print(f"control group: {figures}, exit code {service.exit_code}")
-    if arguments.svg:
-        arguments.svg.write_text(drawing(curve))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "curve": curve, "group": figures}) + "\n")
-    return last <= after_500 + MIB and slope <= 64 and not figures.get("killed")
-
-
-def drawing(curve):
-    """The curve beside the one the origin app reports, as SVG; requests on a scale of powers of ten."""
-    import math
-    width, height, left, bottom = 720, 320, 60, 40
-    last = curve[-1][0]
-    x = lambda requests: left + (width - left - 20) * math.log10(max(requests, 1)) / math.log10(last)
-    y = lambda mib: height - bottom - (height - bottom - 30) * min(mib, 900) / 900
-    line = lambda points: " ".join(f"{x(r):.1f},{y(m):.1f}" for r, m in points)
-    ours = [(1, curve[0][1] / MIB)] + [(r, b / MIB) for r, b in curve]
-    theirs = [(1, 500), (2, 525), (3, 550), (4, 575), (5, 600)]
-    marks = "".join(f'<text x="{x(10 ** p):.0f}" y="{height - 18}" text-anchor="middle">{10 ** p:,}</text>'
-                    for p in range(int(math.log10(last)) + 1))
-    marks += "".join(f'<text x="{left - 8}" y="{y(m) + 4:.0f}" text-anchor="end">{m}</text>'
-                     f'<path d="M{left} {y(m):.1f}H{width - 20}" stroke="#8884" fill="none"/>' for m in (0, 256, 768))
-    return f'''<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">
-<rect width="{width}" height="{height}" fill="#fff"/>
-<text x="{left}" y="18" font-size="14">Private memory in MiB, over photos with heatmaps</text>
-{marks}
-<path d="M{left} {y(512):.1f}H{width - 20}" stroke="#c22" stroke-dasharray="5 4" fill="none"/>
-<text x="{width - 24}" y="{y(512) - 5:.1f}" text-anchor="end" fill="#c22">512: the platform's limit</text>
-<polyline points="{line(theirs)}" fill="none" stroke="#b60" stroke-width="2.5"/>
-<text x="{x(5) + 8:.0f}" y="{y(600) + 4:.0f}" fill="#b60">the origin app, as reported: +20 to 30 a photo, killed by the fifth</text>
-<polyline points="{line(ours)}" fill="none" stroke="#06c" stroke-width="2.5"/>
-<text x="{width - 24}" y="{y(curve[-1][1] / MIB) - 8:.1f}" text-anchor="end" fill="#06c">skincell: {curve[-1][1] / MIB:.1f} after {last:,}</text>
-<text x="{width - 20}" y="{height - 4}" text-anchor="end">photos</text>
-</svg>
-'''
+    kept = last <= after_500 + MIB and slope <= 64 and not figures.get("killed")
+    return kept, {"requests": arguments.requests, "growth": last - after_500, "slope": round(slope, 2), "curve": curve, "group": figures}
 
 
 def switch(arguments):
@@ -220,7 +214,9 @@ def switch(arguments):
                   if line.startswith("skincell_model_unloads_total") and "evicted" in line)
     print(f"200 switches in {took:.0f} s: {dict(statuses)}, {evicted:.0f} evictions; "
           f"private {memory['private'] / MIB:.1f} MiB; control group {figures}")
-    return statuses == {200: 201} and evicted >= 200 and not figures.get("killed")
+    kept = statuses == {200: 201} and evicted >= 200 and not figures.get("killed")
+    return kept, {"limit_mib": arguments.limit, "statuses": statuses, "evictions": evicted, "seconds": round(took, 1),
+                  "memory": memory, "group": figures}
 
 
 def mixed(arguments):
@@ -235,7 +231,23 @@ def mixed(arguments):
     different = len({body for _, body in alone})
     wrong = sum(outcome != alone[i % 32] for i, outcome in enumerate(outcomes))
     print(f"{len(outcomes)} requests, 32 clients, 32 photos with {different} different answers: {dict(statuses)}, {wrong} wrong")
-    return wrong == 0 and statuses == {200: len(outcomes)} and different == 32
+    kept = wrong == 0 and statuses == {200: len(outcomes)} and different == 32
+    return kept, {"requests": len(outcomes), "statuses": statuses, "different": different, "wrong": wrong}
+
+
+def isolation(_):
+    """Line 6: a guest looks through its whole memory for a marker that every earlier one has left in its own."""
+    from faults import application
+    with application() as app, Service(app=app) as service:
+        control = service.get("/guest/scan?control")[1]
+
+        def look(_):
+            return service.get("/guest/scan")[1]
+
+        with ThreadPoolExecutor(8) as pool:
+            seen = collections.Counter(pool.map(look, range(1000)))
+    print(f"1,000 guests looked, 8 at a time: {dict(seen)}; one that left the marker itself first: {control}")
+    return seen == {b"nothing": 1000} and control.startswith(b"found"), {"found_nothing": seen[b"nothing"]}
 
 
 def health(_):
@@ -269,7 +281,8 @@ def health(_):
     p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
     print(f"{10 * capacity} clients post ({dict(statuses)}); {len(times)} × /health: p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
           f"slowest {times[-1]:.1f} ms (p99 at most 50)")
-    return p99 <= 50 and statuses[0] == 0
+    kept = p99 <= 50 and statuses[0] == 0
+    return kept, {"clients": 10 * capacity, "photos": statuses, "health": len(times), "p50_ms": p50, "p99_ms": p99, "slowest_ms": times[-1]}
 
 
 def probe(host, port):
@@ -290,18 +303,16 @@ def main():
     if sys.argv[1:2] == ["probe"]:
         return probe(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    kinds = {work.__name__: work for work in (small, origin, switch, mixed, health)}
+    kinds = {work.__name__: work for work in (small, large, origin, switch, mixed, isolation, health)}
     parser.add_argument("proof", choices=kinds)
     parser.add_argument("--model", type=pathlib.Path, help="an ONNX file of `make_models.py`")
-    parser.add_argument("--photo", type=pathlib.Path, help="post this one instead of the test photos")
     parser.add_argument("--requests", type=int)
     parser.add_argument("--limit", type=int, default=96, help="MiB, for `switch`")
-    parser.add_argument("--svg", type=pathlib.Path)
-    parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.requests is None:
-        arguments.requests = {"small": 500, "origin": 20_000, "mixed": 5000}.get(arguments.proof)
-    kept = kinds[arguments.proof](arguments)
+        arguments.requests = {"small": 500, "large": 500, "origin": 20_000, "mixed": 5000}.get(arguments.proof)
+    kept, figures = kinds[arguments.proof](arguments)
+    keep(arguments.proof, kept, figures)
     print("kept" if kept else "BROKEN")
     sys.exit(not kept)
 

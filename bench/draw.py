@@ -97,7 +97,11 @@ def curves(axes, rows, what, title, unit, over):
         label, colour, mark = SERVERS[name]
         xs, ys = zip(*points)
         axes.plot(xs, ys, color=colour, marker=mark, markersize=5, linewidth=2, clip_on=False)
-        ends.append([xs[-1], ys[-1], label, colour])
+        if xs[-1] == max(row["x"] for row in rows):
+            ends.append([xs[-1], ys[-1], label, colour])
+        else:  # it ends among the others
+            axes.annotate(label, (xs[-1], ys[-1]), (4, 8), textcoords="offset points", color=colour,
+                          fontsize=9, fontweight="bold", ha="right")  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = sorted({row["x"] for row in rows})

@@ -1,57 +1,48 @@
 """Each engine's run and private memory beside ONNX Runtime's own `run`, at one thread and at two, and which
 engine the default takes for which model.
 
-    cargo build --release -p skincell-cli && cargo build --release -p cellnet --examples --features pack
-    python3 bench/setup.py python keras model
-    python3 bench/engines.py [--rounds 30] [--out FILE]
+    cargo build --release -p skincell-cli && python3 bench/setup.py python keras model
+    python3 bench/engines.py [--rounds 3] [--out FILE]
 
-Bare runs take turns in processes that are there all the time; the private memory of skincell's engines is what
-`skincell model measure` says of one in a process of its own. Two minutes.
+Every engine runs in a process that does nothing else, in turns: skincell's by `skincell model measure`, ONNX
+Runtime by its own Python package as its documentation uses it. Two minutes.
 """
 
 import argparse
-import contextlib
 import json
 import pathlib
 import subprocess
 
-from bare import FOLDER, Bare
-from load import quantile, spread
-from peers import APP, MODEL, library
-from service import BINARY, ROOT, Service, machine
+from load import quantile
+from overhead import bare
+from peers import APP, MODEL, PYTHON, library
+from service import ROOT, Service, machine
 
-ENGINES = ("cellnet", "rten", "onnxruntime")
+ENGINES, RUNS = ("cellnet", "rten", "onnxruntime"), 8
+FOLDER = APP / "models" / MODEL
 PHOTO = ROOT / "tests" / "photos" / "drawn-eczema-1.jpg"
 
 
-def inside(engine, threads):
-    """What `skincell model measure` says of one engine."""
-    command = [BINARY, "model", "measure", FOLDER, PHOTO, "--engine", engine, "--threads", threads,
-               "--engine-lib", library(), "--rounds", 10, "--inside"]  # fmt: skip
-    done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+def own_run(threads):
+    """ONNX Runtime's own package: median milliseconds of a run, and private MiB after the last."""
+    script = ROOT / "bench" / "peers" / "onnxruntime_serve.py"
+    command = [PYTHON / "bin" / "python", script, FOLDER / "model.onnx", threads]
+    done = subprocess.run([str(word) for word in command], input="\n" * (RUNS + 1), check=True,
+                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+    lines = [line.split() for line in done.stdout.splitlines()][1:]
+    return {"p50": quantile([float(took) for took, _ in lines], 0.5), "private_mib": int(lines[-1][1]) / 1024}
 
 
 def measure(threads, rounds):
-    """Milliseconds and private MiB by engine; `onnxruntime` is its own package's, `ours` is ours over it."""
-    taken, private = {engine: [] for engine in ENGINES}, {}
-    with contextlib.ExitStack() as stack:
-        bare = {engine: stack.enter_context(Bare(engine, threads)) for engine in ENGINES}
-        for turn in range(rounds + 3):
-            for engine, process in bare.items():
-                took, *more = process.run()
-                if turn >= 3:
-                    taken[engine].append(took)
-                if more:
-                    private[engine] = more[0] / 1024
-    rows = {f"{e} alone": spread(taken[e]) | {"private_mib": private.get(e)} for e in ENGINES}
-    for engine in ENGINES:
-        figures = [inside(engine, threads) for _ in range(3)]
-        middle = lambda name: quantile([one[name] for one in figures], 0.5)
-        rows[f"{engine} in skincell"] = {
-            "p50": middle("median_ms"), "load_ms": middle("load_ms"), "private_mib": middle("private_kb") / 1024,
-        }  # fmt: skip
-    return rows
+    """By engine: the median of the medians, and of private MiB."""
+    found = {name: [] for name in ("ONNX Runtime's own", *ENGINES)}
+    for _ in range(rounds):
+        found["ONNX Runtime's own"].append(own_run(threads))
+        for engine in ENGINES:
+            one = bare(engine, threads, PHOTO, RUNS)
+            found[engine].append({"p50": one["median_ms"], "private_mib": one["private_kb"] / 1024})
+    middle = lambda name, figure: quantile([one[figure] for one in found[name]], 0.5)
+    return {name: {figure: middle(name, figure) for figure in ("p50", "private_mib")} for name in found}
 
 
 def choices():
@@ -79,7 +70,7 @@ def choices():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench" / "results" / "engines.json")
     asked = parser.parse_args()
     where = machine()
@@ -87,11 +78,11 @@ def main():
     result = {"machine": where, "threads": {}}
     for threads in (1, 2):
         rows = result["threads"][threads] = measure(threads, asked.rounds)
-        base = rows["onnxruntime alone"]
+        base = rows["ONNX Runtime's own"]
         print(f"{threads} thread(s)")
         for name, row in rows.items():
-            memory = "" if row["private_mib"] is None else f"private {row['private_mib']:7.1f} MiB"
-            print(f"  {name:24} p50 {row['p50']:7.1f} ms  x{row['p50'] / base['p50']:.2f}  {memory}")
+            ratio, memory = row["p50"] / base["p50"], row["private_mib"] / base["private_mib"]
+            print(f"  {name:20} p50 {row['p50']:7.1f} ms  x{ratio:.2f}   private {row['private_mib']:7.1f} MiB  x{memory:.2f}")
     result["auto"] = choices()
     print("--engine auto takes")
     for name, engine in result["auto"].items():

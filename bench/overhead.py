@@ -1,53 +1,61 @@
 """What a request costs beside the engine's own run: upload, decoding, instance, tensors, heatmap, JSON.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
-    cargo build --release -p cellnet --examples --features pack && python3 bench/setup.py python model
-    python3 bench/overhead.py [--threads 1] [--rounds 60] [--engine cellnet] [--out FILE]
+    python3 bench/setup.py python keras model
+    python3 bench/overhead.py [--threads 1] [--rounds 8] [--engine cellnet] [--out FILE]
 
-A 300x300 JPEG is posted to a service, without a heatmap and with one, in turns with the bare engine's run of
-the same model in a process of its own. Exits with 1 where a request takes more than 1.08 of the run, or one
-with a heatmap more than 1.06 of one without. One minute for an engine.
+A 300x300 JPEG is posted to a service, without a heatmap and with one, in turns with the engine's run of the same
+model and photo by `skincell model measure`, in a process that does nothing else. Exits with 1 where a request
+takes more than 1.08 of the run, or one with a heatmap more than 1.06 of one without. One minute for an engine.
 """
 
 import argparse
 import json
 import pathlib
 import subprocess
+import tempfile
 
-from bare import Bare
 from load import Photographer, quantile
-from peers import APP, PYTHON, skincell_flags
-from service import ROOT, Service, machine
+from peers import APP, MODEL, PYTHON, library, skincell_flags
+from service import BINARY, ROOT, Service, machine
 
-REQUEST, HEATMAP = 1.08, 1.06
+REQUEST, HEATMAP, EACH = 1.08, 1.06, 8
 SQUARE = """
-import io, sys
+import sys
 from PIL import Image
 photo = Image.open(sys.argv[1]).convert("RGB").resize((300, 300), Image.LANCZOS)
-photo.save(sys.stdout.buffer, "JPEG", quality=90)
+photo.save(sys.argv[2], quality=90)
 """
 
 
-def square():
-    """A photo of the model's size, as JPEG."""
-    path = ROOT / "tests" / "photos" / "skin.jpg"
-    command = [PYTHON / "bin" / "python", "-c", SQUARE, path]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+def bare(engine, threads, photo, rounds=EACH):
+    """What `skincell model measure` says of one engine, in a process of its own."""
+    command = [BINARY, "model", "measure", APP / "models" / MODEL, photo, "--engine", engine,
+               "--threads", threads, "--rounds", rounds, "--inside"]  # fmt: skip
+    if engine == "onnxruntime":
+        command += ["--engine-lib", library()]
+    done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
 def measure(engine, threads, rounds):
-    """Milliseconds of each: the run, the request, the request with a heatmap, and the stages it tells."""
-    photo, taken, stages = square(), {"run": [], "plain": [], "heatmap": []}, []
-    with Bare(engine, threads) as bare, Service(*skincell_flags(engine, threads), app=APP) as service:
-        plain = Photographer(service, [photo], "?gradcam=false")
-        heatmap = Photographer(service, [photo])
-        for turn in range(rounds + 3):
-            one = {"run": bare.run()[0], "plain": plain.post()[0]}
-            one["heatmap"], body = heatmap.post()
-            if turn >= 3:
+    """Medians in milliseconds: the run, the request, the request with a heatmap, and the stages it tells."""
+    taken, stages = {"run": [], "plain": [], "heatmap": []}, []
+    with tempfile.TemporaryDirectory() as folder, Service(*skincell_flags(engine, threads), app=APP) as service:
+        photo = pathlib.Path(folder) / "square.jpg"
+        command = [PYTHON / "bin" / "python", "-c", SQUARE, ROOT / "tests" / "photos" / "skin.jpg", photo]
+        subprocess.run(command, check=True)
+        plain = Photographer(service, [photo.read_bytes()], "?gradcam=false")
+        heatmap = Photographer(service, [photo.read_bytes()])
+        for client in (plain, heatmap):
+            client.post()
+        for _ in range(rounds):
+            taken["run"].append(bare(engine, threads, photo)["median_ms"])
+            for _ in range(EACH):
+                taken["plain"].append(plain.post()[0])
+                milliseconds, body = heatmap.post()
+                taken["heatmap"].append(milliseconds)
                 stages.append(json.loads(body)["timing_ms"])
-                for name, milliseconds in one.items():
-                    taken[name].append(milliseconds)
     median = {name: quantile(values, 0.5) for name, values in taken.items()}
     median["stages"] = {name: quantile([s[name] for s in stages], 0.5) for name in stages[0]}
     return median
@@ -56,7 +64,7 @@ def measure(engine, threads, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--engine", action="append")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench" / "results" / "overhead.json")
     asked = parser.parse_args()

@@ -89,7 +89,20 @@ pub(super) fn guard(paths: &[PathBuf]) -> Vec<Guard> {
         let (start, end) = range.split_once('-')?;
         Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
     });
-    bounds.filter(|(start, end)| start < end).filter_map(|(s, e)| Guard::new(s, e)).collect()
+    let bounds = bounds.filter(|(start, end)| start < end).collect();
+    joined(bounds).into_iter().filter_map(|(s, e)| Guard::new(s, e)).collect()
+}
+
+/// Neighbouring ranges as one: ONNX Runtime maps each tensor of a file by itself, hundreds side by side.
+fn joined(bounds: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    let mut joined: Vec<(usize, usize)> = Vec::new();
+    for (start, end) in bounds {
+        match joined.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => joined.push((start, end)),
+        }
+    }
+    joined
 }
 
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
@@ -178,8 +191,14 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
 
 #[cfg(test)]
 mod tests {
-    use super::guard;
+    use super::{guard, joined};
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn neighbours_are_one_range_and_others_are_not() {
+        assert_eq!(joined(vec![(1, 3), (3, 4), (6, 7), (7, 9)]), [(1, 4), (6, 9)]);
+        assert!(joined(Vec::new()).is_empty());
+    }
 
     #[test]
     fn a_file_cut_short_under_its_mapping_reads_as_zeros_and_is_told() {

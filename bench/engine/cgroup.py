@@ -1,12 +1,13 @@
 """A model larger than the memory: `skincell up` in a memory cgroup, by cellnet and by rten in turns.
 
-    python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--rounds 20]
+    python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--rounds 20] [--keep]
 
-Prepares and packs MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's
+Prepares MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's
 application, starts one server for each engine, each in a cgroup of its own of so many MiB, and posts the
 same photo to them in turns. Printed for each: answers, median time of a request and of the inference in
 it, the cgroup's peak, and processes killed. The model's files are dropped from the page cache first, so
-that their pages count against the cgroups and not against whoever read them before.
+that their pages count against the cgroups and not against whoever read them before. Exits with 1 where
+cellnet leaves a photo unanswered, is killed, or is slower than rten.
 
 Needs root, Linux with cgroup v1 or v2 memory control, and `onnx`.
 """
@@ -16,12 +17,15 @@ import http.client
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
 import onnx
+
+from results import Results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = REPOSITORY / "tests" / "photos" / "drawn-eczema-1.jpg"
@@ -65,7 +69,6 @@ def prepare(args, app):
                                         stdout=subprocess.DEVNULL)
     run("prepare", args.model, "--labels", app / "labels.txt", "-o", model, "--scores", "logits",
         "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation")
-    run("pack", model)
     manifest = (REPOSITORY / "spin.toml").read_text()
     manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(Path(args.component).resolve()))
     manifest = manifest.replace('["skin", "imagenet"]', '["big"]').replace('"skin"', '"big"')
@@ -113,6 +116,28 @@ class Server:
             self.process.wait()
 
 
+def judge(args, answers, groups):
+    """Results: everything answered, nobody killed, and the two engines beside each other."""
+    model, results, p50 = Path(args.model).stem, Results(args.keep), {}
+    for engine, all_answers in answers.items():
+        good = [a for a in all_answers if isinstance(a, tuple)]
+        bad = [a for a in all_answers if not isinstance(a, tuple)]
+        must = 0 if engine == "cellnet" else None
+        about = f"{model} in {args.limit} MiB, {engine}"
+        if good:
+            p50[engine] = median(a[1] for a in good)
+            results.add("3", f"{about}: inference, p50", p50[engine], unit="ms",
+                        note=f"first request {good[0][0]:.0f} ms, p50 {median(a[0] for a in good):.0f} ms; "
+                             f"peak {groups[engine].peak():.1f} MiB")
+        results.add("3", f"{about}: photos of {len(all_answers)} not answered", len(bad), must,
+                    note=str(bad[0]) if bad else "")
+        results.add("3", f"{about}: processes killed", groups[engine].killed(), must)
+    if len(p50) == 2:
+        results.add("3", f"{model} in {args.limit} MiB: inference beside rten, p50",
+                    p50["cellnet"] / p50["rten"], 1.0)
+    return results
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("skincell")
@@ -120,6 +145,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--limit", type=int, default=64, help="MiB")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--keep", action="store_true", help="keep the figures in bench/results")
     args = parser.parse_args()
     photo = PHOTO.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
@@ -138,21 +164,10 @@ def main():
                 answers[engine].append(server.post(photo))
         for engine, server in servers.items():
             server.close()
-        p50 = {}
-        for engine, all_answers in answers.items():
-            good = [a for a in all_answers if isinstance(a, tuple)]
-            bad = [a for a in all_answers if not isinstance(a, tuple)]
-            if good:
-                p50[engine] = median(a[1] for a in good)
-                print(f"{engine}: {len(good)} of {len(all_answers)} answered; first {good[0][0]:.0f} ms, request "
-                      f"p50 {median(a[0] for a in good):.0f} ms, inference p50 {p50[engine]:.0f} ms; cgroup peak "
-                      f"{groups[engine].peak():.1f} MiB, {groups[engine].killed()} killed")
-            if bad:
-                print(f"{engine}: {len(bad)} failed, the first with: {bad[0]}")
-        if len(p50) == 2:
-            print(f"inference p50, cellnet/rten: {p50['cellnet'] / p50['rten']:.2f}")
+        results = judge(args, answers, groups)
         for group in groups.values():
             group.remove()
+    sys.exit(results.end())
 
 
 if __name__ == "__main__":

@@ -1,35 +1,54 @@
 """Who is nearer to the truth: cellnet and ONNX Runtime against the same graph in double precision.
 
-    python truth.py CELL_BINARY MODEL.onnx ... [--algorithms all|f2|direct]
+    python truth.py CELL_BINARY MODEL.onnx ... [--algorithms all|f2|direct] [--keep]
 
 Where two engines in single precision differ, the difference says nothing about which is off. Here every
-operator is computed by PyTorch in float64 and both are held against that: outputs named `prob…` by their
-largest difference, all others relative to the largest value. Needs `numpy`, `onnx`, `onnxruntime`, `torch`.
+operator is computed by NumPy in float64 and both are held against that: probabilities by their largest
+difference, maps relative to their largest value. Exits with 1 where cellnet is further off than ONNX
+Runtime's own error and the promised difference together. Needs `numpy`, `onnx` and `onnxruntime`.
 """
 
 import argparse
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 
-from compare import make_input, runtime
+from compare import CAM, PROBABILITY, make_input, name_of, runtime, softmax
+from results import Results
 
 
-def conv(x, w, b=None, *, pads=(0, 0, 0, 0), strides=(1, 1), group=1, dilations=(1, 1), **_):
-    x = F.pad(x, (pads[1], pads[3], pads[0], pads[2]))
-    return F.conv2d(x, w, b, stride=strides, groups=group, dilation=dilations)
+def padded(x, pads, fill=0.0):
+    return np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])), constant_values=fill)
 
 
-def pool(kind):
+def conv(x, w, b=None, *, pads=(0, 0, 0, 0), strides=(1, 1), group=1, **_):
+    x = padded(x, pads)[0]
+    outputs, inputs, height, width = w.shape
+    rows, columns = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:], (height, width), strides))
+    w = w.reshape(group, outputs // group, inputs, height, width)
+    y = np.zeros((group, outputs // group, rows * columns))
+    for dy in range(height):
+        for dx in range(width):
+            tap = x[:, dy:dy + rows * strides[0]:strides[0], dx:dx + columns * strides[1]:strides[1]]
+            tap = tap[:, :rows, :columns].reshape(group, inputs, -1)
+            if inputs == 1 and outputs == group:
+                y += w[:, :, :, dy, dx] * tap
+            else:
+                y += w[..., dy, dx] @ tap
+    y = y.reshape(1, outputs, rows, columns)
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
+
+
+def pool(reduce, fill):
     def run(x, *, kernel_shape, strides=(1, 1), pads=(0, 0, 0, 0), **_):
-        fill = float("-inf") if kind is F.max_pool2d else 0.0
-        return kind(F.pad(x, (pads[1], pads[3], pads[0], pads[2]), value=fill), kernel_shape, strides)
+        windows = sliding_window_view(padded(x, pads, fill), kernel_shape, (2, 3))
+        return reduce(windows[:, :, ::strides[0], ::strides[1]], axis=(4, 5))
     return run
 
 
@@ -38,46 +57,59 @@ def gemm(a, b, c=None, *, transA=0, transB=0, alpha=1.0, beta=1.0, **_):
     return y if c is None else y + beta * c
 
 
+def batch_norm(x, scale, bias, mean, variance, *, epsilon=1e-5, **_):
+    scale = scale / np.sqrt(variance + epsilon)
+    return x * scale.reshape(-1, 1, 1) + (bias - mean * scale).reshape(-1, 1, 1)
+
+
 OPERATORS = {
     "Add": lambda a, b: a + b,
     "And": lambda a, b: a * b,
-    "AveragePool": pool(F.avg_pool2d),
-    "BatchNormalization": lambda x, s, b, m, v, *, epsilon=1e-5, **_: F.batch_norm(x, m, v, s, b, eps=epsilon),
+    "AveragePool": pool(np.mean, 0.0),
+    "BatchNormalization": batch_norm,
     "Cast": lambda x, **_: x,
-    "Clip": lambda x, low, high: torch.clamp(x, float(low), float(high)),
-    "Concat": lambda *xs, axis: torch.cat(xs, axis),
+    "Clip": lambda x, low, high: np.clip(x, low, high),
+    "Concat": lambda *xs, axis: np.concatenate(xs, axis),
     "Conv": conv,
-    "Flatten": lambda x, *, axis=1: x.flatten(axis),
+    "Flatten": lambda x, *, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
     "Gemm": gemm,
-    "Greater": lambda a, b: (a > b).double(),
-    "HardSigmoid": lambda x, *, alpha=0.2, beta=0.5: torch.clamp(alpha * x + beta, 0, 1),
-    "HardSwish": lambda x: x * torch.clamp(x / 6 + 0.5, 0, 1),
-    "Less": lambda a, b: (a < b).double(),
+    "GlobalAveragePool": lambda x: x.mean((2, 3), keepdims=True),
+    "Greater": lambda a, b: (a > b).astype(np.float64),
+    "HardSigmoid": lambda x, *, alpha=0.2, beta=0.5: np.clip(alpha * x + beta, 0, 1),
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "Less": lambda a, b: (a < b).astype(np.float64),
     "MatMul": lambda a, b: a @ b,
     "Sub": lambda a, b: a - b,
     "Div": lambda a, b: a / b,
     "Identity": lambda x: x,
-    "MaxPool": pool(F.max_pool2d),
+    "MaxPool": pool(np.max, -np.inf),
     "Mul": lambda a, b: a * b,
-    "ReduceMean": lambda x, axes, *, keepdims=1, **_: x.mean(tuple(axes.int().tolist()), bool(keepdims)),
-    "Relu": torch.relu,
-    "Reshape": lambda x, shape, **_: x.reshape(shape.int().tolist()),
-    "Sigmoid": torch.sigmoid,
-    "Softmax": lambda x, *, axis=-1: torch.softmax(x, axis),
-    "Transpose": lambda x, *, perm: x.permute(*perm),
+    "ReduceMean": lambda x, axes, *, keepdims=1, **_: x.mean(tuple(int(a) for a in axes), keepdims=bool(keepdims)),
+    "Relu": lambda x: np.maximum(x, 0),
+    "Reshape": lambda x, shape, **_: x.reshape([int(s) or x.shape[i] for i, s in enumerate(shape)]),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Softmax": lambda x, *, axis=-1: softmax(x),
+    "Transpose": lambda x, *, perm: x.transpose(perm),
 }
 
 
 def truth(path, value):
     """Outputs of the graph by name, in double precision."""
     graph = onnx.load(path).graph
-    values = {i.name: torch.from_numpy(numpy_helper.to_array(i).astype(np.float64)) for i in graph.initializer}
-    values[graph.input[0].name] = torch.from_numpy(value.astype(np.float64))
+    values = {i.name: numpy_helper.to_array(i).astype(np.float64) for i in graph.initializer}
+    values[graph.input[0].name] = value.astype(np.float64)
     for node in graph.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         inputs = [values[name] for name in node.input]
         values[node.output[0]] = OPERATORS[node.op_type](*inputs, **attributes)
-    return {o.name: values[o.name].numpy() for o in graph.output}
+    return {o.name: values[o.name] for o in graph.output}
+
+
+def distance(output, got, want):
+    """Of probabilities, or relative to the largest of a map."""
+    if output == "logits":
+        return np.abs(softmax(got) - softmax(want)).max()
+    return np.abs(got - want).max() / np.abs(want).max()
 
 
 def main():
@@ -85,10 +117,11 @@ def main():
     parser.add_argument("cell")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--algorithms", default="all")
+    parser.add_argument("--keep", action="store_true", help="keep the figures in bench/results")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    results = Results(args.keep)
     for model in args.models:
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        with tempfile.TemporaryDirectory() as folder:
             cell = Path(folder) / "model.cell"
             subprocess.run([args.cell, "pack", model, str(cell), args.algorithms], check=True,
                            stdout=subprocess.DEVNULL)
@@ -97,13 +130,15 @@ def main():
             subprocess.run([args.cell, "run", str(cell), str(path), folder], check=True)
             exact = truth(model, value)
             theirs = dict(zip((o.name for o in session.get_outputs()), session.run(None, {name: value})))
-            for output, want in exact.items():
+            for output, words, limit in (("logits", "probabilities", PROBABILITY), ("cam", "cam", CAM)):
+                if output not in exact:
+                    continue
+                want = exact[output]
                 own = np.fromfile(Path(folder) / f"{output}.bin", np.float32).reshape(want.shape)
-                scale = 1 if "prob" in output else np.abs(want).max()
-                off = {e: np.abs(got - want).max() / scale
-                       for e, got in (("cellnet", own), ("onnxruntime", theirs[output]))}
-                print(f"{Path(model).stem} {output}: cellnet off by {off['cellnet']:.1e}, "
-                      f"onnxruntime by {off['onnxruntime']:.1e}; largest value {np.abs(want).max():.3g}")
+                off = distance(output, theirs[output], want)
+                results.add("4", f"{name_of(model)}: {words}, off from double precision",
+                            distance(output, own, want), limit + off, note=f"ONNX Runtime {off:.1e}")
+    sys.exit(results.end())
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
 """cellnet beside rten, both compiled to Wasm and run by wasmtime in this process's place, in turns.
 
-    python wasm.py WASI_RUN CELL_BINARY CELL.wasm RTEN_SERVE.wasm MODEL.onnx ... [--rounds 10]
+    python wasm.py WASI_RUN CELL_BINARY CELL.wasm RTEN_SERVE.wasm MODEL.onnx ... [--rounds 10] [--keep]
 
 WASI_RUN is `wasi-run` of `portable/host`; the Wasm files are the examples of the crate, built by
 `cargo build --release --target wasm32-wasip2 -p cellnet --features beside-rten --example cell --example
-rten_serve`. CELL_BINARY, the native example, packs. One thread: Wasm has no more. Needs `numpy`, `onnx`
-and `onnxruntime` (for the shape of the input).
+rten_serve`. CELL_BINARY, the native example, packs. One thread: Wasm has no more. Exits with 1 where the ratio
+is above what is promised. Needs `numpy`, `onnx` and `onnxruntime` (for the shape of the input).
 """
 
 import argparse
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from compare import Serve, make_input, runtime
+from compare import Serve, make_input, name_of, runtime
+from results import Results
+
+# Most of rten's time.
+RATIO = 0.4
 
 
 def main():
@@ -26,7 +31,9 @@ def main():
     parser.add_argument("rten_wasm")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--keep", action="store_true", help="keep the figures in bench/results")
     args = parser.parse_args()
+    results = Results(args.keep)
     for model in map(Path, args.models):
         with tempfile.TemporaryDirectory() as folder:
             cell = Path(folder) / "model.cell"
@@ -48,10 +55,12 @@ def main():
                         cpu[engine].append(serve.cpu() - before)
             for serve in serves.values():
                 serve.close()
-            for what, all_ in (("p50", times), ("on the processor, p50", cpu)):
-                p50 = {engine: np.median(t) for engine, t in all_.items()}
-                print(f"{model.stem} in Wasm, {what}: cellnet {p50['cellnet']:.0f} ms, rten {p50['rten']:.0f} ms, "
-                      f"cellnet/rten {p50['cellnet'] / p50['rten']:.2f}", flush=True)
+            p50 = {engine: np.median(t) for engine, t in times.items()}
+            own = {engine: np.median(t) for engine, t in cpu.items()}
+            note = f"{p50['cellnet']:.0f} and {p50['rten']:.0f} ms, on the processor {own['cellnet'] / own['rten']:.2f} x"
+            results.add("6", f"{name_of(model)}: time beside rten, both in Wasm", p50["cellnet"] / p50["rten"],
+                        RATIO, note=note)
+    sys.exit(results.end())
 
 
 if __name__ == "__main__":

@@ -284,8 +284,15 @@ fn in_line(shape: &Shape, at: Pixels) -> bool {
 /// Has the micro-kernel add, clip and store by itself.
 #[inline(always)]
 unsafe fn store_directly(shape: &Shape, tile: &mut Tile, at: Pixels, channel: usize) {
-    let place =
-        |map: &Map| shape.memory.arena.add(Walk::new(map, shape.flat, at.y, at.x).offset + channel);
+    // Where rows follow each other without a gap, no division is needed to find the pixel.
+    let place = |map: &Map| {
+        let offset = if shape.flat && map.is_flat() {
+            map.origin() as usize + at.x * map.stride as usize
+        } else {
+            Walk::new(map, shape.flat, at.y, at.x).offset
+        };
+        shape.memory.arena.add(offset + channel)
+    };
     tile.out = place(shape.output);
     tile.out_step = shape.output.stride as usize;
     if let Some(residual) = shape.residual {

@@ -1,6 +1,7 @@
 //! Depthwise convolution, with activation and the means for squeeze-and-excite fused.
 //!
-//! Vectors of channels go down the map; four neighbouring outputs share each weight loaded. The means
+//! A task takes some channels and goes down the map row by row, each row by vectors of channels, so that the
+//! rows a window spans stay in the caches; four neighbouring outputs share each weight loaded. The means
 //! are summed row by row and then over the rows, whole channels in one task, so that the order of the
 //! additions is the same for every thread count.
 
@@ -34,13 +35,16 @@ pub(super) fn tasks(step: &Depthwise, maps: &[Map], threads: usize) -> usize {
     blocks * rows
 }
 
-/// Where the loops of one vector of channels begin.
-struct Channel<'a> {
+/// What the rows of one task share.
+struct Channels<'a> {
     step: &'a Depthwise,
     memory: &'a Memory<'a>,
     input: &'a Map,
     output: &'a Map,
-    rows: (usize, usize),
+    /// The first of the task's channels.
+    first: usize,
+    /// What each of them has come to so far, if means are wanted.
+    totals: *mut f32,
 }
 
 /// Computes one task.
@@ -55,69 +59,80 @@ pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: usiz
     let rows = part(output.height as usize, row_part, row_parts);
     let first = block * CHANNELS;
     let last = (first + CHANNELS).min(output.stride as usize);
-    let channel = Channel { step, memory, input, output, rows };
-    channels!(S, c in first, last => vector(&channel, c));
+    let mut totals = [0.0f32; CHANNELS];
+    let totals = totals.as_mut_ptr();
+    let block = Channels { step, memory, input, output, first, totals };
+    for y in rows.0..rows.1 {
+        channels!(S, c in first, last => row(&block, y, c));
+    }
+    if let Some(means) = step.means {
+        let means = memory.arena.add(memory.map(means).origin() as usize);
+        let pixels = (output.width as f32) * (output.height as f32);
+        channels!(S, c in first, last => mean(totals.add(c - first), means.add(c), pixels));
+    }
 }
 
 #[inline(always)]
-unsafe fn vector<S: Simd>(channel: &Channel, c: usize) {
-    match (channel.step.window.kernel, channel.step.window.stride) {
-        ([3, 3], [1, 1]) => rows::<S, 3, 1>(channel, c),
-        ([3, 3], [2, 2]) => rows::<S, 3, 2>(channel, c),
-        ([5, 5], [1, 1]) => rows::<S, 5, 1>(channel, c),
-        ([5, 5], [2, 2]) => rows::<S, 5, 2>(channel, c),
-        _ => rows::<S, 0, 0>(channel, c),
+unsafe fn mean<S: Simd>(total: *const f32, to: *mut f32, pixels: f32) {
+    S::store(to, S::div(S::load(total), S::splat(pixels)));
+}
+
+#[inline(always)]
+unsafe fn row<S: Simd>(block: &Channels, y: usize, c: usize) {
+    match (block.step.window.kernel, block.step.window.stride) {
+        ([3, 3], [1, 1]) => row_of::<S, 3, 1>(block, y, c),
+        ([3, 3], [2, 2]) => row_of::<S, 3, 2>(block, y, c),
+        ([5, 5], [1, 1]) => row_of::<S, 5, 1>(block, y, c),
+        ([5, 5], [2, 2]) => row_of::<S, 5, 2>(block, y, c),
+        _ => row_of::<S, 0, 0>(block, y, c),
     }
 }
 
-/// All rows of one vector of channels. `KERNEL` and `STRIDE` are 0 where they are only known at run
-/// time or differ by axis.
+/// One row of one vector of channels. `KERNEL` and `STRIDE` are 0 where they are only known at run time or
+/// differ by axis.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn rows<S: Simd, const KERNEL: usize, const STRIDE: usize>(channel: &Channel, c: usize) {
-    let (input, output, window) = (channel.input, channel.output, &channel.step.window);
+unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
+    block: &Channels,
+    y: usize,
+    c: usize,
+) {
+    let (input, output, window) = (block.input, block.output, &block.step.window);
     let stride = input.stride as usize;
     let x_stride = if STRIDE == 0 { window.stride[1] as usize } else { STRIDE };
     let pad = window.pad[0] as usize * input.pitch() as usize + window.pad[1] as usize * stride;
-    let from = channel.memory.arena.add(input.origin() as usize + c).sub(pad).cast_const();
-    let to = channel.memory.arena.add(output.origin() as usize + c);
+    let from = input.origin() as usize + y * window.stride[0] as usize * input.pitch() as usize + c;
+    let from = block.memory.arena.add(from).sub(pad).cast_const();
+    let to = output.origin() as usize + y * output.pitch() as usize + c;
+    let to = block.memory.arena.add(to);
     let width = output.width as usize;
-    let mut total = S::splat(0.0);
-    for y in channel.rows.0..channel.rows.1 {
-        let row = from.add(y * window.stride[0] as usize * input.pitch() as usize);
-        let out = to.add(y * output.pitch() as usize);
-        let mut sum = S::splat(0.0);
-        let mut x = 0;
-        while x + SIDE <= width {
-            let at = (row.add(x * x_stride * stride), out.add(x * stride));
-            sum = outputs::<S, KERNEL, STRIDE, SIDE>(channel, at, c, sum);
-            x += SIDE;
-        }
-        while x < width {
-            let at = (row.add(x * x_stride * stride), out.add(x * stride));
-            sum = outputs::<S, KERNEL, STRIDE, 1>(channel, at, c, sum);
-            x += 1;
-        }
-        total = S::add(total, sum);
+    let mut sum = S::splat(0.0);
+    let mut x = 0;
+    while x + SIDE <= width {
+        let at = (from.add(x * x_stride * stride), to.add(x * stride));
+        sum = outputs::<S, KERNEL, STRIDE, SIDE>(block, at, c, sum);
+        x += SIDE;
     }
-    if let Some(means) = channel.step.means {
-        let pixels = (output.width as f32) * (output.height as f32);
-        let means = channel.memory.map(means).origin() as usize + c;
-        S::store(channel.memory.arena.add(means), S::div(total, S::splat(pixels)));
+    while x < width {
+        let at = (from.add(x * x_stride * stride), to.add(x * stride));
+        sum = outputs::<S, KERNEL, STRIDE, 1>(block, at, c, sum);
+        x += 1;
     }
+    let total = block.totals.add(c - block.first);
+    S::store(total, S::add(S::load(total), sum));
 }
 
 /// `N` neighbouring outputs; gives `sum` plus what they came to.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
-    channel: &Channel,
+    block: &Channels,
     (from, to): (*const f32, *mut f32),
     c: usize,
     sum: S::V,
 ) -> S::V {
-    let (step, memory) = (channel.step, channel.memory);
-    let (pitch, stride) = (channel.input.pitch() as usize, channel.input.stride as usize);
+    let (step, memory) = (block.step, block.memory);
+    let (pitch, stride) = (block.input.pitch() as usize, block.input.stride as usize);
     let [kernel_y, kernel_x] =
         if KERNEL == 0 { step.window.kernel.map(|k| k as usize) } else { [KERNEL; 2] };
     let x_stride = if STRIDE == 0 { step.window.stride[1] as usize } else { STRIDE };

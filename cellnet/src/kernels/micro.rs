@@ -3,7 +3,7 @@
 //! `ROWS × VECTORS` accumulators stay in registers while the loop walks the inputs; each input costs
 //! one load per weight vector and one broadcast per row, taken from the activations as they lie.
 //! Watch the generated code when touching this: one accumulator spilled to the stack has cost a
-//! factor of 2.6 before (`bench/engine/callgrind.py` sees it).
+//! factor of 2.6 before (`tests/instructions.rs` sees it).
 
 use super::simd::{Simd, Tile};
 

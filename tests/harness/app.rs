@@ -56,6 +56,18 @@ impl App {
         app
     }
 
+    /// The model `skin` granted and none there yet, but for the labels: for a test that prepares one.
+    #[must_use]
+    pub fn without_models() -> Self {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        fs::create_dir(app.path().join("models")).expect("models/ is made");
+        let labels = Path::new("models/labels");
+        std::os::unix::fs::symlink(repository().join(labels), app.path().join(labels))
+            .expect("models/labels/ is linked");
+        app.write_manifest(&["skin"], "skin");
+        app
+    }
+
     /// A manifest of the test's own, in which `GUEST` stands for the path of the guest.
     #[must_use]
     pub fn with_manifest(manifest: &str) -> Self {

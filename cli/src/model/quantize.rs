@@ -26,8 +26,10 @@ the model, so private memory grows; it pays where the file travels.
 int8 quarters the convolutions' weights, which stay mapped; the ranges of what goes into them are found
 on the photos. It pays where the file and mapped memory count more than time.
 
-Example:
-  skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos")]
+Examples:
+  skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos
+  skincell model quantize models/skin -o models/skin-int8 --to int8 \\
+      --photos mine/some --compare mine/others      judged on photos the ranges were not found on")]
 pub(crate) struct QuantizeArguments {
     /// The prepared folder
     model: PathBuf,
@@ -37,9 +39,12 @@ pub(crate) struct QuantizeArguments {
     /// What the weights become
     #[arg(long, value_enum)]
     to: FormatFlag,
-    /// Photos to find ranges on and to compare on: files, or folders of such
+    /// Photos to find ranges on, the more like real use the better: files, or folders of such
     #[arg(long, required = true, num_args = 1.., value_name = "PHOTO")]
     photos: Vec<PathBuf>,
+    /// Photos to compare on and to measure with [default: those of --photos]
+    #[arg(long, num_args = 1.., value_name = "PHOTO")]
+    compare: Vec<PathBuf>,
     /// Threads to measure time with
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -71,6 +76,8 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         photos: arguments.photos,
         force: arguments.force,
     };
+    let compared =
+        if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
     let progress = Progress::new();
     let report = quantize(&options, &mut |step| match step {
         QuantizeStep::Read => progress.show("reading"),
@@ -83,11 +90,11 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     let (threads, library) = (arguments.threads, arguments.library.path());
     let engines = engines(&[], threads, library.as_deref())?;
     let show = &mut |done, total| progress.show_part("comparing", done, total);
-    let agreement = compare(&options.folder, &options.output, &options.photos, &engines, show)?;
+    let agreement = compare(&options.folder, &options.output, compared, &engines, show)?;
     drop(engines);
     progress.show("measuring");
-    let before = measured(&options.folder, &options.photos, threads, library.as_deref())?;
-    let after = measured(&options.output, &options.photos, threads, library.as_deref())?;
+    let before = measured(&options.folder, compared, threads, library.as_deref())?;
+    let after = measured(&options.output, compared, threads, library.as_deref())?;
     progress.done();
     print_agreement(&report, &agreement, &options.output);
     println!("\n{}", header(""));

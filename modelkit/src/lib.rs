@@ -4,8 +4,9 @@
 //! (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
 //! (`cam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
 //!
-//! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows what a model holds, [`check`] runs it on every engine and compares,
-//! [`measure`] says what serving it costs, [`quantize`] writes it in fewer bits; these run folders as a server does ([`served`]).
+//! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows
+//! what a model holds, [`check`] runs it on every engine and compares, [`measure`] says what serving
+//! it costs, [`quantize`] writes it in fewer bits; these run folders as a server does ([`served`]).
 //!
 //! This crate knows no HTTP, no wasi and no runner.
 

@@ -24,28 +24,32 @@ TIMM = ["resnet50", "mobilenetv2_100", "densenet121", "convnext_tiny", "efficien
 TARGETS = ["conv", "activation"]
 
 
-def export_keras(folder):
+def export_keras(folder, names):
     """One file for each network of KERAS, by models/keras/export.py."""
     sys.path.insert(0, str(ROOT / "models" / "keras"))
     import keras
     from export import export
 
-    for name in KERAS:
+    for name in names or KERAS:
         path = folder / f"{name}.keras.onnx"
         keras.utils.clear_session()
         keras.utils.set_random_seed(1)
         make = getattr(keras.applications, name)
-        export(make(weights=None, input_shape=(224, 224, 3), classes=CLASSES), str(path))
+        model = make(weights=None, input_shape=(224, 224, 3), classes=CLASSES)
+        try:
+            export(model, str(path))
+        except SystemExit as refusal:
+            path.with_suffix(".refused").write_text(str(refusal))
         print(name, flush=True)
 
 
-def export_timm(folder):
+def export_timm(folder, names):
     """Two files for each network of TIMM, one by each of PyTorch's exporters."""
     sys.path.insert(0, str(ROOT / "models" / "torch"))
     import torch
     from export import export, load
 
-    for name in TIMM:
+    for name in names or TIMM:
         for exporter in ["dynamo", "script"]:
             torch.manual_seed(1)
             path = folder / f"{name}.timm-{exporter}.onnx"
@@ -67,12 +71,16 @@ def prepared(model, target):
     return json.loads((out / "card.json").read_text()), stays
 
 
-def table(folder):
+def table(folder, _):
     """A row for each exported file, in Markdown."""
     print("| network | exported by | Grad-CAM of the convolution | of the activation | cellnet packs the first |")
     print("|---|---|---|---|---|")
-    for model in sorted(folder.glob("*.onnx"), key=lambda m: m.name.lower()):
+    files = [*folder.glob("*.onnx"), *folder.glob("*.refused")]
+    for model in sorted(files, key=lambda m: m.name.lower()):
         name, exporter = model.stem.split(".")
+        if model.suffix == ".refused":
+            print(f"| {name} | {exporter} | **refused**: {model.read_text()} | | |", flush=True)
+            continue
         cells, packed = [], []
         for target in TARGETS:
             card, rest = prepared(model, target)
@@ -91,6 +99,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["keras", "timm", "table"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="networks to export (all)")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    {"keras": export_keras, "timm": export_timm, "table": table}[asked.what](asked.folder)
+    {"keras": export_keras, "timm": export_timm, "table": table}[asked.what](asked.folder, asked.names)

@@ -24,11 +24,11 @@ const AT_ONCE: usize = 16;
 /// Steps of an 8-bit range.
 const STEPS: f64 = 255.0;
 
-/// What 8-bit integers stand for: `value = scale · (integer − zero)`, integers -128 to 127.
+/// What 8-bit integers stand for: `value = scale · (integer − zero)`, integers 0 to 255.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Range {
     pub(super) scale: f32,
-    pub(super) zero: i8,
+    pub(super) zero: u8,
 }
 
 /// What the photos showed of one value.
@@ -158,8 +158,8 @@ impl Histogram {
         let best = priced.min_by(|a, b| a.0.total_cmp(&b.0));
         let (_, low, high) = best.unwrap_or((0.0, self.low, highest));
         let scale = ((high - low) / STEPS).max(f64::from(f32::MIN_POSITIVE));
-        let zero = (-128.0 - low / scale).round().clamp(-128.0, 127.0);
-        Range { scale: scale as f32, zero: zero as i8 }
+        let zero = (-low / scale).round().clamp(0.0, STEPS);
+        Range { scale: scale as f32, zero: zero as u8 }
     }
 
     /// Sum of squared errors: `step²/12` for each value that is rounded, the distance to the end for
@@ -184,7 +184,7 @@ mod tests {
         let mut even = Histogram::new(0.0, 6.0);
         even.add(&(0..6000).map(|n| n as f32 / 1000.0).collect::<Vec<_>>());
         let range = even.range();
-        assert_eq!(range.zero, -128, "zero is the first step of a range that begins there");
+        assert_eq!(range.zero, 0, "zero is the first step of a range that begins there");
         assert!((range.scale - 6.0 / 255.0).abs() < 1e-3, "an even range is kept: {range:?}");
 
         let mut tail = Histogram::new(-1.0, 10.0);
@@ -194,7 +194,7 @@ mod tests {
         }
         tail.add(&[10.0]);
         let range = tail.range();
-        let (low, high) = (-128 - i32::from(range.zero), 127 - i32::from(range.zero));
+        let (low, high) = (-i32::from(range.zero), 255 - i32::from(range.zero));
         let [low, high] = [low, high].map(|step| step as f32 * range.scale);
         assert!(low < -0.95 && (0.95..4.0).contains(&high), "one outlier is clipped: {low} {high}");
 

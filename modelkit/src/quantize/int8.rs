@@ -1,8 +1,10 @@
 //! Convolutions on 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`.
 //!
-//! Weights are unsigned bytes around 128, one scale for each output channel, 7 bits wide (64 to
-//! 192): on x86 without VNNI two products of 8 bits each overflow the 16-bit sum. Written this way,
-//! and not with a `DequantizeLinear` on the weights, rten runs on the mapped bytes as they are.
+//! Weights are unsigned bytes around 64, one scale for each output channel, 7 bits wide (1 to 127):
+//! on x86 without VNNI rten adds two products of such a byte and a signed one (down to -128) in 16
+//! bits, and larger bytes would overflow them. Inputs are unsigned bytes, too: of signed ones ONNX
+//! Runtime's `ConvInteger` computes something else. Written this way, and not with a
+//! `DequantizeLinear` on the weights, rten runs on the mapped bytes as they are.
 //! What rounding the weights adds to a channel on average, by the means of its inputs on the photos, the
 //! bias takes off again.
 //!
@@ -20,7 +22,7 @@ use crate::tensor::Tensor;
 /// Most steps of a weight to either side of 0.
 const STEPS: f32 = 63.0;
 /// The byte that stands for 0.
-const ZERO: u8 = 128;
+const ZERO: u8 = 64;
 /// Convolutions with fewer weights stay in float32.
 const SMALLEST: usize = 1024;
 
@@ -65,7 +67,7 @@ pub(super) fn convert(
             continue;
         };
         let end = graph.nodes.len();
-        let zero = i8_scalar(graph, range.zero);
+        let zero = u8_scalar(graph, "int8/zero", range.zero);
         let bytes = match bytes_of.get(&convolution.input) {
             Some(bytes) => bytes.clone(),
             None => {
@@ -107,8 +109,7 @@ fn replace(
     let scales: Vec<f32> = scales.iter().map(|s| s * seen.range.scale).collect();
     let scales = Tensor::f32(&[1, channels, 1, 1], &scales);
     let scales = graph.add_constant(&format!("{name}/scales"), scales);
-    let around = Tensor { dtype: DataType::UINT8, dims: vec![], bytes: vec![ZERO] };
-    let around = graph.add_constant("int8/weights_zero", around);
+    let around = u8_scalar(graph, "int8/weights_zero", ZERO);
     let kept = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
     let attributes = kept.iter().filter_map(|a| attribute(&conv, a).cloned()).collect();
     let base = output(&conv).to_owned();
@@ -126,13 +127,12 @@ fn replace(
     Some(())
 }
 
-fn i8_scalar(graph: &mut Graph, value: i8) -> String {
-    let tensor =
-        Tensor { dtype: DataType::INT8, dims: vec![], bytes: value.to_le_bytes().to_vec() };
-    graph.add_constant("int8/zero", tensor)
+fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
+    let tensor = Tensor { dtype: DataType::UINT8, dims: vec![], bytes: vec![value] };
+    graph.add_constant(base, tensor)
 }
 
-/// Bytes around [`ZERO`] and a scale for each output channel: `weight ≈ scale · (byte − 128)`.
+/// Bytes around [`ZERO`] and a scale for each output channel: `weight ≈ scale · (byte − 64)`.
 fn quantized(weights: &Tensor) -> Option<(Tensor, Vec<f32>)> {
     let values = weights.to_f32()?;
     let channels = *weights.dims.first()?;
@@ -199,10 +199,10 @@ mod tests {
         let (bytes, scales) = quantized(&weights).expect("float32");
         assert_eq!((&bytes.dims, bytes.dtype), (&weights.dims, DataType::UINT8));
         for (n, (byte, value)) in bytes.bytes.iter().zip(&values).enumerate() {
-            let steps = value / scales[n / 12] - (f32::from(*byte) - 128.0);
+            let steps = value / scales[n / 12] - (f32::from(*byte) - f32::from(ZERO));
             // A value halfway between two steps; the quotient's own rounding comes on top.
             assert!(steps.abs() <= 0.5 + STEPS * f32::EPSILON, "{n}: {value} is {steps} steps off");
-            assert!((65..=191).contains(byte), "{byte} needs more than 7 bits");
+            assert!((1..=127).contains(byte), "{byte} needs more than 7 bits");
         }
 
         // What the rounding adds on average, worked out the long way.
@@ -212,7 +212,7 @@ mod tests {
             let mut sum = 0.0;
             for at in 0..12 {
                 let n = channel * 12 + at;
-                let back = scales[channel] * (f32::from(bytes.bytes[n]) - 128.0);
+                let back = scales[channel] * (f32::from(bytes.bytes[n]) - f32::from(ZERO));
                 sum += (back - values[n]) * means[at / 4] as f32;
             }
             assert!((found[channel] - sum).abs() < 1e-4, "{found:?} {sum}");

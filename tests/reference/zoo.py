@@ -11,6 +11,7 @@ exporter. `table` needs nothing but the binary, target/release/skincell or $SKIN
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,41 +59,39 @@ def export_timm(folder, names):
 
 
 def prepared(model, target):
-    """The card of a model prepared for a target, and whether it was packed; or the error."""
+    """How a model prepared for a target gets its heatmap, and whether cellnet packs it, in words."""
     binary = os.environ.get("SKINCELL", ROOT / "target" / "release" / "skincell")
     out = model.parent / "prepared" / f"{model.stem.lower()}-{target}"
     command = [binary, "model", "prepare", model, "--labels", LABELS, "-o", out, "--force",
                "--cam-target", target]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        return None, done.stderr.strip()
-    lines = [line for line in done.stderr.splitlines() if "stays with rten" in line]
-    stays = lines[0].split("rten: ")[-1].removesuffix("; use another engine for this model") if lines else ""
-    return json.loads((out / "card.json").read_text()), stays
+        return f"**refused**: {done.stderr.strip()}", ""
+    card = json.loads((out / "card.json").read_text())
+    # What is in the way begins with its operator: `LayerNormalization "node 7": there is no rule …`
+    cam, missing = card["gradcam"], card["gradcam_missing"] or ""
+    heat = f"{cam['width']}×{cam['height']}" if cam else f"none: no rule for {missing.split()[0]}"
+    unpacked = re.search(r"operator (\w+) .*cannot be packed", done.stderr)
+    packed = "yes" if "is packed" in done.stderr else f"no: {unpacked[1]}" if unpacked else done.stderr
+    return heat, packed
 
 
 def table(folder, _):
-    """A row for each exported file, in Markdown."""
-    print("| network | exported by | Grad-CAM of the convolution | of the activation | cellnet packs the first |")
-    print("|---|---|---|---|---|")
-    files = [*folder.glob("*.onnx"), *folder.glob("*.refused")]
-    for model in sorted(files, key=lambda m: m.name.lower()):
+    """A row for each network and exporter, in Markdown; exporters that come to the same share one."""
+    rows = {}
+    for model in [*folder.glob("*.onnx"), *folder.glob("*.refused")]:
         name, exporter = model.stem.split(".")
         if model.suffix == ".refused":
-            print(f"| {name} | {exporter} | **refused**: {model.read_text()} | | |", flush=True)
-            continue
-        cells, packed = [], []
-        for target in TARGETS:
-            card, rest = prepared(model, target)
-            packed.append(rest or "yes")
-            if card is None:
-                cells.append(f"**refused**: {rest}")
-            elif card["gradcam"]:
-                cells.append(f"{card['gradcam']['width']}×{card['gradcam']['height']}")
-            else:
-                cells.append(f"none: {card['gradcam_missing']}")
-        cells.append(packed[0])
-        print(f"| {name} | {exporter} | {' | '.join(cells)} |", flush=True)
+            cells = (f"**refused**: {model.read_text().strip()}", "", "")
+        else:
+            found = [prepared(model, target) for target in TARGETS]
+            cells = (*(heat for heat, _ in found), found[0][1])
+        rows.setdefault((name, cells), []).append(exporter)
+    print("| network | exported by | Grad-CAM, convolution | Grad-CAM, activation | cellnet |")
+    print("|---|---|---|---|---|")
+    plain = {name: name.lower().removeprefix("tf_").replace("_", "") for name, _ in rows}
+    for (name, cells), exporters in sorted(rows.items(), key=lambda row: (plain[row[0][0]], row[1])):
+        print(f"| {name} | {', '.join(sorted(exporters))} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

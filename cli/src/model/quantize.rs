@@ -76,8 +76,7 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         photos: arguments.photos,
         force: arguments.force,
     };
-    let compared =
-        if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
+    let compared = if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
     let progress = Progress::new();
     let report = quantize(&options, &mut |step| match step {
         QuantizeStep::Read => progress.show("reading"),

@@ -11,7 +11,7 @@ The weights are random, the batch norms calibrated on the photos and then jitter
 them does something. Where the original leaves the map of a probability blank, because its softmax is
 saturated, the map of the logit is wanted, as the component shows it. `check` exits with 1 where a map is further away than 2e-3 or a picture than 2 of
 255 on average; `price` where Grad-CAM costs more than 3 % time or 4 MB. Nothing made here is kept in
-the repository.
+the repository. Where ORT_DYLIB_PATH names a library, ONNX Runtime is among the engines.
 """
 
 import argparse
@@ -210,6 +210,7 @@ def price(folder, rounds):
     photo, bad = folder / "photo0.npy", 0
     engines = [e for e, file in [("cellnet", "model.cell"), ("rten", "model.onnx")]
                if (plain / file).exists()]  # fmt: skip
+    engines += ["onnxruntime"] if "ORT_DYLIB_PATH" in os.environ else []
     for engine in engines:
         turns = [
             [measured(folder / "models" / f"big-{kind}", photo, engine) for kind in ("plain", "conv")]

@@ -6,8 +6,9 @@
 Each network is prepared for both targets and run by `skincell model check`: all classes, 5 photos. Where
 the original leaves a map of a probability blank, the map of the logit is wanted, as the component
 shows it. Prints a line for each network and engine, the largest differences at the end, and exits
-with 1 where one is further away than 2e-3 (maps) or 1e-5 (probabilities). It needs numpy alone; the
-binary is target/release/skincell or $SKINCELL.
+with 1 where one is further away than 2e-3 (maps) or 1e-5 (probabilities). Where ORT_DYLIB_PATH names a
+library, ONNX Runtime is among the engines. It needs numpy alone; the binary is
+target/release/skincell or $SKINCELL.
 """
 
 import argparse

@@ -1,21 +1,26 @@
-//! `skincell classify`: photos through the same component, without a server.
+//! `skincell classify`: photos and folders of them through the same component, without a server.
+//!
+//! `photos` finds the files, this asks the component, `report` does with the answers what was asked for.
+
+mod canvas;
+mod csv;
+mod photos;
+mod report;
+mod sheet;
 
 use crate::run_options::{RunOptions, runtime};
-use crate::table;
 use anyhow::{Context, bail};
-use base64::Engine;
 use bytes::Bytes;
 use clap::Args;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use report::{Form, Outcome, Report};
+use serde_json::Value;
 use skincell_runner::service::Service;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
 
 /// Classify photos with the application's component, without a server.
 #[derive(Debug, Args)]
@@ -23,12 +28,16 @@ use tokio::task::JoinHandle;
 Examples:
   skincell classify photo.jpg
   skincell classify photo.jpg -o heat.png          write the heatmap over the photo
-  skincell classify *.jpg -o heatmaps/             one heatmap per photo, in a folder
-  skincell classify *.jpg --json > results.jsonl   one JSON object per line
+  skincell classify holiday/ -o heatmaps/          every photo in a folder, one heatmap each
+  skincell classify holiday/ --csv > all.csv       a row a photo, for a spreadsheet
+  skincell classify holiday/ --json > all.jsonl    one JSON object a line
+  skincell classify holiday/ --contact-sheet sheet.png
+                                                   all of them with heatmaps and bars on one picture
 
-A photo that fails is reported on standard error, the others go on, and the exit code is 1.")]
+Folders are searched to their leaves; hidden files are left out. A photo that fails is reported on
+standard error, the others go on, and the exit code is 1.")]
 pub struct Classify {
-    /// The photos: JPEG, PNG, WebP, BMP or GIF.
+    /// The photos, or folders of them: JPEG, PNG, WebP, BMP or GIF.
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
 
@@ -39,6 +48,14 @@ pub struct Classify {
     /// Print one JSON object per photo and line.
     #[arg(long)]
     json: bool,
+
+    /// Print a table for spreadsheets, one photo a row.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+
+    /// Draw all photos with their heatmaps and bars on one picture, a PNG.
+    #[arg(long, value_name = "FILE")]
+    contact_sheet: Option<PathBuf>,
 
     /// How many classes to show.
     #[arg(long, value_name = "N", default_value_t = 7)]
@@ -56,43 +73,49 @@ pub struct Classify {
     run: RunOptions,
 }
 
-type Task = (PathBuf, JoinHandle<anyhow::Result<Value>>);
-
 impl Classify {
     /// Classifies every photo, in order; 1 when some could not be.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let photos = photos::find(&self.photos)?;
+        if self.contact_sheet.is_some() && photos.len() > sheet::MOST {
+            let (most, found) = (sheet::MOST, photos.len());
+            bail!("--contact-sheet takes up to {most} photos, these are {found}: name fewer");
+        }
         let (app, settings) = self.run.load()?;
+        let mut report = self.report(photos.len());
         let target = self.target();
-        let bar = progress(self.photos.len());
-        let failed = runtime()?.block_on(async {
+        runtime()?.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
-            let mut tasks: VecDeque<Task> = VecDeque::new();
-            let mut failed = 0_usize;
-            let mut waiting = self.photos.iter();
+            let mut waiting = photos.into_iter();
+            let mut tasks = VecDeque::new();
             loop {
                 // As many under way as there are slots; results are shown in the order given.
                 while tasks.len() < service.plan().concurrency {
                     let Some(photo) = waiting.next() else { break };
-                    let ask = ask(Arc::clone(&service), photo.clone(), target.clone());
-                    tasks.push_back((photo.clone(), tokio::spawn(ask)));
+                    tasks.push_back(tokio::spawn(ask(Arc::clone(&service), photo, target.clone())));
                 }
-                let Some((photo, task)) = tasks.pop_front() else { break };
-                let shown = task.await?.and_then(|answer| self.show(&photo, &answer, &bar));
-                if let Err(error) = shown {
-                    failed += 1;
-                    bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
-                }
-                bar.inc(1);
+                let Some(task) = tasks.pop_front() else { break };
+                report.add(task.await?)?;
             }
-            anyhow::Ok(failed)
+            anyhow::Ok(())
         })?;
-        bar.finish_and_clear();
-        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.finish()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn report(&self, total: usize) -> Report {
+        let form = match (self.json, self.csv) {
+            (true, _) => Form::JsonLines,
+            (_, true) => Form::Csv { top_k: self.top_k },
+            _ => Form::Bars,
+        };
+        let is_folder = total > 1 || self.photos.iter().any(|path| path.is_dir());
+        let output = self.output.clone().map(|path| (path, is_folder));
+        Report::new(form, total, output, self.contact_sheet.clone())
     }
 
     /// The request target, with what was asked for as its query.
     fn target(&self) -> String {
-        let wants_heatmap = self.output.is_some() || self.json;
+        let wants_heatmap = self.output.is_some() || self.json || self.contact_sheet.is_some();
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("top_k", &self.top_k.to_string());
         query.append_pair("gradcam", if wants_heatmap { "true" } else { "false" });
@@ -103,50 +126,26 @@ impl Classify {
         }
         format!("/predict?{}", query.finish())
     }
+}
 
-    /// Prints one answer and writes its heatmap.
-    fn show(&self, photo: &Path, answer: &Value, bar: &ProgressBar) -> anyhow::Result<()> {
-        if let Some(output) = &self.output {
-            self.write_heatmap(photo, answer, output)?;
-        }
-        let text = if self.json {
-            let mut line = json!({ "photo": photo });
-            if let (Some(line), Some(answer)) = (line.as_object_mut(), answer.as_object()) {
-                line.extend(answer.clone());
-            }
-            line.to_string()
-        } else {
-            table::answer(photo, answer)
-        };
-        bar.suspend(|| println!("{text}"));
-        Ok(())
-    }
-
-    fn write_heatmap(&self, photo: &Path, answer: &Value, output: &Path) -> anyhow::Result<()> {
-        let Some(encoded) = answer["heatmap_base64"].as_str() else {
-            let why = answer["heatmap_missing"].as_str().unwrap_or("the model has none");
-            bail!("there is no heatmap: {why}");
-        };
-        let png = base64::engine::general_purpose::STANDARD.decode(encoded)?;
-        let path = if self.photos.len() > 1 || output.is_dir() {
-            std::fs::create_dir_all(output)?;
-            let name = photo.file_stem().context("the photo has no file name")?;
-            output.join(name).with_extension("png")
-        } else {
-            output.to_path_buf()
-        };
-        std::fs::write(&path, png).with_context(|| format!("cannot write {}", path.display()))
+/// Reads one photo and asks the component about it.
+async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> Outcome {
+    let path = photo.clone();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    let file = read.map_err(anyhow::Error::from).and_then(|read| Ok(Bytes::from(read?)));
+    match file {
+        Ok(file) => Outcome { answer: post(&service, file.clone(), &target).await, photo, file },
+        Err(error) => Outcome { answer: Err(error), photo, file: Bytes::new() },
     }
 }
 
-/// Posts one photo to the component and gives its JSON answer.
-async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> anyhow::Result<Value> {
-    let bytes = tokio::task::spawn_blocking(move || std::fs::read(photo)).await??;
+/// Posts a photo to the component and gives its JSON answer.
+async fn post(service: &Service, file: Bytes, target: &str) -> anyhow::Result<Value> {
     let request = Request::post(target)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, bytes.len())
-        .body(Full::new(Bytes::from(bytes)))?;
+        .header(header::CONTENT_LENGTH, file.len())
+        .body(Full::new(file))?;
     let answer = service.handle(request, None).await;
     let status = answer.status();
     let body = answer.into_body().collect().await;
@@ -156,14 +155,4 @@ async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> anyhow::R
         bail!("{}", answer["detail"].as_str().unwrap_or("the component gave no reason"));
     }
     Ok(answer)
-}
-
-/// A bar on standard error for many photos; nothing for one, or where nobody watches.
-fn progress(photos: usize) -> ProgressBar {
-    if photos < 2 {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} photos, {eta} to go");
-    let bar = ProgressBar::new(photos as u64);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

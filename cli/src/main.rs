@@ -1,7 +1,10 @@
 //! The binary `skincell`: reads flags, calls the rooms, prints. What it does is in the libraries.
 
 mod classify;
+mod completions;
+mod door_options;
 mod engine_library;
+mod log;
 mod model;
 mod pack;
 mod run_options;
@@ -9,9 +12,7 @@ mod table;
 mod up;
 
 use clap::{Parser, Subcommand};
-use std::io::IsTerminal;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Photos of skin in, ranked classes and Grad-CAM heatmaps out. Not a medical device.
 ///
@@ -24,50 +25,46 @@ Examples:
   skincell up --build                      build the component and serve it on 127.0.0.1:3000
   curl -F image=@photo.jpg http://127.0.0.1:3000/predict
   skincell classify photo.jpg -o heat.png  the same without a server
+  skincell classify photos/ --contact-sheet sheet.png
+                                           a folder of photos on one picture
   skincell model prepare raw.onnx --labels labels.txt -o models/mine
                                            make your own model ready to serve
 
-Exit codes: 0 done, 1 something failed (the message says what to do), 2 wrong usage.
+Exit codes: 0 done, 1 something failed (the message says what to do; of `classify`: at least one photo),
+2 wrong usage.
 Environment: RUST_LOG sets what is logged, such as `debug` or `skincell_runner=trace`.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+
+    /// How log lines are written, on standard error.
+    #[arg(long, global = true, value_name = "FORMAT", env = "SKINCELL_LOG_FORMAT")]
+    #[arg(default_value = "human", help_heading = "Log")]
+    log_format: log::LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Up(up::Up),
     Classify(classify::Classify),
-    /// Work on models before they are served: prepare an exported ONNX classifier.
+    /// Work on models before they are served: prepare, quantize, inspect, check and measure them.
     #[command(subcommand, arg_required_else_help = true)]
     Model(model::ModelCommand),
+    Completions(completions::Completions),
 }
 
 fn main() -> ExitCode {
     skincell_runner::allocator::give_memory_back();
     let arguments = Arguments::parse();
-    log_to_stderr();
+    log::start(arguments.log_format);
     let outcome = match arguments.command {
         Command::Up(up) => up.run(),
         Command::Classify(classify) => classify.run(),
         Command::Model(command) => model::run(command),
+        Command::Completions(completions) => Ok(completions.run::<Arguments>()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-/// wasi-nn's own log repeats every error a guest was given, as an error of the host's.
-const DEFAULT_LOG: &str = "warn,skincell_runner=info,wasmtime_wasi_nn=off,wasmtime_wasi_http=error";
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .compact()
-        .init();
 }

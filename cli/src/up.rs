@@ -1,12 +1,15 @@
 //! `skincell up`: serves the application until it is told to stop.
 
+use crate::door_options::DoorOptions;
 use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
+use skincell_runner::app::App;
 use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, ServerSettings};
 use skincell_runner::service::Service;
-use skincell_runner::settings::Settings;
+use skincell_runner::settings::{EngineChoice, Settings};
+use skincell_runner::trace::{TraceSettings, Tracer};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,10 +31,16 @@ Examples:
   skincell up --build
   skincell up --listen 0.0.0.0:8080 --max-concurrency 4 --request-timeout 10s
   skincell up --memory-limit 256MiB --queue 16 --preload
-  skincell up --env ENABLE_GRADCAM=false")]
+  skincell up --env ENABLE_GRADCAM=false
+  skincell up --listen 0.0.0.0:8443 --tokens-file tokens --rate-limit 60/m \\
+              --tls-cert chain.pem --tls-key key.pem
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 skincell up   send traces to a collector")]
 pub struct Up {
     #[command(flatten)]
     run: RunOptions,
+
+    #[command(flatten)]
+    door: DoorOptions,
 
     /// Address and port to listen on; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR")]
@@ -114,18 +123,21 @@ impl Up {
         settings.preload = self.preload;
         settings.unload_after = self.unload_after;
         let start = Instant::now();
+        let server_settings = self.server_settings(&app)?;
         let runtime = runtime()?;
         runtime.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
             let listener = self.listener()?;
             let address = listener.local_addr()?;
-            println!("Serving http://{address}");
+            let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
+            println!("Serving {scheme}://{address}");
             if !self.quiet {
                 print_summary(&service, &settings, start.elapsed());
             }
-            let server_settings =
-                ServerSettings { drain_timeout: self.drain_timeout, ..ServerSettings::default() };
+            if let Some(warning) = self.door.warning(address) {
+                tracing::warn!("{warning}");
+            }
             server::serve(service, listener, &server_settings, stop).await
         })?;
         // A run of a model cannot be stopped; nobody waits for it any more.
@@ -135,6 +147,15 @@ impl Up {
 }
 
 impl Up {
+    fn server_settings(&self, app: &App) -> anyhow::Result<ServerSettings> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let traces = TraceSettings::read(variable, &app.name, &app.version)?;
+        let tracer = traces.map(Tracer::new).transpose().context("cannot send traces")?;
+        let tls = self.door.tls()?;
+        let (door, drain_timeout) = (self.door.door(app)?, self.drain_timeout);
+        Ok(ServerSettings { drain_timeout, door, tls, tracer, ..ServerSettings::default() })
+    }
+
     /// The socket: on `--listen`, or with `--find-free-port` on the first free port from there on.
     fn listener(&self) -> anyhow::Result<TcpListener> {
         let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
@@ -185,17 +206,55 @@ fn print_summary(service: &Service, settings: &Settings, took: Duration) {
         println!("  route    {}", trigger.route);
     }
     for model in service.models() {
-        println!("  model    {} by {}, loaded at first use", model.name, model.engine);
+        let (name, engine) = (&model.name, model.engine);
+        let loaded = if model.loaded { "loaded" } else { "loaded at first use" };
+        println!("  model    {name} by {engine}, {}; {loaded}", why(engine, settings.engine));
     }
-    let (plan, size) = (service.plan(), |bytes| bytesize::ByteSize::b(bytes).display().iec());
-    let budget = service.budget().map_or("no limit".to_owned(), |b| format!("{} in all", size(b)));
-    println!("  memory   {budget}, {} an instance", size(plan.instance));
+    println!("  memory   {}", budget_sum(service));
     println!(
         "  limits   {} at work, {} in line, {} a request",
-        plan.concurrency,
+        service.plan().concurrency,
         settings.queue,
         humantime::format_duration(settings.request_timeout),
     );
     println!("  started  in {} ms", took.as_millis());
     println!("Not a medical device. Stop with Ctrl-C.");
+}
+
+/// Why a model is run by this engine.
+fn why(engine: &str, asked: EngineChoice) -> &'static str {
+    match (engine, asked) {
+        (_, EngineChoice::Auto) if engine == "cellnet" => "packed for it in model.cell",
+        (_, EngineChoice::Auto) if engine == "rten" => {
+            "there is no model.cell (skincell model pack makes one, if the graph is one cellnet takes)"
+        }
+        (_, EngineChoice::Auto) => "the first of --engine auto that takes it",
+        _ => "as --engine says",
+    }
+}
+
+/// How the budget is spent, as a sum.
+fn budget_sum(service: &Service) -> String {
+    let plan = service.plan();
+    let size = |bytes: u64| bytesize::ByteSize::b(bytes).display().iec().to_string();
+    let one = plan.instance.saturating_add(plan.host_share());
+    let requests = format!("{} requests × {}", plan.concurrency, size(one));
+    let fixed = format!("runner, connections and uploads {}", size(plan.fixed()));
+    match service.budget() {
+        Some(budget) => format!("{}: {fixed}, {requests}, models share the rest", size(budget)),
+        None => format!("no limit: {fixed}, {requests}, models as they are"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::why;
+    use skincell_runner::settings::EngineChoice;
+
+    #[test]
+    fn an_engine_is_explained_by_what_chose_it() {
+        assert_eq!(why("rten", EngineChoice::Rten), "as --engine says");
+        assert!(why("rten", EngineChoice::Auto).contains("model pack"));
+        assert!(why("cellnet", EngineChoice::Auto).contains("model.cell"));
+    }
 }

@@ -3,14 +3,17 @@
 //! They touch no component and wait for no slot, so they answer while everything else is busy.
 
 use crate::memory::ProcessMemory;
-use crate::metrics;
+use crate::metrics::{self, Process};
 use crate::nn::ModelStatus;
 use crate::service::Service;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
+
+/// Where they are, as far as they are not Spin's own.
+pub(crate) const PATHS: [&str; 4] = ["/healthz", "/readyz", "/memory", "/metrics"];
 
 /// Answers `request` if it is for the runner itself.
 pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
@@ -18,7 +21,7 @@ pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Respo
     match request.uri().path() {
         "/healthz" => get(&|| plain(StatusCode::OK, "ok")),
         "/readyz" => get(&|| ready(service)),
-        "/metrics" => get(&|| with_type(StatusCode::OK, metrics::CONTENT_TYPE, scrape(service))),
+        "/metrics" => get(&|| scraped(service, request.headers())),
         "/memory" => get(&|| json(&memory(service))),
         "/.well-known/spin/health" => get(&|| plain(StatusCode::OK, "OK")),
         "/.well-known/spin/info" => get(&|| json(&info(service))),
@@ -126,8 +129,14 @@ fn memory(service: &Service) -> MemoryReport {
     }
 }
 
-/// Everything for Prometheus: what was counted, and how things stand now.
-fn scrape(service: &Service) -> String {
+/// Everything for Prometheus, in the form it asks for.
+fn scraped(service: &Service, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let format = metrics::Format::asked(headers);
+    with_type(StatusCode::OK, format.content_type(), scrape(service, format))
+}
+
+/// What was counted, and how things stand now.
+fn scrape(service: &Service, format: metrics::Format) -> String {
     let (memory, metrics) = (ProcessMemory::now(), &service.metrics);
     for (kind, bytes) in [
         ("private", memory.private_bytes),
@@ -148,7 +157,8 @@ fn scrape(service: &Service) -> String {
         metrics.set_model(&model.name, "activation", model.activation_bytes.unwrap_or(0));
     }
     metrics.set_line(service.admission.at_work(), service.admission.waiting());
-    metrics.text()
+    metrics.set_process(&Process::now());
+    metrics.text(format)
 }
 
 /// The origin app's switch as the components were given it; on where nothing is said.

@@ -3,17 +3,21 @@
 //! Standard units and names: `_seconds`, `_bytes`, `_total`. How things stand now (memory, models, the
 //! line) is read when somebody asks, by `admin`.
 
+mod process;
+mod text;
+
+pub(crate) use process::Process;
+pub(crate) use text::Format;
+
+use http::Method;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// The type of the text: OpenMetrics, which Prometheus asks for first.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -26,8 +30,8 @@ type Timings = Family<Labels<1>, Histogram, fn() -> Histogram>;
 /// All counters of one service.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<Labels<1>, Counter>,
-    duration: Histogram,
+    requests: Family<Labels<3>, Counter>,
+    duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
     stages: Timings,
     refused: Family<Labels<1>, Counter>,
     failed: Family<Labels<1>, Counter>,
@@ -41,6 +45,9 @@ pub struct Metrics {
     models: Family<Labels<2>, Gauge<u64, AtomicU64>>,
     in_flight: Gauge,
     waiting: Gauge,
+    cpu_seconds: Counter<f64, AtomicU64>,
+    open_files: Gauge,
+    start_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -57,7 +64,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
-            duration: histogram(),
+            duration: Family::new_with_constructor(histogram),
             stages: Family::new_with_constructor(histogram),
             refused: Family::default(),
             failed: Family::default(),
@@ -71,20 +78,38 @@ impl Metrics {
             models: Family::default(),
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
+            cpu_seconds: Counter::default(),
+            open_files: Gauge::default(),
+            start_seconds: Gauge::default(),
         };
+        metrics.register_process();
         metrics.register_requests();
         metrics.register_models();
         metrics
     }
 
+    fn register_process(&mut self) {
+        let to = &mut self.registry;
+        let build: Family<Labels<1>, Gauge> = Family::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+        to.register("skincell_build_info", "The runner's version; always 1", build);
+        let words = "Time on the CPU, user and system";
+        to.register_with_unit("process_cpu", words, Unit::Seconds, self.cpu_seconds.clone());
+        to.register("process_open_fds", "Open files", self.open_files.clone());
+        let words = "When the process started, in seconds since 1970";
+        let start = self.start_seconds.clone();
+        to.register_with_unit("process_start_time", words, Unit::Seconds, start);
+    }
+
     fn register_requests(&mut self) {
         let to = &mut self.registry;
-        to.register("http_requests", "Answers by status", self.requests.clone());
+        let words = "Answers by method, route and status";
+        to.register("http_requests", words, self.requests.clone());
         let words = "From a request's head to the head of its answer";
         to.register_with_unit("http_request_duration", words, Unit::Seconds, self.duration.clone());
-        let words = "Stages of a request: upload, wait, instance, inference";
+        let words = "Stages of a request: read, wait, instance, inference";
         to.register_with_unit("skincell_stage_duration", words, Unit::Seconds, self.stages.clone());
-        let words = "Requests turned away with 503, by reason";
+        let words = "Requests turned away with 401, 429 or 503, by reason";
         to.register("skincell_requests_refused", words, self.refused.clone());
         let words = "Requests whose instance gave no answer, by reason";
         to.register("skincell_requests_failed", words, self.failed.clone());
@@ -112,9 +137,26 @@ impl Metrics {
         to.register_with_unit("skincell_model_memory", words, Unit::Bytes, self.models.clone());
     }
 
-    pub(crate) fn answered(&self, status: u16, after: Duration) {
-        self.requests.get_or_create(&[("status", status.to_string())]).inc();
-        self.duration.observe(after.as_secs_f64());
+    /// `route` is the manifest's or the runner's own, `None` where there is none: what a client writes
+    /// becomes no label.
+    pub(crate) fn answered(
+        &self,
+        method: &Method,
+        route: Option<&str>,
+        status: u16,
+        after: Duration,
+    ) {
+        let method = ("method", known(method).to_owned());
+        let route = ("route", route.unwrap_or("none").to_owned());
+        let status = ("status", status.to_string());
+        self.duration.get_or_create(&[method.clone(), route.clone()]).observe(after.as_secs_f64());
+        self.requests.get_or_create(&[method, route, status]).inc();
+    }
+
+    pub(crate) fn set_process(&self, process: &Process) {
+        self.cpu_seconds.inner().store(process.cpu_seconds.to_bits(), Ordering::Relaxed);
+        self.open_files.set(i64::try_from(process.open_files).unwrap_or(i64::MAX));
+        self.start_seconds.set(process.start_seconds);
     }
 
     pub(crate) fn stage(&self, name: &'static str, took: Duration) {
@@ -176,31 +218,54 @@ impl Metrics {
     }
 
     /// All of it as text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, format: Format) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => text::older(&text),
+        }
     }
+}
+
+/// A method as a label: there are nine, whatever clients invent.
+fn known(method: &Method) -> &str {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::PATCH,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if KNOWN.contains(method) { method.as_str() } else { "other" }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Metrics;
+    use super::{Format, Metrics};
+    use http::Method;
     use std::time::Duration;
 
     #[test]
     fn the_text_has_standard_names_and_units() {
         let metrics = Metrics::new();
-        metrics.answered(200, Duration::from_millis(30));
+        let invented = Method::from_bytes(b"BREW").unwrap();
+        metrics.answered(&Method::POST, Some("/..."), 200, Duration::from_millis(30));
+        metrics.answered(&invented, None, 404, Duration::from_millis(30));
         metrics.stage("wait", Duration::from_millis(3));
         metrics.refused("memory");
         metrics.unloaded("skin", "idle");
         metrics.set_memory("private", 42);
-        let text = metrics.text();
+        let text = metrics.text(Format::OpenMetrics);
         for line in [
-            "http_requests_total{status=\"200\"} 1",
-            "http_request_duration_seconds_count 1",
+            "http_requests_total{method=\"POST\",route=\"/...\",status=\"200\"} 1",
+            "http_requests_total{method=\"other\",route=\"none\",status=\"404\"} 1",
+            "http_request_duration_seconds_count{method=\"POST\",route=\"/...\"} 1",
             "skincell_stage_duration_seconds_bucket{le=\"0.005\",stage=\"wait\"} 1",
             "skincell_requests_refused_total{reason=\"memory\"} 1",
             "skincell_model_unloads_total{model=\"skin\",reason=\"idle\"} 1",

@@ -149,6 +149,7 @@ mod tests {
             exclude_files: exclude.iter().map(|s| (*s).to_owned()).collect(),
             models: Vec::new(),
             models_folder: PathBuf::new(),
+            open: Vec::new(),
             build: None,
         }
     }

@@ -5,12 +5,14 @@
 //! not addresses.
 
 use crate::admission::Refusal;
+use crate::door::TokenError;
 use crate::sandbox::Failure;
 use crate::upload::UploadError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Why the runner answers in a component's place.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,14 @@ pub enum Problem {
     /// The instance gave no answer.
     #[error("{}", failure_detail(.0))]
     Failed(Failure),
+    /// It came without a token that is known.
+    #[error("{0}")]
+    Token(TokenError),
+    /// Its client asks more often than it may, and may again after this.
+    #[error(
+        "this address asks more often than it may; try again after the seconds that Retry-After says"
+    )]
+    TooOften(Duration),
     /// The request cannot be handed to a component.
     #[error("the request has no usable Host header; add one")]
     NoHost,
@@ -77,6 +87,14 @@ fn failure_detail(failure: &Failure) -> String {
     }
 }
 
+/// What RFC 6750 has a client told that came without a token, or with one that is not known.
+fn challenge(error: &TokenError) -> &'static str {
+    match error {
+        TokenError::Unknown => "Bearer realm=\"skincell\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"skincell\"",
+    }
+}
+
 impl Problem {
     /// Status, last part of the type, and title: the whole table.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
@@ -119,6 +137,10 @@ impl Problem {
                 "head-too-large",
                 "The request's head is too large",
             ),
+            Self::Token(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is needed"),
+            Self::TooOften(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-often", "Too many requests from one address")
+            }
             Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "No Host header"),
         }
     }
@@ -163,6 +185,17 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        match self {
+            Self::TooOften(wait) => {
+                let seconds = wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX);
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::Token(error) => {
+                headers
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge(error)));
+            }
+            _ => {}
+        }
         response
     }
 }
@@ -171,6 +204,7 @@ impl Problem {
 mod tests {
     use super::{HeadError, Problem};
     use crate::admission::Refusal;
+    use crate::door::TokenError;
     use crate::sandbox::Failure;
     use crate::upload::UploadError;
     use std::time::Duration;
@@ -189,6 +223,9 @@ mod tests {
             (Problem::Failed(Failure::Deadline(Duration::from_secs(1))), 504),
             (Problem::Failed(Failure::OutOfMemory { asked: 2, limit: 1 }), 413),
             (Problem::Failed(Failure::Trap("unreachable".into())), 500),
+            (Problem::Token(TokenError::Missing), 401),
+            (Problem::Token(TokenError::Unknown), 401),
+            (Problem::TooOften(Duration::from_millis(1001)), 429),
             (Problem::NoHost, 400),
             (Problem::Head(HeadError::Malformed), 400),
             (Problem::Head(HeadError::TooLong), 431),
@@ -197,7 +234,9 @@ mod tests {
             let response = problem.response("id-1");
             assert_eq!(response.status().as_u16(), status, "{problem:?}");
             assert_eq!(response.headers()["content-type"], "application/problem+json");
-            assert_eq!(response.headers().contains_key("retry-after"), status == 503);
+            let waits = [429, 503].contains(&status);
+            assert_eq!(response.headers().contains_key("retry-after"), waits);
+            assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
         }
     }
 

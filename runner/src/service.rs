@@ -15,9 +15,11 @@ use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
 use crate::settings::Settings;
 use crate::spin_headers;
+use crate::trace;
 use crate::upload::Uploads;
 use anyhow::Context;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
@@ -140,6 +142,7 @@ impl Service {
         let start = Instant::now();
         let id = request_id::of(request.headers());
         let method = request.method().clone();
+        let route = self.route(request.uri().path());
         let mut answer = match admin::answer(self, &request) {
             Some(answer) => answer.map(Either::Left),
             None => match self.dispatch(request, &id, client).await {
@@ -151,9 +154,30 @@ impl Service {
             answer.headers_mut().insert(request_id::HEADER, value);
         }
         let (status, head_after) = (answer.status().as_u16(), start.elapsed());
-        self.metrics.answered(status, head_after);
-        tracing::debug!(request_id = id, %method, status, ?head_after, "answered");
+        self.metrics.answered(&method, route.as_deref(), status, head_after);
+        let trace_id = trace::current_id();
+        tracing::debug!(request_id = id, trace_id, %method, status, ?head_after, "answered");
         answer
+    }
+
+    /// What is answered to a request that the door did not let in.
+    pub(crate) fn refuse(&self, head: &Parts, problem: &Problem) -> Answer {
+        let id = request_id::of(&head.headers);
+        let mut answer = self.problem(problem, &id);
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            answer.headers_mut().insert(request_id::HEADER, value);
+        }
+        let route = self.route(head.uri.path());
+        let status = answer.status().as_u16();
+        self.metrics.answered(&head.method, route.as_deref(), status, Duration::ZERO);
+        answer
+    }
+
+    /// The route a path is answered under, as the manifest or we spell it; never a client's own words.
+    pub(crate) fn route(&self, path: &str) -> Option<String> {
+        let ours =
+            admin::PATHS.iter().find(|known| **known == path).map(|known| (*known).to_owned());
+        ours.or_else(|| self.app.routes.find(path).map(|found| found.route))
     }
 
     async fn dispatch<B>(
@@ -179,7 +203,7 @@ impl Service {
         let need = self.plan.need(component.grants.activation());
         let weight = if body.is_end_stream() { Weight::Light } else { Weight::Full };
         self.admission.check(need, weight).map_err(Problem::Busy)?;
-        let upload = self.timed("upload", self.uploads.read(&head.headers, body)).await;
+        let upload = self.timed("read", self.uploads.read(&head.headers, body)).await;
         let upload = upload.map_err(Problem::Upload)?;
         let slot = self.timed("wait", self.admission.enter(need, weight)).await;
         let reply = component
@@ -195,6 +219,7 @@ impl Service {
         let start = Instant::now();
         let outcome = work.await;
         self.metrics.stage(stage, start.elapsed());
+        trace::record(stage, start);
         outcome
     }
 
@@ -208,6 +233,8 @@ impl Service {
                 };
                 tracing::warn!(request_id = id, "{reason}");
             }
+            Problem::Token(_) => self.metrics.refused("token"),
+            Problem::TooOften(_) => self.metrics.refused("rate"),
             Problem::Busy(refusal) => {
                 self.metrics.refused(refusal.label());
                 tracing::debug!(request_id = id, "{refusal}");

@@ -5,6 +5,10 @@ use crate::routes::Match;
 use http::{HeaderName, HeaderValue, Request, header};
 use std::net::SocketAddr;
 
+/// Marks a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encrypted;
+
 /// Gives the component the headers that Spin gives, and none of a client's own that pretend to be.
 pub(crate) fn prepare<B>(
     mut request: Request<B>,
@@ -16,7 +20,8 @@ pub(crate) fn prepare<B>(
         Some(host) => host.to_str().map_err(|_| Problem::NoHost)?.to_owned(),
         None => request.uri().authority().ok_or(Problem::NoHost)?.to_string(),
     };
-    let full_url = format!("http://{host}{}", request.uri());
+    let scheme = if request.extensions().get::<Encrypted>().is_some() { "https" } else { "http" };
+    let full_url = format!("{scheme}://{host}{}", request.uri());
     let headers = request.headers_mut();
     let forged: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();

@@ -61,7 +61,7 @@ impl Runner {
         std::thread::spawn(move || {
             // Reads on after the address, so that the runner never waits for us.
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("http://") {
+                if let Some((_, address)) = line.split_once("://") {
                     let _ = send.send(address.parse());
                 }
             }

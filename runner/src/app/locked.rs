@@ -175,6 +175,7 @@ impl App {
                 exclude_files: Vec::new(),
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
+                open: tool.open,
                 build: None,
             })
         };

@@ -14,6 +14,7 @@ pub use variables::Values;
 
 use crate::manifest::{Build, Files, StaticResponse};
 use crate::routes::Routes;
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,6 +78,8 @@ pub struct AppComponent {
     pub models: Vec<String>,
     /// The folder that holds one folder per model.
     pub models_folder: PathBuf,
+    /// Routes that may be read without a token, where the service wants one.
+    pub open: Vec<String>,
     /// How it is built.
     pub build: Option<Build>,
 }
@@ -98,10 +101,30 @@ pub struct Additions {
 struct ToolSettings {
     /// The folder that holds one folder per model, relative to the manifest.
     models: PathBuf,
+    /// Routes, written as a trigger's, that GET and HEAD reach without a token.
+    open: Vec<String>,
+}
+
+impl App {
+    /// What may be read without a token, of all components together.
+    ///
+    /// # Errors
+    /// For what is no route.
+    pub fn open_routes(&self) -> anyhow::Result<Routes> {
+        let mut open = Routes::default();
+        for (index, component) in self.components.iter().enumerate() {
+            for route in &component.open {
+                let id = &component.id;
+                open.add(route, index)
+                    .with_context(|| format!("in `open` of [component.{id}.tool.{TOOL}]"))?;
+            }
+        }
+        Ok(open)
+    }
 }
 
 impl Default for ToolSettings {
     fn default() -> Self {
-        Self { models: PathBuf::from("models") }
+        Self { models: PathBuf::from("models"), open: Vec::new() }
     }
 }

@@ -173,6 +173,7 @@ impl Resolver<'_> {
             exclude_files: component.exclude_files,
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
+            open: tool.open,
             build: component.build,
         })
     }

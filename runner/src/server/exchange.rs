@@ -3,6 +3,7 @@
 //!
 //! Shared between the socket, which sees bytes, and the service, which sees requests and answers.
 
+use crate::trace::Recording;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -39,9 +40,13 @@ impl Exchange {
         Incoming { body, exchange: Arc::clone(self), ended: false }
     }
 
-    /// An answer's body; the request is at work until it is dropped.
-    pub(super) fn outgoing<B>(self: &Arc<Self>, body: B) -> Outgoing<B> {
-        Outgoing { body, exchange: Arc::clone(self) }
+    /// An answer's body; the request is at work, and recorded, until it is dropped.
+    pub(super) fn outgoing<B>(
+        self: &Arc<Self>,
+        body: B,
+        recording: Option<Recording>,
+    ) -> Outgoing<B> {
+        Outgoing { body, exchange: Arc::clone(self), recording }
     }
 }
 
@@ -86,6 +91,8 @@ impl<B: Body> Drop for Incoming<B> {
 pub(super) struct Outgoing<B> {
     body: B,
     exchange: Arc<Exchange>,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    recording: Option<Recording>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {

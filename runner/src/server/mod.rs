@@ -1,16 +1,26 @@
 //! HTTP/1.1 on a socket: accepts connections, hands requests to the service, and on a signal finishes
 //! what was accepted before it ends.
 //!
-//! `socket` is what a refused client needs of a connection, `refusal` hyper's own refusals in our words,
-//! `exchange` what both sides of a connection know of the request it carries.
+//! `socket` is what a refused client needs of a connection, `tls` what keeps others from reading it,
+//! `refusal` hyper's own refusals in our words, `exchange` what both sides of a connection know of the
+//! request it carries. Who may come in is the `door`'s to say.
 
 mod exchange;
 mod refusal;
 mod socket;
+mod tls;
 
-use crate::service::Service;
-use exchange::Exchange;
+pub use tls::Tls;
+
+use crate::door::{self, Door, Refusal};
+use crate::service::{Answer, Service};
+use crate::spin_headers::Encrypted;
+use crate::trace::{Recording, Tracer};
+use bytes::Bytes;
+use exchange::{Exchange, Incoming};
 use http::{HeaderValue, Request, header};
+use http_body_util::Either;
+use hyper::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -18,6 +28,7 @@ use socket::Socket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -28,11 +39,23 @@ pub struct ServerSettings {
     pub head_timeout: Duration,
     /// How long accepted requests may go on after a signal to stop.
     pub drain_timeout: Duration,
+    /// Who may come in.
+    pub door: Arc<Door>,
+    /// The certificate; `None` speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// Where traces go; `None` records none.
+    pub tracer: Option<Tracer>,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { head_timeout: Duration::from_secs(15), drain_timeout: Duration::from_secs(30) }
+        Self {
+            head_timeout: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
+            door: Arc::default(),
+            tls: None,
+            tracer: None,
+        }
     }
 }
 
@@ -43,6 +66,12 @@ pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long `/readyz` says that no more requests are wanted before no more are accepted: whoever sends
 /// them here must be able to see it.
 const NOTICE: Duration = Duration::from_millis(500);
+
+/// How often files that an operator may have replaced are looked at.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+
+/// How long the last traces may take to be sent.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Socket buffers for what clients send, in bytes: the kernel's own default grows to megabytes for each,
 /// and they count in our control group.
@@ -80,6 +109,7 @@ pub async fn serve(
     };
     let keeper = Arc::clone(&service);
     let keeper = tokio::spawn(async move { keeper.tidy().await });
+    let reader = tokio::spawn(refresh(settings.clone()));
     tokio::select! {
         never = connections.accept() => never?,
         () = stop => {}
@@ -92,7 +122,26 @@ pub async fn serve(
     }
     connections.drain().await;
     keeper.abort();
+    reader.abort();
+    if let Some(tracer) = settings.tracer.clone() {
+        tokio::task::spawn_blocking(move || tracer.finish(TRACES_TIMEOUT)).await?;
+    }
     Ok(())
+}
+
+/// Reads tokens and certificates again when they have changed, for ever.
+async fn refresh(settings: ServerSettings) {
+    loop {
+        tokio::time::sleep(REFRESH_EVERY).await;
+        let (door, tls) = (Arc::clone(&settings.door), settings.tls.clone());
+        let look = move || {
+            door.refresh();
+            if let Some(tls) = tls {
+                tls.refresh();
+            }
+        };
+        let _ = tokio::task::spawn_blocking(look).await;
+    }
 }
 
 struct Connections {
@@ -121,10 +170,23 @@ impl Connections {
     }
 
     fn serve(&self, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
-        let connection = connection(Arc::clone(&self.service), stream, client, &self.settings);
-        let watched = self.graceful.watch(connection);
+        // Answers are written whole; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let (service, settings) = (Arc::clone(&self.service), self.settings.clone());
+        let watcher = self.graceful.watcher();
         tokio::spawn(async move {
-            if let Err(error) = watched.await {
+            let ended = match settings.tls.clone() {
+                None => watcher.watch(connection(service, stream, client, settings)).await,
+                Some(tls) => {
+                    let greeted = tokio::time::timeout(settings.head_timeout, tls.accept(stream));
+                    let Ok(Ok(stream)) = greeted.await else {
+                        tracing::debug!("a connection ended before it was encrypted");
+                        return;
+                    };
+                    watcher.watch(connection(service, stream, client, settings)).await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!("a connection ended: {error}");
             }
             drop(permit);
@@ -149,36 +211,81 @@ impl Connections {
     }
 }
 
-fn connection(
+fn connection<S>(
     service: Arc<Service>,
-    stream: TcpStream,
+    stream: S,
     client: SocketAddr,
-    settings: &ServerSettings,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
-    // Answers are written whole; waiting to fill a packet would only delay them.
-    let _ = stream.set_nodelay(true);
+    settings: ServerSettings,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let exchange = Arc::new(Exchange::default());
     let socket = Socket::new(stream, Arc::clone(&exchange), service.max_body());
+    let head_timeout = settings.head_timeout;
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.head_timeout)
+        .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(
             TokioIo::new(socket),
             service_fn(move |request: Request<_>| {
                 let (service, exchange) = (Arc::clone(&service), Arc::clone(&exchange));
+                let settings = settings.clone();
                 let request = request.map(|body| exchange.incoming(body));
                 async move {
-                    let mut answer = service.handle(request, Some(client)).await;
+                    let (mut answer, recording) =
+                        answer(&service, &settings, request, client).await;
                     if exchange.has_unread_input() {
                         // hyper closes by itself then, and does not say so.
                         let close = HeaderValue::from_static("close");
                         answer.headers_mut().insert(header::CONNECTION, close);
                     }
-                    Ok::<_, std::convert::Infallible>(answer.map(|body| exchange.outgoing(body)))
+                    let answer = answer.map(|body| exchange.outgoing(body, recording));
+                    Ok::<_, std::convert::Infallible>(answer)
                 }
             }),
         )
+}
+
+/// One request from the door to its answer, and what is recorded of it.
+async fn answer<B>(
+    service: &Service,
+    settings: &ServerSettings,
+    request: Request<Incoming<B>>,
+    client: SocketAddr,
+) -> (Answer, Option<Recording>)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (mut head, body) = request.into_parts();
+    if settings.tls.is_some() {
+        head.extensions.insert(Encrypted);
+    }
+    let origin = head.headers.get(header::ORIGIN).cloned();
+    let admitted = settings.door.admit(&head, client);
+    let wanted = admitted.is_ok() && !door::is_probe(head.uri.path());
+    let tracer = settings.tracer.as_ref().filter(|_| wanted);
+    let recording = tracer.and_then(|tracer| {
+        let route = service.route(head.uri.path());
+        tracer.begin(&mut head, route)
+    });
+    let mut answer = match admitted {
+        Err(Refusal::Preflight(answer)) => answer.map(Either::Left),
+        Err(Refusal::Problem(problem)) => service.refuse(&head, &problem),
+        Ok(()) => {
+            let work = service.handle(Request::from_parts(head, body), Some(client));
+            match &recording {
+                Some(recording) => recording.scope(work).await,
+                None => work.await,
+            }
+        }
+    };
+    if let Some(recording) = &recording {
+        recording.answered(answer.status(), answer.headers());
+    }
+    settings.door.dress(origin.as_ref(), &mut answer);
+    (answer, recording)
 }
 
 /// Resolves when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.

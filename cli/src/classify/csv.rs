@@ -1,0 +1,66 @@
+//! Answers as a table for spreadsheets: RFC 4180, one photo a row, one class a column pair.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+/// The first row, for as many classes as an answer ranks.
+pub fn header(top_k: usize) -> String {
+    let mut row = vec!["photo".to_owned(), "error".to_owned()];
+    for rank in 1..=top_k {
+        row.extend([format!("class_{rank}"), format!("percent_{rank}")]);
+    }
+    row.join(",") + "\r\n"
+}
+
+/// The row of one photo: its classes with their per cent, or what went wrong.
+pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
+    let mut row = vec![field(&photo.display().to_string())];
+    row.push(field(answer.err().unwrap_or_default()));
+    let results = answer.ok().and_then(|answer| answer["results"].as_array());
+    let mut results = results.into_iter().flatten();
+    for _ in 0..top_k {
+        let result = results.next();
+        let text = |name: &str| result.map(|result| &result[name]);
+        row.push(field(text("class").and_then(Value::as_str).unwrap_or_default()));
+        row.push(text("probability").map(Value::to_string).unwrap_or_default());
+    }
+    row.join(",") + "\r\n"
+}
+
+/// A field, in quotes where it needs them. A text that a spreadsheet would run as a formula gets an
+/// apostrophe: a photo's name may come from anybody.
+fn field(text: &str) -> String {
+    let guarded = match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    };
+    match guarded.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", guarded.replace('"', "\"\"")),
+        false => guarded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{header, row};
+    use serde_json::json;
+    use std::path::Path;
+
+    #[test]
+    fn rows_have_as_many_fields_as_the_header() {
+        assert_eq!(header(2), "photo,error,class_1,percent_1,class_2,percent_2\r\n");
+        let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5}]});
+        let cases = [
+            (Path::new("a b.jpg"), Ok(&answer), "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,,\r\n"),
+            (
+                Path::new("=1+1.jpg"),
+                Err("it is broken: again"),
+                "'=1+1.jpg,it is broken: again,,,,\r\n",
+            ),
+        ];
+        for (photo, answer, expected) in cases {
+            assert_eq!(row(photo, answer, 2), expected);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What becomes of the answers: printed as bars, JSON lines or CSV, heatmaps and contact sheet written, a
+//! progress bar over it all on standard error.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::csv;
+use super::sheet::{self, Entry};
+use crate::table;
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy)]
+pub enum Form {
+    /// For people.
+    Bars,
+    /// One JSON object a line.
+    JsonLines,
+    /// One row a photo, with this many classes.
+    Csv {
+        /// Classes in a row.
+        top_k: usize,
+    },
+}
+
+/// A photo, its bytes and what the component said.
+pub struct Outcome {
+    /// Where it lies.
+    pub photo: PathBuf,
+    /// What was read of it, empty where nothing was.
+    pub file: Bytes,
+    /// The JSON answer.
+    pub answer: anyhow::Result<Value>,
+}
+
+/// Where answers go.
+pub struct Report {
+    form: Form,
+    bar: ProgressBar,
+    total: usize,
+    failed: usize,
+    /// The heatmaps' file, or their folder where there are several.
+    output: Option<(PathBuf, bool)>,
+    written: HashSet<PathBuf>,
+    sheet: Option<(PathBuf, Vec<Entry>)>,
+    notice: String,
+}
+
+impl Report {
+    /// A report of `total` photos. `output` is where heatmaps go, and whether that is a folder.
+    pub fn new(
+        form: Form,
+        total: usize,
+        output: Option<(PathBuf, bool)>,
+        sheet: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            form,
+            bar: progress(total),
+            total,
+            failed: 0,
+            output,
+            written: HashSet::new(),
+            sheet: sheet.map(|path| (path, Vec::new())),
+            notice: "Not a medical device.".to_owned(),
+        }
+    }
+
+    /// Takes the next photo's answer.
+    ///
+    /// # Errors
+    /// When it cannot be printed; a photo that failed is reported, and no error.
+    pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
+        let Outcome { photo, file, answer } = outcome;
+        if self.bar.position() == 0 {
+            self.begin()?;
+        }
+        let answer = answer.and_then(|answer| {
+            self.write_heatmap(&photo, &answer)?;
+            Ok(answer)
+        });
+        let entry = self.sheet.is_some().then(|| entry(&photo, &file, &answer));
+        if let (Some((_, entries)), Some(entry)) = (&mut self.sheet, entry) {
+            entries.push(entry);
+        }
+        match &answer {
+            Ok(answer) => {
+                if let Some(notice) = answer["model"]["notice"].as_str() {
+                    notice.clone_into(&mut self.notice);
+                }
+                self.print(&self.text(&photo, Ok(answer)))?;
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
+                self.print(&self.text(&photo, Err(&format!("{error:#}"))))?;
+            }
+        }
+        self.bar.inc(1);
+        Ok(())
+    }
+
+    /// Writes the contact sheet, says how it went, and gives how many photos failed.
+    ///
+    /// # Errors
+    /// When the sheet cannot be written.
+    pub fn finish(mut self) -> anyhow::Result<usize> {
+        let done = self.total - self.failed;
+        if let Some((path, entries)) = self.sheet.take() {
+            self.bar.set_message("drawing the contact sheet");
+            let title = format!("{done} of {} photos classified", self.total);
+            let png = sheet::draw(&title, &self.notice, &entries)?;
+            std::fs::write(&path, png)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        self.bar.finish_and_clear();
+        if self.total > 1 {
+            let failed = match self.failed {
+                0 => String::new(),
+                failed => format!(", {failed} failed (see above)"),
+            };
+            eprintln!("{done} of {} photos classified{failed}", self.total);
+        }
+        Ok(self.failed)
+    }
+
+    fn begin(&self) -> anyhow::Result<()> {
+        match self.form {
+            Form::Csv { top_k } => self.print(&csv::header(top_k)),
+            Form::Bars | Form::JsonLines => Ok(()),
+        }
+    }
+
+    /// What is printed of a photo, with its line's end; nothing where standard error says it.
+    fn text(&self, photo: &Path, answer: Result<&Value, &str>) -> String {
+        match (self.form, answer) {
+            (Form::Bars, Ok(answer)) => table::answer(photo, answer) + "\n",
+            (Form::Bars, Err(_)) => String::new(),
+            (Form::Csv { top_k }, answer) => csv::row(photo, answer, top_k),
+            (Form::JsonLines, Err(error)) => {
+                json!({"photo": photo, "error": error}).to_string() + "\n"
+            }
+            (Form::JsonLines, Ok(answer)) => {
+                let mut line = json!({ "photo": photo });
+                if let (Some(line), Some(answer)) = (line.as_object_mut(), answer.as_object()) {
+                    line.extend(answer.clone());
+                }
+                line.to_string() + "\n"
+            }
+        }
+    }
+
+    /// Prints without tearing the progress bar. A reader that has gone, such as `head`, ends it quietly.
+    fn print(&self, text: &str) -> anyhow::Result<()> {
+        let printed = self.bar.suspend(|| io::stdout().write_all(text.as_bytes()));
+        match printed {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+            printed => printed.context("cannot print"),
+        }
+    }
+
+    fn write_heatmap(&mut self, photo: &Path, answer: &Value) -> anyhow::Result<()> {
+        let Some((output, is_folder)) = &self.output else { return Ok(()) };
+        let Some(encoded) = answer["heatmap_base64"].as_str() else {
+            let why = answer["heatmap_missing"].as_str().unwrap_or("the model has none");
+            bail!("there is no heatmap: {why}");
+        };
+        let png = base64::engine::general_purpose::STANDARD.decode(encoded)?;
+        let path = if *is_folder || output.is_dir() {
+            std::fs::create_dir_all(output)
+                .with_context(|| format!("cannot make {}", output.display()))?;
+            let name = photo.file_stem().context("the photo has no file name")?;
+            free(output, &name.to_string_lossy(), &self.written)
+        } else {
+            output.clone()
+        };
+        std::fs::write(&path, png).with_context(|| format!("cannot write {}", path.display()))?;
+        self.written.insert(path);
+        Ok(())
+    }
+}
+
+/// A name in `folder` that no other photo of this run has: two folders may hold photos of one name.
+fn free(folder: &Path, name: &str, written: &HashSet<PathBuf>) -> PathBuf {
+    let first = folder.join(format!("{name}.png"));
+    let others = (2_u32..).map(|n| folder.join(format!("{name}-{n}.png")));
+    std::iter::once(first.clone())
+        .chain(others)
+        .find(|path| !written.contains(path))
+        .unwrap_or(first)
+}
+
+fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
+    let name = photo.file_name().unwrap_or(photo.as_os_str()).to_string_lossy().into_owned();
+    let made = match answer {
+        Ok(answer) => Entry::answered(name.clone(), file, answer),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    made.unwrap_or_else(|error| Entry::failed(name, format!("{error:#}")))
+}
+
+/// A bar on standard error for many photos; nothing for one, or where nobody watches.
+fn progress(photos: usize) -> ProgressBar {
+    let bar = ProgressBar::new(photos as u64);
+    if photos < 2 {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let template = "{bar:32.cyan/dim} {pos}/{len} photos, {per_sec}, {eta} to go {msg}";
+    let style = ProgressStyle::with_template(template)
+        .map(|style| style.progress_chars("━━─"))
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::free;
+    use std::collections::HashSet;
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn two_photos_of_one_name_get_two_heatmaps() {
+        let mut written: HashSet<PathBuf> = HashSet::new();
+        for expected in ["out/a.png", "out/a-2.png", "out/a-3.png"] {
+            let path = free(Path::new("out"), "a", &written);
+            assert_eq!(path, Path::new(expected));
+            written.insert(path);
+        }
+    }
+}

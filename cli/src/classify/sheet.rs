@@ -1,0 +1,177 @@
+//! The contact sheet: many photos on one picture, each beside its heatmap and its likeliest classes as
+//! bars. Leaves out where photos and answers come from.
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use serde_json::Value;
+use skincell_vision::overlay;
+use skincell_vision::photo::{self, Limits, Photo};
+use skincell_vision::resize;
+
+use super::canvas::{Canvas, Colour, Font, Place};
+
+const PAPER: Colour = [250, 247, 242];
+const CARD: Colour = [255, 255, 255];
+const INK: Colour = [32, 41, 43];
+const QUIET: Colour = [86, 99, 102];
+const TRACK: Colour = [226, 220, 210];
+const BAR: Colour = [15, 110, 106];
+const ALARM: Colour = [124, 36, 19];
+
+/// Width and height of both pictures of a photo, in pixels.
+const PICTURE: u32 = 160;
+/// Width of the bars beside them.
+const BARS: u32 = 260;
+const GAP: u32 = 12;
+const CARD_WIDTH: u32 = 2 * PICTURE + BARS + 4 * GAP;
+const CARD_HEIGHT: u32 = PICTURE + 24 + 2 * GAP;
+/// Height of the title, and of the notice below.
+const TITLE: u32 = 64;
+const FOOT: u32 = 44;
+/// Classes shown of each photo.
+const CLASSES: usize = 4;
+/// Most photos on one sheet: 100 MB of pixels.
+pub const MOST: usize = 1000;
+
+/// A photo on the sheet.
+pub struct Entry {
+    name: String,
+    /// The photo and its heatmap, and the classes with per cent; or what went wrong.
+    shown: Result<(Photo, Option<Photo>, Vec<(String, f64)>), String>,
+}
+
+impl Entry {
+    /// A photo with its answer, made small at once: a sheet holds many.
+    pub fn answered(name: String, file: &[u8], answer: &Value) -> anyhow::Result<Self> {
+        let photo = small(file)?;
+        let heatmap = match answer["heatmap_base64"].as_str() {
+            Some(text) => Some(small(&base64::engine::general_purpose::STANDARD.decode(text)?)?),
+            None => None,
+        };
+        let results = answer["results"].as_array().into_iter().flatten().take(CLASSES);
+        let classes = results
+            .map(|result| {
+                let label = result["display"].as_str().or_else(|| result["class"].as_str());
+                let percent = result["probability"].as_f64().unwrap_or_default();
+                (label.unwrap_or("?").to_owned(), percent)
+            })
+            .collect();
+        Ok(Self { name, shown: Ok((photo, heatmap, classes)) })
+    }
+
+    /// A photo that could not be classified.
+    pub fn failed(name: String, why: String) -> Self {
+        Self { name, shown: Err(why) }
+    }
+}
+
+/// The photo as large as its place, whatever its shape: as the model sees it.
+fn small(file: &[u8]) -> anyhow::Result<Photo> {
+    let size = (PICTURE, PICTURE);
+    Ok(resize::resize(&photo::decode(file, size, &Limits::default())?, size.0, size.1)?)
+}
+
+/// The sheet as a PNG, `title` above and `notice` below.
+pub fn draw(title: &str, notice: &str, entries: &[Entry]) -> anyhow::Result<Vec<u8>> {
+    if entries.is_empty() || entries.len() > MOST {
+        bail!("a contact sheet takes 1 to {MOST} photos, these are {}", entries.len());
+    }
+    let (regular, bold) = (Font::regular()?, Font::bold()?);
+    // About as wide as high, and never wider than a screen can show.
+    let columns = ((entries.len() as f64 / 3.0).sqrt().ceil() as u32).clamp(1, 4);
+    let rows = u32::try_from(entries.len())?.div_ceil(columns);
+    let width = columns * (CARD_WIDTH + GAP) + GAP;
+    let height = TITLE + rows * (CARD_HEIGHT + GAP) + FOOT;
+    let mut canvas = Canvas::new(width, height, PAPER);
+    let line = Place { x: GAP + 4, y: 16, width: width - 2 * GAP };
+    canvas.text(&bold, 24.0, INK, line, title);
+    for (index, entry) in (0_u32..).zip(entries) {
+        let x = GAP + index % columns * (CARD_WIDTH + GAP);
+        let y = TITLE + index / columns * (CARD_HEIGHT + GAP);
+        card(&mut canvas, (&regular, &bold), (x, y), entry);
+    }
+    let line = Place { x: GAP + 4, y: height - FOOT + 8, width: width - 2 * GAP };
+    canvas.text(&regular, 15.0, QUIET, line, notice);
+    let photo = canvas.into_photo().context("the sheet has no pixels")?;
+    Ok(overlay::encode_png(&photo)?)
+}
+
+fn card(canvas: &mut Canvas, (regular, bold): (&Font, &Font), (x, y): (u32, u32), entry: &Entry) {
+    canvas.fill(x, y, CARD_WIDTH, CARD_HEIGHT, CARD);
+    let inner = Place { x: x + GAP, y: y + GAP, width: CARD_WIDTH - 2 * GAP };
+    canvas.text(bold, 15.0, INK, inner, &entry.name);
+    let top = y + GAP + 24;
+    let (photo, heatmap, classes) = match &entry.shown {
+        Ok(shown) => shown,
+        Err(why) => {
+            canvas.lines(regular, 14.0, ALARM, Place { y: top, ..inner }, 8, why);
+            return;
+        }
+    };
+    canvas.picture(photo, x + GAP, top);
+    match heatmap {
+        Some(heatmap) => canvas.picture(heatmap, x + 2 * GAP + PICTURE, top),
+        None => {
+            let place =
+                Place { x: x + 2 * GAP + PICTURE, y: top + PICTURE / 2 - 10, width: PICTURE };
+            canvas.text(regular, 14.0, QUIET, place, "no heatmap");
+        }
+    }
+    for (index, (label, percent)) in (0_u32..).zip(classes) {
+        let place = Place { x: x + 3 * GAP + 2 * PICTURE, y: top + index * 40, width: BARS };
+        let font = if index == 0 { bold } else { regular };
+        let said = format!("{percent:.1} %");
+        let said_width = canvas.text_right(font, 14.0, INK, place, &said);
+        let label_place = Place { width: BARS.saturating_sub(said_width + 10), ..place };
+        canvas.text(font, 14.0, INK, label_place, label);
+        canvas.fill(place.x, place.y + 21, BARS, 7, TRACK);
+        let share = (f64::from(BARS) * percent.clamp(0.0, 100.0) / 100.0).round() as u32;
+        canvas.fill(place.x, place.y + 21, share, 7, BAR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CARD_HEIGHT, CARD_WIDTH, Entry, FOOT, GAP, MOST, PICTURE, TITLE, draw};
+    use skincell_vision::overlay::encode_png;
+    use skincell_vision::photo::{Limits, Photo, decode};
+
+    #[test]
+    fn a_sheet_shows_photo_bars_and_failures() {
+        let red = Photo::from_rgb(8, 8, [255, 0, 0].repeat(64)).unwrap();
+        let file = encode_png(&red).unwrap();
+        let answer = serde_json::json!({"results": [{"class": "Wart", "probability": 50.0}]});
+        let entries = [
+            Entry::answered("a.png".to_owned(), &file, &answer).unwrap(),
+            Entry::failed("b.png".to_owned(), "it is cut short: send it again".to_owned()),
+        ];
+        let png = draw("2 photos", "Not a medical device.", &entries).unwrap();
+        let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + 2 * (CARD_HEIGHT + GAP) + FOOT);
+        let sheet = decode(&png, (width, height), &Limits::default()).unwrap();
+        assert_eq!((sheet.width(), sheet.height()), (width, height));
+        let pixel = |x: u32, y: u32| {
+            let at = (y * width + x) as usize * 3;
+            sheet.pixels()[at..at + 3].to_vec()
+        };
+        assert_eq!(pixel(2 * GAP + 50, TITLE + GAP + 24 + 50), [255, 0, 0], "the photo");
+        let bar = GAP + 3 * GAP + 2 * PICTURE;
+        let y = TITLE + GAP + 24 + 24;
+        assert_eq!(pixel(bar + 129, y), super::BAR, "half of the bar is full");
+        assert_eq!(pixel(bar + 131, y), super::TRACK);
+        let ink = |rows: std::ops::Range<u32>| {
+            rows.flat_map(|y| (0..width).map(move |x| (x, y)))
+                .filter(|&(x, y)| pixel(x, y) == super::ALARM)
+                .count()
+        };
+        assert_eq!(ink(TITLE..TITLE + CARD_HEIGHT), 0, "nothing went wrong with the first");
+        assert!(ink(TITLE + CARD_HEIGHT + GAP..height) > 20, "the second says what did");
+    }
+
+    #[test]
+    fn too_many_photos_are_refused() {
+        let failed = || Entry::failed(String::new(), String::new());
+        let entries: Vec<_> = (0..=MOST).map(|_| failed()).collect();
+        assert!(draw("", "", &entries).unwrap_err().to_string().contains("1001"));
+        assert!(draw("", "", &[]).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! The flags of `up` about who may come in: tokens, rate, other pages, TLS.
+
+use anyhow::{Context, bail};
+use clap::Args;
+use skincell_runner::app::App;
+use skincell_runner::door::{Cors, Door, Rate, Rules, Tokens};
+use skincell_runner::server::Tls;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Flags about who may come in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Who may come in")]
+pub struct DoorOptions {
+    /// Want a bearer token of this file, one a line; changes are taken up while it runs. Probes, and what
+    /// the manifest declares `open`, need none.
+    #[arg(long, value_name = "FILE", env = "SKINCELL_TOKENS_FILE")]
+    tokens_file: Option<PathBuf>,
+
+    /// Let each client address ask this often, such as 10/s or 100/m; more is answered 429.
+    #[arg(long, value_name = "N/s|m|h", env = "SKINCELL_RATE_LIMIT")]
+    rate_limit: Option<Rate>,
+
+    /// Believe the X-Forwarded-For of proxies in this network; may be given several times.
+    #[arg(long, value_name = "NETWORK", env = "SKINCELL_TRUSTED_PROXIES", value_delimiter = ',')]
+    #[arg(value_parser = network)]
+    trusted_proxy: Vec<ipnet::IpNet>,
+
+    /// Let the pages of this origin call, or of any with *; may be given several times.
+    #[arg(long, value_name = "ORIGIN", env = "SKINCELL_CORS_ORIGINS", value_delimiter = ',')]
+    cors_origin: Vec<String>,
+
+    /// Speak TLS with this certificate chain, a PEM file; a new one is taken up while it runs.
+    #[arg(long, value_name = "FILE", env = "SPIN_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, a PEM file.
+    #[arg(long, value_name = "FILE", env = "SPIN_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl DoorOptions {
+    /// The certificate, where there is one.
+    ///
+    /// # Errors
+    /// With the file that cannot be used.
+    pub fn tls(&self) -> anyhow::Result<Option<Arc<Tls>>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => {
+                let tls = Tls::read(certificates, key).context("--tls-cert and --tls-key")?;
+                Ok(Some(Arc::new(tls)))
+            }
+            (None, None) => Ok(None),
+            _ => bail!("--tls-cert and --tls-key go together: give both"),
+        }
+    }
+
+    /// The door to `app`.
+    ///
+    /// # Errors
+    /// With the flag that cannot be followed.
+    pub fn door(&self, app: &App) -> anyhow::Result<Arc<Door>> {
+        let tokens = self.tokens_file.as_deref().map(Tokens::read).transpose();
+        Ok(Arc::new(Door::new(Rules {
+            tokens: tokens.context("--tokens-file")?,
+            open: app.open_routes()?,
+            cors: Cors::new(&self.cors_origin).context("--cors-origin")?,
+            rate: self.rate_limit,
+            trusted_proxies: self.trusted_proxy.clone(),
+            is_tls: self.tls_cert.is_some(),
+        })))
+    }
+
+    /// What should be said of the door before anybody comes.
+    pub fn warning(&self, address: SocketAddr) -> Option<String> {
+        if address.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        let (token, tls) = (self.tokens_file.is_some(), self.tls_cert.is_some());
+        match (token, tls) {
+            (false, _) => Some(format!(
+                "{address} can be reached by others and no token is wanted: set --tokens-file, or keep \
+                 it behind something that asks who comes"
+            )),
+            (true, false) => Some(format!(
+                "tokens and photos come to {address} unencrypted: set --tls-cert and --tls-key, or keep \
+                 it behind a proxy that has them"
+            )),
+            (true, true) => None,
+        }
+    }
+}
+
+/// A network as `10.0.0.0/8`, or one address.
+fn network(text: &str) -> Result<ipnet::IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(Into::into);
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "write such as 10.0.0.0/8 or 10.0.0.1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DoorOptions, network};
+    use clap::{Args, FromArgMatches};
+
+    fn options(flags: &[&str]) -> DoorOptions {
+        let command = DoorOptions::augment_args(clap::Command::new("up"));
+        let matches = command.try_get_matches_from([&["up"], flags].concat()).unwrap();
+        DoorOptions::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn only_what_others_can_reach_is_warned_of() {
+        let warns =
+            |flags: &[&str], address: &str| options(flags).warning(address.parse().unwrap());
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(warns(&[], loopback), None, "{loopback}");
+        }
+        for reachable in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            assert!(warns(&[], reachable).unwrap().contains("--tokens-file"), "{reachable}");
+        }
+        let tokens = ["--tokens-file", "t"];
+        assert!(warns(&tokens, "0.0.0.0:1").unwrap().contains("--tls-cert"));
+        let all = ["--tokens-file", "t", "--tls-cert", "c", "--tls-key", "k"];
+        assert_eq!(warns(&all, "0.0.0.0:1"), None);
+    }
+
+    #[test]
+    fn proxies_are_networks_or_addresses() {
+        assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        assert!(network("10.0.0.0/8").is_ok() && network("10.0.0.0/33").is_err());
+        let two = options(&["--trusted-proxy", "10.0.0.0/8,::1"]);
+        assert_eq!(two.trusted_proxy.len(), 2);
+    }
+}

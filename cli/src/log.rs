@@ -1,0 +1,142 @@
+//! What is logged, on standard error: lines for people, or a JSON object a line for machines. No bytes of
+//! a photo, no token, no query is ever in it.
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::io::IsTerminal;
+use std::time::SystemTime;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    /// For people; in colour on a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// wasi-nn's own log repeats every error a guest was given, as an error of the host's.
+const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_nn=off,wasmtime_wasi_http=error";
+
+/// Logs from here on; `RUST_LOG` says what.
+pub fn start(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => {
+            let is_coloured =
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            log.with_ansi(is_coloured).with_target(false).compact().init();
+        }
+        LogFormat::Json => log.with_ansi(false).event_format(Json).init(),
+    }
+}
+
+/// An event as one object: `time`, `level`, `target`, `message`, and its fields beside them.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = Line(Map::new());
+        let metadata = event.metadata();
+        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        line.set("time", time);
+        line.set("level", metadata.level().to_string());
+        line.set("target", metadata.target());
+        event.record(&mut line);
+        writeln!(writer, "{}", Value::Object(line.0))
+    }
+}
+
+struct Line(Map<String, Value>);
+
+impl Line {
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+}
+
+impl Visit for Line {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field.name(), value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field.name(), value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field.name(), format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Json;
+    use serde_json::Value;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_object_whatever_is_said() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Json)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(status = 503_u64, took = ?"a\nb", "it \"failed\"");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["level"], &line["status"]), (&"WARN".into(), &503.into()));
+        assert_eq!(
+            (&line["message"], &line["took"]),
+            (&"it \"failed\"".into(), &"\"a\\nb\"".into())
+        );
+        assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    }
+}

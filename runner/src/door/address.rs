@@ -1,0 +1,61 @@
+//! Whose request it is: the socket's other end, or, where that is a proxy we trust, whom it names.
+
+use http::HeaderMap;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as
+/// far as proxies are trusted: anybody can write what stands before.
+pub(super) fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+    let mut client = peer.to_canonical();
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    for named in lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.rsplit(',')) {
+        if !is_trusted(client) {
+            break;
+        }
+        let Ok(named) = named.trim().parse::<IpAddr>() else { break };
+        client = named.to_canonical();
+    }
+    neighbourhood(client)
+}
+
+/// What one client can have as many of as it likes: an IPv4 address, or the 64 bits of an IPv6 network.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of;
+    use http::{HeaderMap, HeaderValue};
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let cases: [(&str, &[&str], &[&str], &str); 8] = [
+            ("192.0.2.1", &["198.51.100.7"], &[], "192.0.2.1"),
+            ("10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["6.6.6.6, 198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["198.51.100.7, 10.0.0.2"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["198.51.100.7", "10.0.0.2"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["nonsense"], &["10.0.0.0/8"], "10.0.0.1"),
+            ("::ffff:10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("2001:db8:1:2:3:4:5:6", &[], &[], "2001:db8:1:2::"),
+        ];
+        for (peer, forwarded, trusted, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for line in forwarded {
+                headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
+            }
+            let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
+            let found = of(&headers, peer.parse().unwrap(), &trusted);
+            assert_eq!(found.to_string(), expected, "{peer} {forwarded:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Which other pages may call: CORS by an allow-list. Nobody by default; a page served from here needs no
+//! permission.
+
+use super::empty;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http_body_util::Full;
+
+/// The origins whose pages may call.
+#[derive(Debug, Clone, Default)]
+pub struct Cors {
+    origins: Vec<HeaderValue>,
+    any: bool,
+}
+
+/// What is no origin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no origin: write scheme, host and port alone, such as https://clinic.example, or *"
+)]
+pub struct OriginError(String);
+
+/// What a page may send and read beyond what it always may.
+const METHODS: &str = "GET, HEAD, POST";
+const ASKED: &str = "accept, authorization, content-type, inference-header-content-length, traceparent, \
+                     x-request-id";
+const TOLD: &str = "inference-header-content-length, retry-after, server-timing, x-request-id";
+
+impl Cors {
+    /// An allow-list; `*` is every origin.
+    ///
+    /// # Errors
+    /// [`OriginError`] for what no browser would send as its origin.
+    pub fn new(origins: &[String]) -> Result<Self, OriginError> {
+        let mut cors = Self::default();
+        for origin in origins {
+            if origin == "*" {
+                cors.any = true;
+                continue;
+            }
+            let host =
+                ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme));
+            let plain =
+                host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', '@', ' ']));
+            let value = HeaderValue::from_str(origin).ok().filter(|_| plain);
+            cors.origins.push(value.ok_or_else(|| OriginError(origin.clone()))?);
+        }
+        Ok(cors)
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        self.any || self.origins.contains(origin)
+    }
+
+    fn is_off(&self) -> bool {
+        !self.any && self.origins.is_empty()
+    }
+
+    /// The answer to a browser's question before it calls; `None` for any other request, and where the
+    /// application is left to answer because nobody is allowed here.
+    pub(super) fn preflight(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
+        let asks = head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let origin = head.headers.get(header::ORIGIN)?;
+        if head.method != Method::OPTIONS || !asks || self.is_off() {
+            return None;
+        }
+        let mut fields = Vec::new();
+        if self.allows(origin) {
+            // Who may call is said by `dress`, on this answer as on any other.
+            fields = vec![
+                (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS)),
+                (header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ASKED)),
+                (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
+            ];
+        }
+        Some(empty(fields))
+    }
+
+    /// Lets the page that asked read the answer, where it is on the list.
+    pub(super) fn dress(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if self.is_off() {
+            return;
+        }
+        // Caches must not give one page's permission to another.
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = origin.filter(|origin| self.allows(origin)) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(TOLD));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cors;
+    use http::{HeaderMap, Request};
+
+    #[test]
+    fn only_listed_origins_may_call() {
+        let cors = Cors::new(&["https://clinic.example".to_owned()]).unwrap();
+        for (origin, expected) in [
+            ("https://clinic.example", true),
+            ("https://clinic.example.evil.test", false),
+            ("http://clinic.example", false),
+            ("null", false),
+        ] {
+            let request = Request::options("/predict")
+                .header("origin", origin)
+                .header("access-control-request-method", "POST")
+                .body(())
+                .unwrap();
+            let (head, ()) = request.into_parts();
+            let mut answer = cors.preflight(&head).unwrap();
+            cors.dress(head.headers.get("origin"), answer.headers_mut());
+            assert_eq!(answer.status(), 204);
+            for name in ["access-control-allow-origin", "access-control-allow-methods"] {
+                assert_eq!(answer.headers().contains_key(name), expected, "{origin} {name}");
+            }
+            assert_eq!(answer.headers()["vary"], "origin");
+        }
+    }
+
+    #[test]
+    fn off_says_nothing_and_leaves_questions_to_the_application() {
+        let request = Request::options("/")
+            .header("origin", "https://a.test")
+            .header("access-control-request-method", "POST");
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        assert!(Cors::default().preflight(&head).is_none());
+        let mut headers = HeaderMap::new();
+        Cors::default().dress(head.headers.get("origin"), &mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn what_no_browser_sends_is_refused() {
+        for wrong in
+            ["clinic.example", "https://", "https://a.test/", "https://*.a.test", "ftp://a.test"]
+        {
+            assert!(Cors::new(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+        assert!(Cors::new(&["*".to_owned()]).unwrap().any);
+    }
+}

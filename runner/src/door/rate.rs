@@ -1,0 +1,131 @@
+//! How often one client may ask: GCRA, the leaky bucket that keeps one instant a client, in a table that
+//! never grows beyond its bound.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So many requests in a time, all at once or spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    requests: NonZeroU32,
+    per: Duration,
+}
+
+/// A rate that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write it as requests per s, m or h, such as 10/s or 100/m")]
+pub struct RateError;
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let (requests, unit) = text.split_once('/').ok_or(RateError)?;
+        let seconds = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(RateError),
+        };
+        let requests = requests.trim().parse().map_err(|_| RateError)?;
+        Ok(Self { requests, per: Duration::from_secs(seconds) })
+    }
+}
+
+/// Most clients that are told apart; those beyond share one rate. Half a megabyte.
+const MOST: usize = 8192;
+
+/// Whom the clients beyond the table are counted as.
+const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// Who asked lately.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    rate: Rate,
+    /// When each client will have paid for what it asked.
+    paid: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+impl Limiter {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { rate, paid: Mutex::default() }
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// How long the client has to wait for its next.
+    pub(super) fn ask(&self, client: IpAddr) -> Result<(), Duration> {
+        self.ask_at(client, Instant::now())
+    }
+
+    fn ask_at(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = client;
+        if !paid.contains_key(&client) && paid.len() >= MOST {
+            paid.retain(|_, until| *until > now);
+            if paid.len() >= MOST {
+                client = OTHERS;
+            }
+        }
+        let before = paid.get(&client).copied().unwrap_or(now).max(now);
+        let after = before + self.rate.per / self.rate.requests.get();
+        let wait = after.duration_since(now).saturating_sub(self.rate.per);
+        if wait.is_zero() {
+            paid.insert(client, after);
+            return Ok(());
+        }
+        Err(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limiter, MOST, Rate};
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::{Duration, Instant};
+
+    fn limiter(rate: &str) -> Limiter {
+        Limiter::new(rate.parse().unwrap())
+    }
+
+    #[test]
+    fn rates_are_read_as_written() {
+        for wrong in ["", "5", "0/s", "-1/s", "5/d", "x/s", "5/"] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong:?}");
+        }
+        assert!("600 / m".parse::<Rate>().is_ok());
+    }
+
+    #[test]
+    fn a_burst_is_let_in_and_then_one_at_a_time() {
+        let (limiter, start) = (limiter("3/s"), Instant::now());
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let ask = |millis| limiter.ask_at(client, start + Duration::from_millis(millis));
+        assert!((0..3).all(|_| ask(0).is_ok()));
+        let wait = ask(0).unwrap_err();
+        assert!(wait > Duration::from_millis(300) && wait < Duration::from_millis(340), "{wait:?}");
+        assert!(ask(200).is_err() && ask(340).is_ok() && ask(340).is_err());
+        let other = IpAddr::V4(Ipv4Addr::BROADCAST);
+        assert!(limiter.ask_at(other, start).is_ok(), "others have their own rate");
+        assert_eq!((0..5).filter(|_| ask(10_000).is_ok()).count(), 3, "it is forgotten in time");
+    }
+
+    #[test]
+    fn the_table_is_bounded_whoever_asks() {
+        let (limiter, start) = (limiter("1/h"), Instant::now());
+        let address = |n: u32| IpAddr::V4(Ipv4Addr::from_bits(n));
+        let most = u32::try_from(MOST).unwrap();
+        assert!((0..most).all(|n| limiter.ask_at(address(n), start).is_ok()));
+        assert!(limiter.ask_at(address(most), start).is_ok(), "the first of the others");
+        assert!(limiter.ask_at(address(most + 1), start).is_err(), "who share one rate");
+        assert!(limiter.paid.lock().unwrap().len() <= MOST + 1);
+        let later = start + Duration::from_secs(3601);
+        assert!(limiter.ask_at(address(most + 1), later).is_ok());
+        assert_eq!(limiter.paid.lock().unwrap().len(), 1, "room is made of what is paid");
+    }
+}

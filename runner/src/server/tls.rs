@@ -1,0 +1,78 @@
+//! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/1.1, certificates replaced while it runs. No client
+//! certificates.
+
+use crate::door::Watched;
+use anyhow::{Context, bail};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
+
+/// A certificate chain with its key, as PEM files.
+#[derive(Debug)]
+pub struct Tls {
+    certificates: Watched,
+    key: Watched,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads a certificate chain, the server's own first, and its private key.
+    ///
+    /// # Errors
+    /// With the file that cannot be used, and why.
+    pub fn read(certificates: &Path, key: &Path) -> anyhow::Result<Self> {
+        let (certificates, key) = (Watched::new(certificates), Watched::new(key));
+        let current = RwLock::new(Arc::new(configuration(certificates.path(), key.path())?));
+        Ok(Self { certificates, key, current })
+    }
+
+    /// Reads the files again where they have changed. Files that cannot be used, such as a certificate
+    /// whose key is not there yet, change nothing.
+    pub(super) fn refresh(&self) {
+        // Both are asked, so that neither is seen as new once more.
+        if !(self.certificates.has_changed() | self.key.has_changed()) {
+            return;
+        }
+        match configuration(self.certificates.path(), self.key.path()) {
+            Ok(read) => {
+                tracing::info!("the certificates were read again");
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+            }
+            Err(error) => tracing::error!("the certificates stay as they were: {error:#}"),
+        }
+    }
+
+    /// Greets a client.
+    ///
+    /// # Errors
+    /// For whatever the client does wrong, and where it leaves.
+    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        TlsAcceptor::from(current).accept(stream).await
+    }
+}
+
+fn configuration(certificates: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
+    let shown = certificates.display();
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("cannot read certificates in {shown}"))?;
+    if chain.is_empty() {
+        bail!("{shown} holds no certificate: it needs `-----BEGIN CERTIFICATE-----`");
+    }
+    let private = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("cannot read a private key in {}", key.display()))?;
+    let mut configuration = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .with_context(|| format!("{shown} and {} do not go together", key.display()))?;
+    configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(configuration)
+}

@@ -1,0 +1,219 @@
+//! Where a request's time goes, for whoever collects traces: W3C `traceparent` in and out, one span for
+//! the request and one for each stage, sent by OTLP over HTTP where the environment names a collector.
+//!
+//! Off, which is the default, nothing is measured or kept, and a client's `traceparent` reaches the
+//! component as it came. Stages inside the component are what it says itself in `Server-Timing`: the
+//! last one ended when the head of its answer came, and each began where the one before it ended.
+
+mod context;
+mod export;
+mod otlp;
+mod settings;
+mod timing;
+
+pub use settings::{TraceSettings, TraceSettingsError};
+
+use context::{Context, HEADER};
+use export::Exporter;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Takes what requests leave behind; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tracer {
+    exporter: Arc<Exporter>,
+    settings: Arc<TraceSettings>,
+}
+
+/// A finished piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Span {
+    name: String,
+    id: u64,
+    /// Whose part it is; 0 is nobody's.
+    parent: u64,
+    start: SystemTime,
+    end: SystemTime,
+}
+
+/// A request and its stages, done.
+#[derive(Debug)]
+struct Trace {
+    id: u128,
+    /// The request itself.
+    root: Span,
+    stages: Vec<Span>,
+    method: String,
+    path: String,
+    route: Option<String>,
+    request_id: Option<String>,
+    /// `None`: the client left before there was an answer.
+    status: Option<u16>,
+}
+
+tokio::task_local! {
+    /// The request this task is answering.
+    static CURRENT: Recording;
+}
+
+/// A request under way. Dropped, it is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Recording(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tracer: Tracer,
+    context: Context,
+    parent: u64,
+    /// The same moment on both clocks: spans are told by the wall's, measured by the other.
+    start: (SystemTime, Instant),
+    method: String,
+    path: String,
+    route: Option<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stages: Vec<Span>,
+    status: Option<StatusCode>,
+    request_id: Option<String>,
+    head_at: Option<Instant>,
+}
+
+/// Longest path kept with a span, in characters: it is the client's.
+const LONGEST_PATH: usize = 128;
+
+impl Tracer {
+    /// A tracer that sends to the collector in `settings`, from a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn new(settings: TraceSettings) -> std::io::Result<Self> {
+        let settings = Arc::new(settings);
+        let exporter = Arc::new(Exporter::start(Arc::clone(&settings))?);
+        Ok(Self { exporter, settings })
+    }
+
+    /// Begins to record a request to `route`, if it is among those to be recorded, and has the component
+    /// told whose part its work is.
+    pub(crate) fn begin(&self, head: &mut Parts, route: Option<String>) -> Option<Recording> {
+        let given = Context::read(&head.headers);
+        let (context, parent) = match given {
+            Some(given) => (given.child(), given.span),
+            None => (Context::new(), 0),
+        };
+        let is_sampled =
+            self.settings.sampler.samples(given.map(|given| given.is_sampled), context.trace);
+        let context = Context { is_sampled, ..context };
+        if let Ok(value) = HeaderValue::from_str(&context.to_string()) {
+            head.headers.insert(HEADER, value);
+        }
+        is_sampled.then(|| {
+            Recording(Arc::new(Inner {
+                tracer: self.clone(),
+                context,
+                parent,
+                start: (SystemTime::now(), Instant::now()),
+                method: head.method.to_string(),
+                path: head.uri.path().chars().take(LONGEST_PATH).collect(),
+                route,
+                state: Mutex::default(),
+            }))
+        })
+    }
+
+    /// Sends what is left, as far as that takes no longer than `patience`.
+    pub fn finish(&self, patience: Duration) {
+        self.exporter.finish(patience);
+    }
+}
+
+impl Recording {
+    /// Runs `work` as a part of this request: stages that it [`record`]s are this request's.
+    pub(crate) async fn scope<F: Future>(&self, work: F) -> F::Output {
+        CURRENT.scope(self.clone(), work).await
+    }
+
+    /// Notes the head of the answer, with the stages it tells of.
+    pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap) {
+        let now = Instant::now();
+        let told = headers.get("server-timing").and_then(|value| value.to_str().ok());
+        let mut end = now;
+        for (name, took) in timing::stages(told.unwrap_or_default()).into_iter().rev() {
+            let start = end.checked_sub(took).unwrap_or(end);
+            self.0.stage(name, start, end);
+            end = start;
+        }
+        let mut state = self.0.state();
+        state.status = Some(status);
+        state.head_at = Some(now);
+        let id = headers.get(crate::request_id::HEADER).and_then(|value| value.to_str().ok());
+        state.request_id = id.map(str::to_owned);
+    }
+}
+
+/// Notes a stage of the request this task is answering; nothing where none is recorded.
+pub(crate) fn record(stage: &'static str, start: Instant) {
+    let end = Instant::now();
+    let _ = CURRENT.try_with(|recording| recording.0.stage(stage.to_owned(), start, end));
+}
+
+/// The trace this task's request belongs to, in hexadecimal, for the log.
+pub(crate) fn current_id() -> Option<String> {
+    CURRENT.try_with(|recording| format!("{:032x}", recording.0.context.trace)).ok()
+}
+
+impl Inner {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wall clock's reading of a moment since the start; a moment before it counts as the start.
+    fn at(&self, moment: Instant) -> SystemTime {
+        self.start.0 + moment.saturating_duration_since(self.start.1)
+    }
+
+    fn stage(&self, name: String, start: Instant, end: Instant) {
+        let parent = self.context.span;
+        let (start, end) = (self.at(start), self.at(end));
+        let span = Span { name, id: context::new_span_id(), parent, start, end };
+        self.state().stages.push(span);
+    }
+}
+
+impl Drop for Inner {
+    /// The last of a request: its answer was written, or its client has left.
+    fn drop(&mut self) {
+        let end = Instant::now();
+        let head_at = self.state().head_at;
+        if let Some(head_at) = head_at {
+            self.stage("write".to_owned(), head_at, end);
+        }
+        let state = std::mem::take(&mut *self.state());
+        let root = Span {
+            name: match &self.route {
+                Some(route) => format!("{} {route}", self.method),
+                None => self.method.clone(),
+            },
+            id: self.context.span,
+            parent: self.parent,
+            start: self.start.0,
+            end: self.at(end),
+        };
+        let mut stages = state.stages;
+        stages.sort_by_key(|stage| stage.start);
+        self.tracer.exporter.send(Trace {
+            id: self.context.trace,
+            root,
+            stages,
+            method: std::mem::take(&mut self.method),
+            path: std::mem::take(&mut self.path),
+            route: self.route.take(),
+            request_id: state.request_id,
+            status: state.status.map(|status| status.as_u16()),
+        });
+    }
+}

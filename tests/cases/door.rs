@@ -1,0 +1,201 @@
+//! Who may come in: tokens before any byte of a body is read or a model hears of it, a rate for each
+//! client, other origins' pages, TLS.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "what goes wrong fails the test"
+)]
+
+use http::Method;
+use serde_json::Value;
+use skincell_tests::client::{Request, connect, get, predict_head};
+use skincell_tests::photos::red_and_blue;
+use skincell_tests::{Answer, App, Runner};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const TOKEN: &str = "a-token-of-this-test-0001";
+const OTHER: &str = "a-token-of-this-test-0002";
+
+fn guarded(app: &App, flags: &[&str]) -> (Runner, std::path::PathBuf) {
+    let file = app.path().join("tokens");
+    fs::write(&file, format!("# for the website\n{TOKEN}\n")).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    (Runner::start(app, &[&["--tokens-file", &path], flags].concat()), file)
+}
+
+fn bearer(request: Request, token: &str) -> Request {
+    request.header("authorization", &format!("Bearer {token}"))
+}
+
+fn photo() -> Request {
+    Request::predict("", "image/png", red_and_blue())
+}
+
+fn refused(answer: &Answer, challenge: &str) {
+    assert_eq!((answer.status, answer.problem().as_str()), (401, "unauthorized"));
+    assert_eq!(answer.header("www-authenticate"), challenge);
+}
+
+#[test]
+fn without_a_known_token_nothing_is_touched() {
+    let app = App::with_colours();
+    let (runner, _) = guarded(&app, &[]);
+    refused(&photo().send(&runner), "Bearer realm=\"skincell\"");
+    let unknown = "Bearer realm=\"skincell\", error=\"invalid_token\"";
+    for wrong in [OTHER, &TOKEN[..TOKEN.len() - 1], &format!("{TOKEN}1"), "x"] {
+        refused(&bearer(photo(), wrong).send(&runner), unknown);
+    }
+    for path in ["/memory", "/metrics", "/v2/models/colours", "/predict", "//memory"] {
+        assert_eq!(get(&runner, path).status, 401, "{path}");
+    }
+    let memory = bearer(Request::new(Method::GET, "/memory"), TOKEN).send(&runner).json();
+    assert_eq!(memory["requests"]["instances"], 0, "no instance was made: {memory}");
+    assert_eq!(memory["model_loaded"], Value::Bool(false));
+    assert_eq!(bearer(photo(), TOKEN).send(&runner).status, 200);
+    // What says nothing of a photo is open, to be read and no more.
+    for path in ["/", "/page/main.js", "/models", "/health", "/openapi.json", "/healthz", "/readyz"]
+    {
+        assert_eq!(get(&runner, path).status, 200, "{path}");
+    }
+    assert_eq!(Request::new(Method::POST, "/").send(&runner).status, 401);
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_the_body() {
+    let app = App::with_colours();
+    let (runner, _) = guarded(&app, &[]);
+    let mut socket = connect(&runner);
+    let start = Instant::now();
+    let head = predict_head("Content-Type: image/png\r\nContent-Length: 9000000\r\n");
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
+    // Not a byte of the body was sent: had it been waited for, this would never have come.
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn tokens_are_replaced_while_it_runs() {
+    let app = App::with_colours();
+    let (runner, file) = guarded(&app, &[]);
+    let status = |token| bearer(Request::new(Method::GET, "/memory"), token).send(&runner).status;
+    assert_eq!((status(TOKEN), status(OTHER)), (200, 401));
+    fs::write(&file, format!("{TOKEN}\n{OTHER}\n")).unwrap();
+    await_status(&|| status(OTHER), 200);
+    assert_eq!(status(TOKEN), 200, "both, while one takes over from the other");
+    fs::write(&file, format!("{OTHER}\n")).unwrap();
+    await_status(&|| status(TOKEN), 401);
+    assert_eq!(status(OTHER), 200);
+}
+
+fn await_status(status: &dyn Fn() -> u16, wanted: u16) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while status() != wanted {
+        assert!(Instant::now() < deadline, "the file was not read again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn tokens_that_let_nobody_in_are_no_start() {
+    let app = App::with_colours();
+    let file = app.path().join("tokens");
+    fs::write(&file, "short\n").unwrap();
+    let said = Runner::refused(&app, &["--tokens-file", file.to_str().unwrap()]);
+    assert!(said.contains("--tokens-file") && said.contains("line 1"), "{said}");
+    let said = Runner::refused(&app, &["--tls-cert", "nosuch.pem", "--tls-key", "nosuch.pem"]);
+    assert!(said.contains("nosuch.pem"), "{said}");
+}
+
+#[test]
+fn each_client_has_its_own_rate() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--rate-limit", "2/h", "--trusted-proxy", "127.0.0.1"]);
+    let from = |address: &str| {
+        Request::new(Method::GET, "/health").header("x-forwarded-for", address).send(&runner)
+    };
+    assert_eq!([(); 2].map(|()| from("198.51.100.7").status), [200; 2]);
+    let late = from("198.51.100.7");
+    assert_eq!((late.status, late.problem().as_str()), (429, "too-often"));
+    let wait: u64 = late.header("retry-after").parse().unwrap();
+    assert!((1700..=1800).contains(&wait), "half an hour, not {wait} s");
+    assert_eq!(from("198.51.100.8").status, 200, "others are not held back");
+    assert_eq!(
+        from("198.51.100.7, 198.51.100.9").status,
+        200,
+        "what a client claims is not believed"
+    );
+    assert_eq!(get(&runner, "/healthz").status, 200, "probes always come in");
+}
+
+#[test]
+fn listed_origins_may_call_and_others_may_not() {
+    let app = App::with_colours();
+    let (runner, _) = guarded(&app, &["--cors-origin", "https://clinic.example"]);
+    let ask = |origin: &str| {
+        Request::new(Method::OPTIONS, "/predict")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization")
+            .send(&runner)
+    };
+    let listed = ask("https://clinic.example");
+    assert_eq!(listed.status, 204, "a preflight carries no token");
+    assert_eq!(listed.header("access-control-allow-origin"), "https://clinic.example");
+    assert!(listed.header("access-control-allow-headers").contains("authorization"));
+    assert_eq!(ask("https://evil.example").header("access-control-allow-origin"), "");
+    let answer = bearer(photo(), TOKEN).header("origin", "https://clinic.example").send(&runner);
+    assert_eq!(answer.header("access-control-allow-origin"), "https://clinic.example");
+    assert_eq!(answer.header("vary"), "origin");
+    for name in ["x-content-type-options", "referrer-policy"] {
+        assert!(!answer.header(name).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn photos_come_over_tls() {
+    let app = App::with_colours();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (app.path().join("cert.pem"), app.path().join("key.pem"));
+    fs::write(&cert, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let flags = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let runner = Runner::start(&app, &flags);
+    let photo = red_and_blue();
+    let head = format!(
+        "Content-Type: image/png\r\nContent-Length: {}\r\nConnection: close\r\n",
+        photo.len()
+    );
+    let answer =
+        over_tls(&runner, made.cert.der(), &[predict_head(&head).as_bytes(), &photo].concat());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.200}");
+    assert!(answer.contains("strict-transport-security: max-age="), "{answer:.600}");
+    assert!(answer.contains("\"results\""), "{answer:.600}");
+}
+
+/// Sends a request to a service whose certificate is `trusted`, and reads the answer to its end.
+fn over_tls(runner: &Runner, trusted: &[u8], request: &[u8]) -> String {
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.to_vec().into()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut socket = connect(runner);
+    let mut stream = Stream::new(&mut connection, &mut socket);
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it ends with a word, not torn off");
+    String::from_utf8_lossy(&answer).into_owned()
+}

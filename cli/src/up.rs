@@ -226,7 +226,7 @@ fn why(engine: &str, asked: EngineChoice) -> &'static str {
     match (engine, asked) {
         (_, EngineChoice::Auto) if engine == "cellnet" => "packed for it in model.cell",
         (_, EngineChoice::Auto) if engine == "rten" => {
-            "there is no model.cell (skincell model pack makes one, if the graph is one cellnet takes)"
+            "as there is no model.cell (see skincell model pack)"
         }
         (_, EngineChoice::Auto) => "the first of --engine auto that takes it",
         _ => "as --engine says",

@@ -42,7 +42,9 @@ def map_body(context, body):
     """
     if not isinstance(body, dict) or "image" not in body:
         return body
-    if isinstance(body.get("class"), int) and body["class"] >= 0:
-        body["class"] %= len(class_names())
+    index = body.get("class")
+    # JSON's 7.0 is a whole number too.
+    if isinstance(index, (int, float)) and index >= 0 and index == int(index):
+        body["class"] = int(index) % len(class_names())
     is_form = type(body["image"]) is not str
     return {name: value for name, value in body.items() if re.fullmatch(r"[\w-]+", name)} if is_form else body

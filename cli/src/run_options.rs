@@ -72,7 +72,12 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", env = "SPIN_MAX_INSTANCE_MEMORY")]
     max_instance_memory: Option<ByteSize>,
 
-    /// Time one request may take, from its head to the end of the answer.
+    /// Let components load ONNX models from their own bytes (wasi:nn load), so many bytes a request. Only
+    /// for components you trust: how much memory such a graph takes when it runs is not known beforehand.
+    #[arg(long, value_name = "SIZE", env = "SKINCELL_ALLOW_GUEST_MODELS")]
+    allow_guest_models: Option<ByteSize>,
+
+    /// Time a request's body may take to come, and its instance to answer; waiting in line is apart.
     #[arg(long, value_name = "TIME", env = "SKINCELL_REQUEST_TIMEOUT", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     request_timeout: Duration,
@@ -131,6 +136,7 @@ impl RunOptions {
                 .context("--max-instance-memory is more than this machine can address")?,
             max_concurrency: self.max_concurrency.map(usize::from),
             request_timeout: self.request_timeout,
+            guest_models: self.allow_guest_models.map(|size| size.as_u64()),
             engine: match self.engine {
                 EngineName::Auto => EngineChoice::Auto,
                 EngineName::Cellnet => EngineChoice::Cellnet,

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 #[command(after_help = "\
 Endpoints of the runner itself, beside the application's own:
   /healthz  answers while the process lives
-  /readyz   503 while shutting down
+  /readyz   503 while shutting down or while a model cannot be loaded, and why
   /memory   private and mapped memory, budget, models, requests, as JSON
   /metrics  the same and more for Prometheus
 

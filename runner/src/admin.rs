@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Where they are, as far as they are not Spin's own.
 pub(crate) const PATHS: [&str; 4] = ["/healthz", "/readyz", "/memory", "/metrics"];
@@ -52,12 +53,22 @@ fn checked<B>(
     refusal
 }
 
-/// Ready while there is something to serve and nobody has asked us to stop.
+/// Ready while nobody has asked us to stop, and no model is known to be missing: one that was asked for
+/// and could not be loaded, or one whose folder is not there. What is merely not loaded yet is no reason.
 fn ready(service: &Service) -> Response<Full<Bytes>> {
-    if service.is_draining() {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "shutting down");
-    }
-    plain(StatusCode::OK, "ready")
+    let models = service.models.status();
+    let reasons: BTreeMap<&str, &str> = models
+        .iter()
+        .filter_map(|model| Some((model.name.as_str(), model.failure.as_deref()?)))
+        .collect();
+    let status = match () {
+        () if service.is_draining() => "shutting down",
+        () if !reasons.is_empty() => "a model cannot be loaded",
+        () => return plain(StatusCode::OK, "ready"),
+    };
+    let mut answer = json(&serde_json::json!({ "status": status, "models": reasons }));
+    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    answer
 }
 
 /// What `/memory` answers: the origin app's members first, under its names, then what else an operator

@@ -80,8 +80,12 @@ impl Service {
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
+        let guest_engine: Arc<dyn Engine> = Arc::new(Rten::new(settings.threads));
         for component in &app.components {
-            let grants = models.grant(&component.models, &component.models_folder, &engines);
+            let mut grants = models.grant(&component.models, &component.models_folder, &engines);
+            if let Some(limit) = settings.guest_models {
+                grants = grants.with_guest_models(Arc::clone(&guest_engine), limit);
+            }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
             let compiled = sandbox.compile(&component.source, cache.as_ref())?;
@@ -127,7 +131,12 @@ impl Service {
     pub async fn tidy(&self) {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
-            self.models.tidy(self.unload_after);
+            let (models, unload_after) = (Arc::clone(&self.models), self.unload_after);
+            // It may load a model, which is no work for a thread of the sockets.
+            let tidied = tokio::task::spawn_blocking(move || models.tidy(unload_after)).await;
+            if let Err(error) = tidied {
+                tracing::error!("looking after the models failed: {error}");
+            }
             self.admission.advance();
         }
     }
@@ -291,6 +300,7 @@ fn wishes(settings: &Settings) -> Wishes {
         instance: settings.max_instance_memory.map(|bytes| bytes as u64),
         concurrency: settings.max_concurrency,
         max_body: settings.max_body,
+        guest_models: settings.guest_models.unwrap_or(0),
     }
 }
 
@@ -300,6 +310,7 @@ fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {
         max_instances: plan.concurrency + LIGHT_SLOTS,
         max_instance_memory: bytes(plan.instance)?,
         max_host_memory: bytes(plan.host_share())?,
+        max_guest_model: bytes(plan.guest_models)?,
         request_timeout: settings.request_timeout,
     })
 }

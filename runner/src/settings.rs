@@ -14,7 +14,7 @@ pub struct Settings {
     pub max_instance_memory: Option<usize>,
     /// Requests at work at the same time; `None` is what cores and budget allow.
     pub max_concurrency: Option<usize>,
-    /// Wall-clock time from a request's head to the end of its answer.
+    /// Wall-clock time for a request's body to come, and again for its instance to the end of the answer.
     pub request_timeout: Duration,
     /// Threads for inference, all requests together.
     pub threads: usize,
@@ -30,6 +30,8 @@ pub struct Settings {
     pub engine: EngineChoice,
     /// The ONNX Runtime library, where there is one.
     pub engine_library: Option<PathBuf>,
+    /// Bytes of ONNX models that a component may bring itself, for each request; `None` is none at all.
+    pub guest_models: Option<u64>,
     /// Load every granted model at the start.
     pub preload: bool,
     /// How long a model stays loaded that nobody asks for.
@@ -67,6 +69,7 @@ impl Default for Settings {
             max_body: 16 << 20,
             engine: EngineChoice::Auto,
             engine_library: None,
+            guest_models: None,
             preload: false,
             unload_after: Duration::from_secs(600),
             output: OutputSettings::default(),

@@ -4,7 +4,7 @@
 //! What all uploads hold together is bounded; a body is freed piece by piece as the guest reads it.
 
 use crate::memory::Elsewhere;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
@@ -22,6 +22,10 @@ const UNIT: u64 = 1024;
 /// The first bytes of a body, taken without room: whoever sends a byte now and then holds none. They are
 /// counted with the connection.
 const FREE: u64 = 16 << 10;
+
+/// Bodies are kept in blocks of so many bytes: kept as they come, chunks of one byte each would take forty
+/// times their size.
+const BLOCK: usize = 16 << 10;
 
 /// Longest pause within a body.
 const STALL: Duration = Duration::from_secs(5);
@@ -122,7 +126,7 @@ impl Uploads {
         B: Body<Data = Bytes>,
     {
         let (room, counted) = (self.take(0).await?, Elsewhere::default());
-        let mut upload = Upload { pieces: VecDeque::new(), left: 0, room, counted };
+        let mut upload = Upload { blocks: VecDeque::new(), left: 0, room, counted };
         let mut body = std::pin::pin!(body);
         let mut pace = None;
         while let Some(frame) = in_time(STALL, body.frame()).await? {
@@ -144,7 +148,7 @@ impl Uploads {
                 pace.check(upload.left)?;
             }
             upload.counted.grow(piece.len() as u64);
-            upload.pieces.push_back(piece);
+            upload.keep(&piece);
         }
         Ok(upload)
     }
@@ -160,11 +164,26 @@ impl Uploads {
 /// A body that has arrived, as the guest will read it.
 #[derive(Debug)]
 pub struct Upload {
-    pieces: VecDeque<Bytes>,
+    blocks: VecDeque<BytesMut>,
     left: u64,
     /// Given back when the body is gone.
     room: OwnedSemaphorePermit,
     counted: Elsewhere,
+}
+
+impl Upload {
+    fn keep(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            match self.blocks.back_mut().filter(|block| block.len() < BLOCK) {
+                Some(block) => {
+                    let (now, later) = piece.split_at(piece.len().min(BLOCK - block.len()));
+                    block.extend_from_slice(now);
+                    piece = later;
+                }
+                None => self.blocks.push_back(BytesMut::with_capacity(BLOCK)),
+            }
+        }
+    }
 }
 
 impl Body for Upload {
@@ -175,18 +194,18 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = self.pieces.pop_front();
-        if let Some(piece) = &piece {
-            self.left -= piece.len() as u64;
+        let block = self.blocks.pop_front();
+        if let Some(block) = &block {
+            self.left -= block.len() as u64;
             let needed = usize::try_from(self.left.div_ceil(UNIT)).unwrap_or(usize::MAX);
             let spare = self.room.num_permits().saturating_sub(needed);
             drop(self.room.split(spare));
         }
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(block.map(|block| Ok(Frame::data(block.freeze()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.blocks.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -247,6 +266,31 @@ mod tests {
         assert_eq!(slow.map(drop), Err(UploadError::TooSlow(Duration::from_secs(60))));
         let stalled = uploads.read(&announcing(100), Drips { every: Duration::from_secs(9) }).await;
         assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(super::STALL)));
+    }
+
+    /// A body in chunks of one byte takes what one in large chunks does.
+    #[tokio::test]
+    async fn chunks_of_one_byte_are_kept_in_blocks() {
+        struct Bits(usize);
+        impl hyper::body::Body for Bits {
+            type Data = Bytes;
+            type Error = std::convert::Infallible;
+            fn poll_frame(
+                mut self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>>
+            {
+                let next = self.0.checked_sub(1).map(|left| {
+                    self.0 = left;
+                    Ok(hyper::body::Frame::data(Bytes::from_static(b"x")))
+                });
+                std::task::Poll::Ready(next)
+            }
+        }
+        let uploads = Uploads::new(1 << 20, 1 << 20, Duration::from_secs(60));
+        let upload = uploads.read(&HeaderMap::new(), Bits(100_000)).await.unwrap();
+        assert_eq!(upload.blocks.len(), 100_000_usize.div_ceil(super::BLOCK));
+        assert_eq!(upload.collect().await.unwrap().to_bytes(), vec![b'x'; 100_000]);
     }
 
     /// A body of single bytes.

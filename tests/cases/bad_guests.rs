@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use skincell_tests::client::{self, Request, get};
-use skincell_tests::{App, Runner, photos};
+use skincell_tests::{App, Runner, colours, photos};
 
 fn good() -> Request {
     Request::predict("", "image/png", photos::red_and_blue())
@@ -49,7 +49,6 @@ fn a_guest_without_measure_is_told_so() {
         ("contexts?colours", "100 ErrorCode::TooLarge"),
         ("computes?colours", "100 ErrorCode::TooLarge"),
         ("contexts?broken", "0 ErrorCode::RuntimeError"),
-        ("load-bytes", "ErrorCode::UnsupportedOperation"),
         ("load-name?colours", "loaded"),
         ("load-name?private", "ErrorCode::NotFound"),
         ("load-name?../models/colours", "ErrorCode::NotFound"),
@@ -61,6 +60,51 @@ fn a_guest_without_measure_is_told_so() {
         assert_eq!(String::from_utf8_lossy(&answer.body), expected, "{path}");
     }
     assert_eq!(good().send(&runner).status, 200);
+}
+
+/// Models of a guest's own: only where the operator says how large they may be.
+#[test]
+fn a_guest_brings_a_model_only_where_it_may() {
+    let app = App::with_colours();
+    let send = |runner: &Runner, model: Vec<u8>| {
+        let request = Request::post("/guest/load-bytes", model);
+        String::from_utf8_lossy(&request.send(runner).body).into_owned()
+    };
+    let runner = Runner::start(&app, &[]);
+    assert_eq!(send(&runner, colours::exported()), "ErrorCode::UnsupportedOperation");
+    drop(runner);
+    let runner = Runner::start(&app, &["--allow-guest-models", "64KiB"]);
+    assert_eq!(send(&runner, colours::exported()), "loaded");
+    assert_eq!(send(&runner, b"not ONNX".to_vec()), "ErrorCode::InvalidArgument");
+    assert_eq!(send(&runner, vec![0; 65 << 10]), "ErrorCode::TooLarge");
+    assert_eq!(good().send(&runner).status, 200);
+}
+
+/// Scripts of random calls, as the fuzzer runs them (`fuzz/`): whatever they are, the guest is told or
+/// ended, and the service is well.
+#[test]
+fn any_calls_of_wasi_nn_in_any_order_are_survived() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--request-timeout", "5s"]);
+    let expected = good().send(&runner).results();
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = move || {
+        // xorshift64: enough to be different each time, and the same on every run.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    let right = [0, 1, 200, 4, 0, 5, 0, 6, 0, 1, 1, 0].to_vec();
+    let answer = Request::post("/guest/script", right.clone()).send(&runner);
+    assert_eq!(String::from_utf8_lossy(&answer.body), "0 errors, 1 runs");
+    for round in 0..200_usize {
+        let mut script: Vec<u8> = (0..round * 4).map(|_| random()).collect();
+        script.extend(&right);
+        let status = Request::post("/guest/script", script).send(&runner).status;
+        assert!([200, 413, 500].contains(&status), "round {round}: {status}");
+    }
+    assert_eq!(good().send(&runner).results(), expected);
 }
 
 /// All slots taken by guests that never end: the deadline gives each of them back.

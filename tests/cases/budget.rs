@@ -180,6 +180,26 @@ fn replace(path: &std::path::Path, bytes: &[u8]) {
     fs::rename(new, path).unwrap();
 }
 
+/// Ready looks at models: not after a load that failed, with the reason, until it can be loaded again.
+#[test]
+fn a_model_that_cannot_be_loaded_makes_the_service_not_ready() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    assert_eq!(get(&runner, "/readyz").status, 200, "what nobody asked for is not missing");
+    let graph = fs::read(app.path().join("models/colours/model.onnx")).unwrap();
+    let broken = Request::predict("?model=broken", "image/png", photos::red_and_blue());
+    assert_eq!(broken.send(&runner).problem(), "model-unavailable");
+    let answer = get(&runner, "/readyz");
+    assert_eq!(answer.status, 503);
+    let reason = answer.json()["models"]["broken"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("cannot load") && !reason.contains('/'), "{reason}");
+    assert_eq!(get(&runner, "/healthz").status, 200, "alive all the same");
+    replace(&app.path().join("models/broken/model.onnx"), &graph);
+    until("it is ready again, unasked", || get(&runner, "/readyz").status == 200);
+    fs::remove_file(app.path().join("models/plain/model.onnx")).unwrap();
+    assert_eq!(get(&runner, "/readyz").json()["models"]["plain"], "there is no model file");
+}
+
 /// SIGTERM: /readyz says so first, accepted requests are answered, and the exit code is 0.
 #[test]
 fn what_was_accepted_is_finished_after_sigterm() {

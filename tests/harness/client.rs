@@ -91,6 +91,12 @@ impl Request {
         Self { body: body.into(), ..request }.header("content-type", content_type)
     }
 
+    /// `POST` of these bytes to `path`.
+    #[must_use]
+    pub fn post(path: &str, body: Vec<u8>) -> Self {
+        Self { body, ..Self::new(Method::POST, path) }
+    }
+
     /// `POST /predict` with a form.
     #[must_use]
     pub fn form(parts: &[Vec<u8>]) -> Self {

@@ -31,11 +31,16 @@ pub fn per_cent(means: [f32; 3]) -> [f64; 3] {
     powers.map(|power| power / sum * 100.0)
 }
 
+/// The model as an exporter writes it: ONNX, its weights within.
+#[must_use]
+pub fn exported() -> Vec<u8> {
+    graph().write_buf().expect("the graph is encoded")
+}
+
 /// Writes the model's folder, `models/name`.
-pub(crate) fn prepare(models: &Path, name: &str) {
+pub fn prepare(models: &Path, name: &str) {
     let exported = models.join("colours.onnx");
-    let bytes = graph().write_buf().expect("the graph is encoded");
-    std::fs::write(&exported, bytes).expect("the graph is written");
+    std::fs::write(&exported, self::exported()).expect("the graph is written");
     let options = PrepareOptions {
         model: exported.clone(),
         output: models.join(name),

@@ -51,6 +51,8 @@ pub struct Wishes {
     pub concurrency: Option<usize>,
     /// `--max-body`, in bytes.
     pub max_body: u64,
+    /// `--allow-guest-models`, in bytes; 0 is none.
+    pub guest_models: u64,
 }
 
 /// How the budget is spent.
@@ -66,6 +68,8 @@ pub struct Plan {
     pub pages: u64,
     /// Linear memory of one instance, in bytes.
     pub instance: u64,
+    /// Models that one instance may bring itself, in bytes.
+    pub guest_models: u64,
     /// Requests at work at the same time.
     pub concurrency: usize,
 }
@@ -81,6 +85,8 @@ pub struct NoRoom {
 const INSTANCE: u64 = 64 << 20;
 /// The least an instance of a photo's size can do with.
 const SMALLEST_INSTANCE: u64 = 12 << 20;
+/// The least the host holds for one: the tensor of a photo of 384 × 384 fits.
+const SMALLEST_SHARE: u64 = 2 << 20;
 /// What a run of a model takes before it has been measured.
 pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
 /// What a connection may hold: hyper's buffers of 16 KiB each way, the first bytes of a body, its task.
@@ -107,26 +113,31 @@ impl Plan {
     #[must_use]
     pub fn fixed(&self) -> u64 {
         let connections = CONNECTION.saturating_mul(self.connections as u64);
-        [self.runner, connections, self.uploads, self.pages]
-            .into_iter()
-            .fold(0, u64::saturating_add)
+        [self.runner, connections, self.uploads].into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Bytes the host holds for one instance at most: tensors, and the answer on its way.
+    /// Bytes of tensors the host holds for one instance at most; and as many for what one call hands over.
     #[must_use]
     pub fn host_share(&self) -> u64 {
-        host_share(self.instance)
+        (self.instance / 8).max(SMALLEST_SHARE)
+    }
+
+    /// What one instance takes at most, the host's part included.
+    fn one(&self) -> u64 {
+        self.instance.saturating_add(self.hosts())
+    }
+
+    /// What the host holds for one instance at most. A guest's model is there as bytes, as a graph, and
+    /// with weights laid out for the engine.
+    fn hosts(&self) -> u64 {
+        self.host_share().saturating_mul(2).saturating_add(self.guest_models.saturating_mul(3))
     }
 
     /// What one request is promised, with a model whose runs take `activation` bytes.
     #[must_use]
     pub fn need(&self, activation: u64) -> Need {
-        Need { instance: self.instance.saturating_add(self.host_share()), activation }
+        Need { instance: self.one(), activation }
     }
-}
-
-fn host_share(instance: u64) -> u64 {
-    (instance / 8).max(2 << 20)
 }
 
 fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Result<Plan, NoRoom> {
@@ -138,6 +149,7 @@ fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Res
         uploads: wishes.max_body.saturating_mul(UPLOADS).min(eighth),
         pages: eighth.min(64 << 20),
         instance: wishes.instance.unwrap_or(INSTANCE),
+        guest_models: wishes.guest_models,
         concurrency: wishes.concurrency.unwrap_or(cores).max(1),
     };
     let Some(budget) = budget else {
@@ -146,11 +158,12 @@ fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Res
     };
     let left = budget.saturating_sub(plan.fixed() + plan.pages).saturating_sub(ASSUMED_ACTIVATION);
     if wishes.instance.is_none() {
-        // Eight ninths are the instance's own, one ninth the host's share of it.
-        let fits = (left / 9 * 8).min(left.saturating_sub(2 << 20)) >> 20 << 20;
+        // Eight tenths are the instance's own, twice a tenth the host's share of it.
+        let left = left.saturating_sub(wishes.guest_models.saturating_mul(3));
+        let fits = (left / 10 * 8).min(left.saturating_sub(2 * SMALLEST_SHARE)) >> 20 << 20;
         plan.instance = fits.clamp(SMALLEST_INSTANCE, INSTANCE);
     }
-    let one = plan.instance.saturating_add(plan.host_share());
+    let one = plan.one();
     if one > left {
         return Err(NoRoom { budget, plan });
     }
@@ -172,7 +185,7 @@ impl fmt::Display for NoRoom {
             ("request bodies", plan.uploads),
             ("pages of mapped files", plan.pages),
             ("one instance (--max-instance-memory)", plan.instance),
-            ("what the host holds for it", plan.host_share()),
+            ("what the host holds for it", plan.hosts()),
             ("one run of a model, until measured", ASSUMED_ACTIVATION),
         ];
         let sum = rows.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
@@ -199,7 +212,8 @@ mod tests {
     use super::{Plan, Wishes, divide};
 
     const MIB: u64 = 1 << 20;
-    const WISHES: Wishes = Wishes { instance: None, concurrency: None, max_body: 16 * MIB };
+    const WISHES: Wishes =
+        Wishes { instance: None, concurrency: None, max_body: 16 * MIB, guest_models: 0 };
 
     fn plan(budget: u64, wishes: Wishes) -> Result<Plan, super::NoRoom> {
         divide(Some(budget), 5 * MIB, 2, wishes)

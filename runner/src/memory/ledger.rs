@@ -2,6 +2,7 @@
 //!
 //! Numbers only. Who waits for room is `admission`, what models hold is `nn`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What one request may take at most, in bytes.
@@ -26,25 +27,41 @@ pub struct Ledger {
     accounts: Mutex<Accounts>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+/// What one loaded model holds, in bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ModelShare {
+    /// Whether it runs or not.
+    pub(crate) private: u64,
+    /// Of its last run; the next run uses it again.
+    pub(crate) kept: u64,
+}
+
+#[derive(Debug, Default)]
 struct Accounts {
     /// Of all requests at work.
     requests: Need,
     /// Answers that clients are still reading.
     answers: u64,
-    /// What loaded models hold, whether they run or not.
-    models: u64,
-    /// What models keep of their last runs; the next run uses it again.
-    kept: u64,
+    /// Of all loaded models, in the order of their loading.
+    models: BTreeMap<u64, ModelShare>,
+    loads: u64,
 }
 
 impl Accounts {
-    fn total(self, fixed: u64) -> u64 {
-        // A kept workspace is not there twice: the next run takes it over.
-        [fixed, self.requests.instance, self.requests.activation.max(self.kept), self.answers]
-            .into_iter()
-            .fold(self.models, u64::saturating_add)
+    /// With requests that take so much, and answers.
+    fn total(&self, fixed: u64, requests: Need, answers: u64) -> u64 {
+        let sum = |part: fn(&ModelShare) -> u64| self.models.values().map(part).fold(0, add);
+        let (private, kept) = (sum(|model| model.private), sum(|model| model.kept));
+        // What a model keeps is not there twice: its next run takes it over. Which model will run is not
+        // known, so it is the one that keeps the least.
+        let least = self.models.values().map(|model| model.kept).min().unwrap_or(0);
+        let runs = requests.activation.saturating_add(kept - least).max(kept);
+        [fixed, private, requests.instance, runs, answers].into_iter().fold(0, add)
     }
+}
+
+fn add(a: u64, b: u64) -> u64 {
+    a.saturating_add(b)
 }
 
 impl Ledger {
@@ -58,23 +75,24 @@ impl Ledger {
     #[must_use]
     pub fn try_reserve(self: &Arc<Self>, need: Need) -> Option<Reservation> {
         let mut accounts = self.accounts();
-        let mut with = *accounts;
-        with.requests.instance = with.requests.instance.saturating_add(need.instance);
-        with.requests.activation = with.requests.activation.saturating_add(need.activation);
-        let pages = if accounts.requests == Need::default() { 0 } else { self.pages };
-        let total = with.total(self.fixed).saturating_add(pages);
+        let now = accounts.requests;
+        let with = Need {
+            instance: now.instance.saturating_add(need.instance),
+            activation: now.activation.saturating_add(need.activation),
+        };
+        let pages = if now == Need::default() { 0 } else { self.pages };
+        let total = accounts.total(self.fixed, with, accounts.answers).saturating_add(pages);
         if self.budget.is_some_and(|budget| total > budget) {
             return None;
         }
-        *accounts = with;
+        accounts.requests = with;
         Some(Reservation { ledger: Arc::clone(self), need })
     }
 
     /// Bytes missing for `need` if nothing but loaded models were in the way; `None` where it fits.
     #[must_use]
     pub fn short_of(&self, need: Need) -> Option<u64> {
-        let accounts = self.accounts();
-        let alone = Accounts { requests: need, answers: 0, ..*accounts }.total(self.fixed);
+        let alone = self.accounts().total(self.fixed, need, 0);
         alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
     }
 
@@ -85,16 +103,27 @@ impl Ledger {
         AnswerHold { ledger: Arc::clone(self), bytes }
     }
 
-    /// Sets what all loaded models hold together: at rest, and kept of their last runs.
-    pub(crate) fn set_models(&self, private: u64, kept: u64) {
+    /// Notes what a model that was loaded holds, until it is gone. Never refused: it is there.
+    pub(crate) fn hold_model(self: &Arc<Self>, share: ModelShare) -> ModelHold {
         let mut accounts = self.accounts();
-        (accounts.models, accounts.kept) = (private, kept);
+        accounts.loads += 1;
+        let number = accounts.loads;
+        accounts.models.insert(number, share);
+        ModelHold { ledger: Arc::clone(self), number }
+    }
+
+    /// Whether a model that holds `share` fits beside everything promised already.
+    pub(crate) fn has_room_for(&self, share: ModelShare) -> bool {
+        let wanted = share.private.saturating_add(share.kept);
+        self.budget.is_none_or(|budget| self.reserved().saturating_add(wanted) <= budget)
     }
 
     /// Bytes promised in all.
     #[must_use]
     pub fn reserved(&self) -> u64 {
-        self.accounts().total(self.fixed).saturating_add(self.pages)
+        let accounts = self.accounts();
+        let total = accounts.total(self.fixed, accounts.requests, accounts.answers);
+        total.saturating_add(self.pages)
     }
 
     /// The budget in bytes, if there is one.
@@ -136,9 +165,29 @@ impl Drop for AnswerHold {
     }
 }
 
+/// The entry of a loaded model until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ModelHold {
+    ledger: Arc<Ledger>,
+    number: u64,
+}
+
+impl ModelHold {
+    /// What it is by now known to hold.
+    pub(crate) fn correct(&self, share: ModelShare) {
+        self.ledger.accounts().models.insert(self.number, share);
+    }
+}
+
+impl Drop for ModelHold {
+    fn drop(&mut self) {
+        self.ledger.accounts().models.remove(&self.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Ledger, Need};
+    use super::{Ledger, ModelShare, Need};
     use std::sync::Arc;
 
     #[test]
@@ -149,11 +198,11 @@ mod tests {
         let second = ledger.try_reserve(need).unwrap();
         assert_eq!(ledger.reserved(), 80);
         assert!(ledger.try_reserve(need).is_none());
-        ledger.set_models(15, 0);
+        let model = ledger.hold_model(ModelShare { private: 15, kept: 0 });
         assert!(ledger.try_reserve(Need { instance: 6, activation: 0 }).is_none());
         drop(first);
         assert_eq!(ledger.reserved(), 65);
-        ledger.set_models(15, 25);
+        model.correct(ModelShare { private: 15, kept: 25 });
         assert_eq!(ledger.reserved(), 80, "what a model keeps is what its next run needs");
         drop(second);
         let answer = ledger.hold_answer(7);
@@ -161,6 +210,17 @@ mod tests {
         drop(answer);
         assert_eq!(ledger.short_of(Need { instance: 60, activation: 30 }), Some(25));
         assert_eq!(ledger.short_of(need), None);
+        drop(model);
+        assert_eq!(ledger.reserved(), 20, "a model that is gone holds nothing");
+    }
+
+    #[test]
+    fn what_other_models_keep_is_there_beside_a_run() {
+        let ledger = Arc::new(Ledger::new(Some(1000), 0, 0));
+        let [_a, _b] = [10, 30].map(|kept| ledger.hold_model(ModelShare { private: 1, kept }));
+        assert_eq!(ledger.reserved(), 2 + 40);
+        let _run = ledger.try_reserve(Need { instance: 0, activation: 30 }).unwrap();
+        assert_eq!(ledger.reserved(), 2 + 30 + 30);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) use budget::ASSUMED_ACTIVATION;
 pub use budget::{Budget, MemoryLimit, NoRoom, Plan, Wishes};
 pub use gauge::{Gauge, Level};
 pub use group::MemoryGroup;
-pub(crate) use ledger::AnswerHold;
+pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};
 pub use ledger::{Ledger, Need, Reservation};
 pub use process::ProcessMemory;
 pub(crate) use sampled::{Elsewhere, sampled};

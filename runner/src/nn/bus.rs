@@ -4,6 +4,26 @@
 //!
 //! Chosen over a verified copy (another 80 MB to write and to cache before the first answer) and over a
 //! read lease (only the file's owner may take one). Compositors guard their clients' buffers this way.
+//!
+//! # Why this is sound
+//!
+//! - *What is mapped where.* The handler replaces exactly the one page whose read has just failed, and
+//!   only where that page belongs to a model: to a registered range, or, while a model is being loaded
+//!   and its ranges are not known yet, to any file that has shrunk (`BUS_ADRERR`). No page that can still
+//!   be read is ever touched. A page that cannot be read has nobody who could rely on what it holds.
+//! - *Whose it is.* The thread that faulted is in the middle of a read, so it borrows the mapping, and
+//!   the mapping outlives the handler: nobody can have unmapped it and put something else there. A stale
+//!   entry of the table, seen for a moment by another thread, can therefore name the wrong model at
+//!   worst, never the wrong page.
+//! - *What is read.* Engines read weights as plain numbers, for which zero bytes are valid; what steers
+//!   them (plans, graphs, shapes) was parsed into private memory at the load, with checks that hold for
+//!   any bytes. That another process writes to a mapped file is outside of what Rust can promise, with
+//!   or without this handler; the file's stamp is compared after every run (`files`), so that such numbers
+//!   are not answered.
+//! - *What a handler may do.* It reads atomics, makes one system call and stores atomics: no allocation,
+//!   no lock. `errno` may change only where `mmap` fails, and then the process ends.
+//! - *Everybody else.* A SIGBUS that is not ours goes to whoever was there before, such as wasmtime's
+//!   handler or Rust's own, or to the default action.
 
 #![allow(
     unsafe_code,
@@ -105,6 +125,34 @@ fn joined(bounds: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     joined
 }
 
+/// Loads under way, and reads beyond a cut that were met meanwhile.
+static LOADS: AtomicUsize = AtomicUsize::new(0);
+static CUTS_MET: AtomicUsize = AtomicUsize::new(0);
+
+/// While a model is loaded: what it maps is not registered yet, and is guarded all the same.
+pub(super) struct Loading {
+    cuts_before: usize,
+}
+
+impl Loading {
+    pub(super) fn begin() -> Self {
+        install();
+        LOADS.fetch_add(1, Ordering::AcqRel);
+        Self { cuts_before: CUTS_MET.load(Ordering::Acquire) }
+    }
+
+    /// Whether something that is gone was read since, by this load or by another at the same time.
+    pub(super) fn met_a_cut(&self) -> bool {
+        CUTS_MET.load(Ordering::Acquire) != self.cuts_before
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        LOADS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
@@ -138,34 +186,42 @@ fn install() -> bool {
 /// Puts zeros where a guarded file has ended; anything else is for whoever was there before.
 extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel gives a valid `info` to a handler set with SA_SIGINFO.
-    let address = unsafe { (*info).si_addr() } as usize;
-    for place in &TABLE {
+    let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
+    let is_in = |place: &&Place| {
         let end = place.end.load(Ordering::Acquire);
-        let start = place.start.load(Ordering::Relaxed);
-        if !(start..end).contains(&address) {
-            continue;
+        (place.start.load(Ordering::Relaxed)..end).contains(&address)
+    };
+    let hit = TABLE.iter().find(is_in);
+    let is_loading = LOADS.load(Ordering::Acquire) > 0 && code == libc::BUS_ADRERR;
+    if (hit.is_some() || is_loading) && put_zeros(address) {
+        match hit {
+            Some(place) => place.hit.store(true, Ordering::Release),
+            None => {
+                CUTS_MET.fetch_add(1, Ordering::AcqRel);
+            }
         }
-        let page = address & !(PAGE.load(Ordering::Relaxed) - 1);
-        // SAFETY: `mmap` is a bare system call, as a handler may make. The range lies within a mapping
-        // of ours that is only ever read and whose guard is dropped before it is unmapped; it stays
-        // mapped, with zeros for bytes that no longer exist. Zeros are valid numbers; where an engine
-        // takes an index from a mapped constant, it checks it like any other.
-        let mapped = unsafe {
-            libc::mmap(
-                page as *mut libc::c_void,
-                end - page,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
-        };
-        if mapped != libc::MAP_FAILED {
-            place.hit.store(true, Ordering::Release);
-            return;
-        }
+        return;
     }
     pass_on(signal, info, context);
+}
+
+/// Replaces the page at `address`, which cannot be read; whether that worked.
+fn put_zeros(address: usize) -> bool {
+    let size = PAGE.load(Ordering::Relaxed);
+    let page = address & !(size - 1);
+    // SAFETY: `mmap` is a bare system call, as a handler may make. Why this page may be replaced is said
+    // at the top of the file.
+    let mapped = unsafe {
+        libc::mmap(
+            page as *mut libc::c_void,
+            size,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    mapped != libc::MAP_FAILED
 }
 
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -191,8 +247,10 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
 
 #[cfg(test)]
 mod tests {
-    use super::{guard, joined};
+    use super::{Loading, guard, joined};
     use std::os::fd::AsRawFd;
+
+    const LENGTH: usize = 64 << 10;
 
     #[test]
     fn neighbours_are_one_range_and_others_are_not() {
@@ -200,31 +258,52 @@ mod tests {
         assert!(joined(Vec::new()).is_empty());
     }
 
-    #[test]
-    fn a_file_cut_short_under_its_mapping_reads_as_zeros_and_is_told() {
+    /// A file of sevens, mapped.
+    fn mapped() -> (tempfile::NamedTempFile, *mut libc::c_void) {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let length = 64 << 10;
-        std::fs::write(file.path(), vec![7; length]).unwrap();
+        std::fs::write(file.path(), vec![7; LENGTH]).unwrap();
         // SAFETY: a new read-only mapping of an open file; the address is checked below.
         let start = unsafe {
             let (read, shared) = (libc::PROT_READ, libc::MAP_SHARED);
-            libc::mmap(std::ptr::null_mut(), length, read, shared, file.as_file().as_raw_fd(), 0)
+            libc::mmap(std::ptr::null_mut(), LENGTH, read, shared, file.as_file().as_raw_fd(), 0)
         };
         assert_ne!(start, libc::MAP_FAILED);
+        (file, start)
+    }
+
+    fn read(start: *mut libc::c_void, offset: usize) -> u8 {
+        assert!(offset < LENGTH);
+        // SAFETY: within a mapping made above, which lives until the end of its test.
+        unsafe { start.cast::<u8>().add(offset).read_volatile() }
+    }
+
+    fn unmap(start: *mut libc::c_void) {
+        // SAFETY: a mapping made above, which nobody uses any more.
+        unsafe { libc::munmap(start, LENGTH) };
+    }
+
+    #[test]
+    fn a_file_cut_short_while_it_is_loaded_reads_as_zeros_too() {
+        let (file, start) = mapped();
+        let loading = Loading::begin();
+        assert_eq!(read(start, LENGTH - 1), 7);
+        file.as_file().set_len(0).unwrap();
+        assert_eq!((read(start, 0), read(start, LENGTH - 1)), (0, 0));
+        assert!(loading.met_a_cut());
+        unmap(start);
+    }
+
+    #[test]
+    fn a_file_cut_short_under_its_mapping_reads_as_zeros_and_is_told() {
+        let (file, start) = mapped();
         let guards = guard(&[file.path().canonicalize().unwrap()]);
-        assert_eq!((guards.len(), guards[0].bytes()), (1, length as u64));
-        let read = |offset: usize| {
-            assert!(offset < length);
-            // SAFETY: within the mapping made above, which lives until the end of the test.
-            unsafe { start.cast::<u8>().add(offset).read_volatile() }
-        };
-        assert_eq!((read(0), read(length - 1)), (7, 7));
+        assert_eq!((guards.len(), guards[0].bytes()), (1, LENGTH as u64));
+        assert_eq!((read(start, 0), read(start, LENGTH - 1)), (7, 7));
         file.as_file().set_len(4096).unwrap();
         assert!(!guards[0].was_hit());
-        assert_eq!((read(0), read(length - 1), read(8192)), (7, 0, 0));
+        assert_eq!([0, LENGTH - 1, 8192].map(|at| read(start, at)), [7, 0, 0]);
         assert!(guards[0].was_hit());
         drop(guards);
-        // SAFETY: the mapping made above, which nobody uses any more.
-        unsafe { libc::munmap(start, length) };
+        unmap(start);
     }
 }

@@ -55,20 +55,8 @@ impl Engine for Cellnet {
             path,
             reason: error.to_string(),
         })?;
-        read_ahead(&model);
         let pool = Arc::clone(self.pool.get_or_init(|| Arc::new(Pool::new(self.threads))));
         Ok(Box::new(CellnetModel { model, pool, workspaces: Mutex::default() }))
-    }
-}
-
-/// Has the weights read in the background, so that the first run finds its pages and does not fetch them
-/// one by one.
-fn read_ahead(model: &Model) {
-    let model = model.clone();
-    let thread = std::thread::Builder::new().name("cellnet-ahead".to_owned());
-    // Without a thread to spare, the first run reads what it needs itself.
-    if let Err(error) = thread.spawn(move || model.touch()) {
-        tracing::debug!(%error, "weights are not read ahead");
     }
 }
 
@@ -91,6 +79,14 @@ impl LoadedModel for CellnetModel {
             Tensor::new(output.dims, TensorType::Fp32, data)
         };
         Ok(outputs.into_iter().map(|(name, output)| (name, tensor(output))).collect())
+    }
+
+    fn workspace_bytes(&self) -> Option<u64> {
+        Some(self.model.workspace_bytes(self.pool.threads()) as u64)
+    }
+
+    fn read_ahead(&self) {
+        self.model.touch();
     }
 }
 

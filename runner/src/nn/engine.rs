@@ -21,6 +21,14 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`LoadError`], with the file and what is wrong with it.
     fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, LoadError>;
+
+    /// Loads an ONNX model from these bytes, which may refer to no file.
+    ///
+    /// # Errors
+    /// What is wrong with it, in the engine's own words, or that this engine does not do that.
+    fn load_onnx(&self, _bytes: Vec<u8>) -> Result<Box<dyn LoadedModel>, String> {
+        Err(format!("{} loads no models from bytes", self.name()))
+    }
 }
 
 /// A model in memory, run by any number of threads at once.
@@ -30,6 +38,16 @@ pub trait LoadedModel: Send + Sync {
     /// # Errors
     /// [`RunError`] for inputs that do not fit the model, or when the engine fails.
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, RunError>;
+
+    /// What a run takes beside its outputs, in bytes, and the model then keeps for the next one; `None`
+    /// where the engine does not know beforehand and it has to be measured.
+    fn workspace_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Has the weights read in, so that the first run finds its pages and does not fetch them one by one.
+    /// Called in the background.
+    fn read_ahead(&self) {}
 }
 
 /// Why a model cannot be loaded.
@@ -48,6 +66,23 @@ pub enum LoadError {
         /// The engine's own words.
         reason: String,
     },
+    /// Its files are not what they were while they were read.
+    #[error("the files of the model changed while it was loaded; replace them by rename")]
+    Changed,
+}
+
+impl LoadError {
+    /// The reason without the paths of this machine.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        match self {
+            Self::Missing(_) => "there is no model file".to_owned(),
+            Self::Refused { engine, .. } => {
+                format!("{engine} cannot load it; the log has the reason")
+            }
+            Self::Changed => self.to_string(),
+        }
+    }
 }
 
 /// Why a model did not run.

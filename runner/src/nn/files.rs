@@ -6,6 +6,7 @@
 //! met it is told.
 
 use super::bus;
+pub(super) use super::bus::Loading;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

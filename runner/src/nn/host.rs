@@ -5,8 +5,9 @@
 //! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
 //! runs it is `model`'s business.
 
+use super::engine::{LoadedModel, RunError};
 use super::model::{Loaded, Model};
-use super::registry::Grants;
+use super::registry::{Grants, GuestModels};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -38,13 +39,37 @@ const MAX_CONTEXTS: u32 = 100;
 /// Longest name of a model, an input or an output that is repeated in an error.
 const MAX_NAME: usize = 200;
 
-/// A model that was found under its name.
-pub struct GraphHandle(Arc<Model>);
+/// A model that was found under its name, or that the guest brought.
+pub enum GraphHandle {
+    /// Loaded when a context is made of it.
+    Named(Arc<Model>),
+    /// There already.
+    Own(Arc<dyn LoadedModel>),
+}
 
 /// A loaded model; it is not unloaded while this lives.
-pub struct ContextHandle {
-    model: Arc<Model>,
-    loaded: Arc<Loaded>,
+#[derive(Clone)]
+pub enum ContextHandle {
+    /// One of this host's.
+    Named(Arc<Model>, Arc<Loaded>),
+    /// The guest's own.
+    Own(Arc<dyn LoadedModel>),
+}
+
+impl ContextHandle {
+    fn run(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, (String, RunError)> {
+        match self {
+            Self::Named(model, loaded) => {
+                model.run(loaded, inputs).map_err(|error| (model.name().to_owned(), error))
+            }
+            Self::Own(model) => {
+                model.run(inputs).map_err(|error| ("a guest's own".to_owned(), error))
+            }
+        }
+    }
 }
 
 /// What went wrong, as the guest may ask.
@@ -86,6 +111,7 @@ pub(crate) struct NnState {
     patience: Arc<Patience>,
     computes: u32,
     contexts: u32,
+    model_bytes: u64,
     tensor_bytes: u64,
     max_tensor_bytes: u64,
 }
@@ -93,7 +119,8 @@ pub(crate) struct NnState {
 impl NnState {
     /// For one request, which may make the host hold `max_tensor_bytes` of tensors.
     pub(crate) fn new(grants: Grants, patience: Arc<Patience>, max_tensor_bytes: u64) -> Self {
-        Self { grants, patience, computes: 0, contexts: 0, tensor_bytes: 0, max_tensor_bytes }
+        let (computes, contexts, model_bytes, tensor_bytes) = (0, 0, 0, 0);
+        Self { grants, patience, computes, contexts, model_bytes, tensor_bytes, max_tensor_bytes }
     }
 }
 
@@ -158,20 +185,40 @@ fn size(tensor: &Tensor) -> u64 {
 }
 
 impl graph::Host for NnView<'_> {
-    /// Models come by name; bytes of a guest would be private memory that nobody accounts for.
+    /// Models come by name: bytes of a guest are private memory. Who wants them all the same says how
+    /// many there may be.
     fn load(
         &mut self,
-        _builders: Vec<graph::GraphBuilder>,
-        _encoding: graph::GraphEncoding,
+        builders: Vec<graph::GraphBuilder>,
+        encoding: graph::GraphEncoding,
         _target: graph::ExecutionTarget,
     ) -> Answer<Resource<GraphHandle>> {
-        let words = "models come by name (load-by-name), not from a guest's bytes";
-        self.fail(ErrorCode::UnsupportedOperation, words)
+        let Some(GuestModels { engine, limit }) = self.state.grants.guest_models().cloned() else {
+            let words = "models come by name (load-by-name), not from a guest's bytes, unless the \
+                         runner is started with --allow-guest-models";
+            return self.fail(ErrorCode::UnsupportedOperation, words);
+        };
+        if encoding != graph::GraphEncoding::Onnx {
+            return self.fail(ErrorCode::InvalidEncoding, "only ONNX is loaded from bytes");
+        }
+        let Ok([bytes]) = <[_; 1]>::try_from(builders) else {
+            let words = "an ONNX model is one piece, its weights within";
+            return self.fail(ErrorCode::InvalidArgument, words);
+        };
+        self.state.model_bytes = self.state.model_bytes.saturating_add(bytes.len() as u64);
+        if self.state.model_bytes > limit {
+            let words = format!("the models of a request may have {limit} bytes");
+            return self.fail(ErrorCode::TooLarge, words);
+        }
+        match engine.load_onnx(bytes) {
+            Ok(model) => Ok(Ok(self.table.push(GraphHandle::Own(model.into()))?)),
+            Err(words) => self.fail(ErrorCode::InvalidArgument, words),
+        }
     }
 
     fn load_by_name(&mut self, name: String) -> Answer<Resource<GraphHandle>> {
         match self.state.grants.find(&name) {
-            Some(model) => Ok(Ok(self.table.push(GraphHandle(model))?)),
+            Some(model) => Ok(Ok(self.table.push(GraphHandle::Named(model))?)),
             None => {
                 let name: String = name.chars().take(MAX_NAME).collect();
                 self.fail(ErrorCode::NotFound, format!("no model {name:?} is granted"))
@@ -187,7 +234,10 @@ impl graph::HostGraph for NnView<'_> {
         &mut self,
         graph: Resource<GraphHandle>,
     ) -> Answer<Resource<ContextHandle>> {
-        let model = Arc::clone(&self.table.get(&graph)?.0);
+        let model = match self.table.get(&graph)? {
+            GraphHandle::Named(model) => Ok(Arc::clone(model)),
+            GraphHandle::Own(model) => Err(ContextHandle::Own(Arc::clone(model))),
+        };
         self.state.contexts = self.state.contexts.saturating_add(1);
         if self.state.contexts > MAX_CONTEXTS {
             let words = format!("at most {MAX_CONTEXTS} execution contexts a request");
@@ -196,10 +246,15 @@ impl graph::HostGraph for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
+        let model = match model {
+            Ok(model) => model,
+            Err(own) => return Ok(Ok(self.table.push(own)?)),
+        };
         match model.lease() {
-            Ok(loaded) => Ok(Ok(self.table.push(ContextHandle { model, loaded })?)),
+            Ok(loaded) => Ok(Ok(self.table.push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
-                tracing::warn!(model = model.name(), "{error}");
+                // The model itself logs why, once.
+                tracing::debug!(model = model.name(), "{error}");
                 self.fail(ErrorCode::RuntimeError, "the model cannot be loaded now")
             }
         }
@@ -228,16 +283,14 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        let ContextHandle { model, loaded } = self.table.get(&context)?;
-        let (model, loaded) = (Arc::clone(model), Arc::clone(loaded));
-        match model.run(&loaded, named) {
+        match self.table.get(&context)?.clone().run(named) {
             Ok(outputs) => {
                 let outputs = outputs.into_iter();
                 let outputs = outputs.map(|(name, tensor)| Ok((name, self.hold(tensor)?)));
                 outputs.collect::<wasmtime::Result<_>>().map(Ok)
             }
-            Err(error) => {
-                tracing::warn!(model = model.name(), "{error}");
+            Err((model, error)) => {
+                tracing::warn!(model, "{error}");
                 self.fail(ErrorCode::RuntimeError, "the model did not run on these inputs")
             }
         }

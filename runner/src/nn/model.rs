@@ -3,9 +3,9 @@
 //! never under a running request.
 
 use super::engine::{LoadError, LoadedModel, RunError};
-use super::files::ModelFiles;
+use super::files::{Loading, ModelFiles};
 use super::registry::{Engines, Household};
-use crate::memory::sampled;
+use crate::memory::{ModelHold, ModelShare, sampled};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,31 +22,45 @@ pub(crate) struct Model {
     loaded: Mutex<Option<Arc<Loaded>>>,
     /// What was learnt of it, kept when it is unloaded.
     figures: Mutex<Figures>,
+    /// The last load, where it failed.
+    failure: Mutex<Option<LoadFailure>>,
+}
+
+/// Why a model is not there, and since when.
+struct LoadFailure {
+    reason: String,
+    at: Instant,
 }
 
 /// A model in memory. Users hold it by `Arc`: it is idle when the model alone does.
 pub(crate) struct Loaded {
     engine: &'static str,
     /// Before the model, since its mappings must be given up while they are still there.
-    files: ModelFiles,
-    model: Box<dyn LoadedModel>,
+    files: Arc<ModelFiles>,
+    model: Arc<dyn LoadedModel>,
     load_time: Duration,
     is_measured: AtomicBool,
     first_run: Mutex<()>,
     /// Milliseconds since the household began.
     last_used: AtomicU64,
+    /// Last, so that the books hold it as long as the memory does.
+    hold: ModelHold,
 }
 
 /// What a model takes, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
-    /// Private memory once loaded.
-    pub(crate) private: u64,
-    /// Private memory it keeps of its last run.
-    pub(crate) kept: u64,
+    /// Once loaded.
+    pub(crate) share: ModelShare,
     /// Peak of one run; `None` before the first.
     pub(crate) activation: Option<u64>,
 }
+
+/// What the outputs of a run take at most where the engine tells only its workspace.
+const OUTPUTS: u64 = 1 << 20;
+
+/// When a load that failed is tried again by itself.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a model was unloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +99,11 @@ pub struct ModelStatus {
     pub private_bytes: u64,
     /// Its files' size in bytes, mapped.
     pub mapped_bytes: u64,
-    /// Peak of one run in bytes, once measured.
+    /// Peak of one run in bytes, once known.
     pub activation_bytes: Option<u64>,
+    /// Why the last load failed, where it did, or why the next one will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl Model {
@@ -103,6 +120,7 @@ impl Model {
             household,
             loaded: Mutex::default(),
             figures: Mutex::default(),
+            failure: Mutex::default(),
         }
     }
 
@@ -122,36 +140,82 @@ impl Model {
             *slot = None;
             self.household.unloaded(&self.name, Unload::Changed);
         }
-        self.household.make_room_for(&self.name, self.figures());
-        let loaded = Arc::new(self.load().inspect_err(|_| self.household.load_failed(&self.name))?);
+        self.household.make_room_for(&self.name, self.figures().share);
+        let outcome = self.load();
+        self.note_failure(outcome.as_ref().err());
+        let loaded = Arc::new(outcome?);
         *slot = Some(Arc::clone(&loaded));
-        drop(slot);
-        self.household.settle();
         Ok(loaded)
     }
 
     fn load(&self) -> Result<Loaded, LoadError> {
         let start = Instant::now();
         let engine = self.engines.choose(&self.folder);
+        let loading = Loading::begin();
         let mut files = ModelFiles::open(&self.folder);
         let (model, memory) = sampled(|| engine.load(&self.folder));
         let model = model?;
         files.guard();
+        if loading.met_a_cut() || files.damage().is_some() {
+            return Err(LoadError::Changed);
+        }
         let load_time = start.elapsed();
         self.household.loaded(&self.name, load_time);
-        self.locked_figures().private = memory.after.saturating_sub(memory.before);
+        let private = memory.after.saturating_sub(memory.before);
+        let is_measured = self.learn_workspace(private, model.workspace_bytes());
         tracing::info!(model = self.name, engine = engine.name(), ?load_time, "model loaded");
+        let (files, model) = (Arc::new(files), Arc::from(model));
+        read_ahead(&files, &model);
         let loaded = Loaded {
             engine: engine.name(),
             files,
             model,
             load_time,
-            is_measured: AtomicBool::new(false),
+            is_measured: AtomicBool::new(is_measured),
             first_run: Mutex::default(),
             last_used: AtomicU64::new(0),
+            hold: self.household.hold(self.figures().share),
         };
         loaded.touch(&self.household);
         Ok(loaded)
+    }
+
+    /// Notes what the model takes, as far as it is known before its first run; whether that is all.
+    fn learn_workspace(&self, private: u64, workspace: Option<u64>) -> bool {
+        let mut figures = self.locked_figures();
+        figures.share.private = private;
+        if let Some(bytes) = workspace {
+            figures.share.kept = bytes;
+            figures.activation = Some(bytes.saturating_add(OUTPUTS));
+        }
+        workspace.is_some()
+    }
+
+    /// Remembers that a load failed, or that one did not. What is said already is not said again.
+    fn note_failure(&self, error: Option<&LoadError>) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error else {
+            *failure = None;
+            return;
+        };
+        self.household.load_failed(&self.name);
+        let reason = error.in_short();
+        if failure.as_ref().is_none_or(|earlier| earlier.reason != reason) {
+            tracing::warn!(model = self.name, "{error}");
+        }
+        *failure = Some(LoadFailure { reason, at: Instant::now() });
+    }
+
+    /// Tries a load that failed again, if that was a while ago: whoever sends requests here may have been
+    /// told that this service is not ready, so that no request would.
+    pub(super) fn retry(&self) {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = failure.as_ref().is_some_and(|failure| failure.at.elapsed() >= RETRY_AFTER);
+        drop(failure);
+        if is_due {
+            // The outcome is noted where `/readyz` looks.
+            let _ = self.lease();
+        }
     }
 
     /// Runs the model. Its first run after a load is alone, and measured.
@@ -189,12 +253,13 @@ impl Model {
         // A run that was refused says nothing about one that is not.
         if outputs.is_ok() {
             let mut figures = self.locked_figures();
-            figures.kept = memory.after.saturating_sub(memory.before);
-            let peak = memory.peak.saturating_sub(memory.before).max(figures.kept);
+            let kept = memory.after.saturating_sub(memory.before);
+            let peak = memory.peak.saturating_sub(memory.before).max(kept);
+            figures.share.kept = kept;
             figures.activation = figures.activation.max(Some(peak));
+            loaded.hold.correct(figures.share);
             drop(figures);
             loaded.is_measured.store(true, Ordering::Release);
-            self.household.settle();
         }
         outputs
     }
@@ -231,11 +296,6 @@ impl Model {
         Some(loaded.idle(&self.household))
     }
 
-    /// Whether it is in memory; one that is being loaded is not yet.
-    pub(super) fn is_loaded(&self) -> bool {
-        self.loaded.try_lock().is_ok_and(|slot| slot.is_some())
-    }
-
     pub(crate) fn figures(&self) -> Figures {
         *self.locked_figures()
     }
@@ -244,15 +304,21 @@ impl Model {
         let slot = self.loaded.try_lock().ok();
         let loaded = slot.as_ref().and_then(|slot| slot.as_ref());
         let figures = self.figures();
+        let held = figures.share.private.saturating_add(figures.share.kept);
+        let engine = self.engines.choose(&self.folder);
+        let is_there = loaded.is_some() || engine.takes(&self.folder);
+        let missing = || (!is_there).then(|| LoadError::Missing(self.folder.clone()).in_short());
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = failure.as_ref().map(|failure| failure.reason.clone());
         ModelStatus {
             name: self.name.clone(),
-            engine: loaded
-                .map_or_else(|| self.engines.choose(&self.folder).name(), |loaded| loaded.engine),
+            engine: loaded.map_or_else(|| engine.name(), |loaded| loaded.engine),
             loaded: loaded.is_some(),
             load_ms: loaded.map(|loaded| loaded.load_time.as_secs_f64() * 1e3),
-            private_bytes: loaded.map_or(0, |_| figures.private.saturating_add(figures.kept)),
+            private_bytes: loaded.map_or(0, |_| held),
             mapped_bytes: loaded.map_or(0, |loaded| loaded.files.mapped_bytes()),
             activation_bytes: figures.activation,
+            failure: reason.or_else(missing),
         }
     }
 
@@ -262,6 +328,22 @@ impl Model {
 
     fn locked_figures(&self) -> MutexGuard<'_, Figures> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the weights read in the background. The files stay guarded as long as they are read, even if the
+/// model is unloaded meanwhile.
+fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
+    let (files, model) = (Arc::clone(files), Arc::clone(model));
+    let thread = std::thread::Builder::new().name("read-ahead".to_owned());
+    let read = move || {
+        model.read_ahead();
+        drop(files);
+        drop(model);
+    };
+    // Without a thread to spare, the first run reads what it needs itself.
+    if let Err(error) = thread.spawn(read) {
+        tracing::debug!(%error, "weights are not read ahead");
     }
 }
 

@@ -6,8 +6,8 @@
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
 use super::engine::{Engine, LoadError};
-use super::model::{Figures, Model, ModelStatus, Unload};
-use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, Level};
+use super::model::{Model, ModelStatus, Unload};
+use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, Level, ModelHold, ModelShare};
 use crate::metrics::Metrics;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -41,20 +41,41 @@ impl Engines {
 
 /// The models one component may load. Cheap to clone: each request gets one.
 #[derive(Clone, Default)]
-pub struct Grants(Arc<HashMap<String, Arc<Model>>>);
+pub struct Grants {
+    by_name: Arc<HashMap<String, Arc<Model>>>,
+    guest_models: Option<GuestModels>,
+}
+
+/// Leave to bring a model of one's own.
+#[derive(Clone)]
+pub(super) struct GuestModels {
+    pub(super) engine: Arc<dyn Engine>,
+    /// Bytes of all of a request's models together.
+    pub(super) limit: u64,
+}
 
 impl Grants {
     pub(super) fn find(&self, name: &str) -> Option<Arc<Model>> {
-        self.0.get(name).map(Arc::clone)
+        self.by_name.get(name).map(Arc::clone)
     }
 
-    /// The largest run of any of these models, in bytes: what a request may come to take. What was not
-    /// measured yet is assumed.
+    /// Lets the component load ONNX models from its own bytes, `limit` bytes a request.
+    #[must_use]
+    pub fn with_guest_models(self, engine: Arc<dyn Engine>, limit: u64) -> Self {
+        Self { guest_models: Some(GuestModels { engine, limit }), ..self }
+    }
+
+    pub(super) fn guest_models(&self) -> Option<&GuestModels> {
+        self.guest_models.as_ref()
+    }
+
+    /// The largest run of any of these models, in bytes: what a request may come to take. What is not
+    /// known yet is assumed.
     #[must_use]
     pub fn activation(&self) -> u64 {
-        let activation = |model: &Arc<Model>| model.figures().activation;
-        let known = self.0.values().filter_map(activation).max();
-        known.unwrap_or(if self.0.is_empty() { 0 } else { ASSUMED_ACTIVATION })
+        let activation =
+            |model: &Arc<Model>| model.figures().activation.unwrap_or(ASSUMED_ACTIVATION);
+        self.by_name.values().map(activation).max().unwrap_or(0)
     }
 }
 
@@ -83,12 +104,13 @@ impl Models {
             let folder = folder.join(name);
             let model = self.by_folder.entry(folder).or_insert_with_key(|folder| {
                 let household = Arc::clone(&self.household);
-                Arc::new(Model::new(name, folder, engines.clone(), household))
+                let model = Arc::new(Model::new(name, folder, engines.clone(), household));
+                self.household.members().push(Arc::downgrade(&model));
+                model
             });
-            self.household.members().push(Arc::downgrade(model));
             (name.clone(), Arc::clone(model))
         });
-        Grants(Arc::new(granted.collect()))
+        Grants { by_name: Arc::new(granted.collect()), guest_models: None }
     }
 
     /// Loads every model now.
@@ -105,7 +127,8 @@ impl Models {
         self.by_folder.values().map(|model| model.status()).collect()
     }
 
-    /// Unloads what nobody has used for `idle`, and where memory is tight whatever nobody uses now.
+    /// Unloads what nobody has used for `idle`, and where memory is tight whatever nobody uses now; tries
+    /// again what could not be loaded. May take as long as a load.
     pub fn tidy(&self, idle: Duration) {
         let tight = self.household.gauge.level() >= Level::Tight;
         let mut freed = false;
@@ -113,11 +136,11 @@ impl Models {
             freed |= model.unload_if(Unload::Idle, |since| since >= idle)
                 || (tight && model.unload_if(Unload::Evicted, |_| true));
         }
-        if freed {
-            self.household.settle();
-        }
         if freed || tight {
             crate::allocator::trim();
+        }
+        if !tight {
+            self.by_folder.values().for_each(|model| model.retry());
         }
     }
 
@@ -128,13 +151,9 @@ impl Models {
 }
 
 impl Household {
-    /// Evicts idle models until one with these figures fits beside what is promised already.
-    pub(super) fn make_room_for(&self, name: &str, figures: Figures) {
-        let wanted = figures.private.saturating_add(figures.kept);
-        let fits = || {
-            let fits = |budget| self.ledger.reserved().saturating_add(wanted) <= budget;
-            self.ledger.budget().is_none_or(fits) && self.gauge.level() < Level::Tight
-        };
+    /// Evicts idle models until one with this share fits beside what is promised already.
+    pub(super) fn make_room_for(&self, name: &str, share: ModelShare) {
+        let fits = || self.ledger.has_room_for(share) && self.gauge.level() < Level::Tight;
         while !fits() && self.evict_one(Some(name)) {}
     }
 
@@ -144,19 +163,12 @@ impl Household {
         let others = models.iter().filter(|model| Some(model.name()) != keep);
         let idle = others.filter_map(|model| Some((model.idle()?, model)));
         let Some((_, oldest)) = idle.max_by_key(|(idle, _)| *idle) else { return false };
-        let gone = oldest.unload_if(Unload::Evicted, |_| true);
-        self.settle();
-        gone
+        oldest.unload_if(Unload::Evicted, |_| true)
     }
 
-    /// Brings the ledger up to date with what is loaded.
-    pub(super) fn settle(&self) {
-        let models: Vec<Arc<Model>> = self.members().iter().filter_map(Weak::upgrade).collect();
-        let loaded = models.iter().filter(|model| model.is_loaded()).map(|model| model.figures());
-        let (private, kept) = loaded.fold((0_u64, 0_u64), |(private, kept), figures| {
-            (private.saturating_add(figures.private), kept.saturating_add(figures.kept))
-        });
-        self.ledger.set_models(private, kept);
+    /// Puts a model into the books.
+    pub(super) fn hold(&self, share: ModelShare) -> ModelHold {
+        self.ledger.hold_model(share)
     }
 
     pub(super) fn loaded(&self, name: &str, took: Duration) {

@@ -54,16 +54,27 @@ impl Engine for Rten {
         let options = ModelOptions::with_all_ops();
         #[expect(unsafe_code, reason = "mapping weights is what keeps them out of private memory")]
         // SAFETY: the mapping is read-only, and every tool of ours that writes a model folder replaces
-        // files by rename, which leaves a mapped file's pages as they were. Somebody who truncates a
-        // mapped file in place can still make reads of it fail; the documentation says so.
+        // files by rename, which leaves a mapped file's pages as they were. What becomes of somebody
+        // who writes into a mapped file or cuts it short is in `bus` and `files`.
         let loaded = unsafe { options.load_mmap(&path) };
         let model = loaded.map_err(|error| LoadError::Refused {
             engine: self.name(),
             path,
             reason: error.to_string(),
         })?;
+        Ok(self.with_threads(model))
+    }
+
+    fn load_onnx(&self, bytes: Vec<u8>) -> Result<Box<dyn LoadedModel>, String> {
+        let loaded = ModelOptions::with_all_ops().load(bytes);
+        loaded.map(|model| self.with_threads(model)).map_err(|error| error.to_string())
+    }
+}
+
+impl Rten {
+    fn with_threads(&self, model: Model) -> Box<dyn LoadedModel> {
         let pool = self.pool.get_or_init(|| Arc::new(ThreadPool::with_num_threads(self.threads)));
-        Ok(Box::new(RtenModel { model, threads: Arc::clone(pool) }))
+        Box::new(RtenModel { model, threads: Arc::clone(pool) })
     }
 }
 

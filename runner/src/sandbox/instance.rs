@@ -211,7 +211,7 @@ impl Instances {
         };
         let mut store = Store::new(&self.sandbox.engine, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(limits.max_host_memory);
+        store.set_hostcall_fuel(limits.max_host_memory.saturating_add(limits.max_guest_model));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
             if Instant::now() >= deadline {

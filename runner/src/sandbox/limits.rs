@@ -16,7 +16,9 @@ pub struct Limits {
     pub max_instance_memory: usize,
     /// Bytes the host may hold for one instance: tensors, what one call hands over, the answer.
     pub max_host_memory: usize,
-    /// Wall-clock time from the first byte of the request's head to the last of the response.
+    /// Bytes of models that one instance may bring itself, on top of that.
+    pub max_guest_model: usize,
+    /// Wall-clock time an instance may take for its request, to the last byte of the response.
     pub request_timeout: Duration,
 }
 

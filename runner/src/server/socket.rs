@@ -18,8 +18,10 @@ use tokio::time::{Sleep, sleep};
 const LINGER_BYTES: u64 = 64 << 20;
 /// How long that may take, all together.
 const LINGER_TIME: Duration = Duration::from_secs(5);
-/// How long a client may take no byte of an answer.
+/// How long a client that does not take its answer as fast as it comes may take for the next
+/// [`STALL_BYTES`] of it: who reads a byte now and then is cut off too.
 const STALL_TIME: Duration = Duration::from_secs(30);
+const STALL_BYTES: usize = 64 << 10;
 
 /// A socket as hyper sees it.
 pub(super) struct Socket<S> {
@@ -30,8 +32,13 @@ pub(super) struct Socket<S> {
     heads: HeadWatch,
     /// What goes out in place of hyper's own words.
     refusal: Option<Refusal>,
-    stall: Option<Pin<Box<Sleep>>>,
+    stall: Option<Stall>,
     linger: Option<Linger>,
+}
+
+struct Stall {
+    until: Pin<Box<Sleep>>,
+    bytes_left: usize,
 }
 
 struct Refusal {
@@ -103,7 +110,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         self.inner.is_write_vectored()
     }
 
+    /// hyper flushes once all it had is written: whoever read slowly has caught up.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.stall = None;
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
@@ -163,18 +172,25 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends a write that has been waiting for too long for the client to take anything.
+    /// Ends a write that has been waiting for too long for the client to take what it is sent.
     fn unless_stalled(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<Result<usize>>,
     ) -> Poll<Result<usize>> {
-        if written.is_ready() {
-            self.stall = None;
+        if let Poll::Ready(outcome) = &written {
+            let taken = *outcome.as_ref().unwrap_or(&0);
+            self.stall = self.stall.take().filter(|stall| taken < stall.bytes_left);
+            if let Some(stall) = &mut self.stall {
+                stall.bytes_left -= taken;
+            }
             return written;
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
-        ready!(stall.as_mut().poll(context));
+        let stall = self.stall.get_or_insert_with(|| Stall {
+            until: Box::pin(sleep(STALL_TIME)),
+            bytes_left: STALL_BYTES,
+        });
+        ready!(stall.until.as_mut().poll(context));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not read its answer")))
     }
 }

@@ -11,6 +11,7 @@
 
 mod nn;
 mod scan;
+mod script;
 
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -36,7 +37,8 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "scan" => answer(&scan::look_and_leave(query), out).await,
         "contexts" => answer(&nn::contexts(query), out).await,
         "computes" => answer(&nn::computes(query), out).await,
-        "load-bytes" => answer(&nn::load_bytes(), out).await,
+        "load-bytes" => answer(&nn::load_bytes(body(request).await), out).await,
+        "script" => answer(&script::run(&body(request).await), out).await,
         "load-name" => answer(&nn::load_name(query), out).await,
         "tensors" => nn::leak_tensors(1 << 20),
         "handles" => nn::leak_tensors(1),
@@ -56,6 +58,11 @@ async fn answer(text: &str, out: ResponseOutparam) {
     let response = OutgoingResponse::new(Fields::new());
     // A client that has gone is not this guest's business.
     let _ = out.set_with_body(response, text.as_bytes().to_vec()).await;
+}
+
+/// The request's body, or what of it can be read.
+async fn body(request: IncomingRequest) -> Vec<u8> {
+    request.into_body().await.unwrap_or_default()
 }
 
 /// Begins an answer and never ends it.

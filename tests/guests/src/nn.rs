@@ -13,7 +13,7 @@ use bindings::wasi::nn::tensor::{Tensor, TensorType};
     clippy::allow_attributes_without_reason,
     reason = "generated"
 )]
-mod bindings {
+pub(crate) mod bindings {
     spin_sdk::wit_bindgen::generate!({
         path: "../../wit/wasi-nn.wit",
         world: "ml",
@@ -59,9 +59,11 @@ pub(crate) fn computes(model: &str) -> String {
     "without end".to_owned()
 }
 
-/// Offers the host a model of its own.
-pub(crate) fn load_bytes() -> String {
-    match load(&[vec![8; 1000]], GraphEncoding::Onnx, ExecutionTarget::Cpu) {
+/// Offers the host a model of its own, and makes a context of it.
+pub(crate) fn load_bytes(model: Vec<u8>) -> String {
+    let context = load(&[model], GraphEncoding::Onnx, ExecutionTarget::Cpu)
+        .and_then(|graph| graph.init_execution_context());
+    match context {
         Ok(_) => "loaded".to_owned(),
         Err(error) => code(&error),
     }

@@ -1,0 +1,32 @@
+//! Whatever bytes are posted as a photo: an error, or a photo of at most the size asked for; and never more
+//! memory than the limits allow.
+//!
+//! The first byte chooses the size asked for; the rest is the file. Seeds: every format of
+//! `vision/tests/fixtures`, and the test photos.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use peak_alloc::PeakAlloc;
+use skincell_vision::photo::{Limits, decode};
+use skincell_vision::resize::resize;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+const LIMITS: Limits = Limits { max_side: 4096, max_pixels: 1 << 22, max_alloc: 8 << 20 };
+/// What decoders hold for tables and the like, whatever the photo, in bytes.
+const SLACK: usize = 1 << 20;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&first, file)) = data.split_first() else { return };
+    let side = 1 + u32::from(first) * 3;
+    MEMORY.reset_peak_usage();
+    let before = MEMORY.current_usage();
+    let outcome = decode(file, (side, side), &LIMITS);
+    let held = MEMORY.peak_usage().saturating_sub(before);
+    let limit = LIMITS.max_alloc as usize + SLACK;
+    assert!(held <= limit, "{held} bytes held, {limit} allowed");
+    let Ok(photo) = outcome else { return };
+    let Ok(small) = resize(&photo, side, side) else { panic!("it cannot be resized") };
+    assert_eq!((small.width(), small.height()), (side, side));
+});

@@ -9,7 +9,7 @@ use crate::manifest::StaticResponse;
 use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
-use crate::nn::{self, Grants, Models};
+use crate::nn::{self, Engine, Grants, Models, Rten};
 use crate::problem::Problem;
 use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};

@@ -10,11 +10,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// Bytes that begin at a 64-byte boundary.
+/// Bytes that begin at a 64-byte boundary, unless whoever compiled them in did not see to it.
 #[derive(Debug)]
 pub(crate) enum Bytes {
     /// Pages of the file: shared, and given back under pressure.
     Mapped(memmap2::Mmap),
+    /// Part of the program.
+    Static(&'static [u8]),
     /// A copy, for targets that cannot map (Wasm) and for tests.
     Held {
         /// The bytes, filled up with zeros to whole lines.
@@ -76,6 +78,7 @@ impl Bytes {
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
             Self::Held { lines, len } => &bytemuck::cast_slice::<Line, u8>(lines)[..*len],
         }
     }

@@ -148,6 +148,15 @@ impl Model {
         Ok(Self { packed: Arc::new(Packed::new(Bytes::hold(bytes))?) })
     }
 
+    /// A model from the bytes of a `model.cell` that lie in the program itself, weights left where they
+    /// are.
+    ///
+    /// # Errors
+    /// As [`Model::open`], and where the bytes do not lie at a multiple of four.
+    pub fn from_static(bytes: &'static [u8]) -> Result<Self, OpenError> {
+        Ok(Self { packed: Arc::new(Packed::new(Bytes::Static(bytes))?) })
+    }
+
     /// What the model takes.
     #[must_use]
     pub fn inputs(&self) -> &[Port] {

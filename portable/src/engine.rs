@@ -8,12 +8,17 @@ use rten::{DataType, NodeId, Value, ValueOrView, ValueType};
 use rten_tensor::TensorView;
 use rten_tensor::prelude::*;
 
+use crate::baked::Archive;
 use crate::tensor::{Tensor, TensorError, Type};
 
 /// File of a packed model.
 const CELL: &str = "model.cell";
 /// File of a graph; its weights lie beside it.
 const ONNX: &str = "model.onnx";
+/// Those weights.
+const WEIGHTS: &str = "model.onnx.data";
+/// All files of a model.
+pub const FILES: [&str; 3] = [CELL, ONNX, WEIGHTS];
 
 /// A tensor and the name of the input or output it belongs to.
 pub type Named = (String, Tensor);
@@ -85,22 +90,43 @@ impl Model {
     /// # Errors
     /// [`LoadError`] with the file and what is wrong with it.
     pub fn load(folder: &Path) -> Result<Self, LoadError> {
-        let path = folder.join(CELL);
-        if path.is_file() {
-            let refused = |error: cellnet::OpenError| error.to_string();
-            return match cellnet::Model::open(&path).map_err(refused) {
-                Ok(model) => {
-                    let workspace = RefCell::new(cellnet::Workspace::new(&model));
-                    Ok(Self::Cellnet(model, workspace, cellnet::Pool::new(1)))
-                }
-                Err(reason) => Err(LoadError { path, reason }),
-            };
+        let cell = folder.join(CELL);
+        if cell.is_file() {
+            return Self::cellnet(cell.clone(), cellnet::Model::open(&cell));
         }
         let path = folder.join(ONNX);
-        match rten::Model::load_file(&path) {
-            Ok(model) => Ok(Self::Rten(model)),
-            Err(error) => Err(LoadError { path, reason: error.to_string() }),
+        let model = rten::Model::load_file(&path).map(Self::Rten);
+        model.map_err(|error| LoadError { path, reason: error.to_string() })
+    }
+
+    /// The model called `name` in `archive`, whose weights stay where they are.
+    ///
+    /// # Errors
+    /// [`LoadError`] with the file and what is wrong with it.
+    pub fn baked(archive: &Archive<'static>, name: &str) -> Result<Self, LoadError> {
+        if let Some(bytes) = archive.file(name, CELL) {
+            let path = Path::new(name).join(CELL);
+            return Self::cellnet(path, cellnet::Model::from_static(bytes));
         }
+        let path = Path::new(name).join(ONNX);
+        let Some(graph) = archive.file(name, ONNX) else {
+            return Err(LoadError { path, reason: "it is not in this component".to_owned() });
+        };
+        let mut options = rten::ModelOptions::with_all_ops();
+        if let Some(weights) = archive.file(name, WEIGHTS) {
+            options.external_data_static(WEIGHTS, weights);
+        }
+        let model = options.load_static_slice(graph).map(Self::Rten);
+        model.map_err(|error| LoadError { path, reason: error.to_string() })
+    }
+
+    fn cellnet(
+        path: PathBuf,
+        opened: Result<cellnet::Model, cellnet::OpenError>,
+    ) -> Result<Self, LoadError> {
+        let model = opened.map_err(|error| LoadError { path, reason: error.to_string() })?;
+        let workspace = RefCell::new(cellnet::Workspace::new(&model));
+        Ok(Self::Cellnet(model, workspace, cellnet::Pool::new(1)))
     }
 
     /// Runs the model on `inputs` and gives all its outputs.

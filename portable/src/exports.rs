@@ -1,11 +1,13 @@
 //! The glue: wasi-nn's resources and functions over [`crate::store`] and [`crate::engine`].
 //!
-//! Error codes are those of the runner's native side: an unknown name is `not-found`, a graph from bytes
-//! `invalid-encoding` (there is no backend for it on either side), whatever goes wrong in loading or
-//! running a model `runtime-error`.
+//! Error codes and limits are those of the runner's native side, held there by one suite
+//! (`tests/cases/conformance.rs`): an unknown name is `not-found`, a graph from bytes
+//! `unsupported-operation`, whatever goes wrong in loading or running a model `runtime-error`, and more
+//! contexts or runs than one request may have `too-large`.
 
-use std::path::PathBuf;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::thread::LocalKey;
 
 use bindings::exports::wasi::nn::errors::{self, ErrorCode};
 use bindings::exports::wasi::nn::graph::{self, ExecutionTarget, GraphBuilder, GraphEncoding};
@@ -13,7 +15,7 @@ use bindings::exports::wasi::nn::inference::{self, NamedTensor};
 use bindings::exports::wasi::nn::tensor::{self, TensorType};
 
 use crate::engine::Model;
-use crate::store::{FOLDER, FOLDER_VARIABLE, Store};
+use crate::store::{FOLDER, FOLDER_VARIABLE, Place, Store};
 use crate::tensor::{Tensor, Type};
 
 /// What wit-bindgen makes of `wit/wasi-nn.wit`, exported.
@@ -45,10 +47,35 @@ mod bindings {
     export!(Component);
 }
 
+/// Execution contexts one instance may make, which serves one request.
+const MAX_CONTEXTS: u32 = 100;
+/// Runs it may ask for.
+const MAX_COMPUTES: u32 = 100;
+
 thread_local! {
     /// The models of this instance.
-    static STORE: Store =
-        Store::new(std::env::var_os(FOLDER_VARIABLE).unwrap_or_else(|| FOLDER.into()));
+    static STORE: Store = {
+        let baked = crate::baked::archive();
+        // Who brings models along looks for no others.
+        let folder = baked.is_empty().then(|| std::env::var_os(FOLDER_VARIABLE)).flatten();
+        Store::new(folder.unwrap_or_else(|| FOLDER.into()), baked)
+    };
+    static CONTEXTS: Cell<u32> = const { Cell::new(0) };
+    static COMPUTES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts one more; refuses it when there have been `most`.
+fn count(
+    counter: &'static LocalKey<Cell<u32>>,
+    most: u32,
+    what: &str,
+) -> Result<(), errors::Error> {
+    let number = counter.get().saturating_add(1);
+    counter.set(number);
+    match number <= most {
+        true => Ok(()),
+        false => Err(failure(ErrorCode::TooLarge, format!("at most {most} {what} a request"))),
+    }
 }
 
 struct Component;
@@ -56,7 +83,7 @@ struct Component;
 /// A model by name, not yet loaded.
 struct Granted {
     name: String,
-    folder: PathBuf,
+    place: Place,
 }
 
 /// A model ready to run.
@@ -99,17 +126,16 @@ impl graph::Guest for Component {
 
     fn load(
         _: Vec<GraphBuilder>,
-        encoding: GraphEncoding,
+        _: GraphEncoding,
         _: ExecutionTarget,
     ) -> Result<graph::Graph, errors::Error> {
-        let words =
-            format!("no backend loads {encoding:?} from bytes; mount the model and name it");
-        Err(failure(ErrorCode::InvalidEncoding, words))
+        let words = "models come by name (load-by-name), not from a guest's bytes";
+        Err(failure(ErrorCode::UnsupportedOperation, words))
     }
 
     fn load_by_name(name: String) -> Result<graph::Graph, errors::Error> {
         match STORE.with(|store| store.find(&name)) {
-            Some(folder) => Ok(graph::Graph::new(Granted { name, folder })),
+            Some(place) => Ok(graph::Graph::new(Granted { name, place })),
             None => {
                 let words = format!("no model is mounted as {name:?}");
                 Err(failure(ErrorCode::NotFound, words))
@@ -120,7 +146,8 @@ impl graph::Guest for Component {
 
 impl graph::GuestGraph for Granted {
     fn init_execution_context(&self) -> Result<inference::GraphExecutionContext, errors::Error> {
-        let model = STORE.with(|store| store.load(&self.name, &self.folder));
+        count(&CONTEXTS, MAX_CONTEXTS, "execution contexts")?;
+        let model = STORE.with(|store| store.load(&self.name, &self.place));
         let model = model.map_err(|error| failure(ErrorCode::RuntimeError, error))?;
         Ok(inference::GraphExecutionContext::new(Context(model)))
     }
@@ -134,6 +161,7 @@ impl inference::GuestGraphExecutionContext for Context {
     fn compute(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, errors::Error> {
         let taken = |(name, tensor): NamedTensor| (name, tensor.into_inner::<Tensor>());
         let inputs: Vec<_> = inputs.into_iter().map(taken).collect();
+        count(&COMPUTES, MAX_COMPUTES, "runs")?;
         let outputs = self.0.run(&inputs);
         let outputs = outputs.map_err(|error| failure(ErrorCode::RuntimeError, error))?;
         let given = |(name, output)| (name, tensor::Tensor::new(output));

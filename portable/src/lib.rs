@@ -5,14 +5,16 @@
 //!                  (composed by Spin)   cellnet, else rten                  or model.onnx(.data)
 //! ```
 //!
-//! `exports` is the glue to the interface, `store` finds and keeps models, `engine` runs them, `tensor`
-//! checks what a caller says of its tensors. Everything but the glue is plain Rust, tested natively. It
+//! `exports` is the glue to the interface, `store` finds and keeps models, `baked` has those that came with
+//! the component, `engine` runs them, `tensor` checks what a caller says of its tensors. Everything but the glue is plain Rust, tested natively. It
 //! answers as the runner's native side does, dtypes, limits and error codes alike, and leaves out what
 //! that leaves out: loading a graph from bytes, and batches.
 //!
 //! A model is granted by mounting it: whatever lies in a folder of the models folder may be loaded by
-//! that folder's name, and nothing else can be reached by any name.
+//! that folder's name, and nothing else can be reached by any name. `skincell model bake` makes a
+//! component of this one that has its models in its memory from the start, and reads no files.
 
+pub mod baked;
 pub mod engine;
 #[cfg(target_family = "wasm")]
 mod exports;

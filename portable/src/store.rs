@@ -2,12 +2,15 @@
 //!
 //! Models are folders of the models folder, `/models` or what `WASI_NN_MODELS` names. Finding one looks
 //! at names only; loading happens when a run is prepared, as on the native side, and once an instance.
+//!
+//! A component with baked models has these and no others, and looks for no file.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use crate::baked::Archive;
 use crate::engine::{LoadError, Model};
 
 /// Variable that names another models folder.
@@ -21,32 +24,51 @@ const LONGEST: usize = 64;
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    baked: Archive<'static>,
     loaded: RefCell<HashMap<String, Rc<Model>>>,
 }
 
+/// Where a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder of files.
+    Folder(PathBuf),
+    /// In the component.
+    Baked,
+}
+
 impl Store {
-    /// The models in the folders of `root`.
+    /// The models of `baked`, or where that is empty those in the folders of `root`.
     #[must_use]
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), loaded: RefCell::default() }
+    pub fn new(root: impl Into<PathBuf>, baked: Archive<'static>) -> Self {
+        Self { root: root.into(), baked, loaded: RefCell::default() }
     }
 
-    /// The folder of the model called `name`, if it is mounted.
+    /// Where the model called `name` is, if it is anywhere.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<PathBuf> {
-        let folder = is_plain(name).then(|| self.root.join(name))?;
-        Model::lies_in(&folder).then_some(folder)
+    pub fn find(&self, name: &str) -> Option<Place> {
+        if !is_plain(name) {
+            return None;
+        }
+        if !self.baked.is_empty() {
+            return self.baked.has(name).then_some(Place::Baked);
+        }
+        let folder = self.root.join(name);
+        Model::lies_in(&folder).then_some(Place::Folder(folder))
     }
 
-    /// The model called `name` in `folder`, loaded unless it is already.
+    /// The model called `name`, loaded unless it is already.
     ///
     /// # Errors
     /// [`LoadError`]; it is not kept, so the next caller tries again.
-    pub fn load(&self, name: &str, folder: &Path) -> Result<Rc<Model>, LoadError> {
+    pub fn load(&self, name: &str, place: &Place) -> Result<Rc<Model>, LoadError> {
         if let Some(model) = self.loaded.borrow().get(name) {
             return Ok(Rc::clone(model));
         }
-        let model = Rc::new(Model::load(folder)?);
+        let model = Rc::new(match place {
+            Place::Folder(folder) => Model::load(folder)?,
+            Place::Baked => Model::baked(&self.baked, name)?,
+        });
         self.loaded.borrow_mut().insert(name.to_owned(), Rc::clone(&model));
         Ok(model)
     }
@@ -62,7 +84,7 @@ fn is_plain(name: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
 
-    use super::{Store, is_plain};
+    use super::{Archive, Place, Store, is_plain};
 
     #[test]
     fn a_name_is_no_path() {
@@ -83,12 +105,27 @@ mod tests {
             std::fs::create_dir(root.path().join(name)).unwrap();
             std::fs::write(root.path().join(name).join(file), "not a model").unwrap();
         }
-        let store = Store::new(root.path());
-        assert_eq!(store.find("cell"), Some(root.path().join("cell")));
-        assert_eq!(store.find("onnx"), Some(root.path().join("onnx")));
+        let store = Store::new(root.path(), Archive::default());
+        for name in ["cell", "onnx"] {
+            assert_eq!(store.find(name), Some(Place::Folder(root.path().join(name))));
+        }
         assert_eq!(store.find("card"), None);
         assert_eq!(store.find("../cell"), None);
-        let error = store.load("cell", &root.path().join("cell")).unwrap_err();
+        let error = store.load("cell", &store.find("cell").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("model.cell"), "{error}");
+    }
+
+    #[test]
+    fn who_has_baked_models_has_no_others() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("cell")).unwrap();
+        std::fs::write(root.path().join("cell/model.cell"), "not a model").unwrap();
+        let files = [("skin/model.cell".to_owned(), b"not a model".to_vec())];
+        let archive = Archive::read(Archive::pack(&files).unwrap().leak()).unwrap();
+        let store = Store::new(root.path(), archive);
+        assert_eq!(store.find("skin"), Some(Place::Baked));
+        assert_eq!(store.find("cell"), None);
+        let error = store.load("skin", &Place::Baked).unwrap_err();
         assert!(error.to_string().contains("model.cell"), "{error}");
     }
 }

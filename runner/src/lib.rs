@@ -14,6 +14,7 @@ pub mod admission;
 pub mod allocator;
 pub mod app;
 pub mod build;
+pub mod compose;
 pub mod door;
 pub mod manifest;
 pub mod memory;

@@ -38,7 +38,11 @@ pub(crate) fn stage(component: &AppComponent, folder: &Path) -> anyhow::Result<O
     if component.files.is_empty() {
         return Ok(None);
     }
-    let root = TempDir::with_prefix("skincell-files-").context("cannot make a folder for files")?;
+    // An image from nothing has no /tmp.
+    let temporary = std::env::temp_dir();
+    let root = std::fs::create_dir_all(&temporary)
+        .and_then(|()| TempDir::with_prefix("skincell-files-"))
+        .with_context(|| format!("cannot make a folder for files in {}", temporary.display()))?;
     let excluded = component
         .exclude_files
         .iter()
@@ -150,6 +154,7 @@ mod tests {
             models: Vec::new(),
             models_folder: PathBuf::new(),
             open: Vec::new(),
+            dependencies: Vec::new(),
             build: None,
         }
     }

@@ -5,6 +5,7 @@
 use crate::admin;
 use crate::admission::{Admission, LIGHT_SLOTS, MakeRoom, Rules, Weight};
 use crate::app::{App, Target};
+use crate::compose::compose;
 use crate::manifest::StaticResponse;
 use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
 use crate::metrics::Metrics;
@@ -88,7 +89,8 @@ impl Service {
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let compiled = sandbox.compile(&component.source, cache.as_ref())?;
+            let wasm = compose(&component.source, &component.dependencies)?;
+            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
             let instances =

@@ -5,8 +5,9 @@
 
 use std::process::Command;
 
+use skincell_runner::compose::{Dependency, compose};
 use skincell_tests::client::get;
-use skincell_tests::{App, Runner, artifacts};
+use skincell_tests::{App, Runner, artifacts, portable};
 
 const MANIFEST: &str = r#"
 spin_manifest_version = 2
@@ -175,6 +176,61 @@ fn output_is_kept_and_followed() {
     assert_eq!(kept("stderr"), "quiet\n");
     let shown = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
     assert!(!shown.contains("quiet\n"), "{shown}");
+}
+
+/// The runner serves any application: this one is no classifier, and its model takes two inputs.
+#[test]
+fn an_application_of_somebody_else_has_wasi_nn() {
+    let app = App::with_two_inputs();
+    let runner = Runner::start(&app, &[]);
+    let answer = text(&runner, "/alike/dot?left=1,2,3&right=4,5,6");
+    assert_eq!(answer, "product [1, 3] [4.0, 10.0, 18.0]\ndot [1, 1] [32.0]\n");
+    let missing = get(&runner, "/alike/other?left=1,2,3&right=4,5,6");
+    assert_eq!(missing.status, 502);
+    assert!(String::from_utf8_lossy(&missing.body).starts_with("ErrorCode::NotFound"));
+    let short = get(&runner, "/alike/dot?left=1,2&right=4,5,6");
+    assert_eq!(short.status, 502);
+    assert!(String::from_utf8_lossy(&short.body).starts_with("ErrorCode::RuntimeError"));
+}
+
+/// Composed by Spin's rules: a dependency has of its component's files and environment what the manifest
+/// lets it inherit. Here it is wasi-nn in Wasm, whose models are files and whose folder is a variable.
+#[test]
+fn a_dependency_sees_what_it_inherits_and_nothing_else() {
+    let app = App::with_colours();
+    let manifest = r#"
+        spin_manifest_version = 2
+        application = { name = "composed" }
+        [[trigger.http]]
+        route = "/..."
+        component = "guest"
+        [component.guest]
+        source = "composed.wasm"
+        files = [{ source = "models", destination = "/elsewhere" }]
+        environment = { WASI_NN_MODELS = "/elsewhere" }
+    "#;
+    std::fs::write(app.path().join("spin.toml"), manifest).unwrap();
+    let nothing = "ErrorCode::NotFound";
+    let cases: [(&[&str], &str); 4] = [
+        (&[], nothing),
+        (&["files"], nothing),
+        (&["environment"], nothing),
+        (&["environment", "files"], "loaded"),
+    ];
+    for (inherits, expected) in cases {
+        let dependency = Dependency {
+            import: "wasi:nn".to_owned().try_into().unwrap(),
+            source: portable().to_owned(),
+            export: None,
+            inherits: inherits.iter().map(|key| (*key).to_owned()).collect(),
+        };
+        let composed = compose(&artifacts().guests, &[dependency]).unwrap();
+        std::fs::write(app.path().join("composed.wasm"), composed).unwrap();
+        let runner = Runner::start(&app, &[]);
+        assert_eq!(text(&runner, "/load-name?colours"), expected, "{inherits:?}");
+        // The component itself sees everything still.
+        assert_eq!(text(&runner, "/environment?WASI_NN_MODELS"), "/elsewhere");
+    }
 }
 
 /// Before Spin starts a trigger it asks for its flags.

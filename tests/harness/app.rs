@@ -7,8 +7,8 @@ use std::path::Path;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::artifacts::{artifacts, repository};
-use crate::colours;
+use crate::artifacts::{artifacts, repository, two_inputs};
+use crate::{colours, dot};
 
 /// An application, gone with this value.
 #[derive(Debug)]
@@ -65,6 +65,19 @@ impl App {
         std::os::unix::fs::symlink(repository().join(labels), app.path().join(labels))
             .expect("models/labels/ is linked");
         app.write_manifest(&["skin"], "skin");
+        app
+    }
+
+    /// `guests/two-inputs`, which has nothing to do with skin, with its model `dot`.
+    #[must_use]
+    pub fn with_two_inputs() -> Self {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        dot::write(&app.path().join("models"), "dot");
+        let own = repository().join("tests/guests/two-inputs/spin.toml");
+        let own = fs::read_to_string(own).expect("the guest has a spin.toml");
+        let mut manifest: Table = own.parse().expect("spin.toml is TOML");
+        manifest["component"]["two-inputs"]["source"] = text(two_inputs());
+        fs::write(app.path().join("spin.toml"), manifest.to_string()).expect("it is written");
         app
     }
 

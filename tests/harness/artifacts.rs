@@ -40,6 +40,25 @@ pub fn artifacts() -> &'static Artifacts {
     })
 }
 
+/// wasi-nn in Wasm, `portable/`, built if need be: only a few tests want it.
+#[must_use]
+pub fn portable() -> &'static Path {
+    static PORTABLE: OnceLock<PathBuf> = OnceLock::new();
+    PORTABLE.get_or_init(|| {
+        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-portable"];
+        build(&wasm, "skincell_portable.wasm")
+    })
+}
+
+/// The application of two inputs, `guests/two-inputs/`, built if need be.
+pub(crate) fn two_inputs() -> &'static Path {
+    static TWO_INPUTS: OnceLock<PathBuf> = OnceLock::new();
+    TWO_INPUTS.get_or_init(|| {
+        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-two-inputs"];
+        build(&wasm, "skincell_guest_two_inputs.wasm")
+    })
+}
+
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {

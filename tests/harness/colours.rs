@@ -4,15 +4,13 @@
 //! [`GAIN`] times the identity → `scores [1, 3]`. So the logits are `GAIN` times the mean of each
 //! channel, and the Grad-CAM of a class is that channel. Prepared by `modelkit`, as any other.
 
-use std::cell::RefCell;
 use std::path::Path;
 
-use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use rten_onnx::onnx::{GraphProto, ModelProto};
 use skincell_modelkit::{CamTarget, PrepareOptions, parse_labels, prepare as modelkit_prepare};
 use skincell_vision::card::{Basis, Dtype, Target};
+
+use crate::graph::{ints, model, node, tensor, value};
 
 /// Width and height of the model's input in pixels.
 pub const SIDE: u32 = 8;
@@ -87,54 +85,5 @@ fn graph() -> ModelProto {
         output: vec![value("scores", &[1, 3])],
         value_info: vec![],
     };
-    let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
-    ModelProto {
-        ir_version: Some(8),
-        graph: Some(graph),
-        opset_import: vec![standard],
-        ..Default::default()
-    }
-}
-
-fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        name: Some(format!("node_{output}")),
-        op_type: Some(operator.to_owned()),
-        input: inputs.iter().map(|input| (*input).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..Default::default()
-    }
-}
-
-fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        ints: values.to_vec(),
-        r#type: Some(AttributeType::INTS),
-        ..Default::default()
-    }
-}
-
-fn tensor(name: &str, dimensions: &[i64], values: &[f32]) -> TensorProto {
-    TensorProto {
-        name: Some(name.to_owned()),
-        dims: dimensions.to_vec(),
-        data_type: Some(DataType::FLOAT),
-        raw_data: Some(RefCell::new(values.iter().flat_map(|v| v.to_le_bytes()).collect())),
-        ..Default::default()
-    }
-}
-
-fn value(name: &str, dimensions: &[i64]) -> ValueInfoProto {
-    let dimension = |size: &i64| Dimension { dim_value: Some(*size), dim_param: None };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(DataType::FLOAT),
-                shape: Some(TensorShapeProto { dim: dimensions.iter().map(dimension).collect() }),
-            }),
-            sequence: None,
-        }),
-    }
+    model(graph)
 }

@@ -14,10 +14,12 @@ mod app;
 mod artifacts;
 pub mod client;
 pub mod colours;
+mod dot;
+mod graph;
 pub mod photos;
 mod runner;
 
 pub use app::App;
-pub use artifacts::{Artifacts, artifacts, repository};
+pub use artifacts::{Artifacts, artifacts, portable, repository};
 pub use client::Answer;
 pub use runner::Runner;

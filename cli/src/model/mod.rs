@@ -1,5 +1,6 @@
 //! `skincell model …`: flags and printing for the room `modelkit`.
 
+mod bake;
 mod check;
 mod engines;
 mod inspect;
@@ -31,6 +32,8 @@ pub(crate) enum ModelCommand {
     Measure(measure::MeasureArguments),
     /// Pack model folders for the engine cellnet, which is smaller and faster where it takes a model.
     Pack(PackArguments),
+    /// Put models into a component that gives wasi:nn, for stock Spin.
+    Bake(bake::BakeArguments),
 }
 
 /// Flags of `skincell model pack`.
@@ -58,6 +61,7 @@ pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
         ModelCommand::Check(arguments) => check::run(arguments),
         ModelCommand::Quantize(arguments) => quantize::run(arguments),
         ModelCommand::Measure(arguments) => measure::run(&arguments),
+        ModelCommand::Bake(arguments) => bake::run(&arguments),
         ModelCommand::Pack(arguments) => {
             arguments.folders.iter().try_for_each(|folder| pack_and_report(folder))?;
             Ok(ExitCode::SUCCESS)

@@ -1,29 +1,24 @@
-//! Two components made one: a provider's exports plugged into the imports of another, by `wac-graph`, the
-//! library Spin composes dependencies with.
+//! A component with inference in Wasm composed in, for any host of WASI 0.2: what Spin makes of the
+//! dependency in `spin.toml`.
 
 use std::path::Path;
 
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions, plug};
-use wasmtime::{Result, error::Context as _, format_err};
+use skincell_runner::compose::{Dependency, compose};
+use wasmtime::{Result, format_err};
 
-/// The component at `component` with everything it imports that `provider` exports taken from there. All
-/// of a provider's exports come from one instance, so that resources made by one of its interfaces are
-/// taken by the others.
+/// What of a component's configuration reaches the provider: its files hold the models.
+const INHERITED: [&str; 3] = ["environment", "files", "variables"];
+
+/// The component at `component` whose imports of `wasi:nn` the component at `provider` satisfies.
 ///
 /// # Errors
-/// A file that cannot be read or is no component, or nothing to plug.
-pub fn compose(component: &Path, provider: &Path) -> Result<Vec<u8>> {
-    let mut graph = CompositionGraph::new();
-    let mut packages = Vec::with_capacity(2);
-    for (name, path) in [("skincell:app", component), ("skincell:provider", provider)] {
-        let package = Package::from_file(name, None, path, graph.types_mut());
-        let package = package.map_err(|e| format_err!("{}: {e:#}", path.display()))?;
-        packages.push(graph.register_package(package).context("two packages")?);
-    }
-    let [socket, plugged] = packages[..] else { return Err(format_err!("two packages")) };
-    plug(&mut graph, vec![plugged], socket).map_err(|e| {
-        format_err!("{} gives {} nothing: {e}", provider.display(), component.display())
-    })?;
-    graph.encode(EncodeOptions::default()).context("the composed component")
+/// A file that cannot be read or is no component, or one that does not fit the other.
+pub fn with_nn(component: &Path, provider: &Path) -> Result<Vec<u8>> {
+    let dependency = Dependency {
+        import: "wasi:nn".to_owned().try_into().map_err(|error| format_err!("{error}"))?,
+        source: provider.to_path_buf(),
+        export: None,
+        inherits: INHERITED.map(str::to_owned).to_vec(),
+    };
+    compose(component, &[dependency]).map_err(|error| format_err!("{error}"))
 }

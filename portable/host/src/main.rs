@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The first form is what `CARGO_TARGET_WASM32_WASIP2_RUNNER` wants, and what `bench/engine` measures Wasm
-//! with. The second plugs the provider's exports into the component's imports, as Spin does with a
+//! with. The second has the provider satisfy the component's imports of `wasi:nn`, as Spin does with a
 //! dependency.
 
 use std::path::Path;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.as_slice() {
         [flag, component, provider, out] if flag == "--compose" => {
-            compose::compose(Path::new(component), Path::new(provider))
+            compose::with_nn(Path::new(component), Path::new(provider))
                 .and_then(|bytes| Ok(std::fs::write(out, bytes)?))
                 .map(|()| ExitCode::SUCCESS)
         }

@@ -5,7 +5,9 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Config, Engine, Result, Store, format_err};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store, format_err,
+};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -50,6 +52,9 @@ impl WasiHttpHooks for NoOutbound {
     }
 }
 
+/// Instances there may be at the same time.
+const SLOTS: u32 = 16;
+
 /// A component, compiled, with nothing but WASI and HTTP to reach.
 pub struct Proxy {
     pre: ProxyPre<State>,
@@ -61,6 +66,18 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
+/// One instance of it. It serves one request, as an instance does on every host of WASI 0.2.
+pub struct Instance {
+    store: Store<State>,
+    pre: ProxyPre<State>,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").finish_non_exhaustive()
+    }
+}
+
 impl Proxy {
     /// Compiles a component. One that imports anything else than WASI 0.2 and `wasi:http` is refused: so a
     /// component that imports `wasi:nn` is, and that it was composed is proved by its being taken.
@@ -68,7 +85,20 @@ impl Proxy {
     /// # Errors
     /// Bytes that are no component, or an import nobody gives.
     pub fn new(component: &[u8]) -> Result<Self> {
-        let engine = Engine::new(&Config::new())?;
+        let mut config = Config::new();
+        // As servers have it: an instance takes a slot that is there already.
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(SLOTS)
+            .total_core_instances(SLOTS * 32)
+            .total_memories(SLOTS * 4)
+            .total_tables(SLOTS * 16)
+            .total_stacks(SLOTS)
+            .max_core_instances_per_component(64)
+            .max_memories_per_component(4)
+            .max_tables_per_component(32)
+            .max_memory_size(1 << 30);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config)?;
         let component = Component::from_binary(&engine, component)?;
         let mut linker = Linker::<State>::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -76,7 +106,19 @@ impl Proxy {
         Ok(Self { pre: ProxyPre::new(linker.instantiate_pre(&component)?)? })
     }
 
-    /// One request to a fresh instance that sees `folder`, read-only, as `/`.
+    /// What a fresh instance owns; it sees `folder`, read-only, as `/`.
+    ///
+    /// # Errors
+    /// A folder that cannot be opened.
+    pub fn open(&self, folder: &Path) -> Result<Instance> {
+        let mut wasi = WasiCtx::builder();
+        wasi.inherit_stderr().preopened_dir(folder, "/", FsPerms::ReadOnly)?;
+        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
+        let state = State { wasi: wasi.build(), http, hooks: NoOutbound, table };
+        Ok(Instance { store: Store::new(self.pre.engine(), state), pre: self.pre.clone() })
+    }
+
+    /// One request to a fresh instance that sees `folder` and is gone afterwards.
     ///
     /// # Errors
     /// A trap, or an instance that gives no answer.
@@ -85,21 +127,30 @@ impl Proxy {
         folder: &Path,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Bytes>> {
-        let mut wasi = WasiCtx::builder();
-        wasi.inherit_stderr().preopened_dir(folder, "/", FsPerms::ReadOnly)?;
-        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
-        let state = State { wasi: wasi.build(), http, hooks: NoOutbound, table };
-        let mut store = Store::new(self.pre.engine(), state);
+        Ok(self.open(folder)?.ask(request).await?.0)
+    }
+}
+
+impl Instance {
+    /// The answer, and what is left of the instance: its memory, as long as that is kept.
+    ///
+    /// # Errors
+    /// A trap, or an instance that gives no answer.
+    pub async fn ask(
+        self,
+        request: http::Request<Bytes>,
+    ) -> Result<(http::Response<Bytes>, impl Send)> {
+        let Self { mut store, pre } = self;
         let request = request.map(|body| {
             Full::new(body).map_err(|never| -> wasmtime_wasi_http::Error { match never {} })
         });
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let (send, head) = tokio::sync::oneshot::channel();
         let out = store.data_mut().http().new_response_outparam(send)?;
-        let pre = self.pre.clone();
         let work = tokio::task::spawn(async move {
             let proxy = pre.instantiate_async(&mut store).await?;
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+            Result::<_>::Ok(store)
         });
         let Ok(head) = head.await else {
             work.await??;
@@ -107,7 +158,6 @@ impl Proxy {
         };
         let (parts, body) = head?.into_parts();
         let body = body.collect().await?.to_bytes();
-        work.await??;
-        Ok(http::Response::from_parts(parts, body))
+        Ok((http::Response::from_parts(parts, body), work.await??))
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use serde_json::Value;
-use skincell_portable_host::compose::compose;
+use skincell_portable_host::compose::with_nn;
 use skincell_portable_host::proxy::Proxy;
 
 /// Photos asked about: each costs a second or so in Wasm.
@@ -21,7 +21,7 @@ fn composed() -> Proxy {
     let build = |package, file| build::built(&[&wasm[..], &[package]].concat(), file);
     let component = build("skincell", "skincell.wasm");
     let provider = build("skincell-portable", "skincell_portable.wasm");
-    Proxy::new(&compose(&component, &provider).unwrap()).unwrap()
+    Proxy::new(&with_nn(&component, &provider).unwrap()).unwrap()
 }
 
 /// A folder that looks to the component as under Spin: `/models/<name>/` with card and model.

@@ -4,8 +4,10 @@
 //! and its templates are not yet expanded. Members that only Spin needs are not looked at; features it
 //! says a host must understand are refused by name.
 
-use super::resolve::NOT_OFFERED;
+use super::resolve::{NATIVE, NOT_OFFERED, inherited};
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, variables};
+use crate::compose::Dependency;
+use crate::manifest::dependency::{ImportName, Inherit};
 use crate::manifest::names::LowerSnake;
 use crate::manifest::{self, Executor, Files, HttpTrigger, Mount, Route, Variable};
 use crate::routes::Routes;
@@ -68,9 +70,23 @@ struct LockedComponent {
     #[serde(default)]
     config: BTreeMap<String, String>,
     #[serde(default)]
-    dependencies: BTreeMap<String, serde_json::Value>,
+    dependencies: BTreeMap<ImportName, LockedDependency>,
     #[serde(default)]
     host_requirements: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Clone, Deserialize)]
+struct LockedDependency {
+    source: Content,
+    export: Option<String>,
+    inherit: Option<LockedInherit>,
+}
+
+/// As Spin's serde writes it: `"All"` or `{"Some": […]}`.
+#[derive(Clone, Deserialize)]
+enum LockedInherit {
+    All,
+    Some(Vec<String>),
 }
 
 #[derive(Clone, Deserialize)]
@@ -176,6 +192,7 @@ impl App {
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
                 open: tool.open,
+                dependencies: dependencies(component)?,
                 build: None,
             })
         };
@@ -201,10 +218,27 @@ fn refuse_metadata(component: &LockedComponent) -> anyhow::Result<()> {
             bail!("`{key}` {NOT_OFFERED}");
         }
     }
-    if let Some(name) = component.dependencies.keys().find(|name| !name.starts_with("wasi:nn@")) {
-        bail!("the dependency {name} is not composed here; only `wasi:nn` is given, natively");
-    }
     Ok(())
+}
+
+/// What is composed into a component; `wasi:nn` is given natively instead.
+fn dependencies(component: &LockedComponent) -> anyhow::Result<Vec<Dependency>> {
+    let others = component.dependencies.iter().filter(|(name, _)| name.package != NATIVE);
+    others
+        .map(|(import, dependency)| {
+            let inherit = match dependency.inherit.clone() {
+                Some(LockedInherit::All) => Inherit::All(true),
+                Some(LockedInherit::Some(keys)) => Inherit::Some(keys),
+                None => Inherit::All(false),
+            };
+            Ok(Dependency {
+                import: import.clone(),
+                source: content_path(&dependency.source)?,
+                export: dependency.export.clone(),
+                inherits: inherited(Some(inherit), false),
+            })
+        })
+        .collect()
 }
 
 /// `[component.*.tool.skincell]` of the manifest at `path`, which the locked app leaves out.

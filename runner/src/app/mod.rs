@@ -12,7 +12,8 @@ pub use locked::load_locked;
 pub use resolve::load;
 pub use variables::Values;
 
-use crate::manifest::{Build, Files, StaticResponse};
+use crate::compose::Dependency;
+use crate::manifest::{Build, Commands, Files, StaticResponse};
 use crate::routes::Routes;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ pub struct AppComponent {
     pub models_folder: PathBuf,
     /// Routes that may be read without a token, where the service wants one.
     pub open: Vec<String>,
+    /// Components composed into it; never `wasi:nn`, which the runner gives.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
     /// How it is built.
     pub build: Option<Build>,
 }
@@ -103,6 +107,12 @@ struct ToolSettings {
     models: PathBuf,
     /// Routes, written as a trigger's, that GET and HEAD reach without a token.
     open: Vec<String>,
+    /// What `--build` runs here in place of the component's own commands, which may make what only Spin
+    /// needs.
+    build: Option<Commands>,
+    /// Files of the component that are not mounted here, beside its own `exclude_files`: weights, which
+    /// the host reads.
+    exclude_files: Vec<String>,
 }
 
 impl App {
@@ -125,6 +135,11 @@ impl App {
 
 impl Default for ToolSettings {
     fn default() -> Self {
-        Self { models: PathBuf::from("models"), open: Vec::new() }
+        Self {
+            models: PathBuf::from("models"),
+            open: Vec::new(),
+            build: None,
+            exclude_files: Vec::new(),
+        }
     }
 }

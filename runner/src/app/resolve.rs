@@ -2,9 +2,10 @@
 //! runner cannot give refused by name.
 
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, variables};
-use crate::manifest::dependency::{self, DependencySource};
+use crate::compose::Dependency;
+use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
 use crate::manifest::{
-    Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
+    Build, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
 };
 use crate::routes::{RouteError, Routes};
 use anyhow::{Context, bail};
@@ -15,6 +16,16 @@ use std::path::Path;
 /// What is said of a capability of Spin that has no counterpart here.
 pub(super) const NOT_OFFERED: &str =
     "is not offered here; remove it, or run the application on Spin";
+
+/// What is said of a dependency that lies elsewhere.
+const NOT_FETCHED: &str =
+    "would have to be downloaded, which is not done here; name a file by `path`";
+
+/// The package the runner gives itself.
+pub(super) const NATIVE: &str = "wasi:nn";
+
+/// What a dependency sees that inherits everything.
+const ALL_KEYS: [&str; 3] = ["environment", "files", "variables"];
 
 /// Reads the application at `path`: a `spin.toml`, or the folder that holds one.
 ///
@@ -143,6 +154,7 @@ impl Resolver<'_> {
             apply(profile, &mut component);
         }
         refuse_what_we_cannot_give(&component)?;
+        let dependencies = self.dependencies(&component)?;
         let tool: ToolSettings = match component.tool.get(TOOL) {
             Some(table) => ToolSettings::deserialize(table.clone())
                 .with_context(|| format!("in [component.{id}.tool.{TOOL}]"))?,
@@ -164,18 +176,68 @@ impl Resolver<'_> {
                 .with_context(|| format!("variables.{name}"))?;
             Ok((name.into(), value))
         });
+        let mut exclude_files = component.exclude_files;
+        exclude_files.extend(tool.exclude_files);
+        let build = component.build.map(|build| match tool.build {
+            Some(command) => Build { command, ..build },
+            None => build,
+        });
         Ok(AppComponent {
             id: id.to_owned(),
             source: self.app.folder.join(source),
             environment: environment.into_iter().collect(),
             variables: variables.collect::<anyhow::Result<_>>()?,
             files: component.files,
-            exclude_files: component.exclude_files,
+            dependencies,
+            exclude_files,
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
             open: tool.open,
-            build: component.build,
+            build,
         })
+    }
+}
+
+impl Resolver<'_> {
+    /// What is composed into a component. Our own wasi:nn takes the place of a composed one.
+    fn dependencies(&self, component: &Component) -> anyhow::Result<Vec<Dependency>> {
+        let others = component.dependencies.iter().filter(|(name, _)| name.package != NATIVE);
+        let inherit_all = component.dependencies_inherit_configuration == Some(true);
+        others
+            .map(|(name, dependency)| {
+                Ok(Dependency {
+                    import: name.clone(),
+                    source: self.app.folder.join(self.dependency_source(name, &dependency.source)?),
+                    export: dependency.export.clone(),
+                    inherits: inherited(dependency.inherit.clone(), inherit_all),
+                })
+            })
+            .collect()
+    }
+
+    fn dependency_source(
+        &self,
+        name: &ImportName,
+        source: &DependencySource,
+    ) -> anyhow::Result<String> {
+        match source {
+            DependencySource::Path(path) => Ok(path.clone()),
+            DependencySource::Component(id) => {
+                match self.components.get(id.as_ref()).map(|component| &component.source) {
+                    Some(Source::Path(path)) => Ok(path.clone()),
+                    Some(Source::Remote(what)) => {
+                        bail!("the dependency {name} ({what}) {NOT_FETCHED}")
+                    }
+                    None => {
+                        bail!(
+                            "the dependency {name} is to be component {:?}, which is not there",
+                            id.as_ref()
+                        )
+                    }
+                }
+            }
+            DependencySource::Remote(what) => bail!("the dependency {name} ({what}) {NOT_FETCHED}"),
+        }
     }
 }
 
@@ -218,18 +280,16 @@ fn refuse_what_we_cannot_give(component: &Component) -> anyhow::Result<()> {
         bail!("`{key}` {NOT_OFFERED}");
     }
     let inherit_all = component.dependencies_inherit_configuration.is_some();
-    dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)?;
-    // Our own wasi:nn takes the place of a composed one.
-    let other = component.dependencies.iter().find(|(name, _)| name.package != "wasi:nn");
-    match other.map(|(name, dependency)| (name, &dependency.source)) {
-        None => Ok(()),
-        Some((name, DependencySource::Remote(what))) => bail!(
-            "the dependency {name} ({what}) would have to be downloaded, which is not done here; \
-             name a file by `path`"
-        ),
-        Some((name, _)) => {
-            bail!("the dependency {name} is not composed here; only `wasi:nn` is given, natively")
-        }
+    dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)
+}
+
+/// The keys of a component's configuration that a dependency sees.
+pub(super) fn inherited(inherit: Option<Inherit>, inherit_all: bool) -> Vec<String> {
+    match inherit {
+        Some(Inherit::Some(keys)) => keys,
+        Some(Inherit::All(true)) => ALL_KEYS.map(str::to_owned).to_vec(),
+        None if inherit_all => ALL_KEYS.map(str::to_owned).to_vec(),
+        Some(Inherit::All(false)) | None => Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! What may be written, and which writings contradict each other. Composing is `crate::compose`'s.
 
 use super::names::Kebab;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -83,6 +83,31 @@ impl TryFrom<String> for ImportName {
             return Ok(Self { package: package.to_owned(), interface, version });
         }
         Err(ImportNameError(text))
+    }
+}
+
+impl ImportName {
+    /// Whether it names `import`, an import as a component spells it: `foo:bar/baz@0.1.0`, or a plain name.
+    #[must_use]
+    pub fn covers(&self, import: &str) -> bool {
+        let (name, version) = match import.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (import, None),
+        };
+        let (package, interface) = match name.split_once('/') {
+            Some((package, interface)) => (package, Some(interface)),
+            None => (name, None),
+        };
+        let fits = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == found
+        };
+        self.package == package && fits(&self.interface, interface) && fits(&self.version, version)
+    }
+}
+
+impl Serialize for ImportName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -57,14 +57,16 @@ impl CompileCache {
 }
 
 impl Sandbox {
-    /// Compiles the component at `path`, or maps it from `cache`.
+    /// Compiles `wasm`, which came from `path`, or maps it from `cache`.
     ///
     /// # Errors
-    /// When the file cannot be read or is no WebAssembly component. A cache that fails is a warning.
-    pub fn compile(&self, path: &Path, cache: Option<&CompileCache>) -> anyhow::Result<Compiled> {
-        let wasm = std::fs::read(path).with_context(|| {
-            format!("cannot read {}; build it with `skincell up --build`", path.display())
-        })?;
+    /// When it is no WebAssembly component. A cache that fails is a warning.
+    pub fn compile(
+        &self,
+        path: &Path,
+        wasm: Vec<u8>,
+        cache: Option<&CompileCache>,
+    ) -> anyhow::Result<Compiled> {
         let artifact = cache.map(|cache| cache.artifact(self, &wasm));
         if let Some(component) = artifact.as_deref().and_then(|file| self.map(file)) {
             return Ok(Compiled { component, compile_time: None });

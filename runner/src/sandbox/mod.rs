@@ -6,6 +6,7 @@
 
 mod compile;
 mod instance;
+mod isolation;
 mod limits;
 mod output;
 mod ticker;

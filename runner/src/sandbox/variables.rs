@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
-const SPIN_VARIABLES: &str = "fermyon:spin/variables@2.0.0";
-const WASI_CONFIG: &str = "wasi:config/store@0.2.0-draft-2024-09-27";
+/// The interfaces' names without their versions.
+pub(super) const SPIN_INTERFACE: &str = "fermyon:spin/variables";
+pub(super) const CONFIG_INTERFACE: &str = "wasi:config/store";
 
 /// `fermyon:spin/variables.error`.
 #[derive(Debug, ComponentType, Lift, Lower)]
@@ -43,22 +44,40 @@ pub(super) fn add_to_linker<State: 'static>(
     linker: &mut Linker<State>,
     values: &BTreeMap<String, String>,
 ) -> wasmtime::Result<()> {
-    let values = Arc::new(values.clone());
-    let spin = Arc::clone(&values);
-    linker.instance(SPIN_VARIABLES)?.func_wrap("get", move |_, (name,): (String,)| {
-        let found: Found = spin.get(&name).cloned().ok_or_else(|| {
+    add_spin(linker, &format!("{SPIN_INTERFACE}@2.0.0"), values)?;
+    add_config(linker, &format!("{CONFIG_INTERFACE}@0.2.0-draft-2024-09-27"), values)
+}
+
+/// Spin's interface, under `name`.
+pub(super) fn add_spin<State: 'static>(
+    linker: &mut Linker<State>,
+    name: &str,
+    values: &BTreeMap<String, String>,
+) -> wasmtime::Result<()> {
+    let values = values.clone();
+    linker.instance(name)?.func_wrap("get", move |_, (name,): (String,)| {
+        let found: Found = values.get(&name).cloned().ok_or_else(|| {
             VariableError::Undefined(format!("no variable {name:?} in the component's manifest"))
         });
         Ok((found,))
-    })?;
-    let mut store = linker.instance(WASI_CONFIG)?;
-    let one = Arc::clone(&values);
+    })
+}
+
+/// The interface of WASI, under `name`.
+pub(super) fn add_config<State: 'static>(
+    linker: &mut Linker<State>,
+    name: &str,
+    values: &BTreeMap<String, String>,
+) -> wasmtime::Result<()> {
+    let mut store = linker.instance(name)?;
+    let one = Arc::new(values.clone());
+    let all = Arc::clone(&one);
     store.func_wrap("get", move |_, (key,): (String,)| {
         let stored: Stored = Ok(one.get(&key).cloned());
         Ok((stored,))
     })?;
     store.func_wrap("get-all", move |_, ()| {
-        let all = values.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let all = all.iter().map(|(name, value)| (name.clone(), value.clone()));
         let stored: AllStored = Ok(all.collect());
         Ok((stored,))
     })

@@ -1,5 +1,6 @@
 //! A component that does what no component should, one way for each path: what the runner must
-//! survive. A few paths show what it was given instead: variables, environment, files, headers. The tests in `tests/cases/` say what must come of each.
+//! survive. A few paths show what it was given instead: variables, environment, files, headers, wasi-nn.
+//! The tests in `tests/cases/` say what must come of each.
 
 #![cfg(target_family = "wasm")]
 #![allow(
@@ -9,6 +10,7 @@
     reason = "`http_component` generates the bindings of the handler in here"
 )]
 
+mod conformance;
 mod nn;
 mod scan;
 mod script;
@@ -35,10 +37,12 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "headers" => answer(&spin_headers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
         "scan" => answer(&scan::look_and_leave(query), out).await,
+        "context" => answer(&nn::context(query), out).await,
         "contexts" => answer(&nn::contexts(query), out).await,
         "computes" => answer(&nn::computes(query), out).await,
         "load-bytes" => answer(&nn::load_bytes(body(request).await), out).await,
         "script" => answer(&script::run(&body(request).await), out).await,
+        "conformance" => answer(&conformance::all(), out).await,
         "load-name" => answer(&nn::load_name(query), out).await,
         "tensors" => nn::leak_tensors(1 << 20),
         "handles" => nn::leak_tensors(1),

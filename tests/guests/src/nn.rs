@@ -25,6 +25,12 @@ fn code(error: &Error) -> String {
     format!("{:?}", error.code())
 }
 
+/// Makes one execution context of `model`.
+pub(crate) fn context(model: &str) -> String {
+    let context = load_by_name(model).and_then(|graph| graph.init_execution_context());
+    context.map_or_else(|error| code(&error), |_| "ready".to_owned())
+}
+
 /// Makes 10,000 execution contexts of `model` and keeps them: how many there were, and what ended it.
 pub(crate) fn contexts(model: &str) -> String {
     let graph = match load_by_name(model) {

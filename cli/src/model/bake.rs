@@ -1,0 +1,74 @@
+//! `skincell model bake`: models inside a component that gives `wasi:nn`, for hosts without it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use skincell_modelkit::pack::is_packed;
+use skincell_portable_host::bake::bake;
+
+use crate::pack::pack_and_report;
+
+/// Where `spin build` leaves the component that models are baked into.
+const PROVIDER: &str = "target/wasm32-wasip2/release/skincell_portable.wasm";
+
+/// Flags of `skincell model bake`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For stock Spin, which has no wasi-nn: the component that this writes gives it, with the models in its
+memory. An instance begins with them there, shared by all instances until somebody writes, and reads
+no files. Name it in spin.toml:
+  [component.skincell.dependencies]
+  \"wasi:nn@0.2.0-rc-2024-10-28\" = { path = \"skin.wasm\" }
+
+Example:
+  skincell model bake models/skin -o skin.wasm")]
+pub(crate) struct BakeArguments {
+    /// The model folders; each model is asked for by its folder's name
+    #[arg(required = true, value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+
+    /// The component to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Leave folders without a model.cell to rten, instead of packing them for cellnet first
+    #[arg(long)]
+    no_pack: bool,
+
+    /// The component to bake into, from `cargo build --release --target wasm32-wasip2 -p
+    /// skincell-portable`
+    #[arg(long, value_name = "FILE", default_value = PROVIDER)]
+    provider: PathBuf,
+}
+
+/// Packs what cellnet takes and is not packed, bakes, writes.
+///
+/// # Errors
+/// What is missing or refused, with the file it was about.
+pub(crate) fn run(arguments: &BakeArguments) -> anyhow::Result<ExitCode> {
+    let provider = std::fs::read(&arguments.provider).with_context(|| {
+        let file = arguments.provider.display();
+        format!("cannot read {file}; `spin build` or the command in --help makes it")
+    })?;
+    let unpacked = arguments.folders.iter().filter(|folder| !is_packed(folder));
+    unpacked.filter(|_| !arguments.no_pack).try_for_each(|folder| pack_and_report(folder))?;
+    let baked = bake(&provider, &arguments.folders)?;
+    replace(&arguments.output, &baked)?;
+    let size = bytesize::ByteSize::b(baked.len() as u64).display().iec();
+    println!("{}: {size}, with {}", arguments.output.display(), names(&arguments.folders));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a file that whoever reads it meanwhile sees whole or not at all.
+fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn names(folders: &[PathBuf]) -> String {
+    let names = folders.iter().map(|folder| folder.display().to_string());
+    names.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,214 @@
+//! Dependencies composed into a component, by `wac-graph` and by the rules that Spin composes with: every
+//! import of the component that a dependency's name covers is given by one instance of it, and what the
+//! component is not told to share, the dependency does not see.
+//!
+//! What it must not see is imported under another name ([`isolated`]), which `sandbox::isolation` answers
+//! with nothing. It leaves out reading `spin.toml` (`app`) and fetching anything.
+
+use crate::manifest::dependency::ImportName;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use wac_graph::types::Package;
+use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
+
+/// Interfaces that show a component's configuration, and the key of that configuration in `spin.toml`.
+const CONFIGURATION: [(&str, &str); 4] = [
+    ("wasi:cli/environment", "environment"),
+    ("wasi:filesystem/preopens", "files"),
+    ("fermyon:spin/variables", "variables"),
+    ("wasi:config/store", "variables"),
+];
+
+/// A dependency of a component, as its manifest has it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Dependency {
+    /// The imports it satisfies.
+    pub import: ImportName,
+    /// The component that does.
+    pub source: PathBuf,
+    /// The export that does, where not the one of the import's own name.
+    pub export: Option<String>,
+    /// Keys of its component's configuration that it sees.
+    pub inherits: Vec<String>,
+}
+
+/// Why a component cannot be composed.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// A file that cannot be read.
+    #[error("cannot read {path}; build it with `--build`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that is no component.
+    #[error("{path} is no WebAssembly component: {reason}")]
+    NoComponent {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A name that no import has.
+    #[error(
+        "the component imports nothing that the dependency {0} names; remove it from spin.toml"
+    )]
+    NoImport(ImportName),
+    /// An export that is not there.
+    #[error("{path} does not export {export:?}, which the dependency {import} is to be")]
+    NoExport {
+        /// The dependency's file.
+        path: PathBuf,
+        /// The export.
+        export: String,
+        /// The dependency's name.
+        import: ImportName,
+    },
+    /// Types that do not fit each other.
+    #[error("{path} does not fit the import {import:?}: {reason}")]
+    Unfit {
+        /// The dependency's file.
+        path: PathBuf,
+        /// The import.
+        import: String,
+        /// Why.
+        reason: String,
+    },
+    /// The composed component cannot be written down.
+    #[error("the component and its dependencies cannot be made one: {0}")]
+    Encode(String),
+}
+
+/// The component at `component` with its `dependencies` inside.
+///
+/// # Errors
+/// [`ComposeError`] with the file or the import in question.
+pub fn compose(component: &Path, dependencies: &[Dependency]) -> Result<Vec<u8>, ComposeError> {
+    let wasm = read(component)?;
+    if dependencies.is_empty() {
+        return Ok(wasm);
+    }
+    let mut composition = Composition::default();
+    let socket = composition.add("component", component, wasm)?;
+    let instance = composition.graph.instantiate(socket);
+    let imports: Vec<String> = composition.world(socket).0;
+    for (number, dependency) in dependencies.iter().enumerate() {
+        let provider = composition.provider(number, dependency)?;
+        let named: Vec<_> =
+            imports.iter().filter(|import| dependency.import.covers(import)).collect();
+        if named.is_empty() {
+            return Err(ComposeError::NoImport(dependency.import.clone()));
+        }
+        for import in named {
+            composition.plug(instance, import, provider, dependency)?;
+        }
+    }
+    composition.finish(socket, instance)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
+    let path = path.to_path_buf();
+    std::fs::read(&path).map_err(|source| ComposeError::Read { path, source })
+}
+
+/// The name under which a dependency imports an interface that shows it nothing; `None` for interfaces
+/// that are no configuration. Versions do not tell them apart.
+pub(crate) fn isolated(import: &str) -> Option<String> {
+    let name = import.split('@').next().unwrap_or_default();
+    let known = CONFIGURATION.iter().any(|(interface, _)| *interface == name);
+    known.then(|| format!("skincell:isolated/{}", name.replace([':', '/'], "-")))
+}
+
+#[derive(Default)]
+struct Composition {
+    graph: CompositionGraph,
+    /// Imports that show nothing, by name.
+    isolated: BTreeMap<String, NodeId>,
+}
+
+impl Composition {
+    fn add(&mut self, name: &str, path: &Path, wasm: Vec<u8>) -> Result<PackageId, ComposeError> {
+        let refused = |reason: String| ComposeError::NoComponent { path: path.into(), reason };
+        let package = Package::from_bytes(name, None, wasm, self.graph.types_mut());
+        let package = package.map_err(|error| refused(format!("{error:#}")))?;
+        self.graph.register_package(package).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Names of a component's imports and exports.
+    fn world(&self, package: PackageId) -> (Vec<String>, Vec<String>) {
+        let world = &self.graph.types()[self.graph[package].ty()];
+        (world.imports.keys().cloned().collect(), world.exports.keys().cloned().collect())
+    }
+
+    /// An instance of a dependency that sees what it inherits and nothing else.
+    fn provider(&mut self, number: usize, dependency: &Dependency) -> Result<NodeId, ComposeError> {
+        let path = &dependency.source;
+        let package = self.add(&format!("dependency{number}"), path, read(path)?)?;
+        let instance = self.graph.instantiate(package);
+        for import in self.world(package).0 {
+            let Some(name) = isolated(&import) else { continue };
+            let interface = import.split('@').next().unwrap_or_default();
+            let shown = CONFIGURATION.iter().any(|(known, key)| {
+                *known == interface && dependency.inherits.iter().any(|inherited| inherited == key)
+            });
+            if shown {
+                continue;
+            }
+            let unfit = |reason: String| ComposeError::Unfit {
+                path: path.clone(),
+                import: import.clone(),
+                reason,
+            };
+            let node = match self.isolated.get(&name) {
+                Some(node) => *node,
+                None => {
+                    let kind = self.graph.types()[self.graph[package].ty()].imports[&import];
+                    let node = self.graph.import(&name, kind);
+                    node.map_err(|error| unfit(error.to_string()))?
+                }
+            };
+            self.isolated.insert(name, node);
+            let set = self.graph.set_instantiation_argument(instance, &import, node);
+            set.map_err(|error| unfit(error.to_string()))?;
+        }
+        Ok(instance)
+    }
+
+    fn plug(
+        &mut self,
+        instance: NodeId,
+        import: &str,
+        provider: NodeId,
+        dependency: &Dependency,
+    ) -> Result<(), ComposeError> {
+        let path = &dependency.source;
+        let export = dependency.export.as_deref().unwrap_or(import);
+        let alias = self.graph.alias_instance_export(provider, export);
+        let alias = alias.map_err(|_| ComposeError::NoExport {
+            path: path.clone(),
+            export: export.to_owned(),
+            import: dependency.import.clone(),
+        })?;
+        let set = self.graph.set_instantiation_argument(instance, import, alias);
+        set.map_err(|error| ComposeError::Unfit {
+            path: path.clone(),
+            import: import.to_owned(),
+            reason: format!("{:#}", anyhow::Error::from(error)),
+        })
+    }
+
+    /// The whole, with what `socket` exports.
+    fn finish(mut self, socket: PackageId, instance: NodeId) -> Result<Vec<u8>, ComposeError> {
+        let refused = |error: &dyn std::fmt::Display| ComposeError::Encode(error.to_string());
+        for export in self.world(socket).1 {
+            let alias = self.graph.alias_instance_export(instance, &export);
+            let alias = alias.map_err(|error| refused(&error))?;
+            self.graph.export(alias, export).map_err(|error| refused(&error))?;
+        }
+        let encoded = self.graph.encode(EncodeOptions::default());
+        encoded.map_err(|error| ComposeError::Encode(format!("{:#}", anyhow::Error::from(error))))
+    }
+}

@@ -1,0 +1,276 @@
+//! One suite of wasi-nn calls, one outcome: native cellnet, native rten, native ONNX Runtime where its
+//! library is, and inference compiled into Wasm must give the same answers and the same error codes.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use bytes::Bytes;
+use serde_json::Value;
+use skincell_modelkit::pack::pack;
+use skincell_portable_host::bake::bake;
+use skincell_portable_host::compose::with_nn;
+use skincell_portable_host::proxy::Proxy;
+use skincell_tests::client::{Request, get};
+use skincell_tests::{App, Runner, artifacts, portable, repository};
+use std::path::Path;
+
+/// Largest relative difference of two outputs: both engines compute in single precision, in another
+/// order.
+const TOLERANCE: f32 = 1e-5;
+
+/// What the cases are asked for, beside the list of `conformance`: each takes an instance of its own, for
+/// the limits are an instance's.
+const REQUESTS: [&str; 4] =
+    ["conformance", "contexts?colours", "computes?colours", "load-name?misfit"];
+
+/// The cases whose runs are refused, and how.
+const REFUSED: &str = "RuntimeError";
+
+/// Largest difference of a probability, of 1, and of a heatmap's value, of 1.
+const PROBABILITY: f64 = 1e-3;
+const HEAT: f64 = 2e-3;
+
+/// Whoever gives wasi-nn to the guest.
+trait Provider {
+    fn ask(&self, path: &str) -> String;
+}
+
+impl Provider for Runner {
+    fn ask(&self, path: &str) -> String {
+        let answer = get(self, &format!("/guest/{path}"));
+        assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        String::from_utf8(answer.body).unwrap()
+    }
+}
+
+/// The guest composed with `portable`, and the application whose models it sees.
+struct Portable<'a> {
+    proxy: Proxy,
+    runtime: tokio::runtime::Runtime,
+    app: &'a App,
+}
+
+impl<'a> Portable<'a> {
+    fn new(component: &Path, app: &'a App) -> Self {
+        Self::of(with_nn(component, portable()).unwrap(), app)
+    }
+
+    fn of(composed: Vec<u8>, app: &'a App) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        Self { proxy: Proxy::new(&composed).unwrap(), runtime, app }
+    }
+
+    fn predict(&self, photo: &[u8]) -> Value {
+        let request = http::Request::post(format!("http://test/predict{QUERY}"));
+        let request = request.header("host", "test");
+        let request = request.header("content-type", "application/octet-stream");
+        let request = request.body(Bytes::copy_from_slice(photo)).unwrap();
+        let answer = self.runtime.block_on(self.proxy.ask(self.app.path(), request)).unwrap();
+        let body: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(answer.status(), 200, "{body}");
+        body
+    }
+}
+
+impl Provider for Portable<'_> {
+    fn ask(&self, path: &str) -> String {
+        let request = http::Request::get(format!("http://test/guest/{path}"));
+        let request = request.header("host", "test").body(Bytes::new()).unwrap();
+        let answer = self.runtime.block_on(self.proxy.ask(self.app.path(), request)).unwrap();
+        String::from_utf8(answer.into_body().to_vec()).unwrap()
+    }
+}
+
+/// An application whose model `private` is not there for anybody, since what is mounted may be loaded
+/// from Wasm.
+fn app(packed: bool) -> App {
+    let app = App::with_colours();
+    let models = app.path().join("models");
+    std::fs::remove_dir_all(models.join("private")).unwrap();
+    if packed {
+        pack(&models.join("colours")).unwrap();
+        std::fs::write(models.join("broken/model.cell"), "not a packed model").unwrap();
+    }
+    app
+}
+
+fn lines(provider: &impl Provider) -> Vec<String> {
+    let asked = REQUESTS.iter().map(|path| (path, provider.ask(path)));
+    asked
+        .flat_map(|(path, text)| match *path {
+            "conformance" => text.lines().map(str::to_owned).collect(),
+            path => vec![format!("{path}\t{text}")],
+        })
+        .collect()
+}
+
+/// Compares two lines word by word, numbers by how far they are apart.
+fn same(one: &str, other: &str) -> bool {
+    let close = |a: &str, b: &str| match (a.parse::<f32>(), b.parse::<f32>()) {
+        (Ok(a), Ok(b)) => (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1e-6),
+        _ => false,
+    };
+    let (one, other) = (one.split([' ', '\t']), other.split([' ', '\t']));
+    one.clone().count() == other.clone().count()
+        && one.zip(other).all(|(a, b)| a == b || close(a, b))
+}
+
+fn assert_same(expected: &[String], found: &[String], provider: &str) {
+    assert_eq!(expected.len(), found.len(), "{provider} gives other cases: {found:#?}");
+    let pairs = expected.iter().zip(found);
+    let different: Vec<_> = pairs.filter(|(one, other)| !same(one, other)).collect();
+    assert!(different.is_empty(), "{provider} differs: {different:#?}");
+    println!("{provider}: {} cases, as expected", found.len());
+}
+
+/// The outcomes themselves, once: what every provider is then compared with.
+fn assert_sensible(lines: &[String]) {
+    let outcome = |case: &str| {
+        let line = lines.iter().find_map(|line| line.split_once('\t').filter(|(c, _)| *c == case));
+        line.unwrap_or_else(|| panic!("there is no case {case:?} in {lines:#?}")).1
+    };
+    assert_eq!(outcome("load-by-name colours"), "found");
+    for name in ["private", "", ".", "..", "/", "../models/colours", "colours/", "Colours"] {
+        assert_eq!(outcome(&format!("load-by-name {name}")), "ErrorCode::NotFound", "{name}");
+    }
+    assert_eq!(outcome("load GraphEncoding::Onnx"), "ErrorCode::UnsupportedOperation");
+    assert_eq!(outcome("contexts?colours"), "100 ErrorCode::TooLarge");
+    assert_eq!(outcome("computes?colours"), "100 ErrorCode::TooLarge");
+    assert_eq!(outcome("load-name?misfit"), "loaded");
+    assert!(
+        lines
+            .iter()
+            .filter(|line| line.starts_with("tensor "))
+            .all(|line| line.ends_with("\ttrue"))
+    );
+    let run = outcome("a run");
+    // The mean of a third of the ramp, times the gain of the dense layer.
+    let first: f32 = run
+        .split("scores ")
+        .nth(1)
+        .unwrap()
+        .split("] 0 ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let ramp: f32 = (0..64).map(|i| i as f32 / 192.0).sum::<f32>() / 64.0;
+    assert!((first - 4.0 * ramp).abs() < 1e-5, "{run}");
+    assert_eq!(run, outcome("the same again"));
+    assert_eq!(run, outcome("kept"));
+    assert_eq!(run, outcome("afterwards"), "refusals leave nothing behind");
+    let from = lines.iter().position(|line| line.starts_with("no inputs\t")).unwrap();
+    let to = lines.iter().position(|line| line.starts_with("afterwards\t")).unwrap();
+    assert!(to - from > 20);
+    for line in &lines[from..to] {
+        assert!(line.ends_with(&format!("\tErrorCode::{REFUSED}")), "{line}");
+    }
+    assert_eq!(outcome("a broken model"), format!("ErrorCode::{REFUSED}"));
+}
+
+#[test]
+fn whoever_gives_wasi_nn_gives_the_same() {
+    let (plain, packed) = (app(false), app(true));
+    let rten = lines(&Runner::start(&plain, &["--engine", "rten"]));
+    assert_sensible(&rten);
+    println!("rten: {} cases", rten.len());
+    assert_same(&rten, &lines(&Runner::start(&packed, &["--engine", "cellnet"])), "cellnet");
+    assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &plain)), "rten in Wasm");
+    assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &packed)), "cellnet in Wasm");
+    match std::env::var_os("ORT_DYLIB_PATH") {
+        Some(_) => {
+            let onnxruntime = Runner::start(&plain, &["--engine", "onnxruntime"]);
+            assert_same(&rten, &lines(&onnxruntime), "ONNX Runtime");
+        }
+        None => println!("skipped: ORT_DYLIB_PATH names no library of ONNX Runtime"),
+    }
+}
+
+/// Every class, and the heatmaps as numbers.
+const QUERY: &str = "?top_k=7&heatmap=maps";
+
+/// An application with `models/skin`, packed, as files of its own: a link out of a mounted folder is not
+/// followed.
+fn app_with_skin() -> App {
+    let app = App::with_own_models();
+    let models = app.path().join("models");
+    std::fs::remove_file(&models).unwrap();
+    let folder = models.join("skin");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in ["card.json", "model.onnx", "model.onnx.data"] {
+        std::fs::copy(repository().join("models/skin").join(file), folder.join(file)).unwrap();
+    }
+    pack(&folder).unwrap();
+    app
+}
+
+fn photos() -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(repository().join("tests/photos")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_photo = |path: &std::path::PathBuf| {
+        path.extension().is_some_and(|e| ["jpg", "png", "webp"].iter().any(|known| e == *known))
+    };
+    let read = |path: std::path::PathBuf| {
+        (path.file_name().unwrap().display().to_string(), std::fs::read(&path).unwrap())
+    };
+    let mut photos: Vec<_> = paths.filter(is_photo).map(read).collect();
+    photos.sort();
+    photos
+}
+
+/// The numbers of a member of each result or map, by its class's index.
+fn numbers(answer: &Value, list: &str, member: &str) -> Vec<Vec<f64>> {
+    let mut found: Vec<(u64, Vec<f64>)> = answer[list]
+        .as_array()
+        .unwrap_or_else(|| panic!("no {list} in {answer:.300}"))
+        .iter()
+        .map(|entry| {
+            let value = &entry[member];
+            let one = || vec![value.as_f64().unwrap()];
+            let all = |list: &Vec<Value>| list.iter().map(|v| v.as_f64().unwrap()).collect();
+            (entry["index"].as_u64().unwrap(), value.as_array().map_or_else(one, all))
+        })
+        .collect();
+    found.sort_by_key(|(index, _)| *index);
+    found.into_iter().map(|(_, numbers)| numbers).collect()
+}
+
+fn furthest(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
+    assert_eq!(one.len(), other.len());
+    let pairs = one.iter().flatten().zip(other.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// The component composed with inference in Wasm, its model a file or baked, imports no `wasi:nn` (or the
+/// host would refuse it) and answers on every photo as natively.
+#[test]
+fn composed_it_answers_every_photo_as_natively() {
+    let app = app_with_skin();
+    let native = Runner::start(&app, &[]);
+    let component = &artifacts().component;
+    let files = Portable::new(component, &app);
+    let provider = app.path().join("baked.wasm");
+    let baked = bake(&std::fs::read(portable()).unwrap(), &[app.path().join("models/skin")]);
+    std::fs::write(&provider, baked.unwrap()).unwrap();
+    let baked = Portable::of(with_nn(component, &provider).unwrap(), &app);
+    let photos = photos();
+    assert!(photos.len() > 20);
+    for (name, photo) in &photos {
+        let expected = Request::predict(QUERY, "application/octet-stream", photo.clone());
+        let expected = expected.send(&native).json();
+        for (way, portable) in [("files", &files), ("baked", &baked)] {
+            let found = portable.predict(photo);
+            assert_eq!(found["results"][0]["class"], expected["results"][0]["class"], "{name}");
+            let shares = |answer| numbers(answer, "results", "probability");
+            let maps = |answer| numbers(answer, "heatmap_maps", "values");
+            let share = furthest(&shares(&expected), &shares(&found)) / 100.0;
+            let heat = furthest(&maps(&expected), &maps(&found));
+            println!("{name}, {way}: probabilities within {share:.1e}, heatmaps within {heat:.1e}");
+            assert!(share <= PROBABILITY, "{name}, {way}: {share}");
+            assert!(heat <= HEAT, "{name}, {way}: {heat}");
+        }
+    }
+    println!("{} photos answered as natively", photos.len());
+}

@@ -1,7 +1,7 @@
 //! The flags that `up` and `classify` share: which application, and what a request may use.
 
 use crate::engine_library::EngineLibrary;
-use crate::pack::pack_and_report;
+use crate::pack::{PackFlags, pack_and_report};
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -164,7 +164,7 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     for component in &app.components {
         for folder in component.models.iter().map(|name| component.models_folder.join(name)) {
             if folder.join("model.onnx").exists() && !is_packed(&folder) {
-                pack_and_report(&folder)?;
+                pack_and_report(&folder, &PackFlags::default())?;
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::external::{GRAPH_FILE, WEIGHTS_FILE};
 use crate::graph::{Graph, op};
 use crate::interface::dimensions;
-use crate::pack::CELL_FILE;
+use crate::pack::{CELL_FILE, is_packed};
 use crate::prepare::CARD_FILE;
 use crate::read::{ReadError, read};
 use crate::served::{ServedError, read_card};
@@ -57,6 +57,8 @@ pub struct Inspection {
     pub files: Vec<(String, u64)>,
     /// Each engine: what it says of the model, and whether that is yes.
     pub engines: Vec<(&'static str, bool, String)>,
+    /// Which of them serves the folder, and why; `None` for a lone file, which is not served.
+    pub serves: Option<(&'static str, String)>,
 }
 
 /// Looks at an ONNX file, or at a folder that was prepared.
@@ -83,6 +85,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
         *held = (held.0 + 1, held.1 + tensor.bytes.len() as u64);
     }
     let engines = vec![in_rten(&graph), in_cellnet(&model)];
+    let serves = folder.map(|folder| serves(folder, &engines));
     Ok(Inspection {
         opset: graph.opset(),
         inputs: graph.inputs.iter().map(port).collect(),
@@ -92,6 +95,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
         operators,
         files: files(&model, folder),
         engines,
+        serves,
         model,
         card,
     })
@@ -115,6 +119,28 @@ fn files(model: &Path, folder: Option<&Path>) -> Vec<(String, u64)> {
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), size(folder.join(name))?)))
             .collect(),
+    }
+}
+
+/// As the server chooses by itself, where no library of ONNX Runtime is named: cellnet where there is a
+/// packed file, rten for the rest.
+fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static str, String) {
+    let packable = engines.iter().any(|(name, takes, _)| *name == "cellnet" && *takes);
+    match (folder.join(CELL_FILE).exists(), packable) {
+        (true, _) if is_packed(folder) => ("cellnet", format!("for {CELL_FILE} is there")),
+        (true, _) => (
+            "cellnet",
+            format!(
+                "for {CELL_FILE} is there; {GRAPH_FILE} is newer, `skincell model pack` packs it"
+            ),
+        ),
+        (false, true) => (
+            "rten",
+            format!(
+                "for there is no {CELL_FILE}; `skincell model pack` makes it, for cellnet to serve"
+            ),
+        ),
+        (false, false) => ("rten", "for cellnet does not take this graph".to_owned()),
     }
 }
 
@@ -153,7 +179,10 @@ fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
 /// Packs the graph, and throws the result away.
 fn in_cellnet(model: &Path) -> (&'static str, bool, String) {
     match cellnet::pack::pack(model, &cellnet::pack::Options::default()) {
-        Ok(bytes) => ("cellnet", true, format!("packs it into {} bytes", bytes.len())),
+        Ok(bytes) => {
+            let mib = bytes.len() as f64 / f64::from(1 << 20);
+            ("cellnet", true, format!("packs it into {mib:.1} MiB"))
+        }
         Err(why) => ("cellnet", false, why.to_string()),
     }
 }

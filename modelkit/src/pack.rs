@@ -3,24 +3,90 @@
 //! It holds nothing that the ONNX file does not, so it is made again rather than kept. A graph that
 //! cellnet does not take is no failure of the folder: rten serves it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 pub use cellnet::PackError;
+use cellnet::pack::{Options, pack_file};
+use cellnet::plan::{Algorithm, Step};
+use skincell_vision::card::Dtype;
+use skincell_vision::tensor::Tensor;
+use thiserror::Error;
+
+use crate::photos::{self, PhotosError};
+use crate::served::{ServedError, read_card};
 
 /// The packed file's name in a model folder.
 pub const CELL_FILE: &str = "model.cell";
 const ONNX_FILE: &str = "model.onnx";
 
-/// Packs the model in `folder`; gives the file's size in bytes. The file is replaced as a whole.
+/// How a folder is packed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PackOptions {
+    /// Largest error of one layer's fast convolution, relative to the layer's largest output, against
+    /// double precision; `None` is cellnet's own limit. 0 leaves the direct algorithm only.
+    pub max_error: Option<f64>,
+    /// Photos, tensors (`.npy`) and folders of such that the error is measured on; without any, on noise.
+    pub photos: Vec<PathBuf>,
+}
+
+/// What was packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// The file's size.
+    pub bytes: u64,
+    /// Convolutions computed directly, by F(2×2) and by F(4×4).
+    pub convolutions: [usize; 3],
+}
+
+/// Why a folder was not packed.
+#[derive(Debug, Error)]
+pub enum PackFolderError {
+    /// The engine; where the graph holds what it does not do, the operator is named.
+    #[error(transparent)]
+    Engine(#[from] PackError),
+    /// The card, which says how photos become tensors.
+    #[error(transparent)]
+    Card(#[from] ServedError),
+    /// A photo to measure on.
+    #[error(transparent)]
+    Photos(#[from] PhotosError),
+}
+
+/// Packs the model in `folder`. The file is replaced as a whole or not at all.
 ///
 /// # Errors
-/// [`PackError`]; where the graph holds what the engine does not do, the operator is named.
-pub fn pack(folder: &Path) -> Result<u64, PackError> {
+/// [`PackFolderError`].
+pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderError> {
     let cell = folder.join(CELL_FILE);
-    cellnet::pack::pack_file(&folder.join(ONNX_FILE), &cell, &cellnet::pack::Options::default())?;
-    let size = std::fs::metadata(&cell).map(|metadata| metadata.len());
-    size.map_err(|source| PackError::Io { path: cell, source })
+    let mut how = Options::default();
+    how.max_error = options.max_error.unwrap_or(how.max_error);
+    if !options.photos.is_empty() {
+        let card = read_card(folder)?;
+        let tensors = photos::load_all(&options.photos, &card.input)?;
+        how.photos = tensors.iter().map(elements).collect();
+    }
+    pack_file(&folder.join(ONNX_FILE), &cell, &how)?;
+    let model = cellnet::Model::open(&cell).map_err(PackError::Check)?;
+    let mut convolutions = [0; 3];
+    for step in &model.plan().steps {
+        let Step::Conv(conv) = step else { continue };
+        convolutions[match conv.algorithm {
+            Algorithm::Direct => 0,
+            Algorithm::Winograd2 => 1,
+            Algorithm::Winograd4 => 2,
+        }] += 1;
+    }
+    let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
+    let bytes = bytes.map_err(|source| PackError::Io { path: cell, source })?;
+    Ok(Packed { bytes, convolutions })
+}
+
+fn elements(tensor: &Tensor) -> Vec<f32> {
+    match tensor.dtype {
+        Dtype::U8 => tensor.data.iter().map(|b| f32::from(*b)).collect(),
+        Dtype::F32 => tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    }
 }
 
 /// Whether `folder` has a packed file that is not older than the graph it was made from.

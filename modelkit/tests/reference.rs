@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use skincell_modelkit::pack::pack;
+use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::{Engine, Outcome, Served};
 use skincell_modelkit::{CamTarget, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Card, Form, GradCam, Target};
@@ -80,7 +80,7 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     assert_eq!(report.card.gradcam_missing, None, "{name}");
     let folder = home.join("out");
     let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(common::engines::Rten)];
-    match pack(&folder) {
+    match pack(&folder, &PackOptions::default()) {
         Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
         Err(error) => println!("{name:20} is not for cellnet: {error}"),
     }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use skincell_modelkit::pack::pack;
+use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_portable_host::bake::bake;
 use skincell_portable_host::compose::with_nn;
 use skincell_portable_host::proxy::Proxy;
@@ -87,7 +87,7 @@ fn app(packed: bool) -> App {
     let models = app.path().join("models");
     std::fs::remove_dir_all(models.join("private")).unwrap();
     if packed {
-        pack(&models.join("colours")).unwrap();
+        pack(&models.join("colours"), &PackOptions::default()).unwrap();
         std::fs::write(models.join("broken/model.cell"), "not a packed model").unwrap();
     }
     app
@@ -202,7 +202,7 @@ fn app_with_skin() -> App {
     for file in ["card.json", "model.onnx", "model.onnx.data"] {
         std::fs::copy(repository().join("models/skin").join(file), folder.join(file)).unwrap();
     }
-    pack(&folder).unwrap();
+    pack(&folder, &PackOptions::default()).unwrap();
     app
 }
 

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use skincell_modelkit::pack::pack;
+use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_tests::client::{Request, get};
 use skincell_tests::{App, Runner, repository};
 use skincell_vision::photo::{Limits, Photo, decode};
@@ -34,7 +34,7 @@ fn with_packed_models() -> App {
         for file in ["card.json", "model.onnx", "model.onnx.data"] {
             symlink(repository().join("models").join(model).join(file), folder.join(file)).unwrap();
         }
-        pack(&folder).unwrap();
+        pack(&folder, &PackOptions::default()).unwrap();
     }
     app
 }
@@ -176,7 +176,7 @@ fn a_damaged_model_cell_is_an_answer_and_the_service_goes_on() {
     let photo = std::fs::read(repository().join("tests/photos").join(PHOTOS[0])).unwrap();
     let answer = Request::predict("", "application/octet-stream", photo.clone()).send(&runner);
     assert_eq!((answer.status, answer.problem().as_str()), (503, "model-unavailable"));
-    pack(cell.parent().unwrap()).unwrap();
+    pack(cell.parent().unwrap(), &PackOptions::default()).unwrap();
     ask(&runner, "skin", &photo);
 }
 

@@ -1,18 +1,13 @@
 //! Whatever bytes are opened: an error or a model that runs inside its arena.
 //!
 //! The input is taken twice: as a whole file, and as a plan that gets a correct header and checksums, so
-//! that what the checks let through is executed on every instruction set. Seeds: `seeds.py`. Without
-//! cargo-fuzz:
-//!
-//! ```text
-//! RUSTFLAGS="-Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-//!   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-//!   -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing" \
-//!   cargo +nightly run --release --target x86_64-unknown-linux-gnu --bin plan -- corpus -max_total_time=600
-//! ```
+//! that what the checks let through is executed on every instruction set. `run` in the folder above makes
+//! seeds, builds with AddressSanitizer and runs.
 #![no_main]
 
-use cellnet::plan::{Dtype, Plan, Step};
+use std::sync::OnceLock;
+
+use cellnet::plan::{Blob, Dtype, Operand, Plan, Step};
 use cellnet::{Isa, Model, Pool, TensorRef, Workspace, format};
 use libfuzzer_sys::fuzz_target;
 
@@ -30,9 +25,10 @@ fuzz_target!(|data: &[u8]| {
     let weights: Vec<f32> = (0..weights_of(&plan)).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect();
     let Ok(file) = format::write(&plan, &weights) else { return };
     let Ok(model) = Model::from_bytes(&file) else { return };
+    static POOLS: OnceLock<[Pool; 2]> = OnceLock::new();
+    let pools = POOLS.get_or_init(|| [Pool::new(1), Pool::new(2)]);
     for (i, isa) in Isa::available().into_iter().enumerate() {
-        let pool = Pool::new(1 + i % 2);
-        run(&model, isa, &pool);
+        run(&model, isa, &pools[i % 2]);
     }
 });
 
@@ -57,11 +53,18 @@ fn weights_of(plan: &Plan) -> u64 {
         Step::Conv(s) => vec![s.weights, s.bias],
         Step::Depthwise(s) => vec![s.weights, s.bias],
         Step::Affine(s) => [s.scale, s.bias].into_iter().flatten().collect(),
-        Step::Binary(_) => Vec::new(),
+        Step::Binary(s) => [s.a, s.b].into_iter().filter_map(constant).collect(),
         _ => Vec::new(),
     });
     let end = blobs.map(|b| b.offset.saturating_add(b.len)).max().unwrap_or(0);
     end.saturating_add(64).min(FLOATS).next_multiple_of(16)
+}
+
+fn constant(operand: Operand) -> Option<Blob> {
+    match operand {
+        Operand::Constant { values, .. } => Some(values),
+        Operand::Map(_) => None,
+    }
 }
 
 /// A bound of the multiply-adds of a plan.

@@ -82,6 +82,9 @@ fn render(found: &Inspection) -> String {
         let sign = if *takes { "yes" } else { "no" };
         table.row(engine, &format!("{sign:<4} {words}"));
     }
+    if let Some((engine, why)) = &found.serves {
+        table.row("serves", &format!("{engine}, {why}"));
+    }
     table.0
 }
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::pack::pack_and_report;
+use crate::pack::{PackFlags, pack_and_report};
 
 /// The subcommands of `skincell model`.
 #[derive(Debug, Subcommand)]
@@ -42,12 +42,18 @@ pub(crate) enum ModelCommand {
 Writes model.cell beside model.onnx; `prepare` and `up --build` do the same. A model whose graph
 cellnet does not take is named with the operator in the way, and stays with rten.
 
+Dense 3x3 convolutions may be computed by a faster algorithm that rounds a little more; each one's
+error is measured, and --max-error says how much is let pass.
+
 Example:
-  skincell model pack models/skin models/imagenet")]
+  skincell model pack models/skin models/imagenet
+  skincell model pack models/skin --max-error 1e-6 --photos tests/photos")]
 pub(crate) struct PackArguments {
     /// The model folders
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
+    #[command(flatten)]
+    flags: PackFlags,
 }
 
 /// Runs a subcommand.
@@ -63,7 +69,8 @@ pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
         ModelCommand::Measure(arguments) => measure::run(&arguments),
         ModelCommand::Bake(arguments) => bake::run(&arguments),
         ModelCommand::Pack(arguments) => {
-            arguments.folders.iter().try_for_each(|folder| pack_and_report(folder))?;
+            let PackArguments { folders, flags } = arguments;
+            folders.iter().try_for_each(|folder| pack_and_report(folder, &flags))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -10,7 +10,7 @@ use skincell_modelkit::{CamTarget, PrepareOptions, Report, Step, parse_labels, p
 use skincell_vision::card::{Activation, Basis, Dtype, Target};
 
 use super::progress::Progress;
-use crate::pack::pack_and_report;
+use crate::pack::{PackFlags, pack_and_report};
 
 const PREPARE_HELP: &str = "\
 What it does:
@@ -93,6 +93,8 @@ pub(crate) struct PrepareArguments {
     /// Replace the folder if it is there already
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    packing: PackFlags,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -202,7 +204,7 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     let report = prepare(&options, &mut |step| progress.show(words(step)))?;
     progress.done();
     print_report(&report, &output.display().to_string());
-    pack_and_report(&output)?;
+    pack_and_report(&output, &arguments.packing)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,7 @@ use super::measure::{Run, header, in_own_process, line};
 use super::progress::Progress;
 use super::units::bytes;
 use crate::engine_library::EngineLibrary;
-use crate::pack::pack_and_report;
+use crate::pack::{PackFlags, pack_and_report};
 
 /// Flags of `skincell model quantize`.
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         }
         QuantizeStep::Write => progress.show("writing"),
     })?;
-    pack_and_report(&options.output)?;
+    pack_and_report(&options.output, &PackFlags::default())?;
     let (threads, library) = (arguments.threads, arguments.library.path());
     let engines = engines(&[], threads, library.as_deref())?;
     let show = &mut |done, total| progress.show_part("comparing", done, total);

@@ -28,7 +28,7 @@ pub enum Model {
     /// A packed model and the memory its runs use one after the other.
     Cellnet(cellnet::Model, RefCell<cellnet::Workspace>, cellnet::Pool),
     /// Any other graph.
-    Rten(rten::Model),
+    Rten(Box<rten::Model>),
 }
 
 impl std::fmt::Debug for Model {
@@ -95,7 +95,7 @@ impl Model {
             return Self::cellnet(cell.clone(), cellnet::Model::open(&cell));
         }
         let path = folder.join(ONNX);
-        let model = rten::Model::load_file(&path).map(Self::Rten);
+        let model = rten::Model::load_file(&path).map(|model| Self::Rten(Box::new(model)));
         model.map_err(|error| LoadError { path, reason: error.to_string() })
     }
 
@@ -116,7 +116,7 @@ impl Model {
         if let Some(weights) = archive.file(name, WEIGHTS) {
             options.external_data_static(WEIGHTS, weights);
         }
-        let model = options.load_static_slice(graph).map(Self::Rten);
+        let model = options.load_static_slice(graph).map(|model| Self::Rten(Box::new(model)));
         model.map_err(|error| LoadError { path, reason: error.to_string() })
     }
 

@@ -87,8 +87,8 @@ impl Tensor {
         if self.dimensions.len() > MAX_RANK {
             return Err(TensorError::Rank(self.dimensions.len()));
         }
-        let sizes = self.dimensions.iter().map(|size| u64::from(*size));
-        let elements = sizes.fold(Some(1_u64), |n, size| n?.checked_mul(size));
+        let mut sizes = self.dimensions.iter().map(|size| u64::from(*size));
+        let elements = sizes.try_fold(1_u64, u64::checked_mul);
         let needed = elements.and_then(|n| n.checked_mul(self.ty.bytes())).unwrap_or(u64::MAX);
         if needed == self.data.len() as u64 {
             return Ok(self.dimensions.iter().map(|size| *size as usize).collect());

@@ -70,11 +70,7 @@ impl Service {
         let plan = Plan::new(&budget, wishes(settings))?;
         let limits = limits(&plan, settings)?;
         let sandbox = Sandbox::new(limits)?;
-        let cache = settings.cache_folder.as_deref().and_then(|folder| {
-            CompileCache::open(folder)
-                .inspect_err(|error| tracing::warn!("starts will be slow: {error:#}"))
-                .ok()
-        });
+        let cache = compile_cache(settings);
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
         let engines = nn::engines(settings, budget.bytes)?;
@@ -295,6 +291,13 @@ impl Service {
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
     }
+}
+
+/// The cache of compiled components; without one, starts are slow and all else is the same.
+fn compile_cache(settings: &Settings) -> Option<CompileCache> {
+    CompileCache::open(settings.cache_folder.as_deref()?)
+        .inspect_err(|error| tracing::warn!("starts will be slow: {error:#}"))
+        .ok()
 }
 
 fn wishes(settings: &Settings) -> Wishes {

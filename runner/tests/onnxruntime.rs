@@ -86,6 +86,8 @@ fn inputs(first: u8) -> Vec<(String, Tensor)> {
     TYPES.map(tensor).into()
 }
 
+type Inputs = Vec<(String, Tensor)>;
+
 #[test]
 fn every_type_of_wasi_nn_goes_in_and_comes_out_from_many_threads_at_once() {
     let Some(engine) = engine() else { return };
@@ -116,7 +118,7 @@ fn what_does_not_fit_is_an_error_that_says_so() {
     let Some(engine) = engine() else { return };
     let folder = echo();
     let model = engine.load(folder.path()).unwrap();
-    let run = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    let run = |change: &dyn Fn(&mut Inputs)| {
         let mut given = inputs(0);
         change(&mut given);
         model.run(given).map(|outputs| outputs.len())

@@ -33,11 +33,14 @@ const CLASSES: usize = 4;
 /// Most photos on one sheet: 100 MB of pixels.
 pub const MOST: usize = 1000;
 
+/// What is shown of an answer: the photo, its heatmap, and classes with per cent.
+type Shown = (Photo, Option<Photo>, Vec<(String, f64)>);
+
 /// A photo on the sheet.
 pub struct Entry {
     name: String,
-    /// The photo and its heatmap, and the classes with per cent; or what went wrong.
-    shown: Result<(Photo, Option<Photo>, Vec<(String, f64)>), String>,
+    /// Its answer, or what went wrong.
+    shown: Result<Shown, String>,
 }
 
 impl Entry {

@@ -8,7 +8,7 @@ use clap::Args;
 use skincell_modelkit::pack::is_packed;
 use skincell_portable_host::bake::bake;
 
-use crate::pack::pack_and_report;
+use crate::pack::{PackFlags, pack_and_report};
 
 /// Where `spin build` leaves the component that models are baked into.
 const PROVIDER: &str = "target/wasm32-wasip2/release/skincell_portable.wasm";
@@ -53,7 +53,8 @@ pub(crate) fn run(arguments: &BakeArguments) -> anyhow::Result<ExitCode> {
         format!("cannot read {file}; `spin build` or the command in --help makes it")
     })?;
     let unpacked = arguments.folders.iter().filter(|folder| !is_packed(folder));
-    unpacked.filter(|_| !arguments.no_pack).try_for_each(|folder| pack_and_report(folder))?;
+    let mut wanted = unpacked.filter(|_| !arguments.no_pack);
+    wanted.try_for_each(|folder| pack_and_report(folder, &PackFlags::default()))?;
     let baked = bake(&provider, &arguments.folders)?;
     replace(&arguments.output, &baked)?;
     let size = bytesize::ByteSize::b(baked.len() as u64).display().iec();

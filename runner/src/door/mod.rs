@@ -74,7 +74,7 @@ impl Door {
             return Ok(());
         }
         if let Some(answer) = self.rules.cors.preflight(head) {
-            return Err(Refusal::Preflight(answer));
+            return Err(Refusal::Preflight(Box::new(answer)));
         }
         if let Some(limiter) = &self.limiter {
             let who = address::of(&head.headers, client.ip(), &self.rules.trusted_proxies);
@@ -120,7 +120,7 @@ impl Door {
 #[derive(Debug)]
 pub enum Refusal {
     /// A browser asked whether a page may call: this is whether.
-    Preflight(Response<Full<Bytes>>),
+    Preflight(Box<Response<Full<Bytes>>>),
     /// Not now, or not without a token.
     Problem(Problem),
 }

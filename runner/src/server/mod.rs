@@ -271,7 +271,7 @@ where
         tracer.begin(&mut head, route)
     });
     let mut answer = match admitted {
-        Err(Refusal::Preflight(answer)) => answer.map(Either::Left),
+        Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
         Err(Refusal::Problem(problem)) => service.refuse(&head, &problem),
         Ok(()) => {
             let work = service.handle(Request::from_parts(head, body), Some(client));

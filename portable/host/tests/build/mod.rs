@@ -30,9 +30,9 @@ pub fn built(arguments: &[&str], name: &str) -> PathBuf {
     assert!(output.status.success(), "cargo {arguments:?}: {}", output.status);
     let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
     let stem = name.trim_end_matches(".wasm");
-    let files = messages.split('"').map(PathBuf::from).filter(|path| {
+    let mut files = messages.split('"').map(PathBuf::from).filter(|path| {
         let file = path.file_name().and_then(|f| f.to_str()).unwrap_or_default();
         path.is_absolute() && file.starts_with(stem) && file.ends_with(".wasm")
     });
-    files.last().unwrap_or_else(|| panic!("cargo {arguments:?} made no {name}"))
+    files.next_back().unwrap_or_else(|| panic!("cargo {arguments:?} made no {name}"))
 }

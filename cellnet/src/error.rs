@@ -98,6 +98,12 @@ pub enum RunError {
         /// Names of all inputs.
         expected: String,
     },
+    /// The caller gave a tensor twice.
+    #[error("input `{name}` was given more than once; give each once")]
+    RepeatedInput {
+        /// The input.
+        name: String,
+    },
     /// Wrong element type.
     #[error("input `{name}` is {found:?}, the model takes {expected:?}")]
     Dtype {

@@ -258,7 +258,10 @@ impl Model {
     fn check_inputs(&self, inputs: &[(&str, TensorRef<'_>)]) -> Result<(), RunError> {
         let ports = self.inputs();
         let names = || ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
-        for (name, _) in inputs {
+        for (index, (name, _)) in inputs.iter().enumerate() {
+            if inputs.iter().take(index).any(|(earlier, _)| earlier == name) {
+                return Err(RunError::RepeatedInput { name: (*name).to_owned() });
+            }
             if !ports.iter().any(|p| p.name == *name) {
                 return Err(RunError::UnknownInput { name: (*name).to_owned(), expected: names() });
             }

@@ -209,7 +209,8 @@ impl Door {
             if (self.make_room)() {
                 continue;
             }
-            if state.full + state.light > 0 {
+            let never = self.ledger.never_fits(need).is_some();
+            if !never && state.full + state.light > 0 {
                 // The models in the way are at work; they can go when that has ended.
                 break;
             }

@@ -1,13 +1,12 @@
 //! Dependencies composed into a component, by `wac-graph` and by the rules that Spin composes with: every
 //! import of the component that a dependency's name covers is given by one instance of it, and what the
-//! component is not told to share, the dependency does not see.
+//! component is not told to share, no dependency sees.
 //!
-//! What it must not see is imported under another name ([`isolated`]), which `sandbox::isolation` answers
-//! with nothing. It leaves out reading `spin.toml` (`app`) and fetching anything.
+//! A dependency that imports what it is not to see is refused: the composition has one such import for
+//! all, and Spin's way around that, an adapter in between, is not built here. It leaves out reading `spin.toml` (`app`) and fetching anything.
 
 use crate::manifest::dependency::ImportName;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
@@ -67,6 +66,19 @@ pub enum ComposeError {
         /// The dependency's name.
         import: ImportName,
     },
+    /// It would see configuration that it does not inherit.
+    #[error(
+        "{path} imports {import}, which would show it the component's {key}: share that with \
+         `dependencies_inherit_configuration = true`, or build the dependency without that import"
+    )]
+    NotShared {
+        /// The dependency's file.
+        path: PathBuf,
+        /// What it imports.
+        import: String,
+        /// The key of the configuration.
+        key: &'static str,
+    },
     /// Types that do not fit each other.
     #[error("{path} does not fit the import {import:?}: {reason}")]
     Unfit {
@@ -114,19 +126,9 @@ fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     std::fs::read(&path).map_err(|source| ComposeError::Read { path, source })
 }
 
-/// The name under which a dependency imports an interface that shows it nothing; `None` for interfaces
-/// that are no configuration. Versions do not tell them apart.
-pub(crate) fn isolated(import: &str) -> Option<String> {
-    let name = import.split('@').next().unwrap_or_default();
-    let known = CONFIGURATION.iter().any(|(interface, _)| *interface == name);
-    known.then(|| format!("skincell:isolated/{}", name.replace([':', '/'], "-")))
-}
-
 #[derive(Default)]
 struct Composition {
     graph: CompositionGraph,
-    /// Imports that show nothing, by name.
-    isolated: BTreeMap<String, NodeId>,
 }
 
 impl Composition {
@@ -143,38 +145,22 @@ impl Composition {
         (world.imports.keys().cloned().collect(), world.exports.keys().cloned().collect())
     }
 
-    /// An instance of a dependency that sees what it inherits and nothing else.
+    /// An instance of a dependency, if it imports nothing of its component's configuration that it does
+    /// not inherit.
     fn provider(&mut self, number: usize, dependency: &Dependency) -> Result<NodeId, ComposeError> {
         let path = &dependency.source;
         let package = self.add(&format!("dependency{number}"), path, read(path)?)?;
-        let instance = self.graph.instantiate(package);
         for import in self.world(package).0 {
-            let Some(name) = isolated(&import) else { continue };
+            // Versions of an interface do not tell it apart.
             let interface = import.split('@').next().unwrap_or_default();
-            let shown = CONFIGURATION.iter().any(|(known, key)| {
-                *known == interface && dependency.inherits.iter().any(|inherited| inherited == key)
-            });
-            if shown {
-                continue;
+            let key = CONFIGURATION.iter().find(|(known, _)| *known == interface);
+            if let Some((_, key)) = key
+                && !dependency.inherits.iter().any(|inherited| inherited == key)
+            {
+                return Err(ComposeError::NotShared { path: path.clone(), import, key });
             }
-            let unfit = |reason: String| ComposeError::Unfit {
-                path: path.clone(),
-                import: import.clone(),
-                reason,
-            };
-            let node = match self.isolated.get(&name) {
-                Some(node) => *node,
-                None => {
-                    let kind = self.graph.types()[self.graph[package].ty()].imports[&import];
-                    let node = self.graph.import(&name, kind);
-                    node.map_err(|error| unfit(error.to_string()))?
-                }
-            };
-            self.isolated.insert(name, node);
-            let set = self.graph.set_instantiation_argument(instance, &import, node);
-            set.map_err(|error| unfit(error.to_string()))?;
         }
-        Ok(instance)
+        Ok(self.graph.instantiate(package))
     }
 
     fn plug(

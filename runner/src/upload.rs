@@ -256,7 +256,7 @@ mod tests {
     async fn a_slow_body_keeps_no_room_from_others() {
         let uploads = Uploads::new(50 << 10, 50 << 10, Duration::from_secs(60));
         let request = announcing(50_000);
-        let slow = std::pin::pin!(uploads.read(&request, Drips { every: Duration::from_secs(1) }));
+        let slow = std::pin::pin!(uploads.read(&request, Drips::new(Duration::from_secs(1))));
         let fast = async {
             tokio::time::sleep(Duration::from_secs(30)).await;
             uploads.read(&announcing(50_000), body(50_000)).await.map(drop)
@@ -264,7 +264,7 @@ mod tests {
         let (slow, fast) = tokio::join!(slow, fast);
         assert_eq!(fast, Ok(()));
         assert_eq!(slow.map(drop), Err(UploadError::TooSlow(Duration::from_secs(60))));
-        let stalled = uploads.read(&announcing(100), Drips { every: Duration::from_secs(9) }).await;
+        let stalled = uploads.read(&announcing(100), Drips::new(Duration::from_secs(9))).await;
         assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(super::STALL)));
     }
 
@@ -293,36 +293,30 @@ mod tests {
         assert_eq!(upload.collect().await.unwrap().to_bytes(), vec![b'x'; 100_000]);
     }
 
-    /// A body of single bytes.
+    /// A body of single bytes, one every so often.
     struct Drips {
         every: Duration,
+        next: std::pin::Pin<Box<tokio::time::Sleep>>,
+    }
+
+    impl Drips {
+        fn new(every: Duration) -> Self {
+            Self { every, next: Box::pin(tokio::time::sleep(every)) }
+        }
     }
 
     impl hyper::body::Body for Drips {
         type Data = Bytes;
         type Error = std::convert::Infallible;
         fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
+            mut self: std::pin::Pin<&mut Self>,
             context: &mut std::task::Context<'_>,
         ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-            // One sleep for each byte; it is woken anew each time it is polled.
-            let every = self.every;
-            let waker = context.waker().clone();
-            if NEXT.with(|next| next.replace(!next.get())) {
-                return std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(
-                    Bytes::from_static(b"x"),
-                ))));
-            }
-            tokio::spawn(async move {
-                tokio::time::sleep(every).await;
-                waker.wake();
-            });
-            std::task::Poll::Pending
+            std::task::ready!(self.next.as_mut().poll(context));
+            self.next = Box::pin(tokio::time::sleep(self.every));
+            let byte = hyper::body::Frame::data(Bytes::from_static(b"x"));
+            std::task::Poll::Ready(Some(Ok(byte)))
         }
-    }
-
-    thread_local! {
-        static NEXT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
 
     #[tokio::test(start_paused = true)]

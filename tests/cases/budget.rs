@@ -16,7 +16,7 @@ fn good() -> Request {
 
 fn metrics(runner: &Runner) -> String {
     let answer = get(runner, "/metrics");
-    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     String::from_utf8(answer.body).unwrap()
 }
 

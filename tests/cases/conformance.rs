@@ -266,8 +266,16 @@ fn composed_it_answers_every_photo_as_natively() {
             let shares = |answer| numbers(answer, "results", "probability");
             let maps = |answer| numbers(answer, "heatmap_maps", "values");
             let share = furthest(&shares(&expected), &shares(&found)) / 100.0;
-            let heat = furthest(&maps(&expected), &maps(&found));
-            println!("{name}, {way}: probabilities within {share:.1e}, heatmaps within {heat:.1e}");
+            // The map that is answered. One of a class that everything in the photo speaks against is a
+            // quotient of two rounding errors; it is printed, not held to anything.
+            let first = expected["results"][0]["index"].as_u64().unwrap() as usize;
+            let (ours, theirs) = (maps(&expected), maps(&found));
+            let heat = furthest(&ours[first..=first], &theirs[first..=first]);
+            let all = furthest(&ours, &theirs);
+            println!(
+                "{name}, {way}: probabilities within {share:.1e}, heatmap within {heat:.1e}, of any \
+                 class within {all:.1e}"
+            );
             assert!(share <= PROBABILITY, "{name}, {way}: {share}");
             assert!(heat <= HEAT, "{name}, {way}: {heat}");
         }

@@ -194,9 +194,10 @@ fn an_application_of_somebody_else_has_wasi_nn() {
 }
 
 /// Composed by Spin's rules: a dependency has of its component's files and environment what the manifest
-/// lets it inherit. Here it is wasi-nn in Wasm, whose models are files and whose folder is a variable.
+/// lets it inherit, and one that would see more is refused. Here it is wasi-nn in Wasm, whose models are
+/// files and whose folder is a variable.
 #[test]
-fn a_dependency_sees_what_it_inherits_and_nothing_else() {
+fn a_dependency_sees_what_it_inherits_and_is_refused_otherwise() {
     let app = App::with_colours();
     let manifest = r#"
         spin_manifest_version = 2
@@ -210,27 +211,26 @@ fn a_dependency_sees_what_it_inherits_and_nothing_else() {
         environment = { WASI_NN_MODELS = "/elsewhere" }
     "#;
     std::fs::write(app.path().join("spin.toml"), manifest).unwrap();
-    let nothing = "ErrorCode::NotFound";
-    let cases: [(&[&str], &str); 4] = [
-        (&[], nothing),
-        (&["files"], nothing),
-        (&["environment"], nothing),
-        (&["environment", "files"], "loaded"),
-    ];
-    for (inherits, expected) in cases {
+    let composed = |inherits: &[&str]| {
         let dependency = Dependency {
             import: "wasi:nn".to_owned().try_into().unwrap(),
             source: portable().to_owned(),
             export: None,
             inherits: inherits.iter().map(|key| (*key).to_owned()).collect(),
         };
-        let composed = compose(&artifacts().guests, &[dependency]).unwrap();
-        std::fs::write(app.path().join("composed.wasm"), composed).unwrap();
-        let runner = Runner::start(&app, &[]);
-        assert_eq!(text(&runner, "/load-name?colours"), expected, "{inherits:?}");
-        // The component itself sees everything still.
-        assert_eq!(text(&runner, "/environment?WASI_NN_MODELS"), "/elsewhere");
+        compose(&artifacts().guests, &[dependency])
+    };
+    let cases: [(&[&str], &str); 3] =
+        [(&[], "component's"), (&["files"], "environment"), (&["environment"], "files")];
+    for (inherits, missing) in cases {
+        let refusal = composed(inherits).unwrap_err().to_string();
+        assert!(refusal.contains(missing) && refusal.contains("inherit"), "{refusal}");
     }
+    let composed = composed(&["environment", "files"]).unwrap();
+    std::fs::write(app.path().join("composed.wasm"), composed).unwrap();
+    let runner = Runner::start(&app, &[]);
+    assert_eq!(text(&runner, "/load-name?colours"), "loaded");
+    assert_eq!(text(&runner, "/environment?WASI_NN_MODELS"), "/elsewhere");
 }
 
 /// Before Spin starts a trigger it asks for its flags.

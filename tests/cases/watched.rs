@@ -141,7 +141,7 @@ fn every_query_of_the_dashboard_names_a_metric_that_exists() {
     assert_eq!(Request::predict("", "image/png", red_and_blue()).send(&runner).status, 200);
     assert_eq!(
         Request::predict("?model=broken", "image/png", red_and_blue()).send(&runner).status,
-        500
+        503
     );
     let answer = get(&runner, "/metrics");
     let text = String::from_utf8(answer.body).unwrap();

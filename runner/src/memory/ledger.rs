@@ -96,6 +96,13 @@ impl Ledger {
         alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
     }
 
+    /// Bytes missing for `need` even if no model were loaded and no request at work; `None` where it fits.
+    #[must_use]
+    pub fn never_fits(&self, need: Need) -> Option<u64> {
+        let alone = Accounts::default().total(self.fixed, need, 0);
+        alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
+    }
+
     /// Notes what an answer takes until its client has read it. Never refused: the work is done.
     pub(crate) fn hold_answer(self: &Arc<Self>, bytes: u64) -> AnswerHold {
         let mut accounts = self.accounts();

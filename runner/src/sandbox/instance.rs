@@ -5,7 +5,7 @@
 //! here.
 
 use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MemoryLimiter};
-use super::{Compiled, Output, Sandbox, isolation, variables};
+use super::{Compiled, Output, Sandbox, variables};
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
@@ -109,7 +109,6 @@ impl Instances {
             table: &mut state.table,
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
-        isolation::add_to_linker(&mut linker)?;
         let pre = linker
             .instantiate_pre(&compiled.component)
             .and_then(ProxyPre::new)

@@ -6,7 +6,6 @@
 
 mod compile;
 mod instance;
-mod isolation;
 mod limits;
 mod output;
 mod ticker;

@@ -85,7 +85,20 @@ impl Metrics {
         metrics.register_process();
         metrics.register_requests();
         metrics.register_models();
+        // From 0, not from the first time: a series that is missing says nothing.
+        let _ = (metrics.refused_count(), metrics.failed_count());
         metrics
+    }
+
+    /// A model that may be loaded: its counters begin at 0.
+    pub(crate) fn expect_model(&self, model: &str) {
+        let label = [("model", model.to_owned())];
+        drop(self.loads.get_or_create(&label));
+        drop(self.load_failures.get_or_create(&label));
+        for reason in ["idle", "evicted", "changed"] {
+            let labels = [("model", model.to_owned()), ("reason", reason.to_owned())];
+            drop(self.unloads.get_or_create(&labels));
+        }
     }
 
     fn register_process(&mut self) {

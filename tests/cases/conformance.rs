@@ -179,9 +179,10 @@ fn whoever_gives_wasi_nn_gives_the_same() {
     assert_same(&rten, &lines(&Runner::start(&packed, &["--engine", "cellnet"])), "cellnet");
     assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &plain)), "rten in Wasm");
     assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &packed)), "cellnet in Wasm");
-    match std::env::var_os("ORT_DYLIB_PATH") {
-        Some(_) => {
-            let onnxruntime = Runner::start(&plain, &["--engine", "onnxruntime"]);
+    match std::env::var("ORT_DYLIB_PATH").ok() {
+        Some(library) => {
+            let flags = ["--engine", "onnxruntime", "--engine-lib", &library];
+            let onnxruntime = Runner::start(&plain, &flags);
             assert_same(&rten, &lines(&onnxruntime), "ONNX Runtime");
         }
         None => println!("skipped: ORT_DYLIB_PATH names no library of ONNX Runtime"),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store, format_err,
@@ -50,6 +51,30 @@ impl WasiHttpHooks for NoOutbound {
     ) -> Box<dyn Future<Output = Result<OutgoingReply, wasmtime_wasi_http::Error>> + Send> {
         Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
     }
+}
+
+/// Variables that a guest may ask for and this host does not have: asking ends the guest.
+fn trap_configuration(
+    linker: &mut Linker<State>,
+    component: &Component,
+    engine: &Engine,
+) -> Result<()> {
+    for (name, import) in component.component_type().imports(engine) {
+        let is_variables = name.starts_with("fermyon:spin/") || name.starts_with("wasi:config/");
+        let ComponentItem::ComponentInstance(interface) = import.ty else { continue };
+        if !is_variables {
+            continue;
+        }
+        let mut instance = linker.instance(name)?;
+        for (function, item) in interface.exports(engine) {
+            if let ComponentItem::ComponentFunc(_) = item.ty {
+                instance.func_new(function, |_, _, _, _| {
+                    Err(format_err!("this host has no variables"))
+                })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Instances there may be at the same time.
@@ -103,6 +128,13 @@ impl Proxy {
         let mut linker = Linker::<State>::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        // A guest that could ask this host for inference would prove nothing.
+        let imports = component.component_type();
+        let mut imports = imports.imports(&engine);
+        if let Some((name, _)) = imports.find(|(name, _)| name.starts_with("wasi:nn/")) {
+            return Err(format_err!("it imports {name}, which this host does not have"));
+        }
+        trap_configuration(&mut linker, &component, &engine)?;
         Ok(Self { pre: ProxyPre::new(linker.instantiate_pre(&component)?)? })
     }
 

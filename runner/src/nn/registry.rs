@@ -106,6 +106,7 @@ impl Models {
                 let household = Arc::clone(&self.household);
                 let model = Arc::new(Model::new(name, folder, engines.clone(), household));
                 self.household.members().push(Arc::downgrade(&model));
+                self.household.metrics.expect_model(name);
                 model
             });
             (name.clone(), Arc::clone(model))

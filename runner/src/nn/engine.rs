@@ -107,6 +107,9 @@ pub enum RunError {
     /// Too few inputs.
     #[error("the input {0:?} is missing")]
     MissingInput(String),
+    /// The same input twice: engines differ in which they would take.
+    #[error("the input {0:?} was given more than once")]
+    RepeatedInput(String),
     /// The model's files were changed under it.
     #[error("{0}; the model is loaded again for the next request: replace files by rename")]
     Damaged(String),

@@ -225,6 +225,11 @@ impl Model {
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
         let start = Instant::now();
+        let mut names: Vec<&str> = inputs.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if let Some([name, _]) = names.array_windows().find(|[one, next]| one == next) {
+            return Err(RunError::RepeatedInput((*name).to_owned()));
+        }
         let outputs = if loaded.is_measured.load(Ordering::Acquire) {
             loaded.model.run(inputs)
         } else {

@@ -43,6 +43,9 @@ def map_body(context, body):
     if not isinstance(body, dict) or "image" not in body:
         return body
     index = body.get("class")
+    # Written as text it is an index as well.
+    if isinstance(index, str) and index.isdecimal():
+        body["class"] = str(int(index) % len(class_names()))
     # JSON's 7.0 is a whole number too.
     if isinstance(index, (int, float)) and index >= 0 and index == int(index):
         body["class"] = int(index) % len(class_names())

@@ -117,8 +117,8 @@ impl OnnxRuntime {
 
     fn session(&self, path: &Path, is_private: bool) -> Result<Session, String> {
         let words = |error: ort::Error| error.to_string();
-        // Without an arena, which never gives anything back, a run's memory is mapped and unmapped as
-        // one block that the memory pattern lays out. Threads that spin for work take it from others.
+        // An arena keeps what runs use, which saves mapping it again each time: it goes where there is
+        // room for private weights. Threads that spin for work take it from others.
         let level = match is_private {
             true => GraphOptimizationLevel::All,
             // One step less rewrites no weights into another layout.
@@ -126,7 +126,9 @@ impl OnnxRuntime {
         };
         let build = || {
             Session::builder(environment(&self.library)?)?
-                .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
+                .with_execution_providers([CPU::default()
+                    .with_arena_allocator(is_private)
+                    .build()])?
                 .with_log_level(LogLevel::Warning)?
                 .with_intra_threads(self.threads)?
                 .with_inter_threads(1)?

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use base64::Engine as _;
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::csv;
@@ -211,11 +211,18 @@ fn progress(photos: usize) -> ProgressBar {
     if photos < 2 {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
-    let template = "{bar:32.cyan/dim} {pos}/{len} photos, {per_sec}, {eta} to go {msg}";
+    let template = "{bar:32.cyan/dim} {pos}/{len} photos, {rate}, {eta} to go {msg}";
     let style = ProgressStyle::with_template(template)
-        .map(|style| style.progress_chars("━━─"))
+        .map(|style| style.progress_chars("━━─").with_key("rate", rate))
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.with_style(style)
+}
+
+/// Photos a second, in whole ones where there are some.
+fn rate(state: &ProgressState, words: &mut dyn std::fmt::Write) {
+    let rate = state.per_sec();
+    // A bar that cannot be written is no reason to stop.
+    let _ = write!(words, "{rate:.*}/s", usize::from(rate < 10.0));
 }
 
 #[cfg(test)]

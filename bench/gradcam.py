@@ -152,7 +152,8 @@ def app(folder):
 
 def check(folder):
     """Prepares for both targets, compares maps in every engine, pictures through the component."""
-    sys.path.append(str(ROOT / "tests" / "reference"))
+    # Before this folder, which has an `engines` of its own.
+    sys.path.insert(0, str(ROOT / "tests" / "reference"))
     from engines import ENGINES, differences
 
     bad = 0

@@ -28,6 +28,11 @@ const REFUSED: &str = "RuntimeError";
 /// Largest difference of a probability, of 1, and of a heatmap's value, of 1.
 const PROBABILITY: f64 = 1e-3;
 const HEAT: f64 = 2e-3;
+/// In this photo, decoded in Wasm, one of the 62,720 values before the last ReLU6 is 2.9e-6 away from where its
+/// derivative jumps between 0 and 1. Rounding differs by more than that between engines, so they may take
+/// different sides: one pixel of 49 counts for one of 1280 channels, or does not. That moves the maps this much.
+const AT_THE_KINK: &str = "drawn-keratosis-2.jpg";
+const HEAT_THERE: f64 = 1e-2;
 
 /// Whoever gives wasi-nn to the guest.
 trait Provider {
@@ -267,8 +272,6 @@ fn composed_it_answers_every_photo_as_natively() {
             let shares = |answer| numbers(answer, "results", "probability");
             let maps = |answer| numbers(answer, "heatmap_maps", "values");
             let share = furthest(&shares(&expected), &shares(&found)) / 100.0;
-            // The map that is answered. One of a class that everything in the photo speaks against is a
-            // quotient of two rounding errors; it is printed, not held to anything.
             let first = expected["results"][0]["index"].as_u64().unwrap() as usize;
             let (ours, theirs) = (maps(&expected), maps(&found));
             let heat = furthest(&ours[first..=first], &theirs[first..=first]);
@@ -279,6 +282,7 @@ fn composed_it_answers_every_photo_as_natively() {
             );
             assert!(share <= PROBABILITY, "{name}, {way}: {share}");
             assert!(heat <= HEAT, "{name}, {way}: {heat}");
+            assert!(all <= if name == AT_THE_KINK { HEAT_THERE } else { HEAT }, "{name}: {all}");
         }
     }
     println!("{} photos answered as natively", photos.len());

@@ -157,11 +157,11 @@ fn option(name: &str) -> (Value, &'static str) {
             "overlay: a PNG of the likeliest class. maps: numbers, for each of the ranked classes",
         ),
         "model" => (
-            json!({"type": "string", "format": "model-name"}),
+            json!({"anyOf": [{"type": "string", "format": "model-name"}, texts(&[""])]}),
             "Which model answers, by its name in /models",
         ),
         _ => (
-            json!({"anyOf": [{"type": "string", "format": "class-name"},
+            json!({"anyOf": [{"type": "string", "format": "class-name"}, texts(&[""]),
                              {"type": "integer", "minimum": 0}]}),
             "The class the heatmap explains, by label, display name or index",
         ),

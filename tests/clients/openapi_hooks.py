@@ -17,6 +17,7 @@ PHOTOS = [
     for name in ("drawn-acne-2.jpg", "drawn-eczema-2.png", "drawn-infestation-2.webp")
 ]
 MODELS = ("skin", "imagenet")
+OPTIONS = ("top_k", "gradcam", "class", "heatmap", "model")
 
 
 def class_names():
@@ -35,6 +36,25 @@ for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, photos)
 
 
+def bound_class(options):
+    """An index is below the number of classes."""
+    index = options.get("class")
+    # Written as text it is an index as well.
+    if isinstance(index, str) and index.isdecimal():
+        options["class"] = str(int(index) % len(class_names()))
+    # JSON's 7.0 is a whole number too.
+    if isinstance(index, (int, float)) and index >= 0 and index == int(index):
+        options["class"] = int(index) % len(class_names())
+
+
+@schemathesis.hook
+def map_query(context, query):
+    """What a schema cannot say of a query."""
+    if isinstance(query, dict):
+        bound_class(query)
+    return query
+
+
 @schemathesis.hook
 def map_body(context, body):
     """What a schema cannot say: a form may have fields that are none of ours, but none whose name no form
@@ -42,12 +62,14 @@ def map_body(context, body):
     """
     if not isinstance(body, dict) or "image" not in body:
         return body
-    index = body.get("class")
-    # Written as text it is an index as well.
-    if isinstance(index, str) and index.isdecimal():
-        body["class"] = str(int(index) % len(class_names()))
-    # JSON's 7.0 is a whole number too.
-    if isinstance(index, (int, float)) and index >= 0 and index == int(index):
-        body["class"] = int(index) % len(class_names())
+    bound_class(body)
     is_form = type(body["image"]) is not str
     return {name: value for name, value in body.items() if re.fullmatch(r"[\w-]+", name)} if is_form else body
+
+
+@schemathesis.hook
+def filter_body(context, body):
+    """A form carries text only: a number that is no text there is one on the wire, an empty list is nothing."""
+    if not isinstance(body, dict) or type(body.get("image")) is str:
+        return True
+    return all(isinstance(body.get(name, ""), str) for name in OPTIONS)

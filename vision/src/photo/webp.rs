@@ -2,6 +2,7 @@
 //! and XMP, which are never read.
 
 mod header;
+mod partitions;
 
 use super::channels::{narrowed, rgb_from_rgba};
 use super::error::PhotoError;

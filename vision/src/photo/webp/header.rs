@@ -2,6 +2,7 @@
 //! frame say it, its orientation, how it is coded, and whether it is whole. Leaves out the coded
 //! data. Layouts are those of the WebP container specification and RFC 6386, section 9.1.
 
+use super::partitions;
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;
 
@@ -128,6 +129,9 @@ fn frame<'a>(chunks: &[Chunk<'a>]) -> Result<Header<'a>, PhotoError> {
         };
         if tag & 1 == 1 {
             return Err(corrupt("its picture builds on another one"));
+        }
+        if !partitions::fit(data) {
+            return Err(TRUNCATED);
         }
         let side = |bytes: [u8; 2]| u32::from(u16::from_le_bytes(bytes) & 0x3FFF);
         let alpha = chunks.iter().any(|(name, _)| *name == b"ALPH");

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Before this folder, which has an `engines` of its own.
+sys.path[:0] = [str(ROOT / "tests" / "reference"), str(ROOT / "models" / "keras")]
 SIDE, SEED, SPREAD = 300, 20240607, 1.5
 TARGETS = ["conv", "activation"]
 LABELS = ROOT / "models" / "labels" / "skin.txt"
@@ -102,7 +104,6 @@ def drawn(photo, heat):
 
 def make(folder):
     """Writes the model, the photos, and what the original method says of them."""
-    sys.path[:0] = [str(ROOT / "tests" / "reference"), str(ROOT / "models" / "keras")]
     from make import photos, reference
 
     import numpy as np
@@ -152,8 +153,6 @@ def app(folder):
 
 def check(folder):
     """Prepares for both targets, compares maps in every engine, pictures through the component."""
-    # Before this folder, which has an `engines` of its own.
-    sys.path.insert(0, str(ROOT / "tests" / "reference"))
     from engines import ENGINES, differences
 
     bad = 0
@@ -235,7 +234,6 @@ def memory(name):
 
 def tape(folder, rounds):
     """Keras with and without the tape, as the origin app calls it; memory by the process's peak."""
-    sys.path[:0] = [str(ROOT / "tests" / "reference"), str(ROOT / "models" / "keras")]
     import keras
     import numpy as np
     import tensorflow as tf

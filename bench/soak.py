@@ -37,17 +37,21 @@ MIB = 1 << 20
 WASM = ROOT / "target" / "wasm32-wasip2" / "release" / "skincell.wasm"
 
 
+def model(*words):
+    """`skincell model …`"""
+    subprocess.run([str(BINARY), "model", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
 def big_app(folder, onnx, copies=1):
     """An application of `copies` models of this graph, big-0, big-1, …: prepared and packed."""
     labels = folder / "labels.txt"
     labels.write_text((ROOT / "models" / "labels" / "skin.txt").read_text())
     names = [f"big-{i}" for i in range(copies)]
-    run = lambda *words: subprocess.run([str(BINARY), "model", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
     for name in names:
-        run("prepare", onnx, "--labels", labels, "-o", folder / "models" / name, "--scores", "logits",
-            "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation")
+        model("prepare", onnx, "--labels", labels, "-o", folder / "models" / name, "--scores", "logits",
+              "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation")
         if not (folder / "models" / name / "model.cell").exists():
-            run("pack", folder / "models" / name)
+            model("pack", folder / "models" / name)
     manifest = (ROOT / "spin.toml").read_text()
     manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(WASM))
     manifest = manifest.replace('["skin", "imagenet"]', json.dumps(names))
@@ -56,14 +60,13 @@ def big_app(folder, onnx, copies=1):
     return names
 
 
-def halve(model):
+def halve(prepared):
     """Makes a prepared model one of fp16 weights, in place."""
-    half = model.with_name(model.name + "-half")
+    half = prepared.with_name(prepared.name + "-half")
     photo = ROOT / "tests" / "photos" / "drawn-acne-2.jpg"
-    subprocess.run([str(BINARY), "model", "quantize", model, "-o", half, "--to", "fp16", "--photos", photo],
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    shutil.rmtree(model)
-    half.rename(model)
+    model("quantize", prepared, "-o", half, "--to", "fp16", "--photos", photo)
+    shutil.rmtree(prepared)
+    half.rename(prepared)
 
 
 def forget_pages(folder):

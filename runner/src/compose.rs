@@ -3,7 +3,8 @@
 //! component is not told to share, no dependency sees.
 //!
 //! A dependency that imports what it is not to see is refused: the composition has one such import for
-//! all, and Spin's way around that, an adapter in between, is not built here. It leaves out reading `spin.toml` (`app`) and fetching anything.
+//! all, and Spin's way around that, an adapter in between, is not built here. It leaves out reading
+//! `spin.toml` (`app`) and fetching anything.
 
 use crate::manifest::dependency::ImportName;
 use serde::Serialize;

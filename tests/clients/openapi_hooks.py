@@ -17,18 +17,19 @@ PHOTOS = [
     for name in ("drawn-acne-2.jpg", "drawn-eczema-2.png", "drawn-infestation-2.webp")
 ]
 MODELS = ("skin", "imagenet")
-OPTIONS = ("top_k", "gradcam", "class", "heatmap", "model")
 
 
-def class_names():
-    """What is a class of every model: the indices of the smallest."""
-    cards = [json.loads((REPOSITORY / "models" / name / "card.json").read_text()) for name in MODELS]
-    return [str(index) for index in range(min(len(card["classes"]) for card in cards))]
+def read(path):
+    return json.loads((REPOSITORY / path).read_text())
 
+
+OPTIONS = [parameter["name"] for parameter in read("src/openapi.json")["paths"]["/predict"]["post"]["parameters"]]
+# What is a class of every model: the indices of the smallest.
+CLASSES = min(len(read(f"models/{name}/card.json")["classes"]) for name in MODELS)
 
 photos = strategies.sampled_from(PHOTOS)
 schemathesis.openapi.format("model-name", strategies.sampled_from(MODELS))
-schemathesis.openapi.format("class-name", strategies.sampled_from(class_names()))
+schemathesis.openapi.format("class-name", strategies.sampled_from([str(index) for index in range(CLASSES)]))
 schemathesis.openapi.format("photo-base64", strategies.sampled_from(
     [prefix + base64.b64encode(photo).decode() for photo in PHOTOS for prefix in ("", "data:image/x;base64,")]))
 schemathesis.openapi.format("binary", photos)
@@ -37,20 +38,19 @@ for media_type in ("image/*", "application/octet-stream"):
 
 
 def bound_class(options):
-    """An index is below the number of classes."""
+    """An index is below the number of classes; JSON's 7.0 is one too."""
     index = options.get("class")
-    # Written as text it is an index as well.
-    if isinstance(index, str) and index.isdecimal():
-        options["class"] = str(int(index) % len(class_names()))
-    # JSON's 7.0 is a whole number too.
-    if isinstance(index, (int, float)) and index >= 0 and index == int(index):
-        options["class"] = int(index) % len(class_names())
+    if type(index) in (int, float) and index >= 0 and index == int(index):
+        options["class"] = int(index) % CLASSES
 
 
 @schemathesis.hook
 def map_query(context, query):
-    """What a schema cannot say of a query."""
-    if isinstance(query, dict):
+    """What a schema cannot say of a query, where an index is text."""
+    index = query.get("class") if isinstance(query, dict) else None
+    if isinstance(index, str) and index.isdecimal():
+        query["class"] = str(int(index) % CLASSES)
+    elif index is not None:
         bound_class(query)
     return query
 

@@ -92,15 +92,19 @@ impl Ledger {
     /// Bytes missing for `need` if nothing but loaded models were in the way; `None` where it fits.
     #[must_use]
     pub fn short_of(&self, need: Need) -> Option<u64> {
-        let alone = self.accounts().total(self.fixed, need, 0);
-        alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
+        self.missing(&self.accounts(), need)
     }
 
     /// Bytes missing for `need` even if no model were loaded and no request at work; `None` where it fits.
     #[must_use]
     pub fn never_fits(&self, need: Need) -> Option<u64> {
-        let alone = Accounts::default().total(self.fixed, need, 0);
-        alone.checked_sub(self.budget?).filter(|&missing| missing > 0)
+        self.missing(&Accounts::default(), need)
+    }
+
+    /// Bytes missing for `need` beside the models of `accounts` alone.
+    fn missing(&self, accounts: &Accounts, need: Need) -> Option<u64> {
+        let total = accounts.total(self.fixed, need, 0);
+        total.checked_sub(self.budget?).filter(|&missing| missing > 0)
     }
 
     /// Notes what an answer takes until its client has read it. Never refused: the work is done.

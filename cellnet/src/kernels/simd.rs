@@ -95,6 +95,11 @@ pub(super) trait Simd: Copy + 'static {
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Pointers to a tile's rows, `a_step` floats from each other.
+    #[inline(always)]
+    unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
+        std::array::from_fn(|r| a.add(r * a_step))
+    }
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
 }

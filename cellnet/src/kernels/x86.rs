@@ -3,6 +3,7 @@
 //! They add and multiply in the same order; results differ in the last bits where AVX-512 takes an
 //! inverse from an estimate and a Newton step instead of a division, which takes several times longer.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::micro::{multiply, pick_tile};
@@ -91,6 +92,17 @@ impl Simd for Avx2 {
     const ROWS: usize = 6;
     const VECTORS: usize = 2;
     eight_lanes!();
+
+    #[inline(always)]
+    unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
+        std::array::from_fn(|r| {
+            let mut row = a.add(r * a_step);
+            // No instruction, but the compiler no longer knows that the rows are equally far apart, and
+            // keeps a register for each where it would compute them anew for every input.
+            asm!("/* {row} */", row = inout(reg) row, options(pure, nomem, nostack, preserves_flags));
+            row
+        })
+    }
 
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {

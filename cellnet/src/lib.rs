@@ -22,6 +22,7 @@ pub mod pack;
 pub mod plan;
 mod ports;
 mod threads;
+pub mod wire;
 
 pub use error::{OpenError, PackError, RunError};
 pub use kernels::Isa;

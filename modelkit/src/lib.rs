@@ -32,13 +32,12 @@ pub mod served;
 mod slope;
 mod tail;
 mod tensor;
-mod wire;
 mod write;
 
+pub use cellnet::wire::WireError;
 pub use engine::EngineError;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};
 pub use prepare::{CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare};
 pub use read::ReadError;
-pub use wire::WireError;
 pub use write::WriteError;

@@ -8,13 +8,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use cellnet::wire::{self, WireError};
 use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use rten_onnx::protobuf::ProtobufError;
 use thiserror::Error;
 
 use crate::graph::{Graph, label, op, reads};
 use crate::tensor::{Tensor, element_size};
-use crate::wire::{self, WireError};
 
 /// Why an ONNX file cannot be worked on.
 #[derive(Debug, Error)]

@@ -80,6 +80,10 @@ fn files() -> Vec<Case> {
             let whole = bytes(&classifier());
             whole[..whole.len() / 2].to_vec()
         }),
+        // Found by fuzzing: `rten-onnx` would read on for ever.
+        case("a number without an end", &["longer than 64 bits", "export it again"], |_| {
+            [bytes(&classifier()), vec![0xff; 11]].concat()
+        }),
         case("a name that is no text", &["damaged"], |_| {
             let mut whole = bytes(&classifier());
             let at = whole.windows(6).position(|w| w == b"node_z").expect("the node's name");

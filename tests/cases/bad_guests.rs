@@ -76,6 +76,9 @@ fn a_guest_brings_a_model_only_where_it_may() {
     let runner = Runner::start(&app, &["--allow-guest-models", "64KiB"]);
     assert_eq!(send(&runner, colours::exported()), "loaded");
     assert_eq!(send(&runner, b"not ONNX".to_vec()), "ErrorCode::InvalidArgument");
+    // Numbers without an end, which rten's reader would go on reading.
+    let endless = [&[8, 8, 0x3a, 11][..], &[0xff; 11]].concat();
+    assert_eq!(send(&runner, endless), "ErrorCode::InvalidArgument");
     assert_eq!(send(&runner, vec![0; 65 << 10]), "ErrorCode::TooLarge");
     assert_eq!(good().send(&runner).status, 200);
 }

@@ -12,6 +12,7 @@ use rten_onnx::onnx::{
 use super::constant::{Constant, Data};
 use crate::error::PackError;
 use crate::plan::Dtype;
+use crate::wire;
 
 /// A graph.
 pub(super) struct Source {
@@ -37,6 +38,7 @@ pub(super) fn read(path: &Path) -> Result<Source, PackError> {
     };
     let not_onnx = |reason: String| PackError::Onnx { path: path.to_path_buf(), reason };
     let bytes = fs::read(path).map_err(io(path))?;
+    wire::check(&bytes).map_err(|e| not_onnx(e.to_string()))?;
     let model = ModelProto::parse_buf(&bytes).map_err(|e| not_onnx(e.to_string()))?;
     drop(bytes);
     let opset = model

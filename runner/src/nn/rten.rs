@@ -51,24 +51,32 @@ impl Engine for Rten {
         if !path.exists() {
             return Err(LoadError::Missing(path));
         }
+        let refused =
+            |reason| LoadError::Refused { engine: self.name(), path: path.clone(), reason };
+        let bytes = std::fs::read(&path).map_err(|error| refused(error.to_string()))?;
+        looked_at(&bytes).map_err(refused)?;
+        drop(bytes);
         let options = ModelOptions::with_all_ops();
         #[expect(unsafe_code, reason = "mapping weights is what keeps them out of private memory")]
         // SAFETY: the mapping is read-only, and every tool of ours that writes a model folder replaces
         // files by rename, which leaves a mapped file's pages as they were. What becomes of somebody
         // who writes into a mapped file or cuts it short is in `bus` and `files`.
         let loaded = unsafe { options.load_mmap(&path) };
-        let model = loaded.map_err(|error| LoadError::Refused {
-            engine: self.name(),
-            path,
-            reason: error.to_string(),
-        })?;
+        let model = loaded.map_err(|error| refused(error.to_string()))?;
         Ok(self.with_threads(model))
     }
 
     fn load_onnx(&self, bytes: Vec<u8>) -> Result<Box<dyn LoadedModel>, String> {
+        looked_at(&bytes)?;
         let loaded = ModelOptions::with_all_ops().load(bytes);
         loaded.map(|model| self.with_threads(model)).map_err(|error| error.to_string())
     }
+}
+
+/// Looks for what rten's reader would follow blindly: damaged lengths, and numbers without an end, for
+/// which it would not come back.
+fn looked_at(bytes: &[u8]) -> Result<(), String> {
+    cellnet::wire::check(bytes).map_err(|error| error.to_string())
 }
 
 impl Rten {

@@ -44,6 +44,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "script" => answer(&script::run(&body(request).await), out).await,
         "conformance" => answer(&conformance::all(), out).await,
         "load-name" => answer(&nn::load_name(query), out).await,
+        "move-tensors" => answer(&move_tensors(query), out).await,
         "tensors" => nn::leak_tensors(1 << 20),
         "handles" => nn::leak_tensors(1),
         "trap" => std::process::abort(),
@@ -97,6 +98,15 @@ fn spin_headers(request: &IncomingRequest) -> String {
     let fields = request.headers().entries();
     let spins = fields.into_iter().filter(|(name, _)| name.starts_with("spin-"));
     spins.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(&value))).collect()
+}
+
+/// Tensors there and back: `bytes,count`.
+fn move_tensors(query: &str) -> String {
+    let numbers = query.split_once(',').map(|(bytes, count)| (bytes.parse(), count.parse()));
+    match numbers {
+        Some((Ok(bytes), Ok(count))) => nn::move_tensors(bytes, count),
+        _ => "bytes,count".to_owned(),
+    }
 }
 
 /// Leaves `mark` in a static and gives what was there before, or "nothing".

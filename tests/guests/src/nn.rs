@@ -90,3 +90,10 @@ pub(crate) fn leak_tensors(bytes: u32) -> ! {
         std::mem::forget(Tensor::new(&[bytes], TensorType::U8, &data));
     }
 }
+
+/// Hands the host `count` tensors of `bytes` one after the other and takes each back: how many bytes came.
+pub(crate) fn move_tensors(bytes: u32, count: u32) -> String {
+    let data = vec![7; bytes as usize];
+    let there_and_back = |_| Tensor::new(&[bytes], TensorType::U8, &data).data().len();
+    (0..count).map(there_and_back).sum::<usize>().to_string()
+}

@@ -1,8 +1,9 @@
 //! A first look at a file's bytes: is this an ONNX model, whole, with every length inside the file?
 //!
-//! `rten-onnx` decodes messages but trusts the lengths inside nested ones; a damaged length would
-//! make it ask for more memory than there is. This walk looks at tags and lengths only, keeps
-//! nothing, and says where the first wrong one lies. Field numbers are those of `onnx.proto`.
+//! `rten-onnx` 0.27 decodes messages but trusts the lengths inside nested ones, and reads a number of more
+//! than ten bytes for ever; a damaged length would make it ask for more memory than there is. So whoever
+//! is about to hand it bytes looks at them here first. This walk looks at tags, lengths and packed numbers
+//! only, keeps nothing, and says where the first wrong one lies. Field numbers are those of `onnx.proto`.
 
 use thiserror::Error;
 
@@ -55,6 +56,8 @@ enum Message {
     SequenceType,
     /// Strings, numbers and messages that hold only such.
     Flat,
+    /// Numbers without tags.
+    Packed,
     /// Not looked into.
     Opaque,
 }
@@ -64,6 +67,7 @@ impl Message {
         match (self, number) {
             (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
             (Self::Model, 8 | 14) | (Self::Tensor, 13) | (Self::Shape, 1) => Self::Flat,
+            (Self::Tensor, 5 | 7) => Self::Packed,
             (Self::Graph, 1) => Self::Node,
             (Self::Graph, 5) | (Self::Attribute, 5) => Self::Tensor,
             (Self::Graph, 11..=13) => Self::ValueInfo,
@@ -85,7 +89,7 @@ impl Message {
             Self::Tensor => "tensor",
             Self::ValueInfo => "value description",
             Self::Type | Self::TensorType | Self::Shape | Self::SequenceType => "type",
-            Self::Flat | Self::Opaque => "field",
+            Self::Flat | Self::Packed | Self::Opaque => "field",
         }
     }
 }
@@ -97,7 +101,7 @@ const MAX_DEPTH: usize = 64;
 ///
 /// # Errors
 /// [`WireError`] with the offset of the first thing wrong.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), WireError> {
+pub fn check(bytes: &[u8]) -> Result<(), WireError> {
     // Field 1 as a varint, or field 2..=14 where a writer left the IR version for later.
     if !matches!(bytes.first(), Some(0x08 | 0x12 | 0x1a | 0x22 | 0x3a | 0x42)) {
         return Err(not_onnx(bytes));
@@ -133,6 +137,9 @@ fn walk(
         return Err(WireError::Damaged { at: base, problem: "messages nest too deep" });
     }
     let mut at = 0;
+    while message == Message::Packed && at < bytes.len() {
+        varint(bytes, &mut at, base)?;
+    }
     while at < bytes.len() {
         let tag = varint(bytes, &mut at, base)?;
         let field = message.field(tag >> 3);
@@ -186,10 +193,17 @@ fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, WireError> {
 mod tests {
     use super::*;
 
+    /// A model whose only initializer has these bytes for its `int64_data`.
+    fn packed(numbers: &[u8]) -> Vec<u8> {
+        let inside = |tag: u8, bytes: &[u8]| [&[tag, bytes.len() as u8], bytes].concat();
+        [&[8, 8], &*inside(0x3a, &inside(0x2a, &inside(0x3a, numbers)))].concat()
+    }
+
     #[test]
     fn tells_models_from_everything_else() {
         let whole: &[u8] = &[0x08, 0x08, 0x3a, 0x04, 0x0a, 0x02, 0x22, 0x00];
         assert_eq!(check(whole), Ok(()));
+        assert_eq!(check(&packed(&[0xff, 1, 2])), Ok(()));
         let cases: &[(&str, Vec<u8>, &str)] = &[
             ("empty", vec![], "no ONNX model"),
             ("text", b"Hello, I am a text file.".to_vec(), "no ONNX model"),
@@ -200,6 +214,9 @@ mod tests {
             ("inner length", vec![0x08, 0x08, 0x3a, 0x02, 0x0a, 0x7f], "cut short"),
             ("huge length", vec![8, 8, 0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f], "cut short"),
             ("group", vec![0x08, 0x08, 0x3b], "damaged"),
+            ("a tag without end", [&[8, 8][..], &[0xff; 12]].concat(), "longer than 64 bits"),
+            ("packed numbers without end", packed(&[0xff; 12]), "longer than 64 bits"),
+            ("packed numbers cut short", packed(&[1, 0x80]), "ends within a number"),
         ];
         for (name, bytes, says) in cases {
             let error = check(bytes).map_err(|e| e.to_string());

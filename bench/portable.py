@@ -131,6 +131,7 @@ def measure(model, rounds):
                 "start_ms": statistics.median(starts[name]),
                 "component_mib": app.start["bytes"] / MIB, "compile_s": app.start["compile_ms"] / 1e3,
                 "private_mib_loaded": grown(loaded, "private"), "private_mib_ran": grown(ran, "private"),
+                "private_mib_of_all": ran["after"]["private"] / MIB,
                 "answer": answers[name],
             }
             app.close()
@@ -148,7 +149,8 @@ def show(outcome):
         print(
             f"  {name:15} {way['ms']:6.0f} ms, {way['times_native']:.2f} times native; start {way['start_ms']:7.2f} ms; "
             f"{way['component_mib']:5.1f} MiB, compiled in {way['compile_s']:.1f} s; private an instance "
-            f"{way['private_mib_loaded']:6.2f} MiB loaded, {way['private_mib_ran']:6.2f} MiB after a photo", flush=True)
+            f"{way['private_mib_loaded']:6.2f} MiB loaded, {way['private_mib_ran']:6.2f} MiB after a photo; "
+            f"the process with {HELD} of them {way['private_mib_of_all']:.0f} MiB", flush=True)
     if len({json.dumps(way["answer"]) for way in outcome["ways"].values()}) > 1:
         raise SystemExit(f"the ways differ: {outcome['ways']}")
 

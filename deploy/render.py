@@ -30,7 +30,7 @@ def values(figures):
     measured, room = figures["measured"], figures["room"]
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
     request = rounded(measured["peak_mib"] * room["request"])
-    wasm_request = rounded(figures["assumed"]["wasm_mib"] * room["request"])
+    wasm_request = rounded(figures["wasm"]["private_mib"] * room["request"])
     return {
         **service, **kubernetes,
         "generated": GENERATED,
@@ -49,16 +49,16 @@ def cost_table(figures):
     """What a million photos cost, as Markdown."""
     measured, prices, render = figures["measured"], figures["prices"], figures["render"]
     per_core = measured["photos_per_second"] / measured["cores"]
-    wasm_per_core = 1 / figures["assumed"]["wasm_seconds"]
+    wasm_per_core = 1 / figures["wasm"]["seconds"]
     rows = [
         ("a machine of 2 cores, the runner", 2 * per_core, prices["vm_2_cores"]),
         (f"Render `{render['plan']}`, the runner", render["cores"] * per_core, prices["render_starter"]),
-        ("a machine of 2 cores, stock Spin, inference in Wasm (assumed)", 2 * wasm_per_core, prices["vm_2_cores"]),
+        ("a machine of 2 cores, inference in Wasm", 2 * wasm_per_core, prices["vm_2_cores"]),
     ]
     lines = [
         f"Measured: {measured['photos_per_second']:g} photos a second on {measured['cores']} cores"
-        f" ({measured['machine']}). Assumed, not measured: {figures['assumed']['wasm_seconds']:g} s a photo on"
-        " one core in Wasm.",
+        f" ({measured['machine']}); {figures['wasm']['seconds']:g} s a photo on one core in Wasm"
+        f" ({figures['wasm']['machine']}).",
         "",
         "| where | photos a second | dollars a month | photos a month at half load | dollars a million photos |",
         "|---|---|---|---|---|",

@@ -51,7 +51,7 @@ impl Map {
 
     /// Floats from one row to the next.
     pub fn pitch(&self) -> u64 {
-        self.full_width().saturating_mul(u64::from(self.stride))
+        product(self.full_width(), self.stride)
     }
 
     /// Floats the map takes in the arena, halo included; saturates instead of overflowing.
@@ -67,9 +67,15 @@ impl Map {
     /// Offset in the arena of the first channel of pixel (0, 0).
     pub fn origin(&self) -> u64 {
         self.offset
-            .saturating_add(u64::from(self.halo[0]).saturating_mul(self.pitch()))
+            .saturating_add(product(self.pitch(), self.halo[0]))
             .saturating_add(u64::from(self.halo[1]) * u64::from(self.stride))
     }
+}
+
+/// `a · b`; saturates where `a` is beyond 32 bits. The kernels ask for it all the time, and a 64-bit product
+/// that looks for its own overflow is a call of a function in Wasm.
+fn product(a: u64, b: u32) -> u64 {
+    u32::try_from(a).map_or(u64::MAX, |a| u64::from(a) * u64::from(b))
 }
 
 /// An elementwise function applied where a step stores its result.

@@ -378,7 +378,7 @@ unsafe fn multiply_and_finish<S: Simd>(
 }
 
 #[inline(always)]
-unsafe fn add_row<S: Simd>(tile: *mut f32, residual: *const f32, width: usize) {
+pub(super) unsafe fn add_row<S: Simd>(tile: *mut f32, residual: *const f32, width: usize) {
     let mut c = 0;
     while c < width {
         S::store(tile.add(c), S::add(S::load(tile.add(c)), S::load(residual.add(c))));
@@ -387,7 +387,7 @@ unsafe fn add_row<S: Simd>(tile: *mut f32, residual: *const f32, width: usize) {
 }
 
 #[inline(always)]
-unsafe fn copy_row<S: Simd>(tile: *const f32, to: *mut f32, width: usize) {
+pub(super) unsafe fn copy_row<S: Simd>(tile: *const f32, to: *mut f32, width: usize) {
     let mut c = 0;
     while c < width {
         S::store(to.add(c), S::load(tile.add(c)));

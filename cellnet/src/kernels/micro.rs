@@ -39,8 +39,12 @@ pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             let mut i = 0;
             if tile.w_step == PANEL {
                 while i + UNROLLED <= tile.run {
-                    for u in 0..UNROLLED {
-                        one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i + u, &w, u * PANEL);
+                    if S::SPREADS {
+                        four_inputs::<S, ROWS, VECTORS>(&mut acc, &rows, i, w[0]);
+                    } else {
+                        for u in 0..UNROLLED {
+                            one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i + u, &w, u * PANEL);
+                        }
                     }
                     for v in 0..VECTORS {
                         w[v] = w[v].add(UNROLLED * PANEL);
@@ -97,6 +101,31 @@ unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
         let value = S::splat(*rows[r].add(i));
         for v in 0..VECTORS {
             acc[r][v] = S::fma(value, weights[v], acc[r][v]);
+        }
+    }
+}
+
+/// Inputs `i` to `i + 4` of each row, read at once, times their weights from `w` on; for back ends whose
+/// vectors all lie in one panel.
+#[inline(always)]
+unsafe fn four_inputs<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    acc: &mut [[S::V; VECTORS]; ROWS],
+    rows: &[*const f32; ROWS],
+    i: usize,
+    w: *const f32,
+) {
+    let mut weights = [[S::splat(0.0); VECTORS]; UNROLLED];
+    for u in 0..UNROLLED {
+        for v in 0..VECTORS {
+            weights[u][v] = S::load(w.add(u * PANEL + v * S::LANES));
+        }
+    }
+    for r in 0..ROWS {
+        let values = S::spread(rows[r].add(i));
+        for u in 0..UNROLLED {
+            for v in 0..VECTORS {
+                acc[r][v] = S::fma(values[u], weights[u][v], acc[r][v]);
+            }
         }
     }
 }

@@ -20,19 +20,36 @@ impl Simd for Portable {
     type V = f32x4;
     type Half = Self;
     const LANES: usize = 4;
-    // 12 accumulators, 4 weights: the 16 registers of SSE2. Below Wasm there are as many, but the compiler
-    // wants one more for each product on its way; 6 × 2 is a fifth faster there. (Relaxed multiply-adds are
+    // 12 accumulators, 4 weights: the 16 registers of SSE2. Below Wasm there are as many, but Cranelift first
+    // does all loads between two jumps and then the arithmetic, so accumulators are spilled once for every
+    // four inputs: more of them make that, and the four spread inputs, worth it. (Relaxed multiply-adds are
     // slower: they overwrite a factor, which has to be moved out of the way first.)
     const ROWS: usize = match () {
         () if cfg!(target_arch = "aarch64") => 6,
-        () if cfg!(target_family = "wasm") => 6,
+        () if cfg!(target_family = "wasm") => 4,
         () => 3,
     };
-    const VECTORS: usize = if cfg!(target_family = "wasm") { 2 } else { 4 };
+    const VECTORS: usize = 4;
+    const SPREADS: bool = cfg!(all(target_family = "wasm", target_feature = "simd128"));
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32x4 {
         f32x4::splat(x)
+    }
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
+    #[inline(always)]
+    unsafe fn spread(p: *const f32) -> [f32x4; 4] {
+        use std::arch::wasm32::{i32x4_shuffle as shuffle, v128, v128_load};
+        use std::mem::transmute;
+        // A scalar that is loaded and splatted goes through a general register; this does not. `f32x4` is a
+        // transparent `v128` here.
+        let four = v128_load(p.cast());
+        [
+            transmute::<v128, f32x4>(shuffle::<0, 0, 0, 0>(four, four)),
+            transmute::<v128, f32x4>(shuffle::<1, 1, 1, 1>(four, four)),
+            transmute::<v128, f32x4>(shuffle::<2, 2, 2, 2>(four, four)),
+            transmute::<v128, f32x4>(shuffle::<3, 3, 3, 3>(four, four)),
+        ]
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> f32x4 {

@@ -56,6 +56,8 @@ pub(super) trait Simd: Copy + 'static {
     const ROWS: usize;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
+    /// Whether four neighbouring floats are better read at once and then spread ([`Simd::spread`]).
+    const SPREADS: bool = false;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -95,6 +97,11 @@ pub(super) trait Simd: Copy + 'static {
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Four vectors, each with all lanes one of the four floats at `p`.
+    #[inline(always)]
+    unsafe fn spread(p: *const f32) -> [Self::V; 4] {
+        std::array::from_fn(|i| Self::splat(*p.add(i)))
+    }
     /// Pointers to a tile's rows, `a_step` floats from each other.
     #[inline(always)]
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {

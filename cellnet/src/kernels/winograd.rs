@@ -6,16 +6,22 @@
 //! transform back with bias, activation and residual. Input tiles that stick out of the map read its
 //! halo, which the plan makes wide enough; outputs that stick out are dropped.
 
-use super::conv::part;
-use super::math::activate;
+use std::mem::MaybeUninit;
+
+use super::conv::{add_row, copy_row, part};
+use super::math::activate_run;
 use super::memory::Memory;
 use super::simd::{Simd, Tile, channels};
-use crate::plan::{Algorithm, Conv, Map};
+use crate::plan::{Activation, Algorithm, Conv, Map};
 
 /// Most tiles of a block.
 const BLOCK: usize = 28;
 /// Most lanes multiplied before transforming back.
 const LANES: usize = 32;
+/// Outputs of one tile before they are stored: written before they are read.
+#[repr(align(64))]
+struct Buffer(MaybeUninit<[f32; 16 * LANES]>);
+
 /// Floats of scratch a block may take where inputs are many: 1 MiB.
 const SCRATCH: usize = 256 * 1024;
 
@@ -175,9 +181,11 @@ unsafe fn block<S: Simd, F: Transform>(
     let m = scratch.add(F::IN * F::IN * tiles.block * inputs);
     let (count, v) = (end - first, scratch);
     let block = Block { memory, step, input, output, tiles, first, count, v, m, inputs };
+    let channels = (step.group_inputs as usize).next_multiple_of(8);
     for tile in 0..count {
-        let channels = (step.group_inputs as usize).next_multiple_of(8);
-        channels!(S, c in 0, channels => transform_input_of(&block, tile, c, F::IN));
+        let from = block.input_of::<F>(tile);
+        let to = v.add(tile * inputs);
+        channels!(S, c in 0, channels => transform_input_of(&block, from.add(c), to.add(c), F::IN));
     }
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
     let mut lane = 0;
@@ -189,29 +197,39 @@ unsafe fn block<S: Simd, F: Transform>(
     }
 }
 
+impl Block<'_> {
+    /// Row and column of a tile of the block.
+    #[inline(always)]
+    fn place(&self, tile: usize) -> (usize, usize) {
+        let index = self.first + tile;
+        (index / self.tiles.across, index % self.tiles.across)
+    }
+
+    /// Where a tile's inputs begin.
+    #[inline(always)]
+    unsafe fn input_of<F: Transform>(&self, tile: usize) -> *const f32 {
+        let (down, across) = self.place(tile);
+        let (stride, pitch) = (self.input.stride as usize, self.input.pitch() as usize);
+        let [pad_y, pad_x] = self.step.window.pad.map(|p| p as usize);
+        let begin = self.input.origin() as usize + down * F::OUT * pitch + across * F::OUT * stride;
+        self.memory.arena.add(begin).sub(pad_y * pitch + pad_x * stride).cast_const()
+    }
+}
+
 /// Picks the transform by its side: the channel loop's macro takes one generic argument only.
 #[inline(always)]
-unsafe fn transform_input_of<S: Simd>(block: &Block, tile: usize, channel: usize, side: usize) {
+unsafe fn transform_input_of<S: Simd>(block: &Block, from: *const f32, to: *mut f32, side: usize) {
     if side == F4::IN {
-        transform_input::<S, F4>(block, tile, channel);
+        transform_input::<S, F4>(block, from, to);
     } else {
-        transform_input::<S, F2>(block, tile, channel);
+        transform_input::<S, F2>(block, from, to);
     }
 }
 
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, tile: usize, channel: usize) {
-    let index = block.first + tile;
-    let (ty, tx) = (index / block.tiles.across, index % block.tiles.across);
+unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, from: *const f32, to: *mut f32) {
     let (stride, pitch) = (block.input.stride as usize, block.input.pitch() as usize);
-    let [pad_y, pad_x] = block.step.window.pad.map(|p| p as usize);
-    let from = block
-        .memory
-        .arena
-        .add(block.input.origin() as usize + ty * F::OUT * pitch + tx * F::OUT * stride + channel)
-        .sub(pad_y * pitch + pad_x * stride)
-        .cast_const();
     let zero = S::splat(0.0);
     let mut half = [[zero; 6]; 6];
     for x in 0..F::IN {
@@ -225,7 +243,6 @@ unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, tile: usize, cha
         }
     }
     let step = block.tiles.block * block.inputs;
-    let to = block.v.add(tile * block.inputs + channel);
     for y in 0..F::IN {
         let row = F::input::<S>(half[y]);
         for x in 0..F::IN {
@@ -272,24 +289,67 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         }
     }
     for tile in 0..block.count {
-        for v in 0..vectors {
-            transform_output::<S, F>(block, tile, v * S::LANES, lane);
-        }
+        finish::<S, F>(block, tile, lane, width);
     }
     width
 }
 
+/// Transforms `width` lanes of a tile back; activation, residual, store.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
+unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize, width: usize) {
+    let (step, memory) = (block.step, block.memory);
+    let mut buffer = Buffer(MaybeUninit::uninit());
+    let values: *mut f32 = buffer.0.as_mut_ptr().cast();
+    let mut c = 0;
+    while c < width {
+        let bias = S::load(memory.blob(step.bias).add(lane + c));
+        let from = block.m.add(tile * LANES + c).cast_const();
+        transform_output::<S, F>(from, block.tiles.block * LANES, bias, values.add(c), width);
+        c += S::LANES;
+    }
+    let all = F::OUT * F::OUT * width;
+    let (down, across) = block.place(tile);
+    let (y, x) = (down * F::OUT, across * F::OUT);
+    let (rows, columns) = (block.output.height as usize - y, block.output.width as usize - x);
+    let (rows, columns) = (F::OUT.min(rows), F::OUT.min(columns));
+    let at = |map: &Map, i: usize, j: usize| {
+        let place = (y + i) * map.pitch() as usize + (x + j) * map.stride as usize;
+        memory.arena.add(map.origin() as usize + place + lane)
+    };
+    if !step.activate_last {
+        activate_run::<S>(step.activation, values, all);
+    }
+    if let Some(residual) = step.residual {
+        let residual = memory.map(residual);
+        for i in 0..rows {
+            for j in 0..columns {
+                add_row::<S>(values.add((i * F::OUT + j) * width), at(residual, i, j), width);
+            }
+        }
+    }
+    if step.activate_last && step.activation != Activation::None {
+        activate_run::<S>(step.activation, values, all);
+    }
+    for i in 0..rows {
+        for j in 0..columns {
+            copy_row::<S>(values.add((i * F::OUT + j) * width), at(block.output, i, j), width);
+        }
+    }
+}
+
+/// One vector of a tile's products, `step` floats from position to position, transformed back with its
+/// bias to `[position][width]`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn transform_output<S: Simd, F: Transform>(
-    block: &Block,
-    tile: usize,
-    vector: usize,
-    lane: usize,
+    from: *const f32,
+    step: usize,
+    bias: S::V,
+    to: *mut f32,
+    width: usize,
 ) {
     let zero = S::splat(0.0);
-    let step = block.tiles.block * LANES;
-    let from = block.m.add(tile * LANES + vector).cast_const();
     let mut half = [[zero; 6]; 4];
     for x in 0..F::IN {
         let mut column = [zero; 6];
@@ -301,40 +361,10 @@ unsafe fn transform_output<S: Simd, F: Transform>(
             half[y][x] = column[y];
         }
     }
-    let bias = S::load(block.memory.blob(block.step.bias).add(lane + vector));
-    let index = block.first + tile;
-    let y0 = index / block.tiles.across * F::OUT;
-    let x0 = index % block.tiles.across * F::OUT;
-    let columns = F::OUT.min(block.output.width as usize - x0);
-    let rows = F::OUT.min(block.output.height as usize - y0);
     for y in 0..F::OUT {
         let row = F::output::<S>(half[y]);
         for x in 0..F::OUT {
-            if y < rows && x < columns {
-                let value = S::add(row[x], bias);
-                store_output::<S>(block, (y0 + y, x0 + x), lane + vector, value);
-            }
+            S::store(to.add((y * F::OUT + x) * width), S::add(row[x], bias));
         }
     }
-}
-
-/// Activation, residual, store of one vector.
-#[cfg_attr(target_arch = "x86_64", inline(always))]
-#[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn store_output<S: Simd>(block: &Block, (y, x): (usize, usize), lane: usize, value: S::V) {
-    let at = |map: &Map| {
-        map.origin() as usize + y * map.pitch() as usize + x * map.stride as usize + lane
-    };
-    let (step, memory) = (block.step, block.memory);
-    let mut value = value;
-    if !step.activate_last {
-        value = activate::<S>(step.activation, value);
-    }
-    if let Some(residual) = step.residual {
-        value = S::add(value, S::load(memory.arena.add(at(memory.map(residual)))));
-    }
-    if step.activate_last {
-        value = activate::<S>(step.activation, value);
-    }
-    S::store(memory.arena.add(at(block.output)), value);
 }

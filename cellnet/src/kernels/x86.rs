@@ -93,6 +93,7 @@ impl Simd for Avx2 {
     const VECTORS: usize = 2;
     eight_lanes!();
 
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "it reads nothing through the pointer")]
     #[inline(always)]
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
         std::array::from_fn(|r| {

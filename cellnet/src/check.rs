@@ -9,6 +9,7 @@ use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map, Operand, Plan,
     Pool, Port, Product, Reduce, Softmax, Step, Window,
 };
+use crate::stage::{Stage, stages};
 
 /// Longest side of a map or halo; keeps every product below within `u64`.
 const MAX_SIDE: u32 = 1 << 16;
@@ -23,6 +24,7 @@ const MAX_ARENA: u64 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct Checked {
     plan: Plan,
+    stages: Vec<Stage>,
     weights: usize,
 }
 
@@ -34,12 +36,17 @@ impl Checked {
     pub(crate) fn new(plan: Plan, weights: usize) -> Result<Self, OpenError> {
         let checker = Checker { plan: &plan, weights: weights as u64 };
         checker.all().map_err(|(step, reason)| OpenError::Plan { step, reason })?;
-        Ok(Self { plan, weights })
+        Ok(Self { stages: stages(&plan), plan, weights })
     }
 
     /// The plan.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What is done between two barriers, in order.
+    pub(crate) fn stages(&self) -> &[Stage] {
+        &self.stages
     }
 
     /// Floats the weights section must have.

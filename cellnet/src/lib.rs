@@ -21,6 +21,7 @@ mod model;
 pub mod pack;
 pub mod plan;
 mod ports;
+mod stage;
 mod threads;
 pub mod wire;
 

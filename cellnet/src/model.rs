@@ -10,6 +10,7 @@ use crate::kernels::{Arena, Crew, Isa, workspace_floats};
 use crate::mapping::Bytes;
 use crate::plan::{Dtype, Order, Plan, Port};
 use crate::ports;
+use crate::stage::Stage;
 use crate::threads::Pool;
 
 /// A checked plan and its weights.
@@ -37,6 +38,11 @@ impl Packed {
     /// The plan.
     pub(crate) fn plan(&self) -> &Plan {
         self.checked.plan()
+    }
+
+    /// What is done between two barriers, in order.
+    pub(crate) fn stages(&self) -> &[Stage] {
+        self.checked.stages()
     }
 
     /// The weights section as it lies in the file.
@@ -190,8 +196,7 @@ impl Model {
     /// Bytes a [`Workspace`] takes for a run by this many threads.
     #[must_use]
     pub fn workspace_bytes(&self, threads: usize) -> usize {
-        workspace_floats(self.packed.plan(), threads.max(1))
-            .map_or(usize::MAX, |n| n.saturating_mul(4))
+        workspace_floats(&self.packed, threads.max(1)).map_or(usize::MAX, |n| n.saturating_mul(4))
     }
 
     /// Reads the weights ahead, so that the first run does not wait for the disk page by page. Returns
@@ -233,7 +238,7 @@ impl Model {
         }
         let plan = self.packed.plan();
         self.check_inputs(inputs)?;
-        let mut arena = take_arena(workspace, plan, pool.threads())?;
+        let mut arena = take_arena(workspace, &self.packed, pool.threads())?;
         for port in &plan.inputs {
             if let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == port.name) {
                 ports::load(arena.floats_mut(), &plan.maps, port, *tensor);
@@ -285,8 +290,12 @@ impl Model {
 }
 
 /// The workspace's arena, or a new one if it has none or one that is too small.
-fn take_arena(workspace: &mut Workspace, plan: &Plan, threads: usize) -> Result<Arena, RunError> {
-    let Some(needed) = workspace_floats(plan, threads) else {
+fn take_arena(
+    workspace: &mut Workspace,
+    packed: &Packed,
+    threads: usize,
+) -> Result<Arena, RunError> {
+    let Some(needed) = workspace_floats(packed, threads) else {
         return Err(RunError::Memory { bytes: usize::MAX });
     };
     match workspace.arena.take() {

@@ -72,8 +72,7 @@ impl Map {
     }
 }
 
-/// `a · b`; saturates where `a` is beyond 32 bits. The kernels ask for it all the time, and a 64-bit product
-/// that looks for its own overflow is a call of a function in Wasm.
+/// `a · b`; saturates where `a` is beyond 32 bits: a checked 64-bit product is a function's call in Wasm.
 fn product(a: u64, b: u32) -> u64 {
     u32::try_from(a).map_or(u64::MAX, |a| u64::from(a) * u64::from(b))
 }

@@ -8,10 +8,10 @@
 
 use std::mem::MaybeUninit;
 
-use super::math::activate_run;
+use super::math::{activate_rows, activate_run};
 use super::memory::Memory;
 use super::simd::{Simd, Tile};
-use crate::plan::{Activation, Conv, Map};
+use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Floats of the largest tile: 14 rows of 32 outputs.
 const TILE: usize = 14 * 32;
@@ -91,6 +91,10 @@ struct Shape<'a> {
     lanes: usize,
     /// Whether the micro-kernel can do all that comes after the products.
     direct: bool,
+    /// Whether to ask for the panel after the one in use: all pixels pass by a panel before the next is used.
+    ahead: bool,
+    /// The channel `output` begins with.
+    output_first: usize,
     /// Tile with everything filled in that does not change from tile to tile.
     tile: Tile,
 }
@@ -111,7 +115,7 @@ struct Pixels {
 /// inputs. The instruction set must be `S`'s.
 #[inline(always)]
 pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, threads: usize) {
-    let shape = shape(memory, step);
+    let mut shape = shape(memory, step);
     let grid = grid(step, memory.maps, threads);
     let (row_part, lane_part) = (task % grid.row_parts, task / grid.row_parts);
     let rows = part(rows_of(step, shape.input, shape.output), row_part, grid.row_parts);
@@ -119,6 +123,7 @@ pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, th
     let group_blocks = (step.group_outputs as usize).div_ceil(32);
     // Few weights stay in the cache while the pixels pass by; of many, one block does.
     let small = (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
+    shape.ahead = shape.flat && !small;
     let chunk = if !small {
         rows.1 - rows.0
     } else if shape.flat {
@@ -133,8 +138,27 @@ pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, th
         let (first, last) = part(rows.1 - rows.0, chunk, chunks);
         let block = blocks.0 + block;
         let rows = (rows.0 + first, rows.0 + last);
-        rows_by_block::<S>(&shape, rows, block / group_blocks, block % group_blocks);
+        let first_lane = block % group_blocks * 32;
+        let lanes = (first_lane, shape.lanes.min(first_lane + 32));
+        rows_by_lanes::<S>(&shape, rows, block / group_blocks, lanes);
     }
+}
+
+/// All pixels of the lanes `lanes` of a step without groups and residual, into a map of their own.
+///
+/// # Safety
+/// As for [`task`], with `output` in the place of the step's.
+#[inline(always)]
+pub(super) unsafe fn slice<S: Simd>(
+    memory: &Memory,
+    step: &Conv,
+    output: &Map,
+    lanes: (usize, usize),
+) {
+    let mut shape = shape(memory, step);
+    (shape.output, shape.output_first) = (output, lanes.0);
+    shape.ahead = shape.flat;
+    rows_by_lanes::<S>(&shape, (0, rows_of(step, shape.input, output)), 0, lanes);
 }
 
 /// The first of the nearly equal tiles `left` rows are cut into.
@@ -176,13 +200,30 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         Activation::Clip { .. } => residual.is_none() || step.activate_last,
         _ => false,
     };
-    Shape { step, memory, input, output, residual, flat, depth, lanes, direct, tile }
+    Shape {
+        step,
+        memory,
+        input,
+        output,
+        residual,
+        flat,
+        depth,
+        lanes,
+        direct,
+        ahead: false,
+        output_first: 0,
+        tile,
+    }
 }
 
 /// Rows `rows` (pixels if flat) of up to 32 lanes of one group.
 #[inline(always)]
-unsafe fn rows_by_block<S: Simd>(shape: &Shape, rows: (usize, usize), group: usize, block: usize) {
-    let lanes = (block * 32, shape.lanes.min(block * 32 + 32));
+unsafe fn rows_by_lanes<S: Simd>(
+    shape: &Shape,
+    rows: (usize, usize),
+    group: usize,
+    lanes: (usize, usize),
+) {
     let runs = if shape.flat { 1 } else { rows.1 - rows.0 };
     for i in 0..runs {
         let pixels = if shape.flat {
@@ -237,9 +278,17 @@ unsafe fn tiles<S: Simd>(
         .add(group * group_panels * panel_floats + lane / panel * panel_floats + lane % panel);
     tile.w_vector = if S::LANES >= panel { panel_floats } else { S::LANES };
     tile.bias = shape.memory.blob(shape.step.bias).add(first_lane + lane);
-    let channel = group * shape.step.group_outputs as usize + lane;
+    let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;
+    let ahead = (width * shape.depth).max(panel_floats);
+    let lines =
+        if shape.ahead { (ahead / LINE as usize).div_ceil(pixels.count.div_ceil(S::ROWS)) } else { 0 };
+    let mut next = tile.w.wrapping_add(ahead);
     let mut done = 0;
     while done < pixels.count {
+        for _ in 0..lines {
+            S::prefetch(next);
+            next = next.wrapping_add(LINE as usize);
+        }
         let rows = tile_rows(pixels.count - done, S::ROWS);
         let at = Pixels { y: pixels.y, x: pixels.x + done, count: rows };
         tile.a = input_at(shape, at, group);
@@ -247,7 +296,7 @@ unsafe fn tiles<S: Simd>(
             store_directly(shape, &mut tile, at, channel);
             S::multiply(&tile, rows, vectors);
         } else {
-            multiply_and_finish::<S>(shape, tile, at, channel, vectors);
+            multiply_and_finish::<S>(shape, &mut tile, at, channel, vectors);
         }
         done += rows;
     }
@@ -346,7 +395,7 @@ impl Walk {
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn multiply_and_finish<S: Simd>(
     shape: &Shape,
-    mut tile: Tile,
+    tile: &mut Tile,
     at: Pixels,
     channel: usize,
     vectors: usize,
@@ -356,25 +405,22 @@ unsafe fn multiply_and_finish<S: Simd>(
     let width = vectors * S::LANES;
     (tile.out, tile.out_step) = (values, width);
     (tile.add, tile.clip) = (std::ptr::null(), None);
-    S::multiply(&tile, at.count, vectors);
-    let last = shape.step.activate_last;
-    if !last {
-        activate_run::<S>(shape.step.activation, values, at.count * width);
-    }
+    S::multiply(tile, at.count, vectors);
+    let mut activation = shape.step.activation;
     if let Some(residual) = shape.residual {
+        if !shape.step.activate_last {
+            activate_run::<S>(activation, values, at.count * width);
+            activation = Activation::None;
+        }
         let mut from = Walk::new(residual, shape.flat, at.y, at.x);
         for r in 0..at.count {
             let residual = shape.memory.arena.add(from.next() + channel);
             add_row::<S>(values.add(r * width), residual, width);
         }
     }
-    if last && shape.step.activation != Activation::None {
-        activate_run::<S>(shape.step.activation, values, at.count * width);
-    }
     let mut to = Walk::new(shape.output, shape.flat, at.y, at.x);
-    for r in 0..at.count {
-        copy_row::<S>(values.add(r * width), shape.memory.arena.add(to.next() + channel), width);
-    }
+    let to = |_| shape.memory.arena.add(to.next() + channel);
+    activate_rows::<S>(activation, values, (at.count, width), to);
 }
 
 #[inline(always)]
@@ -382,15 +428,6 @@ pub(super) unsafe fn add_row<S: Simd>(tile: *mut f32, residual: *const f32, widt
     let mut c = 0;
     while c < width {
         S::store(tile.add(c), S::add(S::load(tile.add(c)), S::load(residual.add(c))));
-        c += S::LANES;
-    }
-}
-
-#[inline(always)]
-pub(super) unsafe fn copy_row<S: Simd>(tile: *const f32, to: *mut f32, width: usize) {
-    let mut c = 0;
-    while c < width {
-        S::store(to.add(c), S::load(tile.add(c)));
         c += S::LANES;
     }
 }

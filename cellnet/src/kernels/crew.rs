@@ -1,29 +1,29 @@
-//! One run of a plan by a crew of threads: who does which task of which step.
+//! One run of a plan by a crew of threads: who does which task of which stage.
 //!
-//! A single word holds step and next task; workers take tasks by adding to it. Whoever ends a step's
-//! last task opens the next step. Between steps workers spin briefly, then sleep until woken. It
+//! A single word holds stage and next task; workers take tasks by adding to it. Whoever ends a stage's
+//! last task opens the next one. Between stages workers spin briefly, then sleep until woken. It
 //! leaves out where threads come from ([`crate::threads`]) and how tensors get in and out.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::isa::{self, Isa, Task};
+use super::isa::{self, Isa, Task, Work};
 use super::memory::{Arena, Memory, clear_halo};
 use crate::model::Packed;
-use crate::plan::Plan;
 
 /// Looks at the word before sleeping; some tens of microseconds.
 const SPINS: usize = 4000;
 
 /// Floats a run needs: the plan's arena, then scratch for each thread. `None` if beyond `usize`.
-pub(crate) fn workspace_floats(plan: &Plan, threads: usize) -> Option<usize> {
-    let arena = usize::try_from(plan.arena).ok()?.next_multiple_of(16);
-    arena.checked_add(scratch_floats(plan).checked_mul(threads)?)
+pub(crate) fn workspace_floats(packed: &Packed, threads: usize) -> Option<usize> {
+    let arena = usize::try_from(packed.plan().arena).ok()?.next_multiple_of(16);
+    arena.checked_add(scratch_floats(packed).checked_mul(threads)?)
 }
 
-fn scratch_floats(plan: &Plan) -> usize {
-    let most = plan.steps.iter().map(|s| isa::scratch(s, &plan.maps)).max();
-    most.unwrap_or(0).next_multiple_of(16)
+fn scratch_floats(packed: &Packed) -> usize {
+    let plan = packed.plan();
+    let works = packed.stages().iter().filter_map(|stage| Work::of(plan, *stage));
+    works.map(|work| isa::scratch(work, &plan.maps)).max().unwrap_or(0).next_multiple_of(16)
 }
 
 /// One run.
@@ -33,9 +33,9 @@ pub(crate) struct Crew {
     isa: Isa,
     threads: usize,
     scratch: usize,
-    /// Step in the upper half, next task in the lower.
+    /// Stage in the upper half, next task in the lower.
     cursor: AtomicU64,
-    /// Tasks of the current step that have ended.
+    /// Tasks of the current stage that have ended.
     ended: AtomicUsize,
     /// Workers that have come so far.
     joined: AtomicUsize,
@@ -53,12 +53,11 @@ impl Crew {
     /// A run of `packed` on an arena of at least [`workspace_floats`], which the caller has filled with
     /// the inputs; `None` if the arena is smaller or the weights are not those the plan was checked for.
     pub(crate) fn new(packed: Arc<Packed>, arena: Arena, isa: Isa, threads: usize) -> Option<Self> {
-        let plan = packed.plan();
-        let needed = workspace_floats(plan, threads)?;
+        let needed = workspace_floats(&packed, threads)?;
         if arena.len() < needed || packed.weights().len() < packed.checked_weights() {
             return None;
         }
-        let scratch = scratch_floats(plan);
+        let scratch = scratch_floats(&packed);
         Some(Self {
             isa,
             threads,
@@ -77,12 +76,11 @@ impl Crew {
 
     /// Gives the arena back, and whether every step was done.
     pub(crate) fn into_arena(self) -> (Arena, bool) {
-        let done =
-            self.step_of(self.cursor.load(Ordering::Acquire)) >= self.packed.plan().steps.len();
+        let done = self.stage_of(self.cursor.load(Ordering::Acquire)) >= self.packed.stages().len();
         (self.arena, done && !self.failed.load(Ordering::Acquire))
     }
 
-    fn step_of(&self, cursor: u64) -> usize {
+    fn stage_of(&self, cursor: u64) -> usize {
         (cursor >> 32) as usize
     }
 
@@ -95,25 +93,26 @@ impl Crew {
         let plan = self.packed.plan();
         loop {
             let taken = self.cursor.fetch_add(1, Ordering::AcqRel);
-            let step = self.step_of(taken);
-            let Some(current) = plan.steps.get(step) else { return };
-            let tasks = isa::tasks(current, &plan.maps, self.threads);
+            let stage = self.stage_of(taken);
+            let current = self.packed.stages().get(stage);
+            let Some(work) = current.and_then(|stage| Work::of(plan, *stage)) else { return };
+            let tasks = isa::tasks(work, &plan.maps, self.threads);
             let index = (taken & u64::from(u32::MAX)) as usize;
             if index < tasks {
-                if !self.task(step, index, worker) {
+                if !self.task(work, index, worker) {
                     return;
                 }
                 if self.ended.fetch_add(1, Ordering::AcqRel) + 1 == tasks {
-                    self.open(step + 1);
+                    self.open(stage + 1);
                 }
-            } else if !self.wait(step) {
+            } else if !self.wait(stage) {
                 return;
             }
         }
     }
 
     /// Runs one task; false if it panicked, here or elsewhere.
-    fn task(&self, step: usize, index: usize, worker: usize) -> bool {
+    fn task(&self, work: Work, index: usize, worker: usize) -> bool {
         struct Alarm<'a>(&'a Crew);
         impl Drop for Alarm<'_> {
             fn drop(&mut self) {
@@ -130,23 +129,22 @@ impl Crew {
         let first = (plan.arena as usize).next_multiple_of(16) + worker * self.scratch;
         // SAFETY: the scratch of worker `worker < threads` is inside the arena, whose length `new`
         // compared with `workspace_floats`. The rest is the parent module's argument: the plan is
-        // checked, `index` was taken by this thread alone from this step's tasks, and the step is open.
+        // checked, `index` was taken by this thread alone from this stage's tasks, and the stage is open.
         unsafe {
             let scratch = arena.add(first);
-            let step = &plan.steps[step];
             if index == 0 {
-                clear_halo(arena, &plan.maps[step.output() as usize]);
+                clear_halo(arena, &plan.maps[work.output() as usize]);
             }
-            isa::run(self.isa, &memory, step, Task { index, threads: self.threads, scratch });
+            isa::run(self.isa, &memory, work, Task { index, threads: self.threads, scratch });
         }
         drop(alarm);
         !self.failed.load(Ordering::Acquire)
     }
 
-    /// Lets the next step begin.
-    fn open(&self, step: usize) {
+    /// Lets the next stage begin.
+    fn open(&self, stage: usize) {
         self.ended.store(0, Ordering::Release);
-        self.cursor.store((step as u64) << 32, Ordering::SeqCst);
+        self.cursor.store((stage as u64) << 32, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake();
         }
@@ -158,10 +156,10 @@ impl Crew {
         drop(guard);
     }
 
-    /// Waits for the step after `step`; false if the run failed.
-    fn wait(&self, step: usize) -> bool {
+    /// Waits for the stage after `stage`; false if the run failed.
+    fn wait(&self, stage: usize) -> bool {
         let over = || {
-            self.step_of(self.cursor.load(Ordering::SeqCst)) != step
+            self.stage_of(self.cursor.load(Ordering::SeqCst)) != stage
                 || self.failed.load(Ordering::Acquire)
         };
         for _ in 0..SPINS {

@@ -1,10 +1,12 @@
 //! Which instruction sets there are, and one entry per kernel and instruction set.
 
 use super::memory::Memory;
+use super::pair::{self, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{conv, depthwise, elementwise, pool, portable, product, winograd};
-use crate::plan::{Algorithm, Map, Step};
+use crate::plan::{Algorithm, Map, Plan, Step};
+use crate::stage::Stage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Set {
@@ -60,8 +62,40 @@ impl Isa {
     }
 }
 
-/// Number of tasks of a step for this many threads.
-pub(super) fn tasks(step: &Step, maps: &[Map], threads: usize) -> usize {
+/// What is computed between two barriers.
+#[derive(Clone, Copy)]
+pub(super) enum Work<'a> {
+    Step(&'a Step),
+    Pair(Pair<'a>),
+}
+
+impl<'a> Work<'a> {
+    /// The work of a stage; `None` for one that is not of this plan.
+    pub(super) fn of(plan: &'a Plan, stage: Stage) -> Option<Self> {
+        match (stage.slice, plan.steps.get(stage.step..)?) {
+            (Some(slice), [Step::Conv(conv), Step::Depthwise(depthwise), ..]) => {
+                Some(Self::Pair(Pair { conv, depthwise, slice }))
+            }
+            (None, [step, ..]) => Some(Self::Step(step)),
+            _ => None,
+        }
+    }
+
+    /// The map whose halo has to be cleared.
+    pub(super) fn output(self) -> u32 {
+        match self {
+            Self::Step(step) => step.output(),
+            Self::Pair(pair) => pair.depthwise.output,
+        }
+    }
+}
+
+/// Number of tasks for this many threads.
+pub(super) fn tasks(work: Work, maps: &[Map], threads: usize) -> usize {
+    let step = match work {
+        Work::Step(step) => step,
+        Work::Pair(pair) => return pair::tasks(&pair, maps),
+    };
     match step {
         Step::Conv(s) if s.algorithm == Algorithm::Direct => conv::tasks(s, maps, threads),
         Step::Conv(s) => winograd::tasks(s, maps),
@@ -75,15 +109,16 @@ pub(super) fn tasks(step: &Step, maps: &[Map], threads: usize) -> usize {
     }
 }
 
-/// Floats of scratch a step needs per thread.
-pub(super) fn scratch(step: &Step, maps: &[Map]) -> usize {
-    match step {
-        Step::Conv(s) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
-        _ => 0,
+/// Floats of scratch needed per thread.
+pub(super) fn scratch(work: Work, maps: &[Map]) -> usize {
+    match work {
+        Work::Step(Step::Conv(s)) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
+        Work::Step(_) => 0,
+        Work::Pair(pair) => pair::scratch(&pair, maps),
     }
 }
 
-/// Which task of a step, on which memory.
+/// Which task, on which memory.
 #[derive(Clone, Copy)]
 pub(super) struct Task {
     pub(super) index: usize,
@@ -129,6 +164,8 @@ entry!(winograd_task: winograd_avx512 winograd_avx2 winograd_portable, crate::pl
     |m, s, t| winograd::task, (m, s, t.index, t.scratch));
 entry!(depthwise_task: depthwise_avx512 depthwise_avx2 depthwise_portable, crate::plan::Depthwise,
     |m, s, t| depthwise::task, (m, s, t.index, t.threads));
+entry!(pair_task: pair_avx512 pair_avx2 pair_portable, Pair<'_>,
+    |m, s, t| pair::task, (m, s, t.index, t.scratch));
 entry!(pool_task: pool_avx512 pool_avx2 pool_portable, crate::plan::Pool,
     |m, s, t| pool::task, (m, s, t.index, t.threads));
 entry!(reduce_task: reduce_avx512 reduce_avx2 reduce_portable, crate::plan::Reduce,
@@ -140,11 +177,15 @@ entry!(product_task: product_avx512 product_avx2 product_portable, crate::plan::
 entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Binary,
     |m, s, t| elementwise::binary_task, (m, s, t.index, t.threads));
 
-/// Runs one task of a step.
+/// Runs one task.
 ///
 /// # Safety
 /// The contract of the parent module.
-pub(super) unsafe fn run(isa: Isa, memory: &Memory, step: &Step, task: Task) {
+pub(super) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task: Task) {
+    let step = match work {
+        Work::Step(step) => step,
+        Work::Pair(pair) => return pair_task(isa, memory, &pair, task),
+    };
     match step {
         Step::Conv(s) if s.algorithm == Algorithm::Direct => conv_task(isa, memory, s, task),
         Step::Conv(s) => winograd_task(isa, memory, s, task),

@@ -2,7 +2,7 @@
 //!
 //! `e^x` is `2^t` with `t = x · log2 e` split into a whole number and a fraction in [-1/2, 1/2];
 //! the fraction goes through a minimax polynomial of degree 5 fitted for relative error (2.4e-7 in
-//! `f32`). Inputs are bounded so that results stay normal numbers: `e^x` saturates at 2^±126.
+//! `f32`). Inputs are bounded so that results stay normal numbers: `e^x` saturates at e^±87.
 
 use super::simd::Simd;
 use crate::plan::Activation;
@@ -10,31 +10,36 @@ use crate::plan::Activation;
 /// Coefficients of `2^f`, lowest first.
 const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647];
+/// 1.5 · 2^23: what is added to it loses all bits behind the point, and the whole number that is left is in
+/// the sum's lowest bits (for |t| < 2^22).
+const WHOLE: f32 = 12_582_912.0;
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// `e^x`.
+/// `2^(x · factor)` for `|factor|` up to log2 e: `e^x` and `e^-x` without turning a sign.
 ///
 /// # Safety
 /// The caller's instruction set must be `S`'s; likewise below.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
-    let t = S::mul(x, S::splat(std::f32::consts::LOG2_E));
-    let t = S::min(S::max(t, S::splat(-126.0)), S::splat(126.0));
-    let whole = S::round(t);
-    let f = S::sub(t, whole);
+unsafe fn exp2<S: Simd>(x: S::V, factor: f32) -> S::V {
+    let x = clip::<S>(x, -87.0, 87.0);
+    let factor = S::splat(factor);
+    let shifted = S::fma(x, factor, S::splat(WHOLE));
+    let minus_whole = S::sub(S::splat(WHOLE), shifted);
+    let f = S::fma(x, factor, minus_whole);
     let mut p = S::splat(EXP2[5]);
     p = S::fma(p, f, S::splat(EXP2[4]));
     p = S::fma(p, f, S::splat(EXP2[3]));
     p = S::fma(p, f, S::splat(EXP2[2]));
     p = S::fma(p, f, S::splat(EXP2[1]));
     p = S::fma(p, f, S::splat(EXP2[0]));
-    S::scale(p, whole)
+    S::scale(p, shifted)
 }
 
 /// `1 + e^-x`: what sigmoid and SiLU divide by.
 #[inline(always)]
 unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
-    S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x)))
+    S::add(S::splat(1.0), exp2::<S>(x, -LOG2_E))
 }
 
 #[inline(always)]
@@ -54,7 +59,7 @@ unsafe fn erf<S: Simd>(x: S::V) -> S::V {
     p = S::fma(p, t, S::splat(1.421_413_8));
     p = S::fma(p, t, S::splat(-0.284_496_72));
     p = S::fma(p, t, S::splat(0.254_829_6));
-    let bell = exp::<S>(S::sub(zero, S::mul(size, size)));
+    let bell = exp2::<S>(S::mul(size, size), -LOG2_E);
     let y = S::sub(S::splat(1.0), S::mul(S::mul(p, t), bell));
     S::where_greater(zero, x, S::sub(zero, y), y)
 }
@@ -66,8 +71,8 @@ pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
     match activation {
         Activation::None => x,
         Activation::Clip { low, high } => clip::<S>(x, low, high),
-        Activation::Sigmoid => S::recip(one_plus_exp_neg::<S>(x)),
-        Activation::Silu => S::mul(x, S::recip(one_plus_exp_neg::<S>(x))),
+        Activation::Sigmoid => S::quotient(S::splat(1.0), one_plus_exp_neg::<S>(x)),
+        Activation::Silu => S::quotient(x, one_plus_exp_neg::<S>(x)),
         Activation::HardSigmoid { alpha, beta } => {
             clip::<S>(S::fma(x, S::splat(alpha), S::splat(beta)), 0.0, 1.0)
         }
@@ -83,7 +88,7 @@ pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
             let s = S::div(S::splat(2.0), one_plus_exp_neg::<S>(S::add(x, x)));
             S::sub(s, S::splat(1.0))
         }
-        Activation::Exp => exp::<S>(x),
+        Activation::Exp => exp2::<S>(x, LOG2_E),
         Activation::Abs => S::max(x, S::sub(S::splat(0.0), x)),
         Activation::Sqrt => S::sqrt(x),
         Activation::Reciprocal => S::div(S::splat(1.0), x),
@@ -91,8 +96,21 @@ pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
     }
 }
 
-/// Applies `activation` to `len` floats at `p` that are a whole number of vectors, with the choice
-/// made once and not per vector.
+/// Calls `$run!` with the activation as a pattern, so that the choice is made once and not per vector.
+macro_rules! chosen {
+    ($activation:expr, $run:ident) => {
+        match $activation {
+            Activation::None => $run!(Activation::None),
+            Activation::Silu => $run!(Activation::Silu),
+            Activation::Clip { low, high } => $run!(Activation::Clip { low, high }),
+            Activation::HardSwish => $run!(Activation::HardSwish),
+            Activation::Sigmoid => $run!(Activation::Sigmoid),
+            other => $run!(other),
+        }
+    };
+}
+
+/// Applies `activation` in place to `len` floats at `p`, a whole number of vectors.
 ///
 /// # Safety
 /// `p` must be valid for reads and writes of `len` floats, a multiple of `S::LANES`.
@@ -100,20 +118,40 @@ pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(super) unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, len: usize) {
     macro_rules! run {
-        ($pattern:expr) => {{
-            let mut i = 0;
-            while i < len {
-                S::store(p.add(i), activate::<S>($pattern, S::load(p.add(i))));
-                i += S::LANES;
+        ($activation:expr) => {
+            for i in (0..len).step_by(S::LANES) {
+                S::store(p.add(i), activate::<S>($activation, S::load(p.add(i))));
             }
-        }};
+        };
     }
-    match activation {
-        Activation::None => {}
-        Activation::Silu => run!(Activation::Silu),
-        Activation::Clip { low, high } => run!(Activation::Clip { low, high }),
-        Activation::HardSwish => run!(Activation::HardSwish),
-        Activation::Sigmoid => run!(Activation::Sigmoid),
-        other => run!(other),
+    if activation != Activation::None {
+        chosen!(activation, run);
     }
+}
+
+/// Applies `activation` to `rows` rows of `width` floats, next to each other at `from`, and stores each where
+/// `to` says, which is asked once for each row, in order.
+///
+/// # Safety
+/// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each `to` for
+/// writes of one.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
+pub(super) unsafe fn activate_rows<S: Simd>(
+    activation: Activation,
+    from: *const f32,
+    (rows, width): (usize, usize),
+    mut to: impl FnMut(usize) -> *mut f32,
+) {
+    macro_rules! run {
+        ($activation:expr) => {
+            for row in 0..rows {
+                let (from, to) = (from.add(row * width), to(row));
+                for c in (0..width).step_by(S::LANES) {
+                    S::store(to.add(c), activate::<S>($activation, S::load(from.add(c))));
+                }
+            }
+        };
+    }
+    chosen!(activation, run);
 }

@@ -8,6 +8,8 @@
 //! Watch the generated code when touching this: one accumulator spilled to the stack has cost a
 //! factor of 2.6 before (`tests/instructions.rs` sees it).
 
+use std::mem::MaybeUninit;
+
 use super::simd::{Simd, Tile};
 
 /// Inputs in a row without a jump, where the weights lie in panels of [`PANEL`].
@@ -39,12 +41,8 @@ pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             let mut i = 0;
             if tile.w_step == PANEL {
                 while i + UNROLLED <= tile.run {
-                    if S::SPREADS {
-                        four_inputs::<S, ROWS, VECTORS>(&mut acc, &rows, i, w[0]);
-                    } else {
-                        for u in 0..UNROLLED {
-                            one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i + u, &w, u * PANEL);
-                        }
+                    for u in 0..UNROLLED {
+                        one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i + u, &w, u * PANEL);
                     }
                     for v in 0..VECTORS {
                         w[v] = w[v].add(UNROLLED * PANEL);
@@ -61,26 +59,30 @@ pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
+    for r in 0..ROWS {
+        finish_row::<S, VECTORS>(tile, r, acc[r]);
+    }
+}
+
+/// Adds, clips and stores a row of the result.
+#[inline(always)]
+unsafe fn finish_row<S: Simd, const VECTORS: usize>(
+    tile: &Tile,
+    r: usize,
+    mut row: [S::V; VECTORS],
+) {
     if !tile.add.is_null() {
-        for r in 0..ROWS {
-            for v in 0..VECTORS {
-                let add = S::load(tile.add.add(r * tile.add_step + v * S::LANES));
-                acc[r][v] = S::add(acc[r][v], add);
-            }
+        for v in 0..VECTORS {
+            row[v] = S::add(row[v], S::load(tile.add.add(r * tile.add_step + v * S::LANES)));
         }
     }
     if let Some((low, high)) = tile.clip {
-        let (low, high) = (S::splat(low), S::splat(high));
-        for r in 0..ROWS {
-            for v in 0..VECTORS {
-                acc[r][v] = S::min(S::max(acc[r][v], low), high);
-            }
+        for v in 0..VECTORS {
+            row[v] = S::min(S::max(row[v], S::splat(low)), S::splat(high));
         }
     }
-    for r in 0..ROWS {
-        for v in 0..VECTORS {
-            S::store(tile.out.add(r * tile.out_step + v * S::LANES), acc[r][v]);
-        }
+    for v in 0..VECTORS {
+        S::store(tile.out.add(r * tile.out_step + v * S::LANES), row[v]);
     }
 }
 
@@ -105,27 +107,82 @@ unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Inputs `i` to `i + 4` of each row, read at once, times their weights from `w` on; for back ends whose
-/// vectors all lie in one panel.
+/// Most rows of a tile whose accumulators are in memory.
+pub(super) const ROWS_IN_MEMORY: usize = 16;
+
+/// Multiplies one tile with the accumulators in memory, for Wasm: Cranelift puts all loads between two jumps
+/// first and arithmetic last, where only a store makes it come earlier, and with more values alive than
+/// registers it would spill weights, activations and accumulators all. So four inputs are added to two rows of
+/// one vector at a time, which needs 14 registers, between a load and a store of both.
+///
+/// # Safety
+/// As for [`multiply`], for `rows` rows, at most [`ROWS_IN_MEMORY`].
 #[inline(always)]
-unsafe fn four_inputs<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    acc: &mut [[S::V; VECTORS]; ROWS],
-    rows: &[*const f32; ROWS],
-    i: usize,
-    w: *const f32,
-) {
-    let mut weights = [[S::splat(0.0); VECTORS]; UNROLLED];
-    for u in 0..UNROLLED {
-        for v in 0..VECTORS {
-            weights[u][v] = S::load(w.add(u * PANEL + v * S::LANES));
+pub(super) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usize>(tile: &Tile, rows: usize) {
+    let mut acc = MaybeUninit::<[[f32; PANEL]; ROWS_IN_MEMORY]>::uninit();
+    let acc: *mut f32 = acc.as_mut_ptr().cast();
+    for r in 0..rows {
+        for v in (0..VECTORS).map(|v| v * S::LANES) {
+            let start = if tile.bias.is_null() { S::splat(0.0) } else { S::load(tile.bias.add(v)) };
+            S::store(acc.add(r * PANEL + v), start);
         }
     }
-    for r in 0..ROWS {
-        let values = S::spread(rows[r].add(i));
-        for u in 0..UNROLLED {
-            for v in 0..VECTORS {
-                acc[r][v] = S::fma(values[u], weights[u][v], acc[r][v]);
+    let mut w = tile.w;
+    for y in 0..tile.y_runs {
+        for x in 0..tile.x_runs {
+            let a = tile.a.add(y * tile.y_step + x * tile.x_step);
+            let mut i = 0;
+            while tile.w_step == PANEL && i + UNROLLED <= tile.run {
+                let mut r = 0;
+                while r + 2 <= rows {
+                    let a = a.add(r * tile.a_step + i);
+                    four_inputs::<S, VECTORS, 2>(acc.add(r * PANEL), (a, tile.a_step), w);
+                    r += 2;
+                }
+                if r < rows {
+                    let a = a.add(r * tile.a_step + i);
+                    four_inputs::<S, VECTORS, 1>(acc.add(r * PANEL), (a, 0), w);
+                }
+                w = w.add(UNROLLED * PANEL);
+                i += UNROLLED;
             }
+            while i < tile.run {
+                for r in 0..rows {
+                    let value = S::splat(*a.add(r * tile.a_step + i));
+                    for v in (0..VECTORS).map(|v| v * S::LANES) {
+                        let sum = acc.add(r * PANEL + v);
+                        S::store(sum, S::fma(value, S::load(w.add(v)), S::load(sum)));
+                    }
+                }
+                w = w.add(tile.w_step);
+                i += 1;
+            }
+        }
+    }
+    for r in 0..rows {
+        let row = std::array::from_fn(|v| S::load(acc.add(r * PANEL + v * S::LANES)));
+        finish_row::<S, VECTORS>(tile, r, row);
+    }
+}
+
+/// Adds four inputs of `ROWS` rows, `a_step` floats from each other, times their weights to the accumulators.
+#[inline(always)]
+unsafe fn four_inputs<S: Simd, const VECTORS: usize, const ROWS: usize>(
+    acc: *mut f32,
+    (a, a_step): (*const f32, usize),
+    w: *const f32,
+) {
+    let values: [[S::V; UNROLLED]; ROWS] = std::array::from_fn(|r| S::spread(a.add(r * a_step)));
+    for v in (0..VECTORS).map(|v| v * S::LANES) {
+        let mut sums: [S::V; ROWS] = std::array::from_fn(|r| S::load(acc.add(r * PANEL + v)));
+        for u in 0..UNROLLED {
+            let weight = S::load(w.add(u * PANEL + v));
+            for r in 0..ROWS {
+                sums[r] = S::fma(weight, values[r][u], sums[r]);
+            }
+        }
+        for r in 0..ROWS {
+            S::store(acc.add(r * PANEL + v), sums[r]);
         }
     }
 }

@@ -11,9 +11,10 @@
 //! 2. *What is written is not read or written by anyone else.* A step's output lies apart from its
 //!    inputs (checked), or is elementwise in place. The tasks of one step divide the output's rows and
 //!    lanes; task 0 clears the halo, which no task of the step reads or writes. Scratch belongs to one
-//!    worker.
-//! 3. *Steps do not overlap in time.* [`Crew`] lets a task of step `n + 1` begin only after the last of
-//!    step `n` has ended, with release and acquire between them.
+//!    worker. Of two steps done together, the second's outputs lie apart from the first's inputs too, and
+//!    the map between them is in scratch (`crate::stage`).
+//! 3. *Stages do not overlap in time.* [`Crew`] lets a task of stage `n + 1` begin only after the last of
+//!    stage `n` has ended, with release and acquire between them.
 //! 4. *The instruction set is there.* [`Isa`] values other than `Portable` are only made by detection.
 //!
 //! Functions below are `unsafe fn`s under this contract; their bodies are not wrapped in further
@@ -30,6 +31,7 @@ mod isa;
 mod math;
 mod memory;
 mod micro;
+mod pair;
 mod pool;
 mod portable;
 mod product;

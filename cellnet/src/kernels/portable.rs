@@ -5,8 +5,11 @@ use std::ptr;
 
 use wide::{f32x4, i32x4};
 
-use super::micro::{multiply, pick_tile};
+use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::simd::{Simd, Tile};
+
+/// Whether the accumulators are better left in memory.
+const IN_MEMORY: bool = cfg!(target_family = "wasm");
 
 /// 4 lanes.
 #[derive(Clone, Copy)]
@@ -20,17 +23,13 @@ impl Simd for Portable {
     type V = f32x4;
     type Half = Self;
     const LANES: usize = 4;
-    // 12 accumulators, 4 weights: the 16 registers of SSE2. Below Wasm there are as many, but Cranelift first
-    // does all loads between two jumps and then the arithmetic, so accumulators are spilled once for every
-    // four inputs: more of them make that, and the four spread inputs, worth it. (Relaxed multiply-adds are
-    // slower: they overwrite a factor, which has to be moved out of the way first.)
+    // 12 accumulators, 4 weights: the 16 registers of SSE2.
     const ROWS: usize = match () {
+        () if IN_MEMORY => ROWS_IN_MEMORY,
         () if cfg!(target_arch = "aarch64") => 6,
-        () if cfg!(target_family = "wasm") => 4,
         () => 3,
     };
     const VECTORS: usize = 4;
-    const SPREADS: bool = cfg!(all(target_family = "wasm", target_feature = "simd128"));
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32x4 {
@@ -41,8 +40,7 @@ impl Simd for Portable {
     unsafe fn spread(p: *const f32) -> [f32x4; 4] {
         use std::arch::wasm32::{i32x4_shuffle as shuffle, v128, v128_load};
         use std::mem::transmute;
-        // A scalar that is loaded and splatted goes through a general register; this does not. `f32x4` is a
-        // transparent `v128` here.
+        // A scalar that is loaded and splatted goes through a general register; this does not.
         let four = v128_load(p.cast());
         [
             transmute::<v128, f32x4>(shuffle::<0, 0, 0, 0>(four, four)),
@@ -75,6 +73,16 @@ impl Simd for Portable {
     unsafe fn div(a: f32x4, b: f32x4) -> f32x4 {
         a / b
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn fma(a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        use std::arch::wasm32::{f32x4_relaxed_madd, v128};
+        use std::mem::transmute;
+        // `f32x4` is a transparent `v128` here. Cranelift overwrites the first factor.
+        let [a, b, c] = transmute::<[f32x4; 3], [v128; 3]>([a, b, c]);
+        transmute::<v128, f32x4>(f32x4_relaxed_madd(a, b, c))
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn fma(a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         a.mul_add(b, c)
@@ -92,16 +100,9 @@ impl Simd for Portable {
         a.sqrt()
     }
     #[inline(always)]
-    unsafe fn round(a: f32x4) -> f32x4 {
-        // Adding 1.5 · 2^23 leaves no bits behind the point; exact for |a| < 2^22.
-        let shift = f32x4::splat(12_582_912.0);
-        (a + shift) - shift
-    }
-    #[inline(always)]
-    unsafe fn pow2(a: f32x4) -> f32x4 {
-        let exponent = a.fast_trunc_int() + i32x4::splat(127);
-        let bits: i32x4 = exponent << 23;
-        f32x4::new(bits.to_array().map(|b| f32::from_bits(b.cast_unsigned())))
+    unsafe fn scale(p: f32x4, shifted: f32x4) -> f32x4 {
+        let exponent: i32x4 = bytemuck::cast::<f32x4, i32x4>(shifted) << 23;
+        bytemuck::cast(bytemuck::cast::<f32x4, i32x4>(p) + exponent)
     }
     #[inline(always)]
     unsafe fn where_greater(a: f32x4, b: f32x4, yes: f32x4, no: f32x4) -> f32x4 {
@@ -110,6 +111,13 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
+        if IN_MEMORY {
+            return match vectors {
+                4 => multiply_wasm::<4>(tile, rows),
+                2 => multiply_wasm::<2>(tile, rows),
+                _ => multiply_wasm::<1>(tile, rows),
+            };
+        }
         pick_tile!(multiply_portable, tile, rows, vectors;
             1 => [1 2 3 4 5 6] 2 => [1 2 3 4 5 6] 4 => [1 2 3 4 5 6]);
     }
@@ -118,6 +126,11 @@ impl Simd for Portable {
 #[inline(never)]
 unsafe fn multiply_portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
     multiply::<Portable, ROWS, VECTORS>(tile);
+}
+
+#[inline(never)]
+unsafe fn multiply_wasm<const VECTORS: usize>(tile: &Tile, rows: usize) {
+    multiply_in_memory::<Portable, VECTORS>(tile, rows);
 }
 
 impl Simd for Scalar {
@@ -172,12 +185,8 @@ impl Simd for Scalar {
         a.sqrt()
     }
     #[inline(always)]
-    unsafe fn round(a: f32) -> f32 {
-        a.round_ties_even()
-    }
-    #[inline(always)]
-    unsafe fn pow2(a: f32) -> f32 {
-        f32::from_bits(((a as i32 + 127) << 23).cast_unsigned())
+    unsafe fn scale(p: f32, shifted: f32) -> f32 {
+        f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
     }
     #[inline(always)]
     unsafe fn where_greater(a: f32, b: f32, yes: f32, no: f32) -> f32 {

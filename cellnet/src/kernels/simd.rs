@@ -56,8 +56,6 @@ pub(super) trait Simd: Copy + 'static {
     const ROWS: usize;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
-    /// Whether four neighbouring floats are better read at once and then spread ([`Simd::spread`]).
-    const SPREADS: bool = false;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -81,19 +79,13 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Square root.
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// The nearest whole number, ties to even.
-    unsafe fn round(a: Self::V) -> Self::V;
-    /// `2^a` for whole `a` from -126 to 127.
-    unsafe fn pow2(a: Self::V) -> Self::V;
-    /// `p · 2^a` for whole `a` from -126 to 127.
+    /// `p · 2^n` for the whole number `n` in the lowest bits of `shifted` (its other bits but the last nine
+    /// are of no account), where `p` and the result are normal numbers.
+    unsafe fn scale(p: Self::V, shifted: Self::V) -> Self::V;
+    /// `a / b` to the last bit or two, for normal `b` whose inverse is normal.
     #[inline(always)]
-    unsafe fn scale(p: Self::V, a: Self::V) -> Self::V {
-        Self::mul(p, Self::pow2(a))
-    }
-    /// `1 / a` to the last bit or two, for normal `a` whose inverse is normal.
-    #[inline(always)]
-    unsafe fn recip(a: Self::V) -> Self::V {
-        Self::div(Self::splat(1.0), a)
+    unsafe fn quotient(a: Self::V, b: Self::V) -> Self::V {
+        Self::div(a, b)
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
@@ -102,6 +94,9 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn spread(p: *const f32) -> [Self::V; 4] {
         std::array::from_fn(|i| Self::splat(*p.add(i)))
     }
+    /// Asks for the cache line `p` points into, which need not be there.
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
     /// Pointers to a tile's rows, `a_step` floats from each other.
     #[inline(always)]
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {

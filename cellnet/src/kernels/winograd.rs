@@ -1,15 +1,15 @@
 //! Winograd convolution for dense 3×3 kernels of stride 1: F(2×2, 3×3) and F(4×4, 3×3).
 //!
 //! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A` (Lavin and Gray, arXiv:1509.09308). The weights' side is done at
-//! pack time. Here, for a block of tiles: transform the inputs to scratch `[transform][tile][input]`,
-//! multiply each transform entry with its weights by the micro-kernel to `[transform][tile][lane]`, and
+//! pack time. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`,
+//! multiply each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
 //! transform back with bias, activation and residual. Input tiles that stick out of the map read its
 //! halo, which the plan makes wide enough; outputs that stick out are dropped.
 
 use std::mem::MaybeUninit;
 
-use super::conv::{add_row, copy_row, part};
-use super::math::activate_run;
+use super::conv::{add_row, part};
+use super::math::{activate_rows, activate_run};
 use super::memory::Memory;
 use super::simd::{Simd, Tile, channels};
 use crate::plan::{Activation, Algorithm, Conv, Map};
@@ -161,7 +161,7 @@ struct Block<'a> {
     count: usize,
     /// Transformed inputs `[position][tile][inputs]`.
     v: *mut f32,
-    /// Products `[position][tile][LANES]`.
+    /// Products `[tile][position][LANES]`: a tile's lie at distances known beforehand.
     m: *mut f32,
     inputs: usize,
 }
@@ -261,29 +261,33 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
     let width = vectors * S::LANES;
     let depth = F::IN * F::IN * block.step.group_inputs as usize;
     let weights = block.memory.blob(block.step.weights).add(lane / 16 * depth * 16 + lane % 16);
+    let inputs = block.step.group_inputs as usize;
+    let mut tile = Tile {
+        a: std::ptr::null(),
+        a_step: block.inputs,
+        run: inputs,
+        x_runs: 1,
+        x_step: 0,
+        y_runs: 1,
+        y_step: 0,
+        w: weights,
+        w_step: 16,
+        w_vector: if S::LANES >= 16 { depth * 16 } else { S::LANES },
+        bias: std::ptr::null(),
+        out: std::ptr::null_mut(),
+        out_step: F::IN * F::IN * LANES,
+        add: std::ptr::null(),
+        add_step: 0,
+        clip: None,
+    };
     for position in 0..F::IN * F::IN {
+        tile.w = weights.add(position * inputs * 16);
         let mut done = 0;
         while done < block.count {
             let left = block.count - done;
             let rows = left.div_ceil(left.div_ceil(S::ROWS));
-            let tile = Tile {
-                a: block.v.add((position * block.tiles.block + done) * block.inputs),
-                a_step: block.inputs,
-                run: block.step.group_inputs as usize,
-                x_runs: 1,
-                x_step: 0,
-                y_runs: 1,
-                y_step: 0,
-                w: weights.add(position * block.step.group_inputs as usize * 16),
-                w_step: 16,
-                w_vector: if S::LANES >= 16 { depth * 16 } else { S::LANES },
-                bias: std::ptr::null(),
-                out: block.m.add((position * block.tiles.block + done) * LANES),
-                out_step: LANES,
-                add: std::ptr::null(),
-                add_step: 0,
-                clip: None,
-            };
+            tile.a = block.v.add((position * block.tiles.block + done) * block.inputs);
+            tile.out = block.m.add((done * F::IN * F::IN + position) * LANES);
             S::multiply(&tile, rows, vectors);
             done += rows;
         }
@@ -304,8 +308,8 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
     let mut c = 0;
     while c < width {
         let bias = S::load(memory.blob(step.bias).add(lane + c));
-        let from = block.m.add(tile * LANES + c).cast_const();
-        transform_output::<S, F>(from, block.tiles.block * LANES, bias, values.add(c), width);
+        let from = block.m.add(tile * F::IN * F::IN * LANES + c).cast_const();
+        transform_output::<S, F>(from, bias, values.add(c), width);
         c += S::LANES;
     }
     let all = F::OUT * F::OUT * width;
@@ -317,10 +321,12 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
         let place = (y + i) * map.pitch() as usize + (x + j) * map.stride as usize;
         memory.arena.add(map.origin() as usize + place + lane)
     };
-    if !step.activate_last {
-        activate_run::<S>(step.activation, values, all);
-    }
+    let mut activation = step.activation;
     if let Some(residual) = step.residual {
+        if !step.activate_last {
+            activate_run::<S>(activation, values, all);
+            activation = Activation::None;
+        }
         let residual = memory.map(residual);
         for i in 0..rows {
             for j in 0..columns {
@@ -328,23 +334,17 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
             }
         }
     }
-    if step.activate_last && step.activation != Activation::None {
-        activate_run::<S>(step.activation, values, all);
-    }
     for i in 0..rows {
-        for j in 0..columns {
-            copy_row::<S>(values.add((i * F::OUT + j) * width), at(block.output, i, j), width);
-        }
+        let from = values.add(i * F::OUT * width);
+        activate_rows::<S>(activation, from, (columns, width), |j| at(block.output, i, j));
     }
 }
 
-/// One vector of a tile's products, `step` floats from position to position, transformed back with its
-/// bias to `[position][width]`.
+/// One vector of a tile's products, transformed back with its bias to `[position][width]`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn transform_output<S: Simd, F: Transform>(
     from: *const f32,
-    step: usize,
     bias: S::V,
     to: *mut f32,
     width: usize,
@@ -354,7 +354,7 @@ unsafe fn transform_output<S: Simd, F: Transform>(
     for x in 0..F::IN {
         let mut column = [zero; 6];
         for y in 0..F::IN {
-            column[y] = S::load(from.add((y * F::IN + x) * step));
+            column[y] = S::load(from.add((y * F::IN + x) * LANES));
         }
         let column = F::output::<S>(column);
         for y in 0..F::OUT {

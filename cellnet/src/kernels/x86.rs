@@ -72,13 +72,14 @@ macro_rules! eight_lanes {
             _mm256_sqrt_ps(a)
         }
         #[inline(always)]
-        unsafe fn round(a: __m256) -> __m256 {
-            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+        unsafe fn scale(p: __m256, shifted: __m256) -> __m256 {
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))
         }
         #[inline(always)]
-        unsafe fn pow2(a: __m256) -> __m256 {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+        fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch has no effect but on the caches, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn where_greater(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
@@ -177,24 +178,21 @@ impl Simd for Avx512 {
         _mm512_sqrt_ps(a)
     }
     #[inline(always)]
-    unsafe fn round(a: __m512) -> __m512 {
-        _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+    unsafe fn scale(p: __m512, shifted: __m512) -> __m512 {
+        let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+        _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
     }
     #[inline(always)]
-    unsafe fn pow2(a: __m512) -> __m512 {
-        let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
-        _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
-    }
-    #[inline(always)]
-    unsafe fn scale(p: __m512, a: __m512) -> __m512 {
-        _mm512_scalef_ps(p, a)
-    }
-    #[inline(always)]
-    unsafe fn recip(a: __m512) -> __m512 {
+    unsafe fn quotient(a: __m512, b: __m512) -> __m512 {
         // The estimate is good to 2^-14; one Newton step squares that.
-        let estimate = _mm512_rcp14_ps(a);
-        let rest = _mm512_fnmadd_ps(a, estimate, _mm512_set1_ps(2.0));
-        _mm512_mul_ps(estimate, rest)
+        let estimate = _mm512_rcp14_ps(b);
+        let rest = _mm512_fnmadd_ps(b, estimate, _mm512_set1_ps(2.0));
+        _mm512_mul_ps(_mm512_mul_ps(a, estimate), rest)
+    }
+    #[inline(always)]
+    fn prefetch(p: *const f32) {
+        // SAFETY: a prefetch has no effect but on the caches, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn where_greater(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {

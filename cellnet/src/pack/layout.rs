@@ -3,6 +3,7 @@
 
 use super::net::{Arg, Kind, Layer, Net, ValueId};
 use crate::plan::{Algorithm, CHANNEL_BLOCK, LINE, Map};
+use crate::stage::can_be_sliced;
 
 /// Maps, and which one each value lies in.
 pub(super) struct Layout {
@@ -63,7 +64,7 @@ pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
 /// would drive each other out of the first cache.
 fn stride_of(channels: usize) -> usize {
     let stride = channels.next_multiple_of(CHANNEL_BLOCK as usize);
-    if stride.is_multiple_of(1024) { stride + 16 } else { stride }
+    if stride.is_multiple_of(128) { stride + 16 } else { stride }
 }
 
 /// A map and the layers between which it is needed, both included; layer 0 is loading the inputs.
@@ -91,14 +92,31 @@ fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
         {
             touch(means, i + 1);
         }
+        let until = if is_paired(net, i) { i + 2 } else { i + 1 };
         for value in layer.reads() {
-            touch(value, i + 1);
+            touch(value, until);
         }
     }
     for port in &net.outputs {
         touch(port.value, net.layers.len() + 1);
     }
     lives
+}
+
+/// Whether this layer is a convolution that will be done together with the depthwise one after it, and so
+/// still reads its input while that one writes.
+fn is_paired(net: &Net, layer: usize) -> bool {
+    let (Some(first), Some(second)) = (net.layers.get(layer), net.layers.get(layer + 1)) else {
+        return false;
+    };
+    let (Kind::Conv(expand), Kind::Conv(depthwise)) = (&first.kind, &second.kind) else {
+        return false;
+    };
+    let shape = net.values[first.output];
+    !expand.is_depthwise()
+        && depthwise.is_depthwise()
+        && second.inputs.first() == Some(&first.output)
+        && can_be_sliced(shape.height, shape.width)
 }
 
 /// The value in whose map each value lies: binary layers write over an operand that ends with them.

@@ -8,7 +8,11 @@ use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetPort, Shape};
 use super::reference::run;
 use super::{emit, layout};
 use crate::plan::{Activation, Algorithm, BinaryOp, Dtype, Order, Pooling};
+use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
+
+/// Shapes tried for each property; Miri takes a minute for what takes a millisecond elsewhere.
+const CASES: u32 = if cfg!(miri) { 2 } else { 48 };
 
 /// Numbers from a seed, in -1..1.
 fn noise(seed: u64, count: usize) -> Vec<f32> {
@@ -109,6 +113,12 @@ fn check_beside(
     }
 }
 
+/// How the net would be run, all convolutions direct.
+fn stages_of(net: &Net) -> Vec<Stage> {
+    let algorithms = vec![Algorithm::Direct; net.layers.len()];
+    stages(&emit::emit(net, &algorithms, layout::lay_out(net, &algorithms)).0)
+}
+
 fn output_shape(input: Shape, moving: &Moving, channels: usize) -> Option<Shape> {
     let size = |size: usize, axis: usize| {
         let whole = size + moving.pads[axis] + moving.pads[axis + 2];
@@ -171,7 +181,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn dense_convolutions(
@@ -239,6 +249,29 @@ proptest! {
         }
         outputs.push(net.push("conv", Kind::Conv(layer), vec![0], shape));
         check(&mut net, &outputs, Algorithm::Direct, 2e-6);
+    }
+
+    #[test]
+    fn a_convolution_and_the_depthwise_one_after_it(
+        input in shape(), first in moving(), second in moving(), expanded in prop::sample::select(vec![3usize, 24, 40, 67, 120]),
+        activations in (activation(), activation()), means in any::<bool>(),
+    ) {
+        let Some(between) = output_shape(input, &first, expanded) else { return Ok(()) };
+        let Some(shape) = output_shape(between, &second, expanded) else { return Ok(()) };
+        let mut net = net_of(&[input]);
+        let mut layer = conv(first, 1, input.channels, expanded);
+        layer.activation = activations.0;
+        let expanded_map = net.push("expand", Kind::Conv(layer), vec![0], between);
+        let mut layer = conv(second, expanded, 1, expanded);
+        layer.activation = activations.1;
+        let mut outputs = Vec::new();
+        if means {
+            layer.means = Some(net.value(Shape::vector(expanded)));
+            outputs.extend(layer.means);
+        }
+        outputs.push(net.push("depthwise", Kind::Conv(layer), vec![expanded_map], shape));
+        prop_assert_eq!(stages_of(&net), [Stage { step: 0, slice: Some(32) }]);
+        check(&mut net, &outputs, Algorithm::Direct, 4e-6);
     }
 
     #[test]
@@ -333,6 +366,61 @@ fn activations_stay_close_over_their_whole_range() {
         let value = net.push("affine", kind, vec![0], shape);
         check(&mut net, &[value], Algorithm::Direct, 5e-7);
     }
+}
+
+#[test]
+fn steps_are_done_together_only_where_nobody_else_needs_what_is_between() {
+    let shape = |channels, side| Shape { height: side, width: side, channels };
+    let same = Moving { kernel: [3, 3], stride: [1, 1], pads: [1; 4] };
+    let alone = |count| (0..count).map(|step| Stage { step, slice: None }).collect::<Vec<_>>();
+    let pair = |side| {
+        let mut net = net_of(&[shape(8, side)]);
+        let expand = Kind::Conv(conv(Moving::POINT, 1, 8, 48));
+        let expanded = net.push("expand", expand, vec![0], shape(48, side));
+        let depthwise = Kind::Conv(conv(same, 48, 1, 48));
+        let value = net.push("depthwise", depthwise, vec![expanded], shape(48, side));
+        net.outputs.push(port("out", shape(48, side), value));
+        (net, expanded, value)
+    };
+    let (net, ..) = pair(30);
+    assert_eq!(stages_of(&net), [Stage { step: 0, slice: Some(32) }]);
+    let (net, ..) = pair(60);
+    assert_eq!(
+        stages_of(&net),
+        [Stage { step: 0, slice: Some(16) }],
+        "narrower slices of a larger map"
+    );
+    let (net, ..) = pair(80);
+    assert_eq!(stages_of(&net), alone(2), "a map too large for the cache");
+    let (mut net, expanded, _) = pair(30);
+    net.outputs.push(port("expanded", shape(48, 30), expanded));
+    assert_eq!(stages_of(&net), alone(2), "the map between is an output");
+    let (mut net, expanded, value) = pair(30);
+    let add = Kind::Binary {
+        op: BinaryOp::Add,
+        a: Arg::Value(expanded),
+        b: Arg::Value(value),
+        activation: Activation::None,
+    };
+    net.push("add", add, Vec::new(), shape(48, 30));
+    assert_eq!(stages_of(&net), alone(3), "the map between is read again");
+}
+
+#[test]
+fn a_forged_plan_whose_second_step_writes_over_the_input_of_the_first_is_not_paired() {
+    let shape = |channels| Shape { height: 9, width: 9, channels };
+    let mut net = net_of(&[shape(40)]);
+    let expand = Kind::Conv(conv(Moving::POINT, 1, 40, 40));
+    let expanded = net.push("expand", expand, vec![0], shape(40));
+    let depthwise = Kind::Conv(conv(Moving::POINT, 40, 1, 40));
+    let value = net.push("depthwise", depthwise, vec![expanded], shape(40));
+    net.outputs.push(port("out", shape(40), value));
+    let algorithms = [Algorithm::Direct; 2];
+    let (mut plan, _) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms));
+    assert_eq!(stages(&plan).len(), 1);
+    let input = plan.maps[plan.inputs[0].map as usize].offset;
+    plan.maps[plan.outputs[0].map as usize].offset = input;
+    assert_eq!(stages(&plan).len(), 2);
 }
 
 #[test]

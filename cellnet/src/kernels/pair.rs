@@ -1,0 +1,53 @@
+//! A convolution and the depthwise one that reads it, a slice of channels at a time.
+//!
+//! An inverted residual block expands a map to four or six times its channels, only for a depthwise convolution
+//! to read each of them once. Here a task computes some channels of the expanded map into its thread's scratch,
+//! small enough for the second cache, and convolves them from there: the expanded map is never written out,
+//! and its pixels lie next to each other instead of a page apart. Which steps can be paired, and that the
+//! second does not write over what the first still reads, is decided in [`crate::stage`].
+
+use super::memory::{Memory, clear_halo};
+use super::simd::Simd;
+use super::{conv, depthwise};
+use crate::plan::{Conv, Depthwise, Map};
+
+/// Two steps and how many channels of the map between them make a slice.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) conv: &'a Conv,
+    pub(super) depthwise: &'a Depthwise,
+    pub(super) slice: u32,
+}
+
+/// The map between the two, of one slice only.
+fn slice_map(pair: &Pair, maps: &[Map], offset: u64) -> Map {
+    let whole = &maps[pair.conv.output as usize];
+    Map { channels: pair.slice, stride: pair.slice, offset, ..*whole }
+}
+
+/// Number of tasks: one for each slice.
+pub(super) fn tasks(pair: &Pair, maps: &[Map]) -> usize {
+    maps[pair.conv.output as usize].channels.div_ceil(pair.slice) as usize
+}
+
+/// Floats of scratch one thread needs.
+pub(super) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
+    slice_map(pair, maps, 0).floats() as usize
+}
+
+/// Computes one slice.
+///
+/// # Safety
+/// As for the direct convolution's task and for the depthwise one's; besides, `scratch` must be valid for
+/// [`scratch`] floats that no other thread touches, within `memory`'s arena.
+#[inline(always)]
+pub(super) unsafe fn task<S: Simd>(memory: &Memory, pair: &Pair, task: usize, scratch: *mut f32) {
+    let channels = (memory.map(pair.conv.output).channels as usize).next_multiple_of(8);
+    let lanes = pair.slice as usize;
+    let slice = (task * lanes, channels.min(task * lanes + lanes));
+    let offset = scratch.offset_from(memory.arena).unsigned_abs() as u64;
+    let map = slice_map(pair, memory.maps, offset);
+    clear_halo(memory.arena, &map);
+    conv::slice::<S>(memory, pair.conv, &map, slice);
+    depthwise::slice::<S>(memory, pair.depthwise, &map, slice);
+}

@@ -1,0 +1,71 @@
+//! The stages of a plan: what a crew does between two barriers.
+//!
+//! A stage is a step, or two of them where that keeps what lies between in the cache: the convolution that
+//! expands a map and the depthwise one that is its only reader. It leaves out how they are computed
+//! (`kernels/pair.rs`).
+
+use crate::plan::{Algorithm, Conv, Depthwise, Map, Plan, Step};
+
+/// Most floats of a slice: half of a second cache of 512 KiB.
+const SLICE: u64 = 64 * 1024;
+
+/// A step by its place in the plan, or that and the one after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stage {
+    /// The first step.
+    pub(crate) step: usize,
+    /// For two steps: the channels of the map between them that are computed at a time.
+    pub(crate) slice: Option<u32>,
+}
+
+/// The stages of a plan whose steps are sound one by one.
+pub(crate) fn stages(plan: &Plan) -> Vec<Stage> {
+    let mut stages = Vec::with_capacity(plan.steps.len());
+    let mut step = 0;
+    while step < plan.steps.len() {
+        let slice = slice(plan, step);
+        stages.push(Stage { step, slice });
+        step += if slice.is_some() { 2 } else { 1 };
+    }
+    stages
+}
+
+/// Channels of a slice, if this step and the next can be done together.
+fn slice(plan: &Plan, step: usize) -> Option<u32> {
+    let (conv, depthwise) = match plan.steps.get(step..step + 2)? {
+        [Step::Conv(conv), Step::Depthwise(depthwise)] => (conv, depthwise),
+        _ => return None,
+    };
+    let plain = conv.algorithm == Algorithm::Direct && conv.groups == 1 && conv.panel == 16;
+    let between = conv.output;
+    let readers = plan.steps.iter().flat_map(Step::inputs).filter(|map| *map == between).count();
+    let given = plan.outputs.iter().any(|port| port.map == between);
+    let joined = plain && depthwise.input == between && readers == 1 && !given;
+    if joined && conv.residual.is_none() && apart(plan, conv, depthwise) {
+        slice_of(plan.maps.get(between as usize)?)
+    } else {
+        None
+    }
+}
+
+/// Whether what the depthwise convolution writes lies apart from what the other one is still reading.
+fn apart(plan: &Plan, conv: &Conv, depthwise: &Depthwise) -> bool {
+    let range = |map: u32| plan.maps.get(map as usize).map(|m| m.offset..m.offset + m.floats());
+    let written = [Some(depthwise.output), depthwise.means].into_iter().flatten();
+    written.map(range).all(|written| match (written, range(conv.input)) {
+        (Some(a), Some(b)) => a.end <= b.start || b.end <= a.start,
+        _ => false,
+    })
+}
+
+/// The widest slice of a map that is small enough; whole vectors of any back end.
+fn slice_of(map: &Map) -> Option<u32> {
+    [32, 16].into_iter().find(|lanes| Map { stride: *lanes, ..*map }.floats() <= SLICE)
+}
+
+/// Whether a map of this size is small enough for slices, whatever halo it gets. The packer keeps the inputs
+/// of convolutions before such maps apart from what the depthwise ones write.
+#[cfg(feature = "pack")]
+pub(crate) fn can_be_sliced(height: usize, width: usize) -> bool {
+    height.saturating_mul(width) as u64 * 16 <= SLICE
+}

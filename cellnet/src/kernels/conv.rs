@@ -280,8 +280,9 @@ unsafe fn tiles<S: Simd>(
     tile.bias = shape.memory.blob(shape.step.bias).add(first_lane + lane);
     let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;
     let ahead = (width * shape.depth).max(panel_floats);
-    let lines =
-        if shape.ahead { (ahead / LINE as usize).div_ceil(pixels.count.div_ceil(S::ROWS)) } else { 0 };
+    let tiles = pixels.count.div_ceil(S::ROWS);
+    // With few tiles to hide behind it would only be one more thing to do.
+    let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
     let mut next = tile.w.wrapping_add(ahead);
     let mut done = 0;
     while done < pixels.count {

@@ -8,10 +8,10 @@
 use std::mem::MaybeUninit;
 
 use super::conv::part;
-use super::math::activate_rows;
+use super::math::{activate, activate_rows};
 use super::memory::Memory;
 use super::simd::{Simd, channels};
-use crate::plan::{Depthwise, Map};
+use crate::plan::{Activation, Depthwise, Map};
 
 /// Channels of one task at least.
 const CHANNELS: usize = 32;
@@ -128,6 +128,59 @@ unsafe fn row<S: Simd>(block: &Channels, y: usize, c: usize) {
     }
 }
 
+/// What the outputs of one row of one vector of channels share. Of `weights` only those of 3×3 are there.
+struct Row<S: Simd> {
+    /// First input of the row's first window.
+    from: *const f32,
+    /// Inputs from one output to the next, floats from one input to the next and from row to row.
+    x_stride: usize,
+    pixel: usize,
+    pitch: usize,
+    bias: S::V,
+    weights: [S::V; 9],
+    /// The same in memory, `weight_step` floats from each other.
+    weights_at: *const f32,
+    weight_step: usize,
+    kernel: [usize; 2],
+    /// What results go through before they are stored: only what takes few instructions, or nothing.
+    activation: Activation,
+}
+
+#[inline(always)]
+unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
+    block: &Channels,
+    y: usize,
+    c: usize,
+) -> Row<S> {
+    let (input, window) = (block.input, &block.step.window);
+    let (pixel, pitch) = (input.stride as usize, input.pitch() as usize);
+    let pad = window.pad[0] as usize * pitch + window.pad[1] as usize * pixel;
+    let first = input.origin() as usize + y * window.stride[0] as usize * pitch;
+    let weights_at = block.memory.blob(block.step.weights).add(c);
+    let weight_step = block.output.stride as usize;
+    let mut weights = [S::splat(0.0); 9];
+    if KERNEL == 3 {
+        for i in 0..9 {
+            weights[i] = S::load(weights_at.add(i * weight_step));
+        }
+    }
+    Row {
+        from: block.memory.arena.add(first + c - block.input_first).sub(pad).cast_const(),
+        x_stride: if STRIDE == 0 { window.stride[1] as usize } else { STRIDE },
+        pixel,
+        pitch,
+        bias: S::load(block.memory.blob(block.step.bias).add(c)),
+        weights,
+        weights_at,
+        weight_step,
+        kernel: if KERNEL == 0 { window.kernel.map(|k| k as usize) } else { [KERNEL; 2] },
+        activation: match block.step.activation {
+            short @ (Activation::Clip { .. } | Activation::HardSwish) => short,
+            _ => Activation::None,
+        },
+    }
+}
+
 /// One row of one vector of channels. `KERNEL` and `STRIDE` are 0 where they are only known at run time or
 /// differ by axis.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
@@ -137,78 +190,112 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     y: usize,
     c: usize,
 ) {
-    let (input, output, window) = (block.input, block.output, &block.step.window);
-    let stride = input.stride as usize;
-    let x_stride = if STRIDE == 0 { window.stride[1] as usize } else { STRIDE };
-    let pad = window.pad[0] as usize * input.pitch() as usize + window.pad[1] as usize * stride;
-    let from = input.origin() as usize + y * window.stride[0] as usize * input.pitch() as usize;
-    let from = from + c - block.input_first;
-    let from = block.memory.arena.add(from).sub(pad).cast_const();
+    let row = new_row::<S, KERNEL, STRIDE>(block, y, c);
+    let (output, activation) = (block.output, block.step.activation);
     let to = output.origin() as usize + y * output.pitch() as usize + c;
     let to = block.memory.arena.add(to);
-    let width = output.width as usize;
-    let mut buffer = Buffer(MaybeUninit::uninit());
-    let waiting: *mut f32 = buffer.0.as_mut_ptr().cast();
-    let mut sum = S::splat(0.0);
-    let mut first = 0;
-    while first < width {
-        let count = WAITING.min(width - first);
-        let mut x = 0;
-        while x + SIDE <= count {
-            let at = from.add((first + x) * x_stride * stride);
-            outputs::<S, KERNEL, STRIDE, SIDE>(block, at, waiting.add(x * S::LANES), c);
-            x += SIDE;
-            if x < count {
-                // The last ones reach back over some that are there already, and write the same again.
-                x = x.min(count - SIDE);
-            }
+    let (width, stride) = (output.width as usize, output.stride as usize);
+    if row.activation == activation {
+        outputs::<S, KERNEL, STRIDE>(&row, (0, width), to, stride);
+    } else {
+        let mut buffer = Buffer(MaybeUninit::uninit());
+        let waiting: *mut f32 = buffer.0.as_mut_ptr().cast();
+        for first in (0..width).step_by(WAITING) {
+            let count = WAITING.min(width - first);
+            outputs::<S, KERNEL, STRIDE>(&row, (first, count), waiting, S::LANES);
+            let place = |x| to.add((first + x) * stride);
+            activate_rows::<S>(activation, waiting, (count, S::LANES), place);
         }
-        while x < count {
-            let at = from.add((first + x) * x_stride * stride);
-            outputs::<S, KERNEL, STRIDE, 1>(block, at, waiting.add(x * S::LANES), c);
-            x += 1;
-        }
-        let to = to.add(first * output.stride as usize);
-        let place = |x| to.add(x * output.stride as usize);
-        activate_rows::<S>(block.step.activation, waiting, (count, S::LANES), place);
-        if block.step.means.is_some() {
-            for x in 0..count {
-                sum = S::add(sum, S::load(to.add(x * output.stride as usize)));
-            }
-        }
-        first += count;
     }
-    let total = block.totals.add(c - block.first);
-    S::store(total, S::add(S::load(total), sum));
+    if block.step.means.is_some() {
+        let total = block.totals.add(c - block.first);
+        let mut sum = S::splat(0.0);
+        for x in 0..width {
+            sum = S::add(sum, S::load(to.add(x * stride)));
+        }
+        S::store(total, S::add(S::load(total), sum));
+    }
 }
 
-/// `N` neighbouring outputs, next to each other at `to`.
+/// Outputs `first` to `first + count` of a row, `step` floats from each other at `to`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
-    block: &Channels,
-    from: *const f32,
+unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
+    row: &Row<S>,
+    (first, count): (usize, usize),
     to: *mut f32,
-    c: usize,
+    step: usize,
 ) {
-    let (step, memory) = (block.step, block.memory);
-    let (pitch, stride) = (block.input.pitch() as usize, block.input.stride as usize);
-    let [kernel_y, kernel_x] =
-        if KERNEL == 0 { step.window.kernel.map(|k| k as usize) } else { [KERNEL; 2] };
-    let x_stride = if STRIDE == 0 { step.window.stride[1] as usize } else { STRIDE };
-    let channels = block.output.stride as usize;
-    let weights = memory.blob(step.weights).add(c);
-    let mut acc = [S::load(memory.blob(step.bias).add(c)); N];
-    for ky in 0..kernel_y {
-        for kx in 0..kernel_x {
-            let weight = S::load(weights.add((ky * kernel_x + kx) * channels));
-            let at = from.add(ky * pitch + kx * stride);
+    let from = |x: usize| row.from.add((first + x) * row.x_stride * row.pixel);
+    let mut x = 0;
+    while x + SIDE <= count {
+        store_all::<S, SIDE>(
+            row,
+            taps::<S, KERNEL, STRIDE, SIDE>(row, from(x)),
+            to.add(x * step),
+            step,
+        );
+        x += SIDE;
+        if x < count {
+            // The last ones reach back over some that are there already, and write the same again.
+            x = x.min(count - SIDE);
+        }
+    }
+    while x < count {
+        store_all::<S, 1>(row, taps::<S, KERNEL, STRIDE, 1>(row, from(x)), to.add(x * step), step);
+        x += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn store_all<S: Simd, const N: usize>(
+    row: &Row<S>,
+    values: [S::V; N],
+    to: *mut f32,
+    step: usize,
+) {
+    for n in 0..N {
+        let value = match row.activation {
+            Activation::Clip { low, high } => {
+                S::min(S::max(values[n], S::splat(low)), S::splat(high))
+            }
+            Activation::HardSwish => activate::<S>(Activation::HardSwish, values[n]),
+            _ => values[n],
+        };
+        S::store(to.add(n * step), value);
+    }
+}
+
+/// `N` neighbouring outputs, each summed in the order of the window. Of 3×3 each input is read once for all of
+/// them, and the weights stay in registers.
+#[inline(always)]
+unsafe fn taps<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
+    row: &Row<S>,
+    from: *const f32,
+) -> [S::V; N] {
+    let mut acc = [row.bias; N];
+    if KERNEL == 3 {
+        for ky in 0..3 {
+            for x in 0..(N - 1) * STRIDE + 3 {
+                let value = S::load(from.add(ky * row.pitch + x * row.pixel));
+                for n in 0..N {
+                    let kx = x.wrapping_sub(n * STRIDE);
+                    if kx < 3 {
+                        acc[n] = S::fma(value, row.weights[ky * 3 + kx], acc[n]);
+                    }
+                }
+            }
+        }
+        return acc;
+    }
+    for ky in 0..row.kernel[0] {
+        for kx in 0..row.kernel[1] {
+            let weight = S::load(row.weights_at.add((ky * row.kernel[1] + kx) * row.weight_step));
+            let at = from.add(ky * row.pitch + kx * row.pixel);
             for n in 0..N {
-                acc[n] = S::fma(S::load(at.add(n * x_stride * stride)), weight, acc[n]);
+                acc[n] = S::fma(S::load(at.add(n * row.x_stride * row.pixel)), weight, acc[n]);
             }
         }
     }
-    for n in 0..N {
-        S::store(to.add(n * S::LANES), acc[n]);
-    }
+    acc
 }

@@ -59,8 +59,9 @@ pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
+    let clip = tile.clip.map(|(low, high)| (S::splat(low), S::splat(high)));
     for r in 0..ROWS {
-        finish_row::<S, VECTORS>(tile, r, acc[r]);
+        finish_row::<S, VECTORS>(tile, r, acc[r], clip);
     }
 }
 
@@ -70,15 +71,16 @@ unsafe fn finish_row<S: Simd, const VECTORS: usize>(
     tile: &Tile,
     r: usize,
     mut row: [S::V; VECTORS],
+    clip: Option<(S::V, S::V)>,
 ) {
     if !tile.add.is_null() {
         for v in 0..VECTORS {
             row[v] = S::add(row[v], S::load(tile.add.add(r * tile.add_step + v * S::LANES)));
         }
     }
-    if let Some((low, high)) = tile.clip {
+    if let Some((low, high)) = clip {
         for v in 0..VECTORS {
-            row[v] = S::min(S::max(row[v], S::splat(low)), S::splat(high));
+            row[v] = S::min(S::max(row[v], low), high);
         }
     }
     for v in 0..VECTORS {
@@ -159,9 +161,10 @@ pub(super) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usize>(tile: &Ti
             }
         }
     }
+    let clip = tile.clip.map(|(low, high)| (S::splat(low), S::splat(high)));
     for r in 0..rows {
         let row = std::array::from_fn(|v| S::load(acc.add(r * PANEL + v * S::LANES)));
-        finish_row::<S, VECTORS>(tile, r, row);
+        finish_row::<S, VECTORS>(tile, r, row, clip);
     }
 }
 

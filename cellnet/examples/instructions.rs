@@ -95,6 +95,15 @@ impl Case {
     }
 }
 
+/// Two steps that are done a slice of channels at a time.
+fn together() -> Case {
+    Case::new("1x1 and depthwise 3x3 together, SiLU", 32)
+        .conv(("x", "c"), [192, 32, 1], 1, 1)
+        .silu("c", "d")
+        .conv(("d", "e"), [192, 1, 3], 1, 192)
+        .silu("e", "y")
+}
+
 fn cases() -> Vec<Case> {
     let window = |side: i64| vec![ints("kernel_shape", &[side; 2]), ints("strides", &[2, 2])];
     let batch_norm = |case: Case| {
@@ -138,11 +147,7 @@ fn cases() -> Vec<Case> {
                 .silu("c", "d"),
         )
         .op("Mul", &["d", "m"], "y", vec![]),
-        Case::new("1x1 and depthwise 3x3 together, SiLU", 32)
-            .conv(("x", "c"), [192, 32, 1], 1, 1)
-            .silu("c", "d")
-            .conv(("d", "e"), [192, 1, 3], 1, 192)
-            .silu("e", "y"),
+        together(),
         Case::new("depthwise 5x5, ReLU6, stride 2", 96)
             .conv(("x", "c"), [96, 1, 5], 2, 96)
             .relu6("c", "y"),

@@ -8,11 +8,13 @@
 
 use std::mem::MaybeUninit;
 
-use super::math::{activate_rows, activate_run};
+use super::isa::Task;
 use super::memory::Memory;
 use super::simd::{Simd, Tile};
 use crate::plan::{Activation, Conv, LINE, Map};
 
+/// Most rows of a tile: 14, or 16 in Wasm.
+const TILE_ROWS: usize = 16;
 /// Floats of the largest tile: 14 rows of 32 outputs.
 const TILE: usize = 14 * 32;
 /// Weights up to this many floats stay in the second cache while the pixels pass by.
@@ -107,22 +109,28 @@ struct Pixels {
     count: usize,
 }
 
-/// Computes one task.
+/// Computes one task: its part of the grid, or all pixels of a slice's lanes into the slice.
 ///
 /// # Safety
 /// `memory` must belong to a checked plan that holds `step`; `task` must be one of
-/// [`tasks`]`(step, .., threads)`; nobody else may touch the output's part of this task, nor write the
+/// [`tasks`]`(step, .., threads)`, or have a slice whose map is the step's output but for channels and place,
+/// of a step without groups and residual; nobody else may touch the output's part of this task, nor write the
 /// inputs. The instruction set must be `S`'s.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, threads: usize) {
+pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: Task) {
     let mut shape = shape(memory, step);
-    let grid = grid(step, memory.maps, threads);
-    let (row_part, lane_part) = (task % grid.row_parts, task / grid.row_parts);
-    let rows = part(rows_of(step, shape.input, shape.output), row_part, grid.row_parts);
-    let blocks = part(lane_blocks(step), lane_part, grid.lane_parts);
+    let mut rows = (0, rows_of(step, shape.input, shape.output));
+    let mut blocks = (0, 1);
     let group_blocks = (step.group_outputs as usize).div_ceil(32);
-    // Few weights stay in the cache while the pixels pass by; of many, one block does.
-    let small = (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
+    if let Some(slice) = task.slice {
+        (shape.output, shape.output_first) = (&slice.map, slice.channels.0);
+    } else {
+        let grid = grid(step, memory.maps, task.threads);
+        rows = part(rows.1, task.index % grid.row_parts, grid.row_parts);
+        blocks = part(lane_blocks(step), task.index / grid.row_parts, grid.lane_parts);
+    }
+    // Few weights stay in the cache while the pixels pass by; of many, or of a slice, one block does.
+    let small = task.slice.is_none() && (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
     shape.ahead = shape.flat && !small;
     let chunk = if !small {
         rows.1 - rows.0
@@ -139,26 +147,10 @@ pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, th
         let block = blocks.0 + block;
         let rows = (rows.0 + first, rows.0 + last);
         let first_lane = block % group_blocks * 32;
-        let lanes = (first_lane, shape.lanes.min(first_lane + 32));
+        let block_lanes = (first_lane, shape.lanes.min(first_lane + 32));
+        let lanes = task.slice.map_or(block_lanes, |slice| slice.channels);
         rows_by_lanes::<S>(&shape, rows, block / group_blocks, lanes);
     }
-}
-
-/// All pixels of the lanes `lanes` of a step without groups and residual, into a map of their own.
-///
-/// # Safety
-/// As for [`task`], with `output` in the place of the step's.
-#[inline(always)]
-pub(super) unsafe fn slice<S: Simd>(
-    memory: &Memory,
-    step: &Conv,
-    output: &Map,
-    lanes: (usize, usize),
-) {
-    let mut shape = shape(memory, step);
-    (shape.output, shape.output_first) = (output, lanes.0);
-    shape.ahead = shape.flat;
-    rows_by_lanes::<S>(&shape, (0, rows_of(step, shape.input, output)), 0, lanes);
 }
 
 /// The first of the nearly equal tiles `left` rows are cut into.
@@ -410,7 +402,7 @@ unsafe fn multiply_and_finish<S: Simd>(
     let mut activation = shape.step.activation;
     if let Some(residual) = shape.residual {
         if !shape.step.activate_last {
-            activate_run::<S>(activation, values, at.count * width);
+            S::activate_run(activation, values, at.count * width);
             activation = Activation::None;
         }
         let mut from = Walk::new(residual, shape.flat, at.y, at.x);
@@ -420,8 +412,11 @@ unsafe fn multiply_and_finish<S: Simd>(
         }
     }
     let mut to = Walk::new(shape.output, shape.flat, at.y, at.x);
-    let to = |_| shape.memory.arena.add(to.next() + channel);
-    activate_rows::<S>(activation, values, (at.count, width), to);
+    let mut places = [MaybeUninit::<*mut f32>::uninit(); TILE_ROWS];
+    for place in &mut places[..at.count] {
+        place.write(shape.memory.arena.add(to.next() + channel));
+    }
+    S::activate_rows(activation, values, (at.count, width), places.as_ptr().cast());
 }
 
 #[inline(always)]

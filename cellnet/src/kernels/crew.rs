@@ -135,7 +135,8 @@ impl Crew {
             if index == 0 {
                 clear_halo(arena, &plan.maps[work.output() as usize]);
             }
-            isa::run(self.isa, &memory, work, Task { index, threads: self.threads, scratch });
+            let task = Task { index, threads: self.threads, scratch, slice: None };
+            isa::run(self.isa, &memory, work, task);
         }
         drop(alarm);
         !self.failed.load(Ordering::Acquire)

@@ -8,7 +8,8 @@
 use std::mem::MaybeUninit;
 
 use super::conv::part;
-use super::math::{activate, activate_rows};
+use super::isa::Task;
+use super::math::activate;
 use super::memory::Memory;
 use super::simd::{Simd, channels};
 use crate::plan::{Activation, Depthwise, Map};
@@ -60,45 +61,23 @@ struct Channels<'a> {
     totals: *mut f32,
 }
 
-/// Computes one task.
+/// Computes one task: its part of the grid, or all rows of a slice, which it reads in place of the step's input.
 ///
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: usize, threads: usize) {
-    let (blocks, row_parts) = grid(step, memory.maps, threads);
-    let (block, row_part) = (task % blocks, task / blocks);
-    let rows = part(memory.map(step.output).height as usize, row_part, row_parts);
-    let first = block * CHANNELS;
-    let last = (first + CHANNELS).min(channels_of(memory.map(step.output)));
-    rows_of::<S>(memory, step, (memory.map(step.input), 0), rows, (first, last));
-}
-
-/// All rows of the channels `channels`, at most [`CHANNELS`], whose input lies in a map of their own.
-///
-/// # Safety
-/// As for [`task`], with `input` in the place of the step's.
-#[inline(always)]
-pub(super) unsafe fn slice<S: Simd>(
-    memory: &Memory,
-    step: &Depthwise,
-    input: &Map,
-    channels: (usize, usize),
-) {
-    let rows = (0, memory.map(step.output).height as usize);
-    rows_of::<S>(memory, step, (input, channels.0), rows, channels);
-}
-
-/// Some rows of some channels; `input`'s first channel is said with it.
-#[inline(always)]
-unsafe fn rows_of<S: Simd>(
-    memory: &Memory,
-    step: &Depthwise,
-    (input, input_first): (&Map, usize),
-    rows: (usize, usize),
-    (first, last): (usize, usize),
-) {
+pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: Task) {
     let output = memory.map(step.output);
+    let height = output.height as usize;
+    let (input, input_first, rows, (first, last)) = if let Some(slice) = task.slice {
+        (&slice.map, slice.channels.0, (0, height), slice.channels)
+    } else {
+        let (blocks, row_parts) = grid(step, memory.maps, task.threads);
+        let first = task.index % blocks * CHANNELS;
+        let last = (first + CHANNELS).min(channels_of(output));
+        let rows = part(height, task.index / blocks, row_parts);
+        (memory.map(step.input), 0, rows, (first, last))
+    };
     let mut totals = [0.0f32; CHANNELS];
     let totals = totals.as_mut_ptr();
     let block = Channels { step, memory, input, input_first, output, first, totals };
@@ -203,8 +182,11 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
         for first in (0..width).step_by(WAITING) {
             let count = WAITING.min(width - first);
             outputs::<S, KERNEL, STRIDE>(&row, (first, count), waiting, S::LANES);
-            let place = |x| to.add((first + x) * stride);
-            activate_rows::<S>(activation, waiting, (count, S::LANES), place);
+            let mut places = [MaybeUninit::<*mut f32>::uninit(); WAITING];
+            for (x, place) in places[..count].iter_mut().enumerate() {
+                place.write(to.add((first + x) * stride));
+            }
+            S::activate_rows(activation, waiting, (count, S::LANES), places.as_ptr().cast());
         }
     }
     if block.step.means.is_some() {

@@ -1,7 +1,7 @@
 //! Which instruction sets there are, and one entry per kernel and instruction set.
 
-use super::memory::Memory;
-use super::pair::{self, Pair};
+use super::memory::{Memory, clear_halo};
+use super::pair::{self, Pair, Slice};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{conv, depthwise, elementwise, pool, portable, product, winograd};
@@ -120,10 +120,12 @@ pub(super) fn scratch(work: Work, maps: &[Map]) -> usize {
 
 /// Which task, on which memory.
 #[derive(Clone, Copy)]
-pub(super) struct Task {
+pub(super) struct Task<'a> {
     pub(super) index: usize,
     pub(super) threads: usize,
     pub(super) scratch: *mut f32,
+    /// Of two steps done together: what lies between. Then the task is all pixels of it.
+    pub(super) slice: Option<&'a Slice>,
 }
 
 /// Makes one function per instruction set around a kernel, so that profiles name them.
@@ -159,13 +161,11 @@ macro_rules! entry {
 }
 
 entry!(conv_task: conv_avx512 conv_avx2 conv_portable, crate::plan::Conv,
-    |m, s, t| conv::task, (m, s, t.index, t.threads));
+    |m, s, t| conv::task, (m, s, t));
 entry!(winograd_task: winograd_avx512 winograd_avx2 winograd_portable, crate::plan::Conv,
     |m, s, t| winograd::task, (m, s, t.index, t.scratch));
 entry!(depthwise_task: depthwise_avx512 depthwise_avx2 depthwise_portable, crate::plan::Depthwise,
-    |m, s, t| depthwise::task, (m, s, t.index, t.threads));
-entry!(pair_task: pair_avx512 pair_avx2 pair_portable, Pair<'_>,
-    |m, s, t| pair::task, (m, s, t.index, t.scratch));
+    |m, s, t| depthwise::task, (m, s, t));
 entry!(pool_task: pool_avx512 pool_avx2 pool_portable, crate::plan::Pool,
     |m, s, t| pool::task, (m, s, t.index, t.threads));
 entry!(reduce_task: reduce_avx512 reduce_avx2 reduce_portable, crate::plan::Reduce,
@@ -184,7 +184,13 @@ entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Bina
 pub(super) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task: Task) {
     let step = match work {
         Work::Step(step) => step,
-        Work::Pair(pair) => return pair_task(isa, memory, &pair, task),
+        Work::Pair(pair) => {
+            let slice = pair::slice(memory, &pair, task);
+            clear_halo(memory.arena, &slice.map);
+            let task = Task { slice: Some(&slice), ..task };
+            conv_task(isa, memory, pair.conv, task);
+            return depthwise_task(isa, memory, pair.depthwise, task);
+        }
     };
     match step {
         Step::Conv(s) if s.algorithm == Algorithm::Direct => conv_task(isa, memory, s, task),

@@ -129,24 +129,24 @@ pub(super) unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, 
     }
 }
 
-/// Applies `activation` to `rows` rows of `width` floats, next to each other at `from`, and stores each where
-/// `to` says, which is asked once for each row, in order.
+/// Applies `activation` to `rows` rows of `width` floats, next to each other at `from`, and stores row `r` at
+/// `to[r]`, which may be where it was.
 ///
 /// # Safety
-/// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each `to` for
-/// writes of one.
+/// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each of the `rows`
+/// pointers at `to` for writes of one.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(super) unsafe fn activate_rows<S: Simd>(
     activation: Activation,
     from: *const f32,
     (rows, width): (usize, usize),
-    mut to: impl FnMut(usize) -> *mut f32,
+    to: *const *mut f32,
 ) {
     macro_rules! run {
         ($activation:expr) => {
             for row in 0..rows {
-                let (from, to) = (from.add(row * width), to(row));
+                let (from, to) = (from.add(row * width), *to.add(row));
                 for c in (0..width).step_by(S::LANES) {
                     S::store(to.add(c), activate::<S>($activation, S::load(from.add(c))));
                 }

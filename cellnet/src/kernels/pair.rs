@@ -6,9 +6,8 @@
 //! and its pixels lie next to each other instead of a page apart. Which steps can be paired, and that the
 //! second does not write over what the first still reads, is decided in [`crate::stage`].
 
-use super::memory::{Memory, clear_halo};
-use super::simd::Simd;
-use super::{conv, depthwise};
+use super::isa::Task;
+use super::memory::Memory;
 use crate::plan::{Conv, Depthwise, Map};
 
 /// Two steps and how many channels of the map between them make a slice.
@@ -17,6 +16,13 @@ pub(super) struct Pair<'a> {
     pub(super) conv: &'a Conv,
     pub(super) depthwise: &'a Depthwise,
     pub(super) slice: u32,
+}
+
+/// Some channels of the map between two steps, from the first to before the second of `channels`, in a map of
+/// their own.
+pub(super) struct Slice {
+    pub(super) map: Map,
+    pub(super) channels: (usize, usize),
 }
 
 /// The map between the two, of one slice only.
@@ -35,19 +41,16 @@ pub(super) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
     slice_map(pair, maps, 0).floats() as usize
 }
 
-/// Computes one slice.
+/// The slice a task computes, in its scratch.
 ///
 /// # Safety
-/// As for the direct convolution's task and for the depthwise one's; besides, `scratch` must be valid for
-/// [`scratch`] floats that no other thread touches, within `memory`'s arena.
-#[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, pair: &Pair, task: usize, scratch: *mut f32) {
+/// The scratch must lie within `memory`'s arena and be valid for [`scratch`] floats that no other thread touches.
+pub(super) unsafe fn slice(memory: &Memory, pair: &Pair, task: Task) -> Slice {
     let channels = (memory.map(pair.conv.output).channels as usize).next_multiple_of(8);
-    let lanes = pair.slice as usize;
-    let slice = (task * lanes, channels.min(task * lanes + lanes));
-    let offset = scratch.offset_from(memory.arena).unsigned_abs() as u64;
-    let map = slice_map(pair, memory.maps, offset);
-    clear_halo(memory.arena, &map);
-    conv::slice::<S>(memory, pair.conv, &map, slice);
-    depthwise::slice::<S>(memory, pair.depthwise, &map, slice);
+    let first = task.index * pair.slice as usize;
+    let offset = task.scratch.offset_from(memory.arena).unsigned_abs() as u64;
+    Slice {
+        map: slice_map(pair, memory.maps, offset),
+        channels: (first, channels.min(first + pair.slice as usize)),
+    }
 }

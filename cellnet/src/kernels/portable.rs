@@ -5,8 +5,10 @@ use std::ptr;
 
 use wide::{f32x4, i32x4};
 
+use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::simd::{Simd, Tile};
+use crate::plan::Activation;
 
 /// Whether the accumulators are better left in memory.
 const IN_MEMORY: bool = cfg!(target_family = "wasm");
@@ -110,6 +112,19 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
+        activate_run::<Self>(activation, p, len);
+    }
+    #[inline(always)]
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    ) {
+        activate_rows::<Self>(activation, from, size, to);
+    }
+    #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         if IN_MEMORY {
             return match vectors {
@@ -193,7 +208,35 @@ impl Simd for Scalar {
         if a > b { yes } else { no }
     }
     #[inline(always)]
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
+        activate_run::<Self>(activation, p, len);
+    }
+    #[inline(always)]
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    ) {
+        activate_rows::<Self>(activation, from, size, to);
+    }
+    #[inline(always)]
     unsafe fn multiply(tile: &Tile, _: usize, _: usize) {
         multiply::<Self, 1, 1>(tile);
     }
+}
+
+#[inline(never)]
+unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, len: usize) {
+    math::activate_run::<S>(activation, p, len);
+}
+
+#[inline(never)]
+unsafe fn activate_rows<S: Simd>(
+    activation: Activation,
+    from: *const f32,
+    size: (usize, usize),
+    to: *const *mut f32,
+) {
+    math::activate_rows::<S>(activation, from, size, to);
 }

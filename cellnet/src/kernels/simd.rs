@@ -5,6 +5,8 @@
 //! `target_feature` (see `entry!` in the parent module), so that everything in between is compiled
 //! for that instruction set.
 
+use crate::plan::Activation;
+
 /// A tile for the micro-kernel: rows of activations as they lie, times weight panels as they lie.
 ///
 /// Row `r` of the tile reads `a + r · a_step`, then for each of `runs` offsets `y · y_step + x ·
@@ -102,6 +104,16 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
         std::array::from_fn(|r| a.add(r * a_step))
     }
+    /// [`super::math::activate_run`], like the next two a function of its own for each back end: put in where
+    /// they are used, they would be most of the crate's code.
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize);
+    /// [`super::math::activate_rows`].
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    );
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
 }

@@ -9,7 +9,6 @@
 use std::mem::MaybeUninit;
 
 use super::conv::{add_row, part};
-use super::math::{activate_rows, activate_run};
 use super::memory::Memory;
 use super::simd::{Simd, Tile, channels};
 use crate::plan::{Activation, Algorithm, Conv, Map};
@@ -324,7 +323,7 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
     let mut activation = step.activation;
     if let Some(residual) = step.residual {
         if !step.activate_last {
-            activate_run::<S>(activation, values, all);
+            S::activate_run(activation, values, all);
             activation = Activation::None;
         }
         let residual = memory.map(residual);
@@ -334,10 +333,14 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
             }
         }
     }
+    // Outputs that stick out stay where they are.
+    let mut places: [*mut f32; 16] = std::array::from_fn(|k| values.wrapping_add(k * width));
     for i in 0..rows {
-        let from = values.add(i * F::OUT * width);
-        activate_rows::<S>(activation, from, (columns, width), |j| at(block.output, i, j));
+        for j in 0..columns {
+            places[i * F::OUT + j] = at(block.output, i, j);
+        }
     }
+    S::activate_rows(activation, values, (F::OUT * F::OUT, width), places.as_ptr());
 }
 
 /// One vector of a tile's products, transformed back with its bias to `[position][width]`.

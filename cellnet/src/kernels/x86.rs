@@ -6,8 +6,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::math;
 use super::micro::{multiply, pick_tile};
 use super::simd::{Simd, Tile};
+use crate::plan::Activation;
 
 /// 8 lanes, 16 registers.
 #[derive(Clone, Copy)]
@@ -107,6 +109,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
+        activate_run_avx2(activation, p, len);
+    }
+    #[inline(always)]
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    ) {
+        activate_rows_avx2(activation, from, size, to);
+    }
+    #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx2, tile, rows, vectors;
             1 => [1 2 3 4 5 6] 2 => [1 2 3 4 5 6]);
@@ -119,6 +134,19 @@ impl Simd for Avx512Half {
     const VECTORS: usize = 2;
     eight_lanes!();
 
+    #[inline(always)]
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
+        activate_run_avx512_half(activation, p, len);
+    }
+    #[inline(always)]
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    ) {
+        activate_rows_avx512_half(activation, from, size, to);
+    }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512_half, tile, rows, vectors;
@@ -200,6 +228,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
+        activate_run_avx512(activation, p, len);
+    }
+    #[inline(always)]
+    unsafe fn activate_rows(
+        activation: Activation,
+        from: *const f32,
+        size: (usize, usize),
+        to: *const *mut f32,
+    ) {
+        activate_rows_avx512(activation, from, size, to);
+    }
+    #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512, tile, rows, vectors;
             1 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14] 2 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
@@ -221,3 +262,35 @@ unsafe fn multiply_avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) 
 unsafe fn multiply_avx512_half<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
     multiply::<Avx512Half, ROWS, VECTORS>(tile);
 }
+
+/// The activations of a back end, once.
+macro_rules! activations {
+    ($features:literal, $back_end:ty, $run:ident, $rows:ident) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $run(activation: Activation, p: *mut f32, len: usize) {
+            math::activate_run::<$back_end>(activation, p, len);
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn $rows(
+            activation: Activation,
+            from: *const f32,
+            size: (usize, usize),
+            to: *const *mut f32,
+        ) {
+            math::activate_rows::<$back_end>(activation, from, size, to);
+        }
+    };
+}
+activations!("avx2,fma", Avx2, activate_run_avx2, activate_rows_avx2);
+activations!(
+    "avx512f,avx512vl,avx512dq,avx2,fma",
+    Avx512Half,
+    activate_run_avx512_half,
+    activate_rows_avx512_half
+);
+activations!(
+    "avx512f,avx512vl,avx512dq,avx2,fma",
+    Avx512,
+    activate_run_avx512,
+    activate_rows_avx512
+);

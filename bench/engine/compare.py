@@ -5,11 +5,13 @@
 
 CELL_BINARY is the example `cell` of the crate (`cargo build --release -p cellnet --example cell`), the
 rten binary the example `rten_serve`. Needs `numpy`, `onnx` and `onnxruntime`. Every engine runs once per
-round, in turns, so that other load on the machine meets all alike; medians decide, minima and the time on
-the processor are printed beside them. Exits with 1 where a ratio or an error is above what is promised.
+round, in turns, and with one thread all on the same core, so that other load on the machine meets all alike:
+on a shared machine one core may for minutes be a third slower than the other. Medians decide, minima and the time
+on the processor are printed beside them. Exits with 1 where a ratio or an error is above what is promised.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -148,6 +150,9 @@ def take_turns(rounds, threads, serves, session, given):
 
 def measure(args, results, named, threads, given, files):
     (model, path), (cell, photo) = named, files
+    cores = os.sched_getaffinity(0)
+    # Whoever is started from here on, ONNX Runtime's session and the others' processes, stays on them.
+    os.sched_setaffinity(0, {max(cores)} if threads == 1 else cores)
     session = runtime(path, threads)
     extra = ["--threads", str(threads)]
     serves = {"cellnet": Serve([args.cell, "serve", str(cell), str(photo), *extra]
@@ -155,6 +160,7 @@ def measure(args, results, named, threads, given, files):
     if args.rten:
         serves["rten"] = Serve([args.rten, path, str(photo), *extra])
     times, cpu = take_turns(args.rounds, threads, serves, session, {given[0]: given[1]})
+    os.sched_setaffinity(0, cores)
     for serve in serves.values():
         serve.close()
     median = {n: np.median(t) for n, t in times.items()}

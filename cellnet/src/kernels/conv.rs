@@ -8,8 +8,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::isa::Task;
-use super::memory::Memory;
+use super::memory::{Memory, Task};
 use super::simd::{Simd, Tile};
 use crate::plan::{Activation, Conv, LINE, Map};
 
@@ -402,7 +401,7 @@ unsafe fn multiply_and_finish<S: Simd>(
     let mut activation = shape.step.activation;
     if let Some(residual) = shape.residual {
         if !shape.step.activate_last {
-            S::activate_run(activation, values, at.count * width);
+            (S::ACTIVATE_RUN)(activation, values, at.count * width);
             activation = Activation::None;
         }
         let mut from = Walk::new(residual, shape.flat, at.y, at.x);
@@ -416,7 +415,7 @@ unsafe fn multiply_and_finish<S: Simd>(
     for place in &mut places[..at.count] {
         place.write(shape.memory.arena.add(to.next() + channel));
     }
-    S::activate_rows(activation, values, (at.count, width), places.as_ptr().cast());
+    (S::ACTIVATE_ROWS)(activation, values, (at.count, width), places.as_ptr().cast());
 }
 
 #[inline(always)]

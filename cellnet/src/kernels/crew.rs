@@ -7,8 +7,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::isa::{self, Isa, Task, Work};
-use super::memory::{Arena, Memory, clear_halo};
+use super::isa::{self, Isa, Work};
+use super::memory::{Arena, Memory, Task, clear_halo};
 use crate::model::Packed;
 
 /// Looks at the word before sleeping; some tens of microseconds.

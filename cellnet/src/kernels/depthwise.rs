@@ -8,9 +8,8 @@
 use std::mem::MaybeUninit;
 
 use super::conv::part;
-use super::isa::Task;
 use super::math::activate;
-use super::memory::Memory;
+use super::memory::{Memory, Task};
 use super::simd::{Simd, channels};
 use crate::plan::{Activation, Depthwise, Map};
 
@@ -186,7 +185,7 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
             for (x, place) in places[..count].iter_mut().enumerate() {
                 place.write(to.add((first + x) * stride));
             }
-            S::activate_rows(activation, waiting, (count, S::LANES), places.as_ptr().cast());
+            (S::ACTIVATE_ROWS)(activation, waiting, (count, S::LANES), places.as_ptr().cast());
         }
     }
     if block.step.means.is_some() {

@@ -1,7 +1,7 @@
 //! Which instruction sets there are, and one entry per kernel and instruction set.
 
-use super::memory::{Memory, clear_halo};
-use super::pair::{self, Pair, Slice};
+use super::memory::{Memory, Task, clear_halo};
+use super::pair::{self, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{conv, depthwise, elementwise, pool, portable, product, winograd};
@@ -116,16 +116,6 @@ pub(super) fn scratch(work: Work, maps: &[Map]) -> usize {
         Work::Step(_) => 0,
         Work::Pair(pair) => pair::scratch(&pair, maps),
     }
-}
-
-/// Which task, on which memory.
-#[derive(Clone, Copy)]
-pub(super) struct Task<'a> {
-    pub(super) index: usize,
-    pub(super) threads: usize,
-    pub(super) scratch: *mut f32,
-    /// Of two steps done together: what lies between. Then the task is all pixels of it.
-    pub(super) slice: Option<&'a Slice>,
 }
 
 /// Makes one function per instruction set around a kernel, so that profiles name them.

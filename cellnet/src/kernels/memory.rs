@@ -76,6 +76,23 @@ impl Memory<'_> {
     }
 }
 
+/// Which task, on which memory.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub(super) index: usize,
+    pub(super) threads: usize,
+    pub(super) scratch: *mut f32,
+    /// Of two steps done together: what lies between. Then the task is all pixels of it.
+    pub(super) slice: Option<&'a Slice>,
+}
+
+/// Some channels of the map between two steps, from the first to before the second of `channels`, in a map of
+/// their own.
+pub(super) struct Slice {
+    pub(super) map: Map,
+    pub(super) channels: (usize, usize),
+}
+
 /// Zeros the halo of a map.
 ///
 /// # Safety

@@ -6,8 +6,7 @@
 //! and its pixels lie next to each other instead of a page apart. Which steps can be paired, and that the
 //! second does not write over what the first still reads, is decided in [`crate::stage`].
 
-use super::isa::Task;
-use super::memory::Memory;
+use super::memory::{Memory, Slice, Task};
 use crate::plan::{Conv, Depthwise, Map};
 
 /// Two steps and how many channels of the map between them make a slice.
@@ -16,13 +15,6 @@ pub(super) struct Pair<'a> {
     pub(super) conv: &'a Conv,
     pub(super) depthwise: &'a Depthwise,
     pub(super) slice: u32,
-}
-
-/// Some channels of the map between two steps, from the first to before the second of `channels`, in a map of
-/// their own.
-pub(super) struct Slice {
-    pub(super) map: Map,
-    pub(super) channels: (usize, usize),
 }
 
 /// The map between the two, of one slice only.

@@ -7,7 +7,7 @@ use wide::{f32x4, i32x4};
 
 use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
-use super::simd::{Simd, Tile};
+use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
 use crate::plan::Activation;
 
 /// Whether the accumulators are better left in memory.
@@ -32,6 +32,8 @@ impl Simd for Portable {
         () => 3,
     };
     const VECTORS: usize = 4;
+    const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
+    const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32x4 {
@@ -112,19 +114,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
-        activate_run::<Self>(activation, p, len);
-    }
-    #[inline(always)]
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    ) {
-        activate_rows::<Self>(activation, from, size, to);
-    }
-    #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         if IN_MEMORY {
             return match vectors {
@@ -154,6 +143,8 @@ impl Simd for Scalar {
     const LANES: usize = 1;
     const ROWS: usize = 1;
     const VECTORS: usize = 1;
+    const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
+    const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32 {
@@ -206,19 +197,6 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn where_greater(a: f32, b: f32, yes: f32, no: f32) -> f32 {
         if a > b { yes } else { no }
-    }
-    #[inline(always)]
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
-        activate_run::<Self>(activation, p, len);
-    }
-    #[inline(always)]
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    ) {
-        activate_rows::<Self>(activation, from, size, to);
     }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, _: usize, _: usize) {

@@ -46,6 +46,11 @@ pub(super) struct Tile {
     pub(super) clip: Option<(f32, f32)>,
 }
 
+/// An activation, the floats it is applied to in place, and how many.
+pub(super) type ActivateRun = unsafe fn(Activation, *mut f32, usize);
+/// An activation, rows of floats, how many and how wide, and where each goes.
+pub(super) type ActivateRows = unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
+
 /// A SIMD back end.
 pub(super) trait Simd: Copy + 'static {
     /// A vector of [`Simd::LANES`] `f32`.
@@ -58,6 +63,12 @@ pub(super) trait Simd: Copy + 'static {
     const ROWS: usize;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
+
+    /// [`super::math::activate_run`], like the next a function of its own for each back end: put in where they
+    /// are used, they would be most of the crate's code.
+    const ACTIVATE_RUN: ActivateRun;
+    /// [`super::math::activate_rows`].
+    const ACTIVATE_ROWS: ActivateRows;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -104,16 +115,6 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
         std::array::from_fn(|r| a.add(r * a_step))
     }
-    /// [`super::math::activate_run`], like the next two a function of its own for each back end: put in where
-    /// they are used, they would be most of the crate's code.
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize);
-    /// [`super::math::activate_rows`].
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    );
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
 }

@@ -323,7 +323,7 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
     let mut activation = step.activation;
     if let Some(residual) = step.residual {
         if !step.activate_last {
-            S::activate_run(activation, values, all);
+            (S::ACTIVATE_RUN)(activation, values, all);
             activation = Activation::None;
         }
         let residual = memory.map(residual);
@@ -340,7 +340,7 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
             places[i * F::OUT + j] = at(block.output, i, j);
         }
     }
-    S::activate_rows(activation, values, (F::OUT * F::OUT, width), places.as_ptr());
+    (S::ACTIVATE_ROWS)(activation, values, (F::OUT * F::OUT, width), places.as_ptr());
 }
 
 /// One vector of a tile's products, transformed back with its bias to `[position][width]`.

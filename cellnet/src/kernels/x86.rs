@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::math;
 use super::micro::{multiply, pick_tile};
-use super::simd::{Simd, Tile};
+use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
 use crate::plan::Activation;
 
 /// 8 lanes, 16 registers.
@@ -94,6 +94,8 @@ impl Simd for Avx2 {
     type Half = Self;
     const ROWS: usize = 6;
     const VECTORS: usize = 2;
+    const ACTIVATE_RUN: ActivateRun = activate_run_avx2;
+    const ACTIVATE_ROWS: ActivateRows = activate_rows_avx2;
     eight_lanes!();
 
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "it reads nothing through the pointer")]
@@ -109,19 +111,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
-        activate_run_avx2(activation, p, len);
-    }
-    #[inline(always)]
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    ) {
-        activate_rows_avx2(activation, from, size, to);
-    }
-    #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx2, tile, rows, vectors;
             1 => [1 2 3 4 5 6] 2 => [1 2 3 4 5 6]);
@@ -132,21 +121,10 @@ impl Simd for Avx512Half {
     type Half = Self;
     const ROWS: usize = 14;
     const VECTORS: usize = 2;
+    const ACTIVATE_RUN: ActivateRun = activate_run_avx512_half;
+    const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512_half;
     eight_lanes!();
 
-    #[inline(always)]
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
-        activate_run_avx512_half(activation, p, len);
-    }
-    #[inline(always)]
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    ) {
-        activate_rows_avx512_half(activation, from, size, to);
-    }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512_half, tile, rows, vectors;
@@ -160,6 +138,8 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const ROWS: usize = 14;
     const VECTORS: usize = 2;
+    const ACTIVATE_RUN: ActivateRun = activate_run_avx512;
+    const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -227,19 +207,6 @@ impl Simd for Avx512 {
         _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes)
     }
 
-    #[inline(always)]
-    unsafe fn activate_run(activation: Activation, p: *mut f32, len: usize) {
-        activate_run_avx512(activation, p, len);
-    }
-    #[inline(always)]
-    unsafe fn activate_rows(
-        activation: Activation,
-        from: *const f32,
-        size: (usize, usize),
-        to: *const *mut f32,
-    ) {
-        activate_rows_avx512(activation, from, size, to);
-    }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512, tile, rows, vectors;

@@ -15,6 +15,11 @@ impl Exact {
         )
     }
 
+    /// The same, known to be made from terms as large as `size`.
+    fn beside(self, size: f64) -> Self {
+        Self { magnitude: self.magnitude.max(size), ..self }
+    }
+
     /// A value computed from its place.
     fn build(shape: Shape, f: impl Fn(usize, usize, usize) -> f64) -> Self {
         let mut values = Vec::with_capacity(shape.pixels() * shape.channels);
@@ -108,20 +113,17 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
     let value = match &layer.kind {
         Kind::Conv(conv) => return convolution(conv, input(), conv.residual.map(get), shape),
         Kind::Pool { moving, pooling } => pool(input(), moving, *pooling, shape),
-        Kind::Reduce { pooling, activation } => {
-            let from = input();
-            let channel = |c: usize| -> Vec<f64> {
-                from.values.iter().skip(c).step_by(from.shape.channels).copied().collect()
-            };
-            Exact::build(shape, |_, _, c| activate(*activation, pooled(&channel(c), *pooling, 1)))
-        }
+        Kind::Reduce { pooling, activation } => reduce(input(), *pooling, *activation, shape),
         Kind::Affine { scale, bias, activation } => Exact::build(shape, |y, x, c| {
             activate(*activation, per_channel(scale, bias, c, input().at(y, x, c)))
-        }),
+        })
+        .beside(largest(bias))
+        .beside(whole(*activation)),
         Kind::Concat { scale, bias, activation } => Exact::build(shape, |y, x, c| {
             let parts: Vec<&Exact> = layer.inputs.iter().map(|v| get(*v)).collect();
             activate(*activation, per_channel(scale, bias, c, joined(&parts, y, x, c)))
-        }),
+        })
+        .beside(largest(bias)),
         Kind::Binary { op, a, b, activation } => {
             let side = |arg: &Arg| match arg {
                 Arg::Value(v) => get(*v).clone(),
@@ -133,6 +135,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
             Exact::build(shape, |y, x, c| {
                 activate(*activation, binary(*op, a.repeated(y, x, c), b.repeated(y, x, c)))
             })
+            .beside(a.magnitude.max(b.magnitude))
         }
         Kind::Softmax => {
             let from = input();
@@ -144,12 +147,27 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));
             let width = a.shape.width;
-            Exact::build(shape, |y, x, i| {
-                (0..a.shape.channels).map(|c| a.at(i / width, i % width, c) * b.at(y, x, c)).sum()
-            })
+            let terms = |y: usize, x: usize, i: usize| {
+                (0..a.shape.channels).map(move |c| a.at(i / width, i % width, c) * b.at(y, x, c))
+            };
+            let sizes = Exact::build(shape, |y, x, i| terms(y, x, i).map(f64::abs).sum());
+            Exact::build(shape, |y, x, i| terms(y, x, i).sum()).beside(sizes.magnitude)
         }
     };
     (value, None)
+}
+
+/// What an activation's result is the difference of, where it is one.
+fn whole(activation: Activation) -> f64 {
+    match activation {
+        // One less something, so that small results keep the rounding of 1.
+        Activation::Tanh | Activation::Erf => 1.0,
+        _ => 0.0,
+    }
+}
+
+fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |m, v| f64::from(v.abs()).max(m))
 }
 
 /// Element `c` of the channels of all parts, one after the other.
@@ -181,11 +199,16 @@ fn convolution(
             activate(conv.activation, sum) + residual
         }
     });
-    let value = Exact { magnitude: value.magnitude.max(sums.magnitude), ..value };
+    // The input carries errors as large as what it was made from allows, and each weight passes them on.
+    let row = conv.weights.len() / conv.outputs;
+    let passed = conv.weights.chunks(row).map(|w| w.iter().map(|w| f64::from(w.abs())).sum());
+    let passed = passed.fold(0.0, f64::max) * input.magnitude;
+    let value = value.beside(passed).beside(residual.map_or(0.0, |r| r.magnitude));
     let channel = |c: usize| -> Vec<f64> {
         value.values.iter().skip(c).step_by(shape.channels).copied().collect()
     };
-    let means = Exact::build(Shape::vector(shape.channels), |_, _, c| mean_of(&channel(c)));
+    let means = Exact::build(Shape::vector(shape.channels), |_, _, c| mean_of(&channel(c)))
+        .beside(value.magnitude);
     (value, Some(means))
 }
 
@@ -197,6 +220,17 @@ fn pool(input: &Exact, moving: &Moving, pooling: Pooling, shape: Shape) -> Exact
         let values: Vec<f64> = pixels.map(|(y, x)| input.at(y, x, c)).collect();
         pooled(&values, pooling, ky * kx)
     })
+    .beside(input.magnitude)
+}
+
+/// One number for each channel, of all its pixels.
+fn reduce(input: &Exact, pooling: Pooling, activation: Activation, shape: Shape) -> Exact {
+    let channel = |c: usize| -> Vec<f64> {
+        input.values.iter().skip(c).step_by(input.shape.channels).copied().collect()
+    };
+    let terms = if pooling == Pooling::Sum { input.shape.pixels() } else { 1 };
+    Exact::build(shape, |_, _, c| activate(activation, pooled(&channel(c), pooling, 1)))
+        .beside(input.magnitude * terms as f64)
 }
 
 fn binary(op: BinaryOp, a: f64, b: f64) -> f64 {

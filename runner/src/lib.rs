@@ -21,6 +21,7 @@ pub mod memory;
 pub mod metrics;
 mod mounts;
 pub mod nn;
+mod own_thread;
 pub mod problem;
 mod request_id;
 pub mod routes;

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use skincell_runner::admission::LIGHT_SLOTS;
 use skincell_tests::client::{self, Request, get};
 use skincell_tests::{App, Runner, colours, photos};
 
@@ -121,6 +124,53 @@ fn slots_come_back_after_the_deadline() {
         }
     });
     assert_eq!(good().send(&runner).status, 200);
+}
+
+/// Says that the runner itself is well, `times` times, each at once.
+fn answers_for_itself(runner: &Runner, times: u32) {
+    for _ in 0..times {
+        let start = Instant::now();
+        assert_eq!(get(runner, "/healthz").status, 200);
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Requests without a body begin on the threads that read requests, and may not stay there.
+#[test]
+fn a_guest_that_computes_holds_up_nobody() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--request-timeout", "2s"]);
+    std::thread::scope(|scope| {
+        for _ in 0..LIGHT_SLOTS {
+            scope.spawn(|| assert_eq!(get(&runner, "/guest/loop").status, 504));
+        }
+        answers_for_itself(&runner, 40);
+    });
+}
+
+/// Nor may one whose output nobody reads.
+#[test]
+fn a_guest_that_prints_into_a_full_pipe_holds_up_nobody() {
+    let app = App::with_colours();
+    let folder = app.path().join("output");
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("guest_stdout.txt");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut pipe = File::options().read(true).write(true).open(&path).unwrap();
+    let flags = ["--log-dir", folder.to_str().unwrap(), "--request-timeout", "2s"];
+    let runner = Runner::start(&app, &flags);
+    assert_eq!(get(&runner, "/guest/print?hello").body, b"printed");
+    // As much as a pipe holds.
+    pipe.write_all(&[b'.'; (64 << 10) - "hello\n".len()]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..LIGHT_SLOTS {
+            scope.spawn(|| assert_eq!(get(&runner, "/guest/print?again").status, 504));
+        }
+        answers_for_itself(&runner, 40);
+    });
+    pipe.read_exact(&mut [0; 64 << 10]).unwrap();
+    assert_eq!(get(&runner, "/guest/print?read").body, b"printed");
 }
 
 /// An answer that breaks off is seen to break off: never a whole one with less in it.

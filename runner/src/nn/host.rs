@@ -1,5 +1,5 @@
 //! `wasi:nn` as a guest sees it: handles in its own table, every call bounded, errors of the standard's
-//! own kinds.
+//! own kinds. What may take long is done on a thread of the guest's own.
 //!
 //! Written against the standard's WIT and not taken from wasmtime-wasi-nn, which has no bound on the
 //! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
@@ -8,6 +8,7 @@
 use super::engine::{LoadedModel, RunError};
 use super::model::{Loaded, Model};
 use super::registry::{Grants, GuestModels};
+use crate::own_thread::OwnThread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -19,7 +20,12 @@ mod generated {
     wasmtime::component::bindgen!({
         path: "../wit/wasi-nn.wit",
         world: "ml",
-        imports: { default: trappable },
+        imports: {
+            "wasi:nn/graph.load": async | trappable,
+            "wasi:nn/graph.[method]graph.init-execution-context": async | trappable,
+            "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
+            default: trappable,
+        },
         with: {
             "wasi:nn/tensor.tensor": wasmtime_wasi_nn::Tensor,
             "wasi:nn/graph.graph": super::GraphHandle,
@@ -109,6 +115,7 @@ impl Patience {
 pub(crate) struct NnState {
     grants: Grants,
     patience: Arc<Patience>,
+    own_thread: OwnThread,
     computes: u32,
     contexts: u32,
     model_bytes: u64,
@@ -118,9 +125,23 @@ pub(crate) struct NnState {
 
 impl NnState {
     /// For one request, which may make the host hold `max_tensor_bytes` of tensors.
-    pub(crate) fn new(grants: Grants, patience: Arc<Patience>, max_tensor_bytes: u64) -> Self {
+    pub(crate) fn new(
+        grants: Grants,
+        patience: Arc<Patience>,
+        own_thread: OwnThread,
+        max_tensor_bytes: u64,
+    ) -> Self {
         let (computes, contexts, model_bytes, tensor_bytes) = (0, 0, 0, 0);
-        Self { grants, patience, computes, contexts, model_bytes, tensor_bytes, max_tensor_bytes }
+        Self {
+            grants,
+            patience,
+            own_thread,
+            computes,
+            contexts,
+            model_bytes,
+            tensor_bytes,
+            max_tensor_bytes,
+        }
     }
 }
 
@@ -140,7 +161,7 @@ impl HasData for HasNn {
 ///
 /// # Errors
 /// When the linker has it already.
-pub(crate) fn add_to_linker<T: 'static>(
+pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> NnView<'_>,
 ) -> wasmtime::Result<()> {
@@ -187,7 +208,7 @@ fn size(tensor: &Tensor) -> u64 {
 impl graph::Host for NnView<'_> {
     /// Models come by name: bytes of a guest are private memory. Who wants them all the same says how
     /// many there may be.
-    fn load(
+    async fn load(
         &mut self,
         builders: Vec<graph::GraphBuilder>,
         encoding: graph::GraphEncoding,
@@ -210,6 +231,7 @@ impl graph::Host for NnView<'_> {
             let words = format!("the models of a request may have {limit} bytes");
             return self.fail(ErrorCode::TooLarge, words);
         }
+        self.state.own_thread.here().await;
         match engine.load_onnx(bytes) {
             Ok(model) => Ok(Ok(self.table.push(GraphHandle::Own(model.into()))?)),
             Err(words) => self.fail(ErrorCode::InvalidArgument, words),
@@ -230,7 +252,7 @@ impl graph::Host for NnView<'_> {
 impl graph::HostGraph for NnView<'_> {
     /// Loads the model, if nobody has. The reason of a failure goes to the log: a guest has no business
     /// with our paths.
-    fn init_execution_context(
+    async fn init_execution_context(
         &mut self,
         graph: Resource<GraphHandle>,
     ) -> Answer<Resource<ContextHandle>> {
@@ -250,6 +272,7 @@ impl graph::HostGraph for NnView<'_> {
             Ok(model) => model,
             Err(own) => return Ok(Ok(self.table.push(own)?)),
         };
+        self.state.own_thread.here().await;
         match model.lease() {
             Ok(loaded) => Ok(Ok(self.table.push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
@@ -266,7 +289,7 @@ impl graph::HostGraph for NnView<'_> {
 }
 
 impl inference::HostGraphExecutionContext for NnView<'_> {
-    fn compute(
+    async fn compute(
         &mut self,
         context: Resource<ContextHandle>,
         inputs: Vec<inference::NamedTensor>,
@@ -283,6 +306,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
+        self.state.own_thread.here().await;
         match self.table.get(&context)?.clone().run(named) {
             Ok(outputs) => {
                 let outputs = outputs.into_iter();

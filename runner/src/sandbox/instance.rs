@@ -1,15 +1,17 @@
 //! One request, one instance: a fresh store and linear memory, dropped when the answer is sent.
 //!
-//! Each runs on a thread of its own (the runtime's blocking pool), so that neither guest code nor an
-//! inference ever holds up the accept loop. What the HTTP server does with the outcome is not decided
-//! here.
+//! What is more than a moment's work runs on a thread of its own (the runtime's blocking pool), so that
+//! neither guest code nor an inference ever holds up the accept loop. What the HTTP server does with the
+//! outcome is not decided here.
 
 use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MemoryLimiter};
+use super::output::{Printing, Stream};
 use super::{Compiled, Output, Sandbox, variables};
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
 use crate::nn::{self, Grants, NnState, NnView, Patience};
+use crate::own_thread::OwnThread;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, header};
@@ -140,28 +142,28 @@ impl Instances {
         let (client, client_gone) = oneshot::channel();
         let patience = Arc::new(Patience::until(deadline));
         let leaves = Leave(Arc::clone(&patience));
-        let mut store = self.store(deadline, patience).map_err(trap)?;
+        let own_thread = OwnThread::default();
+        if !request.body().is_end_stream() {
+            // What is sent will have to be worked on.
+            own_thread.ask();
+        }
+        let mut store = self.store(deadline, patience, own_thread.clone()).map_err(trap)?;
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(trap)?;
         let outparam = http.new_response_outparam(send_head).map_err(trap)?;
-        let (pre, runtime) = (self.pre.clone(), tokio::runtime::Handle::current());
+        let pre = self.pre.clone();
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
         let metrics = Arc::clone(&self.metrics);
         metrics.instances_created.inc();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = own_thread.spawn(async move {
             let start = Instant::now();
-            let outcome = runtime.block_on(async {
-                let call = async {
-                    let proxy = pre.instantiate_async(&mut store).await?;
-                    proxy
-                        .wasi_http_incoming_handler()
-                        .call_handle(&mut store, request, outparam)
-                        .await
-                };
-                run_until(call, client_gone, deadline).await
-            });
+            let call = async {
+                let proxy = pre.instantiate_async(&mut store).await?;
+                proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
+            };
+            let outcome = run_until(call, client_gone, deadline).await;
             let used = (store.data().memory.used(), store.data().memory.refused);
             // Said before the store goes and the reply's body ends with it: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
@@ -187,12 +189,19 @@ impl Instances {
         }
     }
 
-    fn store(&self, deadline: Instant, patience: Arc<Patience>) -> anyhow::Result<Store<State>> {
+    fn store(
+        &self,
+        deadline: Instant,
+        patience: Arc<Patience>,
+        own_thread: OwnThread,
+    ) -> anyhow::Result<Store<State>> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.environment);
-        wasi.stdout(self.output.stdout.clone()).stderr(self.output.stderr.clone());
-        // We are on a thread of our own already, so blocking it is right.
+        let printing = |to: &Stream| Printing { to: to.clone(), own_thread: own_thread.clone() };
+        wasi.stdout(printing(&self.output.stdout)).stderr(printing(&self.output.stderr));
+        // Files are read where the guest is: a piece of a file costs less than another thread's wake-up,
+        // and whoever reads many is on a thread of its own by the next tick.
         wasi.allow_blocking_current_thread(true);
         if let Some(files) = &self.files {
             wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
@@ -205,7 +214,12 @@ impl Instances {
             wasi: wasi.build(),
             http,
             hooks: NoOutbound,
-            nn: NnState::new(self.grants.clone(), patience, limits.max_host_memory as u64),
+            nn: NnState::new(
+                self.grants.clone(),
+                patience,
+                own_thread.clone(),
+                limits.max_host_memory as u64,
+            ),
             table,
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
@@ -217,7 +231,8 @@ impl Instances {
             if Instant::now() >= deadline {
                 return Ok(UpdateDeadline::Interrupt);
             }
-            // Yielding lets `run_until` see that the client has left.
+            // Yielding lets `run_until` see that the client has left, and takes the guest elsewhere.
+            own_thread.ask();
             Ok(UpdateDeadline::Yield(1))
         });
         Ok(store)

@@ -3,15 +3,17 @@
 //! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. What a component writes is its own affair;
 //! the files are only ever appended to, or emptied at the start if asked.
 
+use crate::own_thread::OwnThread;
 use anyhow::Context as _;
+use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
+use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// What the command line says about the output of components.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,9 @@ pub struct OutputSettings {
     /// Empty those files first.
     pub truncate: bool,
 }
+
+/// Most bytes a component may write at once.
+const WRITE: usize = 64 << 10;
 
 /// The two streams of one component.
 #[derive(Debug, Clone)]
@@ -77,39 +82,59 @@ impl Output {
     }
 }
 
-impl IsTerminal for Stream {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Stream {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-}
-
-// Each instance has a thread of its own, so writing straight away holds up nobody else.
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+impl Stream {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let shown = match self.show {
             Some(Shown::Stdout) => io::stdout().write_all(bytes),
             Some(Shown::Stderr) => io::stderr().write_all(bytes),
             None => Ok(()),
         };
         let kept = self.file.as_ref().map_or(Ok(()), |file| file.as_ref().write_all(bytes));
-        Poll::Ready(shown.and(kept).map(|()| bytes.len()))
+        shown.and(kept)
+    }
+}
+
+/// A stream as one instance writes to it: straight away, on a thread that may wait for whoever reads.
+#[derive(Debug, Clone)]
+pub(super) struct Printing {
+    pub(super) to: Stream,
+    pub(super) own_thread: OwnThread,
+}
+
+impl IsTerminal for Printing {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Printing {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// WASI 0.3's way to write, which is not offered here.
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(tokio::io::sink())
+    }
+}
+
+#[async_trait]
+impl Pollable for Printing {
+    async fn ready(&mut self) {
+        self.own_thread.here().await;
+    }
+}
+
+impl OutputStream for Printing {
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(if self.own_thread.asked() { WRITE } else { 0 })
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.to.write(&bytes).map_err(|error| StreamError::LastOperationFailed(error.into()))
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
     }
 }

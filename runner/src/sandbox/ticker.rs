@@ -14,8 +14,15 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 pub(super) struct Ticker(Arc<Shared>);
 
 struct Shared {
-    running: Mutex<usize>,
+    clock: Mutex<Clock>,
     wake: Condvar,
+}
+
+#[derive(Default)]
+struct Clock {
+    running: usize,
+    /// Whether the thread waits to be woken: only then is it, for that is a system call.
+    idle: bool,
 }
 
 /// While this lives, the epoch advances.
@@ -23,7 +30,7 @@ pub(super) struct Running(Arc<Shared>);
 
 impl Ticker {
     pub(super) fn start(engine: Engine) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared { running: Mutex::new(0), wake: Condvar::new() });
+        let shared = Arc::new(Shared { clock: Mutex::default(), wake: Condvar::new() });
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
             .name("skincell-ticker".to_owned())
@@ -34,22 +41,26 @@ impl Ticker {
     }
 
     pub(super) fn running(&self) -> Running {
-        *self.0.lock() += 1;
-        self.0.wake.notify_one();
+        let mut clock = self.0.lock();
+        clock.running += 1;
+        if clock.idle {
+            self.0.wake.notify_one();
+        }
+        drop(clock);
         Running(Arc::clone(&self.0))
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, usize> {
+    fn lock(&self) -> MutexGuard<'_, Clock> {
         // A count cannot be left half-written, so a panic elsewhere does not spoil it.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        self.0.lock().running -= 1;
     }
 }
 
@@ -57,10 +68,11 @@ fn tick(engine: &Engine, shared: &Weak<Shared>) {
     /// How long an idle clock sleeps before it looks whether its sandbox is still there.
     const IDLE: Duration = Duration::from_secs(3600);
     while let Some(shared) = shared.upgrade() {
-        let idle = |running: &mut usize| *running == 0;
-        let guard = shared.lock();
-        let waited = shared.wake.wait_timeout_while(guard, IDLE, idle);
-        drop(waited);
+        let idle = |clock: &mut Clock| {
+            clock.idle = clock.running == 0;
+            clock.idle
+        };
+        drop(shared.wake.wait_timeout_while(shared.lock(), IDLE, idle));
         drop(shared);
         std::thread::sleep(TICK);
         engine.increment_epoch();

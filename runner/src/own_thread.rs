@@ -1,0 +1,136 @@
+//! Where a guest runs: where its request was read, until it turns out to be work; then on a thread of its
+//! own. An answer that takes microseconds is not worth waking a thread for, and nothing longer may hold up
+//! those that read requests.
+//!
+//! Who takes long says so before it does, and is moved where it next waits. What takes long is not known
+//! here.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// One guest's word that it needs a thread of its own, or has one already.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnThread(Arc<AtomicBool>);
+
+impl OwnThread {
+    /// From its next wait on the guest goes on by itself.
+    pub(crate) fn ask(&self) {
+        // A hint to the thread that polls the guest, which is the one that sets it.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has been asked for.
+    pub(crate) fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the caller may block as long as it likes.
+    pub(crate) async fn here(&self) {
+        if self.asked() {
+            return;
+        }
+        self.ask();
+        let mut waited = false;
+        poll_fn(|context| {
+            if waited {
+                return Poll::Ready(());
+            }
+            waited = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Begins `work`, here or on its own thread, and goes on with it there once it asks.
+    pub(crate) fn spawn<T: Send + 'static>(
+        self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let runtime = Handle::current();
+        let mut work = Box::pin(work);
+        if self.asked() {
+            return spawn_blocking(move || runtime.block_on(work));
+        }
+        tokio::spawn(async move {
+            let begun = poll_fn(|context| match work.as_mut().poll(context) {
+                Poll::Ready(value) => Poll::Ready(Some(value)),
+                Poll::Pending if self.asked() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Some(value) = begun.await {
+                return value;
+            }
+            match spawn_blocking(move || runtime.block_on(work)).await {
+                Ok(value) => value,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime closes: it takes no more work, and nobody waits for this one.
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::{ThreadId, current, sleep};
+    use std::time::Duration;
+
+    async fn stages(own: OwnThread) -> [ThreadId; 3] {
+        let first = current().id();
+        tokio::task::yield_now().await;
+        let second = current().id();
+        own.here().await;
+        [first, second, current().id()]
+    }
+
+    #[tokio::test]
+    async fn what_asks_is_moved_and_what_does_not_stays() {
+        let here = current().id();
+        let own = OwnThread::default();
+        let [first, second, third] = own.clone().spawn(stages(own)).await.unwrap();
+        assert_eq!([first, second], [here, here]);
+        assert_ne!(third, here);
+    }
+
+    #[tokio::test]
+    async fn what_has_asked_before_begins_on_its_own() {
+        let own = OwnThread::default();
+        own.ask();
+        let [first, second, third] = own.clone().spawn(stages(own)).await.unwrap();
+        assert_ne!(first, current().id());
+        assert_eq!([first, first], [second, third]);
+    }
+
+    /// One thread reads requests here; it goes on while a guest blocks.
+    #[tokio::test]
+    async fn a_guest_that_blocks_holds_nobody_up() {
+        let own = OwnThread::default();
+        let (send, receive) = std::sync::mpsc::channel();
+        let asks = own.clone();
+        let guest = own.spawn(async move {
+            asks.here().await;
+            receive.recv_timeout(Duration::from_secs(30)).is_ok()
+        });
+        tokio::task::spawn(async move { send.send(()) }).await.unwrap().unwrap();
+        assert!(guest.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_panic_after_the_move_is_told_as_one_before_it() {
+        let own = OwnThread::default();
+        let asks = own.clone();
+        let guest = own.spawn(async move {
+            asks.here().await;
+            sleep(Duration::from_millis(1));
+            panic!("a test's");
+        });
+        let error: Result<(), _> = guest.await;
+        assert!(error.unwrap_err().is_panic());
+    }
+}

@@ -171,8 +171,8 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime for the service: two threads for sockets, and one per request at work, of which there are
-/// never more than have slots.
+/// A runtime for the service: two threads for sockets, where guests begin, and one for each that turns out
+/// to be work, of which there are never more than have slots.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -48,7 +48,8 @@ fn serve(folder: &Path) -> Service {
 async fn ask(service: &Service, path: &str, body: &Bytes) -> Bytes {
     let method = if body.is_empty() { "GET" } else { "POST" };
     let request = Request::builder().method(method).uri(path);
-    let request = request.header("content-type", "image/jpeg").body(Full::new(body.clone()));
+    let request = request.header("host", "bench").header("content-type", "image/jpeg");
+    let request = request.body(Full::new(body.clone()));
     let answer = service.handle(request.expect("a request"), None).await;
     assert_eq!(answer.status(), 200, "{path}");
     answer.into_body().collect().await.expect("an answer to its end").to_bytes()

@@ -6,6 +6,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use skincell_modelkit::pack::is_packed;
+use skincell_runner::admission::LIGHT_SLOTS;
 use skincell_runner::app::{self, Additions, App, Values};
 use skincell_runner::build;
 use skincell_runner::memory::MemoryLimit;
@@ -171,11 +172,11 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime for the service: two threads for sockets, where guests begin, and one for each that turns out
-/// to be work, of which there are never more than have slots.
+/// A runtime for the service: threads for sockets, where guests without a body begin, one more than there may be
+/// of those; and one for each guest that turns out to be work, of which there are never more than have slots.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(LIGHT_SLOTS + 1)
         .enable_all()
         .build()
         .context("cannot start the runtime")

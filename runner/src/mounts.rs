@@ -121,6 +121,9 @@ fn stage_tree(
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     // The link target must be the file itself: a link to a symbolic link would point nowhere.
     let source = source.canonicalize()?;
+    if !source.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
     match std::fs::hard_link(&source, target) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(_) => std::fs::copy(&source, target).map(drop),
@@ -173,6 +176,18 @@ mod tests {
         let there = |name: &str| stage.path().join(name).exists();
         assert!(there("models/skin/card.json") && there("data/model.onnx"));
         assert!(!there("models/skin/model.onnx") && !there("models/old/card.json"));
+    }
+
+    /// To open one waits for whoever writes it, in the middle of a request.
+    #[test]
+    #[cfg(unix)]
+    fn a_pipe_is_not_staged() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+        assert!(made.unwrap().success());
+        let files = vec![Files::Pattern("*".into())];
+        let error = stage(&component(files, &[]), folder.path()).unwrap_err();
+        assert!(format!("{error:#}").contains("pipe for the component: it is no regular file"));
     }
 
     #[test]

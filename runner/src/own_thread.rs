@@ -6,40 +6,47 @@
 //! here.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// One guest's word that it needs a thread of its own, or has one already.
+/// Where one guest is, and whether it wants to be elsewhere.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct OwnThread(Arc<AtomicBool>);
+pub(crate) struct OwnThread(Arc<Place>);
+
+/// Set and read by whoever polls the guest; moving it orders the rest.
+#[derive(Debug, Default)]
+struct Place {
+    asked: AtomicBool,
+    moved: AtomicBool,
+}
 
 impl OwnThread {
-    /// From its next wait on the guest goes on by itself.
+    /// At its next wait the guest is moved.
     pub(crate) fn ask(&self) {
-        // A hint to the thread that polls the guest, which is the one that sets it.
-        self.0.store(true, Ordering::Relaxed);
+        self.0.asked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has been asked for.
-    pub(crate) fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed)
     }
 
-    /// Returns when the caller may block as long as it likes.
-    pub(crate) async fn here(&self) {
-        if self.asked() {
-            return;
-        }
-        self.ask();
-        let mut waited = false;
+    /// Whether the guest has been moved: from then on it keeps nobody waiting.
+    pub(crate) fn may_block(&self) -> bool {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the caller may block as long as it likes; only for work that [`spawn`](Self::spawn) runs.
+    pub(crate) async fn arrive(&self) {
         poll_fn(|context| {
-            if waited {
+            if self.may_block() {
                 return Poll::Ready(());
             }
-            waited = true;
+            // Asked for anew each time: a wait that was given up has moved nobody.
+            self.ask();
             context.waker().wake_by_ref();
             Poll::Pending
         })
@@ -51,10 +58,9 @@ impl OwnThread {
         self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let runtime = Handle::current();
         let mut work = Box::pin(work);
         if self.asked() {
-            return spawn_blocking(move || runtime.block_on(work));
+            return self.go_on(work);
         }
         tokio::spawn(async move {
             let begun = poll_fn(|context| match work.as_mut().poll(context) {
@@ -65,12 +71,23 @@ impl OwnThread {
             if let Some(value) = begun.await {
                 return value;
             }
-            match spawn_blocking(move || runtime.block_on(work)).await {
+            match self.go_on(work).await {
                 Ok(value) => value,
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // The runtime closes: it takes no more work, and nobody waits for this one.
                 Err(_) => std::future::pending().await,
             }
+        })
+    }
+
+    fn go_on<T: Send + 'static>(
+        self,
+        work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
+    ) -> JoinHandle<T> {
+        let runtime = Handle::current();
+        spawn_blocking(move || {
+            self.0.moved.store(true, Ordering::Relaxed);
+            runtime.block_on(work)
         })
     }
 }
@@ -85,7 +102,7 @@ mod tests {
         let first = current().id();
         tokio::task::yield_now().await;
         let second = current().id();
-        own.here().await;
+        own.arrive().await;
         [first, second, current().id()]
     }
 
@@ -96,6 +113,23 @@ mod tests {
         let [first, second, third] = own.clone().spawn(stages(own)).await.unwrap();
         assert_eq!([first, second], [here, here]);
         assert_ne!(third, here);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_moves_nobody() {
+        let own = OwnThread::default();
+        let asks = own.clone();
+        let (polled, place) = own
+            .spawn(async move {
+                let mut wait = Box::pin(asks.arrive());
+                let polled = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await;
+                drop(wait);
+                (polled.is_pending() && !asks.may_block(), current().id())
+            })
+            .await
+            .unwrap();
+        assert!(polled);
+        assert_eq!(place, current().id());
     }
 
     #[tokio::test]
@@ -114,7 +148,7 @@ mod tests {
         let (send, receive) = std::sync::mpsc::channel();
         let asks = own.clone();
         let guest = own.spawn(async move {
-            asks.here().await;
+            asks.arrive().await;
             receive.recv_timeout(Duration::from_secs(30)).is_ok()
         });
         tokio::task::spawn(async move { send.send(()) }).await.unwrap().unwrap();
@@ -126,7 +160,7 @@ mod tests {
         let own = OwnThread::default();
         let asks = own.clone();
         let guest = own.spawn(async move {
-            asks.here().await;
+            asks.arrive().await;
             sleep(Duration::from_millis(1));
             panic!("a test's");
         });

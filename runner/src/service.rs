@@ -231,7 +231,7 @@ impl Service {
         let slot = self.timed("wait", self.admission.enter(need, weight)).await;
         let reply = component
             .instances
-            .respond(Request::from_parts(head, upload), slot.map_err(Problem::Busy)?)
+            .respond(Request::from_parts(head, upload), weight, slot.map_err(Problem::Busy)?)
             .await
             .map_err(Problem::Failed)?;
         let hold = self.ledger.hold_answer(ReplyBody::BYTES);

@@ -163,14 +163,17 @@ fn a_guest_that_prints_into_a_full_pipe_holds_up_nobody() {
     assert_eq!(get(&runner, "/guest/print?hello").body, b"printed");
     // As much as a pipe holds.
     pipe.write_all(&[b'.'; (64 << 10) - "hello\n".len()]).unwrap();
+    assert_eq!(get(&runner, "/guest/print-at-once").status, 500, "never asked whether it may");
     std::thread::scope(|scope| {
-        for _ in 0..LIGHT_SLOTS {
-            scope.spawn(|| assert_eq!(get(&runner, "/guest/print?again").status, 504));
+        for path in ["print?again", "print-when-ready"] {
+            let runner = &runner;
+            scope.spawn(move || assert_eq!(get(runner, &format!("/guest/{path}")).status, 504));
         }
         answers_for_itself(&runner, 40);
     });
     pipe.read_exact(&mut [0; 64 << 10]).unwrap();
     assert_eq!(get(&runner, "/guest/print?read").body, b"printed");
+    assert_eq!(get(&runner, "/guest/print-when-ready").body, b"written");
 }
 
 /// An answer that breaks off is seen to break off: never a whole one with less in it.

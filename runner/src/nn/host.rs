@@ -231,7 +231,10 @@ impl graph::Host for NnView<'_> {
             let words = format!("the models of a request may have {limit} bytes");
             return self.fail(ErrorCode::TooLarge, words);
         }
-        self.state.own_thread.here().await;
+        self.state.own_thread.arrive().await;
+        if let Some(why) = self.state.patience.over() {
+            return self.fail(ErrorCode::Timeout, why);
+        }
         match engine.load_onnx(bytes) {
             Ok(model) => Ok(Ok(self.table.push(GraphHandle::Own(model.into()))?)),
             Err(words) => self.fail(ErrorCode::InvalidArgument, words),
@@ -265,6 +268,7 @@ impl graph::HostGraph for NnView<'_> {
             let words = format!("at most {MAX_CONTEXTS} execution contexts a request");
             return self.fail(ErrorCode::TooLarge, words);
         }
+        self.state.own_thread.arrive().await;
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
@@ -272,7 +276,6 @@ impl graph::HostGraph for NnView<'_> {
             Ok(model) => model,
             Err(own) => return Ok(Ok(self.table.push(own)?)),
         };
-        self.state.own_thread.here().await;
         match model.lease() {
             Ok(loaded) => Ok(Ok(self.table.push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
@@ -303,10 +306,10 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             let words = format!("at most {MAX_COMPUTES} runs a request");
             return self.fail(ErrorCode::TooLarge, words);
         }
+        self.state.own_thread.arrive().await;
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        self.state.own_thread.here().await;
         match self.table.get(&context)?.clone().run(named) {
             Ok(outputs) => {
                 let outputs = outputs.into_iter();

@@ -4,9 +4,10 @@
 //! neither guest code nor an inference ever holds up the accept loop. What the HTTP server does with the
 //! outcome is not decided here.
 
-use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MemoryLimiter};
+use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MAX_RANDOM_BYTES, MemoryLimiter};
 use super::output::{Printing, Stream};
 use super::{Compiled, Output, Sandbox, variables};
+use crate::admission::Weight;
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
@@ -121,7 +122,8 @@ impl Instances {
         Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants, metrics, output })
     }
 
-    /// Lets a fresh instance answer `request`. `slot` is given back when the instance is gone.
+    /// Lets a fresh instance answer `request`; one of full weight has a thread of its own from the start.
+    /// `slot` is given back when the instance is gone.
     ///
     /// Dropping the future, or the reply's body before its end, stops the instance.
     ///
@@ -130,6 +132,7 @@ impl Instances {
     pub async fn respond<B>(
         &self,
         request: Request<B>,
+        weight: Weight,
         slot: impl Send + 'static,
     ) -> Result<Reply, Failure>
     where
@@ -143,7 +146,7 @@ impl Instances {
         let patience = Arc::new(Patience::until(deadline));
         let leaves = Leave(Arc::clone(&patience));
         let own_thread = OwnThread::default();
-        if !request.body().is_end_stream() {
+        if weight == Weight::Full {
             // What is sent will have to be worked on.
             own_thread.ask();
         }
@@ -200,9 +203,10 @@ impl Instances {
         wasi.envs(&self.environment);
         let printing = |to: &Stream| Printing { to: to.clone(), own_thread: own_thread.clone() };
         wasi.stdout(printing(&self.output.stdout)).stderr(printing(&self.output.stderr));
-        // Files are read where the guest is: a piece of a file costs less than another thread's wake-up,
-        // and whoever reads many is on a thread of its own by the next tick.
+        // Files are read where the guest is: a piece of a file costs less than another thread's wake-up. One
+        // thread of the runtime has no guests, should a disk stall.
         wasi.allow_blocking_current_thread(true);
+        wasi.max_random_size(MAX_RANDOM_BYTES);
         if let Some(files) = &self.files {
             wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
         }

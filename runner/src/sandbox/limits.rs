@@ -24,6 +24,8 @@ pub struct Limits {
 
 /// Host-side handles (tensors, graphs, streams) one instance may hold.
 pub(super) const MAX_HANDLES: usize = 1_000;
+/// Random bytes an instance may ask for at once.
+pub(super) const MAX_RANDOM_BYTES: u64 = 1 << 20;
 /// Bytes of header fields an instance may build.
 pub(super) const MAX_FIELD_BYTES: usize = 64 << 10;
 

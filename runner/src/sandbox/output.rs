@@ -121,16 +121,22 @@ impl StdoutStream for Printing {
 #[async_trait]
 impl Pollable for Printing {
     async fn ready(&mut self) {
-        self.own_thread.here().await;
+        self.own_thread.arrive().await;
     }
 }
 
 impl OutputStream for Printing {
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.own_thread.asked() { WRITE } else { 0 })
+        Ok(if self.own_thread.may_block() { WRITE } else { 0 })
     }
 
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > self.check_write()? {
+            return Err(StreamError::trap("more was written than check-write allowed"));
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.to.write(&bytes).map_err(|error| StreamError::LastOperationFailed(error.into()))
     }
 

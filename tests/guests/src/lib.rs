@@ -12,6 +12,7 @@
 
 mod conformance;
 mod nn;
+mod printing;
 mod scan;
 mod script;
 
@@ -34,6 +35,8 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "environment" => answer(&std::env::var(query).unwrap_or_default(), out).await,
         "file" => answer(&std::fs::read_to_string(query).unwrap_or_default(), out).await,
         "print" => answer(print(query), out).await,
+        "print-at-once" => answer(printing::at_once(), out).await,
+        "print-when-ready" => answer(printing::when_ready(), out).await,
         "headers" => answer(&spin_headers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
         "scan" => answer(&scan::look_and_leave(query), out).await,

@@ -19,7 +19,8 @@ use crate::backward::{Refusal, Shapes, between, walk};
 use crate::engine::{EngineError, Probe};
 use crate::fold::Shifts;
 use crate::graph::{Graph, input, int_attribute, ints_attribute, label, op, output};
-use crate::tail::{Scores, Tail};
+use crate::scores::Scores;
+use crate::tail::Tail;
 use crate::tensor::Tensor;
 
 /// What the Grad-CAM output is to be.
@@ -59,7 +60,7 @@ pub(crate) fn add(
         (Target::Conv, Some(conv)) => output(conv).to_owned(),
         _ => tail.pooled.clone(),
     };
-    let shapes = shapes(graph, probe, &target, &scores.logits)?;
+    let shapes = shapes(graph, probe, &target, scores.differentiated())?;
     let nodes = graph.nodes.len();
     let result = build(graph, shapes, scores, tail, shifts, wanted, &target);
     if result.is_err() {
@@ -96,13 +97,13 @@ fn build(
 ) -> Result<Added, Refusal> {
     let conv = graph.nodes.get(tail.conv).cloned().unwrap_or_default();
     let refuse = |why: String| Refusal { node: label(&conv), why };
-    let classes = shapes.get(&scores.logits).map_or(0, |s| s.iter().product());
+    let classes = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
     // Before the walk, whose own nodes would look like readers of the convolution.
     let (bias, note) = match wanted.target {
         Target::Conv => bias_of(graph, tail, shifts, wanted.own_bias),
         Target::Activation => (None, None),
     };
-    let adjoint = walk(graph, shapes, target, &scores.logits)?;
+    let adjoint = walk(graph, shapes, target, scores.differentiated())?;
     let shape = shapes.get(target).cloned().unwrap_or_default();
     let map = Map::new(&shape, adjoint.axis)
         .ok_or_else(|| refuse(format!("its map has shape {shape:?}, not that of an image")))?;

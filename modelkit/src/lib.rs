@@ -28,6 +28,7 @@ pub mod photos;
 mod prepare;
 pub mod quantize;
 mod read;
+mod scores;
 pub mod served;
 mod slope;
 mod tail;

@@ -20,7 +20,8 @@ use crate::fold;
 use crate::graph::Graph;
 use crate::interface::{self, InterfaceError, Photo};
 use crate::read::{ReadError, read};
-use crate::tail::{self, Scores};
+use crate::scores::{self, Scores};
+use crate::tail;
 use crate::write::{Draft, WriteError};
 
 /// Name of the card's file in a model's folder.
@@ -184,7 +185,7 @@ pub fn prepare(
     progress(Step::Probe);
     let shape = interface::shape_of(&input);
     let mut probe = Probe::new(&graph, &shape)?;
-    let mut scores = tail::scores(&graph, &chosen);
+    let mut scores = scores::scores(&graph, &chosen);
     check_scores(&mut probe, &scores, options)?;
     if let (Form::Logits, Some(activation)) = (scores.form, options.activation) {
         scores.activation = activation;
@@ -226,7 +227,7 @@ fn check_scores(
     scores: &Scores,
     options: &PrepareOptions,
 ) -> Result<(), PrepareError> {
-    let shapes = probe.learn(&[&scores.output, &scores.logits])?;
+    let shapes = probe.learn(&[scores.output.as_str(), scores.differentiated()])?;
     let shape = shapes.get(&scores.output).cloned().unwrap_or_default();
     let [1, count] = shape[..] else {
         return Err(PrepareError::Scores { name: scores.output.clone(), shape });
@@ -247,7 +248,7 @@ fn solve(
     options: &PrepareOptions,
     only: Option<Target>,
 ) -> Result<Result<cam::Added, String>, EngineError> {
-    let tail = match tail::find(graph, probe, &scores.logits)? {
+    let tail = match tail::find(graph, probe, scores.differentiated())? {
         Ok(tail) => tail,
         Err(refusal) => return Ok(Err(refusal.to_string())),
     };

@@ -5,23 +5,9 @@
 
 use std::collections::HashSet;
 
-use skincell_vision::card::{Activation, Form};
-
 use crate::backward::Refusal;
 use crate::engine::{EngineError, Probe};
-use crate::graph::{Graph, input, int, op, output, reads};
-
-/// The scores a graph gives.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Scores {
-    /// The graph's output.
-    pub(crate) output: String,
-    /// The value before softmax or sigmoid; the output itself where the graph has none.
-    pub(crate) logits: String,
-    pub(crate) form: Form,
-    /// Softmax, unless the graph says otherwise.
-    pub(crate) activation: Activation,
-}
+use crate::graph::{Graph, input, op, output, reads};
 
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,29 +16,6 @@ pub(crate) struct Tail {
     pub(crate) pooled: String,
     /// Index of the last convolution's node.
     pub(crate) conv: usize,
-}
-
-/// Looks for softmax or sigmoid before the output of that name.
-pub(crate) fn scores(graph: &Graph, name: &str) -> Scores {
-    let mut value = name.to_owned();
-    let scores = |logits: &str, form, activation| Scores {
-        output: name.to_owned(),
-        logits: logits.to_owned(),
-        form,
-        activation,
-    };
-    while let Some((_, node)) = graph.producer_of(&value) {
-        let before = input(node, 0).unwrap_or_default();
-        match op(node) {
-            "Identity" => before.clone_into(&mut value),
-            "Softmax" if matches!(int(node, "axis", -1), -1 | 1) => {
-                return scores(before, Form::Probabilities, Activation::Softmax);
-            }
-            "Sigmoid" => return scores(before, Form::Probabilities, Activation::Sigmoid),
-            _ => break,
-        }
-    }
-    scores(&value, Form::Logits, Activation::Softmax)
 }
 
 /// Finds the last pooling of whole maps before the logits and the last convolution before that.

@@ -13,12 +13,14 @@
 
 mod check;
 pub mod error;
+pub mod external;
 pub mod format;
 mod kernels;
 mod mapping;
 mod model;
 #[cfg(feature = "pack")]
 pub mod pack;
+mod packed;
 pub mod plan;
 mod ports;
 mod stage;
@@ -27,5 +29,6 @@ pub mod wire;
 
 pub use error::{OpenError, PackError, RunError};
 pub use kernels::Isa;
-pub use model::{Model, Tensor, TensorRef, Workspace};
+pub use model::{Model, Tensor, Workspace};
+pub use ports::TensorRef;
 pub use threads::Pool;

@@ -3,90 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::check::Checked;
 use crate::error::{OpenError, RunError};
-use crate::format;
 use crate::kernels::{Arena, Crew, Isa, workspace_floats};
 use crate::mapping::Bytes;
-use crate::plan::{Dtype, Order, Plan, Port};
-use crate::ports;
-use crate::stage::Stage;
+use crate::packed::Packed;
+use crate::plan::{Order, Plan, Port};
+use crate::ports::{self, TensorRef};
 use crate::threads::Pool;
-
-/// A checked plan and its weights.
-#[derive(Debug)]
-pub(crate) struct Packed {
-    checked: Checked,
-    bytes: Bytes,
-    weights: std::ops::Range<usize>,
-    weights_crc: u32,
-}
-
-impl Packed {
-    fn new(bytes: Bytes) -> Result<Self, OpenError> {
-        let parts = format::read(bytes.as_slice())?;
-        let checked = Checked::new(parts.plan, parts.weights.len() / 4)?;
-        let packed =
-            Self { checked, bytes, weights: parts.weights, weights_crc: parts.weights_crc };
-        if packed.weights().len() == packed.checked_weights() {
-            return Ok(packed);
-        }
-        let reason = "the weights do not lie at a multiple of four bytes".to_owned();
-        Err(OpenError::Decode { part: "header", reason })
-    }
-
-    /// The plan.
-    pub(crate) fn plan(&self) -> &Plan {
-        self.checked.plan()
-    }
-
-    /// What is done between two barriers, in order.
-    pub(crate) fn stages(&self) -> &[Stage] {
-        self.checked.stages()
-    }
-
-    /// The weights section as it lies in the file.
-    pub(crate) fn weights(&self) -> &[f32] {
-        let bytes = self.bytes.as_slice().get(self.weights.clone()).unwrap_or_default();
-        bytemuck::try_cast_slice(bytes).unwrap_or_default()
-    }
-
-    /// Floats of weights the plan was checked against.
-    pub(crate) fn checked_weights(&self) -> usize {
-        self.checked.weights()
-    }
-}
 
 /// A model: a plan and mapped weights. Cheap to clone and to share between threads; all that a run
 /// changes is in its [`Workspace`].
 #[derive(Debug, Clone)]
 pub struct Model {
     packed: Arc<Packed>,
-}
-
-/// A tensor given to a run, elements in the order of its port's dimensions.
-#[derive(Debug, Clone, Copy)]
-pub enum TensorRef<'a> {
-    /// Bytes 0–255.
-    U8(&'a [u8]),
-    /// Floats.
-    F32(&'a [f32]),
-}
-
-impl TensorRef<'_> {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Self::U8(_) => Dtype::U8,
-            Self::F32(_) => Dtype::F32,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::U8(v) => v.len(),
-            Self::F32(v) => v.len(),
-        }
-    }
 }
 
 /// A tensor a run gave, `f32`.
@@ -184,13 +113,13 @@ impl Model {
     /// Bytes of weights in the file.
     #[must_use]
     pub fn weights_bytes(&self) -> usize {
-        self.packed.weights.len()
+        self.packed.weights_bytes().len()
     }
 
     /// Whether the weights are pages of the file and not a copy.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.packed.bytes.is_mapped()
+        self.packed.bytes().is_mapped()
     }
 
     /// Bytes a [`Workspace`] takes for a run by this many threads.
@@ -202,7 +131,7 @@ impl Model {
     /// Reads the weights ahead, so that the first run does not wait for the disk page by page. Returns
     /// when all pages are there: call it in the background.
     pub fn touch(&self) {
-        self.packed.bytes.will_need();
+        self.packed.bytes().will_need();
         let page = 4096 / size_of::<f32>();
         let sum = self.packed.weights().iter().step_by(page).fold(0, |n, w| n ^ w.to_bits());
         std::hint::black_box(sum);
@@ -213,9 +142,8 @@ impl Model {
     /// # Errors
     /// [`OpenError::Checksum`] where they differ.
     pub fn verify(&self) -> Result<(), OpenError> {
-        let bytes = self.packed.bytes.as_slice().get(self.packed.weights.clone());
-        let found = crc32fast::hash(bytes.unwrap_or_default());
-        let expected = self.packed.weights_crc;
+        let found = crc32fast::hash(self.packed.weights_bytes());
+        let expected = self.packed.weights_crc();
         if found == expected {
             return Ok(());
         }

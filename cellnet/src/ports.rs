@@ -1,7 +1,31 @@
 //! Tensors in and out: between the caller's axis order and the maps in the arena.
 
-use crate::model::TensorRef;
-use crate::plan::{Map, Order, Port};
+use crate::plan::{Dtype, Map, Order, Port};
+
+/// A tensor given to a run, elements in the order of its port's dimensions.
+#[derive(Debug, Clone, Copy)]
+pub enum TensorRef<'a> {
+    /// Bytes 0–255.
+    U8(&'a [u8]),
+    /// Floats.
+    F32(&'a [f32]),
+}
+
+impl TensorRef<'_> {
+    pub(crate) fn dtype(&self) -> Dtype {
+        match self {
+            Self::U8(_) => Dtype::U8,
+            Self::F32(_) => Dtype::F32,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::U8(v) => v.len(),
+            Self::F32(v) => v.len(),
+        }
+    }
+}
 
 /// Writes an input into its map: converted to `f32`, channel last, scaled and shifted per channel, the
 /// halo zero. Lengths were compared by the caller; what does not fit is left out.

@@ -3,7 +3,10 @@
 //! `rten-onnx` 0.27 decodes messages but trusts the lengths inside nested ones, and reads a number of more
 //! than ten bytes for ever; a damaged length would make it ask for more memory than there is. So whoever
 //! is about to hand it bytes looks at them here first. This walk looks at tags, lengths and packed numbers
-//! only, keeps nothing, and says where the first wrong one lies. Field numbers are those of `onnx.proto`.
+//! only, keeps nothing but the names of data files ([`crate::external`] says which of them may be read), and
+//! says where the first wrong byte lies. Field numbers are those of `onnx.proto`.
+
+use std::collections::BTreeSet;
 
 use thiserror::Error;
 
@@ -54,6 +57,14 @@ enum Message {
     TensorType,
     Shape,
     SequenceType,
+    /// A function of the model, whose nodes are looked at as a graph's are.
+    Function,
+    /// Two graphs.
+    Training,
+    /// Two tensors.
+    SparseTensor,
+    /// Where a tensor's data lies: a key and a value.
+    ExternalData,
     /// Strings, numbers and messages that hold only such.
     Flat,
     /// Numbers without tags.
@@ -65,13 +76,19 @@ enum Message {
 impl Message {
     fn field(self, number: u64) -> Self {
         match (self, number) {
-            (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
-            (Self::Model, 8 | 14) | (Self::Tensor, 13) | (Self::Shape, 1) => Self::Flat,
+            (Self::Model, 7) | (Self::Attribute, 6 | 11) | (Self::Training, 1 | 2) => Self::Graph,
+            (Self::Model, 20) => Self::Training,
+            (Self::Model, 25) => Self::Function,
+            (Self::Model, 8 | 14) | (Self::Shape, 1) => Self::Flat,
             (Self::Tensor, 5 | 7) => Self::Packed,
-            (Self::Graph, 1) => Self::Node,
-            (Self::Graph, 5) | (Self::Attribute, 5) => Self::Tensor,
+            (Self::Tensor, 13) => Self::ExternalData,
+            (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
+            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::SparseTensor, 1 | 2) => {
+                Self::Tensor
+            }
+            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::SparseTensor,
             (Self::Graph, 11..=13) => Self::ValueInfo,
-            (Self::Node, 5) => Self::Attribute,
+            (Self::Node, 5) | (Self::Function, 11) => Self::Attribute,
             (Self::ValueInfo, 2) | (Self::SequenceType, 1) => Self::Type,
             (Self::Type, 1) => Self::TensorType,
             (Self::Type, 4) => Self::SequenceType,
@@ -86,10 +103,12 @@ impl Message {
             Self::Graph => "graph",
             Self::Node => "node",
             Self::Attribute => "attribute",
-            Self::Tensor => "tensor",
+            Self::Tensor | Self::SparseTensor => "tensor",
+            Self::Function => "function",
+            Self::Training => "training",
             Self::ValueInfo => "value description",
             Self::Type | Self::TensorType | Self::Shape | Self::SequenceType => "type",
-            Self::Flat | Self::Packed | Self::Opaque => "field",
+            Self::ExternalData | Self::Flat | Self::Packed | Self::Opaque => "field",
         }
     }
 }
@@ -97,18 +116,26 @@ impl Message {
 /// Messages may nest this deep: graphs inside attributes are rare, and rarer inside those.
 const MAX_DEPTH: usize = 64;
 
+/// What the walk over a whole ONNX model has found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outline<'a> {
+    /// The files that tensors name for their data.
+    pub data_files: BTreeSet<&'a str>,
+    has_graph: bool,
+}
+
 /// Checks that `bytes` has the outline of an ONNX model with a graph.
 ///
 /// # Errors
 /// [`WireError`] with the offset of the first thing wrong.
-pub fn check(bytes: &[u8]) -> Result<(), WireError> {
+pub fn check(bytes: &[u8]) -> Result<Outline<'_>, WireError> {
     // Field 1 as a varint, or field 2..=14 where a writer left the IR version for later.
     if !matches!(bytes.first(), Some(0x08 | 0x12 | 0x1a | 0x22 | 0x3a | 0x42)) {
         return Err(not_onnx(bytes));
     }
-    let mut has_graph = false;
-    match walk(bytes, 0, Message::Model, 0, &mut has_graph) {
-        Ok(()) if has_graph => Ok(()),
+    let mut outline = Outline::default();
+    match walk(bytes, 0, Message::Model, 0, &mut outline) {
+        Ok(()) if outline.has_graph => Ok(outline),
         // Text can begin with a byte that is also a tag; then nothing of a model follows.
         Ok(()) => Err(not_onnx(bytes)),
         Err(_) if looks_like_text(bytes) => Err(not_onnx(bytes)),
@@ -126,12 +153,12 @@ fn not_onnx(bytes: &[u8]) -> WireError {
     WireError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned() }
 }
 
-fn walk(
-    bytes: &[u8],
+fn walk<'a>(
+    bytes: &'a [u8],
     base: usize,
     message: Message,
     depth: usize,
-    has_graph: &mut bool,
+    outline: &mut Outline<'a>,
 ) -> Result<(), WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::Damaged { at: base, problem: "messages nest too deep" });
@@ -140,6 +167,8 @@ fn walk(
     while message == Message::Packed && at < bytes.len() {
         varint(bytes, &mut at, base)?;
     }
+    // Of an `ExternalData`, whose key says what its value is.
+    let mut entry: [&[u8]; 2] = [&[], &[]];
     while at < bytes.len() {
         let tag = varint(bytes, &mut at, base)?;
         let field = message.field(tag >> 3);
@@ -163,13 +192,22 @@ fn walk(
         let Some(inside) = inside else {
             return Err(WireError::CutShort { at: base + at, what: field.name(), length, left });
         };
-        if message == Message::Model && field == Message::Graph {
-            *has_graph = true;
-        }
-        if tag & 7 == 2 && field != Message::Opaque {
-            walk(inside, base + at, field, depth + 1, has_graph)?;
+        outline.has_graph |= message == Message::Model && field == Message::Graph;
+        match (message, tag >> 3) {
+            (Message::ExternalData, 1) => entry[0] = inside,
+            (Message::ExternalData, 2) => entry[1] = inside,
+            _ if tag & 7 == 2 && field != Message::Opaque => {
+                walk(inside, base + at, field, depth + 1, outline)?;
+            }
+            _ => {}
         }
         at += inside.len();
+    }
+    if let [b"location", location] = entry {
+        let problem = "the name of a data file is not UTF-8";
+        let location =
+            str::from_utf8(location).map_err(|_| WireError::Damaged { at: base, problem })?;
+        outline.data_files.insert(location);
     }
     Ok(())
 }
@@ -193,17 +231,45 @@ fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, WireError> {
 mod tests {
     use super::*;
 
+    fn inside(tag: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[tag, bytes.len() as u8], bytes].concat()
+    }
+
     /// A model whose only initializer has these bytes for its `int64_data`.
     fn packed(numbers: &[u8]) -> Vec<u8> {
-        let inside = |tag: u8, bytes: &[u8]| [&[tag, bytes.len() as u8], bytes].concat();
         [&[8, 8], &*inside(0x3a, &inside(0x2a, &inside(0x3a, numbers)))].concat()
+    }
+
+    /// A tensor whose `external_data` has this key and value.
+    fn external(key: &str, value: &[u8]) -> Vec<u8> {
+        inside(0x6a, &[inside(0x0a, key.as_bytes()), inside(0x12, value)].concat())
+    }
+
+    #[test]
+    fn data_files_are_found_wherever_a_tensor_can_be() {
+        let tensor =
+            |name: &str| [external("location", name.as_bytes()), external("offset", b"7")].concat();
+        let attribute = inside(0x2a, &inside(0x2a, &tensor("attribute")));
+        let model = [
+            vec![8, 8],
+            inside(
+                0x3a,
+                &[inside(0x2a, &tensor("initializer")), inside(0x0a, &attribute)].concat(),
+            ),
+            [vec![0xca, 1], inside(0x3a, &attribute)[1..].to_vec()].concat(),
+        ];
+        let model = [&model[0], &model[1]].map(|part| part.as_slice()).concat();
+        let found = check(&model).map(|outline| outline.data_files);
+        assert_eq!(found, Ok(["attribute", "initializer"].into()));
+        let named = [vec![8, 8], inside(0x3a, &inside(0x2a, &external("location", &[0xff])))];
+        assert!(matches!(check(&named.concat()), Err(WireError::Damaged { .. })));
     }
 
     #[test]
     fn tells_models_from_everything_else() {
         let whole: &[u8] = &[0x08, 0x08, 0x3a, 0x04, 0x0a, 0x02, 0x22, 0x00];
-        assert_eq!(check(whole), Ok(()));
-        assert_eq!(check(&packed(&[0xff, 1, 2])), Ok(()));
+        assert!(check(whole).is_ok());
+        assert!(check(&packed(&[0xff, 1, 2])).is_ok());
         let cases: &[(&str, Vec<u8>, &str)] = &[
             ("empty", vec![], "no ONNX model"),
             ("text", b"Hello, I am a text file.".to_vec(), "no ONNX model"),

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use cellnet::external;
 use cellnet::wire::{self, WireError};
 use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use rten_onnx::protobuf::ProtobufError;
@@ -119,7 +120,7 @@ fn file_error(path: &Path, error: std::io::Error) -> ReadError {
 
 fn build(model: ModelProto, path: &Path) -> Result<Graph, ReadError> {
     let GraphProto { node, initializer, input, output, .. } = model.graph.unwrap_or_default();
-    let mut external = External::new(path)?;
+    let mut external = External { model: path, files: HashMap::new() };
     let mut constants = BTreeMap::new();
     for proto in initializer {
         let name = proto.name.clone().unwrap_or_default();
@@ -220,7 +221,7 @@ fn sort(graph: &mut Graph) -> Result<(), ReadError> {
 /// The name and value of a `Constant` node, or `None` for any other node.
 fn constant_value(
     node: &NodeProto,
-    external: &mut External,
+    external: &mut External<'_>,
 ) -> Result<Option<(String, Tensor)>, ReadError> {
     if op(node) != "Constant" {
         return Ok(None);
@@ -246,7 +247,7 @@ fn constant_value(
 }
 
 /// A tensor with its bytes, wherever they lie.
-fn tensor(proto: TensorProto, external: &mut External) -> Result<Tensor, ReadError> {
+fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Tensor, ReadError> {
     let name = proto.name.clone().unwrap_or_default();
     let fail = |problem: String| ReadError::Tensor {
         tensor: name.clone(),
@@ -296,19 +297,13 @@ fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
     }
 }
 
-/// The files weights may lie in: those in the model's own folder and below.
-struct External {
-    folder: PathBuf,
+/// The files weights lie in, opened once.
+struct External<'a> {
+    model: &'a Path,
     files: HashMap<String, (File, u64)>,
 }
 
-impl External {
-    fn new(model: &Path) -> Result<Self, ReadError> {
-        let model = model.canonicalize().map_err(|error| file_error(model, error))?;
-        let folder = model.parent().map(Path::to_owned).unwrap_or_default();
-        Ok(Self { folder, files: HashMap::new() })
-    }
-
+impl External<'_> {
     fn load(
         &mut self,
         proto: &TensorProto,
@@ -351,19 +346,9 @@ impl External {
 
     fn open(&mut self, location: &str) -> Result<&mut (File, u64), String> {
         if !self.files.contains_key(location) {
-            let plain = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
-            if location.is_empty() || !Path::new(location).components().all(plain) {
-                return Err("a path that leaves the model's folder is not followed".to_owned());
-            }
-            let missing = |e: std::io::Error| {
-                format!("{e}; a model's data file must lie beside it, under the name it was saved")
-            };
-            let path = self.folder.join(location).canonicalize().map_err(missing)?;
-            if !path.starts_with(&self.folder) {
-                return Err("a link that leaves the model's folder is not followed".to_owned());
-            }
-            let file = File::open(&path).map_err(missing)?;
-            let length = file.metadata().map_err(missing)?.len();
+            let path = external::resolve(self.model, location).map_err(|e| e.to_string())?;
+            let file = File::open(&path).map_err(|e| e.to_string())?;
+            let length = file.metadata().map_err(|e| e.to_string())?.len();
             self.files.insert(location.to_owned(), (file, length));
         }
         self.files.get_mut(location).ok_or_else(|| "cannot be opened".to_owned())

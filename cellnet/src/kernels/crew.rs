@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::isa::{self, Isa, Work};
 use super::memory::{Arena, Memory, Task, clear_halo};
-use crate::model::Packed;
+use crate::packed::Packed;
 
 /// Looks at the word before sleeping; some tens of microseconds.
 const SPINS: usize = 4000;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use rten_onnx::onnx::{
     AttributeProto, DataLocation, DataType, ModelProto, NodeProto, TensorProto, ValueInfoProto,
@@ -12,7 +12,7 @@ use rten_onnx::onnx::{
 use super::constant::{Constant, Data};
 use crate::error::PackError;
 use crate::plan::Dtype;
-use crate::wire;
+use crate::{external, wire};
 
 /// A graph.
 pub(super) struct Source {
@@ -48,8 +48,7 @@ pub(super) fn read(path: &Path) -> Result<Source, PackError> {
         .and_then(|o| o.version)
         .unwrap_or(0);
     let graph = model.graph.ok_or_else(|| not_onnx("it holds no graph".to_owned()))?;
-    let mut files =
-        External { folder: path.parent().unwrap_or(Path::new(".")), read: HashMap::new() };
+    let mut files = External { model: Some(path), read: HashMap::new() };
     let mut constants = HashMap::new();
     for tensor in &graph.initializer {
         let name = tensor.name.clone().unwrap_or_default();
@@ -98,7 +97,8 @@ fn dtype_name(dtype: Option<DataType>) -> String {
 
 /// Files beside the graph that hold its weights.
 struct External<'a> {
-    folder: &'a Path,
+    /// The graph's file; `None` where no other file may be read.
+    model: Option<&'a Path>,
     read: HashMap<String, Vec<u8>>,
 }
 
@@ -111,14 +111,12 @@ impl External<'_> {
         };
         let location =
             entry("location").ok_or_else(|| refuse("it names no data file".to_owned()))?;
-        let inside = Path::new(&location).components().all(|c| matches!(c, Component::Normal(_)));
-        if !inside {
-            return Err(refuse(format!(
-                "its data file {location} lies outside the model's folder"
-            )));
-        }
+        let Some(model) = self.model else {
+            return Err(refuse("its data has to lie in the graph itself".to_owned()));
+        };
         if !self.read.contains_key(&location) {
-            let path = self.folder.join(&location);
+            let path = external::resolve(model, &location)
+                .map_err(|error| refuse(format!("its data file {location:?}: {error}")))?;
             let bytes = fs::read(&path).map_err(|source| PackError::Io { path, source })?;
             self.read.insert(location.clone(), bytes);
         }
@@ -192,7 +190,7 @@ pub(super) fn attribute_tensor(
 ) -> Result<Constant, PackError> {
     let refuse = || PackError::Tensor { name: name.to_owned(), reason: "it is empty".to_owned() };
     let tensor = attribute.t.as_ref().ok_or_else(refuse)?;
-    constant(tensor, name, &mut External { folder: Path::new("."), read: HashMap::new() })
+    constant(tensor, name, &mut External { model: None, read: HashMap::new() })
 }
 
 /// A node's attributes by name and kind.

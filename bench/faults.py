@@ -14,7 +14,6 @@ import contextlib
 import os
 import pathlib
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,31 +23,9 @@ import threading
 import time
 
 from service import ROOT, Service, keep, photos
-from soak import WASM, answer, crowd
+from soak import WASM, answer, application, crowd
 
-GUESTS = WASM.with_name("skincell_guests.wasm")
 PHOTO = photos()[0]
-
-
-@contextlib.contextmanager
-def application():
-    """A copy of the application whose models may be damaged, with the ill-mannered guest beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        for name in ("skin", "imagenet"):
-            shutil.copytree(ROOT / "models" / name, folder / "models" / name)
-        manifest = (ROOT / "spin.toml").read_text()
-        manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(WASM))
-        manifest += f'''
-[[trigger.http]]
-route = "/guest/..."
-component = "guest"
-[component.guest]
-source = "{GUESTS}"
-ai_models = ["skin"]
-'''
-        (folder / "spin.toml").write_text(manifest)
-        yield folder
 
 
 def one(service, query=""):

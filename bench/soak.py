@@ -35,6 +35,28 @@ from service import BINARY, ROOT, Service, keep, machine, photos
 
 MIB = 1 << 20
 WASM = ROOT / "target" / "wasm32-wasip2" / "release" / "skincell.wasm"
+GUESTS = WASM.with_name("skincell_guests.wasm")
+
+
+@contextlib.contextmanager
+def application():
+    """A copy of the application whose models may be damaged, with the ill-mannered guest beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for name in ("skin", "imagenet"):
+            shutil.copytree(ROOT / "models" / name, folder / "models" / name)
+        manifest = (ROOT / "spin.toml").read_text()
+        manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(WASM))
+        manifest += f'''
+[[trigger.http]]
+route = "/guest/..."
+component = "guest"
+[component.guest]
+source = "{GUESTS}"
+ai_models = ["skin"]
+'''
+        (folder / "spin.toml").write_text(manifest)
+        yield folder
 
 
 def model(*words):
@@ -254,7 +276,6 @@ def mixed(arguments):
 
 def isolation(_):
     """Line 6: a guest looks through its whole memory for a marker that every earlier one has left in its own."""
-    from faults import application
     with application() as app, Service(app=app) as service:
         control = service.get("/guest/scan?control")[1]
 

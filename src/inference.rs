@@ -7,8 +7,6 @@ use skincell_vision::card::Card;
 use skincell_vision::tensor::Tensor;
 use thiserror::Error;
 
-use crate::problem::{Kind, Problem};
-
 /// A tensor that came back from a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputTensor {
@@ -104,21 +102,6 @@ pub enum InferenceError {
     },
 }
 
-impl InferenceError {
-    /// The rows of the table of problems.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        let (name, status, title) = match self {
-            Self::NotGranted { .. } => ("model-not-granted", 404, "The host grants no such model"),
-            Self::Unavailable { .. } => ("model-unavailable", 503, "The model cannot be loaded"),
-            Self::Timeout { .. } => ("inference-timeout", 504, "The model took too long"),
-            Self::Failed { .. } => ("inference-failed", 500, "The model failed"),
-            Self::Mismatch { .. } => ("model-mismatch", 500, "The model does not fit its card"),
-        };
-        Kind { name, status, title }
-    }
-}
-
 /// What a model says about one photo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
@@ -131,13 +114,13 @@ pub struct Scores {
 /// Runs the card's model on `tensor`; its Grad-CAM output is fetched only where `with_cam`.
 ///
 /// # Errors
-/// [`Problem::Inference`] for what the host said, or outputs other than the card's.
+/// [`InferenceError`] for what the host said, or outputs other than the card's.
 pub fn run(
     inference: &impl Inference,
     card: &Card,
     tensor: Tensor,
     with_cam: bool,
-) -> Result<Scores, Problem> {
+) -> Result<Scores, InferenceError> {
     let map = card.gradcam.as_ref().filter(|_| with_cam);
     let mut wanted = vec![card.output.name.as_str()];
     wanted.extend(map.map(|map| map.output.as_str()));
@@ -285,7 +268,7 @@ pub(crate) mod tests {
                     );
                 }
                 (Err(problem), Err(part)) => {
-                    assert_eq!(problem.kind().name, "model-mismatch", "{name}");
+                    assert!(matches!(problem, InferenceError::Mismatch { .. }), "{name}");
                     assert!(problem.to_string().contains(part), "{name}: {problem}");
                 }
                 (found, _) => panic!("{name}: {found:?}"),

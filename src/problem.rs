@@ -241,7 +241,7 @@ impl Problem {
             Self::NoHeatmap { .. } => ("no-heatmap", 409, "No heatmap for this request"),
             Self::Settings(_) => ("bad-settings", 500, "The service is misconfigured"),
             Self::BadCard { .. } => ("bad-card", 500, "The model's card cannot be used"),
-            Self::Inference(error) => return error.kind(),
+            Self::Inference(error) => return inference_kind(error),
             Self::Scores(_) => ("inference-failed", 500, "The model failed"),
             Self::Internal { .. } => ("internal", 500, "Internal error"),
         };
@@ -298,6 +298,24 @@ pub(crate) struct Document<'a> {
     actual: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
+}
+
+/// The rows for a model that gave no answer, or one that its card rules out.
+fn inference_kind(error: &InferenceError) -> Kind {
+    let (name, status, title) = match error {
+        InferenceError::NotGranted { .. } => {
+            ("model-not-granted", 404, "The host grants no such model")
+        }
+        InferenceError::Unavailable { .. } => {
+            ("model-unavailable", 503, "The model cannot be loaded")
+        }
+        InferenceError::Timeout { .. } => ("inference-timeout", 504, "The model took too long"),
+        InferenceError::Failed { .. } => ("inference-failed", 500, "The model failed"),
+        InferenceError::Mismatch { .. } => {
+            ("model-mismatch", 500, "The model does not fit its card")
+        }
+    };
+    Kind { name, status, title }
 }
 
 /// The rows for a photo that cannot be decoded: 415 where the format is not taken, 422 where the

@@ -10,6 +10,7 @@ mod int8;
 
 use std::path::{Path, PathBuf};
 
+use skincell_engines::Engine;
 use skincell_vision::card::Card;
 use skincell_vision::gradcam::heatmap;
 use skincell_vision::rank::{probabilities, rank};
@@ -21,7 +22,7 @@ use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
 use crate::read::{ReadError, read};
-use crate::served::{Engine, Outcome, Served, ServedError, read_card, server};
+use crate::served::{Outcome, Served, ServedError, read_card, server};
 use crate::write::{Draft, WriteError};
 
 /// What the weights become.
@@ -149,7 +150,8 @@ pub fn quantize(
         Format::Fp16 => half::convert(&mut graph),
         Format::Int8 => {
             let convolutions = int8::convolutions(&graph);
-            let seen = calibrate::seen(&graph, &convolutions, &photos, progress)?;
+            let inputs = convolutions.iter().map(|c| c.input.as_str()).collect();
+            let seen = calibrate::seen(&graph, inputs, &photos, progress)?;
             int8::convert(&mut graph, &convolutions, &seen)
         }
     };

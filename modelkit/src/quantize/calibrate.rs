@@ -12,7 +12,6 @@ use rten_tensor::{Tensor as Values, TensorView};
 use skincell_vision::card::Dtype;
 use skincell_vision::tensor::Tensor;
 
-use super::int8::Convolution;
 use super::{QuantizeError, QuantizeStep};
 use crate::engine::Engine;
 use crate::graph::Graph;
@@ -39,18 +38,17 @@ pub(super) struct Seen {
     pub(super) means: Vec<f64>,
 }
 
-/// What the photos show of every convolution's input, by its name.
+/// What the photos show of each value of `names`.
 ///
 /// # Errors
 /// What the engine says.
 pub(super) fn seen(
     graph: &Graph,
-    convolutions: &[Convolution],
+    mut names: Vec<&str>,
     photos: &[Tensor],
     progress: &mut dyn FnMut(QuantizeStep),
 ) -> Result<BTreeMap<String, Seen>, QuantizeError> {
     let engine = Engine::load(graph)?;
-    let mut names: Vec<&str> = convolutions.iter().map(|c| c.input.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let total = photos.len() * 2;

@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use serde_json::Value;
 use skincell_modelkit::pack::{PackOptions, pack};
-use skincell_portable_host::bake::bake;
+use skincell_portable::bake::bake;
 use skincell_portable_host::compose::with_nn;
 use skincell_portable_host::proxy::Proxy;
 use skincell_tests::client::{Request, get};
-use skincell_tests::{App, Runner, artifacts, portable, repository};
+use skincell_tests::{App, Runner, artifacts, damaged, portable, repository};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Largest relative difference of two outputs: both engines compute in single precision, in another
 /// order.
@@ -80,8 +81,16 @@ impl Provider for Portable<'_> {
     fn ask(&self, path: &str) -> String {
         let request = http::Request::get(format!("http://test/guest/{path}"));
         let request = request.header("host", "test").body(Bytes::new()).unwrap();
-        let answer = self.runtime.block_on(self.proxy.ask(self.app.path(), request)).unwrap();
-        String::from_utf8(answer.into_body().to_vec()).unwrap()
+        let asked = async {
+            let answer = self.proxy.ask(self.app.path(), request);
+            tokio::time::timeout(6 * LONGEST, answer).await
+        };
+        let Ok(answer) = self.runtime.block_on(asked) else {
+            // The instance is never at an end, and nothing of this process would end while it runs.
+            eprintln!("{path}: no answer after {:?}", 6 * LONGEST);
+            std::process::abort();
+        };
+        String::from_utf8(answer.unwrap().into_body().to_vec()).unwrap()
     }
 }
 
@@ -189,6 +198,39 @@ fn whoever_gives_wasi_nn_gives_the_same() {
             let flags = ["--engine", "onnxruntime", "--engine-lib", &library];
             let onnxruntime = Runner::start(&plain, &flags);
             assert_same(&rten, &lines(&onnxruntime), "ONNX Runtime");
+        }
+        None => println!("skipped: ORT_DYLIB_PATH names no library of ONNX Runtime"),
+    }
+}
+
+/// Longest a provider may take over a damaged model. A reader that follows an endless number takes for ever;
+/// the promise of a second is kept with this much room for a machine that is busy elsewhere.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Makes a context of each damaged model and prints the longest time it took.
+fn refuses_the_damaged(provider: &impl Provider, name: &str) {
+    let mut longest = Duration::ZERO;
+    for model in damaged::all() {
+        let start = Instant::now();
+        let outcome = provider.ask(&format!("context?{}", model.name));
+        longest = longest.max(start.elapsed());
+        let refused = outcome == format!("ErrorCode::{REFUSED}");
+        assert!(refused || !model.is_refused, "{name}, {}: {outcome}", model.name);
+        assert!(refused || outcome == "ready", "{name}, {}: {outcome}", model.name);
+        assert!(longest <= LONGEST, "{name}, {}: {longest:?}", model.name);
+    }
+    println!("{name}: {} damaged models, the slowest in {longest:?}", damaged::all().len());
+}
+
+#[test]
+fn a_damaged_model_is_an_error_and_keeps_nobody_busy() {
+    let app = App::with_damaged_models();
+    refuses_the_damaged(&Runner::start(&app, &["--engine", "rten"]), "rten");
+    refuses_the_damaged(&Portable::new(&artifacts().guests, &app), "rten in Wasm");
+    match std::env::var("ORT_DYLIB_PATH").ok() {
+        Some(library) => {
+            let flags = ["--engine", "onnxruntime", "--engine-lib", &library];
+            refuses_the_damaged(&Runner::start(&app, &flags), "ONNX Runtime");
         }
         None => println!("skipped: ORT_DYLIB_PATH names no library of ONNX Runtime"),
     }

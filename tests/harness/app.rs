@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::artifacts::{artifacts, repository, two_inputs};
-use crate::{colours, dot};
+use crate::{colours, damaged, dot};
 
 /// An application, gone with this value.
 #[derive(Debug)]
@@ -43,6 +43,19 @@ impl App {
         });
         let granted = ["colours", "plain", "broken", "misfit"];
         app.write_manifest(&granted, "colours");
+        app
+    }
+
+    /// Models that no engine takes, all granted: [`damaged::all`].
+    #[must_use]
+    pub fn with_damaged_models() -> Self {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let models = app.path().join("models");
+        fs::create_dir(&models).expect("models/ is made");
+        let all = damaged::all();
+        damaged::write(&models, &all);
+        let names: Vec<&str> = all.iter().map(|damaged| damaged.name.as_str()).collect();
+        app.write_manifest(&names, names.first().expect("a damaged model"));
         app
     }
 

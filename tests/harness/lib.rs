@@ -14,6 +14,7 @@ mod app;
 mod artifacts;
 pub mod client;
 pub mod colours;
+pub mod damaged;
 mod dot;
 mod graph;
 pub mod photos;

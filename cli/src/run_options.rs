@@ -4,7 +4,7 @@ use crate::engine_library::EngineLibrary;
 use crate::pack::{PackFlags, pack_and_report};
 use anyhow::Context;
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use skincell_modelkit::pack::is_packed;
 use skincell_runner::admission::LIGHT_SLOTS;
 use skincell_runner::app::{self, Additions, App, Values};
@@ -43,7 +43,7 @@ pub struct RunOptions {
     /// onnxruntime too, where its library is named. auto takes the first of cellnet, onnxruntime if half
     /// the memory limit has room for its private copy of the weights, and rten.
     #[arg(long, value_name = "ENGINE", env = "SKINCELL_ENGINE", default_value = "auto")]
-    engine: EngineName,
+    engine: EngineChoice,
 
     #[command(flatten)]
     engine_lib: EngineLibrary,
@@ -92,15 +92,6 @@ pub struct RunOptions {
     disable_cache: bool,
 }
 
-/// The engines by the names of the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineName {
-    Auto,
-    Cellnet,
-    Rten,
-    Onnxruntime,
-}
-
 impl RunOptions {
     /// The application: what Spin hands over when it starts us, or else the manifest.
     fn app(&self) -> anyhow::Result<App> {
@@ -138,12 +129,7 @@ impl RunOptions {
             max_concurrency: self.max_concurrency.map(usize::from),
             request_timeout: self.request_timeout,
             guest_models: self.allow_guest_models.map(|size| size.as_u64()),
-            engine: match self.engine {
-                EngineName::Auto => EngineChoice::Auto,
-                EngineName::Cellnet => EngineChoice::Cellnet,
-                EngineName::Rten => EngineChoice::Rten,
-                EngineName::Onnxruntime => EngineChoice::OnnxRuntime,
-            },
+            engine: self.engine,
             engine_library: self.engine_lib.path(),
             ..Settings::default()
         };

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use skincell_engines::Engine;
 use skincell_vision::card::Card;
 use skincell_vision::gradcam::{GradCamError, Heatmap, heatmap};
 use skincell_vision::rank::{probabilities, rank};
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
-use crate::served::{Engine, Outcome, Served, ServedError, read_card, takers};
+use crate::served::{Outcome, Served, ServedError, read_card, takers};
 
 /// Heatmaps are made for so many of the likeliest classes, and for those the file of answers has.
 const CLASSES: usize = 5;
@@ -149,7 +150,7 @@ pub fn check(
     let total = files.len() * engines.len();
     for engine in engines {
         let name = engine.name();
-        let mut served = Served::open(&options.folder, engine)?;
+        let served = Served::open(&options.folder, engine)?;
         for file in &files {
             progress(report.rows.len(), total);
             let photo = photos::load(file, &card.input)?;

@@ -16,10 +16,8 @@ use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, ValueWrit
 use crate::graph::{Graph, reads};
 use crate::tensor::Tensor;
 
-/// Name of the graph's file.
-pub const GRAPH_FILE: &str = "model.onnx";
-/// Name of the weights' file, beside it.
-pub const WEIGHTS_FILE: &str = "model.onnx.data";
+pub use skincell_engines::source::{GRAPH_FILE, WEIGHTS_FILE};
+
 /// Every weight begins at a multiple of this: a cache line, and more than any element type needs.
 pub const ALIGNMENT: usize = 64;
 /// Smaller tensors stay in the graph's file.

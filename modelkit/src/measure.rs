@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use skincell_engines::Engine;
 use skincell_vision::tensor::Tensor;
 
-use crate::served::{Engine, Served, ServedError};
+use crate::served::{Served, ServedError};
 
 /// The cost of one model on one engine. Memory is in kB, as Linux counts it; `None` elsewhere.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub fn measure(
 ) -> Result<Measured, ServedError> {
     let before = (status("RssAnon"), status("RssFile"));
     let start = Instant::now();
-    let mut served = Served::open(folder, engine)?;
+    let served = Served::open(folder, engine)?;
     let load_ms = milliseconds(start);
     reset_peak();
     let mut times = Vec::with_capacity(photos.len() * rounds);

@@ -16,9 +16,8 @@ use thiserror::Error;
 use crate::photos::{self, PhotosError};
 use crate::served::{ServedError, read_card};
 
-/// The packed file's name in a model folder.
-pub const CELL_FILE: &str = "model.cell";
-const ONNX_FILE: &str = "model.onnx";
+pub use skincell_engines::source::CELL_FILE;
+use skincell_engines::source::GRAPH_FILE;
 
 /// How a folder is packed.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,7 +65,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
         let tensors = photos::load_all(&options.photos, &card.input)?;
         how.photos = tensors.iter().map(elements).collect();
     }
-    pack_file(&folder.join(ONNX_FILE), &cell, &how)?;
+    pack_file(&folder.join(GRAPH_FILE), &cell, &how)?;
     let model = cellnet::Model::open(&cell).map_err(PackError::Check)?;
     let mut convolutions = [0; 3];
     for step in &model.plan().steps {
@@ -94,7 +93,7 @@ fn elements(tensor: &Tensor) -> Vec<f32> {
 pub fn is_packed(folder: &Path) -> bool {
     let changed =
         |name| -> Option<SystemTime> { std::fs::metadata(folder.join(name)).ok()?.modified().ok() };
-    match (changed(CELL_FILE), changed(ONNX_FILE)) {
+    match (changed(CELL_FILE), changed(GRAPH_FILE)) {
         (Some(cell), Some(onnx)) => cell >= onnx,
         _ => false,
     }

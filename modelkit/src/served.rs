@@ -1,43 +1,19 @@
 //! A model folder as a server runs it: one photo in, scores and maps out.
 //!
-//! `check`, `measure` and `quantize` look at what is served, so they run the server's own engines,
-//! lent to them through [`Engine`]: modelkit maps no file itself and knows no engine by name.
+//! `check`, `measure` and `quantize` look at what is served, so they run the server's own engines: modelkit maps
+//! no file itself and knows no engine by name.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use skincell_vision::card::{Card, CardError};
+use skincell_engines::{Dtype, Engine, LoadError, Model, RunError, Source, Tensor};
+use skincell_vision::card::{self, Card, CardError};
 use skincell_vision::rank::RankError;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor;
 use thiserror::Error;
 
 use crate::prepare::CARD_FILE;
-
-/// Something that serves model folders.
-pub trait Engine {
-    /// Its name, for tables and messages.
-    fn name(&self) -> &'static str;
-
-    /// Whether `folder` holds what it loads. Looks at names only.
-    fn takes(&self, folder: &Path) -> bool;
-
-    /// Loads the model in `folder`.
-    ///
-    /// # Errors
-    /// The engine's own words, with the file they are about.
-    fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, String>;
-}
-
-/// A model that an engine has loaded.
-pub trait LoadedModel {
-    /// Runs it on one photo's tensor, given as the input of that name; gives every float32 output by
-    /// name, its elements in the order of the ONNX tensor.
-    ///
-    /// # Errors
-    /// The engine's own words.
-    fn run(&mut self, input: &str, photo: &Tensor) -> Result<Vec<(String, Vec<f32>)>, String>;
-}
 
 /// Why a folder cannot be run as it is served.
 #[derive(Debug, Error)]
@@ -71,20 +47,15 @@ pub enum ServedError {
         engines: String,
     },
     /// The engine refuses the model.
-    #[error("{engine}: {reason}")]
-    Load {
-        /// Which engine.
-        engine: &'static str,
-        /// What it said.
-        reason: String,
-    },
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The engine fails on a photo.
-    #[error("{engine} cannot run the model: {reason}")]
+    #[error("{engine} cannot run the model: {error}")]
     Run {
         /// Which engine.
         engine: &'static str,
         /// What it said.
-        reason: String,
+        error: RunError,
     },
     /// The graph does not have what the card says.
     #[error(
@@ -121,7 +92,7 @@ pub struct Outcome {
 pub struct Served {
     card: Card,
     engine: &'static str,
-    model: Box<dyn LoadedModel>,
+    model: Box<dyn Model>,
 }
 
 impl fmt::Debug for Served {
@@ -152,7 +123,7 @@ pub fn server<'e>(
     folder: &Path,
 ) -> Result<&'e dyn Engine, ServedError> {
     let mut all = engines.iter().map(AsRef::as_ref);
-    all.find(|engine| engine.takes(folder)).ok_or_else(|| ServedError::NoEngine {
+    all.find(|engine| engine.takes(&Source::Folder(folder))).ok_or_else(|| ServedError::NoEngine {
         folder: folder.to_owned(),
         engines: engines.iter().map(|engine| engine.name()).collect::<Vec<_>>().join(", "),
     })
@@ -168,7 +139,8 @@ pub fn takers<'e>(
 ) -> Result<Vec<&'e dyn Engine>, ServedError> {
     server(engines, folder)?;
     let all = engines.iter().map(AsRef::as_ref);
-    Ok(all.filter(|engine: &&dyn Engine| engine.takes(folder)).collect())
+    let source = Source::Folder(folder);
+    Ok(all.filter(|engine: &&dyn Engine| engine.takes(&source)).collect())
 }
 
 impl Served {
@@ -178,9 +150,8 @@ impl Served {
     /// [`ServedError`] when the card is missing or the engine refuses the model.
     pub fn open(folder: &Path, engine: &dyn Engine) -> Result<Self, ServedError> {
         let card = read_card(folder)?;
-        let name = engine.name();
-        let refused = |reason| ServedError::Load { engine: name, reason };
-        Ok(Self { card, engine: name, model: engine.load(folder).map_err(refused)? })
+        let model = engine.load(Source::Folder(folder))?;
+        Ok(Self { card, engine: engine.name(), model })
     }
 
     /// The model's card.
@@ -199,12 +170,17 @@ impl Served {
     ///
     /// # Errors
     /// [`ServedError`] when the engine fails or an output of the card is not there.
-    pub fn run(&mut self, photo: &Tensor) -> Result<Outcome, ServedError> {
+    pub fn run(&self, photo: &tensor::Tensor) -> Result<Outcome, ServedError> {
         let engine = self.engine;
-        let failed = |reason| ServedError::Run { engine, reason };
-        let mut outputs = self.model.run(&self.card.input.name, photo).map_err(failed)?;
-        let mut take = |name: &str| match outputs.iter().position(|(n, _)| n == name) {
-            Some(at) => Ok(outputs.swap_remove(at).1),
+        let input = (self.card.input.name.clone(), for_engine(photo));
+        let outputs = self.model.run(&[input]);
+        let outputs = outputs.map_err(|error| ServedError::Run { engine, error })?;
+        let named = |name: &str| {
+            let (_, tensor) = outputs.iter().find(|(output, _)| output == name)?;
+            tensor.to_f32()
+        };
+        let take = |name: &str| match named(name) {
+            Some(elements) => Ok(elements),
             None => {
                 let found: Vec<&str> = outputs.iter().map(|(n, _)| n.as_str()).collect();
                 let (name, found) = (name.to_owned(), found.join(", "));
@@ -215,4 +191,13 @@ impl Served {
         let cam = self.card.gradcam.as_ref().map(|map| take(&map.output)).transpose()?;
         Ok(Outcome { scores, cam })
     }
+}
+
+/// A photo's tensor as an engine takes it.
+fn for_engine(photo: &tensor::Tensor) -> Tensor {
+    let dtype = match photo.dtype {
+        card::Dtype::F32 => Dtype::F32,
+        card::Dtype::U8 => Dtype::U8,
+    };
+    Tensor::new(photo.dimensions.clone(), dtype, photo.data.clone())
 }

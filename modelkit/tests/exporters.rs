@@ -11,7 +11,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::engines::Rten;
+use skincell_engines::Rten;
 use skincell_modelkit::export::{Framework, export};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{parse_labels, photos, prepare};
@@ -89,7 +89,8 @@ fn scores(model: &Path, python: &Path, size: Option<(u32, u32)>) -> Vec<f32> {
     let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(report.card.gradcam_missing, None, "{name}");
     let image = photos::load(&home.join("image.npy"), &report.card.input).expect("a tensor");
-    let mut served = Served::open(&options.output, &Rten).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let served =
+        Served::open(&options.output, &Rten::new(1)).unwrap_or_else(|e| panic!("{name}: {e}"));
     served.run(&image).unwrap_or_else(|e| panic!("{name}: {e}")).scores
 }
 

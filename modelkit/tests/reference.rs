@@ -13,8 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
-use skincell_modelkit::served::{Engine, Outcome, Served};
+use skincell_modelkit::served::{Outcome, Served};
 use skincell_modelkit::{CamTarget, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Card, Form, GradCam, Target};
 use skincell_vision::gradcam::heatmap;
@@ -79,9 +80,9 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(report.card.gradcam_missing, None, "{name}");
     let folder = home.join("out");
-    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(common::engines::Rten)];
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
     match pack(&folder, &PackOptions::default()) {
-        Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
+        Ok(_) => engines.push(Box::new(Cellnet::new(1))),
         Err(error) => println!("{name:20} is not for cellnet: {error}"),
     }
     let open = |engine: &dyn Engine| {

@@ -140,7 +140,7 @@ mod slot {
         if length == 0 {
             return Archive::default();
         }
-        // SAFETY: whoever wrote the slot (`portable/host`, `bake`) has made memory larger by a range of
+        // SAFETY: whoever wrote the slot (`bake`) has made memory larger by a range of
         // its own behind all that the linker and the allocator know of, begun it at `address` and
         // filled `length` bytes of it. Nothing here writes there, so the bytes live unchanged as long
         // as the instance.

@@ -1,4 +1,4 @@
-//! The glue: wasi-nn's resources and functions over [`crate::store`] and [`crate::engine`].
+//! The glue: wasi-nn's resources and functions over [`crate::store`].
 //!
 //! Error codes and limits are those of the runner's native side, held there by one suite
 //! (`tests/cases/conformance.rs`): an unknown name is `not-found`, a graph from bytes
@@ -14,9 +14,9 @@ use bindings::exports::wasi::nn::graph::{self, ExecutionTarget, GraphBuilder, Gr
 use bindings::exports::wasi::nn::inference::{self, NamedTensor};
 use bindings::exports::wasi::nn::tensor::{self, TensorType};
 
-use crate::engine::Model;
+use skincell_engines::{Model, Tensor};
+
 use crate::store::{FOLDER, FOLDER_VARIABLE, Place, Store};
-use crate::tensor::{Tensor, Type};
 
 /// What wit-bindgen makes of `wit/wasi-nn.wit`, exported.
 #[allow(
@@ -46,6 +46,8 @@ mod bindings {
     });
     export!(Component);
 }
+
+skincell_engines::convert_tensor_type!(tensor::TensorType);
 
 /// Execution contexts one instance may make, which serves one request.
 const MAX_CONTEXTS: u32 = 100;
@@ -87,7 +89,7 @@ struct Granted {
 }
 
 /// A model ready to run.
-struct Context(Rc<Model>);
+struct Context(Rc<dyn Model>);
 
 /// A failure.
 struct Failure {
@@ -105,7 +107,7 @@ impl tensor::Guest for Component {
 
 impl tensor::GuestTensor for Tensor {
     fn new(dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> Self {
-        Self { dimensions, ty: ty.into(), data }
+        Self { dimensions, dtype: ty.into(), data }
     }
 
     fn dimensions(&self) -> Vec<u32> {
@@ -113,7 +115,7 @@ impl tensor::GuestTensor for Tensor {
     }
 
     fn ty(&self) -> TensorType {
-        self.ty.into()
+        self.dtype.into()
     }
 
     fn data(&self) -> Vec<u8> {
@@ -180,33 +182,5 @@ impl errors::GuestError for Failure {
 
     fn data(&self) -> String {
         self.words.clone()
-    }
-}
-
-impl From<TensorType> for Type {
-    fn from(ty: TensorType) -> Self {
-        match ty {
-            TensorType::Fp16 => Self::Fp16,
-            TensorType::Fp32 => Self::Fp32,
-            TensorType::Fp64 => Self::Fp64,
-            TensorType::Bf16 => Self::Bf16,
-            TensorType::U8 => Self::U8,
-            TensorType::I32 => Self::I32,
-            TensorType::I64 => Self::I64,
-        }
-    }
-}
-
-impl From<Type> for TensorType {
-    fn from(ty: Type) -> Self {
-        match ty {
-            Type::Fp16 => Self::Fp16,
-            Type::Fp32 => Self::Fp32,
-            Type::Fp64 => Self::Fp64,
-            Type::Bf16 => Self::Bf16,
-            Type::U8 => Self::U8,
-            Type::I32 => Self::I32,
-            Type::I64 => Self::I64,
-        }
     }
 }

@@ -9,9 +9,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use skincell_engines::source::{CELL_FILE, GRAPH_FILE, WEIGHTS_FILE};
+use skincell_engines::{Cellnet, Engines, LoadError, Model, Rten, Source, StaticFiles};
 
 use crate::baked::Archive;
-use crate::engine::{LoadError, Model};
 
 /// Variable that names another models folder.
 pub const FOLDER_VARIABLE: &str = "WASI_NN_MODELS";
@@ -21,11 +24,11 @@ pub const FOLDER: &str = "/models";
 const LONGEST: usize = 64;
 
 /// The models of one instance.
-#[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     baked: Archive<'static>,
-    loaded: RefCell<HashMap<String, Rc<Model>>>,
+    engines: Engines,
+    loaded: RefCell<HashMap<String, Rc<dyn Model>>>,
 }
 
 /// Where a model is.
@@ -41,7 +44,9 @@ impl Store {
     /// The models of `baked`, or where that is empty those in the folders of `root`.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, baked: Archive<'static>) -> Self {
-        Self { root: root.into(), baked, loaded: RefCell::default() }
+        // Wasm has one thread.
+        let engines = Engines::new(vec![Arc::new(Cellnet::new(1))], Arc::new(Rten::new(1)));
+        Self { root: root.into(), baked, engines, loaded: RefCell::default() }
     }
 
     /// Where the model called `name` is, if it is anywhere.
@@ -54,21 +59,30 @@ impl Store {
             return self.baked.has(name).then_some(Place::Baked);
         }
         let folder = self.root.join(name);
-        Model::lies_in(&folder).then_some(Place::Folder(folder))
+        let source = Source::Folder(&folder);
+        let lies_there = self.engines.all().any(|engine| engine.takes(&source));
+        lies_there.then_some(Place::Folder(folder))
     }
 
     /// The model called `name`, loaded unless it is already.
     ///
     /// # Errors
     /// [`LoadError`]; it is not kept, so the next caller tries again.
-    pub fn load(&self, name: &str, place: &Place) -> Result<Rc<Model>, LoadError> {
+    pub fn load(&self, name: &str, place: &Place) -> Result<Rc<dyn Model>, LoadError> {
         if let Some(model) = self.loaded.borrow().get(name) {
             return Ok(Rc::clone(model));
         }
-        let model = Rc::new(match place {
-            Place::Folder(folder) => Model::load(folder)?,
-            Place::Baked => Model::baked(&self.baked, name)?,
-        });
+        let file = |file| self.baked.file(name, file);
+        let source = match place {
+            Place::Folder(folder) => Source::Folder(folder),
+            Place::Baked => Source::Static(StaticFiles {
+                name,
+                cell: file(CELL_FILE),
+                graph: file(GRAPH_FILE),
+                weights: file(WEIGHTS_FILE),
+            }),
+        };
+        let model: Rc<dyn Model> = self.engines.choose(&source).load(source)?.into();
         self.loaded.borrow_mut().insert(name.to_owned(), Rc::clone(&model));
         Ok(model)
     }
@@ -111,7 +125,7 @@ mod tests {
         }
         assert_eq!(store.find("card"), None);
         assert_eq!(store.find("../cell"), None);
-        let error = store.load("cell", &store.find("cell").unwrap()).unwrap_err();
+        let error = store.load("cell", &store.find("cell").unwrap()).map(drop).unwrap_err();
         assert!(error.to_string().contains("model.cell"), "{error}");
     }
 
@@ -125,7 +139,7 @@ mod tests {
         let store = Store::new(root.path(), archive);
         assert_eq!(store.find("skin"), Some(Place::Baked));
         assert_eq!(store.find("cell"), None);
-        let error = store.load("skin", &Place::Baked).unwrap_err();
+        let error = store.load("skin", &Place::Baked).map(drop).unwrap_err();
         assert!(error.to_string().contains("model.cell"), "{error}");
     }
 }

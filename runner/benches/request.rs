@@ -14,14 +14,12 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http_body_util::{BodyExt, Full};
+use skincell_engines::{Cellnet, Dtype, Engine, Model, OnnxRuntime, Rten, Source, Tensor};
 use skincell_runner::app::{self, Additions};
-use skincell_runner::nn::{Cellnet, Engine, LoadedModel, OnnxRuntime, Rten};
 use skincell_runner::service::Service;
 use skincell_runner::settings::Settings;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
-use wasmtime_wasi_nn::Tensor;
-use wasmtime_wasi_nn::wit::TensorType;
 
 /// The photo that is asked about, and the model's input: float32, as its card says.
 const PHOTO: &str = "tests/photos/drawn-eczema-1.jpg";
@@ -99,10 +97,12 @@ fn engines(criterion: &mut Criterion) {
     }
     let elements = INPUT.1.iter().product::<u32>() as usize;
     for engine in engines {
-        let model: Box<dyn LoadedModel> = engine.load(&folder).expect("models/skin");
-        let input = Tensor::new(INPUT.1.to_vec(), TensorType::Fp32, vec![0; 4 * elements]);
+        let model: Box<dyn Model> = engine.load(Source::Folder(&folder)).expect("models/skin");
+        let input =
+            (INPUT.0.to_owned(), Tensor::new(INPUT.1.to_vec(), Dtype::F32, vec![0; 4 * elements]));
+        let inputs = [input];
         criterion.bench_function(&format!("run/models/skin, 1 thread, {}", engine.name()), |b| {
-            b.iter(|| model.run(vec![(INPUT.0.to_owned(), input.clone())]).expect("a run"));
+            b.iter(|| model.run(&inputs).expect("a run"));
         });
     }
 }

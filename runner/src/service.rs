@@ -11,7 +11,7 @@ use crate::manifest::StaticResponse;
 use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
-use crate::nn::{self, Engine, Grants, Models, Rten};
+use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::problem::Problem;
 use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
@@ -78,7 +78,7 @@ impl Service {
         let cache = compile_cache(settings);
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
-        let engines = nn::engines(settings, budget.bytes)?;
+        let engines = engines(settings, budget.bytes)?;
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
@@ -338,6 +338,22 @@ fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {
 
 /// Longest path quoted back to a client.
 const MAX_ECHO: usize = 128;
+
+/// The engines that the settings ask for. Half the budget may become one model's private memory: requests need
+/// the rest.
+fn engines(settings: &Settings, budget: Option<u64>) -> anyhow::Result<Engines> {
+    let selection = Selection {
+        choice: settings.engine,
+        threads: settings.threads,
+        library: settings.engine_library.clone(),
+        allowance: budget.map(|bytes| bytes / 2),
+    };
+    let (engines, missing) = selection.engines()?;
+    if let Some(error) = missing {
+        tracing::warn!("rten runs what cellnet does not: {error}");
+    }
+    Ok(engines)
+}
 
 fn shortened(path: &str) -> String {
     path.chars().take(MAX_ECHO).collect()

@@ -2,6 +2,7 @@
 
 use crate::memory::MemoryLimit;
 use crate::sandbox::{CompileCache, OutputSettings};
+pub use skincell_engines::EngineChoice;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,21 +39,6 @@ pub struct Settings {
     pub unload_after: Duration,
     /// Where components print.
     pub output: OutputSettings,
-}
-
-/// Which engine runs a model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// cellnet where the folder has a `model.cell`; else ONNX Runtime where a library is named and half the
-    /// budget has room for private weights; else rten.
-    #[default]
-    Auto,
-    /// cellnet only.
-    Cellnet,
-    /// rten only.
-    Rten,
-    /// ONNX Runtime only.
-    OnnxRuntime,
 }
 
 impl Default for Settings {

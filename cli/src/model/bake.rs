@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use skincell_modelkit::pack::is_packed;
-use skincell_portable_host::bake::bake;
+use skincell_portable::bake::bake;
 
 use crate::pack::{PackFlags, pack_and_report};
 

@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-pub mod engines;
-
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 

@@ -7,12 +7,10 @@
 
 use super::bus;
 pub(super) use super::bus::Loading;
+use skincell_engines::source::FILES;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// What an engine may map.
-const NAMES: [&str; 3] = ["model.cell", "model.onnx", "model.onnx.data"];
 
 /// The model files of a folder, as they were when it was loaded.
 pub(super) struct ModelFiles {
@@ -57,7 +55,7 @@ impl ModelFiles {
             });
             ModelFile { path, found }
         };
-        Self { files: NAMES.map(file).into(), guards: Vec::new() }
+        Self { files: FILES.map(file).into(), guards: Vec::new() }
     }
 
     /// Guards whatever of them is mapped by now.

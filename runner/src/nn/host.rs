@@ -1,20 +1,18 @@
 //! `wasi:nn` as a guest sees it: handles in its own table, every call bounded, errors of the standard's
 //! own kinds. What may take long is done on a thread of the guest's own.
 //!
-//! Written against the standard's WIT and not taken from wasmtime-wasi-nn, which has no bound on the
+//! Written against the standard's WIT and not taken from the crate wasmtime-wasi-nn, which has no bound on the
 //! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
 //! runs it is `model`'s business.
 
-use super::engine::{LoadedModel, RunError};
 use super::model::{Loaded, Model};
 use super::registry::{Grants, GuestModels};
 use crate::own_thread::OwnThread;
+use skincell_engines::{Model as LoadedModel, NamedTensor, RunError, Source, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
-use wasmtime_wasi_nn::Tensor;
-use wasmtime_wasi_nn::wit::TensorType;
 
 mod generated {
     wasmtime::component::bindgen!({
@@ -27,7 +25,7 @@ mod generated {
             default: trappable,
         },
         with: {
-            "wasi:nn/tensor.tensor": wasmtime_wasi_nn::Tensor,
+            "wasi:nn/tensor.tensor": skincell_engines::Tensor,
             "wasi:nn/graph.graph": super::GraphHandle,
             "wasi:nn/inference.graph-execution-context": super::ContextHandle,
             "wasi:nn/errors.error": super::NnError,
@@ -37,6 +35,8 @@ mod generated {
 use generated::wasi::nn::{errors, graph, inference, tensor};
 
 pub use errors::ErrorCode;
+
+skincell_engines::convert_tensor_type!(tensor::TensorType);
 
 /// Runs one request may ask for.
 const MAX_COMPUTES: u32 = 100;
@@ -63,10 +63,7 @@ pub enum ContextHandle {
 }
 
 impl ContextHandle {
-    fn run(
-        &self,
-        inputs: Vec<(String, Tensor)>,
-    ) -> Result<Vec<(String, Tensor)>, (String, RunError)> {
+    fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, (String, RunError)> {
         match self {
             Self::Named(model, loaded) => {
                 model.run(loaded, inputs).map_err(|error| (model.name().to_owned(), error))
@@ -235,9 +232,9 @@ impl graph::Host for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        match engine.load_onnx(bytes) {
+        match engine.load(Source::Bytes(bytes)) {
             Ok(model) => Ok(Ok(self.table.push(GraphHandle::Own(model.into()))?)),
-            Err(words) => self.fail(ErrorCode::InvalidArgument, words),
+            Err(error) => self.fail(ErrorCode::InvalidArgument, error.to_string()),
         }
     }
 
@@ -310,7 +307,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        match self.table.get(&context)?.clone().run(named) {
+        match self.table.get(&context)?.clone().run(&named) {
             Ok(outputs) => {
                 let outputs = outputs.into_iter();
                 let outputs = outputs.map(|(name, tensor)| Ok((name, self.hold(tensor)?)));
@@ -335,7 +332,7 @@ impl tensor::HostTensor for NnView<'_> {
         ty: tensor::TensorType,
         data: Vec<u8>,
     ) -> wasmtime::Result<Resource<Tensor>> {
-        self.hold(Tensor { dimensions, ty: inwards(ty), data })
+        self.hold(Tensor { dimensions, dtype: ty.into(), data })
     }
 
     fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
@@ -343,7 +340,7 @@ impl tensor::HostTensor for NnView<'_> {
     }
 
     fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<tensor::TensorType> {
-        Ok(outwards(self.table.get(&tensor)?.ty))
+        Ok(self.table.get(&tensor)?.dtype.into())
     }
 
     fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
@@ -372,27 +369,3 @@ impl errors::HostError for NnView<'_> {
 impl tensor::Host for NnView<'_> {}
 impl inference::Host for NnView<'_> {}
 impl errors::Host for NnView<'_> {}
-
-fn inwards(ty: tensor::TensorType) -> TensorType {
-    match ty {
-        tensor::TensorType::Fp16 => TensorType::Fp16,
-        tensor::TensorType::Fp32 => TensorType::Fp32,
-        tensor::TensorType::Fp64 => TensorType::Fp64,
-        tensor::TensorType::Bf16 => TensorType::Bf16,
-        tensor::TensorType::U8 => TensorType::U8,
-        tensor::TensorType::I32 => TensorType::I32,
-        tensor::TensorType::I64 => TensorType::I64,
-    }
-}
-
-fn outwards(ty: TensorType) -> tensor::TensorType {
-    match ty {
-        TensorType::Fp16 => tensor::TensorType::Fp16,
-        TensorType::Fp32 => tensor::TensorType::Fp32,
-        TensorType::Fp64 => tensor::TensorType::Fp64,
-        TensorType::Bf16 => tensor::TensorType::Bf16,
-        TensorType::U8 => tensor::TensorType::U8,
-        TensorType::I32 => tensor::TensorType::I32,
-        TensorType::I64 => tensor::TensorType::I64,
-    }
-}

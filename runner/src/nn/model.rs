@@ -2,15 +2,14 @@
 //! shared by all, reloaded when its files were replaced, unloaded when idle or when room is needed, and
 //! never under a running request.
 
-use super::engine::{LoadError, LoadedModel, RunError};
 use super::files::{Loading, ModelFiles};
-use super::registry::{Engines, Household};
+use super::registry::Household;
 use crate::memory::{ModelHold, ModelShare, sampled};
+use skincell_engines::{Engines, LoadError, Model as LoadedModel, NamedTensor, RunError, Source};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use wasmtime_wasi_nn::Tensor;
 
 /// A model an application was granted.
 pub(crate) struct Model {
@@ -150,10 +149,11 @@ impl Model {
 
     fn load(&self) -> Result<Loaded, LoadError> {
         let start = Instant::now();
-        let engine = self.engines.choose(&self.folder);
+        let source = Source::Folder(&self.folder);
+        let engine = self.engines.choose(&source);
         let loading = Loading::begin();
         let mut files = ModelFiles::open(&self.folder);
-        let (model, memory) = sampled(|| engine.load(&self.folder));
+        let (model, memory) = sampled(|| engine.load(source));
         let model = model?;
         files.guard();
         if loading.met_a_cut() || files.damage().is_some() {
@@ -222,14 +222,9 @@ impl Model {
     pub(crate) fn run(
         &self,
         loaded: &Arc<Loaded>,
-        inputs: Vec<(String, Tensor)>,
-    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        inputs: &[NamedTensor],
+    ) -> Result<Vec<NamedTensor>, RunError> {
         let start = Instant::now();
-        let mut names: Vec<&str> = inputs.iter().map(|(name, _)| name.as_str()).collect();
-        names.sort_unstable();
-        if let Some([name, _]) = names.array_windows().find(|[one, next]| one == next) {
-            return Err(RunError::RepeatedInput((*name).to_owned()));
-        }
         let outputs = if loaded.is_measured.load(Ordering::Acquire) {
             loaded.model.run(inputs)
         } else {
@@ -247,8 +242,8 @@ impl Model {
     fn first_run(
         &self,
         loaded: &Loaded,
-        inputs: Vec<(String, Tensor)>,
-    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        inputs: &[NamedTensor],
+    ) -> Result<Vec<NamedTensor>, RunError> {
         let alone = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.is_measured.load(Ordering::Acquire) {
             drop(alone);
@@ -310,8 +305,9 @@ impl Model {
         let loaded = slot.as_ref().and_then(|slot| slot.as_ref());
         let figures = self.figures();
         let held = figures.share.private.saturating_add(figures.share.kept);
-        let engine = self.engines.choose(&self.folder);
-        let is_there = loaded.is_some() || engine.takes(&self.folder);
+        let source = Source::Folder(&self.folder);
+        let engine = self.engines.choose(&source);
+        let is_there = loaded.is_some() || engine.takes(&source);
         let missing = || (!is_there).then(|| LoadError::Missing(self.folder.clone()).in_short());
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = failure.as_ref().map(|failure| failure.reason.clone());

@@ -5,10 +5,10 @@
 //! path. Loading happens when the guest makes an execution context, so that "no such model" and "the
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
-use super::engine::{Engine, LoadError};
 use super::model::{Model, ModelStatus, Unload};
 use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, Level, ModelHold, ModelShare};
 use crate::metrics::Metrics;
+use skincell_engines::{Engine, Engines, LoadError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,25 +18,6 @@ use std::time::{Duration, Instant};
 pub struct Models {
     by_folder: BTreeMap<PathBuf, Arc<Model>>,
     household: Arc<Household>,
-}
-
-/// Engines in the order of preference.
-#[derive(Clone)]
-pub struct Engines {
-    preferred: Vec<Arc<dyn Engine>>,
-    last: Arc<dyn Engine>,
-}
-
-impl Engines {
-    /// `preferred` first, `last` for whatever they do not take.
-    pub fn new(preferred: Vec<Arc<dyn Engine>>, last: Arc<dyn Engine>) -> Self {
-        Self { preferred, last }
-    }
-
-    pub(super) fn choose(&self, folder: &Path) -> Arc<dyn Engine> {
-        let first = self.preferred.iter().find(|engine| engine.takes(folder));
-        Arc::clone(first.unwrap_or(&self.last))
-    }
 }
 
 /// The models one component may load. Cheap to clone: each request gets one.
@@ -200,16 +181,16 @@ impl Household {
 
 #[cfg(test)]
 mod tests {
-    use super::{Engines, Grants, Models};
+    use super::{Grants, Models};
     use crate::memory::{Budget, Gauge, Ledger};
     use crate::metrics::Metrics;
-    use crate::nn::engine::{Engine, LoadError, LoadedModel, RunError};
+    use skincell_engines::{
+        Dtype, Engine, Engines, LoadError, Model, NamedTensor, RunError, Source, Tensor,
+    };
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
-    use wasmtime_wasi_nn::Tensor;
-    use wasmtime_wasi_nn::wit::TensorType;
 
     /// Doubles every byte, counts its loads, and fails the first one if told to.
     #[derive(Default)]
@@ -223,16 +204,16 @@ mod tests {
             "doubling"
         }
 
-        fn takes(&self, _folder: &Path) -> bool {
+        fn takes(&self, _source: &Source<'_>) -> bool {
             true
         }
 
-        fn load(&self, folder: &Path) -> Result<Box<dyn LoadedModel>, LoadError> {
+        fn load(&self, _source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
             let earlier = self.loads.fetch_add(1, Ordering::SeqCst);
             // Long enough for the other threads to arrive while this load is under way.
             std::thread::sleep(Duration::from_millis(50));
             if earlier == 0 && self.fail_first {
-                return Err(LoadError::Missing(folder.join("model.onnx")));
+                return Err(LoadError::Missing("model.onnx".into()));
             }
             Ok(Box::new(Double))
         }
@@ -240,13 +221,13 @@ mod tests {
 
     struct Double;
 
-    impl LoadedModel for Double {
-        fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, RunError> {
-            let double = |(name, mut tensor): (String, Tensor)| {
-                tensor.data.iter_mut().for_each(|byte| *byte *= 2);
-                (name, tensor)
+    impl Model for Double {
+        fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+            let double = |(name, tensor): &NamedTensor| {
+                let data = tensor.data.iter().map(|byte| byte * 2).collect();
+                (name.clone(), Tensor { data, ..tensor.clone() })
             };
-            Ok(inputs.into_iter().map(double).collect())
+            Ok(inputs.iter().map(double).collect())
         }
     }
 
@@ -288,8 +269,8 @@ mod tests {
         let model = grants.find("skin").unwrap();
         assert!(matches!(model.lease(), Err(LoadError::Missing(_))));
         let loaded = model.lease().unwrap();
-        let tensor = Tensor::new(vec![2], TensorType::U8, vec![1, 2]);
-        let outputs = model.run(&loaded, vec![("x".to_owned(), tensor)]).unwrap();
+        let tensor = Tensor::new(vec![2], Dtype::U8, vec![1, 2]);
+        let outputs = model.run(&loaded, &[("x".to_owned(), tensor)]).unwrap();
         assert_eq!(outputs[0].1.data, [2, 4]);
         assert!(model.figures().activation.is_some(), "the first run is measured");
     }

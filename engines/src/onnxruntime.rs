@@ -1,0 +1,347 @@
+//! A further engine: ONNX Runtime over `model.onnx`, from a library that the user names. Nothing of it is
+//! linked, looked for or opened before a model is loaded by it.
+//!
+//! Where there is room its weights are private copies in the order its kernels like, which is fast;
+//! where there is not they stay pages of `model.onnx.data`. Runs at the same time share one session
+//! without a lock. Leaves out every execution provider but the processor's.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
+use ort::environment::Environment;
+use ort::ep::CPU;
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{
+    DynValue, DynValueRef, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef,
+    ValueType,
+};
+use ort::{AsPointer, sys};
+
+use crate::error::{LoadError, RunError};
+use crate::inputs::matched;
+use crate::outline::{Graph, Place};
+use crate::source::{GRAPH_FILE, Source, WEIGHTS_FILE};
+use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
+use crate::{Engine, Model};
+
+const NAME: &str = "onnxruntime";
+
+/// Private bytes beside the weights: the library's own, the graph, one run's feature maps. Measured with
+/// EfficientNetV2-S at 300×300: 40 MiB.
+const BESIDE_WEIGHTS: u64 = 48 << 20;
+
+/// The engine.
+pub struct OnnxRuntime {
+    library: PathBuf,
+    threads: usize,
+    /// Private bytes that one model may take; `None` is no bound.
+    allowance: Option<u64>,
+    only_where_it_fits: bool,
+}
+
+/// There is no library where one was said to be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no ONNX Runtime library at {0}; name the file itself, such as \
+     onnxruntime/capi/libonnxruntime.so.1.x of the Python package onnxruntime"
+)]
+pub struct NoLibrary(PathBuf);
+
+struct OnnxRuntimeModel {
+    session: Session,
+    /// The inputs' names, and the same as the library takes them.
+    inputs: Vec<String>,
+    input_names: Vec<CString>,
+    outputs: Vec<CString>,
+}
+
+impl OnnxRuntime {
+    /// An engine over the library at `library`, `threads` threads for each of its models.
+    ///
+    /// # Errors
+    /// [`NoLibrary`] where there is no such file.
+    pub fn new(library: &Path, threads: usize) -> Result<Self, NoLibrary> {
+        if !library.is_file() {
+            return Err(NoLibrary(library.to_path_buf()));
+        }
+        let library = library.canonicalize().unwrap_or_else(|_| library.to_path_buf());
+        Ok(Self { library, threads: threads.max(1), allowance: None, only_where_it_fits: false })
+    }
+
+    /// Weights stay mapped where a model's private copy would take more than `bytes`.
+    #[must_use]
+    pub fn with_allowance(mut self, bytes: Option<u64>) -> Self {
+        self.allowance = bytes;
+        self
+    }
+
+    /// Takes only models of which a private copy fits into the allowance; others are left to who maps
+    /// weights better.
+    #[must_use]
+    pub fn only_where_it_fits(mut self) -> Self {
+        self.only_where_it_fits = true;
+        self
+    }
+
+    /// Whether the allowance has room for private weights. The copy is as large as the file; while it is
+    /// made, as much again is held of it in part, never more.
+    fn fits(&self, folder: &Path) -> bool {
+        let size = |name| std::fs::metadata(folder.join(name)).map_or(0, |data| data.len());
+        let needed = size(GRAPH_FILE).saturating_add(size(WEIGHTS_FILE)).saturating_mul(2);
+        self.allowance.is_none_or(|bytes| needed.saturating_add(BESIDE_WEIGHTS) <= bytes)
+    }
+
+    /// Loads an ONNX file of any name, its weights private.
+    ///
+    /// # Errors
+    /// [`LoadError`], with the file and what is wrong with it.
+    pub fn load_file(&self, path: &Path) -> Result<Box<dyn Model>, LoadError> {
+        self.open(path.to_path_buf(), true)
+    }
+
+    fn open(&self, path: PathBuf, is_private: bool) -> Result<Box<dyn Model>, LoadError> {
+        // The real file: ONNX Runtime looks for weights beside it, and not where a link may lie.
+        let Ok(real) = path.canonicalize() else { return Err(LoadError::Missing(path)) };
+        let graph = Graph::file(real, NAME)?;
+        let Place::File(real) = &graph.place else { return Err(LoadError::Missing(path)) };
+        let opened = self.session(real, is_private).and_then(OnnxRuntimeModel::new);
+        match opened {
+            Ok(model) => Ok(Box::new(model)),
+            Err(reason) => Err(graph.refused(NAME, reason)),
+        }
+    }
+
+    fn session(&self, path: &Path, is_private: bool) -> Result<Session, String> {
+        let words = |error: ort::Error| error.to_string();
+        // An arena keeps what runs use, which saves mapping it again each time: it goes where there is
+        // room for private weights. Threads that spin for work take it from others.
+        let level = match is_private {
+            true => GraphOptimizationLevel::All,
+            // One step less rewrites no weights into another layout.
+            false => GraphOptimizationLevel::Level2,
+        };
+        let build = || {
+            Session::builder(environment(&self.library)?)?
+                .with_execution_providers([CPU::default()
+                    .with_arena_allocator(is_private)
+                    .build()])?
+                .with_log_level(LogLevel::Warning)?
+                .with_intra_threads(self.threads)?
+                .with_inter_threads(1)?
+                .with_intra_op_spinning(false)?
+                .with_memory_pattern(true)?
+                .with_prepacking(is_private)?
+                .with_optimization_level(level)?
+                .commit_from_file(path)
+        };
+        build().map_err(words)
+    }
+}
+
+/// The process's one environment: ONNX Runtime allows no second, nor a second library.
+fn environment(library: &Path) -> ort::Result<&'static Environment> {
+    static ENVIRONMENT: OnceLock<Result<(PathBuf, Environment), String>> = OnceLock::new();
+    let made = ENVIRONMENT.get_or_init(|| {
+        let builder = ort::init_from(library).map_err(|error| error.to_string())?;
+        let environment = builder.with_name("skincell").with_telemetry(false).build();
+        Ok((library.to_path_buf(), environment.map_err(|error| error.to_string())?))
+    });
+    match made {
+        Ok((path, environment)) if path == library => Ok(environment),
+        Ok((path, _)) => Err(ort::Error::new(format!(
+            "{} was loaded first, and a process has one ONNX Runtime",
+            path.display()
+        ))),
+        Err(words) => Err(ort::Error::new(words)),
+    }
+}
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn takes(&self, source: &Source<'_>) -> bool {
+        let Source::Folder(folder) = source else { return false };
+        source.has_graph() && (!self.only_where_it_fits || self.fits(folder))
+    }
+
+    fn load(&self, source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
+        let path = source.path(GRAPH_FILE);
+        let Source::Folder(folder) = source else {
+            let (model, reason) = (path.display().to_string(), "it loads files only".to_owned());
+            return Err(LoadError::Refused { engine: NAME, model, reason });
+        };
+        self.open(path, self.fits(folder))
+    }
+}
+
+impl Model for OnnxRuntimeModel {
+    fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        let indices = matched(&self.inputs, inputs)?;
+        let mut bound = Vec::with_capacity(inputs.len());
+        for ((name, tensor), index) in inputs.iter().zip(indices) {
+            let named = |source| RunError::Tensor { name: name.clone(), source };
+            let elements = Elements::of(tensor).map_err(named)?;
+            bound.push((self.input_names[index].as_c_str(), elements));
+        }
+        let views = bound.iter().map(|(name, elements)| Ok((*name, elements.view()?)));
+        let views = views.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
+        let values = self.call(&views).map_err(failed)?;
+        let named = self.outputs.iter().zip(values);
+        named
+            .map(|(name, value)| Ok((name.to_string_lossy().into_owned(), from_value(&value)?)))
+            .collect()
+    }
+}
+
+fn failed(error: ort::Error) -> RunError {
+    RunError::Engine(error.to_string())
+}
+
+impl OnnxRuntimeModel {
+    fn new(session: Session) -> Result<Self, String> {
+        let names = |ports: &[Outlet]| {
+            let names = ports.iter().map(|port| CString::new(port.name()));
+            names.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+        };
+        let (input_names, outputs) = (names(session.inputs())?, names(session.outputs())?);
+        let inputs = session.inputs().iter().map(|port| port.name().to_owned()).collect();
+        Ok(Self { session, inputs, input_names, outputs })
+    }
+
+    /// All outputs, for inputs that are all there.
+    fn call(&self, inputs: &[(&CStr, DynValueRef<'_>)]) -> ort::Result<Vec<DynValue>> {
+        let names: Vec<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let values: Vec<*const sys::OrtValue> = inputs.iter().map(|(_, v)| v.ptr()).collect();
+        let wanted: Vec<_> = self.outputs.iter().map(|name| name.as_ptr()).collect();
+        let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); wanted.len()];
+        #[expect(unsafe_code, reason = "ort's own `run` takes the session for one thread alone")]
+        // SAFETY: the session is alive and its `Run` may be called by several threads at once, which
+        // ONNX Runtime documents and its own servers rely on; ort guards against other execution
+        // providers, and this session has the processor's only, over malloc. Names are C strings that
+        // outlive the call, values are live, and each array has the length that is given with it.
+        let status = unsafe {
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                ptr::null(),
+                names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                wanted.as_ptr(),
+                wanted.len(),
+                outputs.as_mut_ptr(),
+            )
+        };
+        #[expect(unsafe_code, reason = "ort has no other way to turn a status into an error")]
+        // SAFETY: the status that was just returned, used once.
+        unsafe { ort::Error::result_from_status(status) }?;
+        let owned = outputs.into_iter().map(|output| {
+            let output =
+                NonNull::new(output).ok_or_else(|| ort::Error::new("an output is none"))?;
+            #[expect(unsafe_code, reason = "what `Run` gave is owned from here on")]
+            // SAFETY: a valid value that a successful `Run` of this session gave us to own, with the
+            // allocator of that session.
+            Ok(unsafe { DynValue::from_ptr(output, Some(self.session.allocator())) })
+        });
+        owned.collect()
+    }
+}
+
+/// An input's elements, in place where they are aligned.
+struct Elements<'a> {
+    shape: Vec<usize>,
+    data: Data<'a>,
+}
+
+enum Data<'a> {
+    U8(&'a [u8]),
+    /// As bits.
+    F16(Cow<'a, [u16]>),
+    /// As bits.
+    Bf16(Cow<'a, [u16]>),
+    F32(Cow<'a, [f32]>),
+    F64(Cow<'a, [f64]>),
+    I32(Cow<'a, [i32]>),
+    I64(Cow<'a, [i64]>),
+}
+
+impl<'a> Elements<'a> {
+    /// Checks `tensor` against itself; whether it fits the graph, ONNX Runtime checks when it runs.
+    fn of(tensor: &'a Tensor) -> Result<Self, TensorError> {
+        let shape = tensor.checked_shape()?;
+        let data = match tensor.dtype {
+            Dtype::U8 => Data::U8(&tensor.data),
+            Dtype::F16 => Data::F16(tensor.elements()),
+            Dtype::Bf16 => Data::Bf16(tensor.elements()),
+            Dtype::F32 => Data::F32(tensor.elements()),
+            Dtype::F64 => Data::F64(tensor.elements()),
+            Dtype::I32 => Data::I32(tensor.elements()),
+            Dtype::I64 => Data::I64(tensor.elements()),
+        };
+        Ok(Self { shape, data })
+    }
+
+    fn view(&self) -> ort::Result<DynValueRef<'_>> {
+        fn of<'a, T>(shape: &'a [usize], data: &'a [T]) -> ort::Result<DynValueRef<'a>>
+        where
+            T: PrimitiveTensorElementType + Clone + Debug + 'static,
+        {
+            Ok(TensorRef::from_array_view((shape, data))?.into_dyn())
+        }
+        let shape = self.shape.as_slice();
+        match &self.data {
+            Data::U8(data) => of(shape, data),
+            Data::F16(data) => of::<f16>(shape, data.reinterpret_cast()),
+            Data::Bf16(data) => of::<bf16>(shape, data.reinterpret_cast()),
+            Data::F32(data) => of(shape, data),
+            Data::F64(data) => of(shape, data),
+            Data::I32(data) => of(shape, data),
+            Data::I64(data) => of(shape, data),
+        }
+    }
+}
+
+fn from_value(value: &DynValue) -> Result<Tensor, RunError> {
+    let element = match value.dtype() {
+        ValueType::Tensor { ty, .. } => *ty,
+        other => return Err(no_type(other)),
+    };
+    match element {
+        TensorElementType::Uint8 => owned::<u8, _>(value, Dtype::U8, <[u8]>::as_ref),
+        TensorElementType::Float16 => owned::<f16, _>(value, Dtype::F16, |e| e.reinterpret_cast()),
+        TensorElementType::Bfloat16 => {
+            owned::<bf16, _>(value, Dtype::Bf16, |e| e.reinterpret_cast())
+        }
+        TensorElementType::Float32 => owned::<f32, _>(value, Dtype::F32, <[f32]>::as_ref),
+        TensorElementType::Float64 => owned::<f64, _>(value, Dtype::F64, <[f64]>::as_ref),
+        TensorElementType::Int32 => owned::<i32, _>(value, Dtype::I32, <[i32]>::as_ref),
+        TensorElementType::Int64 => owned::<i64, _>(value, Dtype::I64, <[i64]>::as_ref),
+        _ => return Err(no_type(value.dtype())),
+    }
+    .map_err(failed)
+}
+
+/// An output as a tensor of our own; `bits` gives its elements as plain numbers.
+fn owned<T: PrimitiveTensorElementType, B: bytemuck::NoUninit>(
+    value: &DynValue,
+    dtype: Dtype,
+    bits: impl FnOnce(&[T]) -> &[B],
+) -> ort::Result<Tensor> {
+    let (shape, elements) = value.try_extract_tensor::<T>()?;
+    // A model's output has at most u32::MAX elements: it lies in memory.
+    let dimensions = shape.iter().map(|&size| size as u32).collect();
+    Ok(Tensor::of(dimensions, dtype, bits(elements)))
+}
+
+fn no_type(found: &ValueType) -> RunError {
+    RunError::Engine(format!("an output is {found}, which wasi-nn has no type for"))
+}

@@ -1,0 +1,178 @@
+//! The embedded engine: rten over `model.onnx`, its weights mapped from `model.onnx.data`.
+//!
+//! Weights stay file pages: shared between processes, given back under memory pressure. Which graphs
+//! rten maps without copying is `modelkit`'s business, which writes them so.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use ::rten::{
+    self as engine, DataType, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView,
+    ValueType,
+};
+use rten_tensor::TensorView;
+use rten_tensor::prelude::*;
+
+use crate::error::{LoadError, RunError};
+use crate::inputs::matched;
+use crate::outline::{Graph, Place};
+use crate::source::{Source, WEIGHTS_FILE};
+use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
+use crate::{Engine, Model};
+
+const NAME: &str = "rten";
+
+/// The engine; its models share one pool of threads, made when the first of them is loaded.
+pub struct Rten {
+    threads: usize,
+    pool: OnceLock<Arc<ThreadPool>>,
+}
+
+struct RtenModel {
+    model: engine::Model,
+    inputs: Vec<String>,
+    threads: Arc<ThreadPool>,
+}
+
+impl Rten {
+    /// An engine with `threads` threads for all its models together; in Wasm, which has none, a run is the
+    /// caller's own.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self { threads: threads.max(1), pool: OnceLock::new() }
+    }
+}
+
+impl Engine for Rten {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn takes(&self, source: &Source<'_>) -> bool {
+        source.has_graph()
+    }
+
+    fn load(&self, source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
+        let Graph { name, place } = Graph::of(source, NAME)?;
+        let mut options = ModelOptions::with_all_ops();
+        let loaded = match place {
+            Place::File(path) => open(&options, &path),
+            Place::Static(graph, files) => {
+                if let Some(weights) = files.weights {
+                    options.external_data_static(WEIGHTS_FILE, weights);
+                }
+                options.load_static_slice(graph)
+            }
+            Place::Bytes(bytes) => options.load(bytes),
+        };
+        let model = loaded.map_err(|error| LoadError::Refused {
+            engine: NAME,
+            model: name,
+            reason: error.to_string(),
+        })?;
+        let inputs = model.input_ids().iter().map(|id| node_name(&model, *id)).collect();
+        let pool = self.pool.get_or_init(|| Arc::new(ThreadPool::with_num_threads(self.threads)));
+        Ok(Box::new(RtenModel { model, inputs, threads: Arc::clone(pool) }))
+    }
+}
+
+/// Maps the model's files, or reads them where the target cannot map.
+fn open(options: &ModelOptions, path: &Path) -> Result<engine::Model, engine::LoadError> {
+    if cfg!(target_family = "wasm") {
+        return options.load_file(path);
+    }
+    #[expect(unsafe_code, reason = "mapping weights is what keeps them out of private memory")]
+    // SAFETY: the mapping is read-only, and every tool of ours that writes a model folder replaces
+    // files by rename, which leaves a mapped file's pages as they were. What becomes of somebody
+    // who writes into a mapped file or cuts it short is in the runner, `nn/bus.rs` and `nn/files.rs`.
+    unsafe {
+        options.load_mmap(path)
+    }
+}
+
+impl Model for RtenModel {
+    fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        let indices = matched(&self.inputs, inputs)?;
+        let mut bound = Vec::with_capacity(inputs.len());
+        for ((name, tensor), index) in inputs.iter().zip(indices) {
+            let id = self.model.input_ids()[index];
+            let value = self
+                .to_value(id, tensor)
+                .map_err(|source| RunError::Tensor { name: name.clone(), source })?;
+            bound.push((id, value));
+        }
+        let bound = bound.iter().map(|(id, value)| (*id, value.view())).collect();
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.threads)));
+        let outputs = self.model.output_ids();
+        let values = self
+            .model
+            .run(bound, outputs, Some(options))
+            .map_err(|error| RunError::Engine(error.to_string()))?;
+        let named = outputs.iter().zip(values);
+        named.map(|(id, value)| Ok((node_name(&self.model, *id), from_value(value)?))).collect()
+    }
+}
+
+fn node_name(model: &engine::Model, id: NodeId) -> String {
+    let info = model.node_info(id);
+    info.and_then(|info| info.name().map(str::to_owned)).unwrap_or_default()
+}
+
+/// An input as rten takes it: the caller's own bytes where they are aligned, a copy where they are not.
+enum Input<'a> {
+    F32(Vec<usize>, Cow<'a, [f32]>),
+    I32(Vec<usize>, Cow<'a, [i32]>),
+    U8(Vec<usize>, &'a [u8]),
+}
+
+impl Input<'_> {
+    fn view(&self) -> ValueOrView<'_> {
+        // The lengths were checked by `checked_shape`.
+        match self {
+            Self::F32(shape, data) => TensorView::from_data(shape.as_slice(), &**data).into(),
+            Self::I32(shape, data) => TensorView::from_data(shape.as_slice(), &**data).into(),
+            Self::U8(shape, data) => TensorView::from_data(shape.as_slice(), *data).into(),
+        }
+    }
+}
+
+impl RtenModel {
+    /// Checks `tensor` against itself; whether it fits the graph's input `id`, rten checks when it runs.
+    fn to_value<'a>(&self, id: NodeId, tensor: &'a Tensor) -> Result<Input<'a>, TensorError> {
+        let shape = tensor.checked_shape()?;
+        match tensor.dtype {
+            Dtype::F32 => Ok(Input::F32(shape, tensor.elements())),
+            Dtype::I32 => Ok(Input::I32(shape, tensor.elements())),
+            // rten holds every integer wider than a byte as i32.
+            Dtype::I64 if self.takes(id, DataType::Int32) => {
+                let narrow = tensor.elements::<i64>().iter().map(|v| *v as i32).collect();
+                Ok(Input::I32(shape, Cow::Owned(narrow)))
+            }
+            Dtype::U8 => Ok(Input::U8(shape, &tensor.data)),
+            other => Err(TensorError::Dtype(other)),
+        }
+    }
+
+    fn takes(&self, id: NodeId, dtype: DataType) -> bool {
+        let info = self.model.node_info(id);
+        info.and_then(|info| info.dtype()) == Some(ValueType::Tensor(dtype))
+    }
+}
+
+fn from_value(value: Value) -> Result<Tensor, RunError> {
+    fn bytes<T: bytemuck::NoUninit>(tensor: rten_tensor::Tensor<T>, dtype: Dtype) -> Tensor {
+        // A model's output has at most u32::MAX elements: it lies in memory.
+        let dimensions = tensor.shape().iter().map(|size| *size as u32).collect();
+        Tensor::of(dimensions, dtype, &tensor.into_data())
+    }
+    match value {
+        Value::FloatTensor(tensor) => Ok(bytes(tensor, Dtype::F32)),
+        Value::Int32Tensor(tensor) => Ok(bytes(tensor, Dtype::I32)),
+        Value::UInt8Tensor(tensor) => Ok(bytes(tensor, Dtype::U8)),
+        other => {
+            let dtype = other.dtype();
+            Err(RunError::Engine(format!("an output is {dtype:?}, which wasi-nn has no type for")))
+        }
+    }
+}

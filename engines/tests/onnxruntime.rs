@@ -1,0 +1,159 @@
+//! The engine onnxruntime by itself: every element type there and back, and errors for what does not fit.
+//! Skipped, with a printed reason, where no library is named.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+#![cfg(feature = "onnxruntime")]
+
+use rten_onnx::onnx::{
+    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
+    TypeProto, TypeProtoTensor, ValueInfoProto,
+};
+use skincell_engines::{Dtype, Engine, LoadError, Model, OnnxRuntime, RunError, Source, Tensor};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// The types of wasi-nn: name, type there, type in ONNX, bytes of an element.
+const TYPES: [(&str, Dtype, DataType, usize); 7] = [
+    ("u8", Dtype::U8, DataType::UINT8, 1),
+    ("f16", Dtype::F16, DataType::FLOAT16, 2),
+    ("bf16", Dtype::Bf16, DataType::BFLOAT16, 2),
+    ("f32", Dtype::F32, DataType::FLOAT, 4),
+    ("f64", Dtype::F64, DataType::DOUBLE, 8),
+    ("i32", Dtype::I32, DataType::INT32, 4),
+    ("i64", Dtype::I64, DataType::INT64, 8),
+];
+const DIMENSIONS: [u32; 2] = [2, 3];
+
+/// The engine, or `None` after saying why not.
+fn engine() -> Option<OnnxRuntime> {
+    let library = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    let Some(library) = library else {
+        println!("skipped: ORT_DYLIB_PATH names no ONNX Runtime library");
+        return None;
+    };
+    Some(OnnxRuntime::new(Path::new(&library), 1).unwrap())
+}
+
+/// A folder with a model that gives each of its inputs back, named `X out` for an input `X`.
+fn echo() -> TempDir {
+    let output = |name: &str| format!("{name} out");
+    let port = |name: String, dtype| ValueInfoProto {
+        name: Some(name),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TypeProtoTensor {
+                elem_type: Some(dtype),
+                shape: Some(TensorShapeProto {
+                    dim: DIMENSIONS
+                        .map(|size| Dimension { dim_value: Some(i64::from(size)), dim_param: None })
+                        .into(),
+                }),
+            }),
+            sequence: None,
+        }),
+    };
+    let nodes = TYPES.map(|(name, ..)| NodeProto {
+        op_type: Some("Identity".to_owned()),
+        input: vec![name.to_owned()],
+        output: vec![output(name)],
+        ..Default::default()
+    });
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
+        graph: Some(GraphProto {
+            node: nodes.into(),
+            initializer: vec![],
+            input: TYPES.map(|(name, _, dtype, _)| port(name.to_owned(), dtype)).into(),
+            output: TYPES.map(|(name, _, dtype, _)| port(output(name), dtype)).into(),
+            value_info: vec![],
+        }),
+        ..Default::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model.onnx"), model.write_buf().unwrap()).unwrap();
+    folder
+}
+
+/// One tensor of each type, its bytes counted up from `first`.
+fn inputs(first: u8) -> Vec<(String, Tensor)> {
+    let tensor = |(name, ty, _, size): (&str, Dtype, DataType, usize)| {
+        let length = DIMENSIONS.iter().product::<u32>() as usize * size;
+        let data = (0..length).map(|i| first.wrapping_add(i as u8)).collect();
+        (name.to_owned(), Tensor::new(DIMENSIONS.to_vec(), ty, data))
+    };
+    TYPES.map(tensor).into()
+}
+
+type Inputs = Vec<(String, Tensor)>;
+
+#[test]
+fn every_type_of_wasi_nn_goes_in_and_comes_out_from_many_threads_at_once() {
+    let Some(engine) = engine() else { return };
+    let folder = echo();
+    let model = engine.load(Source::Folder(folder.path())).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let model = &model;
+            scope.spawn(move || {
+                for round in 0..32 {
+                    let given = inputs(thread * 32 + round);
+                    let outputs = model.run(&given).unwrap();
+                    assert_eq!(outputs.len(), TYPES.len());
+                    for ((name, tensor), (output, result)) in given.iter().zip(&outputs) {
+                        assert_eq!(output, &format!("{name} out"));
+                        assert_eq!(result.dimensions, tensor.dimensions, "{name}");
+                        assert_eq!(result.data, tensor.data, "{name}");
+                        assert_eq!(result.dtype, tensor.dtype);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_that_says_so() {
+    let Some(engine) = engine() else { return };
+    let folder = echo();
+    let model = engine.load(Source::Folder(folder.path())).unwrap();
+    let run = |change: &dyn Fn(&mut Inputs)| {
+        let mut given = inputs(0);
+        change(&mut given);
+        model.run(&given).map(|outputs| outputs.len())
+    };
+    let unknown = run(&|given| given[0].0 = "u9".to_owned());
+    assert!(matches!(unknown, Err(RunError::UnknownInput { name, .. }) if name == "u9"));
+    let missing = run(&|given| drop(given.remove(0)));
+    assert!(matches!(missing, Err(RunError::MissingInput(name)) if name == "u8"));
+    let cut = run(&|given| given[3].1.data.truncate(23));
+    assert!(matches!(cut, Err(RunError::Tensor { name, .. }) if name == "f32"));
+    let shape = run(&|given| given[3].1.dimensions = vec![3, 2]);
+    assert!(matches!(&shape, Err(RunError::Engine(words)) if words.contains("f32")), "{shape:?}");
+    let ty = run(&|given| given[3].1.dtype = Dtype::I32);
+    assert!(matches!(ty, Err(RunError::Engine(_))));
+    assert!(run(&|_| {}).is_ok(), "the model goes on");
+}
+
+#[test]
+fn a_file_that_is_no_model_and_a_library_that_is_none_are_refused() {
+    let Some(engine) = engine() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let refusal = |outcome: Result<Box<dyn Model>, LoadError>| outcome.map(drop).unwrap_err();
+    assert!(matches!(refusal(engine.load(Source::Folder(folder.path()))), LoadError::Missing(_)));
+    std::fs::write(folder.path().join("model.onnx"), "no model").unwrap();
+    let refused = refusal(engine.load(Source::Folder(folder.path())));
+    assert!(matches!(refused, LoadError::Refused { engine: "onnxruntime", .. }), "{refused}");
+    let nowhere = OnnxRuntime::new(&folder.path().join("lib.so"), 1).map(drop).unwrap_err();
+    assert!(nowhere.to_string().contains("lib.so"), "{nowhere}");
+}
+
+#[test]
+fn a_model_too_large_for_the_allowance_is_left_to_others_or_stays_mapped() {
+    let Some(engine) = engine() else { return };
+    let folder = echo();
+    let tight = engine.with_allowance(Some(1 << 20));
+    assert!(tight.takes(&Source::Folder(folder.path())), "asked for by name it takes every model");
+    let model = tight.load(Source::Folder(folder.path())).unwrap();
+    assert_eq!(model.run(&inputs(7)).unwrap()[0].1.data, inputs(7)[0].1.data);
+    assert!(!tight.only_where_it_fits().takes(&Source::Folder(folder.path())));
+}

@@ -1,0 +1,276 @@
+//! Models put into the compiled `portable`: as a data segment behind everything else in its memory, and
+//! their place written into the slot that [`crate::baked`] reads.
+//!
+//! Compiled code stays as it is. A picture of an instance that has loaded its models (`wasmtime-wizer`)
+//! would save decoding a plan as well, a fraction of a millisecond for cellnet, and would have every
+//! build of this workspace compile wasmtime with other features; what costs time is the weights, which
+//! are not read here either.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use skincell_engines::source::{CELL_FILE, FILES};
+use wasm_encoder::Encode;
+use wasmparser::{BinaryReaderError, DataKind, MemoryType, Operator, Parser, Payload};
+
+use crate::baked::{Archive, MARK};
+
+/// Bytes of a page of linear memory.
+const PAGE: u64 = 64 << 10;
+/// Section of a component that is a core module.
+const MODULE_SECTION: u8 = 1;
+/// Sections of a module.
+const MEMORY_SECTION: u8 = 5;
+const DATA_SECTION: u8 = 11;
+const DATA_COUNT_SECTION: u8 = 12;
+
+/// Why models cannot be baked.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// Bytes that are no WebAssembly.
+    #[error("the component to bake into cannot be read: {0}")]
+    Wasm(#[from] BinaryReaderError),
+    /// Some other component, or one that has models already.
+    #[error("this is not the component to bake into ({0}); build skincell-portable")]
+    Other(&'static str),
+    /// A folder without a model.
+    #[error("{0} has neither a model.cell nor a model.onnx")]
+    NoModel(PathBuf),
+    /// A file that cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// More than fits.
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// The component `provider` (`skincell_portable.wasm`) with the models of `folders` in its memory, each by
+/// the name of its folder: the packed one where there is one. The result reads no files and knows no other
+/// models.
+///
+/// # Errors
+/// [`BakeError`], with the file it is about.
+pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, BakeError> {
+    let mut files = Vec::new();
+    for folder in folders {
+        files.extend(model_files(folder.as_ref())?);
+    }
+    let archive = Archive::pack(&files).map_err(BakeError::TooLarge)?;
+    let module = module_with_slot(provider)?;
+    let baked = with_archive(&provider[module.clone()], &archive)?;
+    let head = header(MODULE_SECTION, provider[module.clone()].len());
+    let before = module.start.checked_sub(head.len()).map(|start| &provider[..start]);
+    let before = before.filter(|_| provider[..module.start].ends_with(&head));
+    let before = before.ok_or(BakeError::Other("its sections are written in an unusual way"))?;
+    let head = header(MODULE_SECTION, baked.len());
+    Ok([before, &head, &baked, &provider[module.end..]].concat())
+}
+
+/// What an engine reads of a model, by the paths of the archive.
+fn model_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BakeError> {
+    let read =
+        |path: PathBuf| std::fs::read(&path).map_err(|source| BakeError::Read { path, source });
+    let whole = folder.canonicalize();
+    let whole = whole.map_err(|source| BakeError::Read { path: folder.into(), source })?;
+    let name = whole.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let there: Vec<&str> = FILES.into_iter().filter(|file| folder.join(file).is_file()).collect();
+    // The packed model alone, or the graph and its weights.
+    let taken = if there.contains(&CELL_FILE) { &[CELL_FILE][..] } else { &there[..] };
+    if taken.is_empty() {
+        return Err(BakeError::NoModel(folder.to_path_buf()));
+    }
+    taken.iter().map(|file| Ok((format!("{name}/{file}"), read(folder.join(file))?))).collect()
+}
+
+/// Where in a component the module with the slot is.
+fn module_with_slot(component: &[u8]) -> Result<Range<usize>, BakeError> {
+    let (mut depth, mut found) = (0, None);
+    for payload in Parser::new(0).parse_all(component) {
+        match payload? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ModuleSection { unchecked_range, .. } if depth == 1 => {
+                let range = within(&unchecked_range);
+                if position(&component[range.clone()], &MARK).is_some() {
+                    found = Some(range);
+                }
+            }
+            _ => {}
+        }
+    }
+    found.ok_or(BakeError::Other("it has no place for models"))
+}
+
+/// A range of bytes that lie in memory.
+fn within(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// What must be known of a module to give it more memory.
+struct Layout {
+    memory: MemoryType,
+    /// Address of the slot's numbers.
+    slot: u32,
+    /// Data segments, and their bytes in the module.
+    segments: u32,
+    data: Range<usize>,
+}
+
+fn layout(module: &[u8]) -> Result<Layout, BakeError> {
+    let (mut memory, mut slot, mut data) = (None, None, None);
+    for payload in Parser::new(0).parse_all(module) {
+        match payload? {
+            Payload::MemorySection(reader) => {
+                memory = reader.into_iter().collect::<Result<Vec<_>, _>>()?.first().copied();
+            }
+            Payload::DataSection(reader) => {
+                data = Some((reader.count(), within(&reader.range())));
+                for segment in reader {
+                    let segment = segment?;
+                    let Some(at) = position(segment.data, &MARK) else { continue };
+                    let address = start(&segment.kind)?.checked_add(at + MARK.len());
+                    slot = address.and_then(|address| u32::try_from(address).ok());
+                    let numbers = segment.data.get(at + MARK.len()..at + MARK.len() + 8);
+                    if numbers.is_some_and(|numbers| numbers.iter().any(|byte| *byte != 0)) {
+                        return Err(BakeError::Other("it has models already"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let missing = BakeError::Other("it has no memory, or no place for models");
+    match (memory, slot, data) {
+        (Some(memory), Some(slot), Some((segments, data))) => {
+            Ok(Layout { memory, slot, segments, data })
+        }
+        _ => Err(missing),
+    }
+}
+
+/// Where an active segment begins.
+fn start(kind: &DataKind<'_>) -> Result<usize, BakeError> {
+    let unusual = BakeError::Other("its data lies at no fixed place");
+    let DataKind::Active { memory_index: 0, offset_expr } = kind else { return Err(unusual) };
+    match offset_expr.get_operators_reader().read()? {
+        Operator::I32Const { value } => Ok(value.cast_unsigned() as usize),
+        _ => Err(unusual),
+    }
+}
+
+/// The module with `archive` behind its memory and its place in the slot.
+fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
+    let layout = layout(module)?;
+    let too_large = || BakeError::TooLarge("the models do not fit a 32-bit memory".to_owned());
+    let address = layout.memory.initial.checked_mul(PAGE).ok_or_else(too_large)?;
+    let pages = layout.memory.initial + (archive.len() as u64).div_ceil(PAGE);
+    if pages.checked_mul(PAGE).is_none_or(|bytes| bytes > u64::from(u32::MAX)) {
+        return Err(too_large());
+    }
+    let address = u32::try_from(address).map_err(|_| too_large())?;
+    let length = u32::try_from(archive.len()).map_err(|_| too_large())?;
+    let numbers = [address.to_le_bytes(), length.to_le_bytes()].concat();
+    let mut out = Vec::with_capacity(module.len() + archive.len() + 64);
+    let mut copied = 0;
+    for payload in Parser::new(0).parse_all(module) {
+        let (id, range, body) = match payload? {
+            Payload::MemorySection(reader) => {
+                let memory = MemoryType { initial: pages, ..layout.memory };
+                (MEMORY_SECTION, reader.range(), memory_section(memory)?)
+            }
+            Payload::DataCountSection { range, .. } => {
+                let mut body = Vec::new();
+                (layout.segments + 2).encode(&mut body);
+                (DATA_COUNT_SECTION, range, body)
+            }
+            Payload::DataSection(reader) => {
+                let mut body = Vec::new();
+                (layout.segments + 2).encode(&mut body);
+                let mut count = Vec::new();
+                layout.segments.encode(&mut count);
+                // Later segments are written over earlier ones: the slot's first.
+                body.extend_from_slice(&module[layout.data.start + count.len()..layout.data.end]);
+                segment(layout.slot, &numbers, &mut body);
+                segment(address, archive, &mut body);
+                (DATA_SECTION, reader.range(), body)
+            }
+            _ => continue,
+        };
+        let range = within(&range);
+        let old = header(id, range.len());
+        out.extend_from_slice(&module[copied..range.start - old.len()]);
+        out.extend(header(id, body.len()));
+        out.extend(body);
+        copied = range.end;
+    }
+    out.extend_from_slice(&module[copied..]);
+    Ok(out)
+}
+
+fn memory_section(memory: MemoryType) -> Result<Vec<u8>, BakeError> {
+    if memory.memory64 || memory.shared || memory.maximum.is_some() {
+        return Err(BakeError::Other("its memory is of another kind"));
+    }
+    let mut section = wasm_encoder::MemorySection::new();
+    section.memory(wasm_encoder::MemoryType {
+        minimum: memory.initial,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: memory.page_size_log2,
+    });
+    // The encoder writes the length in front, which `header` writes here.
+    let mut body = Vec::new();
+    section.encode(&mut body);
+    let mut length = Vec::new();
+    u32::try_from(body.len()).unwrap_or(u32::MAX).encode(&mut length);
+    Ok(body.split_off(length.len()))
+}
+
+/// An active segment at `address` of the only memory.
+fn segment(address: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    const ACTIVE: u8 = 0;
+    const I32_CONST: u8 = 0x41;
+    const END: u8 = 0x0b;
+    out.extend([ACTIVE, I32_CONST]);
+    address.cast_signed().encode(out);
+    out.push(END);
+    bytes.encode(out);
+}
+
+/// What stands before the content of a section.
+fn header(id: u8, length: usize) -> Vec<u8> {
+    let mut header = vec![id];
+    length.encode(&mut header);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::{BakeError, bake};
+
+    #[test]
+    fn what_is_not_the_component_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.cell"), "a model").unwrap();
+        let none: [&std::path::Path; 0] = [];
+        assert!(matches!(bake(b"text", &none), Err(BakeError::Wasm(_))));
+        let empty = wasm_encoder::Component::new().finish();
+        assert!(matches!(bake(&empty, &[folder.path()]), Err(BakeError::Other(_))));
+        let missing = folder.path().join("not");
+        assert!(matches!(bake(&empty, &[missing]), Err(BakeError::Read { .. })));
+        std::fs::remove_file(folder.path().join("model.cell")).unwrap();
+        assert!(matches!(bake(&empty, &[folder.path()]), Err(BakeError::NoModel(_))));
+    }
+}

@@ -249,18 +249,14 @@ mod tests {
     fn data_files_are_found_wherever_a_tensor_can_be() {
         let tensor =
             |name: &str| [external("location", name.as_bytes()), external("offset", b"7")].concat();
-        let attribute = inside(0x2a, &inside(0x2a, &tensor("attribute")));
-        let model = [
-            vec![8, 8],
-            inside(
-                0x3a,
-                &[inside(0x2a, &tensor("initializer")), inside(0x0a, &attribute)].concat(),
-            ),
-            [vec![0xca, 1], inside(0x3a, &attribute)[1..].to_vec()].concat(),
-        ];
-        let model = [&model[0], &model[1]].map(|part| part.as_slice()).concat();
+        let node = |name: &str| inside(0x2a, &inside(0x2a, &tensor(name)));
+        let graph = [inside(0x2a, &tensor("initializer")), inside(0x0a, &node("attribute"))];
+        let mut function = inside(0xca, &inside(0x3a, &node("function")));
+        // A tag of two bytes: field 25.
+        function.insert(1, 1);
+        let model = [vec![8, 8], inside(0x3a, &graph.concat()), function].concat();
         let found = check(&model).map(|outline| outline.data_files);
-        assert_eq!(found, Ok(["attribute", "initializer"].into()));
+        assert_eq!(found, Ok(["attribute", "function", "initializer"].into()));
         let named = [vec![8, 8], inside(0x3a, &inside(0x2a, &external("location", &[0xff])))];
         assert!(matches!(check(&named.concat()), Err(WireError::Damaged { .. })));
     }

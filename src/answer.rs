@@ -14,6 +14,7 @@ use skincell_vision::card::{Basis, Card};
 use skincell_vision::rank::Ranked;
 
 use crate::clock::Timing;
+use crate::coding;
 use crate::explain::{ClassMap, Heatmap};
 use crate::negotiate::Form;
 use crate::problem::Problem;
@@ -113,8 +114,16 @@ pub fn refusal_with(
     let mut response = with_type(content_type, body);
     *response.status_mut() =
         StatusCode::from_u16(problem.kind().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if let Problem::MethodNotAllowed { allow, .. } = problem {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    let headers = response.headers_mut();
+    match problem {
+        Problem::MethodNotAllowed { allow, .. } => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        Problem::UnsupportedEncoding { .. } => {
+            let accepted = HeaderValue::from_static(coding::ACCEPTED);
+            headers.insert(header::ACCEPT_ENCODING, accepted);
+        }
+        _ => {}
     }
     response
 }

@@ -1,11 +1,18 @@
 //! A request body, read in chunks under a cap: what is over the cap is refused before it is read.
 //!
-//! It leaves out what the bytes mean (`upload`) and where they come from (`entry`).
+//! A body under a `Content-Encoding` is decoded on the way (`coding`), and the cap holds for what it
+//! decodes to as well. It leaves out what the bytes mean (`upload`) and where they come from (`entry`).
 
+use std::io::{self, Read};
+
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+
+use crate::coding::{self, Coding};
 use crate::problem::Problem;
 
 /// Where chunks come from: the host's stream in the component, a list in tests.
-pub trait Source: Send + Unpin {
+pub trait Source: Send + Unpin + 'static {
     /// The next bytes, at most [`CHUNK`], or `None` at the end.
     ///
     /// # Errors
@@ -18,13 +25,30 @@ pub const CHUNK: usize = 64 * 1024;
 
 /// A body that cannot be longer than its cap.
 pub struct Body<S> {
-    source: S,
+    bytes: Bytes<S>,
     declared: Option<u64>,
     limit: u64,
     received: u64,
 }
 
+/// The bytes of a body, as they arrive or decoded.
+enum Bytes<S> {
+    Plain(S),
+    Decoded(Box<dyn Read + Send>),
+}
+
 impl<S: Source> Body<S> {
+    /// The body of a request, without the codings its head names.
+    ///
+    /// # Errors
+    /// As [`Body::open`] and [`Body::next_chunk`]; [`Problem::UnsupportedEncoding`].
+    pub fn of(head: &Parts, source: S, limit: u64) -> Result<Self, Problem> {
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let codings = coding::codings(&head.headers)?;
+        let body = Self::open(source, length.and_then(|length| length.parse().ok()), limit)?;
+        if codings.is_empty() { Ok(body) } else { body.decoded(&codings) }
+    }
+
     /// A body of which `declared` is the `Content-Length`, if there was one.
     ///
     /// # Errors
@@ -34,20 +58,32 @@ impl<S: Source> Body<S> {
             Some(actual) if actual > limit => {
                 Err(Problem::BodyTooLarge { limit, actual: Some(actual) })
             }
-            _ => Ok(Self { source, declared, limit, received: 0 }),
+            _ => Ok(Self { bytes: Bytes::Plain(source), declared, limit, received: 0 }),
         }
+    }
+
+    /// The same body before `codings` were applied to it; none where nothing comes.
+    fn decoded(mut self, codings: &[Coding]) -> Result<Self, Problem> {
+        let limit = self.limit;
+        let Some(first) = self.next_chunk()? else { return Ok(self) };
+        let wire = Box::new(Wire { body: self, chunk: io::Cursor::new(first) });
+        let reader = coding::decode(wire, codings).map_err(coding::problem)?;
+        Ok(Self { bytes: Bytes::Decoded(reader), declared: None, limit, received: 0 })
     }
 
     /// The next chunk, never empty, or `None` at the end.
     ///
     /// # Errors
-    /// [`Problem::BodyTooLarge`] once more than the cap has arrived, [`Problem::BodyInterrupted`].
+    /// [`Problem::BodyTooLarge`] once more than the cap has arrived or been decoded,
+    /// [`Problem::BodyInterrupted`], [`Problem::BadEncoding`].
     pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, Problem> {
         loop {
-            let chunk = self
-                .source
-                .next_chunk()
-                .map_err(|why| Problem::BodyInterrupted { received: self.received, why })?;
+            let chunk = match &mut self.bytes {
+                Bytes::Plain(source) => source
+                    .next_chunk()
+                    .map_err(|why| Problem::BodyInterrupted { received: self.received, why })?,
+                Bytes::Decoded(reader) => decoded_chunk(reader)?,
+            };
             let Some(chunk) = chunk else { return Ok(None) };
             self.received = self.received.saturating_add(chunk.len() as u64);
             if self.received > self.limit {
@@ -79,8 +115,41 @@ impl<S: Source> Body<S> {
     }
 }
 
+/// The next bytes of a decoder, or `None` at its end.
+fn decoded_chunk(reader: &mut impl Read) -> Result<Option<Vec<u8>>, Problem> {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(coding::problem)?;
+    Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+}
+
+/// A body as decoders read it: a problem of its own comes through them as the cause of an error.
+struct Wire<S> {
+    body: Body<S>,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl<S: Source> Read for Wire<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.chunk.read(buffer)? {
+                0 if !buffer.is_empty() => {}
+                read => return Ok(read),
+            }
+            match self.body.next_chunk().map_err(io::Error::other)? {
+                Some(chunk) => self.chunk = io::Cursor::new(chunk),
+                None => return Ok(0),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
     use super::*;
 
     /// A body given as a list of chunks, and what it ends with.
@@ -147,6 +216,75 @@ pub(crate) mod tests {
         let mut body = Body::open(chunks(&[0; 1000], 60), None, 100).unwrap();
         assert!(body.next_chunk().unwrap().is_some());
         assert_eq!(body.next_chunk().unwrap_err().kind().name, "body-too-large");
-        assert_eq!(body.source.left.len(), 15, "the rest stays with the host");
+        let Bytes::Plain(source) = &body.bytes else { panic!("no coding was named") };
+        assert_eq!(source.left.len(), 15, "the rest stays with the host");
+    }
+
+    /// `bytes` under a coding: `gzip`, `zlib` or `raw` (deflate without zlib's header).
+    pub(crate) fn compressed(coding: &str, bytes: &[u8]) -> Vec<u8> {
+        let level = Compression::fast();
+        match coding {
+            "gzip" => {
+                let mut encoder = GzEncoder::new(Vec::new(), level);
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap()
+            }
+            "zlib" => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), level);
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap()
+            }
+            _ => {
+                let mut encoder = DeflateEncoder::new(Vec::new(), level);
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap()
+            }
+        }
+    }
+
+    fn read_under(codings: &'static str, body: &[u8], limit: u64) -> Result<Vec<u8>, &'static str> {
+        let request = http::Request::post("/predict").header("content-encoding", codings);
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        Body::of(&head, chunks(body, 7), limit)
+            .and_then(Body::read_all)
+            .map_err(|problem| problem.kind().name)
+    }
+
+    #[test]
+    fn a_coded_body_is_what_it_was() {
+        let text: Vec<u8> = (0..9000_u32).map(|i| (i % 251) as u8).collect();
+        let gzip = compressed("gzip", &text);
+        let twice = compressed("gzip", &compressed("zlib", &text));
+        let halves =
+            [compressed("gzip", &text[..4000]), compressed("gzip", &text[4000..])].concat();
+        let cases = [
+            ("gzip", gzip.clone(), Ok(())),
+            ("x-gzip", gzip.clone(), Ok(())),
+            ("GZip, identity", gzip.clone(), Ok(())),
+            ("gzip", halves, Ok(())),
+            ("deflate", compressed("zlib", &text), Ok(())),
+            ("deflate", compressed("raw", &text), Ok(())),
+            ("deflate, gzip", twice.clone(), Ok(())),
+            ("gzip, deflate", twice, Err("bad-content-encoding")),
+            ("gzip", gzip[..gzip.len() / 2].to_vec(), Err("bad-content-encoding")),
+            ("gzip", gzip[..5].to_vec(), Err("bad-content-encoding")),
+            ("gzip", text.clone(), Err("bad-content-encoding")),
+            ("deflate", b"plain text".to_vec(), Err("bad-content-encoding")),
+            ("deflate", vec![0x78], Err("bad-content-encoding")),
+            ("gzip", Vec::new(), Err("no-body")),
+            ("gzip", compressed("gzip", b""), Err("no-body")),
+            ("br", gzip.clone(), Err("unsupported-content-encoding")),
+        ];
+        for (codings, body, expect) in cases {
+            let read = read_under(codings, &body, 10_000);
+            assert_eq!(read, expect.map(|()| text.clone()), "{codings}, {} bytes", body.len());
+        }
+    }
+
+    #[test]
+    fn what_a_body_inflates_to_is_under_the_cap() {
+        let bomb = compressed("gzip", &vec![0; 4 << 20]);
+        let of_bombs = compressed("gzip", &bomb);
+        for (codings, body) in [("gzip", &bomb), ("gzip, gzip", &of_bombs)] {
+            assert!(body.len() < 20_000, "{} bytes pass the cap as they are", body.len());
+            assert_eq!(read_under(codings, body, 20_000), Err("body-too-large"), "{codings}");
+        }
     }
 }

@@ -75,7 +75,7 @@ struct HostBody<B> {
     _body: Option<B>,
 }
 
-impl<B: Send + Unpin> Source for HostBody<B> {
+impl<B: Send + Unpin + 'static> Source for HostBody<B> {
     fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, String> {
         let Some(stream) = &self.stream else { return Ok(None) };
         match stream.blocking_read(CHUNK as u64) {

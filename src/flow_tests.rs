@@ -143,6 +143,23 @@ fn every_form_gives_the_same_results() {
     assert!(answers.all(|answer| answer == first));
 }
 
+/// A body said to be under a content coding.
+fn under(coding: &'static str, path: &str, body: &[u8]) -> Request<Chunks> {
+    let mut request = post(path, "image/bmp", body);
+    request.headers_mut().insert("content-encoding", coding.parse().unwrap());
+    request
+}
+
+#[test]
+fn an_encoding_that_is_not_decoded_is_told_which_are() {
+    for path in ["/predict", "/v2/models/skin/infer"] {
+        let response = ask(under("zstd", path, b"photo"), &RedOrBlue);
+        assert_eq!(response.status(), 415, "{path}");
+        assert_eq!(response.headers()["accept-encoding"], "gzip, deflate, identity", "{path}");
+        assert!(str::from_utf8(response.body()).unwrap().contains("zstd"), "{path}");
+    }
+}
+
 #[test]
 fn what_goes_wrong_has_a_type() {
     let photo = bmp(1, 2, 3);
@@ -158,6 +175,8 @@ fn what_goes_wrong_has_a_type() {
         (post("/predict", "image/jpeg", b"\0\0\0\x18ftypheic\0\0\0\0"), 415, "heic"),
         (post("/predict", "image/bmp", &photo[..60]), 422, "truncated-image"),
         (post("/predict", "image/bmp", &vec![b'x'; 2 << 20]), 413, "body-too-large"),
+        (under("gzip", "/predict", &photo), 400, "bad-content-encoding"),
+        (under("br", "/predict", &photo), 415, "unsupported-content-encoding"),
         (post("/predict?model=x", "image/bmp", &photo), 404, "unknown-model"),
         (post("/predict?class=x", "image/bmp", &photo), 400, "unknown-class"),
         (post("/predict?class=x&gradcam=0", "image/bmp", &photo), 400, "unknown-class"),

@@ -7,9 +7,9 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use crate::encoded;
 use crate::options::{self, Options};
 use crate::problem::{Problem, excerpt};
+use crate::{encoded, fields};
 
 /// Reads a JSON body and gives its photo; options among its members are set in `options`.
 ///
@@ -18,7 +18,7 @@ use crate::problem::{Problem, excerpt};
 /// [`Problem::UnknownOption`], or [`Problem::BadOption`].
 pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Problem> {
     let bad = |error: serde_json::Error| Problem::BadJson { why: excerpt(&error.to_string()) };
-    let mut reader = serde_json::Deserializer::from_slice(&body);
+    let mut reader = serde_json::Deserializer::from_slice(without_bom(&body));
     let members = reader.deserialize_map(MembersVisitor).map_err(bad)?;
     reader.end().map_err(bad)?;
     // The text has been copied out: without the body there is room for what it decodes to.
@@ -29,11 +29,19 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Prob
     for (name, value) in &members.options {
         options.set(name, value)?;
     }
+    if let Some((first, second)) = members.several {
+        return Err(Problem::SeveralPhotos { first, second });
+    }
     match members.image {
-        Some(text) if !text.trim_ascii().is_empty() => encoded::decode(text.into_bytes()),
+        Some((_, text)) if !text.trim_ascii().is_empty() => encoded::decode(text.into_bytes()),
         Some(_) => Err(missing("an empty `image`")),
         None => Err(missing("no member `image`")),
     }
+}
+
+/// The text behind a byte order mark, which some clients write before JSON (RFC 8259, 8.1).
+pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
 fn missing(found: &str) -> Problem {
@@ -43,7 +51,10 @@ fn missing(found: &str) -> Problem {
 /// What the object held.
 #[derive(Default)]
 struct Members {
-    image: Option<String>,
+    /// The name of the photo's member, and its text.
+    image: Option<(String, String)>,
+    /// The names of two members that both have a photo.
+    several: Option<(String, String)>,
     options: Vec<(String, String)>,
     unknown: Option<String>,
 }
@@ -61,7 +72,15 @@ impl<'de> Visitor<'de> for MembersVisitor {
         let mut members = Members::default();
         while let Some(Name(name)) = map.next_key()? {
             match name.as_str() {
-                "image" | "file" => members.image = map.next_value()?,
+                name if fields::is_photo_name(name) => {
+                    let Some(text) = map.next_value::<Option<String>>()? else { continue };
+                    match &members.image {
+                        Some((first, before)) if !before.trim_ascii().is_empty() => {
+                            members.several = Some((first.clone(), name.to_owned()));
+                        }
+                        _ => members.image = Some((name.to_owned(), text)),
+                    }
+                }
                 name if options::is_option(name) => {
                     let Scalar(value) = map.next_value()?;
                     members.options.push((name.to_owned(), value));
@@ -149,6 +168,8 @@ mod tests {
         let cases = [
             (r#"{"image": "AAEC"}"#, Options::default()),
             (r#"{"file": "data:image\/png;base64,AAEC", "top_k": null}"#, Options::default()),
+            (r#"{"photo": "", "image": "data:image/jpeg; base64,AAEC"}"#, Options::default()),
+            ("\u{feff}{\"image\": \"AAEC\"}", Options::default()),
             (
                 r#" {"top_k": 3, "image": "AAEC"} "#,
                 Options { top_k: Some(3), ..Options::default() },
@@ -194,6 +215,8 @@ mod tests {
             (r#"{"image": null}"#, "missing-image"),
             (r#"{"image": " "}"#, "missing-image"),
             (r#"{"image": "A*"}"#, "bad-base64"),
+            (r#"{"image": "https://example.org/a.jpg"}"#, "bad-base64"),
+            (r#"{"image": "AAEC", "photo": "AAEC"}"#, "several-photos"),
             (r#"{"image": "AAEC", "topk": 3}"#, "unknown-option"),
             (r#"{"image": "AAEC", "more": [[1, {"a": "b"}]]}"#, "unknown-option"),
             (r#"{"image": "AAEC", "top_k": 1.5}"#, "bad-option"),

@@ -8,10 +8,12 @@
 pub mod answer;
 pub mod body;
 pub mod clock;
+mod coding;
 mod encoded;
 #[cfg(target_family = "wasm")]
 mod entry;
 pub mod explain;
+mod fields;
 #[cfg(test)]
 mod flow_tests;
 pub mod inference;
@@ -25,9 +27,11 @@ mod nn;
 mod openapi;
 pub mod options;
 mod page;
+mod parameters;
 pub mod problem;
 pub mod settings;
 pub mod upload;
+mod url_form;
 mod v2;
 
 use http::request::Parts;

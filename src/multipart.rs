@@ -1,8 +1,9 @@
-//! `multipart/form-data`: the photo out of the field `image` (or `file`), options out of text fields.
+//! `multipart/form-data`: the parts of a form, the photo and options among them.
 //!
-//! The form is read as it arrives and only the photo is kept: other parts pass through, part headers
-//! and the number of parts are bounded, so a form can cost no more memory than the body cap. Unknown
-//! fields are skipped, not refused: browsers' forms carry tokens of their own.
+//! The form is read as it arrives and only what may be the photo is kept: other parts pass through,
+//! part headers and the number of parts are bounded, so a form can cost no more memory than the body
+//! cap. Unknown fields are skipped, not refused: browsers' forms carry tokens of their own. It leaves
+//! out which part is the photo (`fields`).
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -12,13 +13,17 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use multer::{Field, Multipart};
-use skincell_vision::photo;
+use http::HeaderMap;
+use http::header::{CONTENT_DISPOSITION, HeaderName};
+use multer::Multipart;
+use quoted_printable::ParseMode;
 
 use crate::body::{Body, Source};
 use crate::encoded;
+use crate::fields::{Field, Fields};
 use crate::options::{self, MAX_VALUE, Options};
-use crate::problem::{Problem, excerpt};
+use crate::parameters::{parameter, parameters};
+use crate::problem::Problem;
 
 /// Most parts a form may have. The longest honest one has a photo, four options and some tokens.
 pub(crate) const MAX_PARTS: u64 = 64;
@@ -26,97 +31,114 @@ pub(crate) const MAX_PARTS: u64 = 64;
 /// Most bytes taken in while looking for the end of one part's header.
 pub(crate) const MAX_PART_HEADER: usize = 64 * 1024;
 
-/// What a form held.
-#[derive(Debug, Default)]
-struct Read {
-    photo: Option<Vec<u8>>,
-    names: Vec<String>,
-}
+const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 
 /// Reads the form and gives its photo; options among its text fields are set in `options`.
 ///
 /// # Errors
 /// The [`Problem`] of the first thing wrong with it: [`Problem::BadForm`],
-/// [`Problem::PartHeaderTooLong`], [`Problem::TooManyParts`], [`Problem::MissingImage`], one of the
-/// body's, or one of the options'.
+/// [`Problem::PartHeaderTooLong`], [`Problem::TooManyParts`], one of [`Fields`], of the body's, or of
+/// the options'.
 pub(crate) fn read<S: Source>(
     body: Body<S>,
     content_type: &str,
     options: &mut Options,
 ) -> Result<Vec<u8>, Problem> {
-    let boundary = multer::parse_boundary(content_type)
-        .map_err(|error| Problem::BadForm { why: error.to_string() })?;
+    let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty());
     let capacity = body.capacity();
     let allowance = Arc::new(AtomicUsize::new(MAX_PART_HEADER));
-    let feed = Feed { body, allowance: Arc::clone(&allowance), rest: false, empty: true };
+    let mut feed = Feed { body, allowance: Arc::clone(&allowance), rest: false, empty: true };
+    let Some(boundary) = boundary else {
+        // Without a body its type does not matter: say the more useful thing.
+        feed.next_chunk()?;
+        return Err(Problem::BadForm { why: "Content-Type names no boundary" });
+    };
     let mut form = Multipart::new(feed, boundary);
-    let mut read = Read::default();
+    let mut fields = Fields::default();
     for _ in 0..=MAX_PARTS {
         allowance.store(MAX_PART_HEADER, Ordering::Relaxed);
         let part = now(form.next_field()).map_err(problem)?;
         allowance.store(usize::MAX, Ordering::Relaxed);
         match part {
-            Some(part) => take(part, capacity, &mut read, options)?,
-            None => return finish(read),
+            Some(part) => take(part, capacity, &mut fields, options)?,
+            None => return fields.finish(),
         }
     }
     Err(Problem::TooManyParts { limit: MAX_PARTS })
 }
 
-fn finish(read: Read) -> Result<Vec<u8>, Problem> {
-    let found = match read.names.as_slice() {
-        [] => "no fields".to_owned(),
-        names => format!("only the fields {names:?}"),
-    };
-    read.photo.ok_or(Problem::MissingImage { form: "form", found })
-}
-
 /// Keeps what a part is for and reads it to its end, so that the next one is found at once.
 fn take(
-    mut part: Field<'_>,
+    mut part: multer::Field<'_>,
     capacity: usize,
-    read: &mut Read,
+    fields: &mut Fields,
     options: &mut Options,
 ) -> Result<(), Problem> {
-    let name = part.name().unwrap_or_default().to_owned();
-    let is_file = part.file_name().is_some();
-    let is_photo = matches!(name.as_str(), "image" | "file") && read.photo.is_none();
+    let disposition = text(part.headers(), &CONTENT_DISPOSITION);
+    let name = parameter(&disposition, "name").unwrap_or_default();
+    // A name that is not ASCII may stand in `filename*` alone (RFC 5987).
+    let is_file = parameters(&disposition).iter().any(|(name, _)| name.starts_with("filename"));
+    let encoding = text(part.headers(), &TRANSFER_ENCODING).trim().to_ascii_lowercase();
+    let field = Field { name: &name, is_file };
     let is_option = options::is_option(&name);
-    let mut value = Vec::with_capacity(if is_photo { capacity } else { 0 });
+    let is_kept = !is_option && field.may_be_photo();
+    let room = if is_kept && fields.is_empty() { capacity } else { 0 };
+    let mut value = Vec::with_capacity(room);
     while let Some(chunk) = now(part.chunk()).map_err(problem)? {
-        if is_photo || (is_option && value.len() <= MAX_VALUE) {
+        if is_kept || (is_option && value.len() <= MAX_VALUE) {
             value.extend_from_slice(&chunk);
         }
     }
-    if is_photo {
-        // An untouched file input of a browser is a part without bytes.
-        read.photo = Some(as_photo(value, is_file)?).filter(|photo| !photo.is_empty());
-    } else if is_option {
+    if is_option {
         options.set(&name, &String::from_utf8_lossy(&value))?;
-    }
-    if read.photo.is_none() && read.names.len() < 8 {
-        read.names.push(excerpt(&name));
+    } else if is_kept {
+        fields.add(field, transferred(value, &encoding)?)?;
+    } else {
+        fields.skip(&name);
     }
     Ok(())
 }
 
-/// A file is the photo itself; a text field may be that, too, or its base64.
-fn as_photo(value: Vec<u8>, is_file: bool) -> Result<Vec<u8>, Problem> {
-    if is_file || photo::sniff(&value).is_some() { Ok(value) } else { encoded::decode(value) }
+/// A header of a part as text; empty where there is none.
+fn text(headers: &HeaderMap, name: &HeaderName) -> String {
+    headers
+        .get(name)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default()
+}
+
+/// A value without its `Content-Transfer-Encoding`, which RFC 7578 (4.7) gave up and mail libraries
+/// still write. The photo itself is taken for what it is, whatever is said of it.
+fn transferred(value: Vec<u8>, encoding: &str) -> Result<Vec<u8>, Problem> {
+    match encoding {
+        "base64" if !encoded::is_photo(&value) => encoded::decode(value),
+        "quoted-printable" if !encoded::is_photo(&value) => {
+            quoted_printable::decode(value, ParseMode::Robust).map_err(|_| Problem::BadForm {
+                why: "a part is not quoted-printable, as its Content-Transfer-Encoding says",
+            })
+        }
+        _ => Ok(value),
+    }
 }
 
 /// The problem behind an error of the parser: the body's own where that is the cause.
 fn problem(error: multer::Error) -> Problem {
-    match error {
-        multer::Error::StreamReadFailed(cause) => match cause.downcast::<Problem>() {
-            Ok(problem) => *problem,
-            Err(cause) => Problem::BadForm { why: excerpt(&cause.to_string()) },
+    use multer::Error as E;
+    let why = match error {
+        E::StreamReadFailed(cause) => match cause.downcast::<Problem>() {
+            Ok(problem) => return *problem,
+            Err(_) => "it cannot be read to its end",
         },
-        multer::Error::IncompleteStream | multer::Error::IncompleteFieldData { .. } => {
-            Problem::BadForm { why: "it ends before its closing boundary".to_owned() }
+        E::IncompleteStream | E::IncompleteFieldData { .. } => {
+            "it ends before its closing boundary, or its boundary is not the one Content-Type names"
         }
-        error => Problem::BadForm { why: excerpt(&error.to_string()) },
-    }
+        E::IncompleteHeaders
+        | E::ReadHeaderFailed(_)
+        | E::DecodeHeaderName { .. }
+        | E::DecodeHeaderValue { .. } => "the header of a part is malformed",
+        _ => "it is not a form",
+    };
+    Problem::BadForm { why }
 }
 
 /// The body as the parser wants it: a stream that gives one chunk, then rests once, so that the
@@ -177,6 +199,10 @@ mod tests {
 
     const TYPE: &str = "multipart/form-data; boundary=cell";
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
+    const PNG_BASE64: &[u8] = b"iVBORw0KGgogYW5kIHNvIG9u";
+    const BASE64_PART: &str = "name=\"image\"; filename=\"a\"\r\nContent-Transfer-Encoding: Base64";
+    const QUOTED_PART: &str =
+        "name=\"image\"; filename=\"a\"\r\nContent-Transfer-Encoding: quoted-printable";
 
     fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
         let head = format!("--cell\r\nContent-Disposition: form-data; {disposition}\r\n\r\n");
@@ -207,7 +233,17 @@ mod tests {
                 form(&[part("name=image", b"data:image/png;base64,iVBORw0KGgogYW5kIHNvIG9u")]),
             ),
             ("among others", form(&[token, untouched, part("name=\"image\"; filename=\"\"", PNG)])),
-            ("the first of two", form(&[part("name=\"image\"", PNG), part("name=\"file\"", b"*")])),
+            ("text beside it", form(&[part("name=\"image\"", PNG), part("name=\"file\"", b"*")])),
+            ("a name in a name", form(&[part("filename=\"x; name=a.png\"; name=\"photo\"", PNG)])),
+            ("an extended file name", form(&[part("name=up; filename*=UTF-8''%e2%82%ac", PNG)])),
+            ("base64 in a file", form(&[part("name=image[]; filename=a", PNG_BASE64)])),
+            ("Content-Transfer-Encoding", form(&[part(BASE64_PART, PNG_BASE64)])),
+            ("quoted-printable", form(&[part(QUOTED_PART, b"=89PNG=0D=0A=1A=0A and =\r\nso on")])),
+            ("said to be base64", form(&[part(BASE64_PART, PNG)])),
+            (
+                "8bit",
+                form(&[part("name=file; filename=a\r\nContent-Transfer-Encoding: 8bit", PNG)]),
+            ),
         ];
         for (name, body) in cases {
             for size in [1, 7, 100, CHUNKS_AT_ONCE] {
@@ -241,13 +277,19 @@ mod tests {
         let cut_short = |at: usize| form(std::slice::from_ref(&photo))[..at].to_vec();
         let cases = [
             ("no parts", form(&[]), "missing-image"),
-            ("another field", form(&[part("name=\"photo\"", PNG)]), "missing-image"),
+            ("another field", form(&[part("name=\"notes\"", PNG)]), "missing-image"),
             (
                 "an empty photo",
                 form(&[part("name=\"image\"; filename=\"\"", b"")]),
                 "missing-image",
             ),
-            ("no name", form(&[part("filename=\"image\"", PNG)]), "missing-image"),
+            ("no name", form(&[part("filename=\"\"", b"")]), "missing-image"),
+            ("two photos", form(&[photo.clone(), photo.clone()]), "several-photos"),
+            (
+                "base64 broken off",
+                form(&[part(BASE64_PART, b"iVBORw0KGgogYW5kIHNvIG9")]),
+                "bad-base64",
+            ),
             ("broken base64", form(&[part("name=\"image\"", b"?")]), "bad-base64"),
             ("a bad option", form(&[part("name=\"top_k\"", b"many")]), "bad-option"),
             ("a long option", form(&[part("name=\"class\"", &[b'a'; 5000])]), "bad-option"),
@@ -286,5 +328,33 @@ mod tests {
         let plain = Body::open(chunks(&whole, 100), None, 5000).unwrap();
         let error = read(plain, "multipart/form-data", &mut Options::default()).unwrap_err();
         assert_eq!(error.kind().name, "bad-form");
+    }
+
+    /// As clients write them, quoted or not.
+    #[test]
+    fn boundaries_of_all_kinds() {
+        let cases = [
+            ("cell", "boundary=cell"),
+            ("===============1234==", "boundary================1234=="),
+            ("a/b:c=d", "boundary=a/b:c=d; charset=utf-8"),
+            ("a b", "boundary=\"a b\""),
+            ("a b", "boundary=a b"),
+            ("----=_Part_1_2.3", "charset=UTF-8;boundary=\"----=_Part_1_2.3\""),
+            ("*****", " BOUNDARY = ***** "),
+            ("(x),y'+?", "boundary=(x),y'+?"),
+        ];
+        for (boundary, parameter) in cases {
+            let head = "Content-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n";
+            let body = [
+                format!("--{boundary}\r\n{head}").as_bytes(),
+                PNG,
+                format!("\r\n--{boundary}--\r\n").as_bytes(),
+            ]
+            .concat();
+            let body = Body::open(chunks(&body, 9), None, 5000).unwrap();
+            let content_type = format!("multipart/form-data; {parameter}");
+            let photo = read(body, &content_type, &mut Options::default());
+            assert_eq!(photo.unwrap(), PNG, "{content_type}");
+        }
     }
 }

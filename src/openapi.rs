@@ -95,7 +95,10 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
         "operationId": "predict", "tags": ["photos"],
         "summary": "Rank the classes of a photo, and show why",
         "parameters": parameters,
-        "requestBody": {"required": true, "content": photo_forms()},
+        "requestBody": {"required": true, "content": photo_forms(), "description":
+            "The photo's field or member may also be called file, photo, img, upload, picture, images, \
+             files or photos. A form of text (application/x-www-form-urlencoded) may have it as base64. A \
+             body may be under Content-Encoding gzip or deflate."},
         "responses": responses,
     });
     let health = schemas.answers.subschema_for::<answer::Health>().to_value();
@@ -114,7 +117,7 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
     ])
 }
 
-/// The three forms in which a photo is posted.
+/// The forms in which a photo is posted.
 fn photo_forms() -> Value {
     let members = |image: Value| {
         let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
@@ -149,7 +152,7 @@ fn option(name: &str) -> (Value, &'static str) {
             "How many classes to rank",
         ),
         "gradcam" => (
-            json!({"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, texts(&["true", "1", "yes", "false", "0", "no", ""])]}),
+            json!({"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, texts(&["true", "1", "yes", "on", "false", "0", "no", "off", ""])]}),
             "Whether to make a heatmap",
         ),
         "heatmap" => (

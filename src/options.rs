@@ -69,7 +69,7 @@ impl Options {
             },
             "gradcam" => match parse_switch(value) {
                 Some(gradcam) => self.gradcam = Some(gradcam),
-                None => return bad("gradcam", "true, 1 or yes; false, 0 or no"),
+                None => return bad("gradcam", "true, 1, yes or on; false, 0, no or off"),
             },
             "heatmap" => match value.to_ascii_lowercase().as_str() {
                 "overlay" => self.heatmap = Some(HeatmapForm::Overlay),
@@ -96,8 +96,8 @@ pub fn is_option(name: &str) -> bool {
 
 fn parse_switch(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" => Some(true),
-        "false" | "0" | "no" => Some(false),
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
 }
@@ -116,11 +116,13 @@ mod tests {
             model: model.map(str::to_owned),
         };
         let long = format!("class={}", "a".repeat(MAX_VALUE + 1));
-        let cases: [(&str, Result<Options, &str>); 18] = [
+        let cases: [(&str, Result<Options, &str>); 20] = [
             ("", Ok(of(None, None, None, None))),
             ("top_k=3", Ok(of(Some(3), None, None, None))),
             ("gradcam=YES&model=skin", Ok(of(None, Some(true), None, Some("skin")))),
             ("gradcam=0", Ok(of(None, Some(false), None, None))),
+            ("gradcam=on", Ok(of(None, Some(true), None, None))),
+            ("gradcam=Off", Ok(of(None, Some(false), None, None))),
             ("class=Eczema+Photos", Ok(of(None, None, Some("Eczema Photos"), None))),
             ("class=Eczema%20Photos", Ok(of(None, None, Some("Eczema Photos"), None))),
             ("class=1", Ok(of(None, None, Some("1"), None))),

@@ -50,13 +50,29 @@ pub enum Problem {
     NoBody,
     /// A `Content-Type` that is none of the three forms.
     #[error(
-        "Content-Type is {found}: send multipart/form-data with a field `image`, the photo itself as image/jpeg (any image/*) or application/octet-stream, or application/json"
+        "Content-Type is {found}, and the body is no photo: send multipart/form-data with a field `image`, the photo itself, or application/json"
     )]
     UnsupportedContentType {
         /// What was declared, quoted, or "missing".
         found: String,
     },
-    /// More bytes than `SKINCELL_MAX_BODY`.
+    /// A `Content-Encoding` that is not decoded here.
+    #[error(
+        "Content-Encoding {found:?} is not decoded: send the body plain, or as gzip or deflate"
+    )]
+    UnsupportedEncoding {
+        /// The coding, cut by [`excerpt`].
+        found: String,
+    },
+    /// A body that is not what its `Content-Encoding` says.
+    #[error(
+        "the body cannot be decoded as its Content-Encoding says ({why}): send it again, or plain and without that header"
+    )]
+    BadEncoding {
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// More bytes than `SKINCELL_MAX_BODY`, as they came or once they were decoded.
     #[error("the body {}: send at most {limit} bytes, a smaller photo will do", over(*.actual, *.limit))]
     BodyTooLarge {
         /// The cap in bytes.
@@ -65,11 +81,11 @@ pub enum Problem {
         actual: Option<u64>,
     },
     /// The client or the connection stopped in the middle.
-    #[error("the body broke off after {received} bytes ({why}): send it again")]
+    #[error("the body broke off after {received} bytes: send it again")]
     BodyInterrupted {
         /// Bytes that had arrived.
         received: u64,
-        /// What the host said.
+        /// What the host said, in words of its own: for a log, not for the client.
         why: String,
     },
     /// Not `multipart/form-data` inside.
@@ -78,7 +94,7 @@ pub enum Problem {
     )]
     BadForm {
         /// What is wrong.
-        why: String,
+        why: &'static str,
     },
     /// A part whose header block does not end, such as one with a file name of megabytes.
     #[error("a part's header is longer than {limit} bytes: shorten its file name")]
@@ -92,8 +108,18 @@ pub enum Problem {
         /// The cap.
         limit: u64,
     },
-    /// No field `image` (or `file`), or an empty one.
-    #[error("no photo in the {form}, which has {found}: put it in `image` (or `file`)")]
+    /// More than one photo, where an answer is for one.
+    #[error(
+        "there are two photos, in `{first}` and in `{second}`: send one a request, and post the other by itself"
+    )]
+    SeveralPhotos {
+        /// The field or member of the first, cut by [`excerpt`].
+        first: String,
+        /// That of the second, cut by [`excerpt`].
+        second: String,
+    },
+    /// No field of a photo, or an empty one.
+    #[error("no photo in the {form}, which has {found}: put it in `image`")]
     MissingImage {
         /// Which form: "form" or "JSON object".
         form: &'static str,
@@ -108,7 +134,7 @@ pub enum Problem {
     },
     /// Text that should be base64 and is not.
     #[error(
-        "`image` is not base64 ({why}): encode the file's bytes, or send them raw as image/jpeg"
+        "the photo's text is not base64 ({why}): encode the file's bytes, or send them raw as image/jpeg"
     )]
     BadBase64 {
         /// What is wrong, with the offset where there is one.
@@ -221,6 +247,12 @@ impl Problem {
             Self::UnsupportedContentType { .. } => {
                 ("unsupported-content-type", 415, "Content type not taken")
             }
+            Self::UnsupportedEncoding { .. } => {
+                ("unsupported-content-encoding", 415, "Content encoding not decoded")
+            }
+            Self::BadEncoding { .. } => {
+                ("bad-content-encoding", 400, "Body not as its content encoding says")
+            }
             Self::BodyTooLarge { .. } => ("body-too-large", 413, "Body too large"),
             Self::BodyInterrupted { .. } => ("body-interrupted", 400, "Body broke off"),
             Self::BadForm { .. } => ("bad-form", 400, "Malformed multipart form"),
@@ -228,6 +260,7 @@ impl Problem {
                 ("part-header-too-long", 400, "Header of a form part too long")
             }
             Self::TooManyParts { .. } => ("too-many-parts", 400, "Too many form parts"),
+            Self::SeveralPhotos { .. } => ("several-photos", 400, "More than one photo"),
             Self::MissingImage { .. } => ("missing-image", 400, "No photo in the body"),
             Self::BadJson { .. } => ("bad-json", 400, "Malformed JSON"),
             Self::BadBase64 { .. } => ("bad-base64", 400, "Malformed base64"),

@@ -1,13 +1,14 @@
-//! The three forms in which a photo is posted, to its bytes and the options beside it. Told apart by
-//! `Content-Type`; what the bytes are is told by the bytes (`skincell_vision::photo`).
+//! The forms in which a photo is posted, to its bytes and the options beside it. `Content-Type` tells
+//! multipart, JSON and forms apart; whether a body is the photo itself, its base64 or anything else is
+//! told by the bytes (`skincell_vision::photo`), since clients declare types of all kinds.
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
 use crate::body::{Body, Source};
 use crate::options::Options;
 use crate::problem::{Problem, excerpt};
-use crate::{json_form, multipart};
+use crate::{encoded, json_form, multipart, url_form};
 
 /// A posted photo.
 #[derive(Debug)]
@@ -24,36 +25,56 @@ pub struct Upload {
 /// The [`Problem`] of the first thing wrong with the request, the query before the body.
 pub fn read<S: Source>(head: &Parts, source: S, max_body: u64) -> Result<Upload, Problem> {
     let mut options = Options::from_query(head.uri.query().unwrap_or_default())?;
-    let length = header(head, CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    let mut body = Body::open(source, length, max_body)?;
-    let content_type = header(head, CONTENT_TYPE).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let body = Body::of(head, source, max_body)?;
+    let declared = head.headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let declared = String::from_utf8_lossy(declared.unwrap_or_default());
+    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let photo = match essence.as_str() {
-        "multipart/form-data" => multipart::read(body, content_type, &mut options)?,
-        "application/json" => json_form::read(body.read_all()?, &mut options)?,
-        "application/octet-stream" => body.read_all()?,
-        image if image.starts_with("image/") => body.read_all()?,
-        _ => {
-            // Without a body its type does not matter: say the more useful thing.
-            body.next_chunk()?.ok_or(Problem::NoBody)?;
-            let found = match content_type {
-                "" => "missing".to_owned(),
-                other => format!("{:?}", excerpt(other)),
-            };
-            return Err(Problem::UnsupportedContentType { found });
-        }
+        "multipart/form-data" => multipart::read(body, &declared, &mut options)?,
+        _ => whole(body.read_all()?, &essence, &declared, &mut options)?,
     };
     Ok(Upload { photo, options })
 }
 
-fn header(head: &Parts, name: http::HeaderName) -> Option<&str> {
-    head.headers.get(name).and_then(|value| value.to_str().ok())
+/// The photo in a body that is not multipart.
+fn whole(
+    body: Vec<u8>,
+    essence: &str,
+    declared: &str,
+    options: &mut Options,
+) -> Result<Vec<u8>, Problem> {
+    let body = match encoded::photo(body) {
+        Ok(photo) => return Ok(photo),
+        Err(body) => body,
+    };
+    // `fetch` and `curl -d` send an object as text or as a form where nobody sets its type.
+    let is_object = json_form::without_bom(&body).trim_ascii_start().starts_with(b"{");
+    match essence {
+        "application/json" | "text/json" => json_form::read(body, options),
+        "" | "text/plain" | "application/x-www-form-urlencoded" if is_object => {
+            json_form::read(body, options)
+        }
+        "application/x-www-form-urlencoded" => url_form::read(&body, options),
+        "application/octet-stream" | "binary/octet-stream" => Ok(body),
+        image if image.starts_with("image/") => Ok(body),
+        _ => Err(Problem::UnsupportedContentType {
+            found: match declared {
+                "" => "missing".to_owned(),
+                other => format!("{:?}", excerpt(other)),
+            },
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_LENGTH;
+
     use super::*;
     use crate::body::tests::chunks;
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
+    const PNG_BASE64: &[u8] = b"iVBORw0KGgogYW5kIHNvIG9u";
 
     fn read_as(content_type: &str, query: &str, body: &[u8]) -> Result<Upload, Problem> {
         let mut request = http::Request::post(format!("/predict{query}"));
@@ -69,7 +90,7 @@ mod tests {
         let multipart: &[u8] =
             b"--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\nabc\r\n--b--";
         type Case<'a> = (&'a str, &'a [u8], Result<&'a [u8], &'a str>);
-        let cases: [Case<'_>; 11] = [
+        let cases: [Case<'_>; 25] = [
             ("multipart/form-data; boundary=b", multipart, Ok(b"abc")),
             ("Multipart/Form-Data; boundary=\"b\"", multipart, Ok(b"abc")),
             ("application/json", br#"{"image": "YWJj"}"#, Ok(b"abc")),
@@ -77,8 +98,26 @@ mod tests {
             ("image/jpeg", b"abc", Ok(b"abc")),
             ("IMAGE/anything", b"abc", Ok(b"abc")),
             ("application/octet-stream", b"abc", Ok(b"abc")),
+            ("binary/octet-stream", b"abc", Ok(b"abc")),
+            ("", PNG, Ok(PNG)),
+            ("application/x-www-form-urlencoded", PNG, Ok(PNG)),
+            ("application/pdf", PNG, Ok(PNG)),
+            ("multipart/mixed; boundary=b", PNG, Ok(PNG)),
+            ("application/json", PNG, Ok(PNG)),
+            ("\u{e9}", PNG, Ok(PNG)),
+            ("image/png", PNG_BASE64, Ok(PNG)),
+            (
+                "text/plain;charset=UTF-8",
+                b"data:image/png;base64,iVBORw0KGgogYW5kIHNvIG9u",
+                Ok(PNG),
+            ),
+            ("text/plain;charset=UTF-8", br#"{"image": "YWJj"}"#, Ok(b"abc")),
+            ("application/x-www-form-urlencoded", br#"{"image": "YWJj"}"#, Ok(b"abc")),
+            ("application/x-www-form-urlencoded", b"image=iVBORw0KGgogYW5kIHNvIG9u", Ok(PNG)),
+            ("application/json", b"\xef\xbb\xbf{\"image\": \"YWJj\"}", Ok(b"abc")),
             ("text/plain", b"abc", Err("unsupported-content-type")),
-            ("application/x-www-form-urlencoded", b"image=abc", Err("unsupported-content-type")),
+            ("application/x-www-form-urlencoded", b"image=a?c", Err("bad-base64")),
+            ("application/x-www-form-urlencoded", b"abc", Err("missing-image")),
             ("", b"abc", Err("unsupported-content-type")),
             ("text/plain", b"", Err("no-body")),
         ];

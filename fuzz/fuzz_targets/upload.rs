@@ -1,42 +1,67 @@
-//! Whatever bytes are posted as a form or as JSON: a problem or a photo, and the same photo however the
-//! bytes were cut into chunks.
+//! Whatever bytes are posted, in whichever form and under whichever content coding: a problem or a photo,
+//! and the same photo however the bytes were cut into chunks.
 //!
-//! The first byte chooses the content type, the second the size of the chunks; the rest is the body.
+//! The first byte chooses the content type and the coding, the second the size of the chunks; the rest is
+//! the body. Of the last content type the boundary is the fuzzer's as well: the body's first line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use skincell_component::body::Source;
 use skincell_component::upload;
 
-const TYPES: [&str; 4] = [
+const TYPES: [&str; 9] = [
     "multipart/form-data; boundary=cell",
     "application/json",
     "multipart/form-data; boundary=\"a b\"",
     "multipart/form-data; boundary=x",
+    "application/x-www-form-urlencoded",
+    "text/plain",
+    "image/jpeg",
+    "",
+    "multipart/form-data;",
 ];
+const CODINGS: [&str; 4] = ["", "gzip", "deflate", "gzip, deflate"];
 /// Longest body, in bytes.
 const LIMIT: u64 = 64 << 10;
 
 /// A body cut into chunks of one size.
-struct Chunks<'a>(std::slice::Chunks<'a, u8>);
+struct Chunks {
+    body: Vec<u8>,
+    size: usize,
+    at: usize,
+}
 
-impl Source for Chunks<'_> {
+impl Source for Chunks {
     fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, String> {
-        Ok(self.0.next().map(<[u8]>::to_vec))
+        let rest = self.body.get(self.at..).unwrap_or_default();
+        let chunk = rest[..rest.len().min(self.size)].to_vec();
+        self.at += chunk.len();
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 }
 
 fuzz_target!(|data: &[u8]| {
     let [kind, size, body @ ..] = data else { return };
-    let kind = TYPES[usize::from(*kind) % TYPES.len()];
-    let request = http::Request::post("/predict").header("content-type", kind).body(());
-    let Ok(request) = request else { return };
+    let kind = usize::from(*kind);
+    let mut request = http::Request::post("/predict")
+        .header("content-encoding", CODINGS[kind / TYPES.len() % CODINGS.len()]);
+    request = match TYPES[kind % TYPES.len()] {
+        own if own.ends_with(';') => {
+            let line = body.split(|byte| *byte == b'\r').next().unwrap_or_default();
+            let value = [own.as_bytes(), line.get(2..).unwrap_or_default()].concat();
+            request.header("content-type", value)
+        }
+        known => request.header("content-type", known),
+    };
+    let Ok(request) = request.body(()) else { return };
     let (head, ()) = request.into_parts();
-    let read = |size: usize| upload::read(&head, Chunks(body.chunks(size)), LIMIT);
+    let read = |size: usize| {
+        upload::read(&head, Chunks { body: body.to_vec(), size, at: 0 }, LIMIT)
+    };
     let whole = read(body.len().max(1));
     let pieces = read(usize::from(*size).max(1));
     if let Ok(upload) = &whole {
-        assert!(!upload.photo.is_empty() && upload.photo.len() <= body.len());
+        assert!(!upload.photo.is_empty() && upload.photo.len() as u64 <= LIMIT);
     }
     if let (Ok(whole), Ok(pieces)) = (&whole, &pieces) {
         assert_eq!(whole.photo, pieces.photo);

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::request::Parts;
 #[cfg(test)]
 use schemars::JsonSchema;
@@ -18,6 +17,7 @@ use skincell_vision::tensor::Tensor;
 
 use super::tensors::{self, Description, Output};
 use crate::body::{Body, Source};
+use crate::json_form::without_bom;
 use crate::problem::{Problem, excerpt};
 
 /// The header that says where the JSON ends and raw tensors begin, in bytes.
@@ -133,11 +133,7 @@ pub(super) fn read<S: Source>(
     card: &Card,
 ) -> Result<(Asked, Tensor), Problem> {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(coding) = text(CONTENT_ENCODING.as_str()).filter(|coding| *coding != "identity") {
-        return Err(bad(format!("has Content-Encoding {:?}: send it plain", excerpt(coding))));
-    }
-    let length = text(CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-    let mut body = Body::open(source, length, max_body)?.read_all()?;
+    let mut body = Body::of(head, source, max_body)?.read_all()?;
     let end = match head.headers.get(JSON_LENGTH) {
         None => body.len(),
         Some(_) => text(JSON_LENGTH)
@@ -146,7 +142,7 @@ pub(super) fn read<S: Source>(
             .ok_or_else(|| bad(format!("has a {JSON_LENGTH} beyond its {} bytes", body.len())))?,
     };
     let (json, raw) = body.split_at(end);
-    let document: Document<'_> = serde_json::from_slice(json).map_err(not_json)?;
+    let document: Document<'_> = serde_json::from_slice(without_bom(json)).map_err(not_json)?;
     let asked = asked(&document, card)?;
     let inline = inline(&document, card, raw.len())?;
     drop(document);

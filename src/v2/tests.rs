@@ -3,7 +3,7 @@
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::body::tests::{Chunks, chunks};
+use crate::body::tests::{Chunks, chunks, compressed};
 use crate::inference::tests::{Fixed, RedOrBlue, output};
 use crate::inference::{Inference, InferenceError};
 use crate::models::tests::{card_json, mounted};
@@ -176,6 +176,19 @@ fn headers_lie_in_vain() {
         let request = Request::post("/v2/models/skin/infer").header(name, value);
         let request = request.body(chunks(json.as_bytes(), 9)).unwrap();
         assert_eq!(ask(request, &RedOrBlue, true).status(), 400, "{name}: {value}");
+    }
+}
+
+/// Triton's clients compress on request; some write a byte order mark.
+#[test]
+fn a_compressed_request_is_the_request() {
+    let text = format!("\u{feff}{}", request(json!(red())));
+    let plain = body(&infer(&request(json!(red())), b""));
+    for (name, coding) in [("gzip", "gzip"), ("deflate", "zlib"), ("deflate", "raw")] {
+        let bytes = compressed(coding, text.as_bytes());
+        let request = Request::post("/v2/models/skin/infer").header("content-encoding", name);
+        let request = request.body(chunks(&bytes, 9)).unwrap();
+        assert_eq!(body(&ask(request, &RedOrBlue, true)), plain, "{coding}");
     }
 }
 

@@ -46,6 +46,60 @@ fn the_numbers_are_the_models() {
     }
 }
 
+/// The same photo as HTTP clients of many kinds send it.
+fn as_clients_post(photo: &[u8], text: &str) -> Vec<(&'static str, Request)> {
+    let raw = |content_type| Request::predict("", content_type, photo);
+    let url_form = |body: String| Request::predict("", "application/x-www-form-urlencoded", body);
+    let file = |disposition: &str, content: &[u8]| Request::form(&[part(disposition, content)]);
+    let in_boundary = |declared: &str, boundary: &str| {
+        let head = "Content-Disposition: form-data; name=\"image\"; filename=\"a.jpg\"";
+        let start = format!("--{boundary}\r\n{head}\r\n\r\n");
+        let end = format!("\r\n--{boundary}--\r\n");
+        let body = [start.as_bytes(), photo, end.as_bytes()].concat();
+        Request::predict("", &format!("multipart/form-data; boundary={declared}"), body)
+    };
+    let bom = format!("\u{feff}{{\"image\": \"{text}\"}}");
+    vec![
+        ("no type", raw("")),
+        ("binary/octet-stream", raw("binary/octet-stream")),
+        ("image/jpg", raw("image/jpg")),
+        ("image/pjpeg", raw("image/pjpeg")),
+        ("curl's type", raw("application/x-www-form-urlencoded")),
+        (
+            "gzip",
+            Request::predict("", "image/jpeg", photos::gzip(&[photo]))
+                .header("content-encoding", "gzip"),
+        ),
+        ("a boundary as Python's", in_boundary("===============12==", "===============12==")),
+        ("a boundary of a path", in_boundary("a/b:c=d", "a/b:c=d")),
+        ("a quoted boundary", in_boundary("\"a b\"", "a b")),
+        ("photo", file("name=\"photo\"; filename=\"a\"", photo)),
+        ("image[]", file("name=\"image[]\"; filename=\"a\"", photo)),
+        ("files", file("name=files; filename=a.jpg; filename*=utf-8''a.jpg", photo)),
+        ("a sole file", file("name=\"attachment\"; filename=\"a\"", photo)),
+        ("a name in a name", file("filename=\"name=x; name=y\"; name=\"image\"", photo)),
+        ("base64 in a file", file("name=\"image\"; filename=\"a\"", text.as_bytes())),
+        (
+            "Content-Transfer-Encoding",
+            file(
+                "name=\"image\"; filename=\"a\"\r\nContent-Transfer-Encoding: base64",
+                text.as_bytes(),
+            ),
+        ),
+        ("a form of text", url_form(format!("image={}", text.replace('+', "%2B")))),
+        ("a form of text, not escaped", url_form(format!("image=data:image/jpeg;base64,{text}"))),
+        (
+            "a data URL with a space",
+            Request::predict(
+                "",
+                "application/json",
+                serde_json::json!({"image": format!("data:image/jpeg; base64,{text}")}).to_string(),
+            ),
+        ),
+        ("JSON behind a byte order mark", Request::predict("", "application/json", bom)),
+    ]
+}
+
 #[test]
 fn every_form_gives_byte_identical_results() {
     let app = App::with_colours();
@@ -72,7 +126,8 @@ fn every_form_gives_byte_identical_results() {
         ("a data URL", as_json(&data_url)),
         ("a data URL with escaped slashes", Request::predict("", "application/json", escaped)),
     ];
-    let mut results = forms.map(|(name, form)| (name, form.send(&runner).results())).into_iter();
+    let forms = forms.into_iter().chain(as_clients_post(&photo, &text));
+    let mut results = forms.map(|(name, form)| (name, form.send(&runner).results()));
     let (_, first) = results.next().unwrap();
     assert!(first.contains("\"heatmap_base64\":\"iVBOR"), "{first:.200}");
     for (name, result) in results {

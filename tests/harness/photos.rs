@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use flate2::write::ZlibEncoder;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::{Compression, Crc};
 use skincell_vision::overlay::encode_png;
 use skincell_vision::photo::Photo;
@@ -43,6 +43,22 @@ pub fn half(name: &str) -> Vec<u8> {
 #[must_use]
 pub fn heic() -> Vec<u8> {
     [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], &[0; 100]].concat()
+}
+
+/// These pieces, one after the other, in gzip.
+#[must_use]
+pub fn gzip(pieces: &[&[u8]]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    for piece in pieces {
+        encoder.write_all(piece).expect("it is compressed");
+    }
+    encoder.finish().expect("and written")
+}
+
+/// 256 MiB of zeros in gzip, as 256 KiB.
+#[must_use]
+pub fn gzip_bomb() -> Vec<u8> {
+    gzip(&[&[0; 1 << 20][..]; 256])
 }
 
 /// A GIF that declares no columns and no rows.

@@ -136,11 +136,18 @@ async function look() {
   let isStopped = false;
   stop = () => { isStopped = true; };
   try {
-    const file = await photos.toSend(photo, at('shrink').checked);
-    if (isStopped) return cancelled();
-    const request = predict(file, photo.name, at('model').value, at('token').value, sent);
-    stop = request.stop;
-    answer = await request.answer;
+    const post = async (mustEncode) => {
+      const file = await photos.toSend(photo, at('shrink').checked, mustEncode);
+      if (isStopped) return null;
+      const request = predict(file, photo.name, at('model').value, at('token').value, sent);
+      stop = () => { isStopped = true; request.stop(); };
+      return request.answer;
+    };
+    // What this browser shows and the service does not decode is sent once more, as the browser sees it.
+    answer = await post(false).catch((error) => {
+      if (error.mayEncode && photo.bitmap) return post(true);
+      throw error;
+    });
     if (!answer) return cancelled();
     chosen = answer.heatmap_maps?.[0].index ?? null;
     enter('answer');

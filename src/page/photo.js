@@ -5,7 +5,7 @@ export const MOST_PIXELS = 4e6;
 
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
 
-/** A photo as chosen. `bitmap` is null where this browser cannot decode it: HEIC, mostly. */
+/** A photo as chosen. `bitmap` is null where this browser cannot decode it: HEIC, mostly, outside Safari. */
 export async function open(file) {
   let bitmap = null;
   try {
@@ -61,12 +61,25 @@ export function draw(photo, canvas, crop, scale) {
   context.drawImage(photo.bitmap, -photo.bitmap.width / 2, -photo.bitmap.height / 2);
 }
 
-/** The file to send: the chosen one itself where nothing has to change, else a JPEG. */
-export async function toSend(photo, mayShrink) {
+// How the formats that the service decodes begin; a dot is any byte. It is told by bytes there, too.
+const DECODED = [/^\xff\xd8\xff/, /^\x89PNG\r\n\x1a\n/, /^RIFF[^]{4}WEBP/, /^GIF8[79]a/, /^BM/];
+
+/** Whether the service decodes files that begin so. AVIF, HEIC and others it does not. */
+async function isDecoded(file) {
+  const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 16).arrayBuffer()));
+  return DECODED.some((format) => format.test(start));
+}
+
+/**
+ * The file to send: the chosen one itself where nothing has to change, else a JPEG, whatever this
+ * browser can show. `mustEncode` is for a file that the service turned out not to take.
+ */
+export async function toSend(photo, mayShrink, mustEncode = false) {
   if (!photo.bitmap) return photo.file;
   const [width, height] = croppedSize(photo);
   const needsShrinking = mayShrink && width * height > MOST_PIXELS;
-  if (isWhole(photo) && photo.turns === 0 && !needsShrinking) return photo.file;
+  const isUnchanged = isWhole(photo) && photo.turns === 0 && !needsShrinking && !mustEncode;
+  if (isUnchanged && await isDecoded(photo.file)) return photo.file;
   const scale = needsShrinking ? Math.sqrt(MOST_PIXELS / (width * height)) : 1;
   // A canvas may be refused for its size: then a smaller one must do.
   return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));

@@ -2,8 +2,9 @@
 
 /** A kind of problem people can do something about, by the name of its RFC 9457 type. */
 const KINDS = {
-  photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type'],
+  photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type', 'several-photos'],
   heic: ['heic'],
+  avif: ['avif'],
   damaged: ['truncated-image', 'broken-image', 'empty-image', 'too-much-metadata'],
   large: ['body-too-large', 'too-many-pixels', 'image-needs-too-much-memory', 'out-of-memory'],
   torn: ['body-interrupted', 'body-too-slow', 'bad-form'],
@@ -13,11 +14,14 @@ const KINDS = {
   token: ['unauthorized', 'missing-token', 'wrong-token'],
 };
 
+/** Formats and features that the service does not decode, and a browser may. A damaged file is none of them. */
+const MAY_ENCODE = ['not-an-image', 'heic', 'avif', 'unsupported-image-feature', 'image-needs-too-much-memory'];
+
 /** Something that went wrong: a kind for people, and the service's own words. */
 export class Problem extends Error {
-  constructor(kind, detail, seconds) {
+  constructor(kind, detail, seconds, mayEncode = false) {
     super(detail);
-    Object.assign(this, { kind, seconds });
+    Object.assign(this, { kind, seconds, mayEncode });
   }
 }
 
@@ -26,7 +30,7 @@ function problemOf(status, body, retryAfter) {
   const known = Object.keys(KINDS).find((kind) => KINDS[kind].includes(name));
   const kind = known ?? (status === 401 ? 'token' : status === 429 || status === 503 ? 'busy' : status >= 500 ? 'fault' : 'other');
   const detail = [body?.detail ?? body?.title ?? `HTTP ${status}`, body?.request_id && `(${body.request_id})`];
-  return new Problem(kind, detail.filter(Boolean).join(' '), retryAfter ?? '10');
+  return new Problem(kind, detail.filter(Boolean).join(' '), retryAfter ?? '10', MAY_ENCODE.includes(name));
 }
 
 /** The models there are, and the default one. */

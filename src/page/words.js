@@ -119,7 +119,8 @@ const vietnamese = {
 // What a problem's type means to whoever sees it: a title, and what to do next.
 const englishProblems = {
   photo: ['This is not a photo that can be read.', 'Choose a JPEG, PNG, WebP, BMP or GIF file.'],
-  heic: ['This is a HEIC photo, which cannot be read here.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible.'],
+  heic: ['This is a HEIC photo, which neither this browser nor the service can read.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible. Safari can send it as it is.'],
+  avif: ['This is an AVIF photo, which neither this browser nor the service can read.', 'Save it as JPEG first, or open this page in a newer browser.'],
   damaged: ['The photo is damaged or incomplete.', 'Try another copy of it, or take a new one.'],
   large: ['The photo is too large.', 'Let it be shrunk before sending, or crop it.'],
   torn: ['The photo did not arrive in one piece.', 'Check the connection, and try again.'],
@@ -135,7 +136,8 @@ const englishProblems = {
 
 const vietnameseProblems = {
   photo: ['Tệp này không phải ảnh đọc được.', 'Hãy chọn tệp JPEG, PNG, WebP, BMP hoặc GIF.'],
-  heic: ['Đây là ảnh HEIC, không đọc được ở đây.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất.'],
+  heic: ['Đây là ảnh HEIC, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất. Safari gửi được ngay.'],
+  avif: ['Đây là ảnh AVIF, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu dưới dạng JPEG trước, hoặc mở trang này bằng trình duyệt mới hơn.'],
   damaged: ['Ảnh bị hỏng hoặc thiếu.', 'Hãy thử một bản khác, hoặc chụp lại.'],
   large: ['Ảnh quá lớn.', 'Hãy để ảnh được thu nhỏ trước khi gửi, hoặc cắt bớt.'],
   torn: ['Ảnh không đến nơi trọn vẹn.', 'Hãy kiểm tra kết nối rồi thử lại.'],

@@ -1,0 +1,216 @@
+"""Photos of other projects' test suites, as the service and as Pillow see them: what is refused, differs, or is slow.
+
+    cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
+    python3 -m venv .venv && .venv/bin/pip install pillow numpy onnxruntime
+    .venv/bin/python bench/photos.py FOLDER… [--models skin,imagenet] [--json FILE]
+
+Every file with a photo's ending is posted. Beside it stands Pillow: turned by EXIF, transparent over white, its colours
+brought to sRGB by ImageCms, squashed to the model's size by Lanczos, and run by ONNX Runtime as the card says.
+
+- refused: a 4xx where Pillow gives a photo.
+- differs: another class first, or a probability more than a point away; both beyond what rounding alone does to this
+  photo and model (Lanczos rounded once instead of twice, and seeded noise of half a level).
+- slow: more than 3 seconds. fault: any 5xx, or a connection that broke.
+
+What Pillow refuses and the service answers is counted and no finding. A finding that is in `photos-allowed.json`,
+each with its reason, is counted apart. Exits with 1 where another is left. Formats that no browser shows (TIFF, ICO)
+are not looked for. Suites: the source packages of Pillow, thumbor, reportlab, django (`pip download --no-binary :all:`),
+npm's bmp-js and others.
+"""
+
+import argparse
+import collections
+import fnmatch
+import io
+import json
+import pathlib
+import re
+import time
+import warnings
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageCms, ImageOps
+
+from service import ROOT, Service, machine
+
+ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".avif", ".heic", ".heif"}
+POINTS, SLOW_S, MOST_PIXELS = 1.0, 3.0, 60_000_000
+LARGEST_FILE = 16 << 20
+ALLOWED = pathlib.Path(__file__).with_name("photos-allowed.json")
+SRGB = ImageCms.createProfile("sRGB")
+Image.MAX_IMAGE_PIXELS = None
+warnings.simplefilter("ignore")
+
+
+class Reference:
+    """A model by ONNX Runtime on what Pillow decodes."""
+
+    def __init__(self, name):
+        folder = ROOT / "models" / name
+        self.name, self.card = name, json.loads((folder / "card.json").read_text())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, ["CPUExecutionProvider"])
+        self.side = self.card["input"]["width"], self.card["input"]["height"]
+
+    def shares(self, pixels):
+        """Per cent by class of an image of the model's size, H×W×3, 0 to 255, not necessarily whole numbers."""
+        shown, output = self.card["input"], self.card["output"]
+        tensor = (pixels - np.array(shown["mean"], np.float32)) / np.array(shown["std"], np.float32)
+        if shown["layout"] == "nchw":
+            tensor = tensor.transpose(2, 0, 1)
+        scores = self.session.run([output["name"]], {shown["name"]: tensor[None].astype(np.float32)})[0].ravel()
+        if output["form"] == "logits" and output["activation"] == "softmax":
+            scores = np.exp(scores - scores.max())
+            scores /= scores.sum()
+        return scores * 100
+
+    def judge(self, photo):
+        """Per cent by class, and how far rounding alone moves any of them."""
+        twice = np.asarray(photo.resize(self.side, Image.LANCZOS), np.float32)
+        bands = [np.asarray(band.convert("F").resize(self.side, Image.LANCZOS)) for band in photo.split()]
+        others = [np.clip(np.rint(np.stack(bands, -1)), 0, 255)]
+        random = np.random.default_rng(1)
+        others += [np.clip(np.rint(twice + random.normal(0, 0.5, twice.shape)), 0, 255) for _ in range(3)]
+        exact = self.shares(twice)
+        return exact, max(np.abs(self.shares(other.astype(np.float32)) - exact).max() for other in others)
+
+
+def opened(path, managed=True):
+    """The photo a browser shows, as RGB; None where Pillow gives none."""
+    try:
+        photo = Image.open(path)
+        if photo.size[0] * photo.size[1] > MOST_PIXELS:
+            return None
+        photo.load()
+        profile = photo.info.get("icc_profile")
+        photo = ImageOps.exif_transpose(photo)
+        if photo.mode.startswith("I"):
+            # Pillow clips 16-bit grey to white; a browser takes its high byte.
+            photo = Image.fromarray((np.asarray(photo).astype(np.uint32) >> 8).astype(np.uint8))
+        alpha = None
+        if photo.mode in ("PA", "LA", "La", "RGBa", "RGBA") or "transparency" in photo.info:
+            photo = photo.convert("RGBA")
+            alpha, photo = photo.getchannel("A"), photo.convert("RGB")
+        if profile and managed:
+            photo = to_srgb(photo, profile)
+        photo = photo.convert("RGB")
+        return Image.composite(photo, Image.new("RGB", photo.size, "white"), alpha) if alpha else photo
+    except Exception:
+        return None
+
+
+def to_srgb(photo, profile):
+    """A profile that cannot be used is ignored, as browsers do."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(photo, source, SRGB, ImageCms.Intent.PERCEPTUAL, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return photo
+
+
+def post(service, photo, model):
+    """Status, the answer's members, and seconds."""
+    begin, connection = time.perf_counter(), service.connect()
+    try:
+        path = f"/predict?gradcam=false&top_k=100000&model={model}"
+        connection.request("POST", path, photo, {"Content-Type": "application/octet-stream"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read()), time.perf_counter() - begin
+    except (OSError, ValueError) as error:
+        return 599, {"type": "no-answer", "detail": str(error)}, time.perf_counter() - begin
+    finally:
+        connection.close()
+
+
+def format_of(photo):
+    starts = {b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"RI": "WebP", b"BM": "BMP", b"GI": "GIF"}
+    return "HEIF" if photo[4:8] == b"ftyp" else starts.get(photo[:2], "other")
+
+
+def findings(service, path, references):
+    """What is wrong with one file: kind and reason of each finding; None where Pillow gives no photo and none is wrong."""
+    photo, found = path.read_bytes(), []
+    seen = opened(path)
+    for reference in references:
+        status, answer, seconds = post(service, photo, reference.name)
+        if seconds > SLOW_S:
+            found.append(("slow", f"{seconds:.1f} s"))
+        if status >= 500:
+            found.append(("fault", f"{status} {answer.get('detail', '')}"))
+        elif seen and status != 200:
+            found.append(("refused", f"{answer['type'].rsplit(':', 1)[-1]}: {answer['detail']}"))
+            break
+        elif seen:
+            found += difference(reference, path, seen, answer)
+    return found if seen or found else None
+
+
+def difference(reference, path, seen, answer):
+    given = np.zeros(len(answer["results"]))
+    for result in answer["results"]:
+        given[result["index"]] = result["probability"]
+    expected, floor = reference.judge(seen)
+    points = np.abs(given - expected).max()
+    first, second = np.sort(expected)[::-1][:2]
+    is_other = given.argmax() != expected.argmax() and first - second > floor
+    if points <= POINTS + floor and not is_other:
+        return []
+    plain = opened(path, managed=False)
+    unmanaged = np.abs(given - reference.judge(plain)[0]).max() if plain else points
+    why = "its colour profile is not applied" if unmanaged <= POINTS + floor < points else "other pixels"
+    return [("differs", f"{why} ({points:.1f} points, rounding {floor:.1f}, {reference.name})")]
+
+
+def allowance(rules, kind, form, name, reason):
+    """The first rule for a finding. A rule names the kind, the format, a pattern of file names and one of reasons."""
+    for rule in rules:
+        if rule["kind"] == kind and rule["format"] in ("any", form) and fnmatch.fnmatch(name, rule["file"]) and (
+            re.search(rule["reason"], reason)
+        ):
+            return rule
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=pathlib.Path)
+    parser.add_argument("--models", default="skin,imagenet")
+    parser.add_argument("--json", type=pathlib.Path)
+    asked = parser.parse_args()
+    paths = sorted(p for folder in asked.folders for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    paths = [path for path in paths if 0 < path.stat().st_size <= LARGEST_FILE]
+    rules = json.loads(ALLOWED.read_text())
+    references = [Reference(name) for name in asked.models.split(",")]
+    left, allowed, skipped = collections.defaultdict(list), collections.Counter(), 0
+    with Service("--quiet") as service:
+        for path in paths:
+            found = findings(service, path, references)
+            skipped += found is None
+            for kind, reason in found or []:
+                form = format_of(path.read_bytes()[:16])
+                rule = allowance(rules, kind, form, path.name, reason)
+                if rule:
+                    allowed[rule["why"]] += 1
+                else:
+                    left[kind, form, re.sub(r"[\d.]+", "N", reason)].append(f"{path}: {reason}")
+    where = machine()
+    print(f"{where['cpu']}, {where['cores']} cores, {where['date']}: {len(paths)} files, "
+          f"{len(paths) - skipped} of them photos to Pillow, models {asked.models}")
+    for (kind, form, reason), files in sorted(left.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        print(f"{kind:8} {form:5} {len(files):4} × {reason}")
+        for line in files[:5]:
+            print(f"               {line}")
+    for why, count in allowed.most_common():
+        print(f"allowed        {count:4} × {why}")
+    if asked.json:
+        rows = [{"kind": k, "format": f, "reason": r, "files": files} for (k, f, r), files in left.items()]
+        record = {"machine": where, "files": len(paths), "photos": len(paths) - skipped, "left": rows, "allowed": allowed}
+        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+    print("nothing is left" if not left else f"{sum(map(len, left.values()))} findings are left")
+    return bool(left)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

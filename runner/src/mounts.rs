@@ -1,26 +1,20 @@
 //! The files a component sees: what its manifest lists under `files`, gathered into one folder that
 //! is mounted read-only at `/`.
 //!
-//! Like Spin, patterns keep their relative path and nothing outside the manifest's folder is reached.
-//! Files are hard-linked where the file system can, copied where it cannot.
+//! Patterns follow Spin's loader (`crates/loader/src/local.rs`): see [`Staging::pattern`]. Unlike there,
+//! nothing outside the application's folder is reached, through symbolic links neither. Files are
+//! hard-linked where the file system can, copied where it cannot.
 
 use crate::app::AppComponent;
 use crate::manifest::{Files, Mount};
 use anyhow::{Context, bail};
-use glob::{MatchOptions, Pattern};
+use glob::Pattern;
 use std::path::{Component, Path, PathBuf};
 use tempfile::TempDir;
 
 /// A staged folder, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Stage(TempDir);
-
-/// Spin's rules: `*` stays within a folder, and does not match hidden files.
-const MATCH: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: true,
-};
 
 impl Stage {
     /// The folder to mount at `/`.
@@ -30,12 +24,13 @@ impl Stage {
     }
 }
 
-/// Gathers the files of `component`; `None` where it lists none.
+/// Gathers the files of `component`, whose manifest lies in `folder`; `None` where it lists none.
 ///
 /// # Errors
-/// A malformed pattern, a path that leaves the manifest's folder, or a file that cannot be staged.
+/// A malformed pattern, a file named that is not there, a path or a symbolic link that leaves the
+/// manifest's folder, or a file that cannot be staged.
 pub(crate) fn stage(component: &AppComponent, folder: &Path) -> anyhow::Result<Option<Stage>> {
-    if component.files.is_empty() {
+    if component.files.is_empty() && component.placed_files.is_empty() {
         return Ok(None);
     }
     // An image from nothing has no /tmp.
@@ -43,90 +38,161 @@ pub(crate) fn stage(component: &AppComponent, folder: &Path) -> anyhow::Result<O
     let root = std::fs::create_dir_all(&temporary)
         .and_then(|()| TempDir::with_prefix("skincell-files-"))
         .with_context(|| format!("cannot make a folder for files in {}", temporary.display()))?;
-    let excluded = component
-        .exclude_files
-        .iter()
-        .map(|p| Pattern::new(p).with_context(|| format!("in exclude_files: {p:?}")))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let staging = Staging {
+        folder,
+        excluded: patterns(&component.exclude_files)?,
+        unmounted: patterns(&component.unmounted_files)?,
+        root: root.path(),
+    };
     for files in &component.files {
         match files {
-            Files::Pattern(pattern) => stage_pattern(pattern, folder, &excluded, root.path()),
-            Files::Mount(mount) => stage_mount(mount, folder, &excluded, root.path()),
-        }?;
+            Files::Pattern(pattern) => staging.pattern(pattern),
+            Files::Mount(mount) => staging.mount(mount),
+        }
+        .context("in files")?;
+    }
+    for mount in &component.placed_files {
+        let source = Path::new(&mount.source);
+        staging.place(source, &mount.destination, source).context("in files")?;
     }
     Ok(Some(Stage(root)))
 }
 
-fn stage_pattern(
-    pattern: &str,
-    folder: &Path,
-    excluded: &[Pattern],
-    root: &Path,
-) -> anyhow::Result<()> {
-    require_inside(pattern)?;
-    let escaped = Pattern::escape(&folder.to_string_lossy());
-    let whole = format!("{escaped}/{pattern}");
-    for found in glob::glob_with(&whole, MATCH).with_context(|| format!("in files: {pattern:?}"))? {
-        let found = found?;
-        let relative = found.strip_prefix(folder)?;
-        stage_tree(&found, relative, relative, excluded, root)?;
-    }
-    Ok(())
+fn patterns(texts: &[String]) -> anyhow::Result<Vec<Pattern>> {
+    let parse =
+        |text: &String| Pattern::new(text).with_context(|| format!("in exclude_files: {text:?}"));
+    texts.iter().map(parse).collect()
 }
 
-fn stage_mount(
-    mount: &Mount,
-    folder: &Path,
-    excluded: &[Pattern],
-    root: &Path,
-) -> anyhow::Result<()> {
-    let Some(inside) = mount.destination.strip_prefix('/') else {
-        bail!("in files: the destination {:?} must begin with a slash", mount.destination);
-    };
-    require_inside(inside)?;
-    let source = folder.join(&mount.source);
-    if !source.exists() {
-        bail!("in files: {} does not exist", source.display());
-    }
-    stage_tree(&source, Path::new(&mount.source), Path::new(inside), excluded, root)
+struct Staging<'a> {
+    /// The application's.
+    folder: &'a Path,
+    /// Spin's `exclude_files`: they hold for what a pattern or a folder brings in, not for a file named.
+    excluded: Vec<Pattern>,
+    /// Our own: they hold for everything.
+    unmounted: Vec<Pattern>,
+    /// Where the component's files are gathered.
+    root: &'a Path,
 }
 
-/// Stages a file or a whole folder at `inside`, leaving out what is excluded by its manifest path.
-fn stage_tree(
-    source: &Path,
-    manifest_path: &Path,
-    inside: &Path,
-    excluded: &[Pattern],
-    root: &Path,
-) -> anyhow::Result<()> {
-    if excluded.iter().any(|pattern| pattern.matches_path_with(manifest_path, MATCH)) {
-        return Ok(());
-    }
-    let target = root.join(inside);
-    if source.is_dir() {
-        for entry in std::fs::read_dir(source)? {
-            let name = entry?.file_name();
-            let (from, path) = (source.join(&name), manifest_path.join(&name));
-            stage_tree(&from, &path, &inside.join(&name), excluded, root)?;
+impl Staging<'_> {
+    /// Spin's rules: what exists under the very name is that file, or everything below that folder;
+    /// anything else must be a glob pattern, whose `*` stays within a folder and matches hidden files.
+    /// Of what a pattern matches, only regular files and links to such are taken.
+    fn pattern(&self, pattern: &str) -> anyhow::Result<()> {
+        require_inside(pattern)?;
+        if pattern == "." || pattern.ends_with("/.") {
+            bail!(
+                "{pattern:?} ends in the current folder; write the pattern {pattern}/**/* instead"
+            );
         }
-        return Ok(());
+        let path = self.folder.join(pattern);
+        if path.is_dir() {
+            // Spin puts the files of a folder under its name twice: `a/x` of `files = ["a"]` at `/a/a/x`.
+            return self.tree(&path, self.folder, Path::new(pattern), self.folder);
+        }
+        if path.exists() {
+            return self.file(&path, Path::new(pattern), self.folder);
+        }
+        if Pattern::escape(pattern) == pattern {
+            return match self.is_unmounted(Path::new(pattern)) {
+                true => Ok(()),
+                false => bail!("{pattern:?} does not exist, and is no pattern"),
+            };
+        }
+        let whole = format!("{}/{pattern}", Pattern::escape(&self.folder.to_string_lossy()));
+        self.glob(&whole, self.folder, Path::new(""), self.folder)
     }
-    if let Some(parent) = target.parent() {
-        std::fs::create_dir_all(parent)?;
+
+    fn mount(&self, mount: &Mount) -> anyhow::Result<()> {
+        self.place(&self.folder.join(&mount.source), &mount.destination, self.folder)
     }
-    link_or_copy(source, &target)
-        .with_context(|| format!("cannot stage {} for the component", source.display()))
+
+    /// Stages a file, or everything below a folder, at `destination`; nothing of it may lie outside `limit`.
+    fn place(&self, source: &Path, destination: &str, limit: &Path) -> anyhow::Result<()> {
+        let Some(inside) = destination.strip_prefix('/') else {
+            bail!("the destination {destination:?} must begin with a slash");
+        };
+        require_inside(inside)?;
+        if !source.exists() {
+            bail!("{} does not exist", source.display());
+        }
+        require_within(source, limit)?;
+        match source.is_dir() {
+            true => self.tree(source, source, Path::new(inside), limit),
+            false => self.file(source, Path::new(inside), limit),
+        }
+    }
+
+    /// Stages everything below `source` at `inside`, under its path relative to `prefix`.
+    fn tree(
+        &self,
+        source: &Path,
+        prefix: &Path,
+        inside: &Path,
+        limit: &Path,
+    ) -> anyhow::Result<()> {
+        let whole = format!("{}/**/*", Pattern::escape(&source.to_string_lossy()));
+        self.glob(&whole, prefix, inside, limit)
+    }
+
+    fn glob(&self, whole: &str, prefix: &Path, inside: &Path, limit: &Path) -> anyhow::Result<()> {
+        for found in glob::glob(whole).with_context(|| format!("in the pattern {whole:?}"))? {
+            let found = found?;
+            // A dangling link, a folder or a pipe is no regular file.
+            let path = found.strip_prefix(self.folder).unwrap_or(&found);
+            let is_excluded = self.excluded.iter().any(|pattern| pattern.matches_path(path));
+            if found.is_file() && !is_excluded {
+                self.file(&found, &inside.join(found.strip_prefix(prefix)?), limit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stages one file at `inside`.
+    fn file(&self, source: &Path, inside: &Path, limit: &Path) -> anyhow::Result<()> {
+        if self.is_unmounted(source.strip_prefix(self.folder).unwrap_or(source)) {
+            return Ok(());
+        }
+        let real = require_within(source, limit)?;
+        let stage = || {
+            let target = self.root.join(inside);
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            link_or_copy(&real, &target)
+        };
+        stage().with_context(|| format!("cannot stage {} for the component", source.display()))
+    }
+
+    fn is_unmounted(&self, path: &Path) -> bool {
+        self.unmounted.iter().any(|pattern| pattern.matches_path(path))
+    }
 }
 
+/// The path that `source` leads to, symbolic links followed, if it lies in the folder `limit`.
+fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
+    let real =
+        source.canonicalize().with_context(|| format!("cannot find {}", source.display()))?;
+    let limit = limit.canonicalize()?;
+    if !real.starts_with(&limit) {
+        bail!(
+            "{} leads to {}, outside the application's folder; only what lies inside is mounted",
+            source.display(),
+            real.display()
+        );
+    }
+    Ok(real)
+}
+
+/// `source` is the file itself: a hard link to a symbolic link would point nowhere.
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
-    // The link target must be the file itself: a link to a symbolic link would point nowhere.
-    let source = source.canonicalize()?;
     if !source.metadata()?.is_file() {
         return Err(std::io::Error::other("it is no regular file"));
     }
-    match std::fs::hard_link(&source, target) {
+    match std::fs::hard_link(source, target) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(_) => std::fs::copy(&source, target).map(drop),
+        Err(_) => std::fs::copy(source, target).map(drop),
         Ok(()) => Ok(()),
     }
 }
@@ -136,15 +202,17 @@ fn require_inside(path: &str) -> anyhow::Result<()> {
     if PathBuf::from(path).components().all(plain) {
         return Ok(());
     }
-    bail!("in files: {path:?} leaves the application's folder; only paths inside it are mounted")
+    bail!("{path:?} leaves the application's folder; only paths inside it are mounted")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::stage;
+    use super::{Stage, stage};
     use crate::app::AppComponent;
     use crate::manifest::{Files, Mount};
-    use std::path::PathBuf;
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
 
     fn component(files: Vec<Files>, exclude: &[&str]) -> AppComponent {
         AppComponent {
@@ -153,7 +221,9 @@ mod tests {
             environment: Vec::new(),
             variables: std::collections::BTreeMap::new(),
             files,
+            placed_files: Vec::new(),
             exclude_files: exclude.iter().map(|s| (*s).to_owned()).collect(),
+            unmounted_files: Vec::new(),
             models: Vec::new(),
             models_folder: PathBuf::new(),
             open: Vec::new(),
@@ -162,41 +232,128 @@ mod tests {
         }
     }
 
-    #[test]
-    fn patterns_and_mounts_are_staged_and_exclusions_left_out() {
+    fn pattern(text: &str) -> Vec<Files> {
+        vec![Files::Pattern(text.into())]
+    }
+
+    fn mount(source: &str, destination: &str) -> Vec<Files> {
+        vec![Files::Mount(Mount { source: source.into(), destination: destination.into() })]
+    }
+
+    /// A folder with these files in it, each with its own name as its text.
+    fn folder(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["models/skin/card.json", "models/skin/model.onnx", "models/old/card.json"] {
+        for name in names {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, name).unwrap();
         }
-        let mount = Mount { source: "models/skin".into(), destination: "/data".into() };
-        let files = vec![Files::Pattern("models/*/card.json".into()), Files::Mount(mount)];
-        let stage = stage(&component(files, &["models/old/*"]), folder.path()).unwrap().unwrap();
-        let there = |name: &str| stage.path().join(name).exists();
-        assert!(there("models/skin/card.json") && there("data/model.onnx"));
-        assert!(!there("models/skin/model.onnx") && !there("models/old/card.json"));
+        folder
+    }
+
+    fn staged(stage: &Stage) -> BTreeSet<String> {
+        let all = glob::glob(&format!("{}/**/*", stage.path().display())).unwrap().flatten();
+        let files = all.filter(|path| path.is_file());
+        let name = |path: PathBuf| path.strip_prefix(stage.path()).unwrap().display().to_string();
+        files.map(name).collect()
+    }
+
+    fn names(files: Vec<Files>, exclude: &[&str], folder: &Path) -> BTreeSet<String> {
+        staged(&stage(&component(files, exclude), folder).unwrap().unwrap())
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn refusal(files: Vec<Files>, folder: &Path) -> String {
+        format!("{:#}", stage(&component(files, &[]), folder).unwrap_err())
+    }
+
+    /// Each row as Spin's loader has it.
+    #[test]
+    fn patterns_match_what_they_match_in_spin() {
+        let all = ["s/a.txt", "s/.hidden", "s/secret/deep/key.txt", "s/secret/x.pem", "t/b.txt"];
+        let folder = folder(&all);
+        let cases: [(&str, &[&str], &[&str]); 8] = [
+            ("s/*", &[], &["s/a.txt", "s/.hidden"]),
+            ("s/**/*", &[], &all[..4]),
+            ("**/*", &["s/secret/*", "*.pem"], &["s/a.txt", "s/.hidden", "t/b.txt"]),
+            ("*/*.txt", &[], &["s/a.txt", "t/b.txt"]),
+            ("s/a.tx?", &["*/a.txt"], &[]),
+            ("s/a.txt", &["s/a.txt"], &["s/a.txt"]),
+            ("t", &[], &["t/t/b.txt"]),
+            ("nothing/*", &[], &[]),
+        ];
+        for (files, exclude, expected) in cases {
+            assert_eq!(names(pattern(files), exclude, folder.path()), set(expected), "{files}");
+        }
+        let error = refusal(pattern("nope.txt"), folder.path());
+        assert!(error.contains("\"nope.txt\" does not exist"), "{error}");
+    }
+
+    #[test]
+    fn mounts_are_staged_and_exclusions_left_out() {
+        let folder = folder(&["models/skin/card.json", "models/skin/model.onnx", "models/a.txt"]);
+        let whole = names(mount("models", "/data"), &["*.onnx"], folder.path());
+        assert_eq!(whole, set(&["data/skin/card.json", "data/a.txt"]));
+        let one = names(mount("models/a.txt", "/b.txt"), &["*"], folder.path());
+        assert_eq!(one, set(&["b.txt"]));
+        let all = names(mount(".", "/"), &[], folder.path());
+        assert_eq!(all.len(), 3);
+    }
+
+    #[test]
+    fn what_the_runner_leaves_out_need_not_be_there() {
+        let folder = folder(&["models/skin/card.json", "models/skin/model.onnx"]);
+        let files = ["models/skin/*", "models/skin/model.cell", "models/skin/model.onnx"];
+        let files = files.map(|text| Files::Pattern(text.into())).to_vec();
+        let mut component = component(files, &[]);
+        component.unmounted_files = vec!["models/*/model.*".into()];
+        let stage = stage(&component, folder.path()).unwrap().unwrap();
+        assert_eq!(staged(&stage), set(&["models/skin/card.json"]));
     }
 
     /// To open one waits for whoever writes it, in the middle of a request.
     #[test]
-    #[cfg(unix)]
     fn a_pipe_is_not_staged() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder(&["a.txt"]);
         let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
         assert!(made.unwrap().success());
-        let files = vec![Files::Pattern("*".into())];
-        let error = stage(&component(files, &[]), folder.path()).unwrap_err();
-        assert!(format!("{error:#}").contains("pipe for the component: it is no regular file"));
+        assert_eq!(names(pattern("*"), &[], folder.path()), set(&["a.txt"]));
+        let error = refusal(pattern("pipe"), folder.path());
+        assert!(error.contains("pipe for the component: it is no regular file"), "{error}");
     }
 
     #[test]
     fn nothing_outside_the_folder_is_reached() {
-        let folder = tempfile::tempdir().unwrap();
-        for pattern in ["../*", "/etc/passwd", "a/../../b"] {
-            let files = vec![Files::Pattern(pattern.into())];
-            let error = stage(&component(files, &[]), folder.path()).unwrap_err();
-            assert!(format!("{error:#}").contains("leaves the application's folder"), "{pattern}");
+        let folder = folder(&["a.txt"]);
+        for text in ["../*", "/etc/passwd", "a/../../b"] {
+            let error = refusal(pattern(text), folder.path());
+            assert!(error.contains("leaves the application's folder"), "{text}: {error}");
         }
+        for source in ["/etc", "/etc/passwd", "..", "../"] {
+            let error = refusal(mount(source, "/data"), folder.path());
+            assert!(error.contains("outside the application's folder"), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_is_followed_inside_the_folder_and_not_out_of_it() {
+        let folder = folder(&["a/b.txt", "c/x"]);
+        symlink("../a/b.txt", folder.path().join("c/inside")).unwrap();
+        symlink("nowhere", folder.path().join("c/dangling")).unwrap();
+        assert_eq!(names(pattern("c/*"), &[], folder.path()), set(&["c/inside", "c/x"]));
+        symlink("/etc/passwd", folder.path().join("c/out")).unwrap();
+        symlink("/etc", folder.path().join("etc")).unwrap();
+        let all = [pattern("c/*"), pattern("c/out"), pattern("etc/passwd"), pattern("etc/pass*")];
+        for files in
+            all.into_iter().chain([mount("c", "/c"), mount("etc", "/e"), mount("c/out", "/o")])
+        {
+            let error = refusal(files.clone(), folder.path());
+            assert!(error.contains("outside the application's folder"), "{files:?}: {error}");
+        }
+        let left_out = names(pattern("c/*"), &["c/out"], folder.path());
+        assert_eq!(left_out, set(&["c/inside", "c/x"]), "what is left out need not lie inside");
     }
 }

@@ -63,8 +63,11 @@ impl App {
     #[must_use]
     pub fn with_own_models() -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        std::os::unix::fs::symlink(repository().join("models"), app.path().join("models"))
-            .expect("models/ is linked");
+        for name in ["skin", "imagenet", "labels"] {
+            let (from, to) =
+                (repository().join("models").join(name), app.path().join("models").join(name));
+            link_files(&from, &to);
+        }
         app.write_manifest(&["skin", "imagenet"], "skin");
         app
     }
@@ -131,6 +134,17 @@ impl App {
         let triggers = manifest["trigger"]["http"].as_array_mut().expect("[[trigger.http]]");
         triggers.push(trigger.into());
         fs::write(self.path().join("spin.toml"), manifest.to_string()).expect("it is written");
+    }
+}
+
+/// The files of the folder `from` in the new folder `to`: a mount takes no symbolic link out of the application.
+fn link_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the folder is made");
+    for entry in fs::read_dir(from).expect("the folder is read") {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
+        // Where the file system is another one, the file is copied.
+        let linked = fs::hard_link(&from, to.join(&name));
+        linked.or_else(|_| fs::copy(&from, to.join(&name)).map(drop)).expect("the file is there");
     }
 }
 

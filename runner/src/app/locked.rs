@@ -9,7 +9,7 @@ use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, variables}
 use crate::compose::Dependency;
 use crate::manifest::dependency::{ImportName, Inherit};
 use crate::manifest::names::LowerSnake;
-use crate::manifest::{self, Executor, Files, HttpTrigger, Mount, Route, Variable};
+use crate::manifest::{self, Executor, HttpTrigger, Mount, Route, Variable};
 use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -187,8 +187,10 @@ impl App {
                 source: content_path(&component.source)?,
                 environment: environment.into_iter().collect(),
                 variables: component.config.iter().map(expand).collect::<anyhow::Result<_>>()?,
-                files: component.files.iter().map(mount).collect::<anyhow::Result<_>>()?,
+                files: Vec::new(),
+                placed_files: component.files.iter().map(mount).collect::<anyhow::Result<_>>()?,
                 exclude_files: Vec::new(),
+                unmounted_files: Vec::new(),
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
                 open: tool.open,
@@ -259,10 +261,10 @@ fn tool_settings(path: &Path) -> anyhow::Result<BTreeMap<String, ToolSettings>> 
         .collect()
 }
 
-fn mount(content: &MountedContent) -> anyhow::Result<Files> {
+fn mount(content: &MountedContent) -> anyhow::Result<Mount> {
     let source = content_path(&content.content)?;
     let source = source.to_str().context("a mounted folder's path is not UTF-8")?.to_owned();
-    Ok(Files::Mount(Mount { source, destination: content.path.clone() }))
+    Ok(Mount { source, destination: content.path.clone() })
 }
 
 fn content_path(content: &Content) -> anyhow::Result<PathBuf> {

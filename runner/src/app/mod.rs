@@ -13,7 +13,7 @@ pub use resolve::load;
 pub use variables::Values;
 
 use crate::compose::Dependency;
-use crate::manifest::{Build, Commands, Files, StaticResponse};
+use crate::manifest::{Build, Commands, Files, Mount, StaticResponse};
 use crate::routes::Routes;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -73,8 +73,14 @@ pub struct AppComponent {
     pub variables: BTreeMap<String, String>,
     /// Files it sees.
     pub files: Vec<Files>,
-    /// Glob patterns it does not see.
+    /// Files that Spin has gathered already, at absolute paths of this machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub placed_files: Vec<Mount>,
+    /// Glob patterns of files it does not see; a file that `files` names is seen all the same.
     pub exclude_files: Vec<String>,
+    /// Glob patterns of files that are not mounted here, whatever `files` says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unmounted_files: Vec<String>,
     /// Names it may load through wasi-nn.
     pub models: Vec<String>,
     /// The folder that holds one folder per model.

@@ -176,8 +176,6 @@ impl Resolver<'_> {
                 .with_context(|| format!("variables.{name}"))?;
             Ok((name.into(), value))
         });
-        let mut exclude_files = component.exclude_files;
-        exclude_files.extend(tool.exclude_files);
         let build = component.build.map(|build| match tool.build {
             Some(command) => Build { command, ..build },
             None => build,
@@ -189,7 +187,9 @@ impl Resolver<'_> {
             variables: variables.collect::<anyhow::Result<_>>()?,
             files: component.files,
             dependencies,
-            exclude_files,
+            placed_files: Vec::new(),
+            exclude_files: component.exclude_files,
+            unmounted_files: tool.exclude_files,
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
             open: tool.open,

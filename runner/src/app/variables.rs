@@ -33,8 +33,14 @@ impl Values {
             let pairs = text.lines().filter_map(dotenv_line);
             pairs.for_each(|(name, value)| values.set_prefixed(name, value));
         }
-        for (name, value) in std::env::vars() {
-            values.set_prefixed(&name, &value);
+        for (name, value) in std::env::vars_os() {
+            // Names of variables are ASCII: what is no text is not ours.
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+                continue;
+            };
+            let value =
+                value.to_str().with_context(|| format!("the value of {name} is not UTF-8"))?;
+            values.set_prefixed(name, value);
         }
         Ok(values)
     }

@@ -1,12 +1,16 @@
 //! Machine code for a component: compiled once, then mapped from a cache folder.
 //!
 //! wasmtime's own cache reads and decompresses an artifact into private memory; ours maps the file,
-//! so that code pages are shared with other processes and do not count as private memory.
+//! so that code pages are shared with other processes and do not count as private memory. wasmtime checks the
+//! header of what it maps, and nothing of the code: each artifact ends in a checksum that is compared first.
 
 use super::Sandbox;
+use crate::shortage;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use wasmtime::component::Component;
@@ -81,7 +85,7 @@ impl Sandbox {
         drop(wasm);
         let compile_time = Some(start.elapsed());
         if let Some(file) = &artifact {
-            match write_atomically(file, &code) {
+            match write_atomically(file, &with_checksum(&code)) {
                 Ok(()) => {
                     if let Some(component) = self.map(file) {
                         return Ok(Compiled { component, compile_time });
@@ -98,13 +102,23 @@ impl Sandbox {
 
     /// Maps an artifact; `None` where there is none or it cannot be used.
     fn map(&self, artifact: &Path) -> Option<Component> {
-        if !artifact.exists() {
-            return None;
+        match is_whole(artifact) {
+            Ok(true) => {}
+            Ok(false) => {
+                let file = artifact.display();
+                tracing::warn!(%file, "a cached component is damaged: it is compiled again");
+                return None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(file = %artifact.display(), "a cached component is ignored: {error}");
+                return None;
+            }
         }
         #[expect(unsafe_code, reason = "mapping machine code is what the cache is for")]
         // SAFETY: the file was written by `write_atomically` below from what this same version of
         // wasmtime, with this configuration, compiled (its name holds both hashes, and wasmtime checks
-        // its own header again). It is never changed in place, only renamed into a folder that
+        // its own header again), and its checksum is right. It is never changed in place, only renamed into a folder that
         // `make_private_folder` has found to be writable by this user alone.
         let mapped = unsafe { Component::deserialize_file(&self.engine, artifact) };
         mapped
@@ -150,11 +164,70 @@ fn make_private_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::create_dir_all(folder)?)
 }
 
+/// Bytes of the checksum at the end of an artifact, which whoever reads the code does not look at: a CRC-32,
+/// little-endian. It shows what a disk or a copy did to the file. Against somebody who may write here no
+/// digest beside the file would help; the folder's permissions do.
+const CHECKSUM: usize = 4;
+
+fn with_checksum(code: &[u8]) -> Vec<u8> {
+    [code, &crc32fast::hash(code).to_le_bytes()].concat()
+}
+
+/// Whether an artifact is as it was written.
+fn is_whole(path: &Path) -> io::Result<bool> {
+    shortage::descriptor()?;
+    let file = File::open(path)?;
+    let Some(length) = file.metadata()?.len().checked_sub(CHECKSUM as u64) else {
+        return Ok(false);
+    };
+    // Read piece by piece: pages that are mapped and touched would count, and most code never runs.
+    let mut code = BufReader::with_capacity(64 << 10, file).take(length);
+    let mut hasher = crc32fast::Hasher::new();
+    loop {
+        let piece = code.fill_buf()?;
+        if piece.is_empty() {
+            break;
+        }
+        hasher.update(piece);
+        let read = piece.len();
+        code.consume(read);
+    }
+    let mut kept = [0; CHECKSUM];
+    code.into_inner().read_exact(&mut kept)?;
+    Ok(hasher.finalize() == u32::from_le_bytes(kept))
+}
+
 /// Readers see the whole file or none.
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    shortage::descriptor()?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     std::io::Write::write_all(&mut file, bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_whole, with_checksum};
+
+    #[test]
+    fn a_flipped_byte_or_a_missing_end_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("code");
+        let code: Vec<u8> = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
+        let whole = with_checksum(&code);
+        let check = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            is_whole(&path).unwrap()
+        };
+        assert!(check(&whole) && check(&with_checksum(b"")));
+        for place in [0, 65_535, 65_536, 199_999, 200_003] {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            assert!(!check(&flipped), "{place}");
+        }
+        assert!(!check(&whole[..whole.len() - 1]) && !check(b"abc") && !check(b""));
+        assert!(is_whole(&folder.path().join("none")).is_err());
+    }
 }

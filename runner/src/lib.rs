@@ -29,6 +29,8 @@ pub mod sandbox;
 pub mod server;
 pub mod service;
 pub mod settings;
+mod shortage;
 mod spin_headers;
+mod threads;
 pub mod trace;
 pub mod upload;

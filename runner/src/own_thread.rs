@@ -5,13 +5,14 @@
 //! Who takes long says so before it does, and is moved where it next waits. What takes long is not known
 //! here.
 
+use crate::threads::{Outcome, Threads};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use tokio::runtime::Handle;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::oneshot;
 
 /// Where one guest is, and whether it wants to be elsewhere.
 #[derive(Debug, Clone, Default)]
@@ -53,42 +54,46 @@ impl OwnThread {
         .await;
     }
 
-    /// Begins `work`, here or on its own thread, and goes on with it there once it asks.
+    /// Begins `work`, here or on one of `threads`, and goes on with it there once it asks. The outcome comes
+    /// whether or not somebody waits for it; it is an error where `work` panicked.
     pub(crate) fn spawn<T: Send + 'static>(
         self,
+        threads: &Threads,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
+    ) -> Outcome<T> {
         let mut work = Box::pin(work);
+        let (send, outcome) = oneshot::channel();
         if self.asked() {
-            return self.go_on(work);
+            self.go_on(threads, work, send);
+            return outcome;
         }
+        let threads = threads.clone();
         tokio::spawn(async move {
             let begun = poll_fn(|context| match work.as_mut().poll(context) {
                 Poll::Ready(value) => Poll::Ready(Some(value)),
                 Poll::Pending if self.asked() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
-            if let Some(value) = begun.await {
-                return value;
+            match begun.await {
+                // It may be that nobody waits.
+                Some(value) => drop(send.send(value)),
+                None => self.go_on(&threads, work, send),
             }
-            match self.go_on(work).await {
-                Ok(value) => value,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime closes: it takes no more work, and nobody waits for this one.
-                Err(_) => std::future::pending().await,
-            }
-        })
+        });
+        outcome
     }
 
     fn go_on<T: Send + 'static>(
         self,
+        threads: &Threads,
         work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
-    ) -> JoinHandle<T> {
+        send: oneshot::Sender<T>,
+    ) {
         let runtime = Handle::current();
-        spawn_blocking(move || {
+        threads.run(move || {
             self.0.moved.store(true, Ordering::Relaxed);
-            runtime.block_on(work)
-        })
+            drop(send.send(runtime.block_on(work)));
+        });
     }
 }
 
@@ -97,6 +102,10 @@ mod tests {
     use super::*;
     use std::thread::{ThreadId, current, sleep};
     use std::time::Duration;
+
+    fn threads() -> Threads {
+        Threads::start("guest", 1).unwrap()
+    }
 
     async fn stages(own: OwnThread) -> [ThreadId; 3] {
         let first = current().id();
@@ -110,7 +119,7 @@ mod tests {
     async fn what_asks_is_moved_and_what_does_not_stays() {
         let here = current().id();
         let own = OwnThread::default();
-        let [first, second, third] = own.clone().spawn(stages(own)).await.unwrap();
+        let [first, second, third] = own.clone().spawn(&threads(), stages(own)).await.unwrap();
         assert_eq!([first, second], [here, here]);
         assert_ne!(third, here);
     }
@@ -120,7 +129,7 @@ mod tests {
         let own = OwnThread::default();
         let asks = own.clone();
         let (polled, place) = own
-            .spawn(async move {
+            .spawn(&threads(), async move {
                 let mut wait = Box::pin(asks.arrive());
                 let polled = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await;
                 drop(wait);
@@ -136,7 +145,7 @@ mod tests {
     async fn what_has_asked_before_begins_on_its_own() {
         let own = OwnThread::default();
         own.ask();
-        let [first, second, third] = own.clone().spawn(stages(own)).await.unwrap();
+        let [first, second, third] = own.clone().spawn(&threads(), stages(own)).await.unwrap();
         assert_ne!(first, current().id());
         assert_eq!([first, first], [second, third]);
     }
@@ -147,7 +156,7 @@ mod tests {
         let own = OwnThread::default();
         let (send, receive) = std::sync::mpsc::channel();
         let asks = own.clone();
-        let guest = own.spawn(async move {
+        let guest = own.spawn(&threads(), async move {
             asks.arrive().await;
             receive.recv_timeout(Duration::from_secs(30)).is_ok()
         });
@@ -159,12 +168,12 @@ mod tests {
     async fn a_panic_after_the_move_is_told_as_one_before_it() {
         let own = OwnThread::default();
         let asks = own.clone();
-        let guest = own.spawn(async move {
+        let guest = own.spawn(&threads(), async move {
             asks.arrive().await;
             sleep(Duration::from_millis(1));
             panic!("a test's");
         });
-        let error: Result<(), _> = guest.await;
-        assert!(error.unwrap_err().is_panic());
+        let outcome: Result<(), _> = guest.await;
+        assert!(outcome.is_err());
     }
 }

@@ -17,6 +17,7 @@ use crate::request_id;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
 use crate::settings::Settings;
 use crate::spin_headers;
+use crate::threads::Threads;
 use crate::trace;
 use crate::upload::Uploads;
 use anyhow::Context;
@@ -26,8 +27,8 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An application, ready to answer.
@@ -43,8 +44,10 @@ pub struct Service {
     plan: Plan,
     unload_after: Duration,
     draining: AtomicBool,
+    /// For what must not hold up the threads of the sockets, and must go on when threads are short.
+    pub(crate) keeper: Threads,
     /// Keeps the staged files while instances may open them.
-    _files: Vec<Stage>,
+    files: Mutex<Vec<Stage>>,
 }
 
 /// A component, and what its requests may come to take.
@@ -126,7 +129,8 @@ impl Service {
             plan,
             unload_after: settings.unload_after,
             draining: AtomicBool::new(false),
-            _files: files,
+            keeper: Threads::start("keeper", 1)?,
+            files: Mutex::new(files),
         })
     }
 
@@ -141,15 +145,14 @@ impl Service {
                 trimmed = Instant::now();
             }
             // It may load a model, which is no work for a thread of the sockets.
-            let tidied = tokio::task::spawn_blocking(move || {
+            let tidied = self.keeper.run(move || {
                 models.tidy(unload_after);
                 if due {
                     allocator::trim();
                 }
             });
-            let tidied = tidied.await;
-            if let Err(error) = tidied {
-                tracing::error!("looking after the models failed: {error}");
+            if tidied.await.is_err() {
+                tracing::error!("looking after the models failed; it is tried again");
             }
             self.admission.advance();
         }
@@ -270,6 +273,12 @@ impl Service {
     /// From now on `/readyz` says that no more requests are wanted. Those that come are still served.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Removes the files that were staged for components, at the end: to wait until everything that holds the
+    /// service is gone would be to race the end of the process.
+    pub fn remove_files(&self) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Whether [`Self::drain`] was called.

@@ -18,4 +18,4 @@ pub use group::MemoryGroup;
 pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};
 pub use ledger::{Ledger, Need, Reservation};
 pub use process::ProcessMemory;
-pub(crate) use sampled::{Elsewhere, sampled};
+pub(crate) use sampled::{Elsewhere, Sampled, sampled};

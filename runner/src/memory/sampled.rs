@@ -2,6 +2,7 @@
 //! for elsewhere and came to be held meanwhile: guests' memories and request bodies.
 
 use super::ProcessMemory;
+use crate::shortage;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ impl Drop for Elsewhere {
 pub(crate) struct Sampled {
     /// Before the work.
     pub(crate) before: u64,
-    /// The most during it.
-    pub(crate) peak: u64,
+    /// The most during it; `None` where there was no thread to look.
+    pub(crate) peak: Option<u64>,
     /// After it.
     pub(crate) after: u64,
 }
@@ -46,7 +47,7 @@ pub(crate) fn sampled<T>(work: impl FnOnce() -> T) -> (T, Sampled) {
     let before = own_bytes();
     let peak = AtomicU64::new(before);
     let done = AtomicBool::new(false);
-    let outcome = std::thread::scope(|scope| {
+    let (outcome, was_watched) = std::thread::scope(|scope| {
         /// Ends the sampling even if the work panics.
         struct Done<'a>(&'a AtomicBool);
         impl Drop for Done<'_> {
@@ -54,17 +55,21 @@ pub(crate) fn sampled<T>(work: impl FnOnce() -> T) -> (T, Sampled) {
                 self.0.store(true, Ordering::Release);
             }
         }
-        scope.spawn(|| {
+        let watch = || {
             while !done.load(Ordering::Acquire) {
                 peak.fetch_max(own_bytes(), Ordering::Relaxed);
                 std::thread::sleep(EVERY);
             }
+        };
+        let watcher = shortage::thread().and_then(|()| {
+            std::thread::Builder::new().name("sampler".to_owned()).spawn_scoped(scope, watch)
         });
         let _done = Done(&done);
-        work()
+        (work(), watcher.is_ok())
     });
     let after = own_bytes();
-    (outcome, Sampled { before, peak: peak.into_inner().max(after), after })
+    let peak = was_watched.then(|| peak.into_inner().max(after));
+    (outcome, Sampled { before, peak, after })
 }
 
 fn own_bytes() -> u64 {
@@ -85,7 +90,8 @@ mod tests {
             vec![1_u8; 16 << 20]
         });
         let mib = |bytes: u64| bytes >> 20;
-        let (peak, left) = (memory.peak - memory.before, memory.after - memory.before);
+        let peak = memory.peak.unwrap() - memory.before;
+        let left = memory.after - memory.before;
         assert!((44..80).contains(&mib(peak)), "{memory:?}");
         assert!((14..40).contains(&mib(left)), "{memory:?}");
         drop(std::hint::black_box(kept));

@@ -1,6 +1,7 @@
 //! The clock that stops guest code: it advances wasmtime's epoch while any instance is at work, and
 //! sleeps otherwise, so that an idle service costs no wake-ups.
 
+use crate::shortage;
 use anyhow::Context;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -32,10 +33,9 @@ impl Ticker {
     pub(super) fn start(engine: Engine) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { clock: Mutex::default(), wake: Condvar::new() });
         let weak = Arc::downgrade(&shared);
-        std::thread::Builder::new()
-            .name("skincell-ticker".to_owned())
-            .stack_size(64 << 10)
-            .spawn(move || tick(&engine, &weak))
+        let thread = std::thread::Builder::new().name("skincell-ticker".to_owned());
+        shortage::thread()
+            .and_then(|()| thread.stack_size(64 << 10).spawn(move || tick(&engine, &weak)))
             .context("cannot start the clock thread")?;
         Ok(Self(shared))
     }

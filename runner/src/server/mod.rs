@@ -109,7 +109,7 @@ pub async fn serve(
     };
     let keeper = Arc::clone(&service);
     let keeper = tokio::spawn(async move { keeper.tidy().await });
-    let reader = tokio::spawn(refresh(settings.clone()));
+    let reader = tokio::spawn(refresh(Arc::clone(&service), settings.clone()));
     tokio::select! {
         never = connections.accept() => never?,
         () = stop => {}
@@ -123,6 +123,7 @@ pub async fn serve(
     connections.drain().await;
     keeper.abort();
     reader.abort();
+    service.remove_files();
     if let Some(tracer) = settings.tracer.clone() {
         tokio::task::spawn_blocking(move || tracer.finish(TRACES_TIMEOUT)).await?;
     }
@@ -130,7 +131,7 @@ pub async fn serve(
 }
 
 /// Reads tokens and certificates again when they have changed, for ever.
-async fn refresh(settings: ServerSettings) {
+async fn refresh(service: Arc<Service>, settings: ServerSettings) {
     loop {
         tokio::time::sleep(REFRESH_EVERY).await;
         let (door, tls) = (Arc::clone(&settings.door), settings.tls.clone());
@@ -140,7 +141,9 @@ async fn refresh(settings: ServerSettings) {
                 tls.refresh();
             }
         };
-        let _ = tokio::task::spawn_blocking(look).await;
+        if service.keeper.run(look).await.is_err() {
+            tracing::error!("looking at tokens and certificates failed; it is tried again");
+        }
     }
 }
 

@@ -30,6 +30,9 @@
     reason = "signal handlers and the mappings they repair have no safe interface"
 )]
 
+use crate::shortage;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,23 +97,70 @@ impl Drop for Guard {
     }
 }
 
+/// A file whose mappings are to be guarded.
+pub(super) struct Guarded {
+    /// Where it lies, symbolic links followed.
+    pub(super) path: PathBuf,
+    /// Its number on its device, which it keeps when its name is given to another file.
+    pub(super) inode: u64,
+    /// That device.
+    pub(super) device: u64,
+}
+
 /// Guards every mapping of these files in this process.
-pub(super) fn guard(paths: &[PathBuf]) -> Vec<Guard> {
+///
+/// # Errors
+/// When the process's mappings cannot be read, such as for want of a descriptor.
+pub(super) fn guard(files: &[Guarded]) -> io::Result<Vec<Guard>> {
     if !install() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let ranges = maps.lines().filter_map(|line| {
-        let (range, rest) = line.split_once(' ')?;
-        let path = rest.get(rest.find('/')?..)?;
-        paths.iter().any(|wanted| wanted.as_os_str() == path).then_some(range)
-    });
-    let bounds = ranges.filter_map(|range| {
-        let (start, end) = range.split_once('-')?;
-        Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
-    });
-    let bounds = bounds.filter(|(start, end)| start < end).collect();
-    joined(bounds).into_iter().filter_map(|(s, e)| Guard::new(s, e)).collect()
+    shortage::descriptor()?;
+    let maps = std::fs::read("/proc/self/maps")?;
+    let mappings = maps.split(|byte| *byte == b'\n').filter_map(Mapping::parse);
+    let wanted = mappings.filter(|mapping| files.iter().any(|file| mapping.is_of(file)));
+    let bounds = wanted.map(|mapping| mapping.bounds).collect();
+    Ok(joined(bounds).into_iter().filter_map(|(s, e)| Guard::new(s, e)).collect())
+}
+
+/// A line of `/proc/self/maps` (`proc_pid_maps(5)`): `start-end perms offset major:minor inode  path`, read as
+/// bytes, since a path need not be UTF-8.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    bounds: (usize, usize),
+    device: (u64, u64),
+    inode: u64,
+    path: &'a [u8],
+}
+
+impl<'a> Mapping<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.splitn(6, |byte| *byte == b' ');
+        let mut text = || std::str::from_utf8(fields.next()?).ok();
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end) = text()?.split_once('-')?;
+        let (_permissions, _offset) = (text()?, text()?);
+        let (major, minor) = text()?.split_once(':')?;
+        let inode = text()?.parse().ok()?;
+        let path = fields.next()?.trim_ascii_start();
+        let address = |text| usize::try_from(hex(text)?).ok();
+        let bounds = (address(start)?, address(end)?);
+        let device = (hex(major)?, hex(minor)?);
+        (bounds.0 < bounds.1).then_some(Self { bounds, device, inode, path })
+    }
+
+    /// By its number, or else by its name: some file systems (btrfs, overlayfs) show another device here than
+    /// to who asks for it.
+    fn is_of(&self, file: &Guarded) -> bool {
+        let device = (libc::major(file.device).into(), libc::minor(file.device).into());
+        if self.inode == file.inode && self.device == device {
+            return true;
+        }
+        // The kernel writes a newline within a name like this, and nothing else.
+        let newline = |byte: &u8| if *byte == b'\n' { b"\\012".to_vec() } else { vec![*byte] };
+        let name: Vec<u8> = file.path.as_os_str().as_bytes().iter().flat_map(newline).collect();
+        self.path == name
+    }
 }
 
 /// Neighbouring ranges as one: ONNX Runtime maps each tensor of a file by itself, hundreds side by side.
@@ -247,8 +297,12 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
 
 #[cfg(test)]
 mod tests {
-    use super::{Loading, guard, joined};
+    use super::{Guarded, Loading, Mapping, guard, joined};
+    use std::ffi::OsStr;
     use std::os::fd::AsRawFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     const LENGTH: usize = 64 << 10;
 
@@ -258,9 +312,24 @@ mod tests {
         assert!(joined(Vec::new()).is_empty());
     }
 
+    #[test]
+    fn a_mapping_is_read_whatever_its_path() {
+        let line =
+            b"7f00-7f08 r--p 00001000 fd:1a 42                   /a b/\xff\\012.cell (deleted)";
+        let mapping = Mapping::parse(line).unwrap();
+        assert_eq!((mapping.bounds, mapping.device), ((0x7f00, 0x7f08), (0xfd, 0x1a)));
+        assert_eq!((mapping.inode, mapping.path), (42, &b"/a b/\xff\\012.cell (deleted)"[..]));
+        assert_eq!(Mapping::parse(b"no mapping"), None);
+    }
+
     /// A file of sevens, mapped.
     fn mapped() -> (tempfile::NamedTempFile, *mut libc::c_void) {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        mapped_as(OsStr::new("sevens"))
+    }
+
+    /// The same under a name of this kind.
+    fn mapped_as(name: &OsStr) -> (tempfile::NamedTempFile, *mut libc::c_void) {
+        let file = tempfile::Builder::new().suffix(name).tempfile().unwrap();
         std::fs::write(file.path(), vec![7; LENGTH]).unwrap();
         // SAFETY: a new read-only mapping of an open file; the address is checked below.
         let start = unsafe {
@@ -275,6 +344,12 @@ mod tests {
         assert!(offset < LENGTH);
         // SAFETY: within a mapping made above, which lives until the end of its test.
         unsafe { start.cast::<u8>().add(offset).read_volatile() }
+    }
+
+    fn guarded(file: &tempfile::NamedTempFile) -> Guarded {
+        let data = file.as_file().metadata().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        Guarded { path, inode: data.ino(), device: data.dev() }
     }
 
     fn unmap(start: *mut libc::c_void) {
@@ -296,7 +371,7 @@ mod tests {
     #[test]
     fn a_file_cut_short_under_its_mapping_reads_as_zeros_and_is_told() {
         let (file, start) = mapped();
-        let guards = guard(&[file.path().canonicalize().unwrap()]);
+        let guards = guard(&[guarded(&file)]).unwrap();
         assert_eq!((guards.len(), guards[0].bytes()), (1, LENGTH as u64));
         assert_eq!((read(start, 0), read(start, LENGTH - 1)), (7, 7));
         file.as_file().set_len(4096).unwrap();
@@ -304,6 +379,42 @@ mod tests {
         assert_eq!([0, LENGTH - 1, 8192].map(|at| read(start, at)), [7, 0, 0]);
         assert!(guards[0].was_hit());
         drop(guards);
+        unmap(start);
+    }
+
+    /// One mapping whose path is no text once turned the guard off for every model.
+    #[test]
+    fn names_that_are_no_text_are_guarded_and_turn_no_guard_off() {
+        let names = [&b"\xff\xfe.cell"[..], b"new\nline.cell", b" with spaces ", b"plain"];
+        let files = names.map(|name| mapped_as(OsStr::from_bytes(name)));
+        for (file, start) in &files {
+            for by_number in [true, false] {
+                let mut wanted = guarded(file);
+                match by_number {
+                    true => wanted.path = Path::new("/moved").into(),
+                    false => wanted.inode = 0,
+                }
+                let guards = guard(&[wanted]).unwrap();
+                assert_eq!(guards.len(), 1, "{:?}, by number: {by_number}", file.path());
+            }
+            let guards = guard(&[guarded(file)]).unwrap();
+            file.as_file().set_len(0).unwrap();
+            assert_eq!(read(*start, 0), 0);
+            assert!(guards[0].was_hit());
+        }
+        files.into_iter().for_each(|(_file, start)| unmap(start));
+    }
+
+    /// Between the load of a model and its guard.
+    #[test]
+    fn a_file_that_was_replaced_since_it_was_mapped_is_guarded() {
+        let (file, start) = mapped();
+        let wanted = guarded(&file);
+        let other = tempfile::NamedTempFile::new().unwrap();
+        std::fs::rename(other.path(), file.path()).unwrap();
+        let guards = guard(&[wanted]).unwrap();
+        file.as_file().set_len(0).unwrap();
+        assert_eq!((guards.len(), read(start, 0)), (1, 0));
         unmap(start);
     }
 }

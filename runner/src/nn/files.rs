@@ -7,8 +7,10 @@
 
 use super::bus;
 pub(super) use super::bus::Loading;
+use crate::shortage;
 use skincell_engines::source::FILES;
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -46,22 +48,35 @@ impl From<&Metadata> for Stamp {
 
 impl ModelFiles {
     /// Notes the files of `folder`. Call it before the engine loads them.
-    pub(super) fn open(folder: &Path) -> Self {
+    ///
+    /// # Errors
+    /// When a file that is there cannot be opened, such as for want of a descriptor.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let file = |name| {
             let path = folder.join(name);
-            let found = File::open(&path).ok().and_then(|file| {
-                let stamp = Stamp::from(&file.metadata().ok()?);
-                Some((file, stamp))
-            });
-            ModelFile { path, found }
+            let found = match shortage::descriptor().and_then(|()| File::open(&path)) {
+                Ok(file) => Some((Stamp::from(&file.metadata()?), file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            Ok(ModelFile { path, found: found.map(|(stamp, file)| (file, stamp)) })
         };
-        Self { files: FILES.map(file).into(), guards: Vec::new() }
+        let files = FILES.into_iter().map(file).collect::<io::Result<_>>()?;
+        Ok(Self { files, guards: Vec::new() })
     }
 
     /// Guards whatever of them is mapped by now.
-    pub(super) fn guard(&mut self) {
-        let paths = self.files.iter().filter_map(|file| file.path.canonicalize().ok());
-        self.guards = bus::guard(&paths.collect::<Vec<_>>());
+    ///
+    /// # Errors
+    /// When the process's mappings cannot be read.
+    pub(super) fn guard(&mut self) -> io::Result<()> {
+        let guarded = self.files.iter().filter_map(|file| {
+            let (_, stamp) = file.found.as_ref()?;
+            let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
+            Some(bus::Guarded { path, inode: stamp.inode, device: stamp.device })
+        });
+        self.guards = bus::guard(&guarded.collect::<Vec<_>>())?;
+        Ok(())
     }
 
     /// Bytes mapped.
@@ -101,13 +116,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
         std::fs::write(&path, "weights").unwrap();
-        let files = ModelFiles::open(folder.path());
+        let files = ModelFiles::open(folder.path()).unwrap();
         assert!(files.are_current() && files.damage().is_none());
         std::fs::write(folder.path().join("new"), "others").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();
         assert!(!files.are_current());
         assert_eq!(files.damage(), None, "the mapped file is as it was");
-        let files = ModelFiles::open(folder.path());
+        let files = ModelFiles::open(folder.path()).unwrap();
         std::fs::write(&path, "cut").unwrap();
         assert!(files.damage().is_some_and(|words| words.contains("written to")));
     }

@@ -2,10 +2,16 @@
 //! shared by all, reloaded when its files were replaced, unloaded when idle or when room is needed, and
 //! never under a running request.
 
+use super::figures::{Figures, Run};
 use super::files::{Loading, ModelFiles};
 use super::registry::Household;
-use crate::memory::{ModelHold, ModelShare, sampled};
-use skincell_engines::{Engines, LoadError, Model as LoadedModel, NamedTensor, RunError, Source};
+use crate::memory::{ModelHold, Sampled, sampled};
+use crate::shortage;
+use skincell_engines::{
+    Engine, Engines, LoadError, Model as LoadedModel, NamedTensor, RunError, Source,
+};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,17 +52,54 @@ pub(crate) struct Loaded {
     hold: ModelHold,
 }
 
-/// What a model takes, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Figures {
-    /// Once loaded.
-    pub(crate) share: ModelShare,
-    /// Peak of one run; `None` before the first.
-    pub(crate) activation: Option<u64>,
+/// What the outputs of a run take at most where the engine tells only its workspace, until a run has shown
+/// more.
+const OUTPUTS: u64 = 1 << 20;
+
+/// How often a load is begun anew whose files are replaced meanwhile.
+const LOADS: usize = 3;
+
+/// Why there is no loaded model.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// It cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Its files cannot be opened now.
+    #[error("the model's files cannot be opened now: {0}")]
+    Files(#[from] io::Error),
 }
 
-/// What the outputs of a run take at most where the engine tells only its workspace.
-const OUTPUTS: u64 = 1 << 20;
+impl LeaseError {
+    /// The reason without the paths of this machine.
+    fn in_short(&self) -> String {
+        match self {
+            Self::Load(error) => error.in_short(),
+            Self::Files(_) => self.to_string(),
+        }
+    }
+}
+
+/// Why a model did not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunFailure {
+    /// Its engine says why.
+    #[error(transparent)]
+    Engine(#[from] RunError),
+    /// Its inputs are larger than any before.
+    #[error(
+        "a run on {inputs} bytes of inputs may take {more} bytes more than the request was promised, and \
+         the memory limit has no room for them now"
+    )]
+    NoRoom {
+        /// Bytes of all inputs.
+        inputs: u64,
+        /// Bytes it may take beyond what was promised.
+        more: u64,
+    },
+}
+
+type Outputs = Result<Vec<NamedTensor>, RunFailure>;
 
 /// When a load that failed is tried again by itself.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -128,7 +171,7 @@ impl Model {
     }
 
     /// The loaded model. A failure is not kept, so the next caller tries again.
-    pub(crate) fn lease(&self) -> Result<Arc<Loaded>, LoadError> {
+    pub(crate) fn lease(&self) -> Result<Arc<Loaded>, LeaseError> {
         let mut slot = self.slot();
         if let Some(loaded) = &*slot {
             if loaded.files.are_current() {
@@ -140,24 +183,36 @@ impl Model {
             self.household.unloaded(&self.name, Unload::Changed);
         }
         self.household.make_room_for(&self.name, self.figures().share);
-        let outcome = self.load();
+        let outcome = self.load_settled();
         self.note_failure(outcome.as_ref().err());
         let loaded = Arc::new(outcome?);
         *slot = Some(Arc::clone(&loaded));
         Ok(loaded)
     }
 
-    fn load(&self) -> Result<Loaded, LoadError> {
+    /// Loads it as it is at the end of the load: files replaced meanwhile may be of different models.
+    fn load_settled(&self) -> Result<Loaded, LeaseError> {
+        let mut outcome = self.load();
+        for _ in 1..LOADS {
+            if !matches!(outcome, Err(LeaseError::Load(LoadError::Changed))) {
+                break;
+            }
+            outcome = self.load();
+        }
+        outcome
+    }
+
+    fn load(&self) -> Result<Loaded, LeaseError> {
         let start = Instant::now();
         let source = Source::Folder(&self.folder);
         let engine = self.engines.choose(&source);
         let loading = Loading::begin();
-        let mut files = ModelFiles::open(&self.folder);
-        let (model, memory) = sampled(|| engine.load(source));
+        let mut files = ModelFiles::open(&self.folder)?;
+        let (model, memory) = sampled(|| self.loaded_by(engine.as_ref()));
         let model = model?;
-        files.guard();
-        if loading.met_a_cut() || files.damage().is_some() {
-            return Err(LoadError::Changed);
+        files.guard()?;
+        if loading.met_a_cut() || files.damage().is_some() || !files.are_current() {
+            return Err(LoadError::Changed.into());
         }
         let load_time = start.elapsed();
         self.household.loaded(&self.name, load_time);
@@ -180,6 +235,18 @@ impl Model {
         Ok(loaded)
     }
 
+    /// An engine that panics, such as for want of a thread for its pool, has not loaded the model.
+    fn loaded_by(&self, engine: &dyn Engine) -> Result<Box<dyn LoadedModel>, LeaseError> {
+        shortage::memory()?;
+        let load = || engine.load(Source::Folder(&self.folder));
+        let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
+            let (engine, model) = (engine.name(), self.folder.display().to_string());
+            let reason = "it panicked; what it said is on standard error".to_owned();
+            Err(LoadError::Refused { engine, model, reason })
+        });
+        Ok(outcome?)
+    }
+
     /// Notes what the model takes, as far as it is known before its first run; whether that is all.
     fn learn_workspace(&self, private: u64, workspace: Option<u64>) -> bool {
         let mut figures = self.locked_figures();
@@ -192,7 +259,7 @@ impl Model {
     }
 
     /// Remembers that a load failed, or that one did not. What is said already is not said again.
-    fn note_failure(&self, error: Option<&LoadError>) {
+    fn note_failure(&self, error: Option<&LeaseError>) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
             *failure = None;
@@ -218,50 +285,81 @@ impl Model {
         }
     }
 
-    /// Runs the model. Its first run after a load is alone, and measured.
-    pub(crate) fn run(
-        &self,
-        loaded: &Arc<Loaded>,
-        inputs: &[NamedTensor],
-    ) -> Result<Vec<NamedTensor>, RunError> {
+    /// Runs the model. A run with larger inputs than any before, which the first after a load is, is alone,
+    /// and measured.
+    pub(crate) fn run(&self, loaded: &Arc<Loaded>, inputs: &[NamedTensor]) -> Outputs {
         let start = Instant::now();
-        let outputs = if loaded.is_measured.load(Ordering::Acquire) {
+        let bytes = bytes_of(inputs);
+        let more = self.figures().beyond_activation(bytes);
+        let room = if more == 0 { None } else { Some(self.household.reserve(more)) };
+        if let Some(None) = room {
+            return Err(RunFailure::NoRoom { inputs: bytes, more });
+        }
+        let is_measured = loaded.is_measured.load(Ordering::Acquire);
+        let outputs = if is_measured && !self.figures().is_beyond_measure(bytes) {
             loaded.model.run(inputs)
         } else {
-            self.first_run(loaded, inputs)
+            self.measured_run(loaded, inputs)
         };
+        drop(room);
         loaded.touch(&self.household);
         self.household.ran(start.elapsed());
         if let Some(damage) = loaded.files.damage() {
             self.forget(loaded);
-            return Err(RunError::Damaged(damage));
+            return Err(RunError::Damaged(damage).into());
         }
-        outputs
+        let outputs = outputs?;
+        self.learn_outputs(loaded, bytes_of(&outputs));
+        Ok(outputs)
     }
 
-    fn first_run(
+    fn measured_run(
         &self,
         loaded: &Loaded,
         inputs: &[NamedTensor],
     ) -> Result<Vec<NamedTensor>, RunError> {
         let alone = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.is_measured.load(Ordering::Acquire) {
+        let bytes = bytes_of(inputs);
+        let is_measured = loaded.is_measured.load(Ordering::Acquire);
+        if is_measured && !self.figures().is_beyond_measure(bytes) {
             drop(alone);
             return loaded.model.run(inputs);
         }
         let (outputs, memory) = sampled(|| loaded.model.run(inputs));
         // A run that was refused says nothing about one that is not.
         if outputs.is_ok() {
-            let mut figures = self.locked_figures();
-            let kept = memory.after.saturating_sub(memory.before);
-            let peak = memory.peak.saturating_sub(memory.before).max(kept);
-            figures.share.kept = kept;
-            figures.activation = figures.activation.max(Some(peak));
-            loaded.hold.correct(figures.share);
-            drop(figures);
-            loaded.is_measured.store(true, Ordering::Release);
+            self.learn_run(loaded, bytes, &memory);
         }
         outputs
+    }
+
+    /// Notes what a run took; where nobody could look, the next one will tell.
+    fn learn_run(&self, loaded: &Loaded, inputs: u64, memory: &Sampled) {
+        let Some(peak) = memory.peak else { return };
+        let mut figures = self.locked_figures();
+        let kept = memory.after.saturating_sub(memory.before);
+        let run = Run { inputs, peak: peak.saturating_sub(memory.before).max(kept) };
+        if loaded.is_measured.load(Ordering::Acquire) {
+            figures.measured = figures.measured.map(|(first, _)| (first, run));
+            figures.share.kept = figures.share.kept.saturating_add(kept);
+        } else {
+            figures.measured = Some((run, run));
+            figures.share.kept = kept;
+            figures.activation = figures.activation.max(Some(run.peak));
+        }
+        loaded.hold.correct(figures.share);
+        drop(figures);
+        loaded.is_measured.store(true, Ordering::Release);
+    }
+
+    /// Notes outputs that are larger than was taken for granted of an engine that tells its workspace.
+    fn learn_outputs(&self, loaded: &Loaded, bytes: u64) {
+        if bytes > OUTPUTS
+            && let Some(workspace) = loaded.model.workspace_bytes()
+        {
+            let mut figures = self.locked_figures();
+            figures.activation = figures.activation.max(Some(workspace.saturating_add(bytes)));
+        }
     }
 
     /// Lets go of `loaded`, so that the next request loads again.
@@ -332,6 +430,11 @@ impl Model {
     }
 }
 
+/// Bytes of elements in all these tensors.
+fn bytes_of(tensors: &[NamedTensor]) -> u64 {
+    tensors.iter().map(|(_, tensor)| tensor.data.len() as u64).sum()
+}
+
 /// Has the weights read in the background. The files stay guarded as long as they are read, even if the
 /// model is unloaded meanwhile.
 fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
@@ -343,7 +446,7 @@ fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
         drop(model);
     };
     // Without a thread to spare, the first run reads what it needs itself.
-    if let Err(error) = thread.spawn(read) {
+    if let Err(error) = shortage::thread().and_then(|()| thread.spawn(read)) {
         tracing::debug!(%error, "weights are not read ahead");
     }
 }

@@ -5,10 +5,12 @@
 //! path. Loading happens when the guest makes an execution context, so that "no such model" and "the
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
-use super::model::{Model, ModelStatus, Unload};
-use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, Level, ModelHold, ModelShare};
+use super::model::{LeaseError, Model, ModelStatus, Unload};
+use crate::memory::{
+    ASSUMED_ACTIVATION, Gauge, Ledger, Level, ModelHold, ModelShare, Need, Reservation,
+};
 use crate::metrics::Metrics;
-use skincell_engines::{Engine, Engines, LoadError};
+use skincell_engines::{Engine, Engines};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -99,7 +101,7 @@ impl Models {
     ///
     /// # Errors
     /// The first that cannot be loaded.
-    pub fn preload(&self) -> Result<(), LoadError> {
+    pub fn preload(&self) -> Result<(), LeaseError> {
         self.by_folder.values().try_for_each(|model| model.lease().map(drop))
     }
 
@@ -148,6 +150,20 @@ impl Household {
         oldest.unload_if(Unload::Evicted, |_| true)
     }
 
+    /// Promises a run `more` bytes than its request was promised; `None` where there is no room, even without
+    /// the models that are idle.
+    pub(super) fn reserve(&self, more: u64) -> Option<Reservation> {
+        let need = Need { instance: 0, activation: more };
+        loop {
+            if let Some(reservation) = self.ledger.try_reserve(need) {
+                return Some(reservation);
+            }
+            if !self.evict_one(None) {
+                return None;
+            }
+        }
+    }
+
     /// Puts a model into the books.
     pub(super) fn hold(&self, share: ModelShare) -> ModelHold {
         self.ledger.hold_model(share)
@@ -187,6 +203,7 @@ mod tests {
     use skincell_engines::{
         Dtype, Engine, Engines, LoadError, Model, NamedTensor, RunError, Source, Tensor,
     };
+    use crate::nn::model::{LeaseError, RunFailure};
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -267,7 +284,7 @@ mod tests {
         let engine = Arc::new(Doubling { fail_first: true, ..Doubling::default() });
         let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         let model = grants.find("skin").unwrap();
-        assert!(matches!(model.lease(), Err(LoadError::Missing(_))));
+        assert!(matches!(model.lease(), Err(LeaseError::Load(LoadError::Missing(_)))));
         let loaded = model.lease().unwrap();
         let tensor = Tensor::new(vec![2], Dtype::U8, vec![1, 2]);
         let outputs = model.run(&loaded, &[("x".to_owned(), tensor)]).unwrap();
@@ -321,5 +338,140 @@ mod tests {
         std::fs::rename(model.join("new"), model.join("model.onnx")).unwrap();
         lease();
         assert_eq!(engine.loads.load(Ordering::SeqCst), 2);
+    }
+
+    /// Takes a buffer of 16 times its input while it runs, and answers with `outputs` bytes.
+    #[derive(Clone, Copy)]
+    struct Hungry {
+        outputs: usize,
+        workspace: Option<u64>,
+    }
+
+    impl Engine for Hungry {
+        fn name(&self) -> &'static str {
+            "hungry"
+        }
+
+        fn takes(&self, _source: &Source<'_>) -> bool {
+            true
+        }
+
+        fn load(&self, _source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
+            Ok(Box::new(*self))
+        }
+    }
+
+    impl Model for Hungry {
+        fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+            let buffer = vec![1_u8; inputs[0].1.data.len() * 16];
+            // Long enough for a look at what this takes.
+            std::thread::sleep(Duration::from_millis(20));
+            drop(std::hint::black_box(buffer));
+            let output = Tensor::new(vec![1], Dtype::U8, vec![0; self.outputs]);
+            Ok(vec![("y".to_owned(), output)])
+        }
+
+        fn workspace_bytes(&self) -> Option<u64> {
+            self.workspace
+        }
+    }
+
+    fn hungry(engine: Hungry, budget: u64) -> (Models, Arc<crate::nn::model::Model>) {
+        let engines = Engines::new(Vec::new(), Arc::new(engine));
+        let gauge = Arc::new(Gauge::new(Budget::default()));
+        let ledger = Arc::new(Ledger::new(Some(budget), 0, 0));
+        let mut models = Models::new(ledger, gauge, Arc::new(Metrics::new()));
+        let grants = models.grant(&["skin".to_owned()], Path::new("models"), &engines);
+        let model = grants.find("skin").unwrap();
+        (models, model)
+    }
+
+    fn input(bytes: usize) -> Vec<NamedTensor> {
+        vec![("x".to_owned(), Tensor::new(vec![1], Dtype::U8, vec![7; bytes]))]
+    }
+
+    /// The first run says nothing about one with larger inputs.
+    #[test]
+    fn a_run_with_larger_inputs_is_measured_anew_and_needs_room_of_its_own() {
+        const MIB: usize = 1 << 20;
+        let (_models, model) = hungry(Hungry { outputs: 1, workspace: None }, 200 << 20);
+        let loaded = model.lease().unwrap();
+        model.run(&loaded, &input(MIB)).unwrap();
+        let first = model.figures().activation.unwrap();
+        assert!((12..40).contains(&(first >> 20)), "{first}");
+        model.run(&loaded, &input(2 * MIB)).unwrap();
+        assert_eq!(model.figures().activation, Some(first), "what others are promised stays");
+        let refused = model.run(&loaded, &input(32 * MIB));
+        assert!(matches!(refused, Err(RunFailure::NoRoom { more, .. }) if more > 200 << 20));
+        model.run(&loaded, &input(MIB)).unwrap();
+    }
+
+    #[test]
+    fn large_outputs_are_in_what_a_run_is_said_to_take() {
+        let engine = Hungry { outputs: 3 << 20, workspace: Some(5) };
+        let (_models, model) = hungry(engine, 200 << 20);
+        let loaded = model.lease().unwrap();
+        assert_eq!(model.figures().activation, Some((1 << 20) + 5));
+        model.run(&loaded, &input(1)).unwrap();
+        assert_eq!(model.figures().activation, Some((3 << 20) + 5));
+    }
+
+    #[test]
+    fn an_engine_that_panics_has_not_loaded_the_model_and_is_asked_again() {
+        struct Panics(AtomicUsize);
+        impl Engine for Panics {
+            fn name(&self) -> &'static str {
+                "panics"
+            }
+            fn takes(&self, _source: &Source<'_>) -> bool {
+                true
+            }
+            fn load(&self, _source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
+                assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "no thread to spare");
+                Ok(Box::new(Double))
+            }
+        }
+        let engines = Engines::new(Vec::new(), Arc::new(Panics(AtomicUsize::new(0))));
+        let gauge = Arc::new(Gauge::new(Budget::default()));
+        let mut models =
+            Models::new(Arc::new(Ledger::new(None, 0, 0)), gauge, Arc::new(Metrics::new()));
+        let grants = models.grant(&["skin".to_owned()], Path::new("models"), &engines);
+        let model = grants.find("skin").unwrap();
+        assert!(matches!(model.lease(), Err(LeaseError::Load(LoadError::Refused { .. }))));
+        assert!(model.lease().is_ok());
+    }
+
+    /// The engine may have read a graph of one model and the weights of another.
+    #[test]
+    fn files_replaced_during_a_load_are_loaded_again() {
+        struct Replacing(AtomicUsize);
+        impl Engine for Replacing {
+            fn name(&self) -> &'static str {
+                "replacing"
+            }
+            fn takes(&self, _source: &Source<'_>) -> bool {
+                true
+            }
+            fn load(&self, source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
+                let Source::Folder(folder) = source else { panic!("a folder is asked for") };
+                if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+                    std::fs::write(folder.join("new"), "two").unwrap();
+                    std::fs::rename(folder.join("new"), folder.join("model.onnx")).unwrap();
+                }
+                Ok(Box::new(Double))
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("skin")).unwrap();
+        std::fs::write(folder.path().join("skin/model.onnx"), "one").unwrap();
+        let engine = Arc::new(Replacing(AtomicUsize::new(0)));
+        let engines = Engines::new(Vec::new(), Arc::<Replacing>::clone(&engine));
+        let gauge = Arc::new(Gauge::new(Budget::default()));
+        let mut models =
+            Models::new(Arc::new(Ledger::new(None, 0, 0)), gauge, Arc::new(Metrics::new()));
+        let grants = models.grant(&["skin".to_owned()], folder.path(), &engines);
+        let model = grants.find("skin").unwrap();
+        assert!(model.lease().is_ok() && model.lease().is_ok());
+        assert_eq!(engine.0.load(Ordering::SeqCst), 2);
     }
 }

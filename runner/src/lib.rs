@@ -9,6 +9,7 @@
 //! The main path is [`service::Service`]: read the manifest, compile, grant models, and for every
 //! request one fresh store and instance. What a photo or a class is, nobody here knows.
 
+mod account;
 mod admin;
 pub mod admission;
 pub mod allocator;

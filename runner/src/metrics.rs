@@ -223,7 +223,7 @@ impl Metrics {
 
     /// Instances that gave no answer.
     pub(crate) fn failed_count(&self) -> u64 {
-        let reasons = ["deadline", "memory", "trap"];
+        let reasons = ["deadline", "memory", "no-instance", "trap"];
         reasons
             .iter()
             .map(|reason| self.failed.get_or_create(&[("reason", (*reason).to_owned())]).get())

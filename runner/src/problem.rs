@@ -80,6 +80,11 @@ fn failure_detail(failure: &Failure) -> String {
              raise --max-instance-memory",
             limit >> 20
         ),
+        Failure::NoInstance(_) => {
+            "the system has no room for another instance now; try again after the seconds that \
+             Retry-After says"
+                .to_owned()
+        }
         Failure::Trap(_) => {
             "the component failed on this request; the log has the reason under this request id"
                 .to_owned()
@@ -126,6 +131,9 @@ impl Problem {
                 "needs-too-much-memory",
                 "The request needs too much memory",
             ),
+            Self::Failed(Failure::NoInstance(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no-instance", "No room for an instance now")
+            }
             Self::Failed(Failure::Trap(_)) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "component-failed", "The component failed")
             }
@@ -222,6 +230,7 @@ mod tests {
             (Problem::Upload(UploadError::BrokenOff), 400),
             (Problem::Failed(Failure::Deadline(Duration::from_secs(1))), 504),
             (Problem::Failed(Failure::OutOfMemory { asked: 2, limit: 1 }), 413),
+            (Problem::Failed(Failure::NoInstance("no address space".into())), 503),
             (Problem::Failed(Failure::Trap("unreachable".into())), 500),
             (Problem::Token(TokenError::Missing), 401),
             (Problem::Token(TokenError::Unknown), 401),

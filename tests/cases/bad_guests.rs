@@ -210,3 +210,126 @@ fn a_client_that_stalls_is_cut_off() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(good().send(&runner).status, 200);
 }
+
+/// An application whose guest sees a few files.
+const WITH_FILES: &str = r#"
+spin_manifest_version = 2
+[application]
+name = "resources"
+[[trigger.http]]
+route = "/..."
+component = "guest"
+[component.guest]
+source = "GUEST"
+files = ["data/*"]
+"#;
+
+/// What an instance may have here, and what the host may hold for it: as much again for what one call hands
+/// over.
+const INSTANCE: &str = "16MiB";
+const ACCOUNT: u64 = 2 << 20;
+/// Linear memory that the guest touches for itself.
+const GUEST: u64 = 3 << 20;
+/// What host memory may be above all that.
+const SLACK: u64 = 1 << 20;
+
+fn app_with_files() -> App {
+    let app = App::with_manifest(WITH_FILES);
+    let data = app.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("large"), vec![7; 1 << 20]).unwrap();
+    for number in 0..200 {
+        std::fs::write(data.join(format!("a file with a rather long name, number {number}")), "")
+            .unwrap();
+    }
+    app
+}
+
+/// Runs a script of `guests/src/resources.rs`: the status, and by how much private memory grew at most.
+fn resources(runner: &Runner, script: &[u8]) -> (u16, u64) {
+    let before = runner.private_bytes();
+    let (answer, peak) =
+        runner.private_peak(|| Request::post("/resources", script.to_vec()).send(runner));
+    (answer.status, peak.saturating_sub(before))
+}
+
+/// However many resources of one kind a guest makes, the host holds no more than the guest's account.
+#[test]
+fn no_kind_of_resource_outgrows_the_account() {
+    let app = app_with_files();
+    let runner = Runner::start(&app, &["--max-instance-memory", INSTANCE]);
+    assert_eq!(resources(&runner, &[]).0, 200);
+    let attacks: [(&str, &[u8], u16); 12] = [
+        (
+            "ordinary use",
+            &[0, 1, 0, 1, 2, 6, 4, 0, 0, 6, 2, 0, 7, 1, 0, 8, 1, 0, 9, 2, 0, 10, 1, 14],
+            200,
+        ),
+        ("300 responses with full bodies", &[4, 75, 0], 500),
+        (
+            "responses let go, their bodies kept",
+            &[4, 1, 0, 11, 1, 7, 4, 1, 0, 11, 1, 7, 4, 250, 0],
+            500,
+        ),
+        ("requests with full bodies and long texts", &[5, 250, 16], 500),
+        ("990 header maps of 50 KB", &[3, 247, 15], 500),
+        ("many fields in one map", &[0, 1, 0, 1, 255, 0, 1, 255, 0, 1, 255, 8], 500),
+        ("990 open files", &[6, 247, 0], 500),
+        ("streams that have read ahead", &[6, 1, 0, 7, 247, 0], 500),
+        ("listings of a folder", &[8, 247, 0], 500),
+        ("900 small handles", &[9, 56, 0], 500),
+        ("tensors of 64 KiB", &[10, 247, 16], 500),
+        ("tensors of 1 byte", &[10, 255, 0], 500),
+    ];
+    for (name, script, status) in attacks {
+        let (answered, grown) = resources(&runner, script);
+        println!("{name}: {answered}, {} KiB", grown >> 10);
+        assert_eq!(answered, status, "{name}");
+        assert!(grown <= GUEST + 2 * ACCOUNT + SLACK, "{name}: {grown}");
+        assert_eq!(get(&runner, "/fine").body, b"fine", "after {name}");
+    }
+}
+
+/// Scripts of random steps, seeded: whatever resources they make, in whatever order. With
+/// `SKINCELL_FUZZ_SECONDS` as long as it says, each round with another seed.
+#[test]
+fn any_resources_in_any_order_stay_within_the_account() {
+    let app = app_with_files();
+    let runner =
+        Runner::start(&app, &["--max-instance-memory", INSTANCE, "--request-timeout", "20s"]);
+    let seconds = std::env::var("SKINCELL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let (mut state, mut largest, mut seen) = (0x2545_F491_4F6C_DD1D_u64, 0, [0_u32; 3]);
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    for round in 0_u32.. {
+        if until.map_or(round == 60, |until| Instant::now() >= until) {
+            break;
+        }
+        let steps = usize::from(random() % 40);
+        let mut step = || {
+            let (kind, count) = (random(), random());
+            // Mostly a few, so that kinds meet before the account is full.
+            [kind, if count < 16 { count * 16 } else { count % 3 }, random()]
+        };
+        let script: Vec<u8> = (0..steps).flat_map(|_| step()).collect();
+        let (status, grown) = resources(&runner, &script);
+        let place = [200, 500, 413].iter().position(|known| *known == status);
+        seen[place.unwrap_or_else(|| panic!("round {round}: {status} for {script:?}"))] += 1;
+        assert!(grown <= GUEST + 2 * ACCOUNT + SLACK, "round {round}: {grown} for {script:?}");
+        largest = grown.max(largest);
+    }
+    println!(
+        "{} fine, {} ended, {} out of memory; at most {} KiB",
+        seen[0],
+        seen[1],
+        seen[2],
+        largest >> 10
+    );
+    assert!(seen[0] > 0 && seen[1] > 0, "both happen");
+    assert_eq!(get(&runner, "/fine").body, b"fine");
+}

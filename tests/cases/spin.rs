@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 
 use skincell_runner::compose::{Dependency, compose};
@@ -247,6 +249,33 @@ fn spin_is_told_the_flags() {
     );
     let help = String::from_utf8(run("--help-args-only").stdout).unwrap();
     assert!(help.contains("--listen") && !help.contains("Usage"), "{help}");
+}
+
+/// Everything that holds the service ends after it has been told to stop; the files are gone before.
+#[test]
+fn a_clean_stop_leaves_no_staged_files_behind() {
+    let app = app();
+    for number in 0..2_000 {
+        std::fs::write(app.path().join(format!("data/{number}.txt")), "").unwrap();
+    }
+    let mut runner = Runner::start(&app, &["--variable", "region=eu"]);
+    let staged = || {
+        let entries = std::fs::read_dir(app.path()).unwrap().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with("skincell-files-")).count()
+    };
+    assert_eq!(text(&runner, "/users/7/file?/data/a.txt"), "this is a.txt");
+    assert!(staged() > 0);
+    runner.terminate();
+    assert_eq!((runner.wait(), staged()), (Some(0), 0));
+}
+
+/// Names and values of the environment are bytes.
+#[test]
+fn a_variable_of_the_process_that_is_no_text_is_nobodys_business() {
+    let odd = OsStr::from_bytes(b"\xff\xfe");
+    let app = app();
+    let runner = Runner::start_with(&app, &["--variable", "region=eu"], &[("ODD", odd)]);
+    assert_eq!(text(&runner, "/users/7/variable?url"), "https://eu.test/none");
 }
 
 /// Stock Spin accepts the repository's own manifest, wherever a `spin` is on the PATH.

@@ -1,5 +1,6 @@
 //! `skincell up` as a child process on a free port, killed with the value that stands for it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -30,12 +31,16 @@ impl Runner {
     /// Starts the service with further `flags` of `skincell up`, and waits until it listens.
     #[must_use]
     pub fn start(app: &App, flags: &[&str]) -> Self {
-        Self::start_with(app, flags, &[])
+        Self::start_with::<&str>(app, flags, &[])
     }
 
     /// The same, with environment variables.
     #[must_use]
-    pub fn start_with(app: &App, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start_with<V: AsRef<OsStr>>(
+        app: &App,
+        flags: &[&str],
+        environment: &[(&str, V)],
+    ) -> Self {
         let log = app.path().join("runner.log");
         let errors = File::create(&log).expect("the log is made");
         // Shared by all tests, so that only the first of them compiles.
@@ -50,7 +55,7 @@ impl Runner {
             .env("TMPDIR", app.path())
             // Who runs the models is each test's own business.
             .env_remove("ORT_DYLIB_PATH")
-            .envs(environment.iter().copied())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -116,11 +121,39 @@ impl Runner {
     /// The most memory it has held so far, in bytes (VmHWM).
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Private memory it holds now, in bytes (RssAnon).
+    #[must_use]
+    pub fn private_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("the runner lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
         let kib: u64 = line.trim_end_matches("kB").trim().parse().expect("a number");
         kib << 10
+    }
+
+    /// The most private memory it held while `work` was done, as far as a look every millisecond shows it.
+    pub fn private_peak<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut peak = 0;
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    peak = self.private_bytes().max(peak);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                peak
+            });
+            let outcome = work();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            (outcome, watch.join().expect("the watcher ends"))
+        })
     }
 
     /// Its process id.

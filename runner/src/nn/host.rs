@@ -5,10 +5,11 @@
 //! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
 //! runs it is `model`'s business.
 
-use super::model::{Loaded, Model};
+use super::model::{Loaded, Model, RunFailure};
 use super::registry::{Grants, GuestModels};
+use crate::account::{Charge, Charged, InstanceAccount};
 use crate::own_thread::OwnThread;
-use skincell_engines::{Model as LoadedModel, NamedTensor, RunError, Source, Tensor};
+use skincell_engines::{Model as LoadedModel, NamedTensor, Source, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -25,7 +26,7 @@ mod generated {
             default: trappable,
         },
         with: {
-            "wasi:nn/tensor.tensor": skincell_engines::Tensor,
+            "wasi:nn/tensor.tensor": super::ChargedTensor,
             "wasi:nn/graph.graph": super::GraphHandle,
             "wasi:nn/inference.graph-execution-context": super::ContextHandle,
             "wasi:nn/errors.error": super::NnError,
@@ -37,6 +38,9 @@ use generated::wasi::nn::{errors, graph, inference, tensor};
 pub use errors::ErrorCode;
 
 skincell_engines::convert_tensor_type!(tensor::TensorType);
+
+/// A tensor of a guest, with what it takes of the guest's account.
+pub type ChargedTensor = Charged<Tensor>;
 
 /// Runs one request may ask for.
 const MAX_COMPUTES: u32 = 100;
@@ -63,13 +67,13 @@ pub enum ContextHandle {
 }
 
 impl ContextHandle {
-    fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, (String, RunError)> {
+    fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, (String, RunFailure)> {
         match self {
             Self::Named(model, loaded) => {
                 model.run(loaded, inputs).map_err(|error| (model.name().to_owned(), error))
             }
             Self::Own(model) => {
-                model.run(inputs).map_err(|error| ("a guest's own".to_owned(), error))
+                model.run(inputs).map_err(|error| ("a guest's own".to_owned(), error.into()))
             }
         }
     }
@@ -116,36 +120,19 @@ pub(crate) struct NnState {
     computes: u32,
     contexts: u32,
     model_bytes: u64,
-    tensor_bytes: u64,
-    max_tensor_bytes: u64,
 }
 
 impl NnState {
-    /// For one request, which may make the host hold `max_tensor_bytes` of tensors.
-    pub(crate) fn new(
-        grants: Grants,
-        patience: Arc<Patience>,
-        own_thread: OwnThread,
-        max_tensor_bytes: u64,
-    ) -> Self {
-        let (computes, contexts, model_bytes, tensor_bytes) = (0, 0, 0, 0);
-        Self {
-            grants,
-            patience,
-            own_thread,
-            computes,
-            contexts,
-            model_bytes,
-            tensor_bytes,
-            max_tensor_bytes,
-        }
+    /// For one request.
+    pub(crate) fn new(grants: Grants, patience: Arc<Patience>, own_thread: OwnThread) -> Self {
+        Self { grants, patience, own_thread, computes: 0, contexts: 0, model_bytes: 0 }
     }
 }
 
-/// That side, with the instance's handles.
+/// That side, with the instance's resources.
 pub(crate) struct NnView<'a> {
     pub(crate) state: &'a mut NnState,
-    pub(crate) table: &'a mut ResourceTable,
+    pub(crate) account: &'a mut InstanceAccount,
 }
 
 struct HasNn;
@@ -171,31 +158,36 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
 type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
+    fn table(&mut self) -> &mut ResourceTable {
+        self.account.table()
+    }
+
     fn fail<T>(&mut self, code: ErrorCode, words: impl Into<String>) -> Answer<T> {
-        Ok(Err(self.table.push(NnError { code, words: words.into() })?))
+        Ok(Err(self.table().push(NnError { code, words: words.into() })?))
     }
 
-    /// Counts the bytes of a tensor that comes into being; too many are a trap, since the standard's
-    /// constructor cannot fail.
-    fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<Tensor>> {
-        let total = self.state.tensor_bytes.saturating_add(size(&tensor));
-        if total > self.state.max_tensor_bytes {
-            return Err(wasmtime::format_err!(
-                "the tensors of this request take {total} bytes, {} are allowed",
-                self.state.max_tensor_bytes
-            ));
+    /// Charges a tensor that comes into being; too many are a trap, since the standard's constructor
+    /// cannot fail.
+    fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<ChargedTensor>> {
+        let charge = self.account.charge(size(&tensor))?;
+        Ok(self.table().push(Charged { value: tensor, charge })?)
+    }
+
+    /// The inputs of a run by their names, and what they are charged until it has ended.
+    fn inputs(&mut self, inputs: Vec<inference::NamedTensor>) -> wasmtime::Result<Inputs> {
+        let mut named: Inputs =
+            (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+        for (name, handle) in inputs {
+            let Charged { value, charge } = self.table().delete(handle)?;
+            named.0.push((name, value));
+            named.1.push(charge);
         }
-        let handle = self.table.push(tensor)?;
-        self.state.tensor_bytes = total;
-        Ok(handle)
-    }
-
-    fn take(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
-        let tensor = self.table.delete(handle)?;
-        self.state.tensor_bytes = self.state.tensor_bytes.saturating_sub(size(&tensor));
-        Ok(tensor)
+        Ok(named)
     }
 }
+
+/// Tensors by name, and their charges.
+type Inputs = (Vec<NamedTensor>, Vec<Charge>);
 
 /// What a tensor takes, its dimensions too: a guest may send many of no elements.
 fn size(tensor: &Tensor) -> u64 {
@@ -233,14 +225,14 @@ impl graph::Host for NnView<'_> {
             return self.fail(ErrorCode::Timeout, why);
         }
         match engine.load(Source::Bytes(bytes)) {
-            Ok(model) => Ok(Ok(self.table.push(GraphHandle::Own(model.into()))?)),
+            Ok(model) => Ok(Ok(self.table().push(GraphHandle::Own(model.into()))?)),
             Err(error) => self.fail(ErrorCode::InvalidArgument, error.to_string()),
         }
     }
 
     fn load_by_name(&mut self, name: String) -> Answer<Resource<GraphHandle>> {
         match self.state.grants.find(&name) {
-            Some(model) => Ok(Ok(self.table.push(GraphHandle::Named(model))?)),
+            Some(model) => Ok(Ok(self.table().push(GraphHandle::Named(model))?)),
             None => {
                 let name: String = name.chars().take(MAX_NAME).collect();
                 self.fail(ErrorCode::NotFound, format!("no model {name:?} is granted"))
@@ -256,7 +248,7 @@ impl graph::HostGraph for NnView<'_> {
         &mut self,
         graph: Resource<GraphHandle>,
     ) -> Answer<Resource<ContextHandle>> {
-        let model = match self.table.get(&graph)? {
+        let model = match self.table().get(&graph)? {
             GraphHandle::Named(model) => Ok(Arc::clone(model)),
             GraphHandle::Own(model) => Err(ContextHandle::Own(Arc::clone(model))),
         };
@@ -271,10 +263,10 @@ impl graph::HostGraph for NnView<'_> {
         }
         let model = match model {
             Ok(model) => model,
-            Err(own) => return Ok(Ok(self.table.push(own)?)),
+            Err(own) => return Ok(Ok(self.table().push(own)?)),
         };
         match model.lease() {
-            Ok(loaded) => Ok(Ok(self.table.push(ContextHandle::Named(model, loaded))?)),
+            Ok(loaded) => Ok(Ok(self.table().push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
                 // The model itself logs why, once.
                 tracing::debug!(model = model.name(), "{error}");
@@ -284,7 +276,7 @@ impl graph::HostGraph for NnView<'_> {
     }
 
     fn drop(&mut self, graph: Resource<GraphHandle>) -> wasmtime::Result<()> {
-        self.table.delete(graph).map(drop).map_err(Into::into)
+        self.table().delete(graph).map(drop).map_err(Into::into)
     }
 }
 
@@ -294,10 +286,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         context: Resource<ContextHandle>,
         inputs: Vec<inference::NamedTensor>,
     ) -> Answer<Vec<inference::NamedTensor>> {
-        let mut named = Vec::with_capacity(inputs.len());
-        for (name, handle) in inputs {
-            named.push((name, self.take(handle)?));
-        }
+        let (inputs, charges) = self.inputs(inputs)?;
         self.state.computes = self.state.computes.saturating_add(1);
         if self.state.computes > MAX_COMPUTES {
             let words = format!("at most {MAX_COMPUTES} runs a request");
@@ -307,7 +296,10 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         if let Some(why) = self.state.patience.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        match self.table.get(&context)?.clone().run(&named) {
+        let context = self.table().get(&context)?.clone();
+        let outcome = context.run(&inputs);
+        drop((inputs, charges));
+        match outcome {
             Ok(outputs) => {
                 let outputs = outputs.into_iter();
                 let outputs = outputs.map(|(name, tensor)| Ok((name, self.hold(tensor)?)));
@@ -315,13 +307,19 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             }
             Err((model, error)) => {
                 tracing::warn!(model, "{error}");
-                self.fail(ErrorCode::RuntimeError, "the model did not run on these inputs")
+                match error {
+                    RunFailure::NoRoom { .. } => self
+                        .fail(ErrorCode::TooLarge, "there is no memory for a run on these inputs"),
+                    RunFailure::Engine(_) => {
+                        self.fail(ErrorCode::RuntimeError, "the model did not run on these inputs")
+                    }
+                }
             }
         }
     }
 
     fn drop(&mut self, context: Resource<ContextHandle>) -> wasmtime::Result<()> {
-        self.table.delete(context).map(drop).map_err(Into::into)
+        self.table().delete(context).map(drop).map_err(Into::into)
     }
 }
 
@@ -331,38 +329,38 @@ impl tensor::HostTensor for NnView<'_> {
         dimensions: Vec<u32>,
         ty: tensor::TensorType,
         data: Vec<u8>,
-    ) -> wasmtime::Result<Resource<Tensor>> {
+    ) -> wasmtime::Result<Resource<ChargedTensor>> {
         self.hold(Tensor { dimensions, dtype: ty.into(), data })
     }
 
-    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
-        Ok(self.table.get(&tensor)?.dimensions.clone())
+    fn dimensions(&mut self, tensor: Resource<ChargedTensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table().get(&tensor)?.value.dimensions.clone())
     }
 
-    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<tensor::TensorType> {
-        Ok(self.table.get(&tensor)?.dtype.into())
+    fn ty(&mut self, tensor: Resource<ChargedTensor>) -> wasmtime::Result<tensor::TensorType> {
+        Ok(self.table().get(&tensor)?.value.dtype.into())
     }
 
-    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.table.get(&tensor)?.data.clone())
+    fn data(&mut self, tensor: Resource<ChargedTensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table().get(&tensor)?.value.data.clone())
     }
 
-    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
-        self.take(tensor).map(drop)
+    fn drop(&mut self, tensor: Resource<ChargedTensor>) -> wasmtime::Result<()> {
+        self.table().delete(tensor).map(drop).map_err(Into::into)
     }
 }
 
 impl errors::HostError for NnView<'_> {
     fn code(&mut self, error: Resource<NnError>) -> wasmtime::Result<ErrorCode> {
-        Ok(self.table.get(&error)?.code)
+        Ok(self.table().get(&error)?.code)
     }
 
     fn data(&mut self, error: Resource<NnError>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&error)?.words.clone())
+        Ok(self.table().get(&error)?.words.clone())
     }
 
     fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
-        self.table.delete(error).map(drop).map_err(Into::into)
+        self.table().delete(error).map(drop).map_err(Into::into)
     }
 }
 

@@ -200,10 +200,10 @@ mod tests {
     use super::{Grants, Models};
     use crate::memory::{Budget, Gauge, Ledger};
     use crate::metrics::Metrics;
+    use crate::nn::model::{LeaseError, RunFailure};
     use skincell_engines::{
         Dtype, Engine, Engines, LoadError, Model, NamedTensor, RunError, Source, Tensor,
     };
-    use crate::nn::model::{LeaseError, RunFailure};
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,31 +4,37 @@
 //! neither guest code nor an inference ever holds up the accept loop. What the HTTP server does with the
 //! outcome is not decided here.
 
-use super::limits::{MAX_FIELD_BYTES, MAX_HANDLES, MAX_RANDOM_BYTES, MemoryLimiter};
+use super::limits::{
+    MAX_COMPONENT_HANDLES, MAX_FIELD_BYTES, MAX_RANDOM_BYTES, MemoryLimiter, listing_bytes,
+};
 use super::output::{Printing, Stream};
 use super::{Compiled, Output, Sandbox, variables};
+use crate::account::{CHUNK, CHUNKS, InstanceAccount, Overdrawn};
 use crate::admission::Weight;
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
 use crate::nn::{self, Grants, NnState, NnView, Patience};
 use crate::own_thread::OwnThread;
+use crate::shortage;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, header};
 use hyper::body::{Body, Frame, SizeHint};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 use std::time::Instant;
 use tokio::sync::oneshot;
-use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::component::Linker;
 use wasmtime::{Store, UpdateDeadline};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
@@ -39,7 +45,12 @@ pub struct Instances {
     sandbox: Sandbox,
     pre: ProxyPre<State>,
     environment: Vec<(String, String)>,
-    files: Option<PathBuf>,
+    /// The folder it sees, opened once: a request needs no descriptor for it.
+    files: WasiFilesystemCtx,
+    /// The same folder: whether another descriptor can be had.
+    folder: Option<File>,
+    /// What a listing of the largest folder in it takes, in bytes.
+    listing: u64,
     grants: Grants,
     metrics: Arc<Metrics>,
     output: Output,
@@ -62,6 +73,9 @@ pub enum Failure {
         /// Bytes it may have.
         limit: usize,
     },
+    /// The system had no memory, address space or descriptor for it.
+    #[error("{0}")]
+    NoInstance(String),
     /// It trapped, panicked, or ended without an answer.
     #[error("the component failed: {0}")]
     Trap(String),
@@ -74,6 +88,7 @@ impl Failure {
         match self {
             Self::Deadline(_) => "deadline",
             Self::OutOfMemory { .. } => "memory",
+            Self::NoInstance(_) => "no-instance",
             Self::Trap(_) => "trap",
         }
     }
@@ -85,7 +100,7 @@ struct State {
     http: WasiHttpCtx,
     hooks: NoOutbound,
     nn: NnState,
-    table: ResourceTable,
+    account: InstanceAccount,
     memory: MemoryLimiter,
 }
 
@@ -109,7 +124,7 @@ impl Instances {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         nn::add_to_linker(&mut linker, |state: &mut State| NnView {
             state: &mut state.nn,
-            table: &mut state.table,
+            account: &mut state.account,
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         let pre = linker
@@ -117,9 +132,11 @@ impl Instances {
             .and_then(ProxyPre::new)
             .map_err(anyhow::Error::from)
             .context("the component needs an interface that is not offered here")?;
-        let files = files.map(Path::to_path_buf);
-        let environment = component.environment.clone();
-        Ok(Self { sandbox: sandbox.clone(), pre, environment, files, grants, metrics, output })
+        let listing = files.map(listing_bytes).transpose()?.unwrap_or(0);
+        let folder = files.map(File::open).transpose()?;
+        let files = opened(files)?;
+        let (sandbox, environment) = (sandbox.clone(), component.environment.clone());
+        Ok(Self { sandbox, pre, environment, files, folder, listing, grants, metrics, output })
     }
 
     /// Lets a fresh instance answer `request`; one of full weight has a thread of its own from the start.
@@ -139,6 +156,7 @@ impl Instances {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
+        self.has_a_descriptor().map_err(|error| Failure::NoInstance(error.to_string()))?;
         let timeout = self.sandbox.limits.request_timeout;
         let deadline = Instant::now() + timeout;
         let (send_head, head) = oneshot::channel();
@@ -150,7 +168,7 @@ impl Instances {
             // What is sent will have to be worked on.
             own_thread.ask();
         }
-        let mut store = self.store(deadline, patience, own_thread.clone()).map_err(trap)?;
+        let mut store = self.store(deadline, patience, own_thread.clone());
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(trap)?;
         let outparam = http.new_response_outparam(send_head).map_err(trap)?;
@@ -160,14 +178,15 @@ impl Instances {
         let breaks = Arc::clone(&broken);
         let metrics = Arc::clone(&self.metrics);
         metrics.instances_created.inc();
-        let work = own_thread.spawn(async move {
+        let work = own_thread.spawn(&self.sandbox.threads, async move {
             let start = Instant::now();
             let call = async {
-                let proxy = pre.instantiate_async(&mut store).await?;
+                let proxy = instance(&pre, &mut store).await?;
                 proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
             };
             let outcome = run_until(call, client_gone, deadline).await;
-            let used = (store.data().memory.used(), store.data().memory.refused);
+            let State { memory, account, .. } = store.data();
+            let used = Used { refused: memory.refused, overdrawn: account.overdrawn() };
             // Said before the store goes and the reply's body ends with it: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
             drop((store, running));
@@ -186,8 +205,8 @@ impl Instances {
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
                 // Without an answer the channel closes when the store goes: now the reason is known.
-                let (outcome, (_, refused)) = work.await.map_err(trap)?;
-                Err(self.explain(outcome, refused))
+                let (outcome, used) = work.await.map_err(|_| trap("the host failed to run it"))?;
+                Err(self.explain(outcome, &used))
             }
         }
     }
@@ -197,38 +216,30 @@ impl Instances {
         deadline: Instant,
         patience: Arc<Patience>,
         own_thread: OwnThread,
-    ) -> anyhow::Result<Store<State>> {
+    ) -> Store<State> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.environment);
         let printing = |to: &Stream| Printing { to: to.clone(), own_thread: own_thread.clone() };
         wasi.stdout(printing(&self.output.stdout)).stderr(printing(&self.output.stderr));
-        // Files are read where the guest is: a piece of a file costs less than another thread's wake-up. One
-        // thread of the runtime has no guests, should a disk stall.
-        wasi.allow_blocking_current_thread(true);
         wasi.max_random_size(MAX_RANDOM_BYTES);
-        if let Some(files) = &self.files {
-            wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
-        }
+        // A socket would be a descriptor outside of the account, and there is nowhere to connect to.
+        wasi.allow_tcp(false).allow_udp(false);
+        let mut wasi = wasi.build();
+        *wasi.filesystem() = self.files.clone();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELD_BYTES);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
         let state = State {
-            wasi: wasi.build(),
+            wasi,
             http,
             hooks: NoOutbound,
-            nn: NnState::new(
-                self.grants.clone(),
-                patience,
-                own_thread.clone(),
-                limits.max_host_memory as u64,
-            ),
-            table,
+            nn: NnState::new(self.grants.clone(), patience, own_thread.clone()),
+            account: InstanceAccount::new(limits.max_host_memory as u64, self.listing),
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
         let mut store = Store::new(&self.sandbox.engine, state);
         store.limiter(|state| &mut state.memory);
+        store.set_max_component_handles(MAX_COMPONENT_HANDLES);
         store.set_hostcall_fuel(limits.max_host_memory.saturating_add(limits.max_guest_model));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
@@ -239,21 +250,54 @@ impl Instances {
             own_thread.ask();
             Ok(UpdateDeadline::Yield(1))
         });
-        Ok(store)
+        store
     }
 
-    fn explain(&self, outcome: Outcome, refused: Option<usize>) -> Failure {
+    /// A component that cannot open its own files fails as if they were not there. That they cannot be opened
+    /// now is seen before it begins.
+    fn has_a_descriptor(&self) -> std::io::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        shortage::descriptor()?;
+        folder.try_clone().map(drop)
+    }
+
+    fn explain(&self, outcome: Outcome, used: &Used) -> Failure {
         let limits = &self.sandbox.limits;
-        match (outcome, refused) {
+        match (outcome, used.refused) {
             (Outcome::Late, _) => Failure::Deadline(limits.request_timeout),
+            (Outcome::Ended(Err(error)), _) if used.overdrawn.is_some() => {
+                let why = used.overdrawn.map_or_else(String::new, |why| why.to_string());
+                trap(format!("{why}: {error:#}"))
+            }
             (Outcome::Ended(Err(_)), Some(asked)) => {
                 Failure::OutOfMemory { asked, limit: limits.max_instance_memory }
+            }
+            (Outcome::Ended(Err(error)), None) if error.is::<NoInstance>() => {
+                Failure::NoInstance(format!("{error:#}"))
             }
             (Outcome::Ended(Err(error)), None) => trap(format!("{error:#}")),
             (Outcome::Ended(Ok(())), _) => trap("it ended without an answer"),
             (Outcome::ClientGone, _) => trap("it was stopped: the client left"),
         }
     }
+}
+
+/// What an instance that is gone asked for in vain.
+struct Used {
+    refused: Option<usize>,
+    overdrawn: Option<Overdrawn>,
+}
+
+/// The folder `files`, if there is one, open and seen at `/`.
+fn opened(files: Option<&Path>) -> anyhow::Result<WasiFilesystemCtx> {
+    let mut wasi = WasiCtxBuilder::new();
+    // Files are read where the guest is: a piece of a file costs less than another thread's wake-up. One
+    // thread of the runtime has no guests, should a disk stall.
+    wasi.allow_blocking_current_thread(true);
+    if let Some(files) = files {
+        wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
+    }
+    Ok(wasi.build().filesystem().clone())
 }
 
 fn trap(error: impl ToString) -> Failure {
@@ -264,6 +308,19 @@ enum Outcome {
     Ended(wasmtime::Result<()>),
     Late,
     ClientGone,
+}
+
+/// What a component's own start does wrong is a trap; anything else is the host's want.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no room for an instance now")]
+struct NoInstance;
+
+async fn instance(pre: &ProxyPre<State>, store: &mut Store<State>) -> wasmtime::Result<Proxy> {
+    shortage::memory().map_err(|error| wasmtime::Error::from(error).context(NoInstance))?;
+    pre.instantiate_async(store).await.map_err(|error| match error.is::<wasmtime::Trap>() {
+        true => error,
+        false => error.context(NoInstance),
+    })
 }
 
 /// Runs guest code until it ends, the deadline passes, or the client leaves (its end of the channel is
@@ -372,10 +429,6 @@ impl Drop for ReplyBody {
     }
 }
 
-/// Pieces of an answer that may be on their way from guest to client, and their size in bytes.
-const CHUNKS: usize = 16;
-const CHUNK: usize = 32 << 10;
-
 /// No network beyond the request itself: the manifest grants none.
 struct NoOutbound;
 
@@ -392,7 +445,6 @@ impl WasiHttpHooks for NoOutbound {
         Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
     }
 
-    /// Room for a whole answer of the usual size, so that a client that reads slowly keeps no instance.
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
         CHUNKS
     }
@@ -409,12 +461,13 @@ impl WasiHttpHooks for NoOutbound {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView { ctx: &mut self.wasi, table: self.account.table() }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+        let table = self.account.table();
+        WasiHttpCtxView { ctx: &mut self.http, table, hooks: &mut self.hooks }
     }
 }

@@ -4,6 +4,7 @@
 //! these are the tighter ones of a service that meets strangers.
 
 use crate::memory::Elsewhere;
+use std::path::Path;
 use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
@@ -22,11 +23,12 @@ pub struct Limits {
     pub request_timeout: Duration,
 }
 
-/// Host-side handles (tensors, graphs, streams) one instance may hold.
-pub(super) const MAX_HANDLES: usize = 1_000;
+/// Entries in the tables of handles that wasmtime keeps for an instance, 24 bytes each: its own resources
+/// and those of components composed into it, beside the host's.
+pub(super) const MAX_COMPONENT_HANDLES: usize = 10_000;
 /// Random bytes an instance may ask for at once.
 pub(super) const MAX_RANDOM_BYTES: u64 = 1 << 20;
-/// Bytes of header fields an instance may build.
+/// Bytes of header fields an instance may build in one map.
 pub(super) const MAX_FIELD_BYTES: usize = 64 << 10;
 
 const MAX_CORE_INSTANCES: usize = super::CORE_INSTANCES as usize;
@@ -48,11 +50,6 @@ pub(super) struct MemoryLimiter {
 impl MemoryLimiter {
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, used: 0, share: Elsewhere::default(), refused: None }
-    }
-
-    /// Bytes of linear memory in use.
-    pub(super) fn used(&self) -> usize {
-        self.used
     }
 }
 
@@ -95,9 +92,28 @@ impl ResourceLimiter for MemoryLimiter {
     }
 }
 
+/// Bytes of an entry of a folder's listing beside its name: the entry, and the name's allocation.
+const LISTED: u64 = 96;
+
+/// What the host holds of a listing of the largest folder in `folder`, in bytes.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub(super) fn listing_bytes(folder: &Path) -> std::io::Result<u64> {
+    let (mut own, mut largest) = (0_u64, 0_u64);
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        own += entry.file_name().len() as u64 + LISTED;
+        if entry.file_type()?.is_dir() {
+            largest = largest.max(listing_bytes(&entry.path())?);
+        }
+    }
+    Ok(own.max(largest))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::MemoryLimiter;
+    use super::{MemoryLimiter, listing_bytes};
     use wasmtime::ResourceLimiter;
 
     #[test]
@@ -105,8 +121,17 @@ mod tests {
         let mut limiter = MemoryLimiter::new(100);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 41, None).unwrap(), "a second memory counts too");
-        assert_eq!((limiter.used(), limiter.refused), (60, Some(101)));
+        assert_eq!((limiter.used, limiter.refused), (60, Some(101)));
         assert!(limiter.memory_growing(60, 100, None).unwrap());
-        assert_eq!(limiter.used(), 100);
+        assert_eq!(limiter.used, 100);
+    }
+
+    #[test]
+    fn a_listing_is_measured_by_the_largest_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("inner")).unwrap();
+        std::fs::write(folder.path().join("inner/name"), "").unwrap();
+        std::fs::write(folder.path().join("inner/another"), "").unwrap();
+        assert_eq!(listing_bytes(folder.path()).unwrap(), 2 * super::LISTED + 4 + 7);
     }
 }

@@ -1,7 +1,8 @@
 //! The sandbox: one component, compiled once, and a fresh instance of it for every request.
 //!
 //! `compile` makes machine code (or maps it from the cache), `instance` is what one request owns,
-//! `limits` what it may not exceed, `ticker` the clock that stops guest code. No sockets here: a
+//! `limits` what it may not exceed, `ticker` the clock that stops guest code. What it makes the host hold is
+//! on its `account`. No sockets here: a
 //! request comes in as an `http::Request` and goes out as an `http::Response`.
 
 mod compile;
@@ -16,6 +17,7 @@ pub use instance::{Failure, Instances, Reply, ReplyBody};
 pub use limits::Limits;
 pub use output::{Output, OutputSettings};
 
+use crate::threads::Threads;
 use anyhow::Context;
 use ticker::Ticker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -34,6 +36,8 @@ const TABLE_BYTES: usize = 16 << 10;
 pub struct Sandbox {
     engine: Engine,
     ticker: Ticker,
+    /// One for each instance that may be there.
+    threads: Threads,
     limits: Limits,
 }
 
@@ -42,7 +46,7 @@ impl Sandbox {
     /// images, epoch interruption.
     ///
     /// # Errors
-    /// When the host cannot reserve the address space for the slots.
+    /// When the host cannot reserve the address space for the slots, or has no threads for them.
     pub fn new(limits: Limits) -> anyhow::Result<Self> {
         let mut config = Config::new();
         config.epoch_interruption(true);
@@ -53,7 +57,8 @@ impl Sandbox {
             .map_err(anyhow::Error::from)
             .context("cannot set up the sandbox; try a smaller --max-concurrency")?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Self { engine, ticker, limits })
+        let threads = Threads::start("guest", limits.max_instances)?;
+        Ok(Self { engine, ticker, threads, limits })
     }
 
     /// The limits every request runs under.

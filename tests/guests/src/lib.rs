@@ -13,6 +13,7 @@
 mod conformance;
 mod nn;
 mod printing;
+mod resources;
 mod scan;
 mod script;
 
@@ -45,6 +46,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "computes" => answer(&nn::computes(query), out).await,
         "load-bytes" => answer(&nn::load_bytes(body(request).await), out).await,
         "script" => answer(&script::run(&body(request).await), out).await,
+        "resources" => answer(&resources::run(&body(request).await), out).await,
         "conformance" => answer(&conformance::all(), out).await,
         "load-name" => answer(&nn::load_name(query), out).await,
         "move-tensors" => answer(&move_tensors(query), out).await,

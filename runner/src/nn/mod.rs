@@ -1,9 +1,10 @@
 //! wasi-nn for the guest: models by name, loaded at first use, run by an engine of this host.
 //!
 //! `host` is what the guest calls, `registry` holds the models and what each component was granted, `model`
-//! is one model's life, `figures` what it takes, `files` what it was mapped from, and `bus` the guard of those
-//! mappings. How a model is computed is written in `skincell-engines`. Knows nothing of photos.
+//! is one model's life, `accounts` where its memory is accounted for, `figures` what it takes, `files` what it was
+//! mapped from, and `bus` the guard of those mappings. How a model is computed is written in `skincell-engines`. Knows nothing of photos.
 
+mod accounts;
 #[cfg(unix)]
 mod bus;
 mod figures;

@@ -2,9 +2,9 @@
 //! shared by all, reloaded when its files were replaced, unloaded when idle or when room is needed, and
 //! never under a running request.
 
+use super::accounts::{ModelAccounts, Unload};
 use super::figures::{Figures, Run};
 use super::files::{Loading, ModelFiles};
-use super::registry::Household;
 use crate::memory::{ModelHold, Sampled, sampled};
 use crate::shortage;
 use skincell_engines::{
@@ -22,7 +22,7 @@ pub(crate) struct Model {
     name: String,
     folder: PathBuf,
     engines: Engines,
-    household: Arc<Household>,
+    accounts: Arc<ModelAccounts>,
     /// Whoever loads holds the lock, and whoever comes meanwhile waits for that one load.
     loaded: Mutex<Option<Arc<Loaded>>>,
     /// What was learnt of it, kept when it is unloaded.
@@ -46,7 +46,7 @@ pub(crate) struct Loaded {
     load_time: Duration,
     is_measured: AtomicBool,
     first_run: Mutex<()>,
-    /// Milliseconds since the household began.
+    /// Milliseconds since the accounts began.
     last_used: AtomicU64,
     /// Last, so that the books hold it as long as the memory does.
     hold: ModelHold,
@@ -104,28 +104,6 @@ type Outputs = Result<Vec<NamedTensor>, RunFailure>;
 /// When a load that failed is tried again by itself.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Why a model was unloaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unload {
-    /// Nobody asked for it for a while.
-    Idle,
-    /// Its room was needed.
-    Evicted,
-    /// Its files were replaced or damaged.
-    Changed,
-}
-
-impl Unload {
-    /// The reason as a metric's label.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Evicted => "evicted",
-            Self::Changed => "changed",
-        }
-    }
-}
-
 /// A model as `/memory` reports it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ModelStatus {
@@ -153,13 +131,13 @@ impl Model {
         name: &str,
         folder: &Path,
         engines: Engines,
-        household: Arc<Household>,
+        accounts: Arc<ModelAccounts>,
     ) -> Self {
         Self {
             name: name.to_owned(),
             folder: folder.to_path_buf(),
             engines,
-            household,
+            accounts,
             loaded: Mutex::default(),
             figures: Mutex::default(),
             failure: Mutex::default(),
@@ -175,14 +153,14 @@ impl Model {
         let mut slot = self.slot();
         if let Some(loaded) = &*slot {
             if loaded.files.are_current() {
-                loaded.touch(&self.household);
+                loaded.touch(&self.accounts);
                 return Ok(Arc::clone(loaded));
             }
             tracing::info!(model = self.name, "its files were replaced: loading again");
             *slot = None;
-            self.household.unloaded(&self.name, Unload::Changed);
+            self.accounts.unloaded(&self.name, Unload::Changed);
         }
-        self.household.make_room_for(&self.name, self.figures().share);
+        self.accounts.make_room_for(&self.name, self.figures().share);
         let outcome = self.load_settled();
         self.note_failure(outcome.as_ref().err());
         let loaded = Arc::new(outcome?);
@@ -215,7 +193,7 @@ impl Model {
             return Err(LoadError::Changed.into());
         }
         let load_time = start.elapsed();
-        self.household.loaded(&self.name, load_time);
+        self.accounts.loaded(&self.name, load_time);
         let private = memory.after.saturating_sub(memory.before);
         let is_measured = self.learn_workspace(private, model.workspace_bytes());
         tracing::info!(model = self.name, engine = engine.name(), ?load_time, "model loaded");
@@ -229,9 +207,9 @@ impl Model {
             is_measured: AtomicBool::new(is_measured),
             first_run: Mutex::default(),
             last_used: AtomicU64::new(0),
-            hold: self.household.hold(self.figures().share),
+            hold: self.accounts.hold(self.figures().share),
         };
-        loaded.touch(&self.household);
+        loaded.touch(&self.accounts);
         Ok(loaded)
     }
 
@@ -265,7 +243,7 @@ impl Model {
             *failure = None;
             return;
         };
-        self.household.load_failed(&self.name);
+        self.accounts.load_failed(&self.name);
         let reason = error.in_short();
         if failure.as_ref().is_none_or(|earlier| earlier.reason != reason) {
             tracing::warn!(model = self.name, "{error}");
@@ -291,7 +269,7 @@ impl Model {
         let start = Instant::now();
         let bytes = bytes_of(inputs);
         let more = self.figures().beyond_activation(bytes);
-        let room = if more == 0 { None } else { Some(self.household.reserve(more)) };
+        let room = if more == 0 { None } else { Some(self.accounts.reserve(more)) };
         if let Some(None) = room {
             return Err(RunFailure::NoRoom { inputs: bytes, more });
         }
@@ -302,8 +280,8 @@ impl Model {
             self.measured_run(loaded, inputs)
         };
         drop(room);
-        loaded.touch(&self.household);
-        self.household.ran(start.elapsed());
+        loaded.touch(&self.accounts);
+        self.accounts.ran(start.elapsed());
         if let Some(damage) = loaded.files.damage() {
             self.forget(loaded);
             return Err(RunError::Damaged(damage).into());
@@ -367,7 +345,7 @@ impl Model {
         let mut slot = self.slot();
         if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, loaded)) {
             *slot = None;
-            self.household.unloaded(&self.name, Unload::Changed);
+            self.accounts.unloaded(&self.name, Unload::Changed);
         }
     }
 
@@ -376,14 +354,14 @@ impl Model {
         // Whoever loads or looks holds the lock for a moment: then it is not idle.
         let Ok(mut slot) = self.loaded.try_lock() else { return false };
         let idle = slot.as_ref().is_some_and(|loaded| {
-            Arc::strong_count(loaded) == 1 && wanted(loaded.idle(&self.household))
+            Arc::strong_count(loaded) == 1 && wanted(loaded.idle(&self.accounts))
         });
         if !idle {
             return false;
         }
         *slot = None;
         tracing::info!(model = self.name, reason = why.label(), "model unloaded");
-        self.household.unloaded(&self.name, why);
+        self.accounts.unloaded(&self.name, why);
         true
     }
 
@@ -391,7 +369,7 @@ impl Model {
     pub(super) fn idle(&self) -> Option<Duration> {
         let slot = self.loaded.try_lock().ok()?;
         let loaded = slot.as_ref().filter(|loaded| Arc::strong_count(loaded) == 1)?;
-        Some(loaded.idle(&self.household))
+        Some(loaded.idle(&self.accounts))
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -452,12 +430,12 @@ fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
 }
 
 impl Loaded {
-    fn touch(&self, household: &Household) {
-        self.last_used.store(household.milliseconds(), Ordering::Relaxed);
+    fn touch(&self, accounts: &ModelAccounts) {
+        self.last_used.store(accounts.milliseconds(), Ordering::Relaxed);
     }
 
-    fn idle(&self, household: &Household) -> Duration {
+    fn idle(&self, accounts: &ModelAccounts) -> Duration {
         let last = self.last_used.load(Ordering::Relaxed);
-        Duration::from_millis(household.milliseconds().saturating_sub(last))
+        Duration::from_millis(accounts.milliseconds().saturating_sub(last))
     }
 }

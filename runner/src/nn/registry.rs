@@ -5,21 +5,21 @@
 //! path. Loading happens when the guest makes an execution context, so that "no such model" and "the
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
-use super::model::{LeaseError, Model, ModelStatus, Unload};
-use crate::memory::{
-    ASSUMED_ACTIVATION, Gauge, Ledger, Level, ModelHold, ModelShare, Need, Reservation,
-};
+use super::accounts::{ModelAccounts, Unload};
+use super::model::{LeaseError, Model, ModelStatus};
+use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger};
 use crate::metrics::Metrics;
 use skincell_engines::{Engine, Engines};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Every model that some component was granted.
 pub struct Models {
     by_folder: BTreeMap<PathBuf, Arc<Model>>,
-    household: Arc<Household>,
+    members: Members,
+    accounts: Arc<ModelAccounts>,
 }
 
 /// The models one component may load. Cheap to clone: each request gets one.
@@ -62,22 +62,18 @@ impl Grants {
     }
 }
 
-/// What all models share: the books, and each other as candidates to go.
-pub(crate) struct Household {
-    began: Instant,
-    ledger: Arc<Ledger>,
-    gauge: Arc<Gauge>,
-    metrics: Arc<Metrics>,
-    members: Mutex<Vec<Weak<Model>>>,
-}
+/// All models there are, as candidates to go.
+type Members = Arc<Mutex<Vec<Weak<Model>>>>;
 
 impl Models {
     /// No models yet, on these books.
     #[must_use]
     pub fn new(ledger: Arc<Ledger>, gauge: Arc<Gauge>, metrics: Arc<Metrics>) -> Self {
-        let members = Mutex::default();
-        let household = Household { began: Instant::now(), ledger, gauge, metrics, members };
-        Self { by_folder: BTreeMap::new(), household: Arc::new(household) }
+        let members = Members::default();
+        let candidates = Arc::clone(&members);
+        let make_room = Box::new(move |keep: Option<&str>| evict_one(&candidates, keep));
+        let accounts = Arc::new(ModelAccounts::new(ledger, gauge, metrics, make_room));
+        Self { by_folder: BTreeMap::new(), members, accounts }
     }
 
     /// Grants `names`, which lie in folders of these names under `folder`, each to be run by the first
@@ -86,10 +82,10 @@ impl Models {
         let granted = names.iter().map(|name| {
             let folder = folder.join(name);
             let model = self.by_folder.entry(folder).or_insert_with_key(|folder| {
-                let household = Arc::clone(&self.household);
-                let model = Arc::new(Model::new(name, folder, engines.clone(), household));
-                self.household.members().push(Arc::downgrade(&model));
-                self.household.metrics.expect_model(name);
+                let accounts = Arc::clone(&self.accounts);
+                let model = Arc::new(Model::new(name, folder, engines.clone(), accounts));
+                locked(&self.members).push(Arc::downgrade(&model));
+                self.accounts.expect(name);
                 model
             });
             (name.clone(), Arc::clone(model))
@@ -114,7 +110,7 @@ impl Models {
     /// Unloads what nobody has used for `idle`, and where memory is tight whatever nobody uses now; tries
     /// again what could not be loaded. May take as long as a load.
     pub fn tidy(&self, idle: Duration) {
-        let tight = self.household.gauge.level() >= Level::Tight;
+        let tight = self.accounts.is_tight();
         let mut freed = false;
         for model in self.by_folder.values() {
             freed |= model.unload_if(Unload::Idle, |since| since >= idle)
@@ -130,69 +126,21 @@ impl Models {
 
     /// Unloads the model that has been idle for the longest; whether there was one.
     pub fn evict_one(&self) -> bool {
-        self.household.evict_one(None)
+        evict_one(&self.members, None)
     }
 }
 
-impl Household {
-    /// Evicts idle models until one with this share fits beside what is promised already.
-    pub(super) fn make_room_for(&self, name: &str, share: ModelShare) {
-        let fits = || self.ledger.has_room_for(share) && self.gauge.level() < Level::Tight;
-        while !fits() && self.evict_one(Some(name)) {}
-    }
+/// Evicts the model that has been idle for the longest, but not the one called `keep`.
+fn evict_one(members: &Members, keep: Option<&str>) -> bool {
+    let models: Vec<Arc<Model>> = locked(members).iter().filter_map(Weak::upgrade).collect();
+    let others = models.iter().filter(|model| Some(model.name()) != keep);
+    let idle = others.filter_map(|model| Some((model.idle()?, model)));
+    let Some((_, oldest)) = idle.max_by_key(|(idle, _)| *idle) else { return false };
+    oldest.unload_if(Unload::Evicted, |_| true)
+}
 
-    /// Evicts the model that has been idle for the longest, but not the one called `keep`.
-    fn evict_one(&self, keep: Option<&str>) -> bool {
-        let models: Vec<Arc<Model>> = self.members().iter().filter_map(Weak::upgrade).collect();
-        let others = models.iter().filter(|model| Some(model.name()) != keep);
-        let idle = others.filter_map(|model| Some((model.idle()?, model)));
-        let Some((_, oldest)) = idle.max_by_key(|(idle, _)| *idle) else { return false };
-        oldest.unload_if(Unload::Evicted, |_| true)
-    }
-
-    /// Promises a run `more` bytes than its request was promised; `None` where there is no room, even without
-    /// the models that are idle.
-    pub(super) fn reserve(&self, more: u64) -> Option<Reservation> {
-        let need = Need { instance: 0, activation: more };
-        loop {
-            if let Some(reservation) = self.ledger.try_reserve(need) {
-                return Some(reservation);
-            }
-            if !self.evict_one(None) {
-                return None;
-            }
-        }
-    }
-
-    /// Puts a model into the books.
-    pub(super) fn hold(&self, share: ModelShare) -> ModelHold {
-        self.ledger.hold_model(share)
-    }
-
-    pub(super) fn loaded(&self, name: &str, took: Duration) {
-        self.metrics.loaded(name, took);
-    }
-
-    pub(super) fn load_failed(&self, name: &str) {
-        self.metrics.load_failed(name);
-    }
-
-    pub(super) fn unloaded(&self, name: &str, why: Unload) {
-        self.metrics.unloaded(name, why.label());
-    }
-
-    pub(super) fn ran(&self, took: Duration) {
-        self.metrics.stage("inference", took);
-    }
-
-    /// Since the models began.
-    pub(super) fn milliseconds(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn members(&self) -> MutexGuard<'_, Vec<Weak<Model>>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked(members: &Members) -> MutexGuard<'_, Vec<Weak<Model>>> {
+    members.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

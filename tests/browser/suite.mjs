@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { assertAccessible, choose, launch, look, photo, picture, visit } from './browser.mjs';
 import { serve } from './service.mjs';
@@ -144,6 +144,36 @@ onPage('a photo above 4 megapixels is shrunk, unless told not to', {}, async (pa
   await page.uncheck('#shrink');
   await look(page);
   assert.deepEqual(await sent(1), file.buffer);
+});
+
+// drawn-acne-1.jpg, saved by Pillow with quality=80.
+onPage('a photo that only the browser can read is sent as JPEG', {}, async (page) => {
+  const sent = await sentPhotos(page);
+  await choose(page, join(import.meta.dirname, 'drawn-acne-1.avif'));
+  await look(page);
+  assert.match(await bestName(page), /^Acne/);
+  assert.deepEqual([...(await sent(0)).subarray(0, 3)], [0xff, 0xd8, 0xff]);
+});
+
+onPage('a photo that the service turns out not to take is sent again as JPEG', {}, async (page) => {
+  const sent = await sentPhotos(page);
+  const refused = { type: 'urn:skincell:problem:unsupported-image-feature', title: 'No', status: 415, detail: 'no' };
+  await page.route('**/predict*', (route) => route.fulfill({
+    status: 415, contentType: 'application/problem+json', body: JSON.stringify(refused),
+  }), { times: 1 });
+  await choose(page, photo('drawn-eczema-2.png'));
+  await look(page);
+  assert.match(await bestName(page), /^Eczema/);
+  assert.deepEqual(await sent(0), readFileSync(photo('drawn-eczema-2.png')));
+  assert.deepEqual([...(await sent(1)).subarray(0, 3)], [0xff, 0xd8, 0xff]);
+});
+
+onPage('a photo that nobody here can read is told with what to do', {}, async (page) => {
+  const heic = Buffer.concat([Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1'), Buffer.alloc(100)]);
+  await choose(page, { name: 'phone.heic', mimeType: 'image/heic', buffer: heic });
+  await page.click('#look');
+  await page.locator('#problem').waitFor();
+  assert.match(await page.locator('#problem').textContent(), /HEIC photo.*Most Compatible/);
 });
 
 onPage('a photo can be pasted', {}, async (page) => {

@@ -357,7 +357,8 @@ fn photo_kind(error: &PhotoError) -> Kind {
     let (name, status, title) = match error {
         PhotoError::Empty => ("missing-image", 400, "No photo in the body"),
         PhotoError::UnknownFormat => ("not-an-image", 415, "Not a photo in a known format"),
-        PhotoError::Heic => ("heic", 415, "HEIC and AVIF are not decoded"),
+        PhotoError::Heic => ("heic", 415, "HEIC is not decoded"),
+        PhotoError::Avif => ("avif", 415, "AVIF is not decoded"),
         PhotoError::Unsupported { .. } => {
             ("unsupported-image-feature", 415, "Image feature not decoded")
         }

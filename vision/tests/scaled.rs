@@ -21,12 +21,16 @@ fn decoded(bytes: &[u8], target: (u32, u32)) -> Photo {
 fn scaled_decodes_are_the_same_picture() {
     let jpeg = fixture("large.jpg");
     let turned = fixture("large_turned.jpg");
+    let progressive = fixture("large_progressive.jpg");
     let png = encode_png(&decoded(&jpeg, WHOLE)).unwrap();
     // Each with the scale it must take: of JPEG 1/2, 1/4, 1/8, of PNG any.
     for (name, file, side, (width, height)) in [
         ("jpeg", &jpeg, 224, (671, 502)),
         ("jpeg", &jpeg, 125, (336, 251)),
         ("jpeg", &jpeg, 60, (168, 126)),
+        ("progressive jpeg", &progressive, 224, (671, 502)),
+        ("progressive jpeg", &progressive, 125, (336, 251)),
+        ("progressive jpeg", &progressive, 60, (168, 126)),
         ("turned jpeg", &turned, 224, (671, 502)),
         ("turned jpeg", &turned, 60, (168, 126)),
         ("png", &png, 224, (671, 502)),

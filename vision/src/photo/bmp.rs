@@ -1,65 +1,94 @@
-//! BMP: palettes, 16, 24 and 32 bits, bit fields, run lengths. Leaves out JPEG, PNG and CMYK inside
-//! a BMP.
+//! BMP: palettes, 16, 24 and 32 bits, bit fields, run lengths, from the top or from the bottom, of Windows and of
+//! OS/2. Averaged down row by row where the model needs less. Leaves out JPEG and PNG inside a BMP, and the
+//! compressions that only OS/2 had.
 
-use super::channels::{narrowed, rgb_from_rgba};
+mod header;
+mod runs;
+
+use super::Decoded;
+use super::channels::rgb_from_rgba;
+use super::color;
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
-use super::picture::Photo;
-use image::codecs::bmp::BmpDecoder;
-use image::metadata::Orientation;
-use image::{ColorType, ImageDecoder, ImageError};
-use std::io::Cursor;
-
-/// The decoder's palette and buffers.
-const DECODER: u64 = 16 << 10;
+use super::orientation::Orientation;
+use super::shrink::{self, Rows, Shrink};
+use header::{Header, Pixels};
 
 /// A BMP's pixels. The format has no orientation.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Photo, Orientation), PhotoError> {
-    let (width, height) = size(bytes)?;
+pub(super) fn decode(
+    bytes: &[u8],
+    target: (u32, u32),
+    limits: &Limits,
+) -> Result<Decoded, PhotoError> {
+    let header = header::read(bytes)?;
+    let (width, height) = (header.width, header.height);
     limits.check_size(Format::Bmp, width, height)?;
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(typed)?;
-    if decoder.dimensions() != (width, height) {
-        return Err(PhotoError::corrupt(Format::Bmp, "its size cannot be read"));
-    }
-    let color = decoder.color_type();
-    let length = decoder.total_bytes();
-    limits.check_memory(length.saturating_add(DECODER))?;
-    let mut samples = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    decoder.read_image(&mut samples).map_err(typed)?;
-    if color == ColorType::Rgba8 {
-        samples = narrowed(samples, rgb_from_rgba);
-    }
-    let photo = Photo::from_rgb(width, height, samples);
+    let factor = shrink::factor((width, height), target);
+    let indices = match header.pixels {
+        Pixels::Runs { .. } => u64::from(width) * u64::from(height) * 2,
+        _ => 0,
+    };
+    let profile = color::memory(header.profile.map_or(0, <[u8]>::len));
+    let decoding = Shrink::memory(width, height, factor, Rows::InOrder) + u64::from(width) * 3;
+    limits.check_memory(decoding + indices + profile)?;
+
+    let mut shrink = Shrink::new(width, height, factor, Rows::InOrder);
+    read_rows(&header, &mut shrink)?;
+    let photo = shrink.finish();
     let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::Bmp, "pixels are missing"))?;
-    Ok((photo, Orientation::NoTransforms))
+    let color = header.profile.and_then(|profile| color::from_icc(profile, false));
+    Ok(Decoded { photo, orientation: Orientation::Upright, color })
 }
 
-/// Width and height as the header declares them, the height without the sign that means "from the
-/// top".
-fn size(bytes: &[u8]) -> Result<(u32, u32), PhotoError> {
-    let truncated = PhotoError::Truncated { format: Format::Bmp };
-    let Some(&[s0, s1, s2, s3, w0, w1, h0, h1]) = bytes.get(14..).and_then(<[u8]>::first_chunk)
-    else {
-        return Err(truncated);
+fn read_rows(header: &Header<'_>, shrink: &mut Shrink) -> Result<(), PhotoError> {
+    let (width, height) = (header.width as usize, header.height as usize);
+    let runs = match header.pixels {
+        Pixels::Runs { bits } => Some(runs::indices(header.data, bits, width, height)?),
+        _ => None,
     };
-    // A core header, of 12 bytes, has sides of 16 bits.
-    if u32::from_le_bytes([s0, s1, s2, s3]) == 12 {
-        return Ok((u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into()));
+    // Each row is padded to a multiple of four bytes.
+    let stride = (width * header.bits as usize).div_ceil(32) * 4;
+    let needed = (stride * (height - 1)) + (width * header.bits as usize).div_ceil(8);
+    if runs.is_none() && header.data.len() < needed {
+        return Err(PhotoError::Truncated { format: Format::Bmp });
     }
-    let Some(&[w0, w1, w2, w3, h0, h1, h2, h3]) = bytes.get(18..).and_then(<[u8]>::first_chunk)
-    else {
-        return Err(truncated);
+    // Where alpha is 0 everywhere, the program that wrote the file did not mean it: browsers show it opaque.
+    let opaque = match &header.pixels {
+        Pixels::Fields(fields) => fields.has_no_alpha(header.data, stride, width, header.bits),
+        _ => true,
     };
-    let width = u32::try_from(i32::from_le_bytes([w0, w1, w2, w3]));
-    let width = width.map_err(|_| PhotoError::corrupt(Format::Bmp, "its width is negative"))?;
-    Ok((width, i32::from_le_bytes([h0, h1, h2, h3]).unsigned_abs()))
-}
-
-fn typed(error: ImageError) -> PhotoError {
-    match error {
-        ImageError::IoError(error) => PhotoError::from_io(Format::Bmp, &error),
-        ImageError::Unsupported(error) => PhotoError::unsupported(Format::Bmp, error),
-        error => PhotoError::corrupt(Format::Bmp, error),
+    let mut rgb = Vec::with_capacity(width);
+    for y in 0..height {
+        let row = if header.from_top { y } else { height - 1 - y };
+        let line = header.data.get(row * stride..).unwrap_or_default();
+        rgb.clear();
+        match &header.pixels {
+            Pixels::Runs { .. } => {
+                let indices = runs.iter().flatten().skip(row * width).take(width);
+                let color = |index: &Option<u8>| index.map_or([255; 3], |i| header.color(i));
+                rgb.extend(indices.map(color));
+            }
+            Pixels::Indices => {
+                let index = |x: usize| {
+                    let at = x * header.bits as usize;
+                    let byte = line.get(at / 8).copied().unwrap_or_default();
+                    byte << (at % 8) >> (8 - header.bits)
+                };
+                rgb.extend((0..width).map(|x| header.color(index(x))));
+            }
+            Pixels::Bytes => {
+                let pixels = line.chunks_exact(header.bits as usize / 8).take(width);
+                rgb.extend(pixels.map(|pixel| [pixel[2], pixel[1], pixel[0]]));
+            }
+            Pixels::Fields(fields) => {
+                rgb.extend(header::words(line, header.bits).take(width).map(|word| {
+                    let [r, g, b, a] = fields.split(word);
+                    rgb_from_rgba([r, g, b, if opaque { 255 } else { a }])
+                }));
+            }
+        }
+        shrink.add(y, 0, 1, &rgb);
     }
+    Ok(())
 }

@@ -12,14 +12,19 @@ pub enum PhotoError {
     /// Not the beginning of any format known here.
     #[error("this is not a photo in a known format: send a JPEG, PNG, WebP, BMP or GIF file")]
     UnknownFormat,
-    /// HEIC, HEIF or AVIF.
+    /// HEIC or HEIF.
     #[error(
-        "HEIC and AVIF photos are not decoded: export the photo as JPEG and send that (on an \
-         iPhone: Settings, Camera, Formats, Most Compatible)"
+        "this is a HEIC photo, which is not decoded: export it as JPEG and send that (on an iPhone: \
+         Settings, Camera, Formats, Most Compatible)"
     )]
     Heic,
+    /// AVIF.
+    #[error(
+        "this is an AVIF photo, which is not decoded: save it as JPEG, PNG or WebP and send that"
+    )]
+    Avif,
     /// A feature of the format that is not decoded.
-    #[error("this {format} uses {feature}, which is not decoded: save the photo as a plain JPEG")]
+    #[error("this {format} has {feature}, which is not decoded: save the photo as a plain JPEG")]
     Unsupported {
         /// The file's format.
         format: Format,

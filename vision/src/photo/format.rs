@@ -41,12 +41,39 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     }
 }
 
-/// The brands by which an ISO base media file says that it is HEIF or AVIF.
-const HEIF_BRANDS: [&[u8; 4]; 10] =
-    [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"];
+/// A still picture in an ISO base media file, as phones write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heif {
+    /// Coded with AV1.
+    Avif,
+    /// Coded with HEVC, or with what its brands do not say.
+    Heic,
+}
 
-/// Whether `bytes` begin like a HEIC, HEIF or AVIF file.
-pub(super) fn is_heif(bytes: &[u8]) -> bool {
-    matches!(bytes, [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..]
-        if brand.first_chunk().is_some_and(|brand| HEIF_BRANDS.contains(&brand)))
+/// Whether `bytes` are HEIF or AVIF, by the brands of their first box (ISO/IEC 14496-12, 4.3; 23008-12, 10.2): a
+/// major brand, then a version, then every brand the file is compatible with.
+pub(super) fn heif(bytes: &[u8]) -> Option<Heif> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let brands = rest.strip_prefix(b"ftyp")?;
+    // A length that is 0 or 1 means the file's end, or that 8 bytes of length follow.
+    let (length, brands) = match u32::from_be_bytes(*length) {
+        0 => (brands.len(), brands),
+        1 => (brands.len(), brands.get(8..)?),
+        length => ((length as usize).checked_sub(8)?, brands),
+    };
+    let brands = brands.get(..length.min(brands.len())).unwrap_or_default().as_chunks::<4>().0;
+    // A box of brands is short; the second place is the version.
+    let mut brands = brands.iter().take(64).enumerate().filter(|(at, _)| *at != 1);
+    let mut found = None;
+    brands
+        .find_map(|(_, brand)| match brand {
+            b"avif" | b"avis" => Some(Heif::Avif),
+            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"hevm" | b"hevs"
+            | b"mif1" | b"mif2" | b"mif3" | b"msf1" | b"miaf" | b"MiHB" | b"MiHE" | b"MiHA" => {
+                found = Some(Heif::Heic);
+                None
+            }
+            _ => None,
+        })
+        .or(found)
 }

@@ -1,12 +1,13 @@
-//! GIF: the first frame, laid on a white canvas of the whole picture's size. Leaves out later
-//! frames, and the comments and profiles before the first.
+//! GIF: the first frame, laid on a white canvas of the whole picture's size and averaged down row by row where the
+//! model needs less. Leaves out later frames, and the comments and profiles before the first.
 
+use super::Decoded;
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
-use super::picture::Photo;
+use super::orientation::Orientation;
+use super::shrink::{self, Rows, Shrink};
 use gif::{DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
-use image::metadata::Orientation;
 use std::num::NonZeroU64;
 
 /// What the decoder may keep of application extensions.
@@ -16,27 +17,41 @@ const METADATA: NonZeroU64 = NonZeroU64::MIN.saturating_add(2 << 20);
 const DECODER: u64 = 64 << 10;
 
 /// A GIF's first frame. The format has no orientation.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Photo, Orientation), PhotoError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    target: (u32, u32),
+    limits: &Limits,
+) -> Result<Decoded, PhotoError> {
     let mut options = DecodeOptions::new();
     options.set_memory_limit(MemoryLimit::Bytes(METADATA));
     let mut decoder = options.read_info(bytes).map_err(typed)?;
-    let (width, height) = (u32::from(decoder.width()), u32::from(decoder.height()));
-    limits.check_size(Format::Gif, width, height)?;
+    let screen = (u32::from(decoder.width()), u32::from(decoder.height()));
+    if screen.0 > 0 && screen.1 > 0 {
+        limits.check_size(Format::Gif, screen.0, screen.1)?;
+    }
     let frame = decoder.next_frame_info().map_err(typed)?.cloned();
     let frame = frame.ok_or_else(|| PhotoError::corrupt(Format::Gif, "it has no frame"))?;
     limits.check_size(Format::Gif, frame.width.into(), frame.height.into())?;
-    let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
-    let canvas = area(width, height) * 3;
-    let indices = area(frame.width.into(), frame.height.into());
-    limits.check_memory(canvas + indices + DECODER)?;
+    // A screen without pixels is as large as its first frame needs, as browsers take it.
+    let or_frame = |side: u32, start: u16, length: u16| match side {
+        0 => u32::from(start) + u32::from(length),
+        side => side,
+    };
+    let width = or_frame(screen.0, frame.left, frame.width);
+    let height = or_frame(screen.1, frame.top, frame.height);
+    limits.check_size(Format::Gif, width, height)?;
+    let factor = shrink::factor((width, height), target);
+    let indices = u64::from(frame.width) * u64::from(frame.height);
+    let shrunk = Shrink::memory(width, height, factor, Rows::InOrder) + u64::from(width) * 3;
+    limits.check_memory(shrunk + indices + DECODER)?;
 
     let mut indices = vec![0; usize::from(frame.width) * usize::from(frame.height)];
     decoder.read_into_buffer(&mut indices).map_err(typed)?;
-    let mut canvas = vec![[255; 3]; width as usize * height as usize];
-    draw(&decoder, &frame, &indices, &mut canvas)?;
-    let photo = Photo::from_rgb(width, height, canvas.into_flattened());
+    let mut shrink = Shrink::new(width, height, factor, Rows::InOrder);
+    draw(&decoder, &frame, &indices, (width, height), &mut shrink)?;
+    let photo = shrink.finish();
     let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::Gif, "pixels are missing"))?;
-    Ok((photo, Orientation::NoTransforms))
+    Ok(Decoded { photo, orientation: Orientation::Upright, color: None })
 }
 
 /// Draws what of `frame` lies on the canvas; transparent pixels leave it white, as a browser on a
@@ -45,18 +60,24 @@ fn draw(
     decoder: &Decoder<&[u8]>,
     frame: &Frame<'_>,
     indices: &[u8],
-    canvas: &mut [[u8; 3]],
+    (width, height): (u32, u32),
+    shrink: &mut Shrink,
 ) -> Result<(), PhotoError> {
     let mut palette = [[0; 3]; 256];
     let colours = frame.palette.as_deref().map_or_else(|| decoder.palette(), Ok).map_err(typed)?;
     palette.iter_mut().zip(colours.as_chunks().0).for_each(|(to, from)| *to = *from);
-    let rows = canvas.chunks_exact_mut(usize::from(decoder.width())).skip(frame.top.into());
-    for (row, indices) in rows.zip(indices.chunks_exact(usize::from(frame.width))) {
-        for (pixel, &index) in row.iter_mut().skip(frame.left.into()).zip(indices) {
+    let mut lines = indices.chunks_exact(usize::from(frame.width));
+    let mut row = vec![[255; 3]; width as usize];
+    for y in 0..height as usize {
+        row.fill([255; 3]);
+        let line = if y >= usize::from(frame.top) { lines.next() } else { None };
+        let pixels = row.iter_mut().skip(frame.left.into());
+        for (pixel, &index) in pixels.zip(line.unwrap_or_default()) {
             if frame.transparent != Some(index) {
                 *pixel = palette[usize::from(index)];
             }
         }
+        shrink.add(y, 0, 1, &row);
     }
     Ok(())
 }
@@ -68,6 +89,7 @@ fn typed(error: DecodingError) -> PhotoError {
         DecodingError::MemoryLimit => {
             PhotoError::unsupported(Format::Gif, format!("more than {METADATA} bytes of metadata"))
         }
+        DecodingError::Format(error) => PhotoError::corrupt(Format::Gif, error),
         error => PhotoError::corrupt(Format::Gif, error),
     }
 }

@@ -1,21 +1,32 @@
 //! JPEG: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK, decoded at the scale the model
 //! needs. Leaves out lossless, arithmetic and 12-bit coding, which no camera writes.
+//!
+//! The decoder gets a stream of our making: the file's scans between headers that are whole, or for
+//! progressive files the coefficients that the scale needs.
 
+mod bits;
+mod coefficients;
+mod frame;
 mod header;
+mod stream;
+mod tables;
+mod transcode;
 
+use super::Decoded;
 use super::channels::{narrowed, rgb_from_cmyk, rgb_from_grey};
+use super::color;
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
-use super::orientation;
+use super::orientation::{self, Orientation};
 use super::picture::Photo;
-use header::{Frame, Header};
-use image::metadata::Orientation;
+use coefficients::Coefficients;
+use frame::Frame;
+use header::{Header, corrupt, truncated, unsupported};
 use jpeg_decoder::{Decoder, Error, PixelFormat, UnsupportedFeature};
-
-/// Most scans a file may have. Encoders write 10 to 15 for a progressive photo; each scan visits
-/// every block again, whether it brings bytes or not.
-const MAX_SCANS: u64 = 100;
+use std::io::Read;
+use stream::Stream;
+use transcode::Transcoded;
 
 /// Most 8×8 blocks all scans together may visit: a 12-megapixel progressive photo takes about 3
 /// million, this many about a second.
@@ -24,48 +35,89 @@ const MAX_BLOCKS: u64 = 40_000_000;
 /// The decoder's tables and buffers.
 const DECODER: u64 = 64 << 10;
 
-/// A JPEG's pixels as the file has them, and how to turn them upright.
+/// A JPEG's pixels as the file has them, how to turn them upright, and their colour profile.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
     limits: &Limits,
-) -> Result<(Photo, Orientation), PhotoError> {
+) -> Result<Decoded, PhotoError> {
     let header = header::read(bytes)?;
     let frame = &header.frame;
     limits.check_size(Format::Jpeg, frame.width, frame.height)?;
-    check_scans(&header)?;
-    let orientation = header.exif.map_or(Orientation::NoTransforms, orientation::from_exif);
+    if header.blocks_visited > MAX_BLOCKS {
+        return Err(unsupported(format!("scans of more than {MAX_BLOCKS} blocks in all")));
+    }
+    if frame.components.iter().any(|component| component.steps.is_none()) {
+        return Err(corrupt("a component has no scan, or no quantization table"));
+    }
+    let orientation = header.exif.map_or(Orientation::Upright, orientation::from_exif);
     let eighths = eighths(frame, orientation::in_file(orientation, target));
     limits.check_memory(memory(&header, eighths, orientation))?;
-
-    let mut decoder = Decoder::new(bytes);
+    let pixels = if is_transcoded(frame) {
+        let coefficients = Coefficients::read(frame, &header.scans, eighths)?;
+        pixels(Transcoded::new(frame, coefficients), &header, eighths)
+    } else {
+        let mut stream = Stream::new(frame, &header.scans);
+        let pixels = pixels(&mut stream, &header, eighths);
+        // The decoder fails on the ones behind the data where the data is not all there.
+        pixels.map_err(|error| if stream.is_behind_data() { truncated() } else { error })
+    }?;
     let (width, height) = frame.scaled(eighths);
+    let photo = Photo::from_rgb(width, height, pixels);
+    let photo = photo.ok_or_else(|| corrupt("pixels are missing"))?;
+    let exact = |side: u32| f64::from(side) * f64::from(eighths) / 8.0;
+    let photo = photo.covering(exact(frame.width), exact(frame.height));
+    let is_grey = frame.components.len() == 1;
+    let color = match frame.components.len() {
+        4 => None,
+        _ => profile(&header.profile).and_then(|profile| color::from_icc(&profile, is_grey)),
+    };
+    Ok(Decoded { photo, orientation, color })
+}
+
+/// What cannot be streamed to the decoder as it is: progressive files, whose coefficients would not
+/// fit, and those with a quantization step of 0, which it refuses.
+fn is_transcoded(frame: &Frame<'_>) -> bool {
+    let has_zero = |steps: &tables::Steps<'_>| steps.has_zero();
+    frame.progressive || frame.components.iter().any(|c| c.steps.as_ref().is_some_and(has_zero))
+}
+
+/// RGB at `eighths` / 8 of the full size.
+fn pixels(stream: impl Read, header: &Header<'_>, eighths: u32) -> Result<Vec<u8>, PhotoError> {
+    let mut decoder = Decoder::new(stream);
+    decoder.set_color_transform(header.colors());
+    let (width, height) = header.frame.scaled(eighths);
     if eighths < 8 {
         // Sides fit 16 bits, as they are at most the frame's.
         let found = decoder.scale(width as u16, height as u16).map_err(typed)?;
         if (u32::from(found.0), u32::from(found.1)) != (width, height) {
-            return Err(PhotoError::corrupt(Format::Jpeg, "its size changes between frames"));
+            return Err(corrupt("its size at a smaller scale is not the one expected"));
         }
     }
     let samples = decoder.decode().map_err(typed)?;
-    let info = decoder.info();
-    let pixels = match info.map(|info| info.pixel_format) {
-        Some(PixelFormat::L8) => rgb_from_grey(&samples),
-        Some(PixelFormat::RGB24) => samples,
-        Some(PixelFormat::CMYK32) => narrowed(samples, rgb_from_cmyk),
-        Some(PixelFormat::L16) | None => {
-            return Err(PhotoError::unsupported(Format::Jpeg, "lossless coding"));
-        }
+    match decoder.info().map(|info| info.pixel_format) {
+        Some(PixelFormat::L8) => Ok(rgb_from_grey(&samples)),
+        Some(PixelFormat::RGB24) => Ok(samples),
+        Some(PixelFormat::CMYK32) => Ok(narrowed(samples, rgb_from_cmyk)),
+        Some(PixelFormat::L16) | None => Err(unsupported("lossless coding")),
+    }
+}
+
+/// The colour profile whose parts the APP2 segments hold; `None` where parts are missing or double.
+fn profile(parts: &[(u8, u8, &[u8])]) -> Option<Vec<u8>> {
+    let length: usize = parts.iter().map(|(.., data)| data.len()).sum();
+    let mut parts = parts.to_vec();
+    parts.sort_by_key(|(number, ..)| *number);
+    let is_whole = |(at, &(number, of, _)): (usize, &(u8, u8, &[u8]))| {
+        usize::from(number) == at + 1 && usize::from(of) == parts.len()
     };
-    let photo = Photo::from_rgb(width, height, pixels)
-        .ok_or_else(|| PhotoError::corrupt(Format::Jpeg, "pixels are missing"))?;
-    let exact = |side: u32| f64::from(side) * f64::from(eighths) / 8.0;
-    Ok((photo.covering(exact(frame.width), exact(frame.height)), orientation))
+    let whole = length <= color::MAX_PROFILE && parts.iter().enumerate().all(is_whole);
+    (whole && length > 0).then(|| parts.iter().flat_map(|(.., data)| *data).copied().collect())
 }
 
 /// The smallest of 1/8, 2/8, 4/8 that leaves both sides at least twice the target's; 8 where none
 /// does.
-fn eighths(frame: &Frame, target: (u32, u32)) -> u32 {
+fn eighths(frame: &Frame<'_>, target: (u32, u32)) -> u32 {
     let enough = |side: u32, target: u32| side >= target.max(1).saturating_mul(2);
     [1, 2, 4]
         .into_iter()
@@ -76,32 +128,26 @@ fn eighths(frame: &Frame, target: (u32, u32)) -> u32 {
         .unwrap_or(8)
 }
 
-fn check_scans(header: &Header) -> Result<(), PhotoError> {
-    if header.scans > MAX_SCANS || header.blocks_visited > MAX_BLOCKS {
-        let feature = format!(
-            "{} scans over {} blocks in all (at most {MAX_SCANS} and {MAX_BLOCKS} are decoded)",
-            header.scans, header.blocks_visited
-        );
-        return Err(PhotoError::unsupported(Format::Jpeg, feature));
-    }
-    Ok(())
-}
-
-/// Bytes a decode holds at once: each component's plane, the interleaved picture, a row of
-/// coefficients, all of them if the file is progressive, and the metadata the decoder copies.
-fn memory(header: &Header, eighths: u32, orientation: Orientation) -> u64 {
-    const COEFFICIENTS: u64 = 64 * 2;
+/// Bytes a decode holds at once: each component's plane, the interleaved picture, rows of coefficients, and of
+/// a progressive file the coefficients kept.
+fn memory(header: &Header<'_>, eighths: u32, orientation: Orientation) -> u64 {
+    const BLOCK: u64 = 64 * 2;
     let frame = &header.frame;
     let (width, height) = frame.scaled(eighths);
     let pixels = u64::from(width) * u64::from(height);
-    let blocks: u64 = frame.components().map(|c| c.blocks).sum();
-    let row: u64 = frame.components().map(|c| c.blocks_in_row).sum();
+    let (blocks, row) = frame.all_blocks();
     let planes = blocks * u64::from(eighths * eighths);
-    let held = if frame.progressive { blocks } else { 0 } + 3 * row;
-    let picture = pixels * frame.components().count().max(3) as u64;
+    // Of a row of units, what is written out for the decoder is at most twice its coefficients.
+    let held = match is_transcoded(frame) {
+        true => Coefficients::memory(frame, &header.scans, eighths) + 5 * row * BLOCK,
+        false => 3 * row * BLOCK,
+    };
+    let picture = pixels * frame.components.len().max(3) as u64;
     let turned = orientation::memory(orientation, pixels);
-    let decoding = planes + picture + held * COEFFICIENTS + header.metadata + DECODER;
-    decoding.max(picture + turned)
+    let profile: usize = header.profile.iter().map(|(.., data)| data.len()).sum();
+    let color = color::memory(profile);
+    let decoding = planes + picture + held + DECODER;
+    decoding.max(picture + turned).max(picture + color)
 }
 
 fn typed(error: Error) -> PhotoError {
@@ -130,9 +176,12 @@ fn typed(error: Error) -> PhotoError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frame::Component;
 
-    fn frame(width: u32, height: u32) -> Frame {
-        Frame::new(width, height, false, vec![(1, 2, 2), (2, 1, 1), (3, 1, 1)])
+    fn frame(width: u32, height: u32) -> Frame<'static> {
+        let component = |id, factor| Component::new(id, factor, factor, 0);
+        let components = vec![component(1, 2), component(2, 1), component(3, 1)];
+        Frame { width, height, progressive: false, components }
     }
 
     #[test]
@@ -158,23 +207,13 @@ mod tests {
         }
     }
 
+    /// 4:2:0 of 20×17 pixels: 2×2 units; chroma of 10×9 pixels is 2×2 blocks, luma of its own 3×3.
     #[test]
-    fn memory_counts_planes_picture_and_coefficients() {
-        let mut header = Header {
-            frame: frame(4000, 3000),
-            exif: None,
-            scans: 1,
-            blocks_visited: 0,
-            metadata: 10,
-        };
-        // 250 x 188 units of 4 + 1 + 1 blocks, each 64 samples; three rows of 1500 blocks.
-        let blocks = 250 * 188 * 6;
-        let picture = 4000 * 3000 * 3;
-        let baseline = blocks * 64 + picture + 3 * 1500 * 128 + 10 + DECODER;
-        assert_eq!(memory(&header, 8, Orientation::NoTransforms), baseline);
-        assert_eq!(memory(&header, 8, Orientation::Rotate90), picture * 2);
-        header.frame.progressive = true;
-        let progressive = baseline + blocks * 128;
-        assert_eq!(memory(&header, 8, Orientation::Rotate90), progressive);
+    fn blocks_are_padded_only_between_components() {
+        let frame = frame(20, 17);
+        assert_eq!(frame.units(), (2, 2));
+        assert_eq!((frame.padded(0), frame.own(0)), ((4, 4), (3, 3)));
+        assert_eq!((frame.padded(1), frame.own(1)), ((2, 2), (2, 2)));
+        assert_eq!(frame.all_blocks(), (24, 12));
     }
 }

@@ -16,10 +16,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 16384 pixels a side, 50 megapixels, 40 MiB: what an instance of 64 MiB can hold beside the
+    /// 16384 pixels a side, 51 megapixels (phones' modes of 50 are 8192×6144 and 8160×6144), 40 MiB: what an instance of 64 MiB can hold beside the
     /// file's bytes, its code and a model's tensors.
     fn default() -> Self {
-        Self { max_side: 16_384, max_pixels: 50_000_000, max_alloc: 40 << 20 }
+        Self { max_side: 16_384, max_pixels: 51_000_000, max_alloc: 40 << 20 }
     }
 }
 

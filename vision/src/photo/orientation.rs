@@ -1,13 +1,62 @@
 //! The EXIF orientation: reading it, and turning a photo upright. Nothing else of EXIF is read.
 
 use super::picture::Photo;
-use image::metadata::Orientation;
+
+/// What turns a photo upright, by EXIF's numbers 1 to 8 (CIPA DC-008, tag 0x0112).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Orientation {
+    Upright,
+    FlipHorizontal,
+    Rotate180,
+    FlipVertical,
+    Rotate90FlipH,
+    Rotate90,
+    Rotate270FlipH,
+    Rotate270,
+}
+
+impl Orientation {
+    fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::Upright,
+            2 => Self::FlipHorizontal,
+            3 => Self::Rotate180,
+            4 => Self::FlipVertical,
+            5 => Self::Rotate90FlipH,
+            6 => Self::Rotate90,
+            7 => Self::Rotate270FlipH,
+            8 => Self::Rotate270,
+            _ => return None,
+        })
+    }
+}
 
 /// The orientation an EXIF block declares, from its TIFF header on or with the `Exif` prefix that
 /// some writers keep before it; upright where it has none or cannot be read.
 pub(super) fn from_exif(exif: &[u8]) -> Orientation {
     let tiff = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);
-    Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
+    tag(tiff).and_then(Orientation::from_number).unwrap_or(Orientation::Upright)
+}
+
+/// The orientation's number in the first directory of a TIFF block.
+fn tag(tiff: &[u8]) -> Option<u16> {
+    let is_little = match tiff.first_chunk()? {
+        b"II*\0" => true,
+        b"MM\0*" => false,
+        _ => return None,
+    };
+    let word = |at: usize| {
+        let bytes = *tiff.get(at..)?.first_chunk()?;
+        Some(if is_little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
+    };
+    let bytes = *tiff.get(4..)?.first_chunk()?;
+    let at = if is_little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) } as usize;
+    let entries = usize::from(word(at)?);
+    let entry = |index: usize| at.checked_add(2 + 12 * index);
+    let places = (0..entries).map_while(entry).take_while(|&at| at < tiff.len());
+    let place = places.into_iter().find(|&at| word(at) == Some(0x0112))?;
+    // One value of type SHORT.
+    (word(place + 2) == Some(3)).then(|| word(place + 8))?
 }
 
 /// `width` and `height` in the file's own rows and columns, for a photo that has them upright.
@@ -25,7 +74,7 @@ pub(super) fn orient(photo: Photo, orientation: Orientation) -> Photo {
     use Orientation as O;
     // A quarter turn is a transposition and one flip; EXIF 5 and 7 are none and both.
     match orientation {
-        O::NoTransforms => photo,
+        O::Upright => photo,
         O::FlipHorizontal => photo.mirrored(),
         O::Rotate180 => photo.mirrored().flipped(),
         O::FlipVertical => photo.flipped(),
@@ -44,24 +93,39 @@ fn swaps_sides(orientation: Orientation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{DynamicImage, RgbImage};
 
-    /// Every orientation, on odd and even sizes, as the `image` crate turns it pixel by pixel.
+    /// From column and row upright, and the file's last column and row, to the place in the file.
+    type Place = fn(u32, u32, u32, u32) -> (u32, u32);
+
+    /// Every orientation, on odd and even sizes, pixel by pixel as EXIF 2.32, 4.6.4 defines them: where the row
+    /// and column of number 0 lie.
     #[test]
-    fn turns_as_the_image_crate_does() {
+    fn turns_as_exif_defines() {
         for (width, height) in [(1, 1), (1, 5), (4, 1), (5, 3), (33, 70), (64, 32)] {
             let pixels: Vec<u8> = (0..width * height * 3).map(|i| (i % 251) as u8).collect();
-            let original = RgbImage::from_raw(width, height, pixels.clone()).unwrap();
-            for exif in 1..=8 {
-                let orientation = Orientation::from_exif(exif).unwrap();
-                let mut expected = DynamicImage::from(original.clone());
-                expected.apply_orientation(orientation);
+            let (right, bottom) = (width - 1, height - 1);
+            let places: [Place; 8] = [
+                |x, y, _, _| (x, y),
+                |x, y, right, _| (right - x, y),
+                |x, y, right, bottom| (right - x, bottom - y),
+                |x, y, _, bottom| (x, bottom - y),
+                |x, y, _, _| (y, x),
+                |x, y, _, bottom| (y, bottom - x),
+                |x, y, right, bottom| (right - y, bottom - x),
+                |x, y, right, _| (right - y, x),
+            ];
+            for (exif, place) in (1..).zip(places) {
+                let orientation = Orientation::from_number(exif).unwrap();
                 let photo = Photo::from_rgb(width, height, pixels.clone()).unwrap();
                 let turned = orient(photo, orientation);
                 let size = (turned.width(), turned.height());
-                assert_eq!(size, (expected.width(), expected.height()), "EXIF {exif}");
+                assert_eq!(size, if exif < 5 { (width, height) } else { (height, width) });
                 assert_eq!(size, in_file(orientation, (width, height)), "EXIF {exif}");
-                assert_eq!(turned.pixels(), expected.as_bytes(), "EXIF {exif} {width}x{height}");
+                for (at, found) in turned.pixels().chunks_exact(3).enumerate() {
+                    let (x, y) = place(at as u32 % size.0, at as u32 / size.0, right, bottom);
+                    let from = (y * width + x) as usize * 3;
+                    assert_eq!(found, &pixels[from..from + 3], "EXIF {exif} {width}x{height}");
+                }
             }
         }
     }
@@ -81,7 +145,7 @@ mod tests {
         ];
         for (exif, left, top, width, height) in rows {
             let photo = Photo::from_rgb(4, 2, vec![0; 24]).unwrap().covering(3.5, 1.25);
-            let extent = orient(photo, Orientation::from_exif(exif).unwrap()).extent();
+            let extent = orient(photo, Orientation::from_number(exif).unwrap()).extent();
             let found = (extent.left, extent.top, extent.width, extent.height);
             assert_eq!(found, (left, top, width, height), "EXIF {exif}");
         }
@@ -95,7 +159,7 @@ mod tests {
         for exif in [&little[..], big, &prefixed] {
             assert_eq!(from_exif(exif), Orientation::Rotate90);
             for length in 0..exif.len() - 8 {
-                assert_eq!(from_exif(&exif[..length]), Orientation::NoTransforms, "{length}");
+                assert_eq!(from_exif(&exif[..length]), Orientation::Upright, "{length}");
             }
         }
     }

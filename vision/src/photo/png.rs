@@ -1,16 +1,16 @@
 //! PNG: every colour type and depth, interlaced or not, averaged down row by row where the model
-//! needs less. Leaves out text, colour profiles and the frames of an animation: nothing of them is kept.
+//! needs less. Leaves out text and the frames of an animation: nothing of them is kept.
 
 mod chunks;
 
+use super::Decoded;
 use super::channels::{over_white, rgb_from_rgba};
+use super::color;
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
-use super::orientation;
-use super::picture::Photo;
+use super::orientation::{self, Orientation};
 use super::shrink::{self, Rows, Shrink};
-use image::metadata::Orientation;
 use png::{ColorType, Decoder, DecodingError, Transformations};
 use std::io::Cursor;
 
@@ -20,12 +20,12 @@ const METADATA: usize = 2 << 20;
 /// The inflater's window and the decoder's buffers.
 const DECODER: u64 = 512 << 10;
 
-/// A PNG's pixels as the file has them, and how to turn them upright.
+/// A PNG's pixels as the file has them, and how to turn them upright, and their colours.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
     limits: &Limits,
-) -> Result<(Photo, Orientation), PhotoError> {
+) -> Result<Decoded, PhotoError> {
     let row_limit = limits.max_side as usize * 8;
     let mut decoder = Decoder::new_with_limits(
         Cursor::new(bytes),
@@ -38,20 +38,23 @@ pub(super) fn decode(
     let (width, height) = info.size();
     let rows = if info.interlaced { Rows::Scattered } else { Rows::InOrder };
     limits.check_size(Format::Png, width, height)?;
-    let orientation =
-        chunks::walk(bytes)?.map_or(Orientation::NoTransforms, orientation::from_exif);
+    let is_grey = matches!(info.color_type, ColorType::Grayscale | ColorType::GrayscaleAlpha);
+    let chunks = chunks::walk(bytes)?;
+    let orientation = chunks.exif.map_or(Orientation::Upright, orientation::from_exif);
     let factor = shrink::factor((width, height), orientation::in_file(orientation, target));
     let shrunk = u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
     let turning = shrunk * 3 + orientation::memory(orientation, shrunk);
     // Packed, unfiltered, expanded and RGB rows, 16 bits a sample at most before they are cut.
     let decoding = Shrink::memory(width, height, factor, rows) + u64::from(width) * 40 + DECODER;
-    limits.check_memory(decoding.max(turning))?;
+    // A profile is inflated once the pixels are there.
+    let profile = color::memory(chunks.profile.map_or(0, |_| color::MAX_PROFILE));
+    limits.check_memory(decoding.max(turning).max(shrunk * 3 + profile))?;
 
     let mut shrink = Shrink::new(width, height, factor, rows);
     read_rows(decoder, &mut shrink, rows)?;
     let photo = shrink.finish();
     let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::Png, "pixels are missing"))?;
-    Ok((photo, orientation))
+    Ok(Decoded { photo, orientation, color: chunks.color(is_grey) })
 }
 
 /// One pass over a picture: the first column and row it has, and the steps between them.
@@ -134,6 +137,19 @@ fn typed(error: DecodingError) -> PhotoError {
         DecodingError::LimitsExceeded => {
             PhotoError::unsupported(Format::Png, format!("more than {METADATA} bytes of metadata"))
         }
+        DecodingError::Format(error) => PhotoError::corrupt(Format::Png, plain(&error.to_string())),
         error => PhotoError::corrupt(Format::Png, error),
+    }
+}
+
+/// The decoder's words without its own types, such as `ChunkType { type: IEND, … }`.
+fn plain(words: &str) -> String {
+    match words.split_once("ChunkType { type: ") {
+        Some((before, after)) => {
+            let name: String = after.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
+            let rest = after.split_once('}').map_or("", |(_, rest)| rest);
+            format!("{before}{name}{rest}")
+        }
+        None => words.to_owned(),
     }
 }

@@ -1,40 +1,64 @@
-//! WebP: lossy, lossless, with alpha, of an animation the first frame. Leaves out colour profiles
-//! and XMP, which are never read.
+//! WebP: lossy, lossless, with alpha, of an animation the first frame. Lossy pictures are averaged down where the
+//! model needs less. Leaves out XMP, and every chunk but those of the picture, its profile and orientation.
+//!
+//! The decoder gets a container of our making around the coded picture: what else a file promises and does not
+//! have is no reason to refuse it.
 
 mod header;
 mod partitions;
+mod planes;
 
+use super::Decoded;
 use super::channels::{narrowed, rgb_from_rgba};
+use super::color;
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
-use super::orientation;
+use super::orientation::{self, Orientation};
 use super::picture::Photo;
+use super::shrink::{self, Rows, Shrink};
 use header::{Coding, Header};
-use image::metadata::Orientation;
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
 
 /// The decoder's tables and buffers.
 const DECODER: u64 = 64 << 10;
 
-/// A WebP's pixels as the file has them, and how to turn them upright.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Photo, Orientation), PhotoError> {
+/// A WebP's pixels as the file has them, how to turn them upright, and their colour profile.
+pub(super) fn decode(
+    bytes: &[u8],
+    target: (u32, u32),
+    limits: &Limits,
+) -> Result<Decoded, PhotoError> {
     let header = header::read(bytes)?;
     limits.check_size(Format::WebP, header.width, header.height)?;
-    limits.check_size(Format::WebP, header.frame_width, header.frame_height)?;
-    let orientation = header.exif.map_or(Orientation::NoTransforms, orientation::from_exif);
-    limits.check_memory(memory(&header, orientation))?;
+    limits.check_size(Format::WebP, header.frame.width, header.frame.height)?;
+    let orientation = header.exif.map_or(Orientation::Upright, orientation::from_exif);
+    let target = orientation::in_file(orientation, target);
+    let factor = match (header.frame.coding, header.origin) {
+        (Coding::Lossy, None) => shrink::factor((header.width, header.height), target),
+        _ => 1,
+    };
+    limits.check_memory(memory(&header, orientation, factor))?;
+    let photo = match header.origin {
+        None if factor > 1 => planes::decode(header.frame.coded, factor)?,
+        None => whole(&header, limits)?,
+        Some(origin) => on_white(&header, &whole(&header, limits)?, origin),
+    };
+    let color = header.profile.and_then(|profile| color::from_icc(profile, false));
+    Ok(Decoded { photo, orientation, color })
+}
 
-    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(typed)?;
+/// The coded picture at full size, over white.
+fn whole(header: &Header<'_>, limits: &Limits) -> Result<Photo, PhotoError> {
+    let frame = &header.frame;
+    let file = header::container(frame);
+    let mut decoder = WebPDecoder::new(Cursor::new(file.as_slice())).map_err(typed)?;
     let (width, height) = decoder.dimensions();
-    if (width, height) != (header.width, header.height) {
+    if (width, height) != (frame.width, frame.height) {
         return Err(PhotoError::corrupt(Format::WebP, "its headers disagree about its size"));
     }
     decoder.set_memory_limit(usize::try_from(limits.max_alloc).unwrap_or(usize::MAX));
-    if decoder.is_animated() {
-        decoder.set_background_color([255; 4]).map_err(typed)?;
-    }
     let length = decoder.output_buffer_size();
     let mut samples = vec![0; length.ok_or_else(|| typed(DecodingError::ImageTooLarge))?];
     decoder.read_image(&mut samples).map_err(typed)?;
@@ -42,8 +66,20 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Photo, Orientatio
         samples = narrowed(samples, rgb_from_rgba);
     }
     let photo = Photo::from_rgb(width, height, samples);
-    let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::WebP, "pixels are missing"))?;
-    Ok((photo, orientation))
+    photo.ok_or_else(|| PhotoError::corrupt(Format::WebP, "pixels are missing"))
+}
+
+/// An animation's first frame at its place on a white canvas, where the header has checked that it fits.
+fn on_white(header: &Header<'_>, frame: &Photo, (left, top): (u32, u32)) -> Photo {
+    let stride = header.width as usize * 3;
+    let mut canvas = vec![255; stride * header.height as usize];
+    let rows = canvas.chunks_exact_mut(stride).skip(top as usize);
+    let lines = frame.pixels().chunks_exact(frame.width() as usize * 3);
+    for (row, line) in rows.zip(lines) {
+        let places = row.iter_mut().skip(left as usize * 3);
+        places.zip(line).for_each(|(place, sample)| *place = *sample);
+    }
+    Photo::from_rgb(header.width, header.height, canvas).unwrap_or_else(|| frame.clone())
 }
 
 /// Bytes a decode holds at once.
@@ -51,25 +87,33 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Photo, Orientatio
 /// Lossy: Y, U and V planes of whole 16×16 blocks and up to 96 bytes about each block, a copy of the
 /// coded bytes (doubling as it grows), then the picture; an alpha plane is decoded beside them,
 /// losslessly as 4 bytes a pixel and 1. Lossless: 4 bytes a pixel, which are the picture itself if
-/// it has alpha, and transforms of at most 1 more. An animation's frame is decoded beside the
-/// picture, and once that is done laid on a canvas of 4 bytes a pixel.
-fn memory(header: &Header, orientation: Orientation) -> u64 {
+/// it has alpha, and transforms of at most 1 more. The coded picture is copied into a container
+/// of its own; an animation's frame is laid on a canvas.
+fn memory(header: &Header<'_>, orientation: Orientation, factor: u32) -> u64 {
     let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
-    let pixels = area(header.width, header.height);
-    let frame = area(header.frame_width, header.frame_height);
-    let blocks = area(header.frame_width.div_ceil(16), header.frame_height.div_ceil(16));
-    let lossy = blocks * (384 + 96) + header.coded * 3;
-    let (decoding, decoded) = match (header.coding, header.animated) {
-        (Coding::Lossy, false) => (lossy, 0),
-        (Coding::Lossy, true) => (lossy + frame * 3, frame * 3),
-        (Coding::LossyAlpha, _) => (lossy + frame * 5, frame * 4),
-        (Coding::Lossless, false) if header.alpha => (frame, 0),
-        (Coding::Lossless, _) => (frame * 5, frame * 4),
-    };
-    let composing = if header.animated { decoded + pixels * 4 } else { 0 };
-    let picture = pixels * if header.alpha { 4 } else { 3 };
-    let turning = orientation::memory(orientation, pixels);
-    picture + decoding.max(composing).max(turning) + DECODER
+    let frame = &header.frame;
+    let pixels = area(frame.width, frame.height);
+    let blocks = area(frame.width.div_ceil(16), frame.height.div_ceil(16));
+    let coded = (frame.coded.len() + frame.alpha.map_or(0, <[u8]>::len)) as u64;
+    let lossy = blocks * (384 + 96) + frame.coded.len() as u64 * 3;
+    let profile = color::memory(header.profile.map_or(0, <[u8]>::len));
+    if factor > 1 {
+        let shrunk = Shrink::memory(frame.width, frame.height, factor, Rows::InOrder);
+        let rows = u64::from(frame.width) * 3;
+        let turned = orientation::memory(orientation, shrunk / 3);
+        return lossy + rows + shrunk + turned + profile + DECODER;
+    }
+    let decoding = coded
+        + match frame.coding {
+            Coding::Lossy => lossy,
+            Coding::LossyAlpha => lossy + pixels * 5,
+            Coding::Lossless if frame.has_alpha => pixels,
+            Coding::Lossless => pixels * 5,
+        };
+    let picture = pixels * if frame.has_alpha { 4 } else { 3 };
+    let canvas = header.origin.map_or(0, |_| area(header.width, header.height) * 3);
+    let turning = orientation::memory(orientation, area(header.width, header.height));
+    picture + decoding.max(canvas + turning).max(profile) + DECODER
 }
 
 fn typed(error: DecodingError) -> PhotoError {
@@ -78,6 +122,13 @@ fn typed(error: DecodingError) -> PhotoError {
         DecodingError::UnsupportedFeature(feature) => {
             PhotoError::unsupported(Format::WebP, feature)
         }
-        error => PhotoError::corrupt(Format::WebP, error),
+        DecodingError::ChunkMissing => PhotoError::corrupt(Format::WebP, "a chunk is missing"),
+        DecodingError::HuffmanError => {
+            PhotoError::corrupt(Format::WebP, "a Huffman code is not in its table")
+        }
+        DecodingError::BitStreamError => {
+            PhotoError::corrupt(Format::WebP, "its data ends early or is damaged")
+        }
+        error => PhotoError::corrupt(Format::WebP, error.to_string().to_lowercase()),
     }
 }

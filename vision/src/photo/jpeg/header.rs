@@ -1,233 +1,291 @@
-//! A JPEG's segments, walked before anything is decoded: its size, its orientation, how much memory
-//! and work its scans will take, and whether it ends. Leaves out entropy-coded data, which is only
-//! searched for the next marker. Markers and layouts are those of ITU-T T.81, annex B.
+//! A JPEG's segments, walked before anything is decoded: its frame, its scans with the tables each is coded
+//! with, its colours, orientation and profile. Leaves out entropy-coded data, which is only searched for the
+//! next marker. Markers and layouts are those of ITU-T T.81, annex B; what is forgiven, libjpeg-turbo forgives.
 
+use super::frame::{Component, Frame};
+use super::tables::Tables;
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;
+use jpeg_decoder::ColorTransform;
+
+/// Most scans a file may have. Encoders write 10 to 15 for a progressive photo; each scan visits every block
+/// again, whether it brings bytes or not.
+const MAX_SCANS: usize = 100;
 
 /// What the segments of a file say.
 #[derive(Debug)]
 pub(super) struct Header<'a> {
-    pub(super) frame: Frame,
-    /// The first EXIF block, from its TIFF header on.
-    pub(super) exif: Option<&'a [u8]>,
-    /// Number of scans.
-    pub(super) scans: u64,
+    pub(super) frame: Frame<'a>,
+    pub(super) scans: Vec<Scan<'a>>,
     /// Blocks in all scans together, each scan's components counted whole.
     pub(super) blocks_visited: u64,
-    /// Bytes of application segments, which the decoder copies.
-    pub(super) metadata: u64,
+    /// The first EXIF block, from its TIFF header on.
+    pub(super) exif: Option<&'a [u8]>,
+    /// The parts of a colour profile: number, number of parts, bytes.
+    pub(super) profile: Vec<(u8, u8, &'a [u8])>,
+    jfif: bool,
+    /// The colour transform of the last Adobe segment.
+    adobe: Option<u8>,
 }
 
-/// The frame header.
+/// One scan: what it codes, how, and its entropy-coded data with the restart markers inside.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    pub(super) progressive: bool,
-    /// Identifier, horizontal and vertical sampling factor of each component.
-    sampling: Vec<(u8, u8, u8)>,
+pub(super) struct Scan<'a> {
+    /// Index into the frame's components, numbers of the DC and AC tables.
+    pub(super) components: Vec<(usize, u8, u8)>,
+    /// First and last coefficient, in zigzag order.
+    pub(super) band: (u8, u8),
+    /// Bit positions of successive approximation: the scan before, this scan.
+    pub(super) bits: (u8, u8),
+    pub(super) tables: Tables<'a>,
+    /// Units between two restart markers; 0 for none.
+    pub(super) restart: u16,
+    pub(super) data: &'a [u8],
 }
 
-/// How many 8×8 blocks a component has, padded to whole units as they are coded.
-pub(super) struct Component {
-    identifier: u8,
-    pub(super) blocks: u64,
-    /// Blocks in one row of units.
-    pub(super) blocks_in_row: u64,
+impl Header<'_> {
+    /// How the components become RGB or CMYK, as libjpeg-turbo decides it (`default_decompress_parms`): a JFIF
+    /// segment means YCbCr, then the Adobe segment counts, then the identifiers.
+    pub(super) fn colors(&self) -> ColorTransform {
+        let ids: Vec<u8> = self.frame.components.iter().map(|c| c.identifier).collect();
+        match (ids.as_slice(), self.jfif, self.adobe) {
+            ([_], _, _) => ColorTransform::Grayscale,
+            ([_, _, _, _], _, None | Some(0)) => ColorTransform::CMYK,
+            ([_, _, _, _], _, Some(_)) => ColorTransform::YCCK,
+            (_, true, _) => ColorTransform::YCbCr,
+            (_, false, Some(0)) | (b"RGB", false, None) => ColorTransform::RGB,
+            _ => ColorTransform::YCbCr,
+        }
+    }
 }
 
-impl Frame {
-    pub(super) fn new(
-        width: u32,
-        height: u32,
-        progressive: bool,
-        sampling: Vec<(u8, u8, u8)>,
-    ) -> Self {
-        Self { width, height, progressive, sampling }
+/// Walks the segments of `bytes` until the picture is complete: up to the end marker, or in a sequential file
+/// to the end of the scan that brings the last component. What follows, such as a vendor's trailer, is not read.
+pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
+    let mut walk = Walk {
+        frame: None,
+        scans: Vec::new(),
+        tables: Tables::new(),
+        restart: 0,
+        exif: None,
+        profile: Vec::new(),
+        jfif: false,
+        adobe: None,
+        blocks: 0,
+    };
+    let mut rest = bytes.get(2..).ok_or_else(truncated)?;
+    let ended = loop {
+        let Some((marker, after)) = next_marker(rest) else { break false };
+        rest = match marker {
+            0xD9 => break true,
+            // Restart markers and TEM stand alone.
+            0xD0..=0xD7 | 0x01 => after,
+            _ => {
+                // Where every coefficient is there, a segment that breaks off is a trailer.
+                let (segment, after) = match segment(after) {
+                    Err(_) if walk.is_complete() => break true,
+                    result => result?,
+                };
+                walk.take(marker, segment, after)?
+            }
+        };
+        if walk.is_sequential() && walk.is_complete() && walk.has_height() {
+            break true;
+        }
+    };
+    walk.finish(ended)
+}
+
+/// What has been read so far.
+struct Walk<'a> {
+    frame: Option<Frame<'a>>,
+    scans: Vec<Scan<'a>>,
+    tables: Tables<'a>,
+    restart: u16,
+    exif: Option<&'a [u8]>,
+    profile: Vec<(u8, u8, &'a [u8])>,
+    jfif: bool,
+    adobe: Option<u8>,
+    blocks: u64,
+}
+
+impl<'a> Walk<'a> {
+    /// Takes one segment; returns what to go on with, which is behind a scan's data.
+    fn take(
+        &mut self,
+        marker: u8,
+        segment: &'a [u8],
+        after: &'a [u8],
+    ) -> Result<&'a [u8], PhotoError> {
+        match marker {
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                if self.frame.is_some() {
+                    return Err(unsupported("more than one frame"));
+                }
+                self.frame = Some(Frame::read(marker, segment)?);
+            }
+            0xC4 => self.tables.read_codes(segment)?,
+            0xCC => return Err(unsupported("arithmetic coding")),
+            0xDB => self.tables.read_steps(segment)?,
+            0xDD => self.restart = word(segment).ok_or_else(truncated)?,
+            0xDC => {
+                if let Some(frame) = self.frame.as_mut().filter(|frame| frame.height == 0) {
+                    frame.height = word(segment).ok_or_else(truncated)?.into();
+                }
+            }
+            0xDA => return self.scan(segment, after),
+            0xE0 => self.jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
+            0xE1 if self.exif.is_none() => self.exif = segment.strip_prefix(b"Exif\0\0"),
+            0xE2 if self.profile.len() < 255 => {
+                if let Some([number, parts, data @ ..]) = segment.strip_prefix(b"ICC_PROFILE\0") {
+                    self.profile.push((*number, *parts, data));
+                }
+            }
+            0xEE if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                self.adobe = segment.get(11).copied();
+            }
+            _ => {}
+        }
+        Ok(after)
     }
 
-    /// Width and height at `eighths` / 8 of the full size, rounded up.
-    pub(super) fn scaled(&self, eighths: u32) -> (u32, u32) {
-        let side = |side: u32| (side * eighths).div_ceil(8);
-        (side(self.width), side(self.height))
+    /// Takes a scan and returns what follows its data.
+    fn scan(&mut self, segment: &'a [u8], after: &'a [u8]) -> Result<&'a [u8], PhotoError> {
+        let Some(frame) = &mut self.frame else {
+            return Err(corrupt("a scan comes before its frame"));
+        };
+        let (data, rest) = entropy_coded(after);
+        let mut scan = Scan::read(frame, segment)?;
+        scan.tables = self.tables;
+        scan.restart = self.restart;
+        scan.data = data;
+        self.blocks += scan.components.iter().map(|&(at, ..)| frame.blocks(at)).sum::<u64>();
+        for &(at, ..) in &scan.components {
+            let component = &mut frame.components[at];
+            // Its quantization is the one that holds when its first scan begins.
+            let steps = self.tables.steps.get(usize::from(component.table)).copied().flatten();
+            component.steps = component.steps.or(steps);
+            component.mark(scan.band, scan.bits.1);
+        }
+        self.scans.push(scan);
+        if self.scans.len() > MAX_SCANS {
+            return Err(unsupported(format!("more than {MAX_SCANS} scans")));
+        }
+        Ok(rest)
     }
 
-    pub(super) fn components(&self) -> impl Iterator<Item = Component> {
-        let most = |of: fn(&(u8, u8, u8)) -> u8| self.sampling.iter().map(of).max().unwrap_or(1);
-        let (across, down) = (most(|c| c.1), most(|c| c.2));
-        let columns = u64::from(self.width.div_ceil(8 * u32::from(across.max(1))));
-        let rows = u64::from(self.height.div_ceil(8 * u32::from(down.max(1))));
-        self.sampling.iter().map(move |&(identifier, across, down)| {
-            let blocks_in_row = columns * u64::from(across) * u64::from(down);
-            Component { identifier, blocks: blocks_in_row * rows, blocks_in_row }
+    fn is_sequential(&self) -> bool {
+        self.frame.as_ref().is_some_and(|frame| !frame.progressive)
+    }
+
+    /// Whether scans have brought every coefficient of every component in full precision.
+    fn is_complete(&self) -> bool {
+        self.frame.as_ref().is_some_and(|frame| frame.components.iter().all(Component::is_complete))
+    }
+
+    fn has_height(&self) -> bool {
+        self.frame.as_ref().is_some_and(|frame| frame.height > 0)
+    }
+
+    /// The header, where the picture may be `ended` by its mark or by the end of the bytes.
+    fn finish(self, ended: bool) -> Result<Header<'a>, PhotoError> {
+        if !ended && !self.is_complete() {
+            return Err(truncated());
+        }
+        let frame = self.frame.ok_or_else(|| corrupt("it has no frame"))?;
+        if self.scans.is_empty() {
+            return Err(corrupt("it has no scan"));
+        }
+        Ok(Header {
+            frame,
+            scans: self.scans,
+            blocks_visited: self.blocks,
+            exif: self.exif,
+            profile: self.profile,
+            jfif: self.jfif,
+            adobe: self.adobe,
         })
     }
 }
 
-/// Walks the segments of `bytes` up to the end marker.
-pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
-    const TRUNCATED: PhotoError = PhotoError::Truncated { format: Format::Jpeg };
-    let mut frame = None;
-    let (mut exif, mut scans, mut blocks_visited, mut metadata) = (None, 0, 0, 0);
-    let mut rest = bytes.get(2..).ok_or(TRUNCATED)?;
-    loop {
-        let (marker, after) = next_marker(rest).ok_or(TRUNCATED)?;
-        rest = after;
-        match marker {
-            0xD9 => break,
-            // Restart markers and TEM stand alone.
-            0xD0..=0xD7 | 0x01 => continue,
-            _ => {}
+impl<'a> Scan<'a> {
+    /// A scan header (B.2.3). In sequential coding the parameters of progressive coding mean nothing: some
+    /// phones write others than the standard's, which libjpeg reads past.
+    fn read(frame: &Frame<'_>, segment: &'a [u8]) -> Result<Self, PhotoError> {
+        let short = || corrupt("a scan's header has the wrong length");
+        let (&count, rest) = segment.split_first().ok_or_else(short)?;
+        let (named, rest) = rest.split_at_checked(usize::from(count) * 2).ok_or_else(short)?;
+        let &[from, to, bits] = rest.first_chunk().ok_or_else(short)?;
+        let mut components: Vec<(usize, u8, u8)> = Vec::new();
+        for &[identifier, tables] in named.as_chunks().0 {
+            let taken = |at: usize| components.iter().any(|(other, ..)| *other == at);
+            let mut places = frame.components.iter().enumerate();
+            let at = places.position(|(at, c)| c.identifier == identifier && !taken(at));
+            let at = at.ok_or_else(|| corrupt("a scan names a component that is not there"))?;
+            components.push((at, tables >> 4, tables & 15));
         }
-        let (segment, after) = segment(rest)?;
-        rest = after;
-        match marker {
-            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
-                frame = Some(frame_header(marker, segment)?);
-            }
-            0xDA => {
-                let frame =
-                    frame.as_ref().ok_or_else(|| corrupt("a scan comes before its frame"))?;
-                scans += 1;
-                blocks_visited += scan_blocks(frame, segment);
-            }
-            0xE1 if exif.is_none() => exif = segment.strip_prefix(b"Exif\0\0"),
-            _ => {}
+        let increases = components.is_sorted_by(|(a, ..), (b, ..)| a < b);
+        if components.is_empty() || !increases {
+            return Err(corrupt("a scan's components are not in the order of the frame"));
         }
-        if (0xE0..=0xEF).contains(&marker) {
-            metadata += segment.len() as u64;
+        let (band, bits) = match frame.progressive {
+            true => ((from, to), (bits >> 4, bits & 15)),
+            false => ((0, 63), (0, 0)),
+        };
+        let is_band = match band {
+            (0, 0) => true,
+            (0, _) => !frame.progressive,
+            (from, to) => from <= to && to < 64 && components.len() == 1,
+        };
+        if !is_band || bits.1 > 13 || (bits.0 > 0 && bits.0 != bits.1 + 1) {
+            return Err(corrupt("a scan's parameters contradict each other"));
         }
+        Ok(Self { components, band, bits, tables: Tables::new(), restart: 0, data: &[] })
     }
-    let frame = frame.ok_or_else(|| corrupt("it has no frame"))?;
-    if scans == 0 {
-        return Err(corrupt("it has no scan"));
-    }
-    Ok(Header { frame, exif, scans, blocks_visited, metadata })
 }
 
-fn corrupt(detail: &str) -> PhotoError {
+pub(super) fn corrupt(detail: &str) -> PhotoError {
     PhotoError::corrupt(Format::Jpeg, detail)
 }
 
-/// The next marker's code and what follows it. Other bytes before it are skipped, as decoders do;
-/// `FF 00` is a stuffed byte of coded data and `FF FF` filling.
-fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
-    loop {
-        let at = memchr::memchr(0xFF, bytes)?;
-        bytes = bytes.get(at + 1..)?;
-        match bytes {
-            [0x00 | 0xFF, ..] => {}
-            [marker, rest @ ..] => return Some((*marker, rest)),
-            [] => return None,
-        }
-    }
+pub(super) fn truncated() -> PhotoError {
+    PhotoError::Truncated { format: Format::Jpeg }
+}
+
+pub(super) fn unsupported(feature: impl ToString) -> PhotoError {
+    PhotoError::unsupported(Format::Jpeg, feature)
+}
+
+/// The next marker's code and what follows it. Other bytes before it are skipped, as decoders do; `FF 00` is a
+/// stuffed byte of coded data and `FF FF` filling.
+fn next_marker(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let at = marker_at(bytes, |_| true)?;
+    let [_, marker, rest @ ..] = bytes.get(at..)? else { return None };
+    Some((*marker, rest))
+}
+
+/// Where in `bytes` the next marker lies that `is_wanted`, by the place of the `FF` right before its code.
+pub(super) fn marker_at(bytes: &[u8], is_wanted: impl Fn(u8) -> bool) -> Option<usize> {
+    memchr::memchr_iter(0xFF, bytes).find(|at| {
+        matches!(bytes.get(at + 1), Some(&code) if code != 0 && code != 0xFF && is_wanted(code))
+    })
+}
+
+/// A scan's entropy-coded data, restart markers included, and what follows it.
+fn entropy_coded(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = marker_at(bytes, |code| !(0xD0..=0xD7).contains(&code));
+    bytes.split_at(end.unwrap_or(bytes.len()))
 }
 
 /// A segment's payload and what follows it.
 fn segment(bytes: &[u8]) -> Result<(&[u8], &[u8]), PhotoError> {
-    let truncated = PhotoError::Truncated { format: Format::Jpeg };
-    let Some((length, rest)) = bytes.split_first_chunk() else { return Err(truncated) };
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Err(truncated()) };
     let length = usize::from(u16::from_be_bytes(*length))
         .checked_sub(2)
         .ok_or_else(|| corrupt("a segment's length is below 2"))?;
-    rest.split_at_checked(length).ok_or(truncated)
+    rest.split_at_checked(length).ok_or_else(truncated)
 }
 
-fn frame_header(marker: u8, segment: &[u8]) -> Result<Frame, PhotoError> {
-    let coding = match marker {
-        0xC0..=0xC2 => None,
-        0xC3 => Some("lossless coding"),
-        0xC9..=0xCB => Some("arithmetic coding"),
-        _ => Some("hierarchical coding"),
-    };
-    if let Some(feature) = coding {
-        return Err(PhotoError::unsupported(Format::Jpeg, feature));
-    }
-    let &[precision, h1, h0, w1, w0, count] = segment.first_chunk().ok_or_else(short)?;
-    if precision != 8 {
-        return Err(PhotoError::unsupported(Format::Jpeg, format!("{precision}-bit samples")));
-    }
-    let components = segment.get(6..).unwrap_or_default().as_chunks::<3>().0;
-    if components.len() != usize::from(count) {
-        return Err(short());
-    }
-    let sampling: Vec<(u8, u8, u8)> =
-        components.iter().map(|[id, factors, _]| (*id, factors >> 4, factors & 15)).collect();
-    if sampling.iter().any(|(_, across, down)| !(1..=4).contains(across) || !(1..=4).contains(down))
-    {
-        return Err(corrupt("a sampling factor is not 1 to 4"));
-    }
-    let side = |bytes: [u8; 2]| u32::from(u16::from_be_bytes(bytes));
-    Ok(Frame::new(side([w1, w0]), side([h1, h0]), marker == 0xC2, sampling))
-}
-
-fn short() -> PhotoError {
-    corrupt("its frame header has the wrong length")
-}
-
-/// Blocks in the components that a scan header names.
-fn scan_blocks(frame: &Frame, segment: &[u8]) -> u64 {
-    let count = usize::from(segment.first().copied().unwrap_or_default());
-    let named = segment.get(1..).unwrap_or_default().as_chunks::<2>().0;
-    let in_scan = |c: &Component| named.iter().take(count).any(|[id, _]| *id == c.identifier);
-    frame.components().filter(in_scan).map(|c| c.blocks).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FRAME: &[u8] =
-        &[0xFF, 0xC2, 0, 17, 8, 0, 20, 0, 40, 3, 1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1];
-    const SCAN: &[u8] = &[0xFF, 0xDA, 0, 10, 2, 1, 0, 3, 0x11, 0, 0, 0];
-
-    fn file(parts: &[&[u8]]) -> Vec<u8> {
-        [&[&[0xFF, 0xD8][..]], parts].concat().concat()
-    }
-
-    #[test]
-    fn walks_to_the_end_and_no_further() {
-        let exif = &[0xFF, 0xE1, 0, 10, b'E', b'x', b'i', b'f', 0, 0, 7, 8];
-        let data = &[1, 0xFF, 0, 2, 0xFF, 0xD0, 3, 0xFF, 0xFF];
-        let bytes = file(&[exif, exif, FRAME, SCAN, data, &SCAN[1..], &[0xFF, 0xD9], SCAN]);
-        let header = read(&bytes).unwrap();
-        assert_eq!((header.frame.width, header.frame.height), (40, 20));
-        assert!(header.frame.progressive);
-        assert_eq!(header.exif, Some(&[7, 8][..]));
-        assert_eq!(header.metadata, 16);
-        assert_eq!(header.scans, 2);
-        // 3 x 2 units: 24 blocks of the first component, 6 of the third.
-        assert_eq!(header.blocks_visited, 2 * 30);
-        for length in 2..bytes.len() - SCAN.len() {
-            let error = read(&bytes[..length]).unwrap_err();
-            assert_eq!(error, PhotoError::Truncated { format: Format::Jpeg }, "{length}");
-        }
-    }
-
-    #[test]
-    fn refuses_what_is_not_decoded() {
-        let end = &[0xFF, 0xD9];
-        let mut lossless = FRAME.to_vec();
-        lossless[1] = 0xC3;
-        let mut deep = FRAME.to_vec();
-        deep[4] = 12;
-        let mut count = FRAME.to_vec();
-        count[9] = 4;
-        let mut factor = FRAME.to_vec();
-        factor[11] = 0x50;
-        for (parts, words) in [
-            (vec![&lossless[..], SCAN, end], "lossless coding"),
-            (vec![&deep, SCAN, end], "12-bit samples"),
-            (vec![&count, SCAN, end], "wrong length"),
-            (vec![&factor, SCAN, end], "sampling factor"),
-            (vec![SCAN, FRAME, end], "before its frame"),
-            (vec![FRAME, end], "no scan"),
-            (vec![end], "no frame"),
-            (vec![&[0xFF, 0xE0, 0, 1], end], "below 2"),
-        ] {
-            let message = read(&file(&parts)).unwrap_err().to_string();
-            assert!(message.contains(words), "{message} / {words}");
-        }
-    }
+fn word(segment: &[u8]) -> Option<u16> {
+    segment.first_chunk().copied().map(u16::from_be_bytes)
 }

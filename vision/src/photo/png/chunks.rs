@@ -1,6 +1,7 @@
-//! The chunks of a PNG before its pixels are decoded: is the file whole, does it carry EXIF, and do its
-//! texts and colour profile stay small when inflated? Leaves out what they say: only their size counts.
+//! The chunks of a PNG before its pixels are decoded: EXIF, what its numbers mean as colours, and whether its
+//! texts and colour profile stay small when inflated. Leaves out what texts say.
 
+use super::super::color::{self, Color};
 use super::super::error::PhotoError;
 use super::super::format::Format;
 use flate2::bufread::ZlibDecoder;
@@ -10,36 +11,92 @@ use std::io::{self, Read};
 /// few hundred KiB at most; deflate makes a gigabyte of one megabyte, and nobody who means well does that.
 pub(super) const MAX_INFLATED: u64 = 16 << 20;
 
-/// Walks the chunks up to the end chunk and returns the EXIF block, wherever it stands.
+/// What the chunks say beside the pixels.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Chunks<'a> {
+    /// The EXIF block, wherever it stands.
+    pub(super) exif: Option<&'a [u8]>,
+    /// Code points of primaries and transfer.
+    pub(super) cicp: Option<(u8, u8)>,
+    /// The compressed ICC profile.
+    pub(super) profile: Option<&'a [u8]>,
+    /// Whether the numbers are declared to be sRGB.
+    pub(super) is_srgb: bool,
+    /// The exponent that encodes.
+    pub(super) gamma: Option<f32>,
+    /// White, red, green and blue as x and y.
+    pub(super) points: Option<[(f32, f32); 4]>,
+}
+
+/// Walks the chunks up to the end chunk or to the first that is not whole: whether that is missed, the pixels tell.
 ///
 /// # Errors
-/// [`PhotoError::Truncated`] where the end chunk is missing, [`PhotoError::TooMuchMetadata`] where
-/// compressed metadata inflates to more than [`MAX_INFLATED`] bytes; no more than that is inflated, and
-/// nothing of it is kept.
-pub(super) fn walk(bytes: &[u8]) -> Result<Option<&[u8]>, PhotoError> {
-    let truncated = PhotoError::Truncated { format: Format::Png };
-    let mut exif = None;
+/// [`PhotoError::TooMuchMetadata`] where compressed metadata inflates to more than [`MAX_INFLATED`] bytes; no more
+/// than that is inflated, and nothing of it is kept.
+pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
+    let mut chunks = Chunks::default();
     let mut left = MAX_INFLATED;
     let mut rest = bytes.get(8..).unwrap_or_default();
-    loop {
-        let Some((&[l3, l2, l1, l0, name @ ..], after)) = rest.split_first_chunk::<8>() else {
-            return Err(truncated);
-        };
-        let length = u32::from_be_bytes([l3, l2, l1, l0]) as usize;
-        // Each chunk ends with a check sum of 4 bytes.
-        let Some((chunk, after)) = after.split_at_checked(length) else { return Err(truncated) };
-        let Some((_, after)) = after.split_at_checked(4) else { return Err(truncated) };
-        match &name {
-            b"IEND" => return Ok(exif),
-            b"eXIf" if exif.is_none() => exif = Some(chunk),
-            _ => {}
+    let mut has_pixels = false;
+    while let Some((&[l3, l2, l1, l0, name @ ..], after)) = rest.split_first_chunk::<8>()
+        && let length = u32::from_be_bytes([l3, l2, l1, l0]) as usize
+        && let Some((chunk, after)) = after.split_at_checked(length)
+        && &name != b"IEND"
+    {
+        has_pixels |= &name == b"IDAT";
+        if &name == b"eXIf" {
+            chunks.exif = chunks.exif.or(Some(chunk));
+        } else if !has_pixels {
+            chunks.take_color(&name, chunk);
         }
         if let Some(stream) = compressed(&name, chunk) {
             left = left
                 .checked_sub(inflated(stream, left))
                 .ok_or(PhotoError::TooMuchMetadata { format: Format::Png, limit: MAX_INFLATED })?;
         }
-        rest = after;
+        // Each chunk ends with a check sum of 4 bytes.
+        rest = after.get(4..).unwrap_or_default();
+    }
+    Ok(chunks)
+}
+
+impl<'a> Chunks<'a> {
+    /// Takes a chunk that says what the numbers mean; such stand before the pixels.
+    fn take_color(&mut self, name: &[u8; 4], chunk: &'a [u8]) {
+        let fixed = |at: usize| {
+            let bytes = chunk.get(at * 4..)?.first_chunk()?;
+            Some(u32::from_be_bytes(*bytes) as f32 / 100_000.0)
+        };
+        let point = |at: usize| Some((fixed(at * 2)?, fixed(at * 2 + 1)?));
+        match (name, chunk) {
+            (b"cICP", [primaries, transfer, ..]) => self.cicp = Some((*primaries, *transfer)),
+            (b"iCCP", _) => self.profile = compressed(name, chunk),
+            (b"sRGB", _) => self.is_srgb = true,
+            (b"gAMA", _) => self.gamma = fixed(0),
+            (b"cHRM", _) => {
+                let points = [point(0), point(1), point(2), point(3)];
+                self.points = points
+                    .into_iter()
+                    .collect::<Option<Vec<_>>>()
+                    .and_then(|all| all.try_into().ok());
+            }
+            _ => {}
+        }
+    }
+
+    /// The colours, by the precedence of the PNG specification, third edition, 4.3: code points, profile, sRGB,
+    /// then gamma and chromaticities.
+    pub(super) fn color(&self, is_grey: bool) -> Option<Color> {
+        if let Some((primaries, transfer)) = self.cicp {
+            return color::from_cicp(primaries, transfer);
+        }
+        if let Some(stream) = self.profile {
+            let mut profile = Vec::new();
+            let limit = color::MAX_PROFILE as u64 + 1;
+            let read = ZlibDecoder::new(stream).take(limit).read_to_end(&mut profile);
+            return read.ok().and_then(|_| color::from_icc(&profile, is_grey));
+        }
+        if self.is_srgb { None } else { color::from_chunks(self.gamma, self.points) }
     }
 }
 

@@ -12,16 +12,26 @@ pub(super) struct Header<'a> {
     /// The picture's (an animation's canvas's) width in pixels.
     pub(super) width: u32,
     pub(super) height: u32,
-    /// The coded frame's width: the picture's own, or the first frame's of an animation.
-    pub(super) frame_width: u32,
-    pub(super) frame_height: u32,
-    pub(super) coding: Coding,
-    /// Whether the container declares alpha.
-    pub(super) alpha: bool,
-    pub(super) animated: bool,
-    /// Bytes of coded data.
-    pub(super) coded: u64,
+    /// The picture, or an animation's first one.
+    pub(super) frame: Frame<'a>,
+    /// Of an animation: where the frame lies on the canvas, from the left and the top.
+    pub(super) origin: Option<(u32, u32)>,
     pub(super) exif: Option<&'a [u8]>,
+    /// The ICC profile.
+    pub(super) profile: Option<&'a [u8]>,
+}
+
+/// One coded picture.
+#[derive(Debug, PartialEq)]
+pub(super) struct Frame<'a> {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) coding: Coding,
+    /// Whether pixels come with alpha.
+    pub(super) has_alpha: bool,
+    /// The `VP8 ` or `VP8L` chunk, and the `ALPH` chunk beside it.
+    pub(super) coded: &'a [u8],
+    pub(super) alpha: Option<&'a [u8]>,
 }
 
 /// How a frame is coded.
@@ -32,39 +42,61 @@ pub(super) enum Coding {
     Lossless,
 }
 
-/// One chunk: its name, its payload.
-type Chunk<'a> = (&'a [u8; 4], &'a [u8]);
+/// One chunk: its name in upper case, its payload.
+type Chunk<'a> = ([u8; 4], &'a [u8]);
 
 /// Walks the chunks of `bytes`.
 pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
-    let length = bytes.get(4..).and_then(<[u8]>::first_chunk).copied().ok_or(TRUNCATED)?;
-    let length = u32::from_le_bytes(length) as usize;
-    let body = bytes.get(8..).unwrap_or_default().get(..length).ok_or(TRUNCATED)?;
-    let chunks = chunks(body.get(4..).unwrap_or_default())?;
-    let find = |name: &[u8; 4]| chunks.iter().find(|(n, _)| *n == name).map(|(_, data)| *data);
-    let Some(extended) = find(b"VP8X") else {
-        let frame = frame(&chunks)?;
-        return Ok(Header { exif: None, ..frame });
-    };
-    let &[flags, _, _, _, w0, w1, w2, h0, h1, h2] =
-        extended.first_chunk().ok_or_else(|| corrupt("its extended header is too short"))?;
-    let (width, height) = (side([w0, w1, w2]), side([h0, h1, h2]));
-    let animated = flags & 0b10 != 0;
-    let frame = if animated {
+    let chunks = chunks(bytes.get(12..).unwrap_or_default());
+    let find = |name: &[u8; 4]| chunks.iter().find(|(n, _)| n == name).map(|(_, data)| *data);
+    let extended = find(b"VP8X");
+    let mut canvas = None;
+    let mut is_animated = false;
+    if let Some(extended) = extended {
+        let &[flags, _, _, _, w0, w1, w2, h0, h1, h2] =
+            extended.first_chunk().ok_or_else(|| corrupt("its extended header is too short"))?;
+        canvas = Some((side([w0, w1, w2]), side([h0, h1, h2])));
+        is_animated = flags & 0b10 != 0;
+    }
+    let (frame, origin) = if is_animated {
         first_frame(find(b"ANMF").ok_or_else(|| corrupt("an animation without frames"))?)?
     } else {
-        frame(&chunks)?
+        (frame(&chunks)?, None)
     };
-    let fits = if animated {
-        frame.width <= width && frame.height <= height
-    } else {
-        (frame.width, frame.height) == (width, height)
+    let (width, height) = canvas.unwrap_or((frame.width, frame.height));
+    let fits = match origin {
+        Some((left, top)) => left + frame.width <= width && top + frame.height <= height,
+        None => (frame.width, frame.height) == (width, height),
     };
     if !fits {
         return Err(corrupt("its headers disagree about its size"));
     }
-    let alpha = flags & 0b1_0000 != 0;
-    Ok(Header { width, height, alpha, animated, exif: find(b"EXIF"), ..frame })
+    Ok(Header { width, height, frame, origin, exif: find(b"EXIF"), profile: find(b"ICCP") })
+}
+
+/// A file that holds nothing but `frame`.
+pub(super) fn container(frame: &Frame<'_>) -> Vec<u8> {
+    let name = if frame.coding == Coding::Lossless { b"VP8L" } else { b"VP8 " };
+    let size = 42 + frame.coded.len() + frame.alpha.map_or(0, |alpha| alpha.len() + 1);
+    let mut file = Vec::with_capacity(size);
+    file.extend(b"RIFF\0\0\0\0WEBP");
+    let mut chunk = |name: &[u8; 4], data: &[u8]| {
+        file.extend(name);
+        // Each was cut from a file whose length fits 32 bits.
+        file.extend((data.len() as u32).to_le_bytes());
+        file.extend(data);
+        file.extend((data.len() % 2 == 1).then_some(0));
+    };
+    if let Some(alpha) = frame.alpha {
+        let ([w0, w1, w2, _], [h0, h1, h2, _]) =
+            ((frame.width - 1).to_le_bytes(), (frame.height - 1).to_le_bytes());
+        chunk(b"VP8X", &[0x10, 0, 0, 0, w0, w1, w2, h0, h1, h2]);
+        chunk(b"ALPH", alpha);
+    }
+    chunk(name, frame.coded);
+    let length = ((file.len() - 8) as u32).to_le_bytes();
+    file[4..8].copy_from_slice(&length);
+    file
 }
 
 const TRUNCATED: PhotoError = PhotoError::Truncated { format: Format::WebP };
@@ -78,77 +110,70 @@ fn side([low, middle, high]: [u8; 3]) -> u32 {
     u32::from_le_bytes([low, middle, high, 0]) + 1
 }
 
-/// All chunks of `body`, in order. Each is padded to an even length; the last may lack its pad.
-fn chunks(mut body: &[u8]) -> Result<Vec<Chunk<'_>>, PhotoError> {
+/// All chunks of `body`, in order. Each is padded to an even length; the last may lack its pad, and one that
+/// is not whole ends the list: a picture that is missing for it is seen as missing. Names are told without case.
+fn chunks(mut body: &[u8]) -> Vec<Chunk<'_>> {
+    /// A photo has half a dozen; an animation's further frames are not needed.
+    const MOST: usize = 64;
     let mut chunks = Vec::new();
-    while let Some((name, rest)) = body.split_first_chunk() {
-        let (length, rest) = rest.split_first_chunk().ok_or(TRUNCATED)?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let (data, rest) = rest.split_at_checked(length).ok_or(TRUNCATED)?;
-        chunks.push((name, data));
-        body = rest.get(length % 2..).unwrap_or_default();
+    while let Some((name, rest)) = body.split_first_chunk::<4>()
+        && let Some((length, rest)) = rest.split_first_chunk()
+        && let Some((data, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+        && chunks.len() < MOST
+    {
+        chunks.push((name.map(|letter| letter.to_ascii_uppercase()), data));
+        body = rest.get(data.len() % 2..).unwrap_or_default();
     }
-    Ok(chunks)
+    chunks
 }
 
-/// The header of an animation's frame. The decoder trusts that the frame's size is that of the
-/// coded picture, and that an alpha plane is followed by a lossy picture: both are checked here.
-fn first_frame(data: &[u8]) -> Result<Header<'_>, PhotoError> {
+/// An animation's frame and its place. The decoder trusts that the frame's size is that of the coded picture, and
+/// that an alpha plane is followed by a lossy picture: both are checked here.
+fn first_frame(data: &[u8]) -> Result<(Frame<'_>, Option<(u32, u32)>), PhotoError> {
     let short = || corrupt("its first frame's header is too short");
-    let &[w0, w1, w2, h0, h1, h2] =
-        data.get(6..).and_then(<[u8]>::first_chunk).ok_or_else(short)?;
-    let chunks = chunks(data.get(16..).ok_or_else(short)?)?;
-    let frame = match chunks.as_slice() {
-        [(b"VP8 " | b"VP8L", _), ..] => frame(chunks.get(..1).unwrap_or_default())?,
-        [(b"ALPH", _), (b"VP8 ", _), ..] => frame(chunks.get(..2).unwrap_or_default())?,
-        _ => return Err(corrupt("its first frame has no picture")),
-    };
+    let &[x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2] = data.first_chunk().ok_or_else(short)?;
+    let chunks = chunks(data.get(16..).ok_or_else(short)?);
+    let coded = chunks.iter().position(|(name, _)| matches!(name, b"VP8 " | b"VP8L"));
+    let coded = coded.ok_or_else(|| corrupt("its first frame has no picture"))?;
+    let frame = frame(chunks.get(..=coded).unwrap_or_default())?;
     if (frame.width, frame.height) != (side([w0, w1, w2]), side([h0, h1, h2])) {
         return Err(corrupt("its headers disagree about its first frame's size"));
     }
-    Ok(frame)
+    // Stored halved.
+    let place = |bytes: [u8; 3]| (side(bytes) - 1) * 2;
+    Ok((frame, Some((place([x0, x1, x2]), place([y0, y1, y2])))))
 }
 
-/// The header of the frame coded in `chunks`, as if it were a picture of its own.
-fn frame<'a>(chunks: &[Chunk<'a>]) -> Result<Header<'a>, PhotoError> {
-    let coded = chunks.iter().find(|(name, _)| matches!(*name, b"VP8 " | b"VP8L"));
-    let &(name, data) = coded.ok_or_else(|| corrupt("it has no picture"))?;
+/// The picture coded in `chunks`.
+fn frame<'a>(chunks: &[Chunk<'a>]) -> Result<Frame<'a>, PhotoError> {
+    let coded = chunks.iter().find(|(name, _)| matches!(name, b"VP8 " | b"VP8L"));
+    let &(name, coded) = coded.ok_or(TRUNCATED)?;
     let short = || corrupt("its picture's header is broken");
-    let (width, height, coding, alpha) = if name == b"VP8L" {
-        let &[0x2F, b0, b1, b2, b3] = data.first_chunk().ok_or_else(short)? else {
+    if &name == b"VP8L" {
+        let &[0x2F, b0, b1, b2, b3] = coded.first_chunk().ok_or_else(short)? else {
             return Err(short());
         };
         let bits = u32::from_le_bytes([b0, b1, b2, b3]);
         let side = |bits: u32| (bits & 0x3FFF) + 1;
-        (side(bits), side(bits >> 14), Coding::Lossless, bits >> 28 & 1 == 1)
-    } else {
-        let &[tag, _, _, 0x9D, 0x01, 0x2A, w0, w1, h0, h1] =
-            data.first_chunk().ok_or_else(short)?
-        else {
-            return Err(short());
-        };
-        if tag & 1 == 1 {
-            return Err(corrupt("its picture builds on another one"));
-        }
-        if !partitions::fit(data) {
-            return Err(TRUNCATED);
-        }
-        let side = |bytes: [u8; 2]| u32::from(u16::from_le_bytes(bytes) & 0x3FFF);
-        let alpha = chunks.iter().any(|(name, _)| *name == b"ALPH");
-        let coding = if alpha { Coding::LossyAlpha } else { Coding::Lossy };
-        (side([w0, w1]), side([h0, h1]), coding, alpha)
+        let has_alpha = bits >> 28 & 1 == 1;
+        let (width, height, coding) = (side(bits), side(bits >> 14), Coding::Lossless);
+        return Ok(Frame { width, height, coding, has_alpha, coded, alpha: None });
+    }
+    let &[tag, _, _, 0x9D, 0x01, 0x2A, w0, w1, h0, h1] = coded.first_chunk().ok_or_else(short)?
+    else {
+        return Err(short());
     };
-    Ok(Header {
-        width,
-        height,
-        frame_width: width,
-        frame_height: height,
-        coding,
-        alpha,
-        animated: false,
-        coded: data.len() as u64,
-        exif: None,
-    })
+    if tag & 1 == 1 {
+        return Err(corrupt("its picture builds on another one"));
+    }
+    if !partitions::fit(coded) {
+        return Err(TRUNCATED);
+    }
+    let side = |bytes: [u8; 2]| u32::from(u16::from_le_bytes(bytes) & 0x3FFF);
+    let alpha = chunks.iter().find(|(name, _)| name == b"ALPH").map(|(_, data)| *data);
+    let coding = if alpha.is_some() { Coding::LossyAlpha } else { Coding::Lossy };
+    let (width, height) = (side([w0, w1]), side([h0, h1]));
+    Ok(Frame { width, height, coding, has_alpha: alpha.is_some(), coded, alpha })
 }
 
 #[cfg(test)]
@@ -181,56 +206,48 @@ mod tests {
     #[test]
     fn reads_each_kind() {
         let plain = file(&[lossy(5, 6)]);
-        let expected = Header {
-            width: 5,
-            height: 6,
-            frame_width: 5,
-            frame_height: 6,
-            coding: Coding::Lossy,
-            alpha: false,
-            animated: false,
-            coded: 11,
-            exif: None,
-        };
-        assert_eq!(read(&plain).unwrap(), expected);
+        let header = read(&plain).unwrap();
+        assert_eq!((header.width, header.height, header.origin), (5, 6, None));
+        assert_eq!((header.frame.coding, header.frame.coded.len()), (Coding::Lossy, 11));
+        assert_eq!(container(&header.frame), plain);
 
         let bits = (4_u32 | 5 << 14 | 1 << 28).to_le_bytes();
         let lossless = file(&[chunk(b"VP8L", &[&[0x2F][..], &bits].concat())]);
-        let header = read(&lossless).unwrap();
-        let found = (header.width, header.height, header.coding, header.alpha);
+        let frame = read(&lossless).unwrap().frame;
+        let found = (frame.width, frame.height, frame.coding, frame.has_alpha);
         assert_eq!(found, (5, 6, Coding::Lossless, true));
 
         let alpha = chunk(b"ALPH", &[1]);
-        let exif = chunk(b"EXIF", b"abc");
-        let with_alpha = file(&[extended(0x18, 5, 6), alpha, lossy(5, 6), exif]);
-        let header = read(&with_alpha).unwrap();
-        assert_eq!((header.coding, header.exif), (Coding::LossyAlpha, Some(&b"abc"[..])));
+        let parts = [extended(0x10, 5, 6), alpha, lossy(5, 6)];
+        // A name in lower case, and a chunk that is not whole.
+        let mut whole = file(&[&parts[..], &[chunk(b"exif", b"abc")]].concat());
+        whole.extend(b"XMP \xFF\0\0\0");
+        let header = read(&whole).unwrap();
+        assert_eq!((header.frame.coding, header.exif), (Coding::LossyAlpha, Some(&b"abc"[..])));
+        assert_eq!(container(&header.frame), file(&parts));
 
-        let frame = frame_chunk(5, 6, &lossy(5, 6));
-        let animation = file(&[extended(2, 50, 60), frame]);
+        let animation = file(&[extended(2, 50, 60), frame_chunk(5, 6, &lossy(5, 6))]);
         let header = read(&animation).unwrap();
-        assert!(header.animated);
-        assert_eq!((header.width, header.height), (50, 60));
-        assert_eq!((header.frame_width, header.frame_height), (5, 6));
+        assert_eq!((header.width, header.height, header.origin), (50, 60, Some((0, 0))));
+        assert_eq!((header.frame.width, header.frame.height), (5, 6));
     }
 
     #[test]
     fn refuses_what_is_cut_or_disagrees() {
         let whole = file(&[extended(0, 5, 6), lossy(5, 6)]);
-        for length in 12..whole.len() {
-            assert_eq!(read(&whole[..length]).unwrap_err(), TRUNCATED, "{length}");
+        for length in 12..whole.len() - 1 {
+            assert!(read(&whole[..length]).is_err(), "{length}");
         }
         let inter = chunk(b"VP8 ", &[1, 0, 0, 0x9D, 1, 0x2A, 5, 0, 6, 0]);
-        let alpha_alone = [chunk(b"ALPH", &[1]), chunk(b"VP8L", &[0x2F, 0, 0, 0, 0])].concat();
         for (chunks, words) in [
             (vec![extended(0, 5, 7), lossy(5, 6)], "disagree"),
             (vec![extended(2, 50, 60), frame_chunk(51, 6, &lossy(51, 6))], "disagree"),
             (vec![extended(2, 50, 60), frame_chunk(5, 6, &lossy(5, 7))], "first frame's size"),
-            (vec![extended(2, 50, 60), frame_chunk(1, 1, &alpha_alone)], "no picture"),
+            (vec![extended(2, 50, 60), frame_chunk(1, 1, &[])], "no picture"),
             (vec![extended(2, 50, 60), chunk(b"ANMF", &[0; 9])], "too short"),
             (vec![inter], "builds on another"),
             (vec![extended(2, 50, 60)], "without frames"),
-            (vec![extended(0, 5, 7)], "no picture"),
+            (vec![extended(0, 5, 7)], "cut short"),
             (vec![chunk(b"VP8X", &[0; 9]), lossy(5, 6)], "too short"),
             (vec![chunk(b"VP8L", &[0; 5])], "broken"),
             (vec![chunk(b"VP8 ", &[0; 10])], "broken"),

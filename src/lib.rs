@@ -108,7 +108,7 @@ fn predict<S: Source>(
     let top_k = upload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     clock.lap();
 
-    let photo = decode(upload.photo, &card)?;
+    let photo = decode(upload.photo, &card, settings)?;
     let tensor = tensor::from_photo(&photo, &card.input).map_err(internal("the tensor"))?;
     let decode = clock.lap();
 
@@ -123,9 +123,9 @@ fn predict<S: Source>(
 }
 
 /// The photo at the model's input size. Takes the file's bytes, to be rid of them before inference.
-fn decode(bytes: Vec<u8>, card: &Card) -> Result<Photo, Problem> {
+fn decode(bytes: Vec<u8>, card: &Card, settings: &Settings) -> Result<Photo, Problem> {
     let (width, height) = (card.input.width, card.input.height);
-    let photo = photo::decode(&bytes, (width, height), &Limits::default())?;
+    let photo = photo::decode_as(&bytes, (width, height), &Limits::default(), settings.colors)?;
     drop(bytes);
     resize::resize(&photo, width, height).map_err(internal("resizing"))
 }

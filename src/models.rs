@@ -170,6 +170,7 @@ pub(crate) mod tests {
             default_model,
             max_body: 1 << 20,
             gradcam: true,
+            colors: skincell_vision::photo::Colors::Srgb,
         };
         (folder, settings)
     }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use skincell_vision::photo::Colors;
 use thiserror::Error;
 
 /// Body cap where `SKINCELL_MAX_BODY` is not set, in bytes: 16 MiB.
@@ -23,31 +24,46 @@ pub struct Settings {
     pub max_body: u64,
     /// `ENABLE_GRADCAM`, read as the origin app reads it: `true`, `1` or `yes`, default on.
     pub gradcam: bool,
+    /// `SKINCELL_COLOR`: `srgb`, the default, converts a photo's colour profile; `stored` keeps the numbers of the
+    /// file, as the origin app did.
+    pub colors: Colors,
 }
 
 /// A variable that cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("SKINCELL_MAX_BODY is {value:?}: set bytes above 0, such as 16777216 or 16MiB")]
-pub struct SettingsError {
-    value: String,
+pub enum SettingsError {
+    /// A body cap that is no size.
+    #[error("SKINCELL_MAX_BODY is {0:?}: set bytes above 0, such as 16777216 or 16MiB")]
+    MaxBody(String),
+    /// Neither of the two ways to read colours.
+    #[error("SKINCELL_COLOR is {0:?}: set srgb or stored")]
+    Color(String),
 }
 
 impl Settings {
     /// Reads the settings with `variable` as the environment.
     ///
     /// # Errors
-    /// [`SettingsError`] for a body cap that is no size.
+    /// [`SettingsError`] for a body cap that is no size, and for colours that are not known.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let max_body = match set("SKINCELL_MAX_BODY") {
-            Some(value) => parse_size(&value).ok_or(SettingsError { value })?,
+            Some(value) => parse_size(&value).ok_or(SettingsError::MaxBody(value))?,
             None => DEFAULT_MAX_BODY,
         };
         let gradcam = set("ENABLE_GRADCAM").is_none_or(|value| {
             ["true", "1", "yes"].contains(&value.trim().to_ascii_lowercase().as_str())
         });
+        let colors = match set("SKINCELL_COLOR") {
+            None => Colors::Srgb,
+            Some(value) => match value.trim() {
+                "srgb" => Colors::Srgb,
+                "stored" => Colors::Stored,
+                _ => return Err(SettingsError::Color(value)),
+            },
+        };
         let default_model = set("SKINCELL_MODEL").map(|name| name.trim().to_owned());
-        Ok(Self { models: PathBuf::from(MODELS_FOLDER), default_model, max_body, gradcam })
+        Ok(Self { models: PathBuf::from(MODELS_FOLDER), default_model, max_body, gradcam, colors })
     }
 }
 
@@ -77,6 +93,7 @@ mod tests {
             default_model: None,
             max_body: 16_777_216,
             gradcam: true,
+            colors: Colors::Srgb,
         };
         assert_eq!(settings, expect);
     }
@@ -95,6 +112,14 @@ mod tests {
         for (value, expect) in cases {
             assert_eq!(read("ENABLE_GRADCAM", value).unwrap().gradcam, expect, "{value:?}");
         }
+    }
+
+    #[test]
+    fn colours_are_one_of_two() {
+        let colors = |value| read("SKINCELL_COLOR", value).map(|settings| settings.colors);
+        assert_eq!(colors("srgb"), Ok(Colors::Srgb));
+        assert_eq!(colors(" stored "), Ok(Colors::Stored));
+        assert_eq!(colors("p3"), Err(SettingsError::Color("p3".to_owned())));
     }
 
     #[test]

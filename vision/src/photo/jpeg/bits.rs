@@ -1,7 +1,7 @@
 //! Bits and Huffman codes of entropy-coded data (ITU-T T.81, F.2.2). Unlike the sequential decoder's, this
 //! reader tells the end of the data from zeros.
 
-use super::header::{corrupt, truncated};
+use super::refusal::{corrupt, truncated};
 use super::tables::Codes;
 use crate::photo::error::PhotoError;
 

@@ -5,7 +5,8 @@
 
 use super::bits::{Bits, Table};
 use super::frame::Frame;
-use super::header::{Scan, corrupt};
+use super::header::Scan;
+use super::refusal::corrupt;
 use super::tables::Codes;
 use crate::photo::error::PhotoError;
 

@@ -1,7 +1,7 @@
 //! A JPEG's frame header: its size, its components and how their 8×8 blocks are laid out (ITU-T T.81, B.2.2
 //! and A.2). Leaves out their coefficients.
 
-use super::header::{corrupt, unsupported};
+use super::refusal::{corrupt, unsupported};
 use super::tables::Steps;
 use crate::photo::error::PhotoError;
 

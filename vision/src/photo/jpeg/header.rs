@@ -3,9 +3,9 @@
 //! next marker. Markers and layouts are those of ITU-T T.81, annex B; what is forgiven, libjpeg-turbo forgives.
 
 use super::frame::{Component, Frame};
+use super::refusal::{corrupt, truncated, unsupported};
 use super::tables::Tables;
 use crate::photo::error::PhotoError;
-use crate::photo::format::Format;
 use jpeg_decoder::ColorTransform;
 
 /// Most scans a file may have. Encoders write 10 to 15 for a progressive photo; each scan visits every block
@@ -242,18 +242,6 @@ impl<'a> Scan<'a> {
         }
         Ok(Self { components, band, bits, tables: Tables::new(), restart: 0, data: &[] })
     }
-}
-
-pub(super) fn corrupt(detail: &str) -> PhotoError {
-    PhotoError::corrupt(Format::Jpeg, detail)
-}
-
-pub(super) fn truncated() -> PhotoError {
-    PhotoError::Truncated { format: Format::Jpeg }
-}
-
-pub(super) fn unsupported(feature: impl ToString) -> PhotoError {
-    PhotoError::unsupported(Format::Jpeg, feature)
 }
 
 /// The next marker's code and what follows it. Other bytes before it are skipped, as decoders do; `FF 00` is a

@@ -1,7 +1,7 @@
 //! The tables a JPEG's scans are coded with, as slices of the file: quantization steps and Huffman codes
 //! (ITU-T T.81, B.2.4). Leaves out decoding with them.
 
-use super::header::{corrupt, truncated};
+use super::refusal::{corrupt, truncated};
 use crate::photo::error::PhotoError;
 
 /// Quantization steps in zigzag order, 8 or 16 bits each.

@@ -1,0 +1,16 @@
+//! The errors of reading a JPEG, with its format filled in.
+
+use crate::photo::error::PhotoError;
+use crate::photo::format::Format;
+
+pub(super) fn corrupt(detail: &str) -> PhotoError {
+    PhotoError::corrupt(Format::Jpeg, detail)
+}
+
+pub(super) fn truncated() -> PhotoError {
+    PhotoError::Truncated { format: Format::Jpeg }
+}
+
+pub(super) fn unsupported(feature: impl ToString) -> PhotoError {
+    PhotoError::unsupported(Format::Jpeg, feature)
+}

@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         activation: None,
         target,
         basis: Basis::Probability,
-        own_bias: false,
+        own_bias: None,
         force: false,
     };
     match prepare(&options, &mut |_| {}) {

@@ -9,8 +9,7 @@ use rten_onnx::onnx::{DataType, ValueInfoProto};
 use skincell_vision::card::{Dtype, Input, Layout, MAX_INPUT_SIDE};
 use thiserror::Error;
 
-use crate::adjoint::channel_shape;
-use crate::cam::{typed_value_info, value_info};
+use crate::gradcam::{channel_shape, typed_value_info, value_info};
 use crate::graph::{Graph, int_attribute};
 use crate::tensor::Tensor;
 

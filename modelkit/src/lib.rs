@@ -1,8 +1,7 @@
 //! Models before they are served: prepared, inspected, checked, quantized.
 //!
 //! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), find its end
-//! (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
-//! (`cam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
+//! (`scores`), differentiate that and add the Grad-CAM output (`gradcam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
 //!
 //! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows
 //! what a model holds, [`check`] runs it on every engine and compares, [`measure`] says what serving
@@ -10,14 +9,12 @@
 //!
 //! This crate knows no HTTP, no wasi and no runner.
 
-mod adjoint;
-mod backward;
-mod cam;
 pub mod check;
 mod engine;
 pub mod export;
 pub mod external;
 mod fold;
+mod gradcam;
 mod graph;
 pub mod inspect;
 mod interface;
@@ -30,8 +27,6 @@ pub mod quantize;
 mod read;
 mod scores;
 pub mod served;
-mod slope;
-mod tail;
 mod tensor;
 mod write;
 

@@ -13,15 +13,14 @@ use skincell_vision::card::{
 };
 use thiserror::Error;
 
-use crate::cam::{self, Wanted};
 use crate::engine::{Engine, EngineError, Probe};
 use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::fold;
+use crate::gradcam::{self, Wanted};
 use crate::graph::Graph;
 use crate::interface::{self, InterfaceError, Photo};
 use crate::read::{ReadError, read};
 use crate::scores::{self, Scores};
-use crate::tail;
 use crate::write::{Draft, WriteError};
 
 /// Name of the card's file in a model's folder.
@@ -62,8 +61,9 @@ pub struct PrepareOptions {
     pub target: CamTarget,
     /// The score whose gradient is shown.
     pub basis: Basis,
-    /// Whether the last convolution's bias is its own, and not what a folded batch norm left.
-    pub own_bias: bool,
+    /// Whether the last convolution's bias is its own, and not what a folded batch norm left; the graph
+    /// decides if `None`.
+    pub own_bias: Option<bool>,
     /// Whether a folder that is there already is replaced.
     pub force: bool,
 }
@@ -247,27 +247,14 @@ fn solve(
     shifts: &fold::Shifts,
     options: &PrepareOptions,
     only: Option<Target>,
-) -> Result<Result<cam::Added, String>, EngineError> {
-    let tail = match tail::find(graph, probe, scores.differentiated())? {
+) -> Result<Result<gradcam::Added, String>, EngineError> {
+    let tail = match gradcam::find(graph, probe, scores.differentiated())? {
         Ok(tail) => tail,
         Err(refusal) => return Ok(Err(refusal.to_string())),
     };
-    let (basis, own_bias) = (options.basis, options.own_bias);
-    let mut add = |target| {
-        let wanted = Wanted { target, basis, own_bias };
-        let added = cam::add(graph, probe, scores, &tail, shifts, wanted)?;
-        Ok(added.map_err(|refusal| refusal.to_string()))
-    };
-    let why = match add(only.unwrap_or(Target::Conv))? {
-        Err(why) if only.is_none() => why,
-        settled => return Ok(settled),
-    };
-    let note = format!(
-        "Grad-CAM shows the activation before the pooling: the last convolution itself cannot be \
-         solved ({why})"
-    );
-    let second = add(Target::Activation)?;
-    Ok(second.map(|added| cam::Added { note: Some(note), ..added }).map_err(|_| why))
+    let wanted = Wanted { target: only, basis: options.basis, own_bias: options.own_bias };
+    let added = gradcam::add(graph, probe, scores, &tail, shifts, wanted)?;
+    Ok(added.map_err(|refusal| refusal.to_string()))
 }
 
 /// Largest difference of a logit between two graphs, on one photo of fixed noise.

@@ -76,7 +76,7 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     options.target = CamTarget::Only(target);
     options.force = true;
     let name = raw.parent().and_then(Path::file_name).and_then(|n| n.to_str()).expect("a name");
-    options.own_bias = matches!(name, "conv_bias" | "head_none");
+    options.own_bias = Some(matches!(name, "conv_bias" | "head_none"));
     let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(report.card.gradcam_missing, None, "{name}");
     let folder = home.join("out");

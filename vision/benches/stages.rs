@@ -82,6 +82,7 @@ fn drawing(criterion: &mut Criterion) {
         height: 10,
         target: Target::Conv,
         basis: Basis::Probability,
+        layer: None,
     };
     let cam: Vec<f32> = (0..700_u16).map(|i| f32::from(i % 97) - 40.0).collect();
     let even = [1.0 / 7.0; 7];

@@ -132,6 +132,9 @@ pub struct GradCam {
     pub target: Target,
     /// Which score the gradient is taken of, where both can be had.
     pub basis: Basis,
+    /// The node that gives the map shown, by its name in the graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
 }
 
 /// The feature map a Grad-CAM is computed on.

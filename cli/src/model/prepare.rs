@@ -77,15 +77,16 @@ pub(crate) struct PrepareArguments {
     #[arg(long, value_enum)]
     activation: Option<ActivationKind>,
     /// Which map Grad-CAM shows: the last convolution's raw output, the activation after it, or none
-    /// at all [default: conv, or activation where conv cannot be solved]
+    /// at all [default: conv where its bias is known and it is all that is pooled, else activation]
     #[arg(long, value_enum)]
     cam_target: Option<TargetKind>,
     /// Whose gradient Grad-CAM shows: the class's probability, or its score before softmax
     #[arg(long, value_enum, default_value_t = BasisKind::Probability)]
     cam_basis: BasisKind,
-    /// Whether the last convolution's bias is its own, or what a folded batch norm left
-    #[arg(long, value_enum, default_value_t = BiasKind::Folded)]
-    conv_bias: BiasKind,
+    /// Whether the last convolution's bias is its own, or what a folded batch norm left [default: as the
+    /// file says; where it does not, the activation is shown, which is right either way]
+    #[arg(long, value_enum)]
+    conv_bias: Option<BiasKind>,
     /// The Python that exports a Keras or PyTorch model; it needs what models/keras/requirements.txt or
     /// models/torch/requirements.txt says
     #[arg(long, value_name = "PYTHON", env = "SKINCELL_PYTHON", default_value = "python3")]
@@ -198,7 +199,7 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
             BasisKind::Probability => Basis::Probability,
             BasisKind::Logit => Basis::Logit,
         },
-        own_bias: arguments.conv_bias == BiasKind::Own,
+        own_bias: arguments.conv_bias.map(|kind| kind == BiasKind::Own),
         force: arguments.force,
     };
     let report = prepare(&options, &mut |step| progress.show(words(step)))?;

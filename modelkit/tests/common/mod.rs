@@ -138,7 +138,7 @@ pub fn options(model: PathBuf, folder: &Path) -> PrepareOptions {
         activation: None,
         target: CamTarget::Solvable,
         basis: Basis::Probability,
-        own_bias: false,
+        own_bias: None,
         force: false,
     }
 }

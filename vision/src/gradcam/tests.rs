@@ -12,7 +12,7 @@ const AREA: usize = (WIDTH * HEIGHT) as usize;
 
 fn map(basis: Basis) -> GradCam {
     let output = "cam".to_owned();
-    GradCam { output, width: WIDTH, height: HEIGHT, target: Target::Activation, basis }
+    GradCam { output, width: WIDTH, height: HEIGHT, target: Target::Activation, basis, layer: None }
 }
 
 /// Global average pooling and one dense layer over a feature map `[CHANNELS, AREA]`.

@@ -1,110 +1,21 @@
-//! Reverse-mode differentiation of a classifier's tail: from the logits back to a feature map.
-//!
-//! Walks the nodes in reverse and applies one rule to each operator. A rule takes the adjoint of
-//! what the node gives and returns that of what it takes; nodes that do not depend on the target
-//! are never looked at. What comes out holds for any photo: the rules emit ordinary forward
-//! operators that read the values of the same run. An operator without a rule ends the walk with
-//! its name.
-
-use std::collections::{HashMap, HashSet};
+//! The rules that keep the closed form of a gradient: dense layers change its matrix, what acts on each
+//! element alone its diagonal. What they refuse is done by `general`.
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::adjoint::{Adjoint, Diagonal, Matrix, channel_shape, name, reshape, slice_value};
-use crate::graph::{Graph, float, input, int, ints, ints_attribute, label, op, output, reads};
-use crate::slope::{Slope, slope};
+use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slice_value};
+use super::fold;
+use super::reverse::Step;
+use super::slope::{Slope, slope};
+use crate::graph::{float, input, int, ints, ints_attribute, op, output};
 use crate::tensor::Tensor;
 
-/// Shapes of the values between the target and the logits, for one photo.
-pub(crate) type Shapes = HashMap<String, Vec<usize>>;
-
-/// Why there is no Grad-CAM output: the operator in the way, and what is with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) node: String,
-    pub(crate) why: String,
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.node, self.why)
-    }
-}
-
 /// A tensor, and its adjoint.
-type Found = Vec<(String, Adjoint)>;
-
-/// The nodes between `target` and `logits`, in the graph's order: those that depend on the one and
-/// lead to the other.
-pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
-    let mut depends: HashSet<&str> = HashSet::from([target]);
-    let mut after = vec![false; graph.nodes.len()];
-    for (index, node) in graph.nodes.iter().enumerate() {
-        if reads(node).into_iter().any(|value| depends.contains(value)) {
-            after[index] = true;
-            depends.extend(node.output.iter().map(String::as_str));
-        }
-    }
-    let mut needed: HashSet<&str> = HashSet::from([logits]);
-    let mut indices = Vec::new();
-    for (index, node) in graph.nodes.iter().enumerate().rev() {
-        if after[index] && node.output.iter().any(|o| needed.contains(o.as_str())) {
-            needed.extend(reads(node));
-            indices.push(index);
-        }
-    }
-    indices.reverse();
-    indices
-}
-
-/// ∂logits/∂target, its pooling taken as a sum: the mean's 1/(h·w) is left to the reader, as the
-/// model card says.
-///
-/// # Errors
-/// [`Refusal`] naming the first operator, from the logits, that has no rule.
-pub(crate) fn walk(
-    graph: &mut Graph,
-    shapes: &Shapes,
-    target: &str,
-    logits: &str,
-) -> Result<Adjoint, Refusal> {
-    let path = between(graph, target, logits);
-    let mut relevant: HashSet<String> = HashSet::from([target.to_owned()]);
-    let nodes: Vec<NodeProto> = path.iter().map(|i| graph.nodes[*i].clone()).collect();
-    relevant.extend(nodes.iter().flat_map(|n| n.output.iter().cloned()));
-    let start = Adjoint { matrix: Matrix::Identity, diagonal: Diagonal::One, axis: 1 };
-    let mut adjoints = HashMap::from([(logits.to_owned(), start)]);
-    let mut step = Step { graph, shapes, relevant: &relevant };
-    for node in nodes.iter().rev() {
-        let refuse = |why: &str| Refusal { node: label(node), why: why.to_owned() };
-        if node.output.iter().skip(1).any(|o| adjoints.contains_key(o)) {
-            return Err(refuse("only its first output is worked on"));
-        }
-        let Some(adjoint) = adjoints.remove(output(node)) else { continue };
-        for (value, found) in step.rule(node, &adjoint).map_err(|why| refuse(&why))? {
-            let joined = match adjoints.remove(&value) {
-                None => found,
-                Some(other) => step.join(&value, &other, &found).map_err(|why| refuse(&why))?,
-            };
-            adjoints.insert(value, joined);
-        }
-    }
-    adjoints.remove(target).ok_or_else(|| Refusal {
-        node: format!("\"{target}\""),
-        why: "it does not reach the scores".to_owned(),
-    })
-}
-
-/// What the rules work with.
-struct Step<'a> {
-    graph: &'a mut Graph,
-    shapes: &'a Shapes,
-    relevant: &'a HashSet<String>,
-}
+type Found = Vec<(String, Closed)>;
 
 impl Step<'_> {
-    /// The rule of each operator.
-    fn rule(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    /// The rule of each operator that keeps the closed form.
+    pub(super) fn closed_rule(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         match op(node) {
             "Gemm" => self.gemm(node, y),
             "MatMul" => self.mat_mul(node, y),
@@ -117,18 +28,20 @@ impl Step<'_> {
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshaped(node, y),
             "Transpose" => self.transpose(node, y),
             "Concat" => self.concat(node, y),
-            "GlobalAveragePool" | "ReduceMean" | "ReduceSum" | "AveragePool" => self.pool(node, y),
+            "Softmax" | "LogSoftmax" | "LayerNormalization" => {
+                Err("there is no rule for its derivative".to_owned())
+            }
             _ => self.elementwise(node, y),
         }
     }
 
-    fn shape(&self, value: &str) -> Result<&[usize], String> {
+    pub(super) fn shape(&self, value: &str) -> Result<&[usize], String> {
         let shape = self.shapes.get(value);
         shape.map(Vec::as_slice).ok_or_else(|| format!("the shape of \"{value}\" is not known"))
     }
 
     /// The single input that depends on the target.
-    fn only_input(&self, node: &NodeProto) -> Result<String, String> {
+    pub(super) fn only_input(&self, node: &NodeProto) -> Result<String, String> {
         let mut inputs = node.input.iter().filter(|i| self.relevant.contains(*i));
         match (inputs.next(), inputs.next()) {
             (Some(only), None) => Ok(only.clone()),
@@ -137,7 +50,7 @@ impl Step<'_> {
     }
 
     /// y = f(x) for each element: the diagonal times f'(x).
-    fn elementwise(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn elementwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         if node.input.first() != Some(&x) {
             return Err("only its first input may depend on the feature map".to_owned());
@@ -149,11 +62,11 @@ impl Step<'_> {
             Some(Slope::Value(value)) => Diagonal::Value(value),
         };
         let diagonal = y.diagonal.times(&local, self.graph, rank, y.axis);
-        Ok(vec![(x, Adjoint { diagonal, ..y.clone() })])
+        Ok(vec![(x, Closed { diagonal, ..y.clone() })])
     }
 
     /// y = x₁ + x₂ (or x₁ − x₂): each gets y's adjoint, the subtracted one negated.
-    fn add(&mut self, node: &NodeProto, y: &Adjoint, subtract: bool) -> Result<Found, String> {
+    fn add(&mut self, node: &NodeProto, y: &Closed, subtract: bool) -> Result<Found, String> {
         let mut found = Found::new();
         for (index, x) in node.input.iter().enumerate() {
             if !self.relevant.contains(x) {
@@ -166,13 +79,13 @@ impl Step<'_> {
             } else {
                 y.diagonal.clone()
             };
-            found.push((x.clone(), Adjoint { diagonal, ..y.clone() }));
+            found.push((x.clone(), Closed { diagonal, ..y.clone() }));
         }
         Ok(found)
     }
 
     /// y = x₁ · x₂: the diagonal of each times the other.
-    fn mul(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn mul(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let [a, b] = &node.input[..] else { return Err("it has not two inputs".to_owned()) };
         let mut found = Found::new();
         for (x, other) in [(a, b), (b, a)] {
@@ -181,14 +94,14 @@ impl Step<'_> {
                 let factor = self.factor(other, x, y.axis, |v| v)?;
                 let rank = self.shape(x)?.len();
                 let diagonal = y.diagonal.times(&factor, self.graph, rank, y.axis);
-                found.push((x.clone(), Adjoint { diagonal, ..y.clone() }));
+                found.push((x.clone(), Closed { diagonal, ..y.clone() }));
             }
         }
         Ok(found)
     }
 
     /// y = x / b with b not depending on the target: the diagonal divided by b.
-    fn div(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn div(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let (Some(a), Some(b)) = (input(node, 0), input(node, 1)) else {
             return Err("it has not two inputs".to_owned());
@@ -205,11 +118,11 @@ impl Step<'_> {
         };
         let rank = self.shape(&x)?.len();
         let diagonal = y.diagonal.times(&factor, self.graph, rank, y.axis);
-        Ok(vec![(x, Adjoint { diagonal, ..y.clone() })])
+        Ok(vec![(x, Closed { diagonal, ..y.clone() })])
     }
 
     /// y = γ(x − μ)/√(σ² + ε) + β: the diagonal times γ/√(σ² + ε).
-    fn batch_norm(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn batch_norm(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let list = |index| self.graph.constants.get(input(node, index)?)?.to_f32();
         let (Some(gamma), Some(variance)) = (list(1), list(4)) else {
@@ -223,11 +136,11 @@ impl Step<'_> {
         let factors = Diagonal::Channels(factors.collect());
         let rank = self.shape(&x)?.len();
         let diagonal = y.diagonal.times(&factors, self.graph, rank, y.axis);
-        Ok(vec![(x, Adjoint { diagonal, ..y.clone() })])
+        Ok(vec![(x, Closed { diagonal, ..y.clone() })])
     }
 
     /// y = α·x·W + c, or W flipped: the matrix times Wᵀ.
-    fn gemm(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn gemm(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         if int(node, "transA", 0) != 0 {
             return Err("it flips its first input".to_owned());
         }
@@ -238,13 +151,13 @@ impl Step<'_> {
     }
 
     /// y = x·W: the matrix times Wᵀ.
-    fn mat_mul(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn mat_mul(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let weights = input(node, 1).unwrap_or_default().to_owned();
         self.dense(node, y, &Diagonal::One, &weights, true)
     }
 
     /// A 1×1 convolution of a 1×1 map is a dense layer.
-    fn pointwise(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn pointwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let weights = input(node, 1).and_then(|w| self.graph.constants.get(w));
         let Some(weights) = weights else {
             return Err("its weights are not constant".to_owned());
@@ -268,7 +181,7 @@ impl Step<'_> {
     fn dense(
         &mut self,
         node: &NodeProto,
-        y: &Adjoint,
+        y: &Closed,
         scale: &Diagonal,
         weights: &str,
         in_by_out: bool,
@@ -286,13 +199,27 @@ impl Step<'_> {
         }
         let rank = self.shape(output(node))?.len();
         let factor = y.diagonal.times(scale, self.graph, rank, y.axis);
-        let matrix = y.matrix.scaled(&factor, self.graph).ok_or_else(scaled_logits)?;
-        let matrix = matrix.through(weights, in_by_out, self.graph);
-        Ok(vec![(x, Adjoint { matrix, diagonal: Diagonal::One, axis })])
+        let (x, weights, axis) =
+            match fold::over_places(self.graph, self.shapes, self.region, &x, weights, in_by_out) {
+                Some(folded) => folded,
+                None => (x, weights.to_owned(), axis),
+            };
+        let matrix = match (y.matrix.scaled(&factor, self.graph), &factor) {
+            (Some(matrix), _) => matrix.through(&weights, in_by_out, self.graph),
+            // Before the first dense layer: its own rows are scaled.
+            (None, Diagonal::Channels(list)) => {
+                let outputs = Matrix::Held { name: weights.clone(), transposed: !in_by_out };
+                let scaled = outputs.scaled(&Diagonal::Channels(list.clone()), self.graph);
+                let Some(Matrix::Held { name, .. }) = scaled else { return Err(scaled_logits()) };
+                Matrix::Held { name, transposed: in_by_out }
+            }
+            (None, _) => return Err(scaled_logits()),
+        };
+        Ok(vec![(x, Closed { matrix, diagonal: Diagonal::One, axis })])
     }
 
     /// y holds x's elements in the same order, and x is one list of numbers.
-    fn reshaped(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn reshaped(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let from = self.shape(&x)?.to_vec();
         let elements: usize = from.iter().product();
@@ -309,11 +236,11 @@ impl Step<'_> {
             }
             other => other.clone(),
         };
-        Ok(vec![(x, Adjoint { matrix: y.matrix.clone(), diagonal, axis })])
+        Ok(vec![(x, Closed { matrix: y.matrix.clone(), diagonal, axis })])
     }
 
     /// Axis `i` of y is axis `perm[i]` of x.
-    fn transpose(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn transpose(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let rank = self.shape(&x)?.len();
         let perm: Vec<usize> = match ints(node, "perm") {
@@ -333,11 +260,11 @@ impl Step<'_> {
             }
             other => other.clone(),
         };
-        Ok(vec![(x, Adjoint { matrix: y.matrix.clone(), diagonal, axis })])
+        Ok(vec![(x, Closed { matrix: y.matrix.clone(), diagonal, axis })])
     }
 
     /// y holds the channels of its inputs one after the other: each gets its part.
-    fn concat(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
+    fn concat(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let rank = self.shape(output(node))?.len();
         let axis = int(node, "axis", 0);
         let axis = if axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { axis };
@@ -362,7 +289,7 @@ impl Step<'_> {
                     }
                     other => other.clone(),
                 };
-                found.push((x.clone(), Adjoint { matrix, diagonal, axis: y.axis }));
+                found.push((x.clone(), Closed { matrix, diagonal, axis: y.axis }));
             }
             from = to;
         }
@@ -373,54 +300,6 @@ impl Step<'_> {
         let constant = self.graph.constants.get(x).map(|t| &t.dims[..]);
         let shape = constant.map_or_else(|| self.shape(x), Ok)?;
         shape.get(axis).copied().ok_or_else(|| format!("\"{x}\" lacks the channels' axis"))
-    }
-
-    /// y = the mean of each channel's map: the map's adjoint is the same at each place. (The sum:
-    /// h·w times that.) Whatever factor lies on y moves into the matrix.
-    fn pool(&mut self, node: &NodeProto, y: &Adjoint) -> Result<Found, String> {
-        let x = self.only_input(node)?;
-        let shape = self.shape(&x)?.to_vec();
-        let pooled = self.shape(output(node))?;
-        let channels: usize = pooled.iter().product();
-        let axis = (1..shape.len()).find(|a| shape.get(*a) == Some(&channels));
-        let axis = if op(node).starts_with("Reduce") {
-            reduced(self.graph, node, shape.len())
-        } else {
-            axis
-        };
-        let Some(axis) = axis.filter(|a| shape.get(*a) == Some(&channels)) else {
-            return Err(format!("it does not take the mean of whole maps of {shape:?}"));
-        };
-        if op(node) == "AveragePool"
-            && ints(node, "pads").is_some_and(|p| p.iter().any(|p| *p != 0))
-        {
-            return Err("it pads the map".to_owned());
-        }
-        let rank = pooled.len();
-        let places: usize = shape.iter().skip(1).product::<usize>() / channels.max(1);
-        let factor = match op(node) {
-            "ReduceSum" => Diagonal::Channels(vec![places as f32]),
-            _ => Diagonal::One,
-        };
-        let factor = y.diagonal.times(&factor, self.graph, rank, y.axis);
-        let matrix = y.matrix.scaled(&factor, self.graph);
-        // With no dense layer after the pooling the map's own channels are the classes.
-        let (matrix, diagonal) = match matrix {
-            Some(matrix) => (matrix, Diagonal::One),
-            None if shape.len() == rank => (Matrix::Identity, factor),
-            None => return Err(scaled_logits()),
-        };
-        Ok(vec![(x, Adjoint { matrix, diagonal, axis })])
-    }
-
-    /// Two ways from one tensor to the logits: the sum of both.
-    fn join(&mut self, value: &str, a: &Adjoint, b: &Adjoint) -> Result<Adjoint, String> {
-        if a.matrix != b.matrix || a.axis != b.axis {
-            return Err("two ways through different dense layers begin at one tensor".to_owned());
-        }
-        let rank = self.shape(value)?.len();
-        let diagonal = a.diagonal.plus(&b.diagonal, self.graph, rank, a.axis);
-        Ok(Adjoint { diagonal, ..a.clone() })
     }
 
     fn same_shape(&self, x: &str, y: &str) -> Result<(), String> {
@@ -454,19 +333,6 @@ impl Step<'_> {
         }
         Ok(Diagonal::Value(other.to_owned()))
     }
-}
-
-/// The axis of the channels when a reduction goes over every other axis but the batch's.
-fn reduced(graph: &Graph, node: &NodeProto, rank: usize) -> Option<usize> {
-    let axes = match ints(node, "axes") {
-        Some(axes) => axes.to_vec(),
-        None => graph.constants.get(input(node, 1)?)?.to_i64()?,
-    };
-    let full = i64::try_from(rank).ok()?;
-    let axes: HashSet<i64> = axes.iter().map(|a| if *a < 0 { a + full } else { *a }).collect();
-    let mut kept = (1..full).filter(|a| !axes.contains(a));
-    let axis = usize::try_from(kept.next()?).ok()?;
-    (kept.next().is_none() && !axes.contains(&0)).then_some(axis)
 }
 
 fn scaled_logits() -> String {

@@ -2,11 +2,11 @@
 //!
 //! One function a row: what `y = f(x)` computes and what `dy/dx` is, in terms of `x` and `y`.
 //! At a kink the value is TensorFlow's, which is also PyTorch's: 0 for ReLU at 0, 0 for a clip at
-//! its bounds. Joining these along a path is `backward`'s business.
+//! its bounds. Joining these along a path is `reverse`'s business.
 
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
-use crate::adjoint::name;
+use super::closed::name;
 use crate::graph::{Graph, attribute, float, float_attribute, input, int_attribute, op, output};
 use crate::tensor::Tensor;
 
@@ -83,7 +83,7 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
     let (x, y) = (x.as_str(), y.as_str());
     let w = &mut Write { graph };
     let value = match op(node) {
-        "Identity" | "Dropout" => return Some(Slope::One),
+        "Identity" | "Dropout" | "Cast" => return Some(Slope::One),
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between

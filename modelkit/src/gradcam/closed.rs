@@ -4,7 +4,7 @@
 //! `∂logit_c/∂t[x] = matrix[c, k] · diagonal[x]`. Dense layers change the matrix, everything that
 //! acts on each element alone changes only the diagonal, and so does every step before the pooling,
 //! where an element is a pixel of a map. What is constant is multiplied out here, once; the rest
-//! becomes operators in the graph. Which operator does what is `backward`'s business.
+//! becomes operators in the graph. Which operator does what is `reverse`'s business.
 
 use crate::graph::{Graph, int_attribute, ints_attribute};
 use crate::tensor::Tensor;
@@ -39,7 +39,7 @@ pub(crate) enum Diagonal {
 
 /// ∂logits/∂t of a tensor t.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Adjoint {
+pub(crate) struct Closed {
     pub(crate) matrix: Matrix,
     pub(crate) diagonal: Diagonal,
     /// The axis of t along which its channels lie.
@@ -139,7 +139,11 @@ impl Matrix {
     /// scale then.
     pub(crate) fn scaled(&self, factor: &Diagonal, graph: &mut Graph) -> Option<Self> {
         let Self::Held { name: held, transposed } = self else {
-            return (*factor == Diagonal::One).then_some(Self::Identity);
+            return match factor {
+                Diagonal::One => Some(Self::Identity),
+                // One factor a class, before the first dense layer: a temperature.
+                Diagonal::Channels(_) | Diagonal::Value(_) => None,
+            };
         };
         let scaled = match factor {
             Diagonal::One => return Some(self.clone()),
@@ -161,6 +165,36 @@ impl Matrix {
             }
         };
         Some(Self::Held { name: scaled, transposed: *transposed })
+    }
+
+    /// The matrix as a value `[rows, columns]` of the graph, rows being classes; `None` for the identity.
+    pub(crate) fn rows(&self, graph: &mut Graph) -> Option<String> {
+        let Self::Held { name: held, transposed } = self else { return None };
+        if !transposed {
+            return Some(held.clone());
+        }
+        if let Some(turned) = self.constant(graph).and_then(turned) {
+            return Some(graph.add_constant(&name("matrix"), turned));
+        }
+        let perm = vec![ints_attribute("perm", &[1, 0])];
+        Some(graph.emit(&name("matrix"), "Transpose", &[held], perm))
+    }
+
+    /// The sum of two matrices of the same size, neither of them the identity.
+    pub(crate) fn plus(&self, other: &Self, graph: &mut Graph) -> Option<Self> {
+        let (a, b) = (self.rows(graph)?, other.rows(graph)?);
+        let sum = match (graph.constants.get(&a), graph.constants.get(&b)) {
+            (Some(a), Some(b)) if a.dims == b.dims => {
+                let pairs = a.to_f32()?.into_iter().zip(b.to_f32()?);
+                Some(Tensor::f32(&a.dims, &pairs.map(|(a, b)| a + b).collect::<Vec<_>>()))
+            }
+            _ => None,
+        };
+        let name = match sum {
+            Some(sum) => graph.add_constant(&name("matrix"), sum),
+            None => graph.emit(&name("matrix"), "Add", &[&a, &b], vec![]),
+        };
+        Some(Self::Held { name, transposed: false })
     }
 
     /// `matrix · weights`, where `weights` is the constant `[out, in]`, or `[in, out]` if
@@ -278,6 +312,14 @@ fn multiply(a: &Tensor, flip_a: bool, b: &Tensor, flip_b: bool) -> Option<Tensor
         product.extend(sums.iter().map(|s| *s as f32));
     }
     Some(Tensor::f32(&[rows, columns], &product))
+}
+
+/// Rows as columns.
+fn turned(tensor: &Tensor) -> Option<Tensor> {
+    let [rows, columns] = tensor.dims[..] else { return None };
+    let values = tensor.to_f32()?;
+    let of = |at: usize| values[(at % rows) * columns + at / rows];
+    Some(Tensor::f32(&[columns, rows], &(0..values.len()).map(of).collect::<Vec<_>>()))
 }
 
 /// Neighbouring rows or columns of `[rows, columns]`.

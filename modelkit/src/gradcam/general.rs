@@ -1,0 +1,541 @@
+//! One rule for each operator, for gradients of any shape: `[S, axes of the tensor]`, see `sheet`.
+//!
+//! Used where the closed form of `closed` does not reach: norms, attention, gates, softmax inside. A rule
+//! takes the gradient of what a node gives and returns that of each input that depends on the target.
+
+use rten_onnx::onnx::NodeProto;
+
+use super::sheet::{Sheet, Val};
+use super::slope::{Slope, slope};
+use crate::graph::{Graph, float, input, int, ints, op, output};
+use crate::tensor::Tensor;
+
+/// A tensor, and its gradient.
+pub(super) type Gradients = Vec<(String, Val)>;
+
+/// What a rule may look at: shapes for one photo, which values depend on the target, and those
+/// whose gradient is only wanted as a sum along an axis, from a place on.
+pub(super) trait Context {
+    fn shape(&self, value: &str) -> Result<Vec<usize>, String>;
+    fn is_relevant(&self, value: &str) -> bool;
+    /// The axis along which a value's gradient is to be summed, and the place where the sum begins.
+    fn summed(&self, value: &str) -> Option<(usize, usize)>;
+}
+
+/// Applies the rule of a node whose output has the gradient `y`.
+pub(super) fn rule(
+    graph: &mut Graph,
+    at: &dyn Context,
+    node: &NodeProto,
+    y: &Val,
+) -> Result<Gradients, String> {
+    let mut step = Step { sheet: Sheet { graph }, at, node, y };
+    match op(node) {
+        "Gemm" | "MatMul" => step.product(),
+        "Add" | "Sum" => step.add(false),
+        "Sub" => step.add(true),
+        "Mul" => step.mul(),
+        "Div" => step.div(),
+        "Softmax" => step.softmax(),
+        "LogSoftmax" => step.log_softmax(),
+        "LayerNormalization" => step.layer_norm(),
+        "BatchNormalization" => step.batch_norm(),
+        "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => step.reshaped(),
+        "Transpose" => step.transpose(),
+        "Concat" => step.concat(),
+        "Expand" => step.expanded(),
+        "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => step.mean(),
+        "ReduceMax" | "GlobalMaxPool" => step.max(),
+        "Slice" | "Gather" => step.part(),
+        "Conv" => step.pointwise(),
+        "Where" => step.chosen(),
+        _ => step.elementwise(),
+    }
+}
+
+struct Step<'a> {
+    sheet: Sheet<'a>,
+    at: &'a dyn Context,
+    node: &'a NodeProto,
+    y: &'a Val,
+}
+
+impl Step<'_> {
+    fn name(&self, index: usize) -> Result<String, String> {
+        input(self.node, index).map(str::to_owned).ok_or_else(|| format!("it lacks input {index}"))
+    }
+
+    /// Input `index` as a value; constants, too.
+    fn operand(&self, index: usize) -> Result<Val, String> {
+        let name = self.name(index)?;
+        let dims = self.at.shape(&name)?;
+        Ok(Val { name, dims })
+    }
+
+    fn relevant(&self, index: usize) -> bool {
+        input(self.node, index).is_some_and(|name| self.at.is_relevant(name))
+    }
+
+    fn first(&self) -> Result<Val, String> {
+        let extra = (1..self.node.input.len()).any(|i| self.relevant(i));
+        if extra {
+            return Err("more than its first input depends on the feature map".to_owned());
+        }
+        self.operand(0)
+    }
+
+    fn y_shape(&self) -> Result<Vec<usize>, String> {
+        self.at.shape(output(self.node))
+    }
+
+    /// The gradient of an operand of shape `x` that was broadcast to `y`.
+    fn fit(&mut self, gradient: &Val, y: &[usize], x: &[usize]) -> Val {
+        let extra = y.len() - x.len().min(y.len());
+        let (mut axes, mut factor) = ((1..=extra).collect::<Vec<_>>(), 1.0);
+        axes.extend((extra..y.len()).filter(|a| x[a - extra] == 1 && y[*a] != 1).map(|a| a + 1));
+        for axis in &axes {
+            if gradient.side(*axis) == 1 {
+                factor *= y[axis - 1] as f32;
+            }
+        }
+        let sum = self.sheet.sum(gradient, &axes);
+        let sum = self.sheet.times(&sum, factor);
+        let mut dims = vec![sum.side(0)];
+        dims.extend(&sum.dims[1 + extra..]);
+        self.sheet.reshape(&sum, &dims)
+    }
+
+    /// Every axis at its full length.
+    fn full(&mut self, gradient: &Val, shape: &[usize]) -> Val {
+        let mut dims = vec![gradient.side(0)];
+        dims.extend(shape);
+        self.sheet.expand(gradient, &dims)
+    }
+
+    fn elementwise(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let gradient = match slope(self.sheet.graph, self.node) {
+            None => return Err("there is no rule for its derivative".to_owned()),
+            Some(Slope::One) => self.y.clone(),
+            Some(Slope::Value(value)) => {
+                // A constant slope has no axes.
+                let dims = self.sheet.graph.constants.get(&value).map(|t| t.dims.clone());
+                let dims = dims.unwrap_or_else(|| x.dims.clone());
+                self.sheet.binary("Mul", self.y, &Val { name: value, dims })?
+            }
+        };
+        Ok(vec![(x.name, gradient)])
+    }
+
+    fn add(&mut self, subtract: bool) -> Result<Gradients, String> {
+        let shape = self.y_shape()?;
+        let mut found = Gradients::new();
+        for index in (0..self.node.input.len()).filter(|i| self.relevant(*i)).collect::<Vec<_>>() {
+            let x = self.operand(index)?;
+            let y = self.y.clone();
+            let y = if subtract && index == 1 { self.sheet.unary("Neg", &y) } else { y };
+            found.push((x.name, self.fit(&y, &shape, &x.dims)));
+        }
+        Ok(found)
+    }
+
+    fn mul(&mut self) -> Result<Gradients, String> {
+        let shape = self.y_shape()?;
+        let mut found = Gradients::new();
+        for index in [0, 1].into_iter().filter(|i| self.relevant(*i)).collect::<Vec<_>>() {
+            let (x, other) = (self.operand(index)?, self.operand(1 - index)?);
+            let product = self.sheet.binary("Mul", self.y, &other)?;
+            found.push((x.name, self.fit(&product, &shape, &x.dims)));
+        }
+        Ok(found)
+    }
+
+    /// y = a / b: `1/b` and `−y/b`.
+    fn div(&mut self) -> Result<Gradients, String> {
+        let shape = self.y_shape()?;
+        let (a, b) = (self.operand(0)?, self.operand(1)?);
+        let quotient = self.sheet.binary("Div", self.y, &b)?;
+        let mut found = Gradients::new();
+        if self.relevant(0) {
+            found.push((a.name.clone(), self.fit(&quotient, &shape, &a.dims)));
+        }
+        if self.relevant(1) {
+            let value = Val::new(output(self.node), &shape);
+            let product = self.sheet.binary("Mul", &quotient, &value)?;
+            let product = self.sheet.unary("Neg", &product);
+            found.push((b.name.clone(), self.fit(&product, &shape, &b.dims)));
+        }
+        Ok(found)
+    }
+
+    /// Where(c, a, b): each gets what was taken from it.
+    fn chosen(&mut self) -> Result<Gradients, String> {
+        let shape = self.y_shape()?;
+        let condition = self.operand(0)?;
+        let zero = self.sheet.constant(Tensor::scalar(0.0));
+        let mut found = Gradients::new();
+        for index in [1, 2].into_iter().filter(|i| self.relevant(*i)).collect::<Vec<_>>() {
+            let x = self.operand(index)?;
+            let dims = super::sheet::broadcast(&self.y.dims, &condition.dims)
+                .ok_or("its condition does not fit")?;
+            let (yes, no) = if index == 1 { (self.y, &zero) } else { (&zero, self.y) };
+            let part = self.sheet.call("Where", &[&condition, yes, no], vec![], &dims);
+            found.push((x.name, self.fit(&part, &shape, &x.dims)));
+        }
+        Ok(found)
+    }
+
+    fn axis(&self, default: i64, rank: usize) -> Result<usize, String> {
+        let axis = int(self.node, "axis", default);
+        let axis = if axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { axis };
+        usize::try_from(axis)
+            .ok()
+            .filter(|a| *a < rank)
+            .ok_or_else(|| format!("its axis is {axis}"))
+    }
+
+    /// `y ∘ (v − Σ v∘y)` along the axis.
+    fn softmax(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let since_13 = self.sheet.graph.opset() >= 13;
+        let axis = self.axis(if since_13 { -1 } else { 1 }, x.dims.len())?;
+        if !since_13 && x.dims[axis + 1..].iter().any(|s| *s != 1) {
+            return Err("it goes over several axes".to_owned());
+        }
+        let value = Val::new(output(self.node), &x.dims);
+        let product = self.sheet.binary("Mul", self.y, &value)?;
+        let sum = self.sheet.sum(&product, &[axis + 1]);
+        let less = self.sheet.binary("Sub", self.y, &sum)?;
+        Ok(vec![(x.name, self.sheet.binary("Mul", &less, &value)?)])
+    }
+
+    /// `v − e^y · Σ v`.
+    fn log_softmax(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let axis = self.axis(if self.sheet.graph.opset() >= 13 { -1 } else { 1 }, x.dims.len())?;
+        let y = self.full(&self.y.clone(), &x.dims);
+        let value = self.sheet.unary("Exp", &Val::new(output(self.node), &x.dims));
+        let sum = self.sheet.sum(&y, &[axis + 1]);
+        let part = self.sheet.binary("Mul", &sum, &value)?;
+        Ok(vec![(x.name, self.sheet.binary("Sub", &y, &part)?)])
+    }
+
+    /// With n = (x − mean)/σ and V = v·γ: `(V − mean V − n·mean(V·n))/σ`.
+    fn layer_norm(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let from = self.axis(-1, x.dims.len())?;
+        let axes: Vec<usize> = (from..x.dims.len()).collect();
+        let mean = self.sheet.mean(&x, &axes);
+        let moved = self.sheet.binary("Sub", &x, &mean)?;
+        let square = self.sheet.binary("Mul", &moved, &moved)?;
+        let variance = self.sheet.mean(&square, &axes);
+        let variance = self.sheet.plus(&variance, float(self.node, "epsilon", 1e-5));
+        let deviation = self.sheet.unary("Sqrt", &variance);
+        let normal = self.sheet.binary("Div", &moved, &deviation)?;
+        let scale = self.operand(1)?;
+        let v = self.sheet.binary("Mul", self.y, &scale)?;
+        let inner: Vec<usize> = axes.iter().map(|a| a + 1).collect();
+        let product = self.sheet.binary("Mul", &v, &normal)?;
+        let along = self.sheet.mean(&product, &inner);
+        let along = self.sheet.binary("Mul", &along, &normal)?;
+        let mean = self.sheet.mean(&v, &inner);
+        let less = self.sheet.binary("Sub", &v, &mean)?;
+        let less = self.sheet.binary("Sub", &less, &along)?;
+        Ok(vec![(x.name, self.sheet.binary("Div", &less, &deviation)?)])
+    }
+
+    fn batch_norm(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let list = |step: &Self, index| {
+            let constant = step.sheet.graph.constants.get(input(step.node, index)?);
+            constant?.to_f32()
+        };
+        let (Some(gamma), Some(variance)) = (list(self, 1), list(self, 4)) else {
+            return Err("its scale or variance is not constant".to_owned());
+        };
+        let epsilon = float(self.node, "epsilon", 1e-5);
+        let factors: Vec<f32> =
+            gamma.iter().zip(&variance).map(|(g, v)| g / (v + epsilon).sqrt()).collect();
+        let shape = super::closed::channel_shape(x.dims.len(), 1, factors.len());
+        let factors = self.sheet.constant(Tensor::f32(&shape, &factors));
+        Ok(vec![(x.name, self.sheet.binary("Mul", self.y, &factors)?)])
+    }
+
+    /// The same elements under other dimensions.
+    fn reshaped(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let shape = self.y_shape()?;
+        let long = |dims: &[usize]| dims.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
+        let mut dims = vec![self.y.side(0)];
+        let gradient = if self.y.dims[1..].iter().all(|d| *d == 1) {
+            dims.resize(x.dims.len() + 1, 1);
+            self.y.clone()
+        } else if long(&shape) == long(&x.dims) {
+            // Only axes of length 1 come or go.
+            let mut held = shape.iter().zip(&self.y.dims[1..]).filter(|(s, _)| **s != 1);
+            for side in &x.dims {
+                dims.push(if *side == 1 { 1 } else { held.next().map_or(1, |(_, held)| *held) });
+            }
+            self.y.clone()
+        } else {
+            dims.extend(&x.dims);
+            self.full(&self.y.clone(), &shape)
+        };
+        Ok(vec![(x.name, self.sheet.reshape(&gradient, &dims))])
+    }
+
+    fn transpose(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let rank = x.dims.len();
+        let perm: Vec<usize> = match ints(self.node, "perm") {
+            Some(perm) => perm.iter().filter_map(|p| usize::try_from(*p).ok()).collect(),
+            None => (0..rank).rev().collect(),
+        };
+        let back = (0..rank).map(|axis| perm.iter().position(|p| *p == axis).map(|at| at + 1));
+        let mut inverse = vec![0];
+        inverse.extend(back.collect::<Option<Vec<_>>>().ok_or("its permutation does not fit")?);
+        Ok(vec![(x.name, self.sheet.transpose(self.y, &inverse))])
+    }
+
+    fn concat(&mut self) -> Result<Gradients, String> {
+        let rank = self.y_shape()?.len();
+        let axis = self.axis(0, rank)?;
+        let (mut found, mut from) = (Gradients::new(), 0);
+        for index in 0..self.node.input.len() {
+            let x = self.operand(index)?;
+            let width = x.side(axis);
+            if self.relevant(index) {
+                let whole = self.y.side(axis + 1) == 1;
+                let count = if whole { 1 } else { width };
+                let from = if whole { 0 } else { from };
+                let part = self.sheet.slice(self.y, axis + 1, (from, 1, count));
+                found.push((x.name, part));
+            }
+            from += width;
+        }
+        Ok(found)
+    }
+
+    fn expanded(&mut self) -> Result<Gradients, String> {
+        let (x, shape) = (self.first()?, self.y_shape()?);
+        let gradient = self.fit(&self.y.clone(), &shape, &x.dims);
+        Ok(vec![(x.name, gradient)])
+    }
+
+    /// The axes a reduction goes over.
+    fn reduced(&self, rank: usize) -> Result<Vec<usize>, String> {
+        if op(self.node).starts_with("Global") {
+            return Ok((2..rank).collect());
+        }
+        super::place::reduced_axes(self.sheet.graph, self.node, rank)
+            .ok_or_else(|| "the axes it goes over are computed".to_owned())
+    }
+
+    /// The gradient with the reduced axes back, of length 1.
+    fn kept(&mut self, rank: usize, axes: &[usize]) -> Val {
+        let mut held = self.y.dims[1..].iter().copied();
+        let mut dims = vec![self.y.side(0)];
+        let keeps = self.y.dims.len() == rank + 1;
+        for axis in 0..rank {
+            let gone = axes.contains(&axis);
+            let side = if gone && !keeps { Some(1) } else { held.next() };
+            dims.push(side.unwrap_or(1));
+        }
+        self.sheet.reshape(self.y, &dims)
+    }
+
+    fn mean(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let axes = self.reduced(x.dims.len())?;
+        let count: usize = axes.iter().map(|a| x.side(*a)).product();
+        let gradient = self.kept(x.dims.len(), &axes);
+        let factor = if op(self.node) == "ReduceSum" { 1.0 } else { 1.0 / count as f32 };
+        Ok(vec![(x.name, self.sheet.times(&gradient, factor))])
+    }
+
+    /// To where the maximum is, in equal parts where it is at several places.
+    fn max(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let axes = self.reduced(x.dims.len())?;
+        let gradient = self.kept(x.dims.len(), &axes);
+        let mut dims = x.dims.clone();
+        axes.iter().for_each(|a| dims[*a] = 1);
+        let most = Val::new(output(self.node), &self.y_shape()?);
+        let most = self.sheet.reshape(&most, &dims);
+        let winners = winners(&mut self.sheet, &x, &most)?;
+        let count = self.sheet.sum(&winners, &axes);
+        let share = self.sheet.binary("Div", &winners, &count)?;
+        Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
+    }
+
+    /// Slice and Gather: nothing elsewhere.
+    fn part(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let (axis, places, drops) = super::place::taken(self.sheet.graph, self.node, &x.dims)
+            .ok_or("what it takes is computed, or not in a row")?;
+        let mut y = self.y.clone();
+        if drops {
+            let mut dims = y.dims.clone();
+            dims.insert(axis + 1, 1);
+            y = self.sheet.reshape(&y, &dims);
+        }
+        let (from, count) = places;
+        let mut dims = y.dims.clone();
+        dims[axis + 1] = count;
+        let y = self.sheet.expand(&y, &dims);
+        let mut parts = Vec::new();
+        let zeros = |step: &mut Self, count: usize| {
+            let mut dims = dims.clone();
+            dims[axis + 1] = count;
+            let zero = vec![0.0; dims.iter().product()];
+            (count > 0).then(|| step.sheet.constant(Tensor::f32(&dims, &zero)))
+        };
+        parts.extend(zeros(self, from));
+        parts.push(y);
+        parts.extend(zeros(self, x.side(axis) - from - count));
+        Ok(vec![(x.name, self.sheet.concat(&parts, axis + 1))])
+    }
+
+    /// A 1×1 convolution after a pooling is a dense layer.
+    fn pointwise(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let weights = self.operand(1)?;
+        let plain = int(self.node, "group", 1) == 1 && weights.dims[2..].iter().all(|s| *s == 1);
+        let shape = self.y_shape()?;
+        if !plain || x.dims[2..] != shape[2..] {
+            return Err("a convolution stands between the feature map and the scores".to_owned());
+        }
+        let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
+        let Some(mut tensor) = tensor else {
+            return Err("its weights are computed".to_owned());
+        };
+        tensor.dims.truncate(2);
+        let matrix = self.sheet.constant(tensor);
+        let rank = x.dims.len();
+        let mut dims = self.y.dims.clone();
+        dims[2] = shape[1];
+        let y = self.sheet.expand(self.y, &dims);
+        let mut last: Vec<usize> = (0..=rank).filter(|a| *a != 2).collect();
+        last.push(2);
+        let rows = self.sheet.transpose(&y, &last);
+        let rows = self.sheet.dense(&rows, &matrix, false)?;
+        let mut back: Vec<usize> = vec![0, 1, rank];
+        back.extend(2..rank);
+        Ok(vec![(x.name, self.sheet.transpose(&rows, &back))])
+    }
+
+    /// Gemm and MatMul.
+    fn product(&mut self) -> Result<Gradients, String> {
+        let (a, b) = (self.operand(0)?, self.operand(1)?);
+        let gemm = op(self.node) == "Gemm";
+        if gemm && int(self.node, "transA", 0) != 0 {
+            return Err("it flips its first input".to_owned());
+        }
+        let flipped = gemm && int(self.node, "transB", 0) != 0;
+        if a.dims.len() < 2 || b.dims.len() < 2 || (flipped && self.relevant(1)) {
+            return Err("it multiplies lists of numbers".to_owned());
+        }
+        let y = self.y.clone();
+        let y = if gemm { self.sheet.times(&y, float(self.node, "alpha", 1.0)) } else { y };
+        let constant = self.sheet.graph.constants.contains_key(&b.name) && b.dims.len() == 2;
+        let shape = self.y_shape()?;
+        let mut found = Gradients::new();
+        if self.relevant(0) {
+            let gradient = if constant {
+                let mut dims = y.dims.clone();
+                if let (Some(last), Some(side)) = (dims.last_mut(), shape.last()) {
+                    *last = *side;
+                }
+                let y = self.sheet.expand(&y, &dims);
+                self.sheet.dense(&y, &b, !flipped)?
+            } else {
+                self.left(&y, &shape, &a, &b)?
+            };
+            found.push((a.name.clone(), gradient));
+        }
+        if self.relevant(1) {
+            found.push((b.name.clone(), self.right(&y, &shape, &a, &b)?));
+        }
+        Ok(found)
+    }
+
+    /// `v · Bᵀ`. Where the rows are only wanted summed, they are summed first.
+    fn left(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
+        let rank = y.dims.len();
+        let rows = self.at.summed(&a.name).filter(|(axis, _)| axis + 2 == a.dims.len());
+        let y = match rows {
+            Some((_, from)) => self.summed(y, rank - 2, shape[rank - 3], from),
+            None => y.clone(),
+        };
+        let end = b.dims.len();
+        let mut perm: Vec<usize> = (0..end).collect();
+        perm.swap(end - 2, end - 1);
+        let mut flipped = self.sheet.transpose(b, &perm);
+        if y.side(rank - 1) == 1 && flipped.side(end - 2) != 1 {
+            flipped = self.sheet.sum(&flipped, &[end - 2]);
+        }
+        let product = self.sheet.mat_mul(&y, &flipped)?;
+        let mut wide = shape.to_vec();
+        let last = wide.len() - 1;
+        wide[last] = a.side(a.dims.len() - 1);
+        let mut narrow = a.dims.clone();
+        if rows.is_some() {
+            wide[last - 1] = 1;
+            let at = narrow.len() - 2;
+            narrow[at] = 1;
+        }
+        Ok(self.fit(&product, &wide, &narrow))
+    }
+
+    /// `Aᵀ · v`, likewise.
+    fn right(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
+        let (rank, end) = (y.dims.len(), a.dims.len());
+        let mut a = a.clone();
+        let mut y = y.clone();
+        let mut narrow = b.dims.clone();
+        let mut wide = shape.to_vec();
+        let last = wide.len() - 1;
+        wide[last - 1] = b.side(b.dims.len() - 2);
+        if let Some((axis, from)) = self.at.summed(&b.name) {
+            if axis + 2 == b.dims.len() {
+                let count = a.side(end - 1) - from;
+                let part = self.sheet.slice(&a, end - 1, (from, 1, count));
+                a = self.sheet.sum(&part, &[end - 1]);
+                wide[last - 1] = 1;
+            } else {
+                y = self.summed(&y, rank - 1, shape[last], from);
+                wide[last] = 1;
+            }
+            narrow[axis] = 1;
+        }
+        if y.side(rank - 2) == 1 && a.side(end - 2) != 1 {
+            a = self.sheet.sum(&a, &[end - 2]);
+        }
+        let mut perm: Vec<usize> = (0..end).collect();
+        perm.swap(end - 2, end - 1);
+        let flipped = self.sheet.transpose(&a, &perm);
+        let product = self.sheet.mat_mul(&flipped, &y)?;
+        Ok(self.fit(&product, &wide, &narrow))
+    }
+
+    fn summed(&mut self, y: &Val, axis: usize, side: usize, from: usize) -> Val {
+        sum_from(&mut self.sheet, y, axis, side, from)
+    }
+}
+
+/// The sum along an axis of a gradient, whose tensor has `side` places there, from a place on.
+pub(super) fn sum_from(sheet: &mut Sheet, y: &Val, axis: usize, side: usize, from: usize) -> Val {
+    if y.side(axis) == 1 {
+        return sheet.times(y, (side - from) as f32);
+    }
+    let part = sheet.slice(y, axis, (from, 1, side - from));
+    sheet.sum(&part, &[axis])
+}
+
+/// 1 where x reaches its maximum, 0 elsewhere.
+pub(super) fn winners(sheet: &mut Sheet, x: &Val, most: &Val) -> Result<Val, String> {
+    let reached = sheet.binary("GreaterOrEqual", x, most)?;
+    let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
+    let dims = reached.dims.clone();
+    Ok(sheet.call("Cast", &[&reached], vec![crate::graph::int_attribute("to", to)], &dims))
+}

@@ -1,0 +1,344 @@
+//! Reverse-mode differentiation of a classifier's head: from the scores back to its maps.
+//!
+//! Walks the nodes in reverse and applies one rule to each operator. A rule takes the adjoint of
+//! what the node gives and returns that of what it takes; nodes that do not depend on the target
+//! are never looked at. What comes out holds for any photo: the rules emit ordinary forward
+//! operators that read the values of the same run. Where an operator keeps the closed form (`closed`)
+//! its rule is here, everything else is done by `general`; an operator without a rule ends the walk
+//! with its name.
+
+use std::collections::{HashMap, HashSet};
+
+use rten_onnx::onnx::NodeProto;
+
+use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
+use super::general::{self, Context, sum_from};
+use super::place::flows;
+use super::sheet::{Sheet, Val, broadcast};
+use super::tangent::Region;
+use crate::graph::{Graph, int, label, op, output};
+use crate::tensor::Tensor;
+
+/// Shapes of the values between the target and the logits, for one photo.
+pub(crate) type Shapes = HashMap<String, Vec<usize>>;
+
+/// Why there is no Grad-CAM output: the operator in the way, and what is with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) node: String,
+    pub(crate) why: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.node, self.why)
+    }
+}
+
+/// ∂scores/∂t of a tensor t.
+#[derive(Debug, Clone)]
+pub(super) enum Adjoint {
+    /// A matrix and a diagonal.
+    Closed(Closed),
+    /// `[S, axes of t]`, see `sheet`.
+    Full(Val),
+}
+
+/// The nodes between `target` and `logits`, in the graph's order: those that depend on the one and
+/// lead to the other.
+pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
+    let mut depends: HashSet<&str> = HashSet::from([target]);
+    let mut after = vec![false; graph.nodes.len()];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if flows(node).into_iter().any(|value| depends.contains(value)) {
+            after[index] = true;
+            depends.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    let mut needed: HashSet<&str> = HashSet::from([logits]);
+    let mut indices = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        if after[index] && node.output.iter().any(|o| needed.contains(o.as_str())) {
+            needed.extend(flows(node));
+            indices.push(index);
+        }
+    }
+    indices.reverse();
+    indices
+}
+
+/// The adjoints of the values of `region` that the rest of the graph reads, from the scores on.
+///
+/// # Errors
+/// [`Refusal`] naming the first operator, from the scores, that has no rule.
+pub(super) fn walk(
+    graph: &mut Graph,
+    shapes: &Shapes,
+    path: &[NodeProto],
+    region: &Region,
+    summed: &HashMap<String, (usize, usize)>,
+    (from, start): (&str, Matrix),
+) -> Result<HashMap<String, Adjoint>, Refusal> {
+    let mut relevant: HashSet<String> = region.tangents.keys().cloned().collect();
+    relevant.extend(path.iter().flat_map(|n| n.output.iter().cloned()));
+    let start = Closed { matrix: start, diagonal: Diagonal::One, axis: 1 };
+    let mut adjoints = HashMap::from([(from.to_owned(), Adjoint::Closed(start))]);
+    let classes = shapes.get(from).map_or(0, |s| s.iter().product());
+    let seeds = match &adjoints[from] {
+        Adjoint::Closed(Closed { matrix: Matrix::Held { name, .. }, .. }) => {
+            graph.constants.get(name).map_or(0, |t| t.dims[0])
+        }
+        _ => classes,
+    };
+    let mut step =
+        Step { graph, shapes, relevant: &relevant, region, summed, inside: false, seeds };
+    for node in path.iter().rev().filter(|n| !region.nodes.contains(output(n))) {
+        let refuse = |why: String| Refusal { node: label(node), why };
+        let several = node.output.iter().skip(1).any(|o| adjoints.contains_key(o));
+        step.inside = node.output.iter().any(|o| summed.contains_key(o));
+        let found = if several || op(node) == "Split" {
+            let parts: Vec<_> = node.output.iter().map(|o| adjoints.remove(o)).collect();
+            step.split(node, parts).map_err(refuse)?
+        } else {
+            let Some(adjoint) = adjoints.remove(output(node)) else { continue };
+            step.apply(node, adjoint).map_err(refuse)?
+        };
+        for (value, found) in found {
+            let joined = match adjoints.remove(&value) {
+                None => found,
+                Some(other) => step.join(&value, other, found).map_err(refuse)?,
+            };
+            adjoints.insert(value, joined);
+        }
+    }
+    adjoints.retain(|value, _| region.tangents.contains_key(value) || summed.contains_key(value));
+    Ok(adjoints)
+}
+
+/// What the rules work with.
+pub(super) struct Step<'a> {
+    pub(super) graph: &'a mut Graph,
+    pub(super) shapes: &'a Shapes,
+    pub(super) relevant: &'a HashSet<String>,
+    pub(super) region: &'a Region,
+    /// Values whose gradient is wanted as a sum along an axis, from a place on.
+    summed: &'a HashMap<String, (usize, usize)>,
+    /// Whether the node at work has such values on both sides.
+    inside: bool,
+    /// Length of the axis of the seeds.
+    seeds: usize,
+}
+
+impl<'a> Step<'a> {
+    /// The closed rule, or else the general one.
+    fn apply(&mut self, node: &NodeProto, y: Adjoint) -> Result<Vec<(String, Adjoint)>, String> {
+        let (why, y) = match y {
+            Adjoint::Closed(y) => {
+                let before = self.graph.nodes.len();
+                let known = node.input.iter().all(|i| !self.summed.contains_key(i));
+                match self.closed_rule(node, &y) {
+                    Ok(found) if known => {
+                        return Ok(found
+                            .into_iter()
+                            .map(|(x, c)| (x, Adjoint::Closed(c)))
+                            .collect());
+                    }
+                    other => {
+                        self.graph.nodes.truncate(before);
+                        let why = other.err().unwrap_or_default();
+                        (why, self.in_full(&y, output(node))?)
+                    }
+                }
+            }
+            Adjoint::Full(y) => (String::new(), y),
+        };
+        let view = self.view(node);
+        let found = general::rule(self.graph, &view, node, &y).map_err(|general| {
+            if general.starts_with("there is no rule") || why.is_empty() { general } else { why }
+        })?;
+        let summing = matches!(op(node), "MatMul" | "Gemm");
+        found.into_iter().map(|(x, v)| self.settle(x, v, summing)).collect()
+    }
+
+    fn view(&self, node: &NodeProto) -> View<'a> {
+        let constants = &self.graph.constants;
+        let held =
+            node.input.iter().filter_map(|i| Some((i.clone(), constants.get(i)?.dims.clone())));
+        View {
+            shapes: self.shapes,
+            relevant: self.relevant,
+            summed: self.summed,
+            inside: self.inside,
+            constants: held.collect(),
+        }
+    }
+
+    /// The shape of a value, an axis that is only wanted as a sum having length 1.
+    fn seen_shape(&self, value: &str) -> Result<Vec<usize>, String> {
+        let mut shape = self.shape(value)?.to_vec();
+        if let (true, Some((axis, _))) = (self.inside, self.summed.get(value)) {
+            shape[*axis] = 1;
+        }
+        Ok(shape)
+    }
+
+    /// Sums what is wanted as a sum, and returns to the closed form where only one axis is left.
+    fn settle(
+        &mut self,
+        x: String,
+        mut v: Val,
+        summing: bool,
+    ) -> Result<(String, Adjoint), String> {
+        if let (false, Some((axis, from))) = (self.inside, self.summed.get(&x)) {
+            let side = self.shape(&x)?[*axis];
+            // A product has summed already.
+            if !summing {
+                v = sum_from(&mut Sheet { graph: self.graph }, &v, axis + 1, side, *from);
+            }
+        }
+        let long: Vec<usize> = (1..v.dims.len()).filter(|a| v.dims[*a] != 1).collect();
+        let alone = !self.summed.contains_key(&x);
+        if let (true, [axis]) = (alone, &long[..]) {
+            let flat = Sheet { graph: self.graph }.reshape(&v, &[v.dims[0], v.dims[*axis]]);
+            let matrix = Matrix::Held { name: flat.name, transposed: false };
+            let closed = Closed { matrix, diagonal: Diagonal::One, axis: axis - 1 };
+            return Ok((x, Adjoint::Closed(closed)));
+        }
+        Ok((x, Adjoint::Full(v)))
+    }
+
+    /// A closed form multiplied out.
+    fn in_full(&mut self, y: &Closed, value: &str) -> Result<Val, String> {
+        let shape = self.seen_shape(value)?;
+        let side = shape.get(y.axis).copied().unwrap_or(1);
+        let held = match y.matrix.rows(self.graph) {
+            Some(held) => held,
+            None => {
+                let mut eye = vec![0.0; side * side];
+                (0..side).for_each(|i| eye[i * side + i] = 1.0);
+                self.graph.add_constant(&name("seeds"), Tensor::f32(&[side, side], &eye))
+            }
+        };
+        let mut dims = vec![self.seeds];
+        dims.extend(channel_shape(shape.len(), y.axis, side));
+        let sheet = &mut Sheet { graph: self.graph };
+        let matrix = sheet.reshape(&Val::new(&held, &[self.seeds, side]), &dims);
+        let factor = match &y.diagonal {
+            Diagonal::One => return Ok(matrix),
+            Diagonal::Channels(list) => {
+                Val::new("", &channel_shape(shape.len(), y.axis, list.len()))
+            }
+            Diagonal::Value(_) => Val::new("", &shape),
+        };
+        let held = y.diagonal.held(self.graph, shape.len(), y.axis).unwrap_or_default();
+        let dims = broadcast(&matrix.dims, &factor.dims).ok_or("its factor does not fit")?;
+        let product =
+            Sheet { graph: self.graph }.binary("Mul", &matrix, &Val { name: held, ..factor })?;
+        // A factor may be shorter than the tensor that it belongs to.
+        Ok(match &y.diagonal {
+            Diagonal::Value(_) => {
+                let product = Val { dims: vec![0], ..product };
+                Sheet { graph: self.graph }.expand(&product, &dims)
+            }
+            _ => product,
+        })
+    }
+
+    /// The outputs of a Split lie one after the other.
+    fn split(
+        &mut self,
+        node: &NodeProto,
+        parts: Vec<Option<Adjoint>>,
+    ) -> Result<Vec<(String, Adjoint)>, String> {
+        if op(node) != "Split" {
+            return Err("only its first output is worked on".to_owned());
+        }
+        if parts.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let x = self.only_input(node)?;
+        let rank = i64::try_from(self.shape(&x)?.len()).unwrap_or(0);
+        let axis = int(node, "axis", 0);
+        let axis = usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or(0);
+        let mut held = Vec::new();
+        for (value, part) in node.output.iter().zip(parts) {
+            let mut dims = vec![self.seeds];
+            dims.extend(self.seen_shape(value)?);
+            let full = match part {
+                Some(Adjoint::Full(v)) => v,
+                Some(Adjoint::Closed(closed)) => self.in_full(&closed, value)?,
+                None => {
+                    let zero = self
+                        .graph
+                        .add_constant(&name("zero"), Tensor::f32(&vec![1; dims.len()], &[0.0]));
+                    Val::new(&zero, &vec![1; dims.len()])
+                }
+            };
+            held.push(Sheet { graph: self.graph }.expand(&full, &dims));
+        }
+        let whole = Sheet { graph: self.graph }.concat(&held, axis + 1);
+        Ok(vec![self.settle(x, whole, false)?])
+    }
+
+    /// Two ways from one tensor to the scores: the sum of both.
+    fn join(&mut self, value: &str, a: Adjoint, b: Adjoint) -> Result<Adjoint, String> {
+        let rank = self.shape(value)?.len();
+        if let (Adjoint::Closed(a), Adjoint::Closed(b)) = (&a, &b) {
+            if a.matrix == b.matrix && a.axis == b.axis {
+                let diagonal = a.diagonal.plus(&b.diagonal, self.graph, rank, a.axis);
+                return Ok(Adjoint::Closed(Closed { diagonal, ..a.clone() }));
+            }
+            let plain = |c: &Closed| !matches!(c.diagonal, Diagonal::Value(_));
+            if a.axis == b.axis && plain(a) && plain(b) {
+                let scaled = a.matrix.scaled(&a.diagonal, self.graph);
+                let other = b.matrix.scaled(&b.diagonal, self.graph);
+                let sum = scaled.zip(other).and_then(|(a, b)| a.plus(&b, self.graph));
+                if let Some(matrix) = sum {
+                    let diagonal = Diagonal::One;
+                    return Ok(Adjoint::Closed(Closed { matrix, diagonal, axis: a.axis }));
+                }
+            }
+        }
+        self.inside = self.summed.contains_key(value);
+        let mut full = |adjoint| match adjoint {
+            Adjoint::Full(v) => Ok(v),
+            Adjoint::Closed(closed) => self.in_full(&closed, value),
+        };
+        let (a, b) = (full(a)?, full(b)?);
+        let sum = Sheet { graph: self.graph }.binary("Add", &a, &b)?;
+        let (_, sum) = self.settle(value.to_owned(), sum, true)?;
+        Ok(sum)
+    }
+}
+
+/// The walk's knowledge for the general rules.
+struct View<'a> {
+    shapes: &'a Shapes,
+    relevant: &'a HashSet<String>,
+    summed: &'a HashMap<String, (usize, usize)>,
+    inside: bool,
+    constants: HashMap<String, Vec<usize>>,
+}
+
+impl Context for View<'_> {
+    fn shape(&self, value: &str) -> Result<Vec<usize>, String> {
+        if let Some(dims) = self.constants.get(value) {
+            return Ok(dims.clone());
+        }
+        let shape = self.shapes.get(value);
+        let mut shape =
+            shape.cloned().ok_or_else(|| format!("the shape of \"{value}\" is not known"))?;
+        if let (true, Some((axis, _))) = (self.inside, self.summed.get(value)) {
+            shape[*axis] = 1;
+        }
+        Ok(shape)
+    }
+
+    fn is_relevant(&self, value: &str) -> bool {
+        self.relevant.contains(value)
+    }
+
+    fn summed(&self, value: &str) -> Option<(usize, usize)> {
+        self.summed.get(value).copied().filter(|_| !self.inside)
+    }
+}

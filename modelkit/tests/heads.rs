@@ -1,0 +1,149 @@
+//! Grad-CAM maps for every kind of head against PyTorch's autograd in float64.
+//!
+//! `tests/reference/heads.py` made the fixtures; this prepares each for the convolution, for the activation
+//! and for what is chosen unasked, runs it in every engine that takes it, and compares every class's map.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use skincell_modelkit::pack::{PackOptions, pack};
+use skincell_modelkit::served::{Engine, Served};
+use skincell_modelkit::{CamTarget, parse_labels, prepare};
+use skincell_vision::card::{Basis, Card, Target};
+use skincell_vision::gradcam::heatmap;
+use skincell_vision::photo::Photo;
+use skincell_vision::rank::probabilities;
+use skincell_vision::tensor::from_photo;
+
+const SIDE: usize = 32;
+const PHOTOS: usize = 3;
+const CLASSES: usize = 4;
+/// Of the largest value; the engines compute in float32.
+const TOLERANCE: f32 = 2e-3;
+/// Nets that cellnet does not take: a gate before the map, attention.
+const NOT_FOR_CELLNET: &[&str] = &["attention"];
+
+#[derive(Deserialize)]
+struct Part {
+    shape: Vec<usize>,
+    offset: usize,
+}
+
+struct Expected(BTreeMap<String, Part>, Vec<f32>);
+
+impl Expected {
+    fn read(folder: &Path) -> Self {
+        let parts = fs::read(folder.join("expected.json")).expect("expected.json");
+        let bytes = fs::read(folder.join("expected.f32")).expect("expected.f32");
+        let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        Self(serde_json::from_slice(&parts).expect("an index"), values)
+    }
+
+    fn part(&self, key: &str, places: &[usize]) -> &[f32] {
+        let part = &self.0[key];
+        let mut size: usize = part.shape.iter().product();
+        let mut at = part.offset;
+        for (place, side) in places.iter().zip(&part.shape) {
+            size /= side;
+            at += place * size;
+        }
+        &self.1[at..at + size]
+    }
+}
+
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
+}
+
+fn largest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Largest differences of probabilities and maps, and the number of maps that are not blank.
+fn compare(folder: &Path, model: &mut Served, card: &Card) -> (f32, f32, usize) {
+    let expected = Expected::read(folder);
+    let photos = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
+    let map = card.gradcam.as_ref().expect("a map");
+    let key = if map.target == Target::Conv { "conv" } else { "act" };
+    let (mut off, mut maps, mut shown) = (0.0_f32, 0.0_f32, 0);
+    for index in 0..PHOTOS {
+        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
+        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
+        let tensor = from_photo(&photo, &card.input).expect("a tensor");
+        let outcome = model.run(&tensor).expect("runs");
+        let found = probabilities(&outcome.scores, &card.output).expect("finite");
+        off = off.max(largest(&found, expected.part("probabilities", &[index])));
+        let cam = outcome.cam.expect("maps");
+        for class in 0..CLASSES {
+            let heat = heatmap(&cam, map, &found, card.output.activation, class).expect("a map");
+            let wanted = expected.part(key, &[index, class]);
+            // Where the original is blank because its softmax is saturated, the logit's map is shown.
+            if heat.basis() == Basis::Probability {
+                maps = maps.max(largest(heat.values(), wanted));
+                shown += usize::from(wanted.iter().any(|v| *v != 0.0));
+            }
+        }
+    }
+    (off, maps, shown)
+}
+
+#[test]
+fn every_head_is_that_of_autograd() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let mut names: Vec<String> = fs::read_dir(reference().join("heads"))
+        .expect("the fixtures")
+        .map(|e| e.expect("readable").file_name().into_string().expect("a name"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 23, "only {} fixtures", names.len());
+    let mut bad = Vec::new();
+    for name in &names {
+        let folder = reference().join("heads").join(name);
+        for target in [None, Some(Target::Conv), Some(Target::Activation)] {
+            let mut options = common::options(folder.join("model.onnx"), home.path());
+            options.classes = parse_labels("a\nb\nc\nd").expect("four labels");
+            (options.mean, options.std) = ([127.5; 3], [127.5; 3]);
+            options.target = target.map_or(CamTarget::Solvable, CamTarget::Only);
+            let own = matches!(name.as_str(), "bias_of_its_own" | "flatten_last");
+            options.own_bias = target.map(|_| own);
+            options.force = true;
+            let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let card = report.card;
+            if target == Some(Target::Conv) && name == "branches" {
+                assert!(report.notes.iter().any(|n| n.contains("7 of the 12 channels")));
+                continue;
+            }
+            if card.gradcam.is_none() {
+                bad.push(format!("{name} {target:?}: {:?}", card.gradcam_missing));
+                continue;
+            }
+            let out = home.path().join("out");
+            let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(common::engines::Rten)];
+            match pack(&out, &PackOptions::default()) {
+                Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
+                Err(e) if NOT_FOR_CELLNET.contains(&name.as_str()) => println!("{name}: {e}"),
+                Err(e) => bad.push(format!("{name} {target:?} is not for cellnet: {e}")),
+            }
+            for engine in &engines {
+                let mut model = Served::open(&out, engine.as_ref()).expect("loads");
+                let (off, maps, shown) = compare(&folder, &mut model, &card);
+                let line = format!(
+                    "{name:20} {target:?} {:8} probabilities {off:.1e}, {shown} maps {maps:.1e}",
+                    model.engine()
+                );
+                println!("{line}");
+                if off > 1e-4 || maps > TOLERANCE || (shown < 6 && name != "saturated") {
+                    bad.push(line);
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "too far from autograd:\n{}", bad.join("\n"));
+}

@@ -182,7 +182,15 @@ fn build(
         let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
         value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
     }
-    if let Some(factor) = part.factor.held(graph, shape.len(), map.axis) {
+    let factor = match part.factor {
+        Diagonal::Value(factor) if part.axes != (shape.len(), map.axis) => {
+            let row = channel_shape(shape.len(), map.axis, map.channels);
+            let row: Vec<i64> = row.iter().filter_map(|s| i64::try_from(*s).ok()).collect();
+            Diagonal::Value(reshape(graph, "factor", &factor, &row))
+        }
+        factor => factor,
+    };
+    if let Some(factor) = factor.held(graph, shape.len(), map.axis) {
         value = graph.emit(&name("weighted"), "Mul", &[&value, &factor], vec![]);
     }
     let output = product(graph, &value, &part.matrix, &map, classes);
@@ -239,8 +247,9 @@ fn note(
 /// A share of α: `matrix[c, k] · factor[k]`.
 struct Part {
     matrix: Matrix,
-    /// Belongs to the target map's shape, with one place.
     factor: Diagonal,
+    /// Number of axes of the factor, and which of them is the channels'; the others have length 1.
+    axes: (usize, usize),
 }
 
 /// What comes back at the end of the region, times what the target does there, summed over places.
@@ -276,7 +285,7 @@ fn part(
             };
             let factor = diagonal.times(&tangent.factor, graph, rank, axis);
             let factor = tangent::summed(graph, &factor, &own, axis, places);
-            Ok(Part { matrix, factor })
+            Ok(Part { matrix, factor, axes: (rank, axis) })
         }
         Adjoint::Closed(_) => Err("its channels lie along another axis".to_owned()),
         Adjoint::Full(gradient) => {
@@ -305,7 +314,7 @@ fn part(
             let sum = sheet.expand(&sum, &dims);
             let flat = sheet.reshape(&sum, &[seeds, channels]);
             let matrix = Matrix::Held { name: flat.name, transposed: false };
-            Ok(Part { matrix, factor: Diagonal::One })
+            Ok(Part { matrix, factor: Diagonal::One, axes: (rank, axis) })
         }
     }
 }
@@ -328,7 +337,7 @@ fn joined(graph: &mut Graph, parts: Vec<Part>) -> Result<Part, String> {
         let more = other.matrix.scaled(&other.factor, graph);
         let both = scaled.zip(more).and_then(|(a, b)| a.plus(&b, graph));
         let matrix = both.ok_or("two ways lead from it to each class")?;
-        sum = Part { matrix, factor: Diagonal::One };
+        sum = Part { matrix, factor: Diagonal::One, axes: sum.axes };
     }
     Ok(sum)
 }

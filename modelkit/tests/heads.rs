@@ -12,8 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
-use skincell_modelkit::served::{Engine, Served};
+use skincell_modelkit::served::Served;
 use skincell_modelkit::{CamTarget, parse_labels, prepare};
 use skincell_vision::card::{Basis, Card, Target};
 use skincell_vision::gradcam::heatmap;
@@ -136,9 +137,9 @@ fn every_head_is_that_of_autograd() {
                 continue;
             }
             let out = home.path().join("out");
-            let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(common::engines::Rten)];
+            let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
             match pack(&out, &PackOptions::default()) {
-                Ok(_) => engines.push(Box::new(common::engines::Cellnet)),
+                Ok(_) => engines.push(Box::new(Cellnet::new(1))),
                 Err(e) if target != Some(Target::Conv) && FOR_CELLNET.contains(&name.as_str()) => {
                     bad.push(format!("{name} {target:?} is not for cellnet: {e}"));
                 }

@@ -142,7 +142,23 @@ fn bytes_in_are_normalised_in_the_graph() {
 }
 
 #[test]
-fn a_head_without_pooling_is_prepared_without_maps() {
+fn a_head_without_a_rule_is_prepared_without_maps() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let mut raw = classifier();
+    let graph = raw.graph.as_mut().expect("it has a graph");
+    graph.node[4].input[0] = "s".to_owned();
+    graph.node.insert(4, node("Sin", &["f"], "s"));
+    let card = prepare_in(home.path(), &raw, |_| {}).expect("prepared").card;
+    assert_eq!((card.gradcam, card.output.form), (None, Form::Logits));
+    let why = card.gradcam_missing.expect("a reason");
+    assert!(why.contains("Sin") && why.contains("no rule"), "{why}");
+    let prepared = load_mapped(&home.path().join("out"));
+    assert!(prepared.node_id("cam").is_err());
+}
+
+/// The maximum of each map is pooled, so that a map's share is its channel's weight.
+#[test]
+fn a_head_of_maxima_has_maps() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut raw = classifier();
     let graph = raw.graph.as_mut().expect("it has a graph");
@@ -150,11 +166,8 @@ fn a_head_without_pooling_is_prepared_without_maps() {
     graph.node[2].attribute =
         vec![common::ints("kernel_shape", &[8, 8]), common::ints("strides", &[1, 1])];
     let card = prepare_in(home.path(), &raw, |_| {}).expect("prepared").card;
-    assert_eq!((card.gradcam, card.output.form), (None, Form::Logits));
-    let why = card.gradcam_missing.expect("a reason");
-    assert!(why.contains("Gemm") && why.contains("no pooling"), "{why}");
-    let prepared = load_mapped(&home.path().join("out"));
-    assert!(prepared.node_id("cam").is_err());
+    let map = card.gradcam.expect("a map");
+    assert_eq!((map.target, map.layer.as_deref()), (Target::Activation, Some("node_a")));
 }
 
 /// 32 MB of weights, and every one of them is a page of the file, none a private copy.
@@ -241,7 +254,10 @@ fn inputs_that_nothing_reads_are_dropped() {
 #[test]
 fn weights_are_aligned() {
     let home = tempfile::tempdir().expect("a temporary folder");
-    prepare_in(home.path(), &classifier(), |_| {}).expect("prepared");
+    let conv = |o: &mut skincell_modelkit::PrepareOptions| {
+        o.target = CamTarget::Only(Target::Conv);
+    };
+    prepare_in(home.path(), &classifier(), conv).expect("prepared");
     let bytes = fs::read(home.path().join("out").join(GRAPH_FILE)).expect("written");
     let graph =
         rten_onnx::onnx::ModelProto::parse_buf(&bytes).expect("parses").graph.expect("graph");

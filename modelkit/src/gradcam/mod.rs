@@ -153,7 +153,7 @@ fn build(
     let region = tangent::spread(graph, shapes, &path, &chosen.value, chosen.axis);
     let automatic = wanted.target.is_none() && chosen.target == Target::Conv;
     // Behind a convolution of a branch, or one that channels are mixed after, the whole map is shown.
-    let whole = region.tangents.get(&tail.pooled).is_some()
+    let whole = region.tangents.contains_key(&tail.pooled)
         && shapes.get(&tail.pooled).is_some_and(|s| s.get(tail.axis) == Some(&map.channels));
     if automatic && !whole {
         return Err(refuse("it is one branch of the last map".to_owned()));
@@ -175,24 +175,7 @@ fn build(
         parts.push(part.map_err(&refuse)?);
     }
     let part = joined(graph, parts).map_err(&refuse)?;
-    let mut value = chosen.value.clone();
-    let bias = (chosen.target == Target::Conv).then(|| source.bias()).flatten();
-    if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
-        let shape = channel_shape(shape.len(), map.axis, bias.len());
-        let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
-        value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
-    }
-    let factor = match part.factor {
-        Diagonal::Value(factor) if part.axes != (shape.len(), map.axis) => {
-            let row = channel_shape(shape.len(), map.axis, map.channels);
-            let row: Vec<i64> = row.iter().filter_map(|s| i64::try_from(*s).ok()).collect();
-            Diagonal::Value(reshape(graph, "factor", &factor, &row))
-        }
-        factor => factor,
-    };
-    if let Some(factor) = factor.held(graph, shape.len(), map.axis) {
-        value = graph.emit(&name("weighted"), "Mul", &[&value, &factor], vec![]);
-    }
+    let value = shown(graph, chosen, source, &part, &map, shape.len());
     let output = product(graph, &value, &part.matrix, &map, classes);
     graph.outputs.push(value_info(&output, &[1, classes, map.height, map.width]));
     let side = |s: usize| u32::try_from(s).unwrap_or(u32::MAX);
@@ -206,6 +189,36 @@ fn build(
     };
     let note = note(shapes, tail, chosen, source, wanted, &map);
     Ok(Added { card, conv: made, channels: map.channels, note })
+}
+
+/// The target map, less the bias that is none of the layer's, times the factor of each channel.
+fn shown(
+    graph: &mut Graph,
+    chosen: &Chosen,
+    source: &bias::Source,
+    part: &Part,
+    map: &Map,
+    rank: usize,
+) -> String {
+    let mut value = chosen.value.clone();
+    let bias = (chosen.target == Target::Conv).then(|| source.bias()).flatten();
+    if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
+        let shape = channel_shape(rank, map.axis, bias.len());
+        let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
+        value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
+    }
+    let factor = match part.factor.clone() {
+        Diagonal::Value(factor) if part.axes != (rank, map.axis) => {
+            let row = channel_shape(rank, map.axis, map.channels);
+            let row: Vec<i64> = row.iter().filter_map(|s| i64::try_from(*s).ok()).collect();
+            Diagonal::Value(reshape(graph, "factor", &factor, &row))
+        }
+        factor => factor,
+    };
+    if let Some(factor) = factor.held(graph, rank, map.axis) {
+        value = graph.emit(&name("weighted"), "Mul", &[&value, &factor], vec![]);
+    }
+    value
 }
 
 /// The name by which people know what gives a value: its node's, or else the value's own.

@@ -1,7 +1,7 @@
 //! Models before they are served: prepared, inspected, checked, quantized.
 //!
-//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), find its end
-//! (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
+//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), decide what its
+//! scores are (`scores`), find its end (`tail`), differentiate that (`backward`, with `adjoint` and `slope`), add the Grad-CAM output
 //! (`cam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
 //!
 //! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows
@@ -14,6 +14,7 @@ mod adjoint;
 mod backward;
 mod cam;
 pub mod check;
+mod compare;
 mod engine;
 pub mod export;
 pub mod external;
@@ -26,19 +27,26 @@ pub mod measure;
 pub mod pack;
 pub mod photos;
 mod prepare;
+pub mod preprocess;
 pub mod quantize;
 mod read;
+pub mod samples;
 mod scores;
 pub mod served;
 mod slope;
 mod tail;
 mod tensor;
+mod warnings;
 mod write;
 
 pub use cellnet::wire::WireError;
+pub use compare::{CompareError, Comparison, Given, Reference};
 pub use engine::EngineError;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};
-pub use prepare::{CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare};
+pub use prepare::{
+    CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare, prepare_from,
+};
 pub use read::ReadError;
+pub use scores::{SaidActivation, ScoresError};
 pub use write::WriteError;

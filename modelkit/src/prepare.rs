@@ -229,19 +229,8 @@ pub fn prepare_from(
 ) -> Result<Report, PrepareError> {
     let draft = Draft::begin(&options.output, options.force)?;
     progress(Step::Read);
-    let mut graph = read(&options.model)?;
-    let classes = classes(options, &graph)?;
+    let Loaded { mut graph, mut input, classes, chosen } = load(options)?;
     let mut notes = Vec::new();
-    let chosen = interface::output(&mut graph, options.scores.as_deref())?;
-    graph.drop_unused();
-    refuse_private(&graph)?;
-    let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
-    if input.resize.fit == Fit::Crop {
-        let side = f64::from(input.width.max(input.height)) / options.crop_ratio;
-        // timm and torchvision: floor(224 / 0.875) = 256.
-        input.resize.shortest.get_or_insert(side.floor() as u32);
-    }
-    fold::replace_unknown(&mut graph);
     let samples = photos::samples(&options.photos, &input)?;
     let original = compare::original(&graph, &chosen, &samples)?;
     let defaults = (input.name.as_str(), &options.defaults[..]);
@@ -258,13 +247,7 @@ pub fn prepare_from(
     let mut probe = Probe::new(&graph, &shape)?;
 
     progress(Step::Solve);
-    let solved = match options.target {
-        CamTarget::None => Err("the model was prepared without".to_owned()),
-        CamTarget::Solvable => solve(&mut graph, &mut probe, scores, &shifts, options, None)?,
-        CamTarget::Only(target) => {
-            solve(&mut graph, &mut probe, scores, &shifts, options, Some(target))?
-        }
-    };
+    let solved = solve(&mut graph, &mut probe, scores, &shifts, options)?;
     graph.drop_unused();
     progress(Step::Compare);
     let output =
@@ -301,6 +284,32 @@ pub fn prepare_from(
     })
 }
 
+/// A model that was read, with its photo and its scores found.
+struct Loaded {
+    graph: Graph,
+    input: Input,
+    classes: Vec<Class>,
+    /// The value that holds the scores, as they are in the file.
+    chosen: String,
+}
+
+fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
+    let mut graph = read(&options.model)?;
+    let classes = classes(options, &graph)?;
+    let chosen = interface::output(&mut graph, options.scores.as_deref())?;
+    graph.drop_unused();
+    refuse_private(&graph)?;
+    let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
+    if input.resize.fit == Fit::Crop {
+        let side = f64::from(input.width.max(input.height)) / options.crop_ratio;
+        // timm and torchvision: floor(224 / 0.875) = 256.
+        input.resize.shortest.get_or_insert(side.floor() as u32);
+    }
+    input.check()?;
+    fold::replace_unknown(&mut graph);
+    Ok(Loaded { graph, input, classes, chosen })
+}
+
 /// Largest difference of a probability that passes where nothing else is said.
 const MAX_DIFFERENCE: f64 = 1e-4;
 
@@ -332,8 +341,12 @@ fn solve(
     scores: &Scores,
     shifts: &fold::Shifts,
     options: &PrepareOptions,
-    only: Option<Target>,
 ) -> Result<Result<cam::Added, String>, EngineError> {
+    let only = match options.target {
+        CamTarget::None => return Ok(Err("the model was prepared without".to_owned())),
+        CamTarget::Solvable => None,
+        CamTarget::Only(target) => Some(target),
+    };
     let tail = match tail::find(graph, probe, scores.differentiated())? {
         Ok(tail) => tail,
         Err(refusal) => return Ok(Err(refusal.to_string())),

@@ -220,17 +220,17 @@ fn scores_of_other_shapes_are_brought_to_one_row() {
 fn a_single_score_is_the_probability_of_the_second_label() {
     let (photo, _, single, _) = truth();
     let p = sigmoid(single);
-    let logit = || node("MatMul", &["scores", "single"], "z");
+    let logit = || node("MatMul", &["scores", "single"], "logit");
     let spelled = vec![
         logit(),
-        node("Neg", &["z"], "n"),
+        node("Neg", &["logit"], "n"),
         node("Exp", &["n"], "e"),
         node("Add", &["e", "one"], "s"),
         node("Reciprocal", &["s"], "q"),
     ];
     for (name, nodes, end) in [
-        ("one logit", vec![logit()], "z"),
-        ("one sigmoid", vec![logit(), node("Sigmoid", &["z"], "q")], "q"),
+        ("one logit", vec![logit()], "logit"),
+        ("one sigmoid", vec![logit(), node("Sigmoid", &["logit"], "q")], "q"),
         ("one sigmoid, spelled out", spelled, "q"),
     ] {
         let model = ending(nodes, end, &[1, 1]);
@@ -242,7 +242,7 @@ fn a_single_score_is_the_probability_of_the_second_label() {
             served(&model, &photo, 1, |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
         close(name, &found, &[p]);
     }
-    let model = ending(vec![logit()], "z", &[1, 1]);
+    let model = ending(vec![logit()], "logit", &[1, 1]);
     let (_, found) = served(&model, &photo, 2, |o| {
         o.activation = Some(SaidActivation::Sigmoid);
     })
@@ -254,7 +254,7 @@ fn a_single_score_is_the_probability_of_the_second_label() {
 fn what_leaves_two_readings_is_refused_with_the_flag_that_decides() {
     let (photo, ..) = truth();
     let soft = |axis_: i64| with(node("Softmax", &["scores"], "p"), axis(axis_));
-    let logit = || node("MatMul", &["scores", "single"], "z");
+    let logit = || node("MatMul", &["scores", "single"], "logit");
     let quarter = || {
         // An operator without known bounds whose values lie in 0..1 and do not sum to 1.
         vec![node("Sigmoid", &["scores"], "s"), node("Sqrt", &["s"], "q")]
@@ -268,7 +268,11 @@ fn what_leaves_two_readings_is_refused_with_the_flag_that_decides() {
         (refusal(served(&wrong_axis, &photo, 5, nothing)), "--scores"),
         (
             refusal(served(
-                &ending(vec![logit(), with(node("Softmax", &["z"], "q"), axis(-1))], "q", &[1, 1]),
+                &ending(
+                    vec![logit(), with(node("Softmax", &["logit"], "q"), axis(-1))],
+                    "q",
+                    &[1, 1],
+                ),
                 &photo,
                 2,
                 nothing,

@@ -280,6 +280,10 @@ def main():
     try:
         made, names, given = export(model, asked.onnx, asked.size, asked.opset)
     except Exception as error:
+        if "AssignVariableOp" in str(error):
+            raise SystemExit("the model changes variables as it predicts: a SavedModel whose augmentation layers were "
+                             "exported as they train. Prepare the .keras file it was made of, or export it without "
+                             "those layers") from None
         raise SystemExit(f"{type(error).__name__}: {first_line(error)}") from None
     print(f"{asked.onnx}: {len(made.graph.node)} nodes, {', '.join(names)} -> {', '.join(given)}", flush=True)
     if not asked.predict:

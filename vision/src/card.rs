@@ -279,6 +279,60 @@ pub const MAX_CLASSES: usize = 100_000;
 /// Largest Grad-CAM side a card may declare.
 pub const MAX_MAP_SIDE: u32 = 1024;
 
+impl Input {
+    /// Checks every value that JSON's types cannot.
+    ///
+    /// # Errors
+    /// The first [`CardError::Value`] found.
+    pub fn check(&self) -> Result<(), CardError> {
+        check_side("input.width", self.width, MAX_INPUT_SIDE)?;
+        check_side("input.height", self.height, MAX_INPUT_SIDE)?;
+        if self.std.iter().any(|s| !s.is_finite() || *s == 0.0) {
+            let problem = format!("is {:?}; each must be finite and not 0", self.std);
+            return Err(CardError::Value { field: "input.std", problem });
+        }
+        if self.mean.iter().any(|m| !m.is_finite()) {
+            let problem = format!("is {:?}; each must be finite", self.mean);
+            return Err(CardError::Value { field: "input.mean", problem });
+        }
+        self.check_resize()
+    }
+
+    fn check_resize(&self) -> Result<(), CardError> {
+        let Resize { filter, antialias, fit, shortest, .. } = self.resize;
+        let bad = |field, problem: String| Err(CardError::Value { field, problem });
+        match (filter, antialias) {
+            (Filter::Lanczos | Filter::Box, false) => {
+                return bad(
+                    "input.resize.antialias",
+                    format!("is false; {filter:?} has it always"),
+                );
+            }
+            (Filter::Nearest, true) => {
+                return bad("input.resize.antialias", "is true; nearest never has it".to_owned());
+            }
+            _ => {}
+        }
+        let least = self.width.max(self.height);
+        match (fit, shortest) {
+            (Fit::Crop, None) => {
+                bad("input.resize.shortest", "is missing; crop needs it".to_owned())
+            }
+            (Fit::Crop, Some(side)) if !(least..=2 * MAX_INPUT_SIDE).contains(&side) => bad(
+                "input.resize.shortest",
+                format!(
+                    "is {side}; {least} (the input's longer side) to {} are served",
+                    2 * MAX_INPUT_SIDE
+                ),
+            ),
+            (Fit::Stretch | Fit::Cover | Fit::Pad, Some(_)) => {
+                bad("input.resize.shortest", "is given, and only crop has it".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Card {
     /// Reads and checks a card.
     ///
@@ -302,17 +356,7 @@ impl Card {
             let problem = format!("is {:?}; a name is [a-z0-9][a-z0-9._-]*, at most 64", self.name);
             return Err(CardError::Value { field: "name", problem });
         }
-        check_side("input.width", self.input.width, MAX_INPUT_SIDE)?;
-        check_side("input.height", self.input.height, MAX_INPUT_SIDE)?;
-        if self.input.std.iter().any(|s| !s.is_finite() || *s == 0.0) {
-            let problem = format!("is {:?}; each must be finite and not 0", self.input.std);
-            return Err(CardError::Value { field: "input.std", problem });
-        }
-        if self.input.mean.iter().any(|m| !m.is_finite()) {
-            let problem = format!("is {:?}; each must be finite", self.input.mean);
-            return Err(CardError::Value { field: "input.mean", problem });
-        }
-        self.check_resize()?;
+        self.input.check()?;
         if let Some(map) = &self.gradcam {
             check_side("gradcam.width", map.width, MAX_MAP_SIDE)?;
             check_side("gradcam.height", map.height, MAX_MAP_SIDE)?;
@@ -323,40 +367,6 @@ impl Card {
             return Err(CardError::Value { field: "classes", problem });
         }
         Ok(())
-    }
-
-    fn check_resize(&self) -> Result<(), CardError> {
-        let Resize { filter, antialias, fit, shortest, .. } = self.input.resize;
-        let bad = |field, problem: String| Err(CardError::Value { field, problem });
-        match (filter, antialias) {
-            (Filter::Lanczos | Filter::Box, false) => {
-                return bad(
-                    "input.resize.antialias",
-                    format!("is false; {filter:?} has it always"),
-                );
-            }
-            (Filter::Nearest, true) => {
-                return bad("input.resize.antialias", "is true; nearest never has it".to_owned());
-            }
-            _ => {}
-        }
-        let least = self.input.width.max(self.input.height);
-        match (fit, shortest) {
-            (Fit::Crop, None) => {
-                bad("input.resize.shortest", "is missing; crop needs it".to_owned())
-            }
-            (Fit::Crop, Some(side)) if !(least..=2 * MAX_INPUT_SIDE).contains(&side) => bad(
-                "input.resize.shortest",
-                format!(
-                    "is {side}; {least} (the input's longer side) to {} are served",
-                    2 * MAX_INPUT_SIDE
-                ),
-            ),
-            (Fit::Stretch | Fit::Cover | Fit::Pad, Some(_)) => {
-                bad("input.resize.shortest", "is given, and only crop has it".to_owned())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The card as `card.json` holds it: indented, with a final newline, the same bytes each time.

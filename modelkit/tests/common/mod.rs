@@ -9,7 +9,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use skincell_modelkit::{CamTarget, PrepareError, PrepareOptions, Report, parse_labels, prepare};
+use skincell_modelkit::{PrepareError, PrepareOptions, Report, parse_labels, prepare};
 
 /// Channels of the last convolution of [`classifier`].
 pub const CHANNELS: usize = 16;

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use skincell_vision::card::{Basis, Card};
 use skincell_vision::rank::Ranked;
+use skincell_vision::view::Region;
 
 use crate::clock::Timing;
 use crate::coding;
@@ -30,6 +31,7 @@ pub fn prediction(
     card: &Card,
     ranking: &[Ranked],
     heatmap: Heatmap,
+    region: Region,
     timing: Timing,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let mut response = match (form, heatmap) {
@@ -39,7 +41,7 @@ pub fn prediction(
             return Err(Problem::NoHeatmap { why });
         }
         (Form::Png, Heatmap::Missing(why)) => return Err(Problem::NoHeatmap { why }),
-        (Form::Json, heatmap) => json(&document(card, ranking, &heatmap, timing))?,
+        (Form::Json, heatmap) => json(&document(card, ranking, &heatmap, region, timing))?,
     };
     if let Ok(value) = HeaderValue::from_str(&timing.header()) {
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
@@ -153,6 +155,9 @@ pub(crate) struct Document<'a> {
     /// With `heatmap=maps`: the heatmaps of several classes as numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_maps: Option<Vec<Map<'a>>>,
+    /// The part of the photo that the heatmap and the overlay cover; left out where it is the whole photo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap_region: Option<Region>,
     /// Why there is no heatmap, where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_missing: Option<&'a str>,
@@ -192,7 +197,7 @@ struct Map<'a> {
     basis: Basis,
     width: u32,
     height: u32,
-    /// 0 to 1 with 4 decimals, rows from the top, over the whole photo.
+    /// 0 to 1 with 4 decimals, rows from the top, over the whole photo or `heatmap_region`.
     values: Vec<f64>,
 }
 
@@ -200,6 +205,7 @@ fn document<'a>(
     card: &'a Card,
     ranking: &[Ranked],
     heatmap: &'a Heatmap,
+    region: Region,
     timing: Timing,
 ) -> Document<'a> {
     let class = |ranked: &Ranked| {
@@ -215,6 +221,7 @@ fn document<'a>(
         heatmap_class: None,
         heatmap_basis: None,
         heatmap_maps: None,
+        heatmap_region: Some(region).filter(|region| *region != Region::WHOLE),
         heatmap_missing: None,
         timing_ms: timing,
     };
@@ -231,7 +238,10 @@ fn document<'a>(
             document.heatmap_maps =
                 Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
         }
-        Heatmap::Missing(why) => document.heatmap_missing = Some(why),
+        Heatmap::Missing(why) => {
+            document.heatmap_missing = Some(why);
+            document.heatmap_region = None;
+        }
     }
     document
 }
@@ -281,7 +291,9 @@ mod tests {
             [Ranked { index: 0, probability: 0.75 }, Ranked { index: 1, probability: 0.25 }];
         let shown = Heatmap::Shown { png: vec![1, 2, 3], class: 1, basis: Basis::Probability };
         let answer = |heatmap| {
-            prediction(Form::Json, &card, &ranking, heatmap, Timing::default()).unwrap().into_body()
+            let response =
+                prediction(Form::Json, &card, &ranking, heatmap, Region::WHOLE, Timing::default());
+            response.unwrap().into_body()
         };
         assert_eq!(
             String::from_utf8(answer(shown)).unwrap(),

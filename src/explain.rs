@@ -6,6 +6,7 @@ use skincell_vision::gradcam::{self, GradCamError};
 use skincell_vision::overlay::{self, ALPHA};
 use skincell_vision::photo::Photo;
 use skincell_vision::rank::Ranked;
+use skincell_vision::view::View;
 
 use crate::inference::Scores;
 use crate::options::{DEFAULT_TOP_K, HeatmapForm, Options};
@@ -96,18 +97,18 @@ pub enum Heatmap {
 pub struct ClassMap {
     /// Index of the class it explains.
     pub class: usize,
-    /// Its values, as the model gave them, over the whole photo.
+    /// Its values, as the model gave them, over what it saw of the photo.
     pub heatmap: gradcam::Heatmap,
 }
 
-/// Makes the wished heatmap over `photo` out of all classes' maps.
+/// Makes the wished heatmap over what the model saw of the photo out of all classes' maps.
 ///
 /// # Errors
 /// [`Problem::Internal`] where a step fails that the checks before should have ruled out.
 pub fn explain(
     wish: &Wish,
     card: &Card,
-    photo: &Photo,
+    seen: &View,
     scores: &Scores,
     probabilities: &[f32],
     ranking: &[Ranked],
@@ -129,7 +130,7 @@ pub fn explain(
     };
     match (made, form) {
         (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
-        (Ok(maps), HeatmapForm::Overlay) => draw(photo, maps),
+        (Ok(maps), HeatmapForm::Overlay) => draw(&seen.photo, maps),
         // The classes are known all the same: half an answer is better than none.
         (Err(error @ GradCamError::NotFinite { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
         (Err(error), _) => Err(internal("the heatmap", &error)),

@@ -37,8 +37,9 @@ mod v2;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use skincell_vision::card::Card;
-use skincell_vision::photo::{self, Limits, Photo};
-use skincell_vision::{rank, resize, tensor};
+use skincell_vision::photo::Limits;
+use skincell_vision::view::{self, View};
+use skincell_vision::{rank, tensor};
 
 use crate::body::Source;
 use crate::clock::{Clock, Timing};
@@ -108,8 +109,8 @@ fn predict<S: Source>(
     let top_k = upload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     clock.lap();
 
-    let photo = decode(upload.photo, &card, settings)?;
-    let tensor = tensor::from_photo(&photo, &card.input).map_err(internal("the tensor"))?;
+    let seen = decode(upload.photo, &card, settings)?;
+    let tensor = tensor::from_photo(&seen.photo, &card.input).map_err(internal("the tensor"))?;
     let decode = clock.lap();
 
     let scores = inference::run(inference, &card, tensor, wish.is_make())?;
@@ -117,17 +118,16 @@ fn predict<S: Source>(
 
     let probabilities = rank::probabilities(&scores.scores, &card.output)?;
     let ranking = rank::rank(&probabilities, top_k);
-    let heatmap = explain::explain(&wish, &card, &photo, &scores, &probabilities, &ranking)?;
+    let heatmap = explain::explain(&wish, &card, &seen, &scores, &probabilities, &ranking)?;
     let timing = Timing { decode, inference, heatmap: clock.lap(), total: clock.total() };
-    answer::prediction(form, &card, &ranking, heatmap, timing)
+    answer::prediction(form, &card, &ranking, heatmap, seen.region, timing)
 }
 
-/// The photo at the model's input size. Takes the file's bytes, to be rid of them before inference.
-fn decode(bytes: Vec<u8>, card: &Card, settings: &Settings) -> Result<Photo, Problem> {
-    let (width, height) = (card.input.width, card.input.height);
-    let photo = photo::decode_as(&bytes, (width, height), &Limits::default(), settings.colors)?;
+/// The photo as the model sees it. Takes the file's bytes, to be rid of them before inference.
+fn decode(bytes: Vec<u8>, card: &Card, settings: &Settings) -> Result<View, Problem> {
+    let photo = view::decode_as(&bytes, &card.input, &Limits::default(), settings.colors)?;
     drop(bytes);
-    resize::resize(&photo, width, height).map_err(internal("resizing"))
+    view::view(&photo, &card.input).map_err(internal("resizing"))
 }
 
 fn internal<E: std::error::Error>(step: &'static str) -> impl FnOnce(E) -> Problem {

@@ -13,10 +13,10 @@ pub(crate) struct PackFlags {
     /// layer's largest output; 0 takes the exact, slower one everywhere [default: 3e-5]
     #[arg(long, value_name = "ERROR", value_parser = parse_error)]
     max_error: Option<f64>,
-    /// Measure that error on these photos, files or folders of such, instead of on noise; may be given
+    /// Judge on these photos, files or folders of such, instead of on noise or drawings; may be given
     /// several times
     #[arg(long = "photos", value_name = "PHOTO")]
-    photos: Vec<PathBuf>,
+    pub(crate) photos: Vec<PathBuf>,
 }
 
 fn parse_error(text: &str) -> Result<f64, String> {

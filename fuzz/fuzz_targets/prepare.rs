@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use skincell_modelkit::{CARD_FILE, CamTarget, PrepareOptions, parse_labels, prepare};
-use skincell_vision::card::{Basis, Card, Dtype, Target};
+use skincell_vision::card::{Card, Target};
 use std::path::Path;
 
 fuzz_target!(|data: &[u8]| -> Corpus {
@@ -31,21 +31,11 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         model,
         output: output.clone(),
         classes,
-        name: String::new(),
         title: "Fuzz".to_owned(),
-        notice: String::new(),
         license: "Apache-2.0".to_owned(),
-        source: String::new(),
-        mean: [0.0; 3],
         std: [255.0; 3],
-        input: Dtype::F32,
-        size: None,
-        scores: None,
-        activation: None,
         target,
-        basis: Basis::Probability,
-        own_bias: None,
-        force: false,
+        ..PrepareOptions::default()
     };
     match prepare(&options, &mut |_| {}) {
         Ok(_) => {

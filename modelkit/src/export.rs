@@ -1,14 +1,21 @@
 //! From Keras or PyTorch to ONNX, by that framework's own exporter, in Python.
 //!
 //! The scripts are `models/keras/export.py` and `models/torch/export.py`, as they can be run by hand;
-//! this finds out which one a model needs and runs it into a temporary folder.
+//! this finds out which one a model needs and runs it into a temporary folder. The script stays there and
+//! says what the framework itself predicts, so that `prepare` can compare.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use serde::Deserialize;
 use tempfile::TempDir;
 use thiserror::Error;
+
+use crate::compare::{Given, Reference};
+use crate::preprocess::Convention;
 
 /// Who made a model, and whose exporter it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,17 +74,104 @@ pub enum ExportError {
     Folder(io::Error),
 }
 
-/// An ONNX file, gone with this value.
+/// An ONNX file, and the framework it came from, still there to be asked. Both are gone with this value.
 #[derive(Debug)]
 pub struct Exported {
     folder: TempDir,
+    framework: Framework,
+    model: PathBuf,
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    convention: Option<Convention>,
 }
+
+/// What a script says of the model once it is exported; it says more, for whoever runs it by hand.
+#[derive(Deserialize)]
+struct Hello {
+    /// Whose preprocessing the model needs, where its layers show who made it.
+    #[serde(default)]
+    convention: Option<String>,
+}
+
+/// What a script's lines begin with that are meant for us; frameworks print others.
+const MARK: &str = "skincell: ";
+/// Longest such line: 100,000 scores in decimal notation, several times over.
+const LONGEST_ANSWER: u64 = 64 << 20;
 
 impl Exported {
     /// The file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("exported.onnx")
+    }
+
+    /// Whose preprocessing the model needs, where its layers show who made it.
+    #[must_use]
+    pub fn convention(&self) -> Option<Convention> {
+        self.convention
+    }
+
+    /// Waits for the script's next line.
+    fn answer(&mut self) -> Result<String, ExportError> {
+        loop {
+            let mut line = String::new();
+            let read = (&mut self.answers).take(LONGEST_ANSWER).read_line(&mut line);
+            match read {
+                Ok(0) | Err(_) => return Err(self.failed()),
+                Ok(_) => {}
+            }
+            if let Some(answer) = line.strip_prefix(MARK) {
+                return Ok(answer.to_owned());
+            }
+        }
+    }
+
+    /// Why the script ended.
+    fn failed(&mut self) -> ExportError {
+        // It has closed its output, so it ends by itself.
+        let _ = self.child.wait();
+        let said = fs::read(self.folder.path().join("errors")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty());
+        let reason = last.unwrap_or("it said nothing").trim().to_owned();
+        let framework = self.framework;
+        if ["ModuleNotFoundError", "ImportError"].iter().any(|e| reason.starts_with(e)) {
+            return ExportError::Missing { python: PathBuf::new(), reason, framework };
+        }
+        ExportError::Refused { framework, model: self.model.clone(), reason }
+    }
+}
+
+impl Reference for Exported {
+    fn name(&self) -> &str {
+        self.framework.name()
+    }
+
+    fn predict(&mut self, inputs: &[Given]) -> Result<Vec<(String, Vec<f64>)>, String> {
+        let mut request = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let file = self.folder.path().join(format!("input{index}.f32"));
+            let bytes: Vec<u8> = input.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            fs::write(&file, bytes).map_err(|e| format!("{}: {e}", file.display()))?;
+            let (name, shape) = (&input.name, &input.shape);
+            request.push(serde_json::json!({ "name": name, "shape": shape, "file": file }));
+        }
+        let line = serde_json::Value::from(request).to_string() + "\n";
+        // A script that is gone says why when its answer is read.
+        let _ = self.requests.write_all(line.as_bytes()).and_then(|()| self.requests.flush());
+        let answer = self.answer().map_err(|error| error.to_string())?;
+        let answer: BTreeMap<String, Vec<f64>> = serde_json::from_str(&answer)
+            .map_err(|error| format!("no answer of scores: {error}"))?;
+        Ok(answer.into_iter().collect())
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -129,28 +223,81 @@ pub fn export(
     python: &Path,
     size: Option<(u32, u32)>,
 ) -> Result<Exported, ExportError> {
-    let exported = Exported { folder: tempfile::tempdir().map_err(ExportError::Folder)? };
+    let folder = tempfile::tempdir().map_err(ExportError::Folder)?;
+    let errors = File::create(folder.path().join("errors")).map_err(ExportError::Folder)?;
     let mut command = Command::new(python);
-    command.args(["-c", framework.script()]).arg(model).arg(exported.path());
+    command.args(["-c", framework.script()]).arg(model).arg(folder.path().join("exported.onnx"));
+    command.arg("--predict").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
     if let Some((width, height)) = size {
         command.args(["--size", &height.to_string(), &width.to_string()]);
     }
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| {
-        let python = python.to_owned();
-        ExportError::Python { python, error, framework }
-    })?;
-    if output.status.success() {
-        return Ok(exported);
+    let lacks = |error| ExportError::Python { python: python.to_owned(), error, framework };
+    let mut child = command.spawn().map_err(lacks)?;
+    let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(lacks(io::Error::other("it has no standard input or output")));
+    };
+    let answers = BufReader::new(answers);
+    let model = model.to_owned();
+    let convention = None;
+    let mut exported = Exported { folder, framework, model, child, requests, answers, convention };
+    match exported.answer() {
+        Ok(line) => {
+            let said: Option<Hello> = serde_json::from_str(&line).ok();
+            let is_machine = |name: &String| name == "teachable-machine";
+            let found = said.and_then(|hello| hello.convention).filter(is_machine);
+            exported.convention = found.map(|_| Convention::TeachableMachine);
+            Ok(exported)
+        }
+        Err(ExportError::Missing { reason, framework, .. }) => {
+            Err(ExportError::Missing { python: python.to_owned(), reason, framework })
+        }
+        Err(error) => Err(error),
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    let reason = last.trim().to_owned();
-    let lacks = ["ModuleNotFoundError", "ImportError"].iter().any(|e| reason.starts_with(e));
-    if lacks {
-        return Err(ExportError::Missing { python: python.to_owned(), reason, framework });
-    }
-    Err(ExportError::Refused { framework, model: model.to_owned(), reason })
+}
+
+/// What to do with a file that is no model `prepare` takes, by its name; `None` for any other.
+#[must_use]
+pub fn advice(model: &Path) -> Option<&'static str> {
+    let kind = model.extension()?.to_str()?.to_ascii_lowercase();
+    Some(match kind.as_str() {
+        "pth" | "ckpt" => {
+            "a .pth or .ckpt file holds weights without the network: in the script that defines it, \
+             load_state_dict(), eval(), then torch.onnx.export(net, torch.zeros(1, 3, H, W), \
+             \"model.onnx\"); for a network of timm: models/torch/export.py timm:NAME raw.onnx \
+             --weights FILE --classes N --size H W"
+        }
+        "safetensors" | "bin" => {
+            "it holds weights without the network: `optimum-cli export onnx --model FOLDER OUT` makes \
+             ONNX of a Hugging Face folder; for timm, models/torch/export.py timm:NAME raw.onnx \
+             --weights FILE"
+        }
+        "pkl" | "pickle" | "joblib" => {
+            "a pickle is code that is not run: export the model to ONNX in the script that made it \
+             (fastai: torch.onnx.export(learn.model.eval(), torch.zeros(1, 3, H, W), \"model.onnx\"); \
+             scikit-learn: skl2onnx)"
+        }
+        "tflite" => {
+            "TensorFlow Lite cannot be read back into Keras: prepare the .keras, .h5 or SavedModel it \
+             was made of, or convert it with `python -m tf2onnx.convert --tflite FILE --output \
+             model.onnx`"
+        }
+        "pb" => {
+            "a SavedModel is named by its folder; a frozen graph becomes ONNX by `python -m \
+             tf2onnx.convert --graphdef FILE --inputs NAME:0 --outputs NAME:0 --output model.onnx`"
+        }
+        "mlmodel" | "mlpackage" => {
+            "Core ML is an end product: prepare the Keras, PyTorch or ONNX file it was made of"
+        }
+        "engine" | "plan" | "trt" | "xml" => {
+            "that is made for another engine: prepare the ONNX file it was made of"
+        }
+        "zip" | "tar" | "gz" | "tgz" => "unpack it first, and name the model inside",
+        "json" => {
+            "TensorFlow.js keeps the weights beside it: prepare the Keras export of the same model \
+             (Teachable Machine: Export Model, Tensorflow, Keras)"
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +321,26 @@ mod tests {
         assert_eq!(Framework::of(home.path()), None);
         std::fs::write(home.path().join("saved_model.pb"), []).expect("written");
         assert_eq!(Framework::of(home.path()), Some(Framework::Keras));
+    }
+
+    #[test]
+    fn files_that_are_no_models_are_told_what_helps() {
+        let cases = [
+            ("weights.pth", Some("load_state_dict")),
+            ("learner.PKL", Some("pickle")),
+            ("model.tflite", Some("tflite")),
+            ("saved_model.pb", Some("folder")),
+            ("model.safetensors", Some("optimum-cli")),
+            ("model.onnx", None),
+            ("model.keras", None),
+        ];
+        for (name, part) in cases {
+            let found = advice(Path::new(name));
+            assert_eq!(
+                found.map(|text| part.is_some_and(|p| text.contains(p))),
+                part.map(|_| true)
+            );
+        }
     }
 
     #[test]

@@ -6,18 +6,21 @@
 use std::collections::HashSet;
 
 use rten_onnx::onnx::{DataType, ValueInfoProto};
-use skincell_vision::card::{Dtype, Input, Layout, MAX_INPUT_SIDE};
+use skincell_vision::card::{ChannelOrder, Dtype, Input, Layout, MAX_INPUT_SIDE, Resize};
 use thiserror::Error;
 
 use crate::gradcam::{channel_shape, typed_value_info, value_info};
-use crate::graph::{Graph, int_attribute};
+use crate::graph::{Graph, attribute, input, int_attribute, ints, op, output as output_name};
 use crate::tensor::Tensor;
 
 /// Why a graph's input or output does not fit a classifier of photos.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum InterfaceError {
     /// Not one input.
-    #[error("the model takes {count} inputs ({names}), and a classifier of photos takes one")]
+    #[error(
+        "the model takes {count} inputs ({names}), and a classifier of photos takes one; fix what is no \
+         photo with --input-default NAME=VALUE[,VALUE…]"
+    )]
     Inputs {
         /// How many.
         count: usize,
@@ -69,6 +72,35 @@ pub enum InterfaceError {
         /// Its element type.
         dtype: String,
     },
+    /// Three channels on no axis, or on two.
+    #[error(
+        "input \"{name}\" has shape [{shape}], and the graph does not show which axis holds the \
+         channels; say it with --layout nchw (PyTorch) or nhwc (Keras)"
+    )]
+    Layout {
+        /// The input.
+        name: String,
+        /// Its dimensions, names where they are symbolic.
+        shape: String,
+    },
+    /// A default for an input that is not there.
+    #[error("--input-default names \"{name}\", and the model takes {names}")]
+    NoInput {
+        /// The name given.
+        name: String,
+        /// The inputs' names.
+        names: String,
+    },
+    /// A default of another length.
+    #[error("--input-default {name} has {given} numbers, and the model takes {wanted} there")]
+    Default {
+        /// The input.
+        name: String,
+        /// How many it takes.
+        wanted: String,
+        /// How many were given.
+        given: usize,
+    },
     /// Several outputs, none chosen.
     #[error("the model gives {names}; say which are the scores with --scores NAME")]
     Outputs {
@@ -88,19 +120,28 @@ pub enum InterfaceError {
 /// How the photo is to be given.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Photo {
-    pub(crate) dtype: Dtype,
     pub(crate) mean: [f32; 3],
     pub(crate) std: [f32; 3],
+    pub(crate) order: ChannelOrder,
+    pub(crate) resize: Resize,
+    /// Order of the axes, where the graph does not show it.
+    pub(crate) layout: Option<Layout>,
     /// Width and height, where the model leaves them open.
     pub(crate) size: Option<(u32, u32)>,
 }
 
-/// Makes the input definite and describes it.
+/// Makes the photo's input definite and describes it; the others become the constants that `defaults`
+/// gives.
 ///
 /// # Errors
-/// [`InterfaceError`] when it is not one float32 photo.
-pub(crate) fn input(graph: &mut Graph, photo: &Photo) -> Result<Input, InterfaceError> {
+/// [`InterfaceError`] when it is not one float32 photo and numbers with defaults.
+pub(crate) fn input_of(
+    graph: &mut Graph,
+    photo: &Photo,
+    defaults: &[(String, Vec<f32>)],
+) -> Result<Input, InterfaceError> {
     drop_unread(graph);
+    fix_others(graph, defaults)?;
     let [only] = &graph.inputs[..] else {
         let names: Vec<String> = graph.inputs.iter().map(quoted).collect();
         return Err(InterfaceError::Inputs { count: names.len(), names: names.join(", ") });
@@ -113,12 +154,44 @@ pub(crate) fn input(graph: &mut Graph, photo: &Photo) -> Result<Input, Interface
     let dims = dimensions(only);
     let shape = dims.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(", ");
     let sides: Vec<Option<usize>> = dims.iter().map(|(_, side)| *side).collect();
-    let (layout, height, width) = match sides[..] {
-        [_, Some(3), height, width] => (Layout::Nchw, height, width),
-        [_, height, width, Some(3)] => (Layout::Nhwc, height, width),
-        _ => return Err(InterfaceError::Shape { name, shape }),
+    let [_, second, third, fourth] = sides[..] else {
+        return Err(InterfaceError::Shape { name, shape });
     };
-    let asked = photo.size.map(|(w, h)| (w as usize, h as usize));
+    let layout = layout_of(graph, &name, (second, fourth))
+        .or(photo.layout)
+        .ok_or_else(|| InterfaceError::Layout { name: name.clone(), shape: shape.clone() })?;
+    let (channels, height, width) = match layout {
+        Layout::Nchw => (second, third, fourth),
+        Layout::Nhwc => (fourth, second, third),
+    };
+    if channels.is_some_and(|channels| channels != 3) {
+        return Err(InterfaceError::Shape { name, shape });
+    }
+    let (width, height) = sides_of(&name, &shape, (width, height), photo.size)?;
+    let input = Input {
+        name: name.clone(),
+        layout,
+        dtype: Dtype::F32,
+        width,
+        height,
+        mean: photo.mean,
+        std: photo.std,
+        order: photo.order,
+        resize: photo.resize,
+    };
+    graph.inputs = vec![value_info(&name, &shape_of(&input))];
+    Ok(input)
+}
+
+/// Width and height, from the model or, where it leaves them open, as asked for.
+fn sides_of(
+    name: &str,
+    shape: &str,
+    (width, height): (Option<usize>, Option<usize>),
+    asked: Option<(u32, u32)>,
+) -> Result<(u32, u32), InterfaceError> {
+    let asked = asked.map(|(w, h)| (w as usize, h as usize));
+    let (name, shape) = (name.to_owned(), shape.to_owned());
     let (width, height) = match (width, height, asked) {
         (Some(w), Some(h), Some(asked)) if asked != (w, h) => {
             let (asked, held) = (format!("{}x{}", asked.0, asked.1), format!("{w}x{h}"));
@@ -128,21 +201,90 @@ pub(crate) fn input(graph: &mut Graph, photo: &Photo) -> Result<Input, Interface
         (_, _, Some(asked)) => asked,
         _ => return Err(InterfaceError::Size { name, shape }),
     };
-    let most = MAX_INPUT_SIDE as usize;
-    if !(1..=most).contains(&width) || !(1..=most).contains(&height) {
+    let served = 1..=MAX_INPUT_SIDE as usize;
+    if !served.contains(&width) || !served.contains(&height) {
         return Err(InterfaceError::TooLarge { name, width, height });
     }
-    let input = Input {
-        name: name.clone(),
-        layout,
-        dtype: Dtype::F32,
-        width: width as u32,
-        height: height as u32,
-        mean: photo.mean,
-        std: photo.std,
-    };
-    graph.inputs = vec![value_info(&name, &shape_of(&input))];
-    Ok(input)
+    Ok((width as u32, height as u32))
+}
+
+/// The order of the photo's axes: by the axis of three channels, or, where that is open or either could
+/// be, by the first operator that tells.
+fn layout_of(
+    graph: &Graph,
+    name: &str,
+    (second, fourth): (Option<usize>, Option<usize>),
+) -> Option<Layout> {
+    match (second, fourth) {
+        (Some(3), other) if other != Some(3) => Some(Layout::Nchw),
+        (other, Some(3)) if other != Some(3) => Some(Layout::Nhwc),
+        _ => layout_in(graph, name),
+    }
+}
+
+/// A convolution takes channels before places; a transposition from last to second says the contrary.
+fn layout_in(graph: &Graph, name: &str) -> Option<Layout> {
+    const SAME: [&str; 9] =
+        ["Identity", "Cast", "Sub", "Add", "Mul", "Div", "Clip", "BatchNormalization", "Pad"];
+    let mut value = name.to_owned();
+    for _ in 0..16 {
+        let readers = graph.consumers_of(&value);
+        let node = readers.first().and_then(|i| graph.nodes.get(*i))?;
+        match op(node) {
+            "Conv" | "QLinearConv" | "MaxPool" | "AveragePool" => return Some(Layout::Nchw),
+            "Transpose" => {
+                return match ints(node, "perm")? {
+                    [0, 3, 1, 2] => Some(Layout::Nhwc),
+                    [0, 2, 3, 1] => Some(Layout::Nchw),
+                    _ => None,
+                };
+            }
+            same if SAME.contains(&same) => output_name(node).clone_into(&mut value),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Puts constants in the place of the inputs beside the photo.
+fn fix_others(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Result<(), InterfaceError> {
+    let named = |value: &ValueInfoProto, name: &str| value.name.as_deref() == Some(name);
+    if let Some((name, _)) =
+        defaults.iter().find(|(name, _)| !graph.inputs.iter().any(|value| named(value, name)))
+    {
+        let names = graph.inputs.iter().map(quoted).collect::<Vec<_>>().join(", ");
+        return Err(InterfaceError::NoInput { name: name.clone(), names });
+    }
+    for (name, values) in defaults {
+        let Some(at) = graph.inputs.iter().position(|value| named(value, name)) else { continue };
+        let held = graph.inputs.remove(at);
+        let sides: Vec<usize> =
+            dimensions(&held).into_iter().map(|(_, side)| side.unwrap_or(1)).collect();
+        let count = sides.iter().try_fold(1_usize, |n, side| n.checked_mul(*side));
+        let wrong = |count: Option<usize>| InterfaceError::Default {
+            name: name.clone(),
+            wanted: count.map_or("fewer".to_owned(), |count| count.to_string()),
+            given: values.len(),
+        };
+        let values = match (count, &values[..]) {
+            (Some(count), [one]) if count <= 1 << 20 => vec![*one; count],
+            (Some(count), values) if count == values.len() => values.to_vec(),
+            (count, _) => return Err(wrong(count)),
+        };
+        let tensor = match element_type(&held) {
+            DataType::FLOAT => Tensor::f32(&sides, &values),
+            DataType::INT64 => {
+                let whole: Vec<i64> = values.iter().map(|v| *v as i64).collect();
+                Tensor { dims: sides, ..Tensor::i64_list(&whole) }
+            }
+            dtype => {
+                let name = name.clone();
+                return Err(InterfaceError::Type { name, dtype: dtype.to_string() });
+            }
+        };
+        graph.constants.insert(name.clone(), tensor);
+    }
+    Ok(())
 }
 
 /// Drops inputs that no node reads, where another is left: Keras exports the constants of a
@@ -165,8 +307,13 @@ pub(crate) fn shape_of(input: &Input) -> [usize; 4] {
 }
 
 /// Moves the normalisation into the graph: u8 pixels in, `(pixel − mean) / std` as float32 to
-/// whatever read the input before.
+/// whatever read the input before. The channels keep the tensor's order.
 pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
+    let placed = |[r, g, b]: [f32; 3]| match input.order {
+        ChannelOrder::Rgb => [r, g, b],
+        ChannelOrder::Bgr => [b, g, r],
+    };
+    let (mean, std) = (placed(input.mean), placed(input.std));
     let nodes = graph.nodes.len();
     let float = graph.fresh("input/float");
     graph.replace_reads(&input.name, &float);
@@ -177,7 +324,7 @@ pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
         &[&input.name],
         vec![int_attribute("to", i64::from(DataType::FLOAT.0))],
     );
-    let steps = [("Sub", "mean", input.mean, 0.0), ("Div", "std", input.std, 1.0)];
+    let steps = [("Sub", "mean", mean, 0.0), ("Div", "std", std, 1.0)];
     for (operator, base, factors, idle) in steps {
         if factors.iter().any(|f| *f != idle) {
             let factors = Tensor::f32(&channel_shape(4, axis, 3), &factors);
@@ -198,22 +345,60 @@ pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
 
 /// Keeps the score output alone and returns its name.
 ///
+/// A tail that makes labels, dictionaries or indices of the scores is cut off. `chosen` may name any value
+/// of the graph.
+///
 /// # Errors
 /// [`InterfaceError`] when there are several and none is chosen, or the chosen one is not there.
 pub(crate) fn output(graph: &mut Graph, chosen: Option<&str>) -> Result<String, InterfaceError> {
-    let names = graph.outputs.iter().map(quoted).collect::<Vec<_>>().join(", ");
-    let kept = match (chosen, &graph.outputs[..]) {
-        (None, [only]) => only.clone(),
-        (None, _) => return Err(InterfaceError::Outputs { names }),
-        (Some(name), outputs) => {
-            let found = outputs.iter().find(|o| o.name.as_deref() == Some(name));
-            let name = name.to_owned();
-            found.cloned().ok_or(InterfaceError::NoOutput { name, names })?
+    let names = || graph.outputs.iter().map(quoted).collect::<Vec<_>>().join(", ");
+    let name = match chosen {
+        Some(name) if graph.producer_of(name).is_some() => before_labels(graph, name),
+        Some(name) => {
+            return Err(InterfaceError::NoOutput { name: name.to_owned(), names: names() });
         }
-    };
-    let name = kept.name.clone().unwrap_or_default();
-    graph.outputs = vec![kept];
+        None => {
+            let all = graph.outputs.iter().filter_map(|o| o.name.as_deref());
+            let mut scores: Vec<&str> = all.map(|name| before_labels(graph, name)).collect();
+            scores.dedup();
+            match scores[..] {
+                [only] => only,
+                _ => return Err(InterfaceError::Outputs { names: names() }),
+            }
+        }
+    }
+    .to_owned();
+    let given = graph.outputs.iter().find(|o| o.name.as_deref() == Some(name.as_str()));
+    graph.outputs = vec![given.cloned().unwrap_or_else(|| value_info(&name, &[]))];
     Ok(name)
+}
+
+/// The scores that an output of labels or indices was made of; the output itself where it is numbers.
+fn before_labels<'g>(graph: &'g Graph, name: &'g str) -> &'g str {
+    const TAIL: [&str; 6] =
+        ["ZipMap", "LabelEncoder", "ArgMax", "TopK", "ArrayFeatureExtractor", "SequenceConstruct"];
+    let mut scores = name;
+    let mut value = name;
+    for _ in 0..8 {
+        let Some((_, node)) = graph.producer_of(value) else { break };
+        let Some(before) = input(node, 0) else { break };
+        if TAIL.contains(&op(node)) {
+            scores = before;
+        } else if !matches!(op(node), "Cast" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity") {
+            break;
+        }
+        value = before;
+    }
+    scores
+}
+
+/// The labels that a `ZipMap` or `LabelEncoder` of the graph holds, where there is one.
+pub(crate) fn labels_inside(graph: &Graph) -> Option<Vec<String>> {
+    let held = |name: &str| {
+        let strings = |node| attribute(node, name).map(|a| a.strings.clone());
+        graph.nodes.iter().filter_map(strings).find(|labels| !labels.is_empty())
+    };
+    held("classlabels_strings").or_else(|| held("values_strings"))
 }
 
 fn quoted(value: &ValueInfoProto) -> String {

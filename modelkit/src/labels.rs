@@ -1,11 +1,21 @@
-//! The file of labels: one class a line, in the order of the scores.
+//! Labels in the order of the scores: lines of text, CSV, or JSON, as the tools that train write them.
 //!
-//! A tab and a display name may follow the label.
+//! | form | written by |
+//! |---|---|
+//! | `akiec`, a tab and a name to show may follow | hand |
+//! | `0 akiec` | Teachable Machine |
+//! | `0,akiec`, `akiec,0`, with or without a heading | spreadsheets |
+//! | `"akiec",` | a list copied out of a script |
+//! | `["akiec", …]`, `{"akiec": 0, …}`, `{"0": "akiec", …}` | `json.dump` of a list or of Keras's `class_indices` |
+//! | `{"id2label": {…}}`, `{"label_names": […]}` | transformers, timm |
 
+use std::collections::HashMap;
+
+use serde_json::Value;
 use skincell_vision::card::Class;
 use thiserror::Error;
 
-/// Why a file of labels cannot be used.
+/// Why labels cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LabelsError {
     /// A line without a label.
@@ -15,38 +25,54 @@ pub enum LabelsError {
         line: usize,
     },
     /// The same label twice: an answer could not say which is meant.
-    #[error("lines {first} and {second} of the labels are both {label:?}; labels must differ")]
+    #[error("labels {first} and {second} are both {label:?}; labels must differ")]
     Twice {
         /// The label.
         label: String,
-        /// Number of the first line that has it.
+        /// Number of the first that is so called, from 1.
         first: usize,
         /// Number of the second.
         second: usize,
     },
+    /// Numbers that are not those of the scores.
+    #[error(
+        "the labels are numbered, but not from 0 to {last}, each once ({problem}); number them in the \
+         order of the scores"
+    )]
+    Numbers {
+        /// The last number there should be.
+        last: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// JSON of another kind.
+    #[error(
+        "the labels are JSON of an unknown form ({problem}); wanted is a list of names, an object of \
+         names and numbers, or an object with id2label"
+    )]
+    Json {
+        /// What is wrong.
+        problem: String,
+    },
 }
 
-/// Reads labels: a line is `label` or `label<TAB>display name`. Lines may end in CR LF, and empty
-/// lines at the end are left out.
+/// Reads labels of any of the forms above. Lines may end in CR LF, a byte order mark may come first, and
+/// empty lines at the end are left out.
 ///
 /// # Errors
-/// [`LabelsError`] with the line at fault.
+/// [`LabelsError`] with the label at fault.
 pub fn parse_labels(text: &str) -> Result<Vec<Class>, LabelsError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
-    let mut classes: Vec<Class> = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let (label, display) = match line.split_once('\t') {
-            Some((label, display)) => (label.trim(), Some(display.trim())),
-            None => (line.trim(), None),
-        };
-        if label.is_empty() {
+    let begins = text.trim_start().chars().next();
+    let classes = match begins {
+        Some('[' | '{') => json(text)?,
+        _ => lines(text)?,
+    };
+    let mut seen = HashMap::new();
+    for (index, class) in classes.iter().enumerate() {
+        if class.label.is_empty() {
             return Err(LabelsError::Empty { line: index + 1 });
         }
-        let display = display.filter(|d| !d.is_empty()).map(str::to_owned);
-        classes.push(Class { label: label.to_owned(), display });
-    }
-    let mut seen = std::collections::HashMap::new();
-    for (index, class) in classes.iter().enumerate() {
         if let Some(first) = seen.insert(&class.label, index) {
             let label = class.label.clone();
             return Err(LabelsError::Twice { label, first: first + 1, second: index + 1 });
@@ -55,20 +81,147 @@ pub fn parse_labels(text: &str) -> Result<Vec<Class>, LabelsError> {
     Ok(classes)
 }
 
+fn class(label: &str, display: Option<&str>) -> Class {
+    let display = display.map(str::trim).filter(|d| !d.is_empty()).map(str::to_owned);
+    Class { label: label.trim().to_owned(), display }
+}
+
+fn lines(text: &str) -> Result<Vec<Class>, LabelsError> {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    if let Some(line) = lines.iter().position(|line| line.trim().is_empty()) {
+        return Err(LabelsError::Empty { line: line + 1 });
+    }
+    if let Some(labels) = numbered(&lines)? {
+        return Ok(labels.into_iter().map(|label| class(&label, None)).collect());
+    }
+    let plain = |line: &&str| match line.split_once('\t') {
+        Some((label, display)) => class(label, Some(display)),
+        None => class(&unquoted(line), None),
+    };
+    Ok(lines.iter().map(plain).collect())
+}
+
+/// A label without the quotes around it and the comma behind it.
+fn unquoted(text: &str) -> String {
+    let text = text.trim();
+    let bare = text.strip_suffix(',').unwrap_or(text).trim();
+    let within = |quote: char| bare.strip_prefix(quote).and_then(|t| t.strip_suffix(quote));
+    match within('"').or_else(|| within('\'')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        // A lone comma behind a bare word may be part of the name; quotes say that it is not.
+        None if text.ends_with(',') && !bare.contains(' ') => bare.to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+/// The labels of numbered lines in the order of their numbers; `None` where lines are not numbered.
+fn numbered(lines: &[&str]) -> Result<Option<Vec<String>>, LabelsError> {
+    let with_comma = |line: &&str| pair(line, [',', ';']);
+    let all = |lines: &[&str]| lines.iter().map(with_comma).collect::<Option<Vec<_>>>();
+    // A heading names the columns, and has no number.
+    let pairs = all(lines).or_else(|| {
+        let (heading, rest) = lines.split_first()?;
+        let columns = heading.split([',', ';']).count() == 2 && with_comma(heading).is_none();
+        if columns && !rest.is_empty() { all(rest) } else { None }
+    });
+    if let Some(pairs) = pairs {
+        return in_order(pairs).map(Some);
+    }
+    let spaced = |line: &&str| {
+        let (number, label) = line.trim_start().split_once([' ', ':', '\t'])?;
+        Some((number.trim_end_matches(':').parse::<usize>().ok()?, unquoted(label)))
+    };
+    let Some(pairs) = lines.iter().map(spaced).collect::<Option<Vec<_>>>() else { return Ok(None) };
+    // Names may begin with a number ("1 cent"); only a whole count from 0 is one of the classes.
+    Ok(in_order(pairs).ok())
+}
+
+/// The number and the label of a line of two fields.
+fn pair(line: &str, separators: [char; 2]) -> Option<(usize, String)> {
+    let (first, second) = line.split_once(separators)?;
+    if let Ok(number) = first.trim().parse() {
+        return Some((number, unquoted(second)));
+    }
+    let (first, second) = line.rsplit_once(separators)?;
+    Some((second.trim().parse().ok()?, unquoted(first)))
+}
+
+fn in_order(mut pairs: Vec<(usize, String)>) -> Result<Vec<String>, LabelsError> {
+    let last = pairs.len().saturating_sub(1);
+    pairs.sort_by_key(|(number, _)| *number);
+    match pairs.iter().enumerate().find(|(index, (number, _))| index != number) {
+        None => Ok(pairs.into_iter().map(|(_, label)| label).collect()),
+        Some((index, (number, label))) => {
+            let problem = format!("{label:?} has number {number} where {index} comes next");
+            Err(LabelsError::Numbers { last, problem })
+        }
+    }
+}
+
+fn json(text: &str) -> Result<Vec<Class>, LabelsError> {
+    // A list as Python prints it has single quotes.
+    let value = serde_json::from_str::<Value>(text)
+        .or_else(|error| serde_json::from_str(&text.replace('\'', "\"")).map_err(|_| error))
+        .map_err(|error| LabelsError::Json { problem: error.to_string() })?;
+    let labels = names(&value)?;
+    Ok(labels.iter().map(|label| class(label, None)).collect())
+}
+
+fn names(value: &Value) -> Result<Vec<String>, LabelsError> {
+    let unknown = |problem: String| Err(LabelsError::Json { problem });
+    match value {
+        Value::Array(list) => {
+            let texts =
+                list.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+            texts.map_or_else(|| unknown("a list of something else than names".to_owned()), Ok)
+        }
+        Value::Object(members) => {
+            for inner in [
+                "id2label",
+                "label_names",
+                "class_indices",
+                "class_names",
+                "classes",
+                "labels",
+                "names",
+            ] {
+                if let Some(value @ (Value::Array(_) | Value::Object(_))) = members.get(inner) {
+                    return names(value);
+                }
+            }
+            let by_number =
+                members.iter().map(|(k, v)| Some((k.parse().ok()?, v.as_str()?.to_owned())));
+            let by_name =
+                members.iter().map(|(k, v)| Some((usize::try_from(v.as_u64()?).ok()?, k.clone())));
+            let pairs = by_number
+                .collect::<Option<Vec<(usize, String)>>>()
+                .or_else(|| by_name.collect::<Option<Vec<_>>>());
+            match pairs {
+                Some(pairs) => in_order(pairs),
+                None => {
+                    let first: Vec<&str> = members.keys().take(3).map(String::as_str).collect();
+                    unknown(format!("an object with members such as {}", first.join(", ")))
+                }
+            }
+        }
+        _ => unknown("neither a list nor an object".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn class_of(label: &str, display: Option<&str>) -> Class {
+        Class { label: label.to_owned(), display: display.map(str::to_owned) }
+    }
+
     #[test]
     fn reads_lines_and_refuses_bad_ones() {
-        let class = |label: &str, display: Option<&str>| Class {
-            label: label.to_owned(),
-            display: display.map(str::to_owned),
-        };
         let cases = [
-            ("a\nb\n", Ok(vec![class("a", None), class("b", None)])),
-            ("a\tApple\r\nb\t\r\n\n", Ok(vec![class("a", Some("Apple")), class("b", None)])),
-            ("\u{feff}Heathy\tHealthy", Ok(vec![class("Heathy", Some("Healthy"))])),
+            ("a\nb\n", Ok(vec![class_of("a", None), class_of("b", None)])),
+            ("a\tApple\r\nb\t\r\n\n", Ok(vec![class_of("a", Some("Apple")), class_of("b", None)])),
+            ("\u{feff}Heathy\tHealthy", Ok(vec![class_of("Heathy", Some("Healthy"))])),
             ("a\n\nb", Err(LabelsError::Empty { line: 2 })),
             ("a\nb\na", Err(LabelsError::Twice { label: "a".to_owned(), first: 1, second: 3 })),
             ("", Ok(vec![])),
@@ -76,5 +229,62 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse_labels(text), expected, "{text:?}");
         }
+    }
+
+    /// The same three classes in every form that training tools write.
+    #[test]
+    fn every_form_of_file_gives_the_same_labels() {
+        for text in [
+            "akiec\nbcc\nmole, benign\n",
+            "0 akiec\r\n1 bcc\r\n2 mole, benign\r\n",
+            "\u{feff}0: akiec\n1: bcc\n2: mole, benign",
+            "0,akiec\n1,bcc\n2,\"mole, benign\"",
+            "2;\"mole, benign\"\n0;akiec\n1;bcc",
+            "index,label\n0,akiec\n1,bcc\n2,\"mole, benign\"\n",
+            "akiec,0\nbcc,1\n\"mole, benign\",2",
+            "\"akiec\",\n\"bcc\",\n\"mole, benign\",\n",
+            "'akiec',\n'bcc',\n'mole, benign'",
+            "[\"akiec\", \"bcc\", \"mole, benign\"]",
+            "['akiec', 'bcc', 'mole, benign']",
+            "{\"bcc\": 1, \"akiec\": 0, \"mole, benign\": 2}",
+            "{\"0\": \"akiec\", \"2\": \"mole, benign\", \"1\": \"bcc\"}",
+            "{\"architectures\": [\"X\"], \"id2label\": {\"0\": \"akiec\", \"1\": \"bcc\", \"2\": \"mole, benign\"}}",
+        ] {
+            let found =
+                parse_labels(text).map(|c| c.into_iter().map(|c| c.label).collect::<Vec<_>>());
+            assert_eq!(
+                found,
+                Ok(["akiec", "bcc", "mole, benign"].map(str::to_owned).to_vec()),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_the_classes_are_refused_or_left_alone() {
+        let names =
+            |text| parse_labels(text).map(|c| c.into_iter().map(|c| c.label).collect::<Vec<_>>());
+        assert_eq!(names("1 cent\n2 cent"), Ok(vec!["1 cent".to_owned(), "2 cent".to_owned()]));
+        for text in [
+            "1,akiec\n2,bcc",
+            "0,akiec\n0,bcc",
+            "{\"a\": 0, \"b\": 2}",
+            "{\"0\": \"a\", \"2\": \"b\"}",
+        ] {
+            assert!(
+                matches!(names(text), Err(LabelsError::Numbers { .. })),
+                "{text:?}: {:?}",
+                names(text)
+            );
+        }
+        for text in ["[1, 2]", "{\"a\": \"b\"}", "{", "{\"a\": [0]}"] {
+            assert!(
+                matches!(names(text), Err(LabelsError::Json { .. })),
+                "{text:?}: {:?}",
+                names(text)
+            );
+        }
+        let twice = LabelsError::Twice { label: "a".to_owned(), first: 1, second: 2 };
+        assert_eq!(names("0 a\n1 a"), Err(twice));
     }
 }

@@ -1,7 +1,8 @@
 //! Models before they are served: prepared, inspected, checked, quantized.
 //!
-//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), find its end
-//! (`scores`), differentiate that and add the Grad-CAM output (`gradcam`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
+//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), decide what its scores
+//! are (`scores`), differentiate from there and add the Grad-CAM output (`gradcam`), lay the weights out to be
+//! mapped ([`external`]), write all at once (`write`).
 //!
 //! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows
 //! what a model holds, [`check`] runs it on every engine and compares, [`measure`] says what serving
@@ -10,6 +11,7 @@
 //! This crate knows no HTTP, no wasi and no runner.
 
 pub mod check;
+mod compare;
 mod engine;
 pub mod export;
 pub mod external;
@@ -23,17 +25,24 @@ pub mod measure;
 pub mod pack;
 pub mod photos;
 mod prepare;
+pub mod preprocess;
 pub mod quantize;
 mod read;
+pub mod samples;
 mod scores;
 pub mod served;
 mod tensor;
+mod warnings;
 mod write;
 
 pub use cellnet::wire::WireError;
+pub use compare::{CompareError, Comparison, Given, Reference};
 pub use engine::EngineError;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};
-pub use prepare::{CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare};
+pub use prepare::{
+    CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare, prepare_from,
+};
 pub use read::ReadError;
+pub use scores::{SaidActivation, ScoresError};
 pub use write::WriteError;

@@ -7,12 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use skincell_vision::card::{Dtype, Input};
-use skincell_vision::photo::{Limits, PhotoError, decode};
-use skincell_vision::resize::{ResizeError, resize};
+use skincell_vision::photo::{Limits, PhotoError};
+use skincell_vision::resize::ResizeError;
 use skincell_vision::tensor::{Tensor, TensorError, from_photo};
+use skincell_vision::view;
 use thiserror::Error;
 
 use crate::interface::shape_of;
+use crate::samples;
 
 /// Why a file cannot be given to a model.
 #[derive(Debug, Error)]
@@ -102,12 +104,43 @@ pub fn load(path: &Path, input: &Input) -> Result<Tensor, PhotosError> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
         return npy(&bytes, input).map_err(|problem| PhotosError::Npy { path: owned(), problem });
     }
-    let size = (input.width, input.height);
-    let photo = decode(&bytes, size, &Limits::default())
+    let photo = view::decode(&bytes, input, &Limits::default())
         .map_err(|error| PhotosError::Photo { path: owned(), error })?;
-    let photo = resize(&photo, input.width, input.height)
-        .map_err(|error| PhotosError::Resize { path: owned(), error })?;
-    from_photo(&photo, input).map_err(|error| PhotosError::Tensor { path: owned(), error })
+    let seen =
+        view::view(&photo, input).map_err(|error| PhotosError::Resize { path: owned(), error })?;
+    from_photo(&seen.photo, input).map_err(|error| PhotosError::Tensor { path: owned(), error })
+}
+
+/// The input tensors of some photos with their names, float32: of the files, or of drawings of our own
+/// where none is given.
+///
+/// # Errors
+/// [`PhotosError`] with the first file's name that cannot be read.
+pub(crate) fn samples(
+    paths: &[PathBuf],
+    input: &Input,
+) -> Result<Vec<(String, rten_tensor::Tensor<f32>)>, PhotosError> {
+    let shape = shape_of(input);
+    let floats = |tensor: Tensor| {
+        let elements = tensor.data.as_chunks::<4>().0;
+        let values = elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
+        rten_tensor::Tensor::from_data(&shape, values)
+    };
+    if !paths.is_empty() {
+        let files = list(paths)?;
+        let name = |file: &Path| file.display().to_string();
+        return files.iter().map(|file| Ok((name(file), floats(load(file, input)?)))).collect();
+    }
+    let mut drawn = Vec::new();
+    for (name, photo) in samples::photos() {
+        let path = || PathBuf::from(format!("the drawing {name}"));
+        let seen = view::view(&photo, input)
+            .map_err(|error| PhotosError::Resize { path: path(), error })?;
+        let tensor = from_photo(&seen.photo, input)
+            .map_err(|error| PhotosError::Tensor { path: path(), error })?;
+        drawn.push((format!("the drawing \"{name}\""), floats(tensor)));
+    }
+    Ok(drawn)
 }
 
 /// Reads every file meant by a list of files and folders.
@@ -153,7 +186,7 @@ fn npy(bytes: &[u8], input: &Input) -> Result<Tensor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skincell_vision::card::Layout;
+    use skincell_vision::card::{ChannelOrder, Layout, Resize};
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -173,6 +206,8 @@ mod tests {
             height: 1,
             mean: [0.0; 3],
             std: [1.0; 3],
+            order: ChannelOrder::Rgb,
+            resize: Resize::default(),
         };
         let good = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 3, 1, 2), }\n";
         let tensor = npy(&file(good, &[1, 2, 3, 4, 5, 6]), &input).expect("it fits");

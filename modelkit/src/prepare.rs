@@ -1,26 +1,27 @@
 //! `model prepare`: from an exported ONNX classifier to a folder that is ready to serve.
 //!
-//! Reads, checks, clears, adds the Grad-CAM output, runs the result once against the original, and
-//! writes everything at once or nothing.
+//! Reads, checks, clears, decides what the scores are, adds the Grad-CAM output, compares the result on
+//! photos with the framework it came from, and writes everything at once or nothing.
 
 use std::path::PathBuf;
 
-use rten_tensor::Tensor;
-use rten_tensor::prelude::*;
 use skincell_vision::card::{
-    Activation, Basis, CARD_VERSION, Card, CardError, Class, Dtype, Form, GradCam, Input, Output,
-    Target,
+    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Fit, GradCam, Input, Layout,
+    Output, Resize, Target,
 };
 use thiserror::Error;
 
-use crate::engine::{Engine, EngineError, Probe};
+use crate::compare::{self, CompareError, Comparison, Reference};
+use crate::engine::{EngineError, Probe};
 use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::fold;
 use crate::gradcam::{self, Wanted};
 use crate::graph::Graph;
 use crate::interface::{self, InterfaceError, Photo};
-use crate::read::{ReadError, read};
-use crate::scores::{self, Scores};
+use crate::photos::{self, PhotosError};
+use crate::read::{ReadError, read, refuse_private};
+use crate::scores::{self, SaidActivation, Scores, ScoresError};
+use crate::warnings;
 use crate::write::{Draft, WriteError};
 
 /// Name of the card's file in a model's folder.
@@ -33,7 +34,8 @@ pub struct PrepareOptions {
     pub model: PathBuf,
     /// The folder to write; its last part is the model's name where `name` is empty.
     pub output: PathBuf,
-    /// The classes, in the order of the scores; see [`crate::parse_labels`].
+    /// The classes, in the order of the scores; see [`crate::parse_labels`]. Where there is none, the
+    /// labels that the model holds.
     pub classes: Vec<Class>,
     /// The name the model is asked for by.
     pub name: String,
@@ -49,14 +51,30 @@ pub struct PrepareOptions {
     pub mean: [f32; 3],
     /// Divides each channel afterwards, in pixel units.
     pub std: [f32; 3],
+    /// Order of the channels in the tensor.
+    pub order: ChannelOrder,
+    /// How a photo is brought to the input's size.
+    pub resize: Resize,
+    /// With a crop whose `shortest` is open: the input's longer side by the resized shorter one.
+    pub crop_ratio: f64,
+    /// Order of the axes, for a graph that does not show it.
+    pub layout: Option<Layout>,
+    /// Which of these settings nobody said, for the card.
+    pub assumed: Vec<String>,
+    /// Numbers for inputs beside the photo, which become constants.
+    pub defaults: Vec<(String, Vec<f32>)>,
+    /// Photos to compare on; drawings of our own where there are none.
+    pub photos: Vec<PathBuf>,
+    /// Largest difference of a probability that passes; 1e-4 if `None`.
+    pub max_difference: Option<f64>,
     /// Whether the served graph takes pixels as bytes and normalises them itself.
     pub input: Dtype,
     /// Width and height in pixels, for a model that leaves them open.
     pub size: Option<(u32, u32)>,
     /// Which output are the scores, for a model with several.
     pub scores: Option<String>,
-    /// What turns logits into probabilities, where the graph does not say; softmax if `None`.
-    pub activation: Option<Activation>,
+    /// What the scores are; decided by graph and numbers if `None`.
+    pub activation: Option<SaidActivation>,
     /// The feature map of the Grad-CAM.
     pub target: CamTarget,
     /// The score whose gradient is shown.
@@ -66,6 +84,40 @@ pub struct PrepareOptions {
     pub own_bias: Option<bool>,
     /// Whether a folder that is there already is replaced.
     pub force: bool,
+}
+
+impl Default for PrepareOptions {
+    /// Pixels from 0 to 255 in the order R, G, B, the whole photo stretched; nothing else is said.
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            output: PathBuf::new(),
+            classes: Vec::new(),
+            name: String::new(),
+            title: String::new(),
+            notice: String::new(),
+            license: String::new(),
+            source: String::new(),
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            order: ChannelOrder::Rgb,
+            resize: Resize::default(),
+            crop_ratio: 1.0,
+            layout: None,
+            assumed: Vec::new(),
+            defaults: Vec::new(),
+            photos: Vec::new(),
+            max_difference: None,
+            input: Dtype::F32,
+            size: None,
+            scores: None,
+            activation: None,
+            target: CamTarget::Solvable,
+            basis: Basis::Probability,
+            own_bias: None,
+            force: false,
+        }
+    }
 }
 
 /// Which feature map Grad-CAM is to show.
@@ -92,36 +144,24 @@ pub enum PrepareError {
     /// Running it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The scores have the wrong shape.
-    #[error("output \"{name}\" has shape {shape:?}; scores are [1, classes]")]
-    Scores {
-        /// The output.
-        name: String,
-        /// Its shape.
-        shape: Vec<usize>,
-    },
-    /// The labels do not fit the scores.
+    /// What the scores are.
+    #[error(transparent)]
+    Scores(#[from] ScoresError),
+    /// The photos to compare on.
+    #[error(transparent)]
+    Photos(#[from] PhotosError),
+    /// The comparison with what the model came from.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    /// Nobody names the classes.
     #[error(
-        "the model gives {scores} scores and the labels name {labels} classes; they must match"
+        "the model does not name its classes; name them with --labels FILE or --labels a,b,c, in the \
+         order of its scores"
     )]
-    Labels {
-        /// Scores of the model.
-        scores: usize,
-        /// Labels given.
-        labels: usize,
-    },
+    NoLabels,
     /// The card.
     #[error(transparent)]
     Card(#[from] CardError),
-    /// The prepared graph computes something else than the original.
-    #[error(
-        "the prepared graph's scores differ from the original's by {difference:e}; this is a fault \
-         of skincell, please report it with the model"
-    )]
-    Differs {
-        /// Largest absolute difference of a score.
-        difference: f32,
-    },
     /// Laying out the files.
     #[error("the graph cannot be encoded: {0}")]
     Encode(String),
@@ -135,7 +175,7 @@ pub enum PrepareError {
 pub enum Step {
     /// Reading and checking the ONNX file.
     Read,
-    /// Learning shapes by running it once.
+    /// Learning shapes, and what the scores are, by running it.
     Probe,
     /// Building the Grad-CAM output.
     Solve,
@@ -152,6 +192,13 @@ pub struct Report {
     pub card: Card,
     /// The last convolution and the channels of its map, where there is a Grad-CAM output.
     pub conv: Option<(String, usize)>,
+    /// How probabilities come about, for people.
+    pub probabilities: String,
+    /// How far the result is from what the model came from.
+    pub comparison: Comparison,
+    /// What the model sees of the first photo: least, mean and largest element of its tensor by channel
+    /// (R, G, B).
+    pub seen: [[f32; 3]; 3],
     /// Number of weights.
     pub parameters: u64,
     /// Bytes of `model.onnx` and `model.onnx.data`.
@@ -160,7 +207,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Prepares a model and writes its folder.
+/// Prepares an ONNX model and writes its folder.
 ///
 /// # Errors
 /// [`PrepareError`]; nothing is written then.
@@ -168,44 +215,47 @@ pub fn prepare(
     options: &PrepareOptions,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Report, PrepareError> {
+    prepare_from(options, None, progress)
+}
+
+/// Prepares a model that a framework exported, which says what is right, and writes its folder.
+///
+/// # Errors
+/// [`PrepareError`]; nothing is written then.
+pub fn prepare_from(
+    options: &PrepareOptions,
+    reference: Option<&mut dyn Reference>,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Report, PrepareError> {
     let draft = Draft::begin(&options.output, options.force)?;
     progress(Step::Read);
-    let mut graph = read(&options.model)?;
+    let Loaded { mut graph, mut input, classes, chosen } = load(options)?;
     let mut notes = Vec::new();
-    let chosen = interface::output(&mut graph, options.scores.as_deref())?;
-    graph.drop_unused();
-    let photo =
-        Photo { dtype: options.input, mean: options.mean, std: options.std, size: options.size };
-    let mut input = interface::input(&mut graph, &photo)?;
-    fold::replace_unknown(&mut graph);
-    let original = graph.clone();
+    let samples = photos::samples(&options.photos, &input)?;
+    let original = compare::original(&graph, &chosen, &samples)?;
+    let defaults = (input.name.as_str(), &options.defaults[..]);
+    let right = compare::expected(reference, &chosen, &original, &samples, defaults)?;
     fold::drop_identities(&mut graph);
     let shifts = fold::fold_batch_norms(&mut graph);
 
     progress(Step::Probe);
     let shape = interface::shape_of(&input);
     let mut probe = Probe::new(&graph, &shape)?;
-    let mut scores = scores::scores(&graph, &chosen);
-    check_scores(&mut probe, &scores, options)?;
-    if let (Form::Logits, Some(activation)) = (scores.form, options.activation) {
-        scores.activation = activation;
-    }
+    let (count, said) = (classes.len(), options.activation);
+    let settled = scores::settle(&mut graph, &mut probe, &chosen, &original, count, said)?;
+    let scores = &settled.scores;
+    let mut probe = Probe::new(&graph, &shape)?;
 
     progress(Step::Solve);
-    let solved = match options.target {
-        CamTarget::None => Err("the model was prepared without".to_owned()),
-        CamTarget::Solvable => solve(&mut graph, &mut probe, &scores, &shifts, options, None)?,
-        CamTarget::Only(target) => {
-            solve(&mut graph, &mut probe, &scores, &shifts, options, Some(target))?
-        }
-    };
+    let solved = solve(&mut graph, &mut probe, scores, &shifts, options)?;
     graph.drop_unused();
     progress(Step::Compare);
-    let difference = compare(&original, &graph, &shape, &scores)?;
-    // Folding a batch norm rounds each weight once more; 1e-3 of a logit is far above that.
-    if difference > 1e-3 {
-        return Err(PrepareError::Differs { difference });
-    }
+    let output =
+        Output { name: scores.output.clone(), form: scores.form, activation: scores.activation };
+    let allowed = options.max_difference.unwrap_or(MAX_DIFFERENCE);
+    let comparison = compare::compare(&graph, &output, &samples, right, &settled.reading, allowed)?;
+    notes.extend(warnings::of(&graph, &input, &samples, &comparison)?);
+    let seen = warnings::seen(&input, &samples);
     if options.input == Dtype::U8 {
         interface::take_bytes(&mut graph, &mut input);
     }
@@ -216,26 +266,71 @@ pub fn prepare(
         }
         Err(why) => (None, Some(why), None),
     };
-    let card = card(options, input, &scores, gradcam, missing);
+    let mut card = card(options, classes, input, output, gradcam, missing);
+    if settled.assumed {
+        card.assumed.push("activation".to_owned());
+    }
     progress(Step::Write);
     let bytes = write(draft, &graph, &card)?;
-    Ok(Report { parameters: graph.parameters(), card, conv, bytes, notes })
+    Ok(Report {
+        parameters: graph.parameters(),
+        card,
+        conv,
+        probabilities: settled.how,
+        comparison,
+        seen,
+        bytes,
+        notes,
+    })
 }
 
-fn check_scores(
-    probe: &mut Probe,
-    scores: &Scores,
-    options: &PrepareOptions,
-) -> Result<(), PrepareError> {
-    let shapes = probe.learn(&[scores.output.as_str(), scores.differentiated()])?;
-    let shape = shapes.get(&scores.output).cloned().unwrap_or_default();
-    let [1, count] = shape[..] else {
-        return Err(PrepareError::Scores { name: scores.output.clone(), shape });
-    };
-    if count != options.classes.len() {
-        return Err(PrepareError::Labels { scores: count, labels: options.classes.len() });
+/// A model that was read, with its photo and its scores found.
+struct Loaded {
+    graph: Graph,
+    input: Input,
+    classes: Vec<Class>,
+    /// The value that holds the scores, as they are in the file.
+    chosen: String,
+}
+
+fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
+    let mut graph = read(&options.model)?;
+    let classes = classes(options, &graph)?;
+    let chosen = interface::output(&mut graph, options.scores.as_deref())?;
+    graph.drop_unused();
+    refuse_private(&graph)?;
+    let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
+    if input.resize.fit == Fit::Crop {
+        let side = f64::from(input.width.max(input.height)) / options.crop_ratio;
+        // timm and torchvision: floor(224 / 0.875) = 256.
+        input.resize.shortest.get_or_insert(side.floor() as u32);
     }
-    Ok(())
+    input.check()?;
+    fold::replace_unknown(&mut graph);
+    Ok(Loaded { graph, input, classes, chosen })
+}
+
+/// Largest difference of a probability that passes where nothing else is said.
+const MAX_DIFFERENCE: f64 = 1e-4;
+
+fn photo(options: &PrepareOptions) -> Photo {
+    Photo {
+        mean: options.mean,
+        std: options.std,
+        order: options.order,
+        resize: options.resize,
+        layout: options.layout,
+        size: options.size,
+    }
+}
+
+/// The classes given, or those whose names the graph holds.
+fn classes(options: &PrepareOptions, graph: &Graph) -> Result<Vec<Class>, PrepareError> {
+    if !options.classes.is_empty() {
+        return Ok(options.classes.clone());
+    }
+    let inside = interface::labels_inside(graph).ok_or(PrepareError::NoLabels)?;
+    Ok(inside.into_iter().map(|label| Class { label, display: None }).collect())
 }
 
 /// Adds the Grad-CAM output for the target asked for, or for the first that can be solved. The inner
@@ -246,8 +341,12 @@ fn solve(
     scores: &Scores,
     shifts: &fold::Shifts,
     options: &PrepareOptions,
-    only: Option<Target>,
 ) -> Result<Result<gradcam::Added, String>, EngineError> {
+    let only = match options.target {
+        CamTarget::None => return Ok(Err("the model was prepared without".to_owned())),
+        CamTarget::Solvable => None,
+        CamTarget::Only(target) => Some(target),
+    };
     let tail = match gradcam::find(graph, probe, scores.differentiated())? {
         Ok(tail) => tail,
         Err(refusal) => return Ok(Err(refusal.to_string())),
@@ -257,36 +356,11 @@ fn solve(
     Ok(added.map_err(|refusal| refusal.to_string()))
 }
 
-/// Largest difference of a logit between two graphs, on one photo of fixed noise.
-fn compare(
-    original: &Graph,
-    prepared: &Graph,
-    shape: &[usize],
-    scores: &Scores,
-) -> Result<f32, EngineError> {
-    let elements = shape.iter().product::<usize>();
-    // A fixed linear congruential sequence (Numerical Recipes): the same noise in every run.
-    let mut state = 1_u32;
-    let noise: Vec<f32> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 8_388_608.0 - 1.0
-    })
-    .take(elements)
-    .collect();
-    let photo = Tensor::from_data(shape, noise);
-    let run = |graph| Engine::load(graph)?.run(photo.view().into(), &[&scores.output]);
-    let (before, after) = (run(original)?, run(prepared)?);
-    let flat = |tensors: &[Tensor<f32>]| -> Vec<f32> {
-        tensors.iter().flat_map(|t| t.iter().copied().collect::<Vec<_>>()).collect()
-    };
-    let pairs = flat(&before).into_iter().zip(flat(&after));
-    Ok(pairs.map(|(a, b)| (a - b).abs() / a.abs().max(1.0)).fold(0.0, f32::max))
-}
-
 fn card(
     options: &PrepareOptions,
+    classes: Vec<Class>,
     input: Input,
-    scores: &Scores,
+    output: Output,
     gradcam: Option<GradCam>,
     gradcam_missing: Option<String>,
 ) -> Card {
@@ -300,14 +374,11 @@ fn card(
         license: options.license.clone(),
         source: options.source.clone(),
         input,
-        output: Output {
-            name: scores.output.clone(),
-            form: scores.form,
-            activation: scores.activation,
-        },
+        output,
         gradcam,
         gradcam_missing,
-        classes: options.classes.clone(),
+        assumed: options.assumed.clone(),
+        classes,
     }
 }
 

@@ -158,6 +158,14 @@ fn check_operators(graph: &Graph) -> Result<(), ReadError> {
              export it again with opset 17"
         )));
     }
+    Ok(())
+}
+
+/// Refuses operators no engine knows. A tail that makes labels of the scores (`ZipMap`) is gone by then.
+///
+/// # Errors
+/// [`ReadError::Operators`] with the first such node.
+pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
     let private = |n: &&NodeProto| {
         !matches!(n.domain.as_deref().unwrap_or_default(), "" | "ai.onnx" | "com.microsoft")
     };
@@ -165,7 +173,7 @@ fn check_operators(graph: &Graph) -> Result<(), ReadError> {
         None => Ok(()),
         Some(node) => Err(ReadError::Operators(format!(
             "{} is of the private operator set \"{}\", which no engine here knows; export with \
-             functions inlined",
+             functions inlined, or name a tensor before it with --scores NAME",
             label(node),
             node.domain.as_deref().unwrap_or_default()
         ))),

@@ -4,34 +4,227 @@
     .venv/bin/python models/keras/export.py dermatology_stage1.keras raw.onnx
     skincell model prepare raw.onnx --labels labels.txt -o models/skin
 
-Keras's own exporter does the work; here the model is called once (it refuses one that never was),
-the batch is fixed to 1, input and output get the names `image` and `scores`, the versions used are
-recorded. Preprocessing inside the model stays there. Makes no Grad-CAM: `prepare` does.
+The model is exported as it predicts: `training=False`, so that augmentation layers pass their input on
+and batch norms use their running statistics. Preprocessing inside the model stays there. The batch is
+fixed to 1; a single input and output get the names `image` and `scores`. What Keras 3 does not load is
+loaded by Keras 2 (`tf_keras`). Code inside a file (a Lambda layer) is never run. Makes no Grad-CAM:
+`prepare` does.
+
+With `--predict` it prints a line `skincell: {"inputs", "outputs", "convention"}` and then answers, for every
+line of JSON `[{"name", "shape", "file"}]` on its standard input (files of little-endian float32), with a line
+`skincell: {"output": [numbers]}`.
 """
 
 import argparse
+import json
 import os
+import sys
+import zipfile
 
-os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"} | dict(os.environ))
+os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
+                  | {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"})
 
 import keras
 import numpy as np
 import onnx
 import tensorflow as tf
+import tf2onnx
+from keras.src.export.tf2onnx_lib import patch_tf2onnx
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 OPSET = 17
 
 
-def load(path):
-    """A model from a file, or from a SavedModel folder as an inference-only layer."""
-    if not os.path.isdir(path):
+def config_of(path):
+    """The saved configuration of a `.keras` or `.h5` file; empty where there is none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("config.json"))
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get("model_config")
+    if text is None:
+        raise SystemExit("the file holds weights without a model: build the model in Python, call "
+                         "load_weights() and save it whole with model.save(\"model.keras\")")
+    return json.loads(text)
+
+
+def layers_in(config):
+    """Every layer's configuration, those of models inside models included."""
+    if isinstance(config, list):
+        for item in config:
+            yield from layers_in(item)
+    elif isinstance(config, dict):
+        if isinstance(config.get("class_name"), str) and isinstance(config.get("config"), dict):
+            yield config
+        for item in config.values():
+            yield from layers_in(item)
+
+
+def is_code(layer):
+    """Whether a Lambda layer's function is Python code and not the name of one that Keras knows."""
+    function = layer["config"].get("function")
+    if isinstance(function, dict) and function.get("class_name") == "function":
+        return function.get("config") is None
+    return not isinstance(function, str)
+
+
+def refuse_code(config):
+    for layer in layers_in(config):
+        if layer["class_name"] == "Lambda" and is_code(layer):
+            name = layer["config"].get("name", "lambda")
+            raise SystemExit(
+                f"layer \"{name}\" is a Lambda: it holds Python code, which is not run out of a file. In the "
+                "script that made the model, put a layer of Keras in its place (Rescaling, Normalization, "
+                "Resizing, GlobalAveragePooling2D, …), load_weights() from this file, and save it again")
+
+
+def first_line(error):
+    """The most useful line of a framework's long complaint."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("Exception encountered", "Arguments received", "•"))]
+    return (kept or lines or [type(error).__name__])[0][:400]
+
+
+def fixed_dropout(tf_keras):
+    """The dropout of the package efficientnet 1.x, which predicts as any dropout: not at all."""
+    class FixedDropout(tf_keras.layers.Dropout):
+        pass
+    return FixedDropout
+
+
+def load_file(path):
+    """A model from a file: by Keras 3, else by Keras 2."""
+    config = config_of(path)
+    refuse_code(config)
+    try:
         return keras.models.load_model(path, compile=False)
-    layer = keras.layers.TFSMLayer(str(path), call_endpoint="serving_default")
-    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
-    (spec,) = signature.structured_input_signature[1].values()
-    image = keras.Input(spec.shape[1:])
-    (scores,) = layer(image).values()
-    return keras.Model(image, scores)
+    except Exception as error:
+        new = first_line(error)
+    try:
+        import tf_keras
+    except ImportError:
+        raise SystemExit(f"Keras {keras.__version__} does not load it ({new}); a file of Keras 2 needs the package "
+                         "tf_keras: python -m pip install tf_keras") from None
+    try:
+        known = {"FixedDropout": fixed_dropout(tf_keras)}
+        return tf_keras.models.load_model(path, compile=False, custom_objects=known)
+    except Exception as error:
+        old = first_line(error)
+    raise SystemExit(f"Keras {keras.__version__} says: {new}; Keras 2 says: {old}. A layer of your own cannot be "
+                     "loaded without its code: export the model to ONNX in the script that defines it "
+                     "(model.export(\"model.onnx\", format=\"onnx\")), and prepare that file")
+
+
+class SavedModel:
+    """A SavedModel folder's serving signature, with what the export needs of a model."""
+
+    def __init__(self, path):
+        self.held = tf.saved_model.load(str(path))
+        signatures = self.held.signatures
+        if not signatures:
+            raise SystemExit("the SavedModel has no serving signature; save it with model.export(folder), or save "
+                             "the model as .keras")
+        self.call = signatures.get("serving_default") or next(iter(signatures.values()))
+        self.specs = dict(self.call.structured_input_signature[1])
+        self.inputs = list(self.specs.values())
+        self.input_names = list(self.specs)
+        self.output_names = sorted(self.call.structured_outputs)
+
+    def __call__(self, values, training=False):
+        values = values if isinstance(values, list) else [values]
+        named = dict(zip(self.input_names, values))
+        answers = self.call(**named)
+        return [answers[name] for name in self.output_names]
+
+
+def load(path):
+    return SavedModel(path) if os.path.isdir(path) else load_file(path)
+
+
+def convention(model):
+    """`teachable-machine` for its two nested Sequential models, whose layers carry the names of TensorFlow.js."""
+    layers = getattr(model, "layers", [])
+    nested = [layer for layer in layers if type(layer).__name__ == "Sequential"]
+    inner = [layer.name for part in nested for layer in part.layers]
+    named = any("GlobalAveragePooling2D1" in name or name.startswith("model") for name in inner)
+    return "teachable-machine" if len(layers) == len(nested) == 2 and named else None
+
+
+def as_list(value):
+    return list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def input_shapes(model, size):
+    """The shape of each input for one photo, the photo's sides filled in where they are open."""
+    if not getattr(model, "inputs", None):
+        raise SystemExit("the model was never called or built, so it does not know its input; save it after predict()")
+    shapes = []
+    for spec in model.inputs:
+        shape = list(spec.shape)
+        if len(shape) == 4 and None in shape[1:3]:
+            size = size or resizing(model)
+            if size is None:
+                raise SystemExit(f"the model takes images of any size {tuple(shape[1:])}; say which with --size "
+                                 "WIDTHxHEIGHT")
+            shape[1:3] = size
+        shapes.append([1, *(1 if side is None else int(side) for side in shape[1:])])
+    return shapes
+
+
+def resizing(model):
+    """Height and width of the first layer that sets them, for a model that takes any."""
+    flat = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    for layer in flat:
+        if type(layer).__name__ in ("Resizing", "CenterCrop", "RandomCrop"):
+            return layer.height, layer.width
+    return None
+
+
+def input_names(model):
+    """`image` for the photo; the others keep their own."""
+    photos = [i for i, spec in enumerate(model.inputs) if len(spec.shape) == 4]
+    names = list(getattr(model, "input_names", None) or
+                 [getattr(spec, "name", f"input_{i}").split(":")[0] for i, spec in enumerate(model.inputs)])
+    if len(photos) == 1:
+        names[photos[0]] = "image"
+    return names
+
+
+def forward(model, names, shapes):
+    """The model as a TensorFlow function of float32 inputs, as it predicts."""
+    types = [tf.as_dtype(spec.dtype) for spec in model.inputs]
+    specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in zip(names, shapes)]
+
+    def predict(*values):
+        values = [value if dtype == tf.float32 else tf.cast(value, dtype) for value, dtype in zip(values, types)]
+        # Keras compiles grouped convolutions apart, which tf2onnx cannot read; called eagerly they are inlined.
+        tf.config.run_functions_eagerly(not isinstance(model, SavedModel))
+        try:
+            answers = as_list(model(values if len(values) > 1 else values[0], training=False))
+        finally:
+            tf.config.run_functions_eagerly(False)
+        return [tf.identity(tf.cast(answer, tf.float32)) for answer in answers]
+
+    return tf.function(predict, input_signature=specs, autograph=False)
+
+
+def frozen(function):
+    """The graph with everything it holds as constants, variables and tensors made outside it alike."""
+    concrete = function.get_concrete_function()
+    held = {inside.op.name: outside for outside, inside in concrete.graph.captures if outside.dtype != tf.resource}
+    graph = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    definition = graph.graph.as_graph_def()
+    for node in definition.node:
+        if node.op == "Placeholder" and node.name in held:
+            value = tf.make_tensor_proto(held[node.name].numpy())
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = value.dtype
+            node.attr["value"].tensor.CopyFrom(value)
+    outputs = [tensor.name for tensor in graph.outputs]
+    return definition, [f"{spec.name}:0" for spec in function.input_signature], outputs
 
 
 def fix_names(model, renamed):
@@ -44,36 +237,61 @@ def fix_names(model, renamed):
 
 def export(model, path, size=None, opset=OPSET):
     """Writes `model` to `path`; `size` is (height, width) where the model leaves them open."""
-    shape = model.inputs[0].shape[1:]
-    if None in shape[:2] and size is None:
-        raise SystemExit(f"the model takes images of any size {shape}; give --size HEIGHT WIDTH")
-    shape = (*size, shape[2]) if None in shape[:2] else shape
-    for layer in model._flatten_layers():
-        # A tensor made outside the exported function becomes an input of it, an array a constant.
-        if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
-            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
-    model(np.zeros((1, *shape), "float32"))
-    signature = [keras.InputSpec(shape=(1, *shape), dtype="float32", name="image")]
-    model.export(path, format="onnx", input_signature=signature, opset_version=opset, verbose=False)
-    exported = onnx.load(path)
-    (image,), (scores,) = exported.graph.input, exported.graph.output
-    fix_names(exported, {image.name: "image", scores.name: "scores"})
+    shapes, names = input_shapes(model, size), input_names(model)
+    function = forward(model, names, shapes)
+    definition, inputs, outputs = frozen(function)
+    patch_tf2onnx()
+    exported, _ = tf2onnx.convert.from_graph_def(
+        definition, input_names=inputs, output_names=outputs, opset=opset)
+    given = list(getattr(model, "output_names", None) or ["scores"])
+    given = ["scores"] if len(outputs) == 1 else given
+    fix_names(exported, dict(zip(inputs, names)) | dict(zip(outputs, given)))
     left = {n.op_type for n in exported.graph.node if not onnx.defs.has(n.op_type, n.domain)}
     if left - {"Erfc"}:  # that one is TensorFlow's as well, and `prepare` knows it
-        os.remove(path)
-        raise SystemExit(f"ONNX has nothing for TensorFlow's {', '.join(sorted(left))}")
+        raise SystemExit(f"ONNX has nothing for TensorFlow's {', '.join(sorted(left))}: replace the layer that "
+                         "needs it, or export the model without it")
     versions = {"opset": opset, "keras": keras.__version__, "tensorflow": tf.__version__}
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)
-    return exported
+    return exported, names, given
 
 
-if __name__ == "__main__":
+def answer(model, names, given, request):
+    """What the model predicts for one request: each output's numbers by its name."""
+    tensors = {i["name"]: np.fromfile(i["file"], "<f4").reshape(i["shape"]) for i in request}
+    values = [tensors[name] for name in names]
+    if isinstance(model, SavedModel):
+        values = [tf.cast(value, spec.dtype) for value, spec in zip(values, model.inputs)]
+        found = model(values)
+    else:
+        found = model.predict(values if len(values) > 1 else values[0], verbose=0)
+    return {name: np.asarray(value, "float64").ravel().tolist() for name, value in zip(given, as_list(found))}
+
+
+def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("onnx")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument("--predict", action="store_true", help="then answer requests on standard input")
     asked = parser.parse_args()
-    made = export(load(asked.model), asked.onnx, asked.size, asked.opset)
-    print(f"{asked.onnx}: {len(made.graph.node)} nodes, image -> scores")
+    model = load(asked.model)
+    try:
+        made, names, given = export(model, asked.onnx, asked.size, asked.opset)
+    except Exception as error:
+        if "AssignVariableOp" in str(error):
+            raise SystemExit("the model changes variables as it predicts: a SavedModel whose augmentation layers were "
+                             "exported as they train. Prepare the .keras file it was made of, or export it without "
+                             "those layers") from None
+        raise SystemExit(f"{type(error).__name__}: {first_line(error)}") from None
+    print(f"{asked.onnx}: {len(made.graph.node)} nodes, {', '.join(names)} -> {', '.join(given)}", flush=True)
+    if not asked.predict:
+        return
+    print("skincell:", json.dumps({"inputs": names, "outputs": given, "convention": convention(model)}), flush=True)
+    for line in sys.stdin:
+        print("skincell:", json.dumps(answer(model, names, given, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,15 @@ export function paint(map, canvas, side = 224) {
   canvas.getContext('2d').putImageData(image, 0, 0);
 }
 
+/** The same over a part of the photo, `region` in fractions of its sides; the rest stays clear. */
+export function paintPart(map, canvas, { left, top, width, height }, side = 448) {
+  const whole = document.createElement('canvas');
+  paint(map, whole);
+  canvas.width = side;
+  canvas.height = side;
+  canvas.getContext('2d').drawImage(whole, left * side, top * side, width * side, height * side);
+}
+
 /** Draws the scale from little to much. */
 export function paintScale(canvas) {
   paint({ width: 256, height: 1, values: Array.from(LEVELS, (_, level) => level / 255) }, canvas, 256);

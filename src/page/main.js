@@ -220,7 +220,8 @@ function showMap() {
   at('download').hidden = !photo.bitmap;
   if (!map) return;
   const name = chosenName();
-  heatmap.paint(map, at('heat'));
+  if (answer.heatmap_region) heatmap.paintPart(map, at('heat'), answer.heatmap_region);
+  else heatmap.paint(map, at('heat'));
   at('heat').style.opacity = at('opacity').value / 100;
   at('basis').textContent = say(map.basis === 'logit' ? 'basisLogit' : 'basisProbability', { class: name });
   at('photo').setAttribute('aria-label', say('photoWithHeat', { name: photo.name, class: name }));

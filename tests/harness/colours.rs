@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rten_onnx::onnx::{GraphProto, ModelProto};
 use skincell_modelkit::{CamTarget, PrepareOptions, parse_labels, prepare as modelkit_prepare};
-use skincell_vision::card::{Basis, Dtype, Target};
+use skincell_vision::card::Target;
 
 use crate::graph::{ints, model, node, tensor, value};
 
@@ -43,21 +43,13 @@ pub fn prepare(models: &Path, name: &str) {
         model: exported.clone(),
         output: models.join(name),
         classes: parse_labels(&CLASSES.join("\n")).expect("the labels are well"),
-        name: String::new(),
         title: "Colours".to_owned(),
         notice: NOTICE.to_owned(),
         license: "Apache-2.0".to_owned(),
         source: "tests/harness/colours.rs".to_owned(),
-        mean: [0.0; 3],
         std: [255.0; 3],
-        input: Dtype::F32,
-        size: None,
-        scores: None,
-        activation: None,
         target: CamTarget::Only(Target::Activation),
-        basis: Basis::Probability,
-        own_bias: false,
-        force: false,
+        ..PrepareOptions::default()
     };
     modelkit_prepare(&options, &mut |_| {}).expect("the model is prepared");
     std::fs::remove_file(exported).expect("the export is removed");

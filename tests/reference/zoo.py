@@ -54,7 +54,8 @@ def export_timm(folder, names):
         for exporter in ["dynamo", "script"]:
             torch.manual_seed(1)
             path = folder / f"{name}.timm-{exporter}.onnx"
-            export(load(f"timm:{name}", classes=CLASSES), str(path), (224, 224), exporter=exporter)
+            net, _ = load(f"timm:{name}", classes=CLASSES)
+            export(net, str(path), [[1, 3, 224, 224]], exporter=exporter)
             print(name, exporter, flush=True)
 
 

@@ -6,7 +6,9 @@
 #![allow(clippy::expect_used, reason = "a bench stops where it cannot go on")]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use skincell_vision::card::{Activation, Basis, Dtype, GradCam, Input, Layout, Target};
+use skincell_vision::card::{
+    Activation, Basis, ChannelOrder, Dtype, GradCam, Input, Layout, Resize, Target,
+};
 use skincell_vision::photo::{Limits, Photo, decode};
 use skincell_vision::{gradcam, overlay, resize, tensor};
 use std::hint::black_box;
@@ -67,6 +69,8 @@ fn tensors(criterion: &mut Criterion) {
             height: MODEL.1,
             mean: [123.675, 116.28, 103.53],
             std: [58.395, 57.12, 57.375],
+            order: ChannelOrder::Rgb,
+            resize: Resize::default(),
         };
         criterion.bench_function(name, |b| {
             b.iter(|| tensor::from_photo(black_box(&sized), &input));

@@ -39,11 +39,14 @@ pub struct Card {
     /// Why there is no Grad-CAM output, in a sentence, where there is none.
     #[serde(default)]
     pub gradcam_missing: Option<String>,
+    /// Which of the settings above nobody said and no file showed: the usual ones were taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
     /// The classes, in the order of the score tensor.
     pub classes: Vec<Class>,
 }
 
-/// The model's input: one photo, batch size 1, channels in RGB order.
+/// The model's input: one photo, batch size 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
@@ -59,8 +62,87 @@ pub struct Input {
     pub height: u32,
     /// Subtracted from each channel (R, G, B), in pixel units 0–255. Ignored for [`Dtype::U8`].
     pub mean: [f32; 3],
-    /// Divides each channel afterwards, in pixel units. Ignored for [`Dtype::U8`].
+    /// Divides each channel (R, G, B) afterwards, in pixel units. Ignored for [`Dtype::U8`].
     pub std: [f32; 3],
+    /// Order of the channels in the tensor; `mean` and `std` stay in the order R, G, B.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub order: ChannelOrder,
+    /// How a photo is brought to the input's size.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resize: Resize,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Order of a photo's channels in the tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelOrder {
+    /// Red first.
+    #[default]
+    Rgb,
+    /// Blue first, as OpenCV and Caffe have it.
+    Bgr,
+}
+
+/// How a photo is brought to the input's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// The resampling kernel.
+    pub filter: Filter,
+    /// Whether the kernel widens with the reduction, as Pillow's does. Without, each pixel is taken
+    /// from the nearest few of the photo, as TensorFlow's `tf.image.resize` and OpenCV do.
+    pub antialias: bool,
+    /// Which part of the photo the model sees.
+    pub fit: Fit,
+    /// With [`Fit::Crop`]: pixels of the photo's shorter side before the crop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortest: Option<u32>,
+    /// With [`Fit::Pad`]: R, G, B of the bars.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fill: [u8; 3],
+}
+
+impl Default for Resize {
+    /// The whole photo, stretched, by Pillow's `LANCZOS`.
+    fn default() -> Self {
+        let (filter, fit) = (Filter::Lanczos, Fit::Stretch);
+        Self { filter, antialias: true, fit, shortest: None, fill: [0; 3] }
+    }
+}
+
+/// A resampling kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Three lobes; always with antialiasing.
+    Lanczos,
+    /// Catmull and Rom's, a = -0.5: Pillow's with antialiasing, TensorFlow's without.
+    Bicubic,
+    /// Linear between pixels.
+    Bilinear,
+    /// The mean of what a pixel covers, as OpenCV's `INTER_AREA`; always with antialiasing.
+    Box,
+    /// The one pixel at the centre; never with antialiasing.
+    Nearest,
+}
+
+/// Which part of a photo a model sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// All of it, stretched to the input's ratio.
+    Stretch,
+    /// The shorter side is brought to [`Resize::shortest`] pixels and the middle cut out, as
+    /// torchvision's `Resize` and `CenterCrop` do.
+    Crop,
+    /// The largest middle part of the input's ratio, as Pillow's `ImageOps.fit`.
+    Cover,
+    /// All of it, with bars where the ratio differs, as Pillow's `ImageOps.pad`.
+    Pad,
 }
 
 /// Order of an image tensor's axes.
@@ -200,6 +282,60 @@ pub const MAX_CLASSES: usize = 100_000;
 /// Largest Grad-CAM side a card may declare.
 pub const MAX_MAP_SIDE: u32 = 1024;
 
+impl Input {
+    /// Checks every value that JSON's types cannot.
+    ///
+    /// # Errors
+    /// The first [`CardError::Value`] found.
+    pub fn check(&self) -> Result<(), CardError> {
+        check_side("input.width", self.width, MAX_INPUT_SIDE)?;
+        check_side("input.height", self.height, MAX_INPUT_SIDE)?;
+        if self.std.iter().any(|s| !s.is_finite() || *s == 0.0) {
+            let problem = format!("is {:?}; each must be finite and not 0", self.std);
+            return Err(CardError::Value { field: "input.std", problem });
+        }
+        if self.mean.iter().any(|m| !m.is_finite()) {
+            let problem = format!("is {:?}; each must be finite", self.mean);
+            return Err(CardError::Value { field: "input.mean", problem });
+        }
+        self.check_resize()
+    }
+
+    fn check_resize(&self) -> Result<(), CardError> {
+        let Resize { filter, antialias, fit, shortest, .. } = self.resize;
+        let bad = |field, problem: String| Err(CardError::Value { field, problem });
+        match (filter, antialias) {
+            (Filter::Lanczos | Filter::Box, false) => {
+                return bad(
+                    "input.resize.antialias",
+                    format!("is false; {filter:?} has it always"),
+                );
+            }
+            (Filter::Nearest, true) => {
+                return bad("input.resize.antialias", "is true; nearest never has it".to_owned());
+            }
+            _ => {}
+        }
+        let least = self.width.max(self.height);
+        match (fit, shortest) {
+            (Fit::Crop, None) => {
+                bad("input.resize.shortest", "is missing; crop needs it".to_owned())
+            }
+            (Fit::Crop, Some(side)) if !(least..=2 * MAX_INPUT_SIDE).contains(&side) => bad(
+                "input.resize.shortest",
+                format!(
+                    "is {side}; {least} (the input's longer side) to {} are served",
+                    2 * MAX_INPUT_SIDE
+                ),
+            ),
+            (Fit::Stretch | Fit::Cover | Fit::Pad, Some(_)) => {
+                bad("input.resize.shortest", "is given, and only crop has it".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Card {
     /// Reads and checks a card.
     ///
@@ -223,16 +359,7 @@ impl Card {
             let problem = format!("is {:?}; a name is [a-z0-9][a-z0-9._-]*, at most 64", self.name);
             return Err(CardError::Value { field: "name", problem });
         }
-        check_side("input.width", self.input.width, MAX_INPUT_SIDE)?;
-        check_side("input.height", self.input.height, MAX_INPUT_SIDE)?;
-        if self.input.std.iter().any(|s| !s.is_finite() || *s == 0.0) {
-            let problem = format!("is {:?}; each must be finite and not 0", self.input.std);
-            return Err(CardError::Value { field: "input.std", problem });
-        }
-        if self.input.mean.iter().any(|m| !m.is_finite()) {
-            let problem = format!("is {:?}; each must be finite", self.input.mean);
-            return Err(CardError::Value { field: "input.mean", problem });
-        }
+        self.input.check()?;
         if let Some(map) = &self.gradcam {
             check_side("gradcam.width", map.width, MAX_MAP_SIDE)?;
             check_side("gradcam.height", map.height, MAX_MAP_SIDE)?;

@@ -6,16 +6,15 @@
 //!
 //! # The pipeline
 //!
-//! Before inference `decode`, `resize` and `tensor`; after it `rank` and the heatmap:
+//! Before inference `decode`, `view` and `tensor`; after it `rank` and the heatmap:
 //!
 //! ```
-//! use skincell_vision::{card::Card, gradcam, overlay, photo, rank, resize, tensor};
+//! use skincell_vision::{card::Card, gradcam, overlay, photo, rank, tensor, view};
 //!
 //! # fn infer(_: &tensor::Tensor) -> (Vec<f32>, Vec<f32>) { (vec![2.0, 0.5], vec![0.1; 8]) }
 //! fn answer(bytes: &[u8], card: &Card) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-//!     let (width, height) = (card.input.width, card.input.height);
-//!     let photo = photo::decode(bytes, (width, height), &photo::Limits::default())?;
-//!     let photo = resize::resize(&photo, width, height)?;
+//!     let photo = view::decode(bytes, &card.input, &photo::Limits::default())?;
+//!     let photo = view::view(&photo, &card.input)?.photo;
 //!     let (scores, cam) = infer(&tensor::from_photo(&photo, &card.input)?);
 //!     let probabilities = rank::probabilities(&scores, &card.output)?;
 //!     let Some(best) = rank::rank(&probabilities, 1).first().copied() else { return Ok(Vec::new()) };
@@ -45,6 +44,7 @@ pub mod photo;
 pub mod rank;
 pub mod resize;
 pub mod tensor;
+pub mod view;
 
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]

@@ -1,6 +1,9 @@
-//! Resampling a photo to the model's input size, as Pillow's `LANCZOS` does it. Leaves out
-//! cropping and letterboxing: the whole photo is stretched, as the origin app did.
+//! Resampling a photo, or a part of it, as Pillow does it (`antialias`), or as TensorFlow and OpenCV do it
+//! without antialiasing (`sample`). Leaves out which part a model sees (`view`).
 
+mod sample;
+
+use crate::card::Filter;
 use crate::photo::{Extent, Photo};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -35,17 +38,44 @@ pub enum ResizeError {
 /// # Errors
 /// [`ResizeError::Size`] for a side of 0 or above [`MAX_SIDE`].
 pub fn resize(photo: &Photo, width: u32, height: u32) -> Result<Photo, ResizeError> {
+    let Extent { left, top, width: across, height: down } = photo.extent();
+    resize_part(photo, (left, top, across, down), (width, height), Filter::Lanczos, true)
+}
+
+/// Resamples the part of `photo` at left, top, of width and height, in its pixels, to `size`. Pixels
+/// beside the part count where the kernel reaches them, as with Pillow's `resize(size, box=…)`.
+///
+/// # Errors
+/// [`ResizeError::Size`] for a side of 0 or above [`MAX_SIDE`].
+pub(crate) fn resize_part(
+    photo: &Photo,
+    (left, top, covered_width, covered_height): (f64, f64, f64, f64),
+    (width, height): (u32, u32),
+    filter: Filter,
+    antialias: bool,
+) -> Result<Photo, ResizeError> {
     if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
         return Err(ResizeError::Size { width, height });
     }
-    let Extent { left, top, width: covered_width, height: covered_height } = photo.extent();
+    let part = (left, top, covered_width, covered_height);
+    let filter = match (filter, antialias) {
+        (Filter::Lanczos, _) => FilterType::Lanczos3,
+        (Filter::Box, _) => FilterType::Box,
+        (Filter::Bicubic, true) => FilterType::CatmullRom,
+        (Filter::Bilinear, true) => FilterType::Bilinear,
+        (Filter::Bicubic | Filter::Bilinear | Filter::Nearest, _) => {
+            return sample::sample(photo, part, (width, height), filter)
+                .ok_or_else(|| fault("no pixels came back"));
+        }
+    };
     let rows = f64::from(photo.height());
     // Across first and then down, as Pillow goes: the samples between are cut off to 8 bits, so
     // that the order shows.
     let source = view(photo.width(), photo.height(), photo.pixels())?;
-    let across = pass(&source, (width, photo.height()), (left, 0.0, covered_width, rows))?;
+    let across = (left, 0.0, covered_width, rows);
+    let across = pass(&source, (width, photo.height()), across, filter)?;
     let part = (0.0, top, f64::from(width), covered_height);
-    let down = pass(&view(width, photo.height(), &across)?, (width, height), part)?;
+    let down = pass(&view(width, photo.height(), &across)?, (width, height), part, filter)?;
     Photo::from_rgb(width, height, down)
         .ok_or_else(|| fault(format!("{width}x{height} pixels did not come back")))
 }
@@ -61,11 +91,12 @@ fn pass(
     source: &TypedImageRef<'_, U8x3>,
     size: (u32, u32),
     (left, top, width, height): (f64, f64, f64, f64),
+    filter: FilterType,
 ) -> Result<Vec<u8>, ResizeError> {
     let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
     let mut target = TypedImage::from_buffer(size.0, size.1, &mut pixels).map_err(fault)?;
     let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
+        .resize_alg(ResizeAlg::Convolution(filter))
         .use_alpha(false)
         .crop(left, top, width, height);
     // The default takes the best instructions there are: AVX2, NEON, in WebAssembly simd128.

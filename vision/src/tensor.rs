@@ -1,7 +1,7 @@
 //! From pixels to the model's input tensor, as its card describes it. Leaves out resizing: the
 //! photo must have the input's size already.
 
-use crate::card::{Dtype, Input, Layout};
+use crate::card::{ChannelOrder, Dtype, Input, Layout};
 use crate::photo::Photo;
 use thiserror::Error;
 
@@ -35,7 +35,8 @@ pub enum TensorError {
     },
 }
 
-/// The input tensor of `photo`: batch 1, channels R, G, B, rows from the top, in the card's layout.
+/// The input tensor of `photo`: batch 1, rows from the top, channels and axes in the card's
+/// order.
 ///
 /// For [`Dtype::F32`] each element is `(pixel - mean[channel]) / std[channel]` with `pixel` 0 to
 /// 255; for [`Dtype::U8`] it is the pixel.
@@ -52,15 +53,32 @@ pub fn from_photo(photo: &Photo, input: &Input) -> Result<Tensor, TensorError> {
         Layout::Nchw => vec![1, 3, height, width],
         Layout::Nhwc => vec![1, height, width, 3],
     };
-    let data = match (input.dtype, input.layout) {
-        (Dtype::U8, Layout::Nhwc) => photo.pixels().to_vec(),
-        (Dtype::U8, Layout::Nchw) => planes(photo.pixels(), |_, sample| [sample]),
-        (Dtype::F32, Layout::Nhwc) => interleaved(photo.pixels(), input),
-        (Dtype::F32, Layout::Nchw) => planes(photo.pixels(), |channel, sample| {
-            scaled(sample, input.mean[channel], input.std[channel])
-        }),
+    let data = match input.order {
+        ChannelOrder::Rgb => elements(photo.pixels(), input),
+        ChannelOrder::Bgr => reversed(photo, input),
     };
     Ok(Tensor { dimensions, dtype: input.dtype, data })
+}
+
+/// The elements with blue first.
+fn reversed(photo: &Photo, input: &Input) -> Vec<u8> {
+    let mut pixels = photo.pixels().to_vec();
+    pixels.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.reverse());
+    let turned = |[r, g, b]: [f32; 3]| [b, g, r];
+    let input = Input { mean: turned(input.mean), std: turned(input.std), ..input.clone() };
+    elements(&pixels, &input)
+}
+
+/// The elements of pixels whose channels lie in the tensor's order, as `input`'s mean and std do.
+fn elements(pixels: &[u8], input: &Input) -> Vec<u8> {
+    match (input.dtype, input.layout) {
+        (Dtype::U8, Layout::Nhwc) => pixels.to_vec(),
+        (Dtype::U8, Layout::Nchw) => planes(pixels, |_, sample| [sample]),
+        (Dtype::F32, Layout::Nhwc) => interleaved(pixels, input),
+        (Dtype::F32, Layout::Nchw) => planes(pixels, |channel, sample| {
+            scaled(sample, input.mean[channel], input.std[channel])
+        }),
+    }
 }
 
 fn scaled(sample: u8, mean: f32, std: f32) -> [u8; 4] {
@@ -103,6 +121,7 @@ fn interleaved(pixels: &[u8], input: &Input) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::card::Resize;
     use crate::common::Random;
 
     /// ImageNet's mean and standard deviation of torchvision's models, times 255.
@@ -110,7 +129,17 @@ mod tests {
     const STD: [f32; 3] = [58.395, 57.12, 57.375];
 
     fn input(layout: Layout, dtype: Dtype) -> Input {
-        Input { name: "x".to_owned(), layout, dtype, width: 5, height: 3, mean: MEAN, std: STD }
+        Input {
+            name: "x".to_owned(),
+            layout,
+            dtype,
+            width: 5,
+            height: 3,
+            mean: MEAN,
+            std: STD,
+            order: ChannelOrder::Rgb,
+            resize: Resize::default(),
+        }
     }
 
     /// Each element at the place and with the value that the definition gives it.
@@ -137,6 +166,32 @@ mod tests {
                 assert_eq!(bytes.data[place], *sample);
                 let found = f32::from_le_bytes(floats.data.as_chunks().0[place]);
                 assert_eq!(found, (f32::from(*sample) - MEAN[channel]) / STD[channel]);
+            }
+        }
+    }
+
+    /// Blue first: each element is normalised by its own channel's numbers, and red and blue change places.
+    #[test]
+    fn blue_first_swaps_what_red_first_gives() {
+        let photo = Photo::from_rgb(5, 3, Random(9).bytes(45)).unwrap();
+        for (layout, dtype) in [
+            (Layout::Nchw, Dtype::F32),
+            (Layout::Nhwc, Dtype::F32),
+            (Layout::Nchw, Dtype::U8),
+            (Layout::Nhwc, Dtype::U8),
+        ] {
+            let rgb = input(layout, dtype);
+            let bgr = Input { order: ChannelOrder::Bgr, ..rgb.clone() };
+            let (rgb, bgr) = (from_photo(&photo, &rgb).unwrap(), from_photo(&photo, &bgr).unwrap());
+            let size = if dtype == Dtype::U8 { 1 } else { 4 };
+            let element = |data: &[u8], at: usize| data[at * size..][..size].to_vec();
+            for (pixel, channel) in (0..15).flat_map(|p| (0..3).map(move |c| (p, c))) {
+                let place = |channel: usize| match layout {
+                    Layout::Nchw => channel * 15 + pixel,
+                    Layout::Nhwc => pixel * 3 + channel,
+                };
+                let (red_first, blue_first) = (place(channel), place(2 - channel));
+                assert_eq!(element(&rgb.data, red_first), element(&bgr.data, blue_first));
             }
         }
     }

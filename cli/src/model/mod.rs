@@ -6,6 +6,8 @@ mod engines;
 mod inspect;
 mod measure;
 mod prepare;
+mod prepare_report;
+mod preprocess_flags;
 mod progress;
 mod quantize;
 mod units;

@@ -1,14 +1,19 @@
 //! `skincell model prepare`: from an exported classifier to a folder that can be served.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use skincell_modelkit::export::{Exported, Framework, export};
-use skincell_modelkit::{CamTarget, PrepareOptions, Report, Step, parse_labels, prepare};
-use skincell_vision::card::{Activation, Basis, Dtype, Target};
+use skincell_modelkit::export::{Exported, Framework, advice, export};
+use skincell_modelkit::preprocess::Preprocess;
+use skincell_modelkit::{
+    CamTarget, PrepareOptions, Reference, SaidActivation, Step, parse_labels, prepare_from,
+};
+use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 
+use super::prepare_report::{preview, print_report};
+use super::preprocess_flags::PreprocessFlags;
 use super::progress::Progress;
 use crate::pack::{PackFlags, pack_and_report};
 
@@ -21,13 +26,18 @@ What it does:
 Example, a Keras EfficientNetV2, which normalises inside the model:
   skincell model prepare dermatology.keras --labels labels.txt -o models/skin --force
 
-Example, a PyTorch export with ImageNet's normalisation:
-  skincell model prepare raw.onnx --labels labels.txt -o models/skin \\
-      --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 \\
+Example, a PyTorch export, photos brought to it as torchvision does:
+  skincell model prepare raw.onnx --labels labels.txt -o models/skin --preprocess torch \\
       --notice \"Not a medical device.\"
 
-The labels file has one class a line, in the order of the model's scores; a tab and a name to show
-may follow:
+Example, one score, the probability of the second label:
+  skincell model prepare mole.onnx --labels benign,malignant -o models/mole
+
+What was written is compared with the framework it came from on photos (--photos, else three drawings);
+a probability that differs by more than --max-difference is refused.
+
+Labels are lines of text (a tab and a name to show may follow), CSV or JSON, in the order of the
+model's scores:
   Heathy<TAB>Healthy";
 
 /// Flags of `skincell model prepare`.
@@ -37,9 +47,10 @@ pub(crate) struct PrepareArguments {
     /// The classifier: an ONNX file (weights in files beside it are read too), a Keras model (.keras,
     /// .h5, a SavedModel folder), or a PyTorch program (.pt2, .pt)
     model: PathBuf,
-    /// One class a line, in the order of the scores; a tab and a name to show may follow
-    #[arg(long, value_name = "FILE")]
-    labels: PathBuf,
+    /// The classes in the order of the scores: a file (text, CSV, JSON), or a list such as
+    /// benign,malignant [default: what the model or a file beside it names]
+    #[arg(long, value_name = "FILE|A,B,C")]
+    labels: Option<String>,
     /// The folder to write; its last part is the model's name
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
@@ -58,24 +69,33 @@ pub(crate) struct PrepareArguments {
     /// Where the weights came from
     #[arg(long, default_value = "")]
     source: String,
-    /// Subtracted from the R, G and B of each pixel, which run from 0 to 255
-    #[arg(long, value_name = "R,G,B", default_value = "0,0,0", value_parser = parse_triple)]
-    mean: [f32; 3],
-    /// Divides R, G and B afterwards
-    #[arg(long, value_name = "R,G,B", default_value = "1,1,1", value_parser = parse_triple)]
-    std: [f32; 3],
+    #[command(flatten)]
+    preprocess: PreprocessFlags,
     /// What a server sends: normalised float32, or the bytes themselves, normalised in the graph
     #[arg(long, value_enum, default_value_t = InputKind::F32)]
     input: InputKind,
     /// The photo's size, for a model that leaves it open
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(u32, u32)>,
-    /// Which output are the scores, for a model with several
+    /// Order of the input's axes, where the graph does not show it
+    #[arg(long, value_enum)]
+    layout: Option<LayoutKind>,
+    /// Which output are the scores, for a model with several; any tensor of the graph may be named
     #[arg(long = "scores", value_name = "NAME")]
     scores: Option<String>,
-    /// What turns scores into probabilities, where the graph does not say [default: softmax]
+    /// What the scores are: logits that softmax or sigmoid makes probabilities of, logarithms of
+    /// probabilities, or probabilities already (none) [default: what graph and numbers show]
     #[arg(long, value_enum)]
     activation: Option<ActivationKind>,
+    /// Fixes an input beside the photo; may be repeated
+    #[arg(long, value_name = "NAME=VALUE[,VALUE...]", value_parser = parse_default)]
+    input_default: Vec<(String, Vec<f32>)>,
+    /// Largest difference of a probability, 0 to 1, from the framework the model came from
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-4)]
+    max_difference: f64,
+    /// Write a PNG of what the model sees of the first photo
+    #[arg(long, value_name = "FILE")]
+    preview: Option<PathBuf>,
     /// Which map Grad-CAM shows: the last convolution's raw output, the activation after it, or none
     /// at all [default: conv where its bias is known and it is all that is pooled, else activation]
     #[arg(long, value_enum)]
@@ -108,6 +128,14 @@ enum InputKind {
 enum ActivationKind {
     Softmax,
     Sigmoid,
+    LogSoftmax,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LayoutKind {
+    Nchw,
+    Nhwc,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -129,14 +157,15 @@ enum BiasKind {
     Own,
 }
 
-fn parse_triple(text: &str) -> Result<[f32; 3], String> {
-    let numbers: Result<Vec<f32>, _> = text.split(',').map(|n| n.trim().parse::<f32>()).collect();
-    match numbers.as_deref() {
-        Ok([r, g, b]) => Ok([*r, *g, *b]),
-        Ok([one]) => Ok([*one; 3]),
-        Ok(other) => Err(format!("{} numbers; one each for R, G and B is wanted", other.len())),
-        Err(error) => Err(format!("{error}; wanted is a list such as 127.5,127.5,127.5")),
+fn parse_default(text: &str) -> Result<(String, Vec<f32>), String> {
+    let wanted = "wanted is NAME=VALUE[,VALUE...], such as age=54";
+    let (name, values) = text.split_once('=').ok_or(wanted)?;
+    let values: Result<Vec<f32>, _> = values.split(',').map(|v| v.trim().parse::<f32>()).collect();
+    let values = values.map_err(|error| format!("{error}; {wanted}"))?;
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(format!("a value is not finite; {wanted}"));
     }
+    Ok((name.to_owned(), values))
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
@@ -151,24 +180,43 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
 /// # Errors
 /// What is wrong with the labels, the model or the folder.
 pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
-    let labels = std::fs::read_to_string(&arguments.labels)
-        .with_context(|| format!("labels {}", arguments.labels.display()))?;
-    let classes =
-        parse_labels(&labels).with_context(|| format!("labels {}", arguments.labels.display()))?;
-    if classes.is_empty() {
-        bail!("labels {}: no class in it", arguments.labels.display());
+    if let Some(advice) = advice(&arguments.model).filter(|_| !arguments.model.is_dir()) {
+        bail!("{}: {advice}", arguments.model.display());
     }
     let progress = Progress::new();
-    let exported = match Framework::of(&arguments.model) {
+    let mut exported = match Framework::of(&arguments.model) {
         None => None,
         Some(framework) => {
             progress.show(&format!("exporting with {}", framework.name()));
             Some(export(&arguments.model, framework, &arguments.python, arguments.size)?)
         }
     };
+    let recognised = exported.as_ref().and_then(Exported::convention);
+    let (parts, sources) = arguments.preprocess.parts(&arguments.model, recognised);
+    let classes = labels(arguments.labels.as_deref(), &arguments.model)?;
+    let (preview_file, packing) = (arguments.preview.clone(), arguments.packing.clone());
     let output = arguments.output.clone();
-    let model = exported.as_ref().map_or(arguments.model, Exported::path);
-    let options = PrepareOptions {
+    let model = exported.as_ref().map_or_else(|| arguments.model.clone(), Exported::path);
+    let options = options(arguments, model, classes, parts);
+    let reference = exported.as_mut().map(|exported| exported as &mut dyn Reference);
+    let report = prepare_from(&options, reference, &mut |step| progress.show(words(step)))?;
+    progress.done();
+    print_report(&report, &output.display().to_string(), &sources);
+    if let Some(file) = preview_file {
+        preview(&file, &options.photos, &report.card.input)?;
+    }
+    pack_and_report(&output, &packing)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The flags as the library takes them.
+fn options(
+    arguments: PrepareArguments,
+    model: PathBuf,
+    classes: Vec<Class>,
+    parts: Preprocess,
+) -> PrepareOptions {
+    PrepareOptions {
         model,
         output: arguments.output,
         classes,
@@ -177,8 +225,19 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
         notice: arguments.notice,
         license: arguments.license,
         source: arguments.source,
-        mean: arguments.mean,
-        std: arguments.std,
+        mean: parts.mean.unwrap_or([0.0; 3]),
+        std: parts.std.unwrap_or([1.0; 3]),
+        order: parts.order.unwrap_or_default(),
+        resize: parts.resize(),
+        crop_ratio: parts.crop_ratio.unwrap_or(1.0),
+        layout: arguments.layout.map(|layout| match layout {
+            LayoutKind::Nchw => Layout::Nchw,
+            LayoutKind::Nhwc => Layout::Nhwc,
+        }),
+        assumed: parts.assumed(),
+        defaults: arguments.input_default,
+        photos: arguments.packing.photos,
+        max_difference: Some(arguments.max_difference),
         input: match arguments.input {
             InputKind::F32 => Dtype::F32,
             InputKind::U8 => Dtype::U8,
@@ -186,8 +245,10 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
         size: arguments.size,
         scores: arguments.scores,
         activation: arguments.activation.map(|a| match a {
-            ActivationKind::Softmax => Activation::Softmax,
-            ActivationKind::Sigmoid => Activation::Sigmoid,
+            ActivationKind::Softmax => SaidActivation::Softmax,
+            ActivationKind::Sigmoid => SaidActivation::Sigmoid,
+            ActivationKind::LogSoftmax => SaidActivation::LogSoftmax,
+            ActivationKind::None => SaidActivation::None,
         }),
         target: match arguments.cam_target {
             None => CamTarget::Solvable,
@@ -201,12 +262,46 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
         },
         own_bias: arguments.conv_bias.map(|kind| kind == BiasKind::Own),
         force: arguments.force,
+    }
+}
+
+/// Files that tools lay beside a model to name its classes.
+const BESIDE: [&str; 6] = [
+    "labels.txt",
+    "class_names.txt",
+    "class_indices.json",
+    "class_names.json",
+    "labels.json",
+    "config.json",
+];
+
+/// The classes: of a file, of a list, or of a file beside the model. None where the model may name them.
+fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
+    let read = |path: &Path| -> anyhow::Result<Vec<Class>> {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("labels {}", path.display()))?;
+        parse_labels(&text).with_context(|| format!("labels {}", path.display()))
     };
-    let report = prepare(&options, &mut |step| progress.show(words(step)))?;
-    progress.done();
-    print_report(&report, &output.display().to_string());
-    pack_and_report(&output, &arguments.packing)?;
-    Ok(ExitCode::SUCCESS)
+    let Some(given) = given else {
+        let folder = if model.is_dir() { Some(model) } else { model.parent() };
+        let found = BESIDE.iter().filter_map(|name| Some(folder?.join(name))).find(|file| {
+            // A config.json without classes is about something else.
+            let is_config = file.file_name().is_some_and(|name| name == "config.json");
+            file.is_file() && (!is_config || read(file).is_ok())
+        });
+        let Some(found) = found else { return Ok(Vec::new()) };
+        println!("labels are read from {}, which lies beside the model", found.display());
+        return read(&found);
+    };
+    let path = Path::new(given);
+    if !path.exists() && given.contains(',') {
+        return parse_labels(&given.replace(',', "\n")).context("--labels");
+    }
+    let classes = read(path)?;
+    if classes.is_empty() {
+        bail!("labels {given}: no class in it");
+    }
+    Ok(classes)
 }
 
 fn words(step: Step) -> &'static str {
@@ -216,32 +311,5 @@ fn words(step: Step) -> &'static str {
         Step::Solve => "solving Grad-CAM",
         Step::Compare => "comparing with the original",
         Step::Write => "writing",
-    }
-}
-
-fn print_report(report: &Report, folder: &str) {
-    let card = &report.card;
-    let input = &card.input;
-    println!("{folder} is ready to serve as \"{}\"", card.name);
-    println!(
-        "  input    {} {}x{} {:?} {:?}",
-        input.name, input.width, input.height, input.layout, input.dtype
-    );
-    println!("  scores   {} of {} classes", card.output.name, card.classes.len());
-    match (&card.gradcam, &report.conv, &card.gradcam_missing) {
-        (Some(map), Some((conv, channels)), _) => println!(
-            "  grad-cam {} {}x{} of {channels} channels, from {conv} (target {:?}, basis {:?})",
-            map.output, map.width, map.height, map.target, map.basis
-        ),
-        (_, _, Some(reason)) => println!("  grad-cam none: {reason}"),
-        _ => {}
-    }
-    let (graph, weights) = report.bytes;
-    println!(
-        "  weights  {} parameters, {} bytes to map beside a graph of {graph} bytes",
-        report.parameters, weights
-    );
-    for note in &report.notes {
-        println!("  note     {note}");
     }
 }

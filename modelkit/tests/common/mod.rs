@@ -9,8 +9,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use skincell_modelkit::{CamTarget, PrepareError, PrepareOptions, Report, parse_labels, prepare};
-use skincell_vision::card::{Basis, Dtype};
+use skincell_modelkit::{PrepareError, PrepareOptions, Report, parse_labels, prepare};
 
 /// Channels of the last convolution of [`classifier`].
 pub const CHANNELS: usize = 16;
@@ -125,21 +124,8 @@ pub fn options(model: PathBuf, folder: &Path) -> PrepareOptions {
         model,
         output: folder.join("out"),
         classes: parse_labels("a\nb\nc\nd\ne").expect("five labels"),
-        name: String::new(),
-        title: String::new(),
-        notice: String::new(),
-        license: String::new(),
-        source: String::new(),
-        mean: [0.0; 3],
         std: [1.0; 3],
-        input: Dtype::F32,
-        size: None,
-        scores: None,
-        activation: None,
-        target: CamTarget::Solvable,
-        basis: Basis::Probability,
-        own_bias: None,
-        force: false,
+        ..PrepareOptions::default()
     }
 }
 

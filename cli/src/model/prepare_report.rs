@@ -1,0 +1,121 @@
+//! What `model prepare` tells at its end: how the model is fed and read, what of that was assumed, how far
+//! the result is from what it came from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use skincell_modelkit::{Report, photos, samples};
+use skincell_vision::card::{ChannelOrder, Fit, Input};
+use skincell_vision::photo::{Limits, Photo};
+use skincell_vision::{overlay, view};
+
+/// Prints the report of one model.
+pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
+    let card = &report.card;
+    let input = &card.input;
+    let assumed =
+        |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
+    println!("{folder} is ready to serve as \"{}\"", card.name);
+    println!(
+        "  input      {} {}x{} {:?} {:?}",
+        input.name, input.width, input.height, input.layout, input.dtype
+    );
+    println!("  range      {}{}", range(input), assumed("range"));
+    let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
+    println!("  order      {order}{}", assumed("order"));
+    println!("  filter     {}{}", filter(input), assumed("filter"));
+    println!("  crop       {}{}", crop(input), assumed("crop"));
+    if !sources.is_empty() {
+        println!("             by {}", sources.join(", "));
+    }
+    println!("  sees       {}", seen(report));
+    println!("  scores     {} of {} classes", card.output.name, card.classes.len());
+    println!("  activation {}{}", report.probabilities, assumed("activation"));
+    match (&card.gradcam, &report.conv, &card.gradcam_missing) {
+        (Some(map), Some((conv, channels)), _) => println!(
+            "  grad-cam   {} {}x{} of {channels} channels, layer {conv} (target {:?}, basis {:?})",
+            map.output, map.width, map.height, map.target, map.basis
+        ),
+        (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
+        _ => {}
+    }
+    let (graph, weights) = report.bytes;
+    println!(
+        "  weights    {} parameters, {} bytes to map beside a graph of {graph} bytes",
+        report.parameters, weights
+    );
+    let comparison = &report.comparison;
+    println!(
+        "  compared   with {} on {} photos: probabilities differ by at most {:.1e}",
+        comparison.with,
+        comparison.photos.len(),
+        comparison.difference
+    );
+    for (photo, (class, probability)) in comparison.photos.iter().zip(&comparison.likeliest) {
+        let label = card.classes.get(*class).map_or("", |c| c.label.as_str());
+        println!("             {photo}: {label} {:.1} %", probability * 100.0);
+    }
+    for note in &report.notes {
+        println!("  note       {note}");
+    }
+    if !card.assumed.is_empty() {
+        println!(
+            "  note       assumed, because nothing says it: {}; --preprocess and --activation say it",
+            card.assumed.join(", ")
+        );
+    }
+}
+
+fn range(input: &Input) -> String {
+    match (input.mean, input.std) {
+        ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]) => "0 to 255, as the pixels are".to_owned(),
+        ([0.0, 0.0, 0.0], [255.0, 255.0, 255.0]) => "0 to 1".to_owned(),
+        ([127.5, 127.5, 127.5], [127.5, 127.5, 127.5]) => "-1 to 1".to_owned(),
+        (mean, std) => format!("(pixel - {mean:?}) / {std:?}, R, G, B"),
+    }
+}
+
+fn filter(input: &Input) -> String {
+    let antialias =
+        if input.resize.antialias { "with antialiasing" } else { "without antialiasing" };
+    format!("{:?}, {antialias}", input.resize.filter).to_lowercase()
+}
+
+fn crop(input: &Input) -> String {
+    let (width, height) = (input.width, input.height);
+    match (input.resize.fit, input.resize.shortest) {
+        (Fit::Crop, Some(shortest)) => {
+            format!("shorter side to {shortest}, then the middle {width}x{height}")
+        }
+        (Fit::Cover, _) => format!("the largest middle part of the ratio {width}:{height}"),
+        (Fit::Pad, _) => "none: the whole photo, with bars".to_owned(),
+        _ => "none: the whole photo, stretched".to_owned(),
+    }
+}
+
+fn seen(report: &Report) -> String {
+    let [least, mean, most] = report.seen;
+    let channel = |at: usize| format!("{:.3} to {:.3}, mean {:.3}", least[at], most[at], mean[at]);
+    format!("R {}; G {}; B {}", channel(0), channel(1), channel(2))
+}
+
+/// Writes what the model sees of the first photo as a PNG.
+///
+/// # Errors
+/// Where the photo cannot be read or the file not be written.
+pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::Result<()> {
+    let photo = match photos::list(given)?.first() {
+        Some(path) => {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            view::decode(&bytes, input, &Limits::default())?
+        }
+        None => {
+            samples::photos().into_iter().next().map(|(_, photo)| photo).context("no drawing")?
+        }
+    };
+    let seen: Photo = view::view(&photo, input)?.photo;
+    std::fs::write(file, overlay::encode_png(&seen)?)
+        .with_context(|| file.display().to_string())?;
+    println!("  preview    {}: what the model sees of the first photo", file.display());
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! How photos are brought to a model's input: a convention by name, each part by its own flag, and what
+//! lies beside the model.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use skincell_modelkit::preprocess::{Convention, Preprocess, beside};
+use skincell_vision::card::{ChannelOrder, Filter, Fit};
+
+/// Flags of `skincell model prepare` on preprocessing.
+#[derive(Debug, Args)]
+pub(super) struct PreprocessFlags {
+    /// How photos were prepared in training: range, order of channels, filter and crop at once
+    /// [default: what preprocessor_config.json or config.json beside the model says, else 0 to 255, RGB,
+    /// the whole photo stretched by Lanczos]
+    #[arg(long, value_enum)]
+    preprocess: Option<ConventionKind>,
+    /// Subtracted from the R, G and B of each pixel, which run from 0 to 255
+    #[arg(long, value_name = "R,G,B", value_parser = parse_triple)]
+    mean: Option<[f32; 3]>,
+    /// Divides R, G and B afterwards
+    #[arg(long, value_name = "R,G,B", value_parser = parse_triple)]
+    std: Option<[f32; 3]>,
+    /// Order of the channels in the tensor
+    #[arg(long, value_enum)]
+    channels: Option<OrderKind>,
+    /// The resampling filter, with antialiasing as Pillow has it; *-sharp without, as TensorFlow and
+    /// OpenCV have it
+    #[arg(long, value_enum)]
+    filter: Option<FilterKind>,
+    /// Which part of the photo is seen: all of it stretched, the middle after the shorter side was resized
+    /// (crop), the largest middle part of the ratio (cover), all of it with bars (pad)
+    #[arg(long, value_enum)]
+    fit: Option<FitKind>,
+    /// With --fit crop: the input's side by the resized shorter side, such as 0.875
+    #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
+    crop_ratio: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ConventionKind {
+    /// 0 to 255, bilinear without antialiasing: image_dataset_from_directory
+    Keras,
+    /// ImageNet's mean and deviation, bilinear, crop of 0.875: torchvision
+    Torch,
+    /// -1 to 1, else as keras: preprocess_input of mode "tf"
+    Tf,
+    /// BGR less ImageNet's mean, else as keras: preprocess_input of mode "caffe"
+    Caffe,
+    /// ImageNet's mean and deviation, bicubic, crop of 0.875
+    Timm,
+    /// -1 to 1, Lanczos, the middle square
+    TeachableMachine,
+    /// BGR, 0 to 255, bicubic
+    CustomVision,
+    /// 0 to 1, bilinear, crop of 1
+    Ultralytics,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OrderKind {
+    Rgb,
+    Bgr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FilterKind {
+    Lanczos,
+    Bicubic,
+    Bilinear,
+    Box,
+    Nearest,
+    BicubicSharp,
+    BilinearSharp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FitKind {
+    Stretch,
+    Crop,
+    Cover,
+    Pad,
+}
+
+impl ConventionKind {
+    fn convention(self) -> Convention {
+        match self {
+            Self::Keras => Convention::Keras,
+            Self::Torch => Convention::Torch,
+            Self::Tf => Convention::Tf,
+            Self::Caffe => Convention::Caffe,
+            Self::Timm => Convention::Timm,
+            Self::TeachableMachine => Convention::TeachableMachine,
+            Self::CustomVision => Convention::CustomVision,
+            Self::Ultralytics => Convention::Ultralytics,
+        }
+    }
+}
+
+impl PreprocessFlags {
+    /// Every part, by the flag for it, else by `--preprocess`, else by what the model was recognised as,
+    /// else by a file beside the model; and who said what, for the report.
+    pub(super) fn parts(
+        &self,
+        model: &Path,
+        recognised: Option<Convention>,
+    ) -> (Preprocess, Vec<String>) {
+        let mut sources = Vec::new();
+        let mut parts = self.single();
+        if let Some(kind) = self.preprocess {
+            let name = kind.to_possible_value().map(|v| v.get_name().to_owned());
+            sources.push(format!("--preprocess {}", name.unwrap_or_default()));
+            parts = parts.or(kind.convention().parts());
+        } else if let Some((file, found)) = beside(model) {
+            sources.push(format!("{file} beside the model"));
+            parts = parts.or(found);
+        } else if let Some(convention) = recognised {
+            sources.push(format!("recognised as {convention:?}"));
+            parts = parts.or(convention.parts());
+        }
+        // The centre crop of a filter or range alone would be a surprise: the ratio goes with the crop.
+        if parts.fit == Some(Fit::Crop) && parts.crop_ratio.is_none() && parts.shortest.is_none() {
+            parts.crop_ratio = Some(1.0);
+        }
+        (parts, sources)
+    }
+
+    fn single(&self) -> Preprocess {
+        let (filter, antialias) = match self.filter {
+            None => (None, None),
+            Some(FilterKind::Lanczos) => (Some(Filter::Lanczos), Some(true)),
+            Some(FilterKind::Bicubic) => (Some(Filter::Bicubic), Some(true)),
+            Some(FilterKind::Bilinear) => (Some(Filter::Bilinear), Some(true)),
+            Some(FilterKind::Box) => (Some(Filter::Box), Some(true)),
+            Some(FilterKind::Nearest) => (Some(Filter::Nearest), Some(false)),
+            Some(FilterKind::BicubicSharp) => (Some(Filter::Bicubic), Some(false)),
+            Some(FilterKind::BilinearSharp) => (Some(Filter::Bilinear), Some(false)),
+        };
+        Preprocess {
+            mean: self.mean,
+            std: self.std,
+            order: self.channels.map(|order| match order {
+                OrderKind::Rgb => ChannelOrder::Rgb,
+                OrderKind::Bgr => ChannelOrder::Bgr,
+            }),
+            filter,
+            antialias,
+            fit: match (self.fit, self.crop_ratio) {
+                (None, None) => None,
+                (None | Some(FitKind::Crop), _) => Some(Fit::Crop),
+                (Some(FitKind::Stretch), _) => Some(Fit::Stretch),
+                (Some(FitKind::Cover), _) => Some(Fit::Cover),
+                (Some(FitKind::Pad), _) => Some(Fit::Pad),
+            },
+            crop_ratio: self.crop_ratio,
+            ..Preprocess::default()
+        }
+    }
+}
+
+fn parse_triple(text: &str) -> Result<[f32; 3], String> {
+    let numbers: Result<Vec<f32>, _> = text.split(',').map(|n| n.trim().parse::<f32>()).collect();
+    match numbers.as_deref() {
+        Ok([r, g, b]) => Ok([*r, *g, *b]),
+        Ok([one]) => Ok([*one; 3]),
+        Ok(other) => Err(format!("{} numbers; one each for R, G and B is wanted", other.len())),
+        Err(error) => Err(format!("{error}; wanted is a list such as 127.5,127.5,127.5")),
+    }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if ratio > 0.1 && ratio <= 1.0 => Ok(ratio),
+        _ => Err("wanted is a ratio above 0.1 and up to 1, such as 0.875".to_owned()),
+    }
+}

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rten_onnx::onnx::{
-    AttributeProto, AttributeType, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    AttributeProto, AttributeType, DataType, Dimension, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
 use crate::tensor::Tensor;
@@ -225,5 +226,25 @@ impl Graph {
     /// Number of weights: elements of all constants that are not lists of integers.
     pub(crate) fn parameters(&self) -> u64 {
         self.constants.values().filter(|t| t.to_i64().is_none()).map(|t| t.len() as u64).sum()
+    }
+}
+
+/// Describes a float32 value for the graph's inputs or outputs.
+pub(crate) fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
+    typed_value_info(name, DataType::FLOAT, shape)
+}
+
+/// Describes a value of any element type.
+pub(crate) fn typed_value_info(name: &str, dtype: DataType, shape: &[usize]) -> ValueInfoProto {
+    let dim = |side: &usize| Dimension { dim_value: i64::try_from(*side).ok(), dim_param: None };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TypeProtoTensor {
+                elem_type: Some(dtype),
+                shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
+            }),
+            sequence: None,
+        }),
     }
 }

@@ -9,8 +9,11 @@ use rten_onnx::onnx::{DataType, ValueInfoProto};
 use skincell_vision::card::{ChannelOrder, Dtype, Input, Layout, MAX_INPUT_SIDE, Resize};
 use thiserror::Error;
 
-use crate::gradcam::{channel_shape, typed_value_info, value_info};
-use crate::graph::{Graph, attribute, input, int_attribute, ints, op, output as output_name};
+use crate::gradcam::channel_shape;
+use crate::graph::{
+    Graph, attribute, input, int_attribute, ints, op, output as output_name, typed_value_info,
+    value_info,
+};
 use crate::tensor::Tensor;
 
 /// Why a graph's input or output does not fit a classifier of photos.

@@ -12,8 +12,7 @@ use skincell_vision::card::{Activation, Form};
 use thiserror::Error;
 
 use crate::engine::{EngineError, Probe};
-use crate::gradcam::value_info;
-use crate::graph::{Graph, int_attribute};
+use crate::graph::{Graph, int_attribute, value_info};
 use crate::tensor::Tensor;
 use ending::{Ending, Function, ending};
 use range::{Range, range};

@@ -12,28 +12,27 @@ mod closed;
 mod fold;
 mod general;
 mod place;
+mod refusal;
 mod reverse;
 mod rules;
 mod sheet;
 mod slope;
 mod tangent;
 
-use rten_onnx::onnx::{
-    DataType, Dimension, NodeProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use rten_onnx::onnx::NodeProto;
 use skincell_vision::card::{Basis, GradCam, Target};
 
 pub(crate) use closed::channel_shape;
 use closed::{Diagonal, Matrix, name, reshape};
 pub(crate) use place::{Tail, find};
-pub(crate) use reverse::Refusal;
+pub(crate) use refusal::Refusal;
 use reverse::{Adjoint, Shapes, between, walk};
 use sheet::{Sheet, Val};
 use tangent::Tangent;
 
 use crate::engine::{EngineError, Probe};
 use crate::fold::Shifts;
-use crate::graph::{Graph, int_attribute, ints_attribute, label, output};
+use crate::graph::{Graph, int_attribute, ints_attribute, label, output, value_info};
 use crate::scores::Scores;
 use crate::tensor::Tensor;
 
@@ -399,24 +398,4 @@ fn product(graph: &mut Graph, value: &str, matrix: &Matrix, map: &Map, classes: 
     let shape = [1, int(classes), int(map.height), int(map.width)];
     let shape = graph.add_constant(&name("shape"), Tensor::i64_list(&shape));
     graph.emit("cam", "Reshape", &[&maps, &shape], vec![])
-}
-
-/// Describes a float32 value for the graph's inputs or outputs.
-pub(crate) fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
-    typed_value_info(name, DataType::FLOAT, shape)
-}
-
-/// Describes a value of any element type.
-pub(crate) fn typed_value_info(name: &str, dtype: DataType, shape: &[usize]) -> ValueInfoProto {
-    let dim = |side: &usize| Dimension { dim_value: i64::try_from(*side).ok(), dim_param: None };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(dtype),
-                shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
-            }),
-            sequence: None,
-        }),
-    }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::reverse::Refusal;
+use super::refusal::Refusal;
 use crate::engine::{EngineError, Probe};
 use crate::graph::{Graph, input, int, ints, label, op, output, reads};
 

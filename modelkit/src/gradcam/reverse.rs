@@ -14,6 +14,7 @@ use rten_onnx::onnx::NodeProto;
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
 use super::general::{self, Context, sum_from};
 use super::place::flows;
+use super::refusal::Refusal;
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
 use crate::graph::{Graph, int, label, op, output};
@@ -21,19 +22,6 @@ use crate::tensor::Tensor;
 
 /// Shapes of the values between the target and the logits, for one photo.
 pub(crate) type Shapes = HashMap<String, Vec<usize>>;
-
-/// Why there is no Grad-CAM output: the operator in the way, and what is with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) node: String,
-    pub(crate) why: String,
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.node, self.why)
-    }
-}
 
 /// ∂scores/∂t of a tensor t.
 #[derive(Debug, Clone)]

@@ -1,8 +1,9 @@
 //! Models before they are served: prepared, inspected, checked, quantized.
 //!
-//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), decide what its scores
-//! are (`scores`), differentiate from there and add the Grad-CAM output (`gradcam`), lay the weights out to be
-//! mapped ([`external`]), write all at once (`write`).
+//! `prepare` is the main path: read (`read`) an exported ONNX graph, clear it (`fold`), decide what its
+//! scores are (`scores`), differentiate them and add the Grad-CAM output (`gradcam`), compare with what
+//! the model came from (`compare`), lay the weights out to be mapped ([`external`]), write all at once
+//! (`write`).
 //!
 //! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it: [`inspect`] shows
 //! what a model holds, [`check`] runs it on every engine and compares, [`measure`] says what serving

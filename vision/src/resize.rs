@@ -69,7 +69,7 @@ pub(crate) fn resize_part(
         }
     };
     let rows = f64::from(photo.height());
-    // Across first and then down, as Pillow goes: the samples between are cut off to 8 bits, so
+    // Across first and then down, as Pillow up to version 12 goes: the samples between are cut off to 8 bits, so
     // that the order shows.
     let source = view(photo.width(), photo.height(), photo.pixels())?;
     let across = (left, 0.0, covered_width, rows);

@@ -218,7 +218,7 @@ mod tests {
         Resize { filter, antialias, fit, shortest, fill: [10, 20, 30] }
     }
 
-    /// What Pillow, torchvision and TensorFlow make of noise (`tests/reference/views.py`), the hardest
+    /// What Pillow 12, torchvision and TensorFlow make of noise (`tests/reference/views.py`), the hardest
     /// input there is: within one level, which two ways to round the same number may be apart.
     #[test]
     fn views_are_those_of_training_pipelines() {

@@ -136,6 +136,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     let entry = if is_core { 3 } else { 4 };
     let used = if is_core || size < 36 { 0 } else { field(32)? as usize };
     let count = if used == 0 || used > 256 { 256 } else { used };
+    // Some programs leave the palette out of where they say that pixels begin.
+    let has_palette = matches!(pixels, Pixels::Indices | Pixels::Runs { .. });
+    let start = match has_palette && start <= end + masks {
+        true => end + masks + entry * count.min(1 << bits),
+        false => start,
+    };
     let palette = bytes.get(end + masks..start.max(end + masks)).unwrap_or_default();
     let palette = palette.get(..count * entry).unwrap_or(palette);
     Ok(Header {

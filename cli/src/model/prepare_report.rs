@@ -33,8 +33,13 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     println!("  activation {}{}", report.probabilities, assumed("activation"));
     match (&card.gradcam, &report.conv, &card.gradcam_missing) {
         (Some(map), Some((conv, channels)), _) => println!(
-            "  grad-cam   {} {}x{} of {channels} channels, layer {conv} (target {:?}, basis {:?})",
-            map.output, map.width, map.height, map.target, map.basis
+            "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
+            map.output,
+            map.width,
+            map.height,
+            map.target,
+            map.basis,
+            layer = map.layer.as_deref().unwrap_or(conv)
         ),
         (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
         _ => {}

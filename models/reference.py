@@ -1,18 +1,29 @@
 #!/usr/bin/env python3
 """A served model run the plain way: Pillow and ONNX Runtime, as a reference for the service.
 
-Decode, turn upright by EXIF, alpha over white, Lanczos to the card's size by a plain stretch,
+Decode, turn upright by EXIF, an RGB colour profile to sRGB, alpha over white, Lanczos to the card's size by a plain stretch,
 `(pixel - mean) / std`, softmax. It leaves out HTTP, overlays and everything about speed.
 """
 
+import io
 import json
 import pathlib
 
 import numpy
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 import gradcam
+
+
+def in_srgb(image):
+    """The image with the colours of its embedded RGB profile converted to sRGB, as browsers show it."""
+    embedded = image.info.get("icc_profile")
+    if not embedded or image.mode != "RGB":
+        return image
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(embedded))
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), renderingIntent=intent)
 
 
 class Model:
@@ -48,7 +59,7 @@ class Model:
     def photo(self, path):
         """A photograph's pixels at the card's size, u8 [height, width, 3]."""
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = in_srgb(ImageOps.exif_transpose(image))
             if upright.has_transparency_data:
                 colour = upright.convert("RGBA")
                 white = Image.new("RGBA", colour.size, "white")

@@ -144,9 +144,8 @@ fn bad_photos() -> Vec<Row> {
             "too-many-pixels",
         ),
         row("an animated WebP of 16384×16384", raw(photos::vast_webp()), 422, "too-many-pixels"),
-        row("a GIF of 0×0", raw(photos::empty_gif()), 422, "empty-image"),
-        // A GIF of no pixels is well-formed and empty; the PNG specification rules sides of 0 out
-        // (11.2.1), so such a file is broken before anybody asks how many pixels it has.
+        // The PNG specification rules sides of 0 out (11.2.1), so such a file is broken before anybody asks
+        // how many pixels it has. A GIF's screen of 0×0 is another thing: the frame in it counts.
         row("a PNG of 0×0", raw(photos::hollow_png(0, 0)), 422, "broken-image"),
         row(
             "a JPEG of too many scans",
@@ -252,7 +251,15 @@ fn a_refusal_says_what_to_do() {
     assert_eq!(get(&runner, "/predict").header("allow"), "POST");
     assert_eq!(Request::new(Method::PUT, "/models").send(&runner).header("allow"), "GET, HEAD");
     let vast = raw(photos::hollow_png(60_000, 60_000)).send(&runner).json();
-    assert_eq!((&vast["limit"], &vast["actual"]), (&50_000_000.into(), &3_600_000_000_u64.into()));
+    assert_eq!((&vast["limit"], &vast["actual"]), (&51_000_000.into(), &3_600_000_000_u64.into()));
+}
+
+/// As browsers do, the frame's size counts where the screen has none.
+#[test]
+fn a_gif_without_a_screen_is_its_first_frame() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    raw(photos::gif_without_screen()).send(&runner).results();
 }
 
 /// The later frames of an animation are left alone, however many there are: its first is the photo.

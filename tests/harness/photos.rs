@@ -61,9 +61,9 @@ pub fn gzip_bomb() -> Vec<u8> {
     gzip(&[&[0; 1 << 20][..]; 256])
 }
 
-/// A GIF that declares no columns and no rows.
+/// A GIF whose screen has no columns and no rows, with one frame of 1×1.
 #[must_use]
-pub fn empty_gif() -> Vec<u8> {
+pub fn gif_without_screen() -> Vec<u8> {
     let frame = [0x2C, 0, 0, 0, 0, 1, 0, 1, 0, 0x80, 0, 0, 0, 0, 0, 0, 2, 2, 0x44, 1, 0, 0x3B];
     [&b"GIF89a"[..], &[0; 7], &frame].concat()
 }

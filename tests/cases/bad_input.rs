@@ -259,7 +259,7 @@ fn a_refusal_says_what_to_do() {
 fn a_gif_without_a_screen_is_its_first_frame() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
-    raw(photos::gif_without_screen()).send(&runner).results();
+    assert!(!raw(photos::gif_without_screen()).send(&runner).results().is_empty());
 }
 
 /// The later frames of an animation are left alone, however many there are: its first is the photo.

@@ -136,14 +136,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     let entry = if is_core { 3 } else { 4 };
     let used = if is_core || size < 36 { 0 } else { field(32)? as usize };
     let count = if used == 0 || used > 256 { 256 } else { used };
-    // Some programs leave the palette out of where they say that pixels begin.
-    let has_palette = matches!(pixels, Pixels::Indices | Pixels::Runs { .. });
-    let start = match has_palette && start <= end + masks {
-        true => end + masks + entry * count.min(1 << bits),
-        false => start,
-    };
-    let palette = bytes.get(end + masks..start.max(end + masks)).unwrap_or_default();
-    let palette = palette.get(..count * entry).unwrap_or(palette);
+    let indexed = matches!(pixels, Pixels::Indices | Pixels::Runs { .. }).then_some(bits);
+    let (palette, start) = palette(bytes, (end + masks, start), (entry, count), indexed);
     Ok(Header {
         width,
         height: height.unsigned_abs(),
@@ -154,6 +148,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
         data: bytes.get(start..).ok_or_else(truncated)?,
         profile: if size == 124 { profile(bytes) } else { None },
     })
+}
+
+/// The palette of `count` entries of `entry` bytes that may begin at `end`, and where pixels begin. Some programs
+/// leave the palette out of where they say that pixels `start`; `indexed` is the bits of a pixel that needs one.
+fn palette(
+    bytes: &[u8],
+    (end, start): (usize, usize),
+    (entry, count): (usize, usize),
+    indexed: Option<u32>,
+) -> (&[u8], usize) {
+    let start = match indexed {
+        Some(bits) if start <= end => end + entry * count.min(1 << bits),
+        _ => start,
+    };
+    let palette = bytes.get(end..start.max(end)).unwrap_or_default();
+    (palette.get(..count * entry).unwrap_or(palette), start)
 }
 
 /// The profile that a header of version 5 says is embedded.

@@ -191,7 +191,6 @@ fn hugging_face(config: &Value) -> Preprocess {
         Some(1) => Some(Filter::Lanczos),
         Some(2) => Some(Filter::Bilinear),
         Some(3) => Some(Filter::Bicubic),
-        Some(4) => Some(Filter::Box),
         _ => None,
     };
     let size = config.get("size");

@@ -9,6 +9,7 @@ way of a request. Prints, per convention, on how many photos the likeliest class
 pipeline, and the largest difference of a probability in points. Exits with 1 above one point, or for another class.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = sorted(p for p in (ROOT / "tests/photos").iterdir() if p.suffix in {".jpg", ".png", ".webp", ".bmp", ".gif"})
@@ -26,7 +27,12 @@ CONVENTIONS = {"torch": ["torch", "timm", "ultralytics", "custom-vision"], "kera
 
 
 def opened(path):
-    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    """The photo upright and in sRGB, as the service reads it: where a file holds a profile, by that profile."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    profile = photo.info.get("icc_profile")
+    if profile is None or photo.mode != "RGB":
+        return photo.convert("RGB")
+    return ImageCms.profileToProfile(photo, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"))
 
 
 def head(features):

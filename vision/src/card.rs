@@ -124,8 +124,6 @@ pub enum Filter {
     Bicubic,
     /// Linear between pixels.
     Bilinear,
-    /// The mean of what a pixel covers, as OpenCV's `INTER_AREA`; always with antialiasing.
-    Box,
     /// The one pixel at the centre; never with antialiasing.
     Nearest,
 }
@@ -305,7 +303,7 @@ impl Input {
         let Resize { filter, antialias, fit, shortest, .. } = self.resize;
         let bad = |field, problem: String| Err(CardError::Value { field, problem });
         match (filter, antialias) {
-            (Filter::Lanczos | Filter::Box, false) => {
+            (Filter::Lanczos, false) => {
                 return bad(
                     "input.resize.antialias",
                     format!("is false; {filter:?} has it always"),

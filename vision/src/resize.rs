@@ -60,7 +60,6 @@ pub(crate) fn resize_part(
     let part = (left, top, covered_width, covered_height);
     let filter = match (filter, antialias) {
         (Filter::Lanczos, _) => FilterType::Lanczos3,
-        (Filter::Box, _) => FilterType::Box,
         (Filter::Bicubic, true) => FilterType::CatmullRom,
         (Filter::Bilinear, true) => FilterType::Bilinear,
         (Filter::Bicubic | Filter::Bilinear | Filter::Nearest, _) => {

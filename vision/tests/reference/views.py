@@ -41,7 +41,7 @@ def keep(name, pixels):
 
 
 def pillow():
-    kinds = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR, "box": Image.BOX, "nearest": Image.NEAREST}
+    kinds = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR, "nearest": Image.NEAREST}
     for shape, size in [("wide", WIDE), ("tall", TALL)]:
         picture = Image.fromarray(photo(size))
         for kind, method in kinds.items():

@@ -244,7 +244,7 @@ const QUERY: &str = "?top_k=7&heatmap=maps";
 fn app_with_skin() -> App {
     let app = App::with_own_models();
     let models = app.path().join("models");
-    std::fs::remove_file(&models).unwrap();
+    std::fs::remove_dir_all(&models).unwrap();
     let folder = models.join("skin");
     std::fs::create_dir_all(&folder).unwrap();
     for file in ["card.json", "model.onnx", "model.onnx.data"] {

@@ -2,7 +2,7 @@
 //! is read beside the decode and applied once to the photo it returns, which is small by then.
 //!
 //! A profile that cannot be read, or is made for other channels than the file has, is ignored as browsers do.
-//! Leaves out CMYK profiles: CMYK is converted without one.
+//! Leaves out profiles of look-up tables, and CMYK, which is converted without its profile.
 
 use super::picture::Photo;
 use moxcms::{

@@ -26,6 +26,7 @@ use frame::Frame;
 use header::Header;
 use jpeg_decoder::{Decoder, Error, PixelFormat, UnsupportedFeature};
 use refusal::{corrupt, truncated, unsupported};
+use std::cell::Cell;
 use std::io::Read;
 use stream::Stream;
 use transcode::Transcoded;
@@ -59,10 +60,10 @@ pub(super) fn decode(
         let coefficients = Coefficients::read(frame, &header.scans, eighths)?;
         pixels(Transcoded::new(frame, coefficients), &header, eighths)
     } else {
-        let mut stream = Stream::new(frame, &header.scans);
-        let pixels = pixels(&mut stream, &header, eighths);
+        let is_behind_data = Cell::new(false);
+        let pixels = pixels(Stream::new(frame, &header.scans, &is_behind_data), &header, eighths);
         // The decoder fails on the ones behind the data where the data is not all there.
-        pixels.map_err(|error| if stream.is_behind_data() { truncated() } else { error })
+        pixels.map_err(|error| if is_behind_data.get() { truncated() } else { error })
     }?;
     let (width, height) = frame.scaled(eighths);
     let photo = Photo::from_rgb(width, height, pixels);

@@ -41,6 +41,8 @@ pub(super) struct Scan<'a> {
     /// Units between two restart markers; 0 for none.
     pub(super) restart: u16,
     pub(super) data: &'a [u8],
+    /// Bytes before the first restart marker.
+    pub(super) first: usize,
 }
 
 impl Header<'_> {
@@ -154,11 +156,12 @@ impl<'a> Walk<'a> {
         let Some(frame) = &mut self.frame else {
             return Err(corrupt("a scan comes before its frame"));
         };
-        let (data, rest) = entropy_coded(after);
+        let (data, first, rest) = entropy_coded(after);
         let mut scan = Scan::read(frame, segment)?;
         scan.tables = self.tables;
         scan.restart = self.restart;
         scan.data = data;
+        scan.first = first;
         self.blocks += scan.components.iter().map(|&(at, ..)| frame.blocks(at)).sum::<u64>();
         for &(at, ..) in &scan.components {
             let component = &mut frame.components[at];
@@ -240,7 +243,7 @@ impl<'a> Scan<'a> {
         if !is_band || bits.1 > 13 || (bits.0 > 0 && bits.0 != bits.1 + 1) {
             return Err(corrupt("a scan's parameters contradict each other"));
         }
-        Ok(Self { components, band, bits, tables: Tables::new(), restart: 0, data: &[] })
+        Ok(Self { components, band, bits, tables: Tables::new(), restart: 0, data: &[], first: 0 })
     }
 }
 
@@ -259,10 +262,14 @@ pub(super) fn marker_at(bytes: &[u8], is_wanted: impl Fn(u8) -> bool) -> Option<
     })
 }
 
-/// A scan's entropy-coded data, restart markers included, and what follows it.
-fn entropy_coded(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let end = marker_at(bytes, |code| !(0xD0..=0xD7).contains(&code));
-    bytes.split_at(end.unwrap_or(bytes.len()))
+/// A scan's entropy-coded data, restart markers included; how much of it lies before the first of these; and what
+/// follows it.
+fn entropy_coded(bytes: &[u8]) -> (&[u8], usize, &[u8]) {
+    let first = marker_at(bytes, |_| true).unwrap_or(bytes.len());
+    let more = bytes.get(first..).unwrap_or_default();
+    let end = marker_at(more, |code| !(0xD0..=0xD7).contains(&code)).unwrap_or(more.len());
+    let (data, rest) = bytes.split_at(first + end);
+    (data, first, rest)
 }
 
 /// A segment's payload and what follows it.

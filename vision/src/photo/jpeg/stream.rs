@@ -9,6 +9,7 @@
 use super::frame::Frame;
 use super::header::{Scan, marker_at};
 use super::tables::{Codes, Steps};
+use std::cell::Cell;
 use std::io::{self, Read};
 
 /// One bits, bytes stuffed. Before a restart marker the decoder looks 7 to 8 bytes ahead for it, so there must
@@ -17,42 +18,50 @@ const ONES: &[u8] = &[0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0];
 
 /// The stream, to be read to its end.
 pub(super) struct Stream<'a> {
-    /// What is read next.
+    /// What is read next. Empty while headers are read.
     run: &'a [u8],
-    /// What follows in the scan at work: ones, if they are due, then the rest from a restart marker on.
-    ones_due: bool,
-    rest: &'a [u8],
     /// Headers that were made here, and how much of them has been read.
     made: Vec<u8>,
     at: usize,
+    /// The scan's data up to its first restart marker, behind its header.
+    first: &'a [u8],
+    /// What follows in the scan at work: ones, if they are due, then the rest from a restart marker on.
+    ones_due: bool,
+    rest: &'a [u8],
     scans: std::slice::Iter<'a, Scan<'a>>,
     ended: bool,
+    /// Told once all data of all scans has been read.
+    is_behind_data: &'a Cell<bool>,
 }
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(frame: &Frame<'_>, scans: &'a [Scan<'a>]) -> Self {
-        let made = frame_header(frame);
+    /// `is_behind_data` is set once all data of all scans has been read.
+    pub(super) fn new(
+        frame: &Frame<'_>,
+        scans: &'a [Scan<'a>],
+        is_behind_data: &'a Cell<bool>,
+    ) -> Self {
         Self {
             run: &[],
+            made: frame_header(frame),
+            at: 0,
+            first: &[],
             ones_due: false,
             rest: &[],
-            made,
-            at: 0,
             scans: scans.iter(),
             ended: false,
+            is_behind_data,
         }
-    }
-
-    /// Whether all data of all scans has been read.
-    pub(super) fn is_behind_data(&self) -> bool {
-        self.rest.is_empty() && !self.ones_due && self.scans.len() == 0
     }
 
     /// The next bytes; `false` at the end.
     #[cold]
     fn refill(&mut self) -> bool {
-        if self.ones_due {
+        if !self.first.is_empty() {
+            self.run = std::mem::take(&mut self.first);
+        } else if self.ones_due {
             (self.run, self.ones_due) = (ONES, false);
+            self.is_behind_data.set(self.rest.is_empty() && self.scans.len() == 0);
         } else if !self.rest.is_empty() {
             // From a restart marker, whose code is the second byte, to the one after it.
             let next = marker_at(self.rest.get(2..).unwrap_or_default(), |_| true);
@@ -61,15 +70,28 @@ impl<'a> Stream<'a> {
             self.ones_due = true;
         } else if let Some(scan) = self.scans.next() {
             (self.made, self.at) = (scan_header(scan), 0);
-            let end = marker_at(scan.data, |_| true).unwrap_or(scan.data.len());
-            let (run, rest) = scan.data.split_at(end);
-            (self.run, self.rest, self.ones_due) = (run, rest, true);
+            let data = scan.data.split_at_checked(scan.first).unwrap_or((scan.data, &[]));
+            (self.first, self.rest) = data;
+            self.ones_due = true;
         } else if !self.ended {
             (self.run, self.ended) = (&[0xFF, 0xD9], true);
         } else {
             return false;
         }
         true
+    }
+
+    /// As [`Read::read_exact`], across the ends of runs.
+    #[cold]
+    fn read_across(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let count = self.read(buffer)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer = buffer.get_mut(count..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
@@ -92,22 +114,15 @@ impl Read for Stream<'_> {
     }
 
     /// The decoder asks for one byte at a time: the common case is a slice of the file.
-    #[inline]
-    fn read_exact(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {
-        if let ([place], [byte, rest @ ..]) = (&mut *buffer, self.run)
-            && self.at >= self.made.len()
-        {
-            (*place, self.run) = (*byte, rest);
-            return Ok(());
-        }
-        while !buffer.is_empty() {
-            let count = self.read(buffer)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    #[inline(always)]
+    fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        match (&mut *buffer, self.run) {
+            ([place], [byte, rest @ ..]) => {
+                (*place, self.run) = (*byte, rest);
+                Ok(())
             }
-            buffer = buffer.get_mut(count..).unwrap_or_default();
+            _ => self.read_across(buffer),
         }
-        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 // at the end. SKINCELL_BIN names another binary, SKINCELL_WASM another component. Leaves out building.
 
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -22,7 +22,10 @@ export async function serve() {
   const folder = mkdtempSync(join(tmpdir(), 'skincell-browser-'));
   const manifest = readFileSync(join(repository, 'spin.toml'), 'utf8');
   writeFileSync(join(folder, 'spin.toml'), manifest.replace(/^source = .*$/m, `source = ${JSON.stringify(wasm)}`));
-  symlinkSync(join(repository, 'models'), join(folder, 'models'));
+  // Copied: what a link leads to outside the application's folder is not mounted.
+  for (const model of ['skin', 'imagenet']) {
+    cpSync(join(repository, 'models', model), join(folder, 'models', model), { recursive: true });
+  }
   const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache')];
   const child = spawn(binary, flags, { stdio: ['ignore', 'pipe', 'inherit'] });
   const stop = () => {

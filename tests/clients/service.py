@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -36,7 +37,9 @@ def serve():
         source = f"source = {json.dumps(str(wasm))}"
         manifest = re.sub(r"(?m)^source = .*$", lambda _: source, manifest)
         pathlib.Path(folder, "spin.toml").write_text(manifest)
-        pathlib.Path(folder, "models").symlink_to(REPOSITORY / "models")
+        # Copied: what a link leads to outside the application's folder is not mounted.
+        for model in ("skin", "imagenet"):
+            shutil.copytree(REPOSITORY / "models" / model, pathlib.Path(folder, "models", model))
         flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache"]
         child = subprocess.Popen([binary, *flags], stdout=subprocess.PIPE, text=True)
         try:

@@ -2,6 +2,7 @@
 //!
 //! Only what rewriting a graph needs; arithmetic on whole networks is the engines' business.
 
+use half::{bf16, f16};
 use rten_onnx::onnx::DataType;
 
 /// A constant. `bytes` is row-major, little-endian, and exactly as long as type and dimensions say.
@@ -49,6 +50,16 @@ impl Tensor {
         }
         let (elements, _) = self.bytes.as_chunks::<4>();
         Some(elements.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    /// The elements as float32, of any type of floating point that is no wider.
+    pub(crate) fn float_values(&self) -> Option<Vec<f32>> {
+        let pairs = || self.bytes.as_chunks::<2>().0.iter().copied();
+        match self.dtype {
+            DataType::FLOAT16 => Some(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
+            DataType::BFLOAT16 => Some(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            _ => self.to_f32(),
+        }
     }
 
     /// The elements, if the type is int64 or int32.

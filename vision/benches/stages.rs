@@ -87,6 +87,7 @@ fn drawing(criterion: &mut Criterion) {
         target: Target::Conv,
         basis: Basis::Probability,
         layer: None,
+        of: skincell_vision::card::Form::Logits,
     };
     let cam: Vec<f32> = (0..700_u16).map(|i| f32::from(i % 97) - 40.0).collect();
     let even = [1.0 / 7.0; 7];

@@ -185,6 +185,17 @@ pub enum Form {
     Probabilities,
 }
 
+impl Form {
+    fn logits() -> Self {
+        Self::Logits
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls it in")]
+    fn is_logits(&self) -> bool {
+        *self == Self::Logits
+    }
+}
+
 /// The function from logits to probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -215,6 +226,10 @@ pub struct GradCam {
     /// The node that gives the map shown, by its name in the graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
+    /// The scores that the graph has taken the gradient of: the logits, or the probabilities themselves where it
+    /// has no logits, as a mean of two softmaxes. The maps are then those of [`Basis::Probability`] already.
+    #[serde(default = "Form::logits", skip_serializing_if = "Form::is_logits")]
+    pub of: Form,
 }
 
 /// The feature map a Grad-CAM is computed on.

@@ -2,7 +2,7 @@
 //! class's heatmap. Leaves out the maps themselves (the graph's business, see `modelkit`) and the
 //! drawing (`overlay`).
 
-use crate::card::{Activation, Basis, GradCam};
+use crate::card::{Activation, Basis, Form, GradCam};
 use thiserror::Error;
 
 /// A map is shown where its maximum is above this (the origin app's threshold); below it there is
@@ -102,6 +102,9 @@ pub enum GradCamError {
 /// saturated activation hides the evidence, and the map is `relu(M_c)` likewise normalised, its
 /// basis [`Basis::Logit`]; all zeros where that is flat, too.
 ///
+/// Where the graph has taken the gradient of the probabilities ([`GradCam::of`]), `M` is that of `p_c` already,
+/// and the map is `relu(M_c / (h·w))`, normalised likewise.
+///
 /// # Errors
 /// [`GradCamError`] for a shape other than the card's, a class out of range, or a value that is
 /// not finite.
@@ -119,6 +122,12 @@ pub fn heatmap(
         values,
         basis,
     };
+    if map.of == Form::Probabilities {
+        let own: Vec<f64> =
+            (0..probabilities.len()).map(|j| f64::from(u8::from(j == class))).collect();
+        let values = normalised(&mixed(cam, &own, area)).unwrap_or_else(|| vec![0.0; area]);
+        return Ok(done(values, Basis::Probability));
+    }
     if map.basis == Basis::Probability {
         let jacobian = jacobian(probabilities, activation, class);
         if let Some(values) = normalised(&mixed(cam, &jacobian, area)) {

@@ -18,13 +18,15 @@ pub(super) enum Source {
     Norm(Vec<f32>),
     /// A bias of which the file does not say whose it is.
     Unknown(Vec<f32>),
+    /// A bias that is computed when the model runs, so that nothing can be said of it.
+    Computed,
 }
 
 impl Source {
     /// What is to be taken off.
     pub(super) fn bias(&self) -> Option<Vec<f32>> {
         match self {
-            Self::Own => None,
+            Self::Own | Self::Computed => None,
             Self::Norm(bias) | Self::Unknown(bias) => Some(bias.clone()),
         }
     }
@@ -36,8 +38,11 @@ pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bo
     if let Some(shift) = shifts.get(output(conv)) {
         return Source::Norm(shift.clone());
     }
-    let bias = input(conv, 2).and_then(|b| graph.constants.get(b)).and_then(Tensor::to_f32);
-    let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) else { return Source::Own };
+    let Some(bias) = input(conv, 2) else { return Source::Own };
+    let bias = graph.constants.get(bias).and_then(Tensor::float_values);
+    if bias.as_ref().is_some_and(|bias| bias.iter().all(|v| *v == 0.0)) {
+        return Source::Own;
+    }
     // A batch norm that an exporter left unfolded; a scalar factor belongs to an activation.
     let channels = input(conv, 1).and_then(|w| graph.constants.get(w)).map(|w| w.dims.first());
     let per_channel = |name: &String| {
@@ -47,10 +52,11 @@ pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bo
     let normed = consumers.iter().filter_map(|i| graph.nodes.get(*i)).any(|n| {
         op(n) == "BatchNormalization" || (op(n) == "Mul" && n.input.iter().any(per_channel))
     });
-    match own {
+    match (own, bias) {
         _ if normed => Source::Own,
-        Some(true) => Source::Own,
-        Some(false) => Source::Norm(bias),
-        None => Source::Unknown(bias),
+        (Some(true), _) => Source::Own,
+        (_, None) => Source::Computed,
+        (Some(false), Some(bias)) => Source::Norm(bias),
+        (None, Some(bias)) => Source::Unknown(bias),
     }
 }

@@ -20,7 +20,7 @@ mod slope;
 mod tangent;
 
 use rten_onnx::onnx::NodeProto;
-use skincell_vision::card::{Basis, GradCam, Target};
+use skincell_vision::card::{Basis, Form, GradCam, Target};
 
 pub(crate) use closed::channel_shape;
 use closed::{Diagonal, Matrix, name, reshape};
@@ -73,8 +73,13 @@ pub(crate) fn add(
     let source = bias::source(graph, tail, shifts, wanted.own_bias);
     let conv = tail.conv.and_then(|i| graph.nodes.get(i)).map(|n| output(n).to_owned());
     if let (Some(conv), None | Some(Target::Conv)) = (conv, wanted.target) {
-        let known = wanted.target.is_some() || !matches!(source, bias::Source::Unknown(_));
-        if known {
+        let unknown = matches!(source, bias::Source::Unknown(_) | bias::Source::Computed);
+        if source == bias::Source::Computed && wanted.target.is_some() {
+            let why = "its bias is computed, so that what a batch norm left there cannot be taken off: say \
+                       --conv-bias own, or --cam-target activation";
+            return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.to_owned() }));
+        }
+        if wanted.target.is_some() || !unknown {
             let target = Chosen { value: conv, axis: 1, target: Target::Conv };
             let added = attempt(graph, probe, scores, tail, &target, &source, wanted)?;
             if added.is_ok() || wanted.target.is_some() {
@@ -185,6 +190,7 @@ fn build(
         target: chosen.target,
         basis: wanted.basis,
         layer: Some(layer(graph, &chosen.value)),
+        of: if scores.logits.is_some() { Form::Logits } else { scores.form },
     };
     let note = note(shapes, tail, chosen, source, wanted, &map);
     Ok(Added { card, conv: made, channels: map.channels, note })

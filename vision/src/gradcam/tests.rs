@@ -12,7 +12,15 @@ const AREA: usize = (WIDTH * HEIGHT) as usize;
 
 fn map(basis: Basis) -> GradCam {
     let output = "cam".to_owned();
-    GradCam { output, width: WIDTH, height: HEIGHT, target: Target::Activation, basis, layer: None }
+    GradCam {
+        output,
+        width: WIDTH,
+        height: HEIGHT,
+        target: Target::Activation,
+        basis,
+        layer: None,
+        of: Form::Logits,
+    }
 }
 
 /// Global average pooling and one dense layer over a feature map `[CHANNELS, AREA]`.
@@ -219,4 +227,21 @@ fn upsampling_is_opencvs_bilinear() {
     }
     let heatmap = Heatmap::new(1, 1, vec![1.0], Basis::Logit).unwrap();
     assert!(upsample(&heatmap, 0, 3).is_empty());
+}
+
+/// A mean of two softmaxes has no logits, and its maps were mixed by a softmax that was not there.
+#[test]
+fn maps_of_probabilities_are_shown_as_they_are() {
+    let cam = [4.0, -2.0, 1.0, 3.0];
+    for basis in [Basis::Probability, Basis::Logit] {
+        let map = GradCam { width: 2, height: 1, of: Form::Probabilities, ..map(basis) };
+        for (class, expected) in [(0, [1.0, 0.0]), (1, [1.0 / 3.0, 1.0])] {
+            let found = heatmap(&cam, &map, &[0.6, 0.4], Activation::Softmax, class).unwrap();
+            assert_eq!(found.basis(), Basis::Probability);
+            for (found, expected) in found.values().iter().zip(expected) {
+                let off: f32 = found - expected;
+                assert!(off.abs() < 1e-6, "class {class}: {found} {expected}");
+            }
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub enum LogFormat {
 }
 
 /// wasi-nn's own log repeats every error a guest was given, as an error of the host's.
-const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_nn=off,wasmtime_wasi_http=error";
+const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
 /// Logs from here on; `RUST_LOG` says what.
 pub fn start(format: LogFormat) {

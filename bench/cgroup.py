@@ -38,6 +38,10 @@ class Group:
         (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(self.limit))
         return self
 
+    def resize(self, limit):
+        """The limit is another from now on."""
+        (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(limit))
+
     def __exit__(self, *_):
         self.path.rmdir()
 

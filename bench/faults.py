@@ -5,14 +5,14 @@
 
 Every row starts a service of its own, does its worst, and then asks for a photo whose answer is known: it
 must be 200 and the same. Loopback only, bounded in time, only the standard library. `disk` mounts a small
-file system and needs root; where it cannot, that is said.
+file system and needs root; where it cannot, that is said. `strangers.py` has the rows about clients that mean
+no good.
 """
 
 import argparse
 import collections
 import contextlib
 import os
-import pathlib
 import random
 import signal
 import socket
@@ -22,8 +22,9 @@ import tempfile
 import threading
 import time
 
-from service import ROOT, Service, keep, photos
-from soak import WASM, answer, application, crowd
+import strangers
+from proof import answer, application, crowd
+from service import Service, keep, photos
 
 PHOTO = photos()[0]
 
@@ -201,12 +202,13 @@ ROWS = {row.__name__: row for row in (leavers, slow, model, guests, terminate)}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, "disk", []], metavar="ROW")
-    wanted = parser.parse_args().rows or [*ROWS, "disk"]
+    alone = {row.__name__: row for row in (disk, *strangers.ROWS)}
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, *alone, []], metavar="ROW")
+    wanted = parser.parse_args().rows or [*ROWS, *alone]
     broken, table = 0, {}
     for name in wanted:
-        if name == "disk":
-            kept, figures = disk()
+        if name in alone:
+            kept, figures = alone[name]()
         else:
             with application() as app, Service("--request-timeout", "5s", app=app) as service:
                 expected = one(service)
@@ -215,10 +217,10 @@ def main():
                     well = one(service)
                     kept = kept and expected[0] == 200 and well == expected
                     figures += f"; afterwards {well[0]}"
-        print(f"{name:10} {'kept  ' if kept else 'BROKEN'} {figures}", flush=True)
+        print(f"{name:15} {'kept  ' if kept else 'BROKEN'} {figures}", flush=True)
         broken += not kept
         table[name] = {"kept": bool(kept), "figures": figures}
-    if set(table) == {*ROWS, "disk"}:
+    if set(table) == {*ROWS, *alone}:
         keep("faults", not broken, {"rows": table})
     sys.exit(broken > 0)
 

@@ -4,6 +4,7 @@ Only the standard library, so that a measurement needs no set-up. Loopback only,
 Leaves out what is measured: the scripts beside it do that, and `peers.py` knows the other servers.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -28,7 +29,8 @@ class Server:
     started: float  # seconds of `time.perf_counter`
 
     def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
         try:
             self.exit_code = self.process.wait(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -81,22 +83,25 @@ class Server:
 class Service(Server):
     """`skincell up` on a free port, as a context manager."""
 
-    def __init__(self, *flags, binary=BINARY, app=ROOT, before=None, env=None):
+    def __init__(self, *flags, binary=BINARY, app=ROOT, before=None, env=None, stderr=None):
         """`before` is called in the child, between fork and exec; `env` replaces the environment."""
-        self.before, self.env = before, env
+        self.before, self.env, self.stderr, self.flags = before, env, stderr, flags
         self.command = [str(binary), "up", "--from", str(app), "--listen", "127.0.0.1:0", *map(str, flags)]
 
     def __enter__(self):
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.before, env=self.env
+            self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.before, env=self.env,
+            stderr=self.stderr,
         )
         line = self.process.stdout.readline()
-        found = re.match(r"Serving http://([\d.]+):(\d+)", line)
+        found = re.match(r"Serving https?://([\d.]+):(\d+)", line)
         if not found:
             self.process.kill()
             raise SystemExit(f"the runner did not start: {line!r}; build it with `cargo build --release`")
         self.host, self.port = found.group(1), int(found.group(2))
+        if "--admin-listen" in self.flags:
+            self.admin = int(self.process.stdout.readline().rsplit(":", 1)[1])
         return self
 
 

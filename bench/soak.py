@@ -7,6 +7,7 @@
     python3 bench/soak.py switch --model efficientnetv2-s.onnx  # two models that do not fit together, 200 switches
     python3 bench/soak.py mixed                                 # 5,000 requests: every answer as when alone
     python3 bench/soak.py isolation                             # 1,000 guests look for what another left behind
+    python3 bench/soak.py hostile [--seconds 600]               # 64 MiB, TLS, 32 good clients beside every attack at once
     python3 bench/soak.py health                                # /health while ten times the capacity is posted
 
 `make_models.py` in `bench/engine` makes the model: 80 MB of float32 weights, larger than the 64 MiB. Control
@@ -18,7 +19,7 @@ library, Pillow aside.
 import argparse
 import collections
 import contextlib
-import itertools
+import http.client
 import json
 import os
 import pathlib
@@ -31,32 +32,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cgroup
+from proof import WASM, answer, application, crowd
 from service import BINARY, ROOT, Service, keep, machine, photos
 
 MIB = 1 << 20
-WASM = ROOT / "target" / "wasm32-wasip2" / "release" / "skincell.wasm"
-GUESTS = WASM.with_name("skincell_guests.wasm")
-
-
-@contextlib.contextmanager
-def application():
-    """A copy of the application whose models may be damaged, with the ill-mannered guest beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        for name in ("skin", "imagenet"):
-            shutil.copytree(ROOT / "models" / name, folder / "models" / name)
-        manifest = (ROOT / "spin.toml").read_text()
-        manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(WASM))
-        manifest += f'''
-[[trigger.http]]
-route = "/guest/..."
-component = "guest"
-[component.guest]
-source = "{GUESTS}"
-ai_models = ["skin"]
-'''
-        (folder / "spin.toml").write_text(manifest)
-        yield folder
 
 
 def model(*words):
@@ -117,42 +96,6 @@ def limited(name, limit, *flags, **more):
             if not (group.path / "cgroup.procs").read_text():
                 break
             time.sleep(0.1)
-
-
-def answer(service, connection, photo, query=""):
-    """Status and body without what no two runs have alike; 0 where the connection broke."""
-    connection.request("POST", "/predict" + query, body=photo, headers={"Content-Type": "application/octet-stream"})
-    response = connection.getresponse()
-    body = response.read()
-    if response.status == 200:
-        fields = json.loads(body)
-        fields.pop("timing_ms")
-        body = json.dumps(fields, sort_keys=True)
-    if response.getheader("Connection") == "close":
-        connection.close()
-    return response.status, body
-
-
-def crowd(service, jobs, clients):
-    """Posts `jobs`, (photo, query) each, from so many clients; gives the answers in the jobs' order."""
-    outcomes, numbers = [None] * len(jobs), itertools.count()
-
-    def client():
-        connection = service.connect()
-        while (number := next(numbers)) < len(jobs):
-            try:
-                outcomes[number] = answer(service, connection, *jobs[number])
-            except OSError as error:
-                outcomes[number] = (0, repr(error))
-                connection.close()
-        connection.close()
-
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
 
 
 def twelve_megapixels():
@@ -323,9 +266,85 @@ def health(_):
     return kept, {"clients": 10 * capacity, "photos": statuses, "health": len(times), "p50_ms": p50, "p99_ms": p99, "slowest_ms": times[-1]}
 
 
+def hostile(arguments):
+    """Strangers: good clients beside every attack of `strangers.py` at once, over TLS with tokens."""
+    import strangers
+    images = photos()[:8]
+    with tempfile.TemporaryDirectory() as folder, application() as app:
+        flags = [*strangers.tokens(pathlib.Path(folder)), *strangers.certificate(pathlib.Path(folder)),
+                 "--admin-listen", "127.0.0.1:0", "--quiet"]
+        with Service(*flags, app=app) as service:
+            target = strangers.Target(service.host, service.port, tls=True)
+            alone = [good(target, image) for image in images]
+        with limited("hostile", 64 * MIB, *flags, app=app) as (service, group):
+            target = strangers.Target(service.host, service.port, tls=True)
+            for image in images:
+                good(target, image)
+            time.sleep(6)
+            before, seen = state(service), collections.Counter()
+            wrong, lock, end = [0], threading.Lock(), time.time() + arguments.seconds
+
+            def client(number):
+                while time.time() < end:
+                    outcome = good(target, images[number % len(images)])
+                    with lock:
+                        seen[outcome[0]] += 1
+                        wrong[0] += outcome[0] == 200 and outcome != alone[number % len(images)]
+                    time.sleep(0.2)
+
+            with strangers.attacked(target, *strangers.ATTACKS):
+                clients = [threading.Thread(target=client, args=(number,)) for number in range(32)]
+                for one in clients:
+                    one.start()
+                # A process of its own: this one's threads share an interpreter.
+                probe = subprocess.run([sys.executable, __file__, "probe-tls", service.host, str(service.port),
+                                        str(arguments.seconds)], capture_output=True, text=True)
+                for one in clients:
+                    one.join()
+            time.sleep(20)
+            after, figures = state(service), group()
+    times = sorted(map(float, probe.stdout.split()))
+    p99 = strangers.p99(times)
+    grown = {name: after[name] - before[name] for name in before}
+    print(f"{arguments.seconds} s, 32 good clients: {dict(seen)}, {wrong[0]} wrong; {len(times)} x /healthz: "
+          f"p50 {times[len(times) // 2]:.1f} ms, p99 {p99:.1f} ms (at most 100), slowest {times[-1]:.1f} ms")
+    print(f"before {before}, afterwards {after}; control group {figures}, exit code {service.exit_code}")
+    kept = (set(seen) <= {200, 503} and seen[200] > 0 and not wrong[0] and p99 <= 100 and not figures.get("killed")
+            and grown["private"] <= MIB and grown["descriptors"] <= 0 and grown["threads"] <= 0)
+    return kept, {"seconds": arguments.seconds, "statuses": seen, "wrong": wrong[0], "healthz_p99_ms": p99, "healthz": len(times),
+                  "before": before, "after": after, "group": figures}
+
+
+def good(target, image):
+    """A photo on a connection of its own, as a well-behaved client sends it."""
+    import strangers
+    connection = target.http()
+    try:
+        return answer(None, connection, image, "", strangers.BEARER)
+    except OSError as error:
+        return 0, repr(error)
+    except http.client.HTTPException as error:
+        return 0, repr(error)
+    finally:
+        connection.close()
+
+
+def state(service):
+    """What a service holds: private memory, descriptors, threads."""
+    process = pathlib.Path(f"/proc/{service.process.pid}")
+    return {"private": service.memory()["private"], "descriptors": len(list((process / "fd").iterdir())),
+            "threads": len(list((process / "task").iterdir()))}
+
+
+def probe_tls(host, port, seconds):
+    """Times of /healthz over TLS for so long in milliseconds, one a line; whatever is not 200 counts as 10 s."""
+    import strangers
+    for took in strangers.probe(strangers.Target(host, int(port), tls=True), float(seconds)):
+        print(f"{took * 1e3:.3f}")
+
+
 def probe(host, port):
     """Times of /health in milliseconds, one a line; whatever is not 200 counts as a second."""
-    import http.client
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
     for _ in range(1000):
         begin = time.perf_counter()
@@ -340,11 +359,14 @@ def probe(host, port):
 def main():
     if sys.argv[1:2] == ["probe"]:
         return probe(*sys.argv[2:])
+    if sys.argv[1:2] == ["probe-tls"]:
+        return probe_tls(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    kinds = {work.__name__: work for work in (small, large, origin, switch, mixed, isolation, health)}
+    kinds = {work.__name__: work for work in (small, large, origin, switch, mixed, isolation, health, hostile)}
     parser.add_argument("proof", choices=kinds)
     parser.add_argument("--model", type=pathlib.Path, help="an ONNX file of `make_models.py`")
     parser.add_argument("--requests", type=int)
+    parser.add_argument("--seconds", type=int, default=600, help="for `hostile`")
     parser.add_argument("--limit", type=int, default=160, help="MiB, for `switch`")
     arguments = parser.parse_args()
     if arguments.requests is None:

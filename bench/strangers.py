@@ -1,0 +1,399 @@
+"""Clients that mean no good, and the rows of the fault table about them. `faults.py` runs the rows one by one,
+`soak.py hostile` all attacks at once. Loopback only, bounded, only the standard library (certificates by the
+`openssl` command).
+
+An attack is a function of a `Target` and an event that ends it. It comes from an address of its own
+(127.0.0.2 and up), as strangers do, and sleeps most of the time: the service is measured, not the driver.
+"""
+
+import contextlib
+import http.client
+import os
+import pathlib
+import signal
+import socket
+import ssl
+import subprocess
+import time
+
+from proof import answer, application
+from service import Service, photos
+
+MIB = 1 << 20
+TOKEN = "a-token-of-this-bench-0001"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+PHOTO = photos()[0]
+
+
+class Target:
+    """Where to connect, encrypted or not, from which address."""
+
+    def __init__(self, host, port, tls=False, source="127.0.0.1"):
+        self.host, self.port, self.tls, self.source = host, port, tls, source
+
+    def of(self, source):
+        return Target(self.host, self.port, self.tls, source)
+
+    def connect(self, timeout=10, receive=None):
+        """A connected socket; with `receive`, one that holds so many bytes that nobody reads."""
+        plain = socket.socket()
+        if receive:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        plain.settimeout(timeout)
+        plain.bind((self.source, 0))
+        try:
+            plain.connect((self.host, self.port))
+            return trusting().wrap_socket(plain) if self.tls else plain
+        except OSError:
+            plain.close()
+            raise
+
+    def get(self, path, headers=(), timeout=10):
+        """Status and seconds of a GET on a connection of its own; 0 where it broke."""
+        begin = time.perf_counter()
+        try:
+            with self.connect(timeout) as client:
+                lines = "".join(f"{name}: {value}\r\n" for name, value in dict(headers).items())
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{lines}\r\n".encode())
+                first = client.recv(4096)
+                status = int(first.split(b" ")[1]) if first else 0
+        except (OSError, IndexError, ValueError):
+            status = 0
+        return status, time.perf_counter() - begin
+
+    def http(self):
+        """A connection of `http.client`."""
+        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        more = {"context": trusting()} if self.tls else {}
+        return kind(self.host, self.port, timeout=60, source_address=(self.source, 0), **more)
+
+
+def trusting():
+    """A TLS client that trusts whom it meets: the certificate is made for the run."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def certificate(folder):
+    """The flags of a certificate made for this run."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                    "1", "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return ["--tls-cert", cert, "--tls-key", key]
+
+
+def tokens(folder):
+    """The flags of a tokens file with one token."""
+    path = folder / "tokens"
+    path.write_text(TOKEN + "\n")
+    return ["--tokens-file", path]
+
+
+def keep_open(target, count, begin, stop, between=None, receive=None):
+    """Keeps `count` connections on which `begin` was done, opens anew those that end, at most 20 a second."""
+    clients = []
+    while not stop.is_set():
+        for client in list(clients):
+            try:
+                client.setblocking(False)
+                if between:
+                    between(client)
+                # A connection that ended can be read from; what is pending is left where it is.
+                if client.fileno() < 0 or not isinstance(client, ssl.SSLSocket) and client.recv(1, socket.MSG_PEEK) == b"":
+                    raise OSError("ended")
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                pass
+            except OSError:
+                clients.remove(client)
+                client.close()
+        for _ in range(min(10, count - len(clients))):
+            with contextlib.suppress(OSError):
+                client = target.connect(2, receive)
+                clients.append(client)
+                client.setblocking(False)
+                begin(client)
+        stop.wait(0.5)
+    for client in clients:
+        client.close()
+
+
+def unread(target, stop):
+    """Clients pipeline 400 requests and never read."""
+    def begin(client):
+        client.setblocking(True)
+        client.settimeout(0.2)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 400)
+    keep_open(target, 16, begin, stop, receive=4096)
+
+
+def slow_uploads(target, stop):
+    """Clients with a token announce 8 MiB and send 18 KiB a second."""
+    head = f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {8 * MIB}\r\n\r\n".encode()
+    keep_open(target, 4, lambda client: client.send(head + b"x" * 20_000), stop, lambda client: client.send(b"x" * 9_000))
+
+
+def open_bodies(target, stop):
+    """Clients without a token send a body where none is needed."""
+    head = f"GET /health HTTP/1.1\r\nHost: t\r\nContent-Length: {7 * MIB}\r\n\r\n".encode()
+    keep_open(target, 4, lambda client: client.send(head + b"x" * 20_000), stop, lambda client: client.send(b"x" * 20_000))
+
+
+def silent(target, stop):
+    """Clients connect and say nothing."""
+    keep_open(target, 60, lambda client: None, stop)
+
+
+def half_heads(target, stop):
+    """Clients send their heads byte by byte."""
+    keep_open(target, 16, lambda client: client.send(b"GET /heal"), stop, lambda client: client.send(b"t"))
+
+
+def trailers(target, stop):
+    """Clients end a body with a megabyte of trailers."""
+    head = f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    line = "X-Trailer: " + "y" * 8000 + "\r\n"
+    while not stop.wait(1):
+        with contextlib.suppress(OSError), target.connect(2) as client:
+            client.sendall((head + "1\r\nx\r\n0\r\n" + line * 128 + "\r\n").encode())
+
+
+def leaving(target, stop):
+    """Clients leave in the middle of a photo."""
+    head = f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(PHOTO)}\r\n\r\n".encode()
+    while not stop.wait(0.5):
+        with contextlib.suppress(OSError), target.connect(2) as client:
+            client.sendall(head + PHOTO[: len(PHOTO) // 2])
+
+
+def guessing(target, stop):
+    """Clients guess tokens."""
+    while not stop.wait(0.2):
+        target.get("/memory", {"Authorization": "Bearer guessed-0123456789"}, 2)
+
+
+ATTACKS = (unread, slow_uploads, open_bodies, silent, half_heads, trailers, leaving, guessing)
+
+
+@contextlib.contextmanager
+def attacked(target, *attacks, copies=1):
+    """All these attacks at once, each in a process of its own and from its own address."""
+    children = []
+    for number, attack in enumerate(list(attacks) * copies):
+        pid = os.fork()
+        if pid == 0:
+            import threading
+            stop = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            with contextlib.suppress(BaseException):
+                attack(target.of(f"127.0.1.{number + 2}"), stop)
+            os._exit(0)
+        children.append(pid)
+    try:
+        yield
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGTERM)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+
+def probe(target, seconds, path="/healthz"):
+    """Sorted seconds of GETs for so long, each on its own connection; one that is not 200 counts as 10."""
+    end, times = time.perf_counter() + seconds, []
+    while time.perf_counter() < end:
+        status, took = target.get(path)
+        times.append(took if status == 200 else 10.0)
+        time.sleep(0.05)
+    return sorted(times)
+
+
+def p99(times):
+    return times[min(len(times) - 1, int(len(times) * 0.99))]
+
+
+def tls_unread():
+    """Row 1: over TLS, clients pipeline and never read. Probes answer, and SIGTERM does not wait for them."""
+    with served("--memory-limit", "64MiB", tls=True) as (service, target):
+        with attacked(target, unread, copies=5):
+            time.sleep(3)
+            times = probe(target, 10)
+            begin = time.perf_counter()
+            service.process.send_signal(signal.SIGTERM)
+            service.process.wait(60)
+            took = time.perf_counter() - begin
+    return p99(times) <= 1 and took <= 10, f"/healthz p99 {p99(times) * 1e3:.0f} ms, SIGTERM took {took:.1f} s"
+
+
+def slow_announced():
+    """Row 4: two clients announce 8 MiB and send 18 KiB/s; everybody's uploads waited for 29 s."""
+    with served("--memory-limit", "64MiB") as (_, target), attacked(target, slow_uploads):
+        time.sleep(2)
+        large, times, statuses = PHOTO + bytes(2 * MIB), [], set()
+        for _ in range(10):
+            begin = time.perf_counter()
+            connection = target.http()
+            statuses.add(answer(None, connection, large, "", BEARER)[0])
+            connection.close()
+            times.append(time.perf_counter() - begin)
+    times.sort()
+    return times[5] <= 5 and statuses <= {200, 503}, f"uploads of 2 MiB: median {times[5]:.2f} s, slowest {times[-1]:.2f} s, {statuses}"
+
+
+def open_body():
+    """Row 5: what is open without a token brings no body."""
+    with served("--memory-limit", "64MiB") as (_, target):
+        connection = target.http()
+        connection.request("GET", "/health", body=bytes(7 * MIB))
+        status = connection.getresponse().status
+        plain = target.get("/health")[0]
+    return (status, plain) == (401, 200), f"with a body {status}, without one {plain}"
+
+
+def silence():
+    """Row 6: silent connections up to the cap from three addresses, opened anew when they end."""
+    with served("--memory-limit", "64MiB", "--admin-listen", "127.0.0.1:0") as (service, target):
+        admin = Target("127.0.0.1", service.admin)
+        with attacked(target, silent, silent, silent):
+            time.sleep(3)
+            own = probe(admin, 5)
+            times = probe(target, 10, "/health")
+    kept = p99(own) <= 0.1 and p99(times) <= 1
+    return kept, f"/healthz on the admin port p99 {p99(own) * 1e3:.0f} ms, /health p99 {p99(times) * 1e3:.0f} ms"
+
+
+def unread_buffers():
+    """Row 7: clients that stop reading; what the kernel queues for them."""
+    with served("--memory-limit", "64MiB") as (_, target), attacked(target, unread, copies=4):
+        most = 0
+        for _ in range(20):
+            time.sleep(0.5)
+            rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            own = [row for row in rows if row[1].endswith(f":{target.port:04X}")]
+            most = max(most, sum(int(row[4].split(":")[0], 16) for row in own))
+    return most <= 8 * MIB, f"at most {most / MIB:.1f} MiB queued to be sent"
+
+
+def backlog():
+    """Row 10: SIGTERM with clients that only the kernel has accepted; SIGHUP."""
+    with served("--memory-limit", "64MiB") as (service, target):
+        service.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        alive = service.process.poll() is None
+        clients = []
+        for number in range(200):
+            client = target.of(f"127.0.2.{number % 8 + 1}").connect()
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
+            clients.append(client)
+        service.process.send_signal(signal.SIGTERM)
+        answered = 0
+        for client in clients:
+            with contextlib.suppress(OSError), client:
+                answered += client.recv(4096).startswith(b"HTTP/1.1 ")
+        code = service.process.wait(40)
+    return alive and answered == 200 and code == 0, f"after SIGHUP alive: {alive}; {answered} of 200 answered, exit code {code}"
+
+
+def pipes():
+    """Row 11: standard error is a pipe that nobody reads, then one that is closed."""
+    figures, kept = [], True
+    for closed in (False, True):
+        read, write = os.pipe()
+        os.set_blocking(write, True)
+        if closed:
+            os.close(read)
+        env = {**os.environ, "RUST_LOG": "debug"}
+        with served("--quiet", env=env, stderr=write) as (service, target):
+            os.close(write)
+            times = sorted(target.get("/health")[1] for _ in range(1500))
+            service.process.send_signal(signal.SIGTERM)
+            code = service.process.wait(40)
+        if not closed:
+            os.close(read)
+        kept &= code == 0 and times[-1] < 2
+        figures.append(f"{'closed' if closed else 'unread'}: slowest of 1,500 {times[-1] * 1e3:.0f} ms, exit code {code}")
+    return kept, "; ".join(figures)
+
+
+def half_closed():
+    """Row 12: a request after which the client closes its half."""
+    with served() as (_, target):
+        seen = []
+        photo = (f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(PHOTO)}\r\n\r\n").encode() + PHOTO
+        for request in (b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n", photo):
+            with target.connect(60) as client:
+                client.sendall(request)
+                client.shutdown(socket.SHUT_WR)
+                seen.append(client.recv(4096)[:15].decode())
+    return all(first == "HTTP/1.1 200 OK" for first in seen), str(seen)
+
+
+def few_descriptors():
+    """Row 15: 64 descriptors."""
+    import resource
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with served(before=limit) as (_, target):
+        held = []
+        with contextlib.suppress(OSError):
+            for number in range(60):
+                held.append(target.of(f"127.0.2.{number % 8 + 1}").connect(2))
+        connection = target.http()
+        try:
+            status = answer(None, connection, PHOTO, "", BEARER)[0]
+        except OSError:
+            status = 0
+        for client in held:
+            client.close()
+        time.sleep(1.5)
+        connection = target.http()
+        after = answer(None, connection, PHOTO, "", BEARER)[0]
+    return status in (200, 503) and after == 200, f"with 60 idle clients {status}, afterwards {after}"
+
+
+def long_trailers():
+    """A megabyte of trailers after a body."""
+    import threading
+    with served("--memory-limit", "64MiB") as (service, target):
+        before = service.memory()["private"]
+        stop = threading.Timer(8, lambda: None)
+        with attacked(target, trailers, copies=4):
+            time.sleep(8)
+            times = probe(target, 3)
+        grown = service.memory()["private"] - before
+        del stop
+    return grown <= 4 * MIB and p99(times) <= 1, f"private memory {grown / MIB:+.1f} MiB, /healthz p99 {p99(times) * 1e3:.0f} ms"
+
+
+def group_resized():
+    """Row 16: the control group's limit is changed while it runs, both ways."""
+    import cgroup
+    import json
+    why = cgroup.available()
+    if why:
+        return True, f"SKIPPED: {why}"
+    budgets = []
+    with cgroup.Group("resized", 512 * MIB) as group:
+        with served(before=group.enter) as (_, target):
+            for limit in (512, 256, 384):
+                group.resize(limit * MIB)
+                time.sleep(1)
+                connection = target.http()
+                connection.request("GET", "/memory", headers=BEARER)
+                budgets.append(json.loads(connection.getresponse().read())["memory"]["budget_mb"])
+        time.sleep(1)
+    return budgets == [512, 256, 384], f"budgets of {budgets} MiB"
+
+
+@contextlib.contextmanager
+def served(*flags, tls=False, **more):
+    """A service with a token, and where it is."""
+    with application() as app:
+        folder = pathlib.Path(app)
+        flags = [*tokens(folder), *flags, *(certificate(folder) if tls else [])]
+        with Service(*flags, app=app, **more) as service:
+            yield service, Target(service.host, service.port, tls)
+
+
+ROWS = (tls_unread, slow_announced, open_body, silence, unread_buffers, backlog, pipes, half_closed, few_descriptors,
+        long_trailers, group_resized)

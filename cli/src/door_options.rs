@@ -27,6 +27,17 @@ pub struct DoorOptions {
     #[arg(value_parser = network)]
     trusted_proxy: Vec<ipnet::IpNet>,
 
+    /// Let each client address have so many connections, trusted proxies aside; more are answered 503
+    /// [default: three quarters of all].
+    #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONNECTIONS_PER_ADDRESS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    max_connections_per_address: Option<u16>,
+
+    /// Serve /healthz, /readyz, /metrics and /memory on an address of their own, in plain HTTP and without a
+    /// token, and not on --listen; port 0 takes a free one, which is printed.
+    #[arg(long, value_name = "ADDRESS", env = "SKINCELL_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+
     /// Let the pages of this origin call, or of any with *; may be given several times.
     #[arg(long, value_name = "ORIGIN", env = "SKINCELL_CORS_ORIGINS", value_delimiter = ',')]
     cors_origin: Vec<String>,
@@ -69,7 +80,13 @@ impl DoorOptions {
             rate: self.rate_limit,
             trusted_proxies: self.trusted_proxy.clone(),
             is_tls: self.tls_cert.is_some(),
+            admin_apart: self.admin_listen.is_some(),
         })))
+    }
+
+    /// Connections that one address may have.
+    pub fn connections_per_address(&self) -> Option<usize> {
+        self.max_connections_per_address.map(usize::from)
     }
 
     /// What should be said of the door before anybody comes.

@@ -3,6 +3,7 @@
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
+use skincell_runner::output_queue;
 use std::fmt;
 use std::io::IsTerminal;
 use std::time::SystemTime;
@@ -25,10 +26,10 @@ pub enum LogFormat {
 /// wasi-nn's own log repeats every error a guest was given, as an error of the host's.
 const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
-/// Logs from here on; `RUST_LOG` says what.
+/// Logs from here on; `RUST_LOG` says what. Lines are queued, so that nobody waits for whoever reads them.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
     match format {
         LogFormat::Human => {
             let is_coloured =

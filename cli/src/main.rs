@@ -12,7 +12,9 @@ mod table;
 mod up;
 
 use clap::{Parser, Subcommand};
+use skincell_runner::output_queue;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Photos of skin in, ranked classes and Grad-CAM heatmaps out. Not a medical device.
 ///
@@ -53,6 +55,9 @@ enum Command {
     Completions(completions::Completions),
 }
 
+/// How long whoever reads our output may take for the last of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     skincell_runner::allocator::give_memory_back();
     let arguments = Arguments::parse();
@@ -63,8 +68,12 @@ fn main() -> ExitCode {
         Command::Model(command) => model::run(command),
         Command::Completions(completions) => Ok(completions.run::<Arguments>()),
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+    let code = outcome.unwrap_or_else(|error| {
+        output_queue::stderr().put(format!("error: {error:#}\n").as_bytes());
         ExitCode::FAILURE
-    })
+    });
+    for queue in [output_queue::stdout(), output_queue::stderr()] {
+        queue.finish(LAST_WORDS);
+    }
+    code
 }

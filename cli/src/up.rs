@@ -5,6 +5,7 @@ use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
 use skincell_runner::app::App;
+use skincell_runner::output_queue;
 use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, ServerSettings};
 use skincell_runner::service::Service;
@@ -17,6 +18,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+
+/// What the kernel may hold of a connection to the admin port each way, in bytes.
+const ADMIN_BUFFER: u32 = 64 << 10;
 
 /// Serve the application, each request in a fresh instance.
 #[derive(Debug, Args)]
@@ -122,23 +126,33 @@ impl Up {
         };
         settings.preload = self.preload;
         settings.unload_after = self.unload_after;
+        settings.admin_apart = self.door.admin_listen.is_some();
         let start = Instant::now();
         let server_settings = self.server_settings(&app)?;
         let runtime = runtime()?;
         runtime.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
-            let listener = self.listener()?;
+            let listener = self.listener(service.plan().socket_buffer)?;
+            let admin = self.door.admin_listen.map(|address| {
+                let listener = server::listen(address, ADMIN_BUFFER);
+                listener.with_context(|| format!("--admin-listen: cannot listen on {address}"))
+            });
+            let admin = admin.transpose()?;
             let address = listener.local_addr()?;
             let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
-            println!("Serving {scheme}://{address}");
+            say(&format!("Serving {scheme}://{address}"));
+            if let Some(admin) = &admin {
+                let admin = admin.local_addr()?;
+                say(&format!("Serving /healthz, /readyz, /metrics and /memory on {admin}"));
+            }
             if !self.quiet {
                 print_summary(&service, &settings, start.elapsed());
             }
             if let Some(warning) = self.door.warning(address) {
                 tracing::warn!("{warning}");
             }
-            server::serve(service, listener, &server_settings, stop).await
+            server::serve(service, listener, admin, &server_settings, stop).await
         })?;
         // A run of a model cannot be stopped; nobody waits for it any more.
         runtime.shutdown_background();
@@ -153,16 +167,23 @@ impl Up {
         let tracer = traces.map(Tracer::new).transpose().context("cannot send traces")?;
         let tls = self.door.tls()?;
         let (door, drain_timeout) = (self.door.door(app)?, self.drain_timeout);
-        Ok(ServerSettings { drain_timeout, door, tls, tracer, ..ServerSettings::default() })
+        Ok(ServerSettings {
+            drain_timeout,
+            connections_per_address: self.door.connections_per_address(),
+            door,
+            tls,
+            tracer,
+            ..ServerSettings::default()
+        })
     }
 
     /// The socket: on `--listen`, or with `--find-free-port` on the first free port from there on.
-    fn listener(&self) -> anyhow::Result<TcpListener> {
+    fn listener(&self, buffer: u32) -> anyhow::Result<TcpListener> {
         let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
         let mut taken = None;
         for port in self.listen.port()..=last {
             let address = SocketAddr::new(self.listen.ip(), port);
-            match server::listen(address) {
+            match server::listen(address, buffer) {
                 Ok(listener) => return Ok(listener),
                 Err(error) if error.kind() == ErrorKind::AddrInUse => taken = Some(error),
                 Err(error) => {
@@ -200,25 +221,30 @@ impl Up {
     }
 }
 
+/// Prints a line, for whoever reads it.
+fn say(line: &str) {
+    output_queue::stdout().put(format!("{line}\n").as_bytes());
+}
+
 fn print_summary(service: &Service, settings: &Settings, took: Duration) {
     let app = service.app();
     for trigger in &app.triggers {
-        println!("  route    {}", trigger.route);
+        say(&format!("  route    {}", trigger.route));
     }
     for model in service.models() {
         let (name, engine) = (&model.name, model.engine);
         let loaded = if model.loaded { "loaded" } else { "loaded at first use" };
-        println!("  model    {name} by {engine}, {}; {loaded}", why(engine, settings.engine));
+        say(&format!("  model    {name} by {engine}, {}; {loaded}", why(engine, settings.engine)));
     }
-    println!("  memory   {}", budget_sum(service));
-    println!(
+    say(&format!("  memory   {}", budget_sum(service)));
+    say(&format!(
         "  limits   {} at work, {} in line, {} a request",
         service.plan().concurrency,
         settings.queue,
         humantime::format_duration(settings.request_timeout),
-    );
-    println!("  started  in {} ms", took.as_millis());
-    println!("Not a medical device. Stop with Ctrl-C.");
+    ));
+    say(&format!("  started  in {} ms", took.as_millis()));
+    say("Not a medical device. Stop with Ctrl-C.");
 }
 
 /// Why a model is run by this engine.

@@ -31,6 +31,12 @@ pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Respo
     }
 }
 
+/// The same where the runner's own endpoints are on another port: Spin's stay with the application.
+pub(crate) fn spins<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    let is_spins = request.uri().path().starts_with("/.well-known/spin/");
+    is_spins.then(|| answer(service, request)).flatten()
+}
+
 /// What Spin says of an application under the same path.
 fn info(service: &Service) -> Value {
     serde_json::json!({

@@ -72,6 +72,12 @@ pub enum Refusal {
     /// It waited as long as one may.
     #[error("no slot came free within {0:?}")]
     TooLong(Duration),
+    /// Every place for a connection is taken.
+    #[error("as many clients are connected as there is room for")]
+    Connections,
+    /// One address has as many connections as it may.
+    #[error("this address has as many connections as it may")]
+    Address,
     /// Memory is at its last line of defence.
     #[error("memory is at 95 % of its limit")]
     Memory,
@@ -95,6 +101,8 @@ impl Refusal {
         match self {
             Self::Full { .. } => "line-full",
             Self::TooLong(_) => "waited-too-long",
+            Self::Connections => "connections",
+            Self::Address => "address",
             Self::Memory => "memory",
             Self::NeverFits { .. } => "never-fits",
         }

@@ -9,6 +9,7 @@ mod text;
 pub(crate) use process::Process;
 pub(crate) use text::Format;
 
+use crate::output_queue;
 use http::Method;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -48,6 +49,7 @@ pub struct Metrics {
     cpu_seconds: Counter<f64, AtomicU64>,
     open_files: Gauge,
     start_seconds: Gauge<f64, AtomicU64>,
+    lines_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -81,6 +83,7 @@ impl Metrics {
             cpu_seconds: Counter::default(),
             open_files: Gauge::default(),
             start_seconds: Gauge::default(),
+            lines_dropped: Counter::default(),
         };
         metrics.register_process();
         metrics.register_requests();
@@ -109,6 +112,8 @@ impl Metrics {
         let words = "Time on the CPU, user and system";
         to.register_with_unit("process_cpu", words, Unit::Seconds, self.cpu_seconds.clone());
         to.register("process_open_fds", "Open files", self.open_files.clone());
+        let words = "Lines of the log and of components that nobody read in time";
+        to.register("skincell_output_dropped", words, self.lines_dropped.clone());
         let words = "When the process started, in seconds since 1970";
         let start = self.start_seconds.clone();
         to.register_with_unit("process_start_time", words, Unit::Seconds, start);
@@ -124,7 +129,7 @@ impl Metrics {
         to.register_with_unit("skincell_stage_duration", words, Unit::Seconds, self.stages.clone());
         let words = "Requests turned away with 401, 429 or 503, by reason";
         to.register("skincell_requests_refused", words, self.refused.clone());
-        let words = "Requests whose instance gave no answer, by reason";
+        let words = "Requests whose instance gave no whole answer, by reason";
         to.register("skincell_requests_failed", words, self.failed.clone());
         to.register("skincell_requests_in_flight", "Requests at work", self.in_flight.clone());
         to.register("skincell_requests_waiting", "Requests in line", self.waiting.clone());
@@ -170,6 +175,8 @@ impl Metrics {
         self.cpu_seconds.inner().store(process.cpu_seconds.to_bits(), Ordering::Relaxed);
         self.open_files.set(i64::try_from(process.open_files).unwrap_or(i64::MAX));
         self.start_seconds.set(process.start_seconds);
+        let dropped = output_queue::stdout().dropped() + output_queue::stderr().dropped();
+        self.lines_dropped.inner().store(dropped, Ordering::Relaxed);
     }
 
     pub(crate) fn stage(&self, name: &'static str, took: Duration) {
@@ -214,7 +221,8 @@ impl Metrics {
 
     /// Requests turned away, whatever the reason.
     pub(crate) fn refused_count(&self) -> u64 {
-        let reasons = ["line-full", "waited-too-long", "memory", "never-fits"];
+        let reasons =
+            ["line-full", "waited-too-long", "memory", "never-fits", "connections", "address"];
         reasons
             .iter()
             .map(|reason| self.refused.get_or_create(&[("reason", (*reason).to_owned())]).get())
@@ -223,7 +231,7 @@ impl Metrics {
 
     /// Instances that gave no answer.
     pub(crate) fn failed_count(&self) -> u64 {
-        let reasons = ["deadline", "memory", "no-instance", "trap"];
+        let reasons = ["broke-off", "deadline", "memory", "no-instance", "trap"];
         reasons
             .iter()
             .map(|reason| self.failed.get_or_create(&[("reason", (*reason).to_owned())]).get())

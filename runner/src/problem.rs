@@ -120,6 +120,9 @@ impl Problem {
             Self::Upload(UploadError::TooSlow(_)) => {
                 (StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The request body came too slowly")
             }
+            Self::Upload(UploadError::NoRoom) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at once")
+            }
             Self::Upload(UploadError::BrokenOff) => {
                 (StatusCode::BAD_REQUEST, "body-interrupted", "The request body broke off")
             }
@@ -224,10 +227,13 @@ mod tests {
             (Problem::Busy(Refusal::Full { length: 3 }), 503),
             (Problem::Busy(Refusal::TooLong(Duration::from_secs(1))), 503),
             (Problem::Busy(Refusal::Memory), 503),
+            (Problem::Busy(Refusal::Connections), 503),
+            (Problem::Busy(Refusal::Address), 503),
             (Problem::Busy(Refusal::NeverFits { needed: 2, missing: 1 }), 503),
             (Problem::Upload(UploadError::TooLarge { limit: 1, announced: None }), 413),
             (Problem::Upload(UploadError::TooSlow(Duration::from_secs(1))), 408),
             (Problem::Upload(UploadError::BrokenOff), 400),
+            (Problem::Upload(UploadError::NoRoom), 503),
             (Problem::Failed(Failure::Deadline(Duration::from_secs(1))), 504),
             (Problem::Failed(Failure::OutOfMemory { asked: 2, limit: 1 }), 413),
             (Problem::Failed(Failure::NoInstance("no address space".into())), 503),

@@ -3,12 +3,13 @@
 //! No sockets: `server` brings requests in from the network, `skincell classify` straight from disk.
 
 use crate::admin;
-use crate::admission::{Admission, LIGHT_SLOTS, MakeRoom, Rules, Weight};
+use crate::admission::{Admission, LIGHT_SLOTS, MakeRoom, Refusal, Rules, Weight};
 use crate::allocator;
 use crate::app::{App, Target};
 use crate::compose::compose;
+use crate::door::ClientAddress;
 use crate::manifest::StaticResponse;
-use crate::memory::{Budget, Gauge, Ledger, Plan, Wishes};
+use crate::memory::{Budget, Gauge, Ledger, MemoryLimit, Plan, Wishes};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
@@ -46,6 +47,9 @@ pub struct Service {
     draining: AtomicBool,
     /// For what must not hold up the threads of the sockets, and must go on when threads are short.
     pub(crate) keeper: Threads,
+    admin_apart: bool,
+    /// The budget, where its limit may be changed while we run.
+    followed: Option<Budget>,
     /// Keeps the staged files while instances may open them.
     files: Mutex<Vec<Stage>>,
 }
@@ -82,6 +86,7 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
         let engines = engines(settings, budget.bytes)?;
+        let followed = (settings.memory_limit == MemoryLimit::Auto).then(|| budget.clone());
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
@@ -131,6 +136,8 @@ impl Service {
             draining: AtomicBool::new(false),
             keeper: Threads::start("keeper", 1)?,
             files: Mutex::new(files),
+            admin_apart: settings.admin_apart,
+            followed,
         })
     }
 
@@ -154,8 +161,20 @@ impl Service {
             if tidied.await.is_err() {
                 tracing::error!("looking after the models failed; it is tried again");
             }
+            self.follow_limit();
             self.admission.advance();
         }
+    }
+
+    /// Takes up a control group's limit that was changed, as Kubernetes does to pods in place.
+    fn follow_limit(&self) {
+        let limit = self.followed.as_ref().and_then(Budget::followed);
+        let Some(limit) = limit.filter(|&limit| Some(limit) != self.ledger.budget()) else {
+            return;
+        };
+        tracing::info!(bytes = limit, "the memory limit was changed");
+        self.ledger.set_budget(limit);
+        self.gauge.set_limit(limit);
     }
 
     /// Answers one request. `client` is who sent it, where it came over a socket.
@@ -169,7 +188,12 @@ impl Service {
         let id = request_id::of(request.headers());
         let method = request.method().clone();
         let route = self.route(request.uri().path());
-        let mut answer = match admin::answer(self, &request) {
+        let own = if self.admin_apart {
+            admin::spins(self, &request)
+        } else {
+            admin::answer(self, &request)
+        };
+        let mut answer = match own {
             Some(answer) => answer.map(Either::Left),
             None => match self.dispatch(request, &id, client).await {
                 Ok(answer) => answer,
@@ -184,6 +208,19 @@ impl Service {
         let trace_id = trace::current_id();
         tracing::debug!(request_id = id, trace_id, %method, status, ?head_after, "answered");
         answer
+    }
+
+    /// Answers one request to the admin port.
+    pub(crate) fn handle_admin<B>(&self, request: &Request<B>) -> Answer {
+        let path = request.uri().path();
+        let own = admin::answer(self, request).map(|answer| answer.map(Either::Left));
+        let id = request_id::of(request.headers());
+        own.unwrap_or_else(|| self.problem(&Problem::NoRoute(shortened(path)), &id))
+    }
+
+    /// Notes a connection that was refused for its address.
+    pub(crate) fn turned_away(&self) {
+        self.metrics.refused(Refusal::Address.label());
     }
 
     /// What is answered to a request that the door did not let in.
@@ -229,7 +266,8 @@ impl Service {
         let need = self.plan.need(component.grants.activation());
         let weight = if body.is_end_stream() { Weight::Light } else { Weight::Full };
         self.admission.check(need, weight).map_err(Problem::Busy)?;
-        let upload = self.timed("read", self.uploads.read(&head.headers, body)).await;
+        let address = head.extensions.get::<ClientAddress>().map(|client| client.0);
+        let upload = self.timed("read", self.uploads.read(&head.headers, address, body)).await;
         let upload = upload.map_err(Problem::Upload)?;
         let slot = self.timed("wait", self.admission.enter(need, weight)).await;
         let reply = component
@@ -238,7 +276,12 @@ impl Service {
             .await
             .map_err(Problem::Failed)?;
         let hold = self.ledger.hold_answer(ReplyBody::BYTES);
-        Ok(reply.map(|body| Either::Right(body.holding(hold))))
+        let (metrics, id) = (Arc::clone(&self.metrics), id.to_owned());
+        let broke_off = Box::new(move || {
+            metrics.failed("broke-off");
+            tracing::warn!(request_id = id, "the component's answer broke off after its head");
+        });
+        Ok(reply.map(|body| Either::Right(body.holding(hold).when_broken_off(broke_off))))
     }
 
     async fn timed<F: Future>(&self, stage: &'static str, work: F) -> F::Output {

@@ -37,6 +37,8 @@ pub struct Settings {
     pub preload: bool,
     /// How long a model stays loaded that nobody asks for.
     pub unload_after: Duration,
+    /// Whether the runner's own endpoints have a port of their own.
+    pub admin_apart: bool,
     /// Where components print.
     pub output: OutputSettings,
 }
@@ -58,6 +60,7 @@ impl Default for Settings {
             guest_models: None,
             preload: false,
             unload_after: Duration::from_secs(600),
+            admin_apart: false,
             output: OutputSettings::default(),
         }
     }

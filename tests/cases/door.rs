@@ -94,6 +94,81 @@ fn tokens_are_replaced_while_it_runs() {
     assert_eq!(status(OTHER), 200);
 }
 
+/// SIGHUP, which ends a process that does not expect it, has the files looked at.
+#[test]
+fn a_hang_up_ends_nothing() {
+    let app = App::with_colours();
+    let (runner, file) = guarded(&app, &[]);
+    let status = |token| bearer(Request::new(Method::GET, "/memory"), token).send(&runner).status;
+    // As long as the other, and as old.
+    let old = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, format!("# for the website\n{OTHER}\n")).unwrap();
+    let times = fs::FileTimes::new().set_modified(old);
+    fs::File::options().write(true).open(&file).unwrap().set_times(times).unwrap();
+    let kill = std::process::Command::new("kill").args(["-HUP", &runner.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    await_status(&|| status(OTHER), 200);
+    assert_eq!(status(TOKEN), 401, "a token that was taken out is not known any more");
+}
+
+/// A body without a token would take room from those who have one.
+#[test]
+fn what_is_open_brings_no_body() {
+    let app = App::with_colours();
+    let (runner, _) = guarded(&app, &[]);
+    let mut socket = connect(&runner);
+    socket
+        .write_all(b"GET /health HTTP/1.1\r\nHost: t\r\nContent-Length: 7000000\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
+}
+
+#[test]
+fn a_client_that_closes_its_half_is_answered() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    let photo = red_and_blue();
+    let lines = format!("Content-Type: image/png\r\nContent-Length: {}\r\n", photo.len());
+    for request in [b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n".to_vec(), {
+        [predict_head(&lines).as_bytes(), &photo].concat()
+    }] {
+        let mut socket = connect(&runner);
+        socket.write_all(&request).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        // One that takes long is asked first whether it is still there.
+        let last = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
+        assert!(last.starts_with("HTTP/1.1 200"), "{answer:.300}");
+    }
+}
+
+/// `--admin-listen`: the runner's own endpoints are there and nowhere else.
+#[test]
+fn the_runners_own_endpoints_have_an_address_of_their_own() {
+    let app = App::with_colours();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (runner, _) = guarded(&app, &["--admin-listen", &free.to_string()]);
+    for (path, status) in [
+        ("/healthz", "200"),
+        ("/readyz", "200"),
+        ("/metrics", "200"),
+        ("/memory", "200"),
+        ("/", "404"),
+    ] {
+        let mut socket = std::net::TcpStream::connect(free).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer:.200}");
+        assert_eq!(get(&runner, "/healthz").status, 401, "the application's own now");
+    }
+}
+
 fn await_status(status: &dyn Fn() -> u16, wanted: u16) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while status() != wanted {

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as
 /// far as proxies are trusted: anybody can write what stands before.
@@ -14,10 +14,24 @@ pub(super) fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr
         if !is_trusted(client) {
             break;
         }
-        let Ok(named) = named.trim().parse::<IpAddr>() else { break };
+        let Some(named) = parse(named.trim()) else { break };
         client = named.to_canonical();
     }
     neighbourhood(client)
+}
+
+/// Whose connection one from `peer` is; `None` for a trusted proxy's, which are many clients'.
+pub(super) fn counted(peer: IpAddr, trusted: &[IpNet]) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    (!trusted.iter().any(|net| net.contains(&peer))).then(|| neighbourhood(peer))
+}
+
+/// An address as proxies write it: alone, with a port, in brackets.
+fn parse(text: &str) -> Option<IpAddr> {
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse().ok().or_else(with_port).or_else(bracketed)
 }
 
 /// What one client can have as many of as it likes: an IPv4 address, or the 64 bits of an IPv6 network.
@@ -38,13 +52,18 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed() {
-        let cases: [(&str, &[&str], &[&str], &str); 8] = [
+        let cases: [(&str, &[&str], &[&str], &str); 13] = [
             ("192.0.2.1", &["198.51.100.7"], &[], "192.0.2.1"),
             ("10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
             ("10.0.0.1", &["6.6.6.6, 198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
             ("10.0.0.1", &["198.51.100.7, 10.0.0.2"], &["10.0.0.0/8"], "198.51.100.7"),
             ("10.0.0.1", &["198.51.100.7", "10.0.0.2"], &["10.0.0.0/8"], "198.51.100.7"),
             ("10.0.0.1", &["nonsense"], &["10.0.0.0/8"], "10.0.0.1"),
+            ("10.0.0.1", &["198.51.100.7:4711"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["198.51.100.7:4711, 10.0.0.2:80"], &["10.0.0.0/8"], "198.51.100.7"),
+            ("10.0.0.1", &["[2001:db8::1]:443"], &["10.0.0.0/8"], "2001:db8::"),
+            ("10.0.0.1", &["\"[2001:db8::1]\""], &["10.0.0.0/8"], "2001:db8::"),
+            ("10.0.0.1", &["198.51.100.7:port"], &["10.0.0.0/8"], "10.0.0.1"),
             ("::ffff:10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"], "198.51.100.7"),
             ("2001:db8:1:2:3:4:5:6", &[], &[], "2001:db8:1:2::"),
         ];

@@ -1,18 +1,23 @@
 //! A file that an operator replaces while the service runs: tokens, certificates.
 
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
-/// Notices when a file was changed.
+/// Notices when a file was changed, by its content: neither its length nor its times need to differ.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
     seen: Mutex<Option<Mark>>,
 }
 
-/// What changes with a file's content.
-type Mark = (SystemTime, u64);
+/// SHA-256.
+type Mark = [u8; 32];
+
+/// Beyond so many bytes a file is no longer looked at.
+const MOST: u64 = 4 << 20;
 
 impl Watched {
     /// The file as it is now.
@@ -35,13 +40,15 @@ impl Watched {
 }
 
 fn mark(path: &Path) -> Option<Mark> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    let mut content = Vec::new();
+    File::open(path).ok()?.take(MOST).read_to_end(&mut content).ok()?;
+    Some(Sha256::digest(&content).into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::Watched;
+    use std::fs::{File, FileTimes};
 
     #[test]
     fn a_change_is_noticed_once_and_a_lost_file_is_none() {
@@ -53,5 +60,17 @@ mod tests {
         assert!(!watched.has_changed());
         file.close().unwrap();
         assert!(!watched.has_changed());
+    }
+
+    #[test]
+    fn a_change_of_equal_length_and_time_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "first-token-of-mine").unwrap();
+        let time = file.as_file().metadata().unwrap().modified().unwrap();
+        let watched = Watched::new(file.path());
+        std::fs::write(file.path(), "other-token-of-mine").unwrap();
+        let writable = File::options().write(true).open(file.path()).unwrap();
+        writable.set_times(FileTimes::new().set_modified(time)).unwrap();
+        assert!(watched.has_changed());
     }
 }

@@ -23,7 +23,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use ipnet::IpNet;
 use rate::Limiter;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What the door asks of those who come; by default nothing.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub struct Rules {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether clients come over TLS: then browsers are told to stay with it.
     pub is_tls: bool,
+    /// Whether the runner's own endpoints are on a port of their own: then probes have no place here.
+    pub admin_apart: bool,
 }
 
 /// The rules, and who came lately.
@@ -52,10 +54,9 @@ pub struct Door {
 /// Where probes look, whoever they are: they tell nothing but that the process lives.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/.well-known/spin/health"];
 
-/// Whether a path is one where probes look.
-pub(crate) fn is_probe(path: &str) -> bool {
-    PROBES.contains(&path)
-}
+/// Whose request it is: an address, or the 64 bits of an IPv6 network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
 
 impl Door {
     /// A door with these rules.
@@ -64,31 +65,50 @@ impl Door {
         Self { limiter: rules.rate.map(Limiter::new), rules }
     }
 
-    /// Lets a request in, or gives what it is answered instead.
+    /// Whether a path is one where probes look.
+    #[must_use]
+    pub fn is_probe(&self, path: &str) -> bool {
+        // Spin's own stays with the application.
+        PROBES.contains(&path) && (!self.rules.admin_apart || path.starts_with("/.well-known/"))
+    }
+
+    /// Whose connection one from `peer` is; `None` for a trusted proxy's, which are many clients'.
+    #[must_use]
+    pub fn counted_address(&self, peer: IpAddr) -> Option<IpAddr> {
+        address::counted(peer, &self.rules.trusted_proxies)
+    }
+
+    /// Lets a request in and says whose it is, or gives what it is answered instead.
     ///
     /// # Errors
     /// [`Refusal`]: a preflight's answer, or the problem.
-    pub fn admit(&self, head: &Parts, client: SocketAddr) -> Result<(), Refusal> {
+    pub fn admit(
+        &self,
+        head: &Parts,
+        client: SocketAddr,
+        brings_body: bool,
+    ) -> Result<ClientAddress, Refusal> {
         let path = head.uri.path();
-        if is_probe(path) {
-            return Ok(());
+        let who = address::of(&head.headers, client.ip(), &self.rules.trusted_proxies);
+        if self.is_probe(path) {
+            return Ok(ClientAddress(who));
         }
         if let Some(answer) = self.rules.cors.preflight(head) {
             return Err(Refusal::Preflight(Box::new(answer)));
         }
         if let Some(limiter) = &self.limiter {
-            let who = address::of(&head.headers, client.ip(), &self.rules.trusted_proxies);
             let wait = limiter.ask(who).err();
             if let Some(wait) = wait {
                 return Err(Refusal::Problem(Problem::TooOften(wait)));
             }
         }
-        let Some(tokens) = &self.rules.tokens else { return Ok(()) };
+        let Some(tokens) = &self.rules.tokens else { return Ok(ClientAddress(who)) };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
-        if reads && self.rules.open.find(path).is_some() {
-            return Ok(());
+        if reads && !brings_body && self.rules.open.find(path).is_some() {
+            return Ok(ClientAddress(who));
         }
-        tokens.check(&head.headers).map_err(|error| Refusal::Problem(Problem::Token(error)))
+        let known = tokens.check(&head.headers).map(|()| ClientAddress(who));
+        known.map_err(|error| Refusal::Problem(Problem::Token(error)))
     }
 
     /// Says on an answer what browsers must know: whose page may read it, and to take it for what it says.
@@ -164,10 +184,14 @@ mod tests {
     #[test]
     fn without_rules_everybody_comes_in() {
         let door = Door::default();
-        assert!(door.admit(&head("POST", "/predict", &[]), client()).is_ok());
+        assert!(door.admit(&head("POST", "/predict", &[]), client(), false).is_ok());
         assert!(
-            door.admit(&head("OPTIONS", "/predict", &[("origin", "https://a.test")]), client())
-                .is_ok()
+            door.admit(
+                &head("OPTIONS", "/predict", &[("origin", "https://a.test")]),
+                client(),
+                false
+            )
+            .is_ok()
         );
     }
 
@@ -193,16 +217,39 @@ mod tests {
         for (method, path, authorization, expected) in cases {
             let fields: Vec<_> =
                 authorization.map(|value| ("authorization", value)).into_iter().collect();
-            let admitted = door.admit(&head(method, path, &fields), client());
+            let admitted = door.admit(&head(method, path, &fields), client(), false);
             assert_eq!(admitted.is_ok(), expected, "{method} {path} {authorization:?}");
         }
+    }
+
+    /// A body without a token would take room from those who have one.
+    #[test]
+    fn what_is_open_without_a_token_is_open_without_a_body() {
+        let (door, get) = (guarded(), head("GET", "/page/main.js", &[]));
+        assert!(door.admit(&get, client(), false).is_ok());
+        assert!(matches!(
+            door.admit(&get, client(), true),
+            Err(Refusal::Problem(Problem::Token(_)))
+        ));
+        let bearer = format!("Bearer {TOKEN}");
+        let known = head("GET", "/page/main.js", &[("authorization", &bearer)]);
+        assert!(door.admit(&known, client(), true).is_ok());
+    }
+
+    #[test]
+    fn where_the_runner_has_a_port_of_its_own_its_paths_are_the_applications_here() {
+        let tokens = Some(Tokens::of(&[TOKEN]));
+        let door = Door::new(Rules { tokens, admin_apart: true, ..Rules::default() });
+        assert!(door.admit(&head("GET", "/healthz", &[]), client(), false).is_err());
+        let spins = head("GET", "/.well-known/spin/health", &[]);
+        assert!(door.admit(&spins, client(), false).is_ok());
     }
 
     #[test]
     fn who_asks_too_often_waits_but_probes_never_do() {
         let rate: Rate = "2/m".parse().unwrap();
         let door = Door::new(Rules { rate: Some(rate), ..Rules::default() });
-        let ask = |path| door.admit(&head("GET", path, &[]), client());
+        let ask = |path| door.admit(&head("GET", path, &[]), client(), false);
         assert!(ask("/a").is_ok() && ask("/a").is_ok());
         let refused = ask("/a");
         assert!(matches!(refused, Err(Refusal::Problem(Problem::TooOften(_)))), "{refused:?}");

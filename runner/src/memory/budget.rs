@@ -18,7 +18,7 @@ pub enum MemoryLimit {
 }
 
 /// How much there is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Budget {
     /// Bytes; `None` is no limit.
     pub bytes: Option<u64>,
@@ -34,11 +34,18 @@ impl Budget {
             MemoryLimit::None => Self::default(),
             MemoryLimit::Bytes(bytes) => Self { bytes: Some(bytes), group: None },
             MemoryLimit::Auto => {
-                let (group, machine) = (MemoryGroup::own(), machine_bytes());
-                let group = group.filter(|group| machine.is_none_or(|all| group.limit() < all));
-                Self { bytes: group.as_ref().map(MemoryGroup::limit).or(machine), group }
+                let group = MemoryGroup::own();
+                let limit = group.as_ref().and_then(MemoryGroup::limit);
+                Self { bytes: limit.into_iter().chain(machine_bytes()).min(), group }
             }
         }
+    }
+
+    /// The limit as it is now, where it is a control group's, which may be changed while we run.
+    #[must_use]
+    pub fn followed(&self) -> Option<u64> {
+        let limit = self.group.as_ref()?.limit();
+        limit.into_iter().chain(machine_bytes()).min()
     }
 }
 
@@ -62,6 +69,8 @@ pub struct Plan {
     pub runner: u64,
     /// Connections that may be open.
     pub connections: usize,
+    /// Bytes the kernel may hold of one connection each way. All together are a part of `pages`.
+    pub socket_buffer: u32,
     /// Bytes of request bodies in memory, all together.
     pub uploads: u64,
     /// Bytes left to pages of mapped files, so that weights need not be read again for every layer.
@@ -93,6 +102,11 @@ pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
 const CONNECTION: u64 = 64 << 10;
 const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
+/// Places beyond those: for probes, and for the admin port.
+const MORE_CONNECTIONS: usize = 16;
+/// What the kernel may hold of a connection each way, where there is room, and where there is little.
+const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;
+const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;
 /// Largest bodies in memory together, where there is room.
 const UPLOADS: u64 = 4;
 /// The allocator's slack and the stacks of our threads.
@@ -112,7 +126,7 @@ impl Plan {
     /// What is spoken for before any request, pages of mapped files aside.
     #[must_use]
     pub fn fixed(&self) -> u64 {
-        let connections = CONNECTION.saturating_mul(self.connections as u64);
+        let connections = CONNECTION.saturating_mul((self.connections + MORE_CONNECTIONS) as u64);
         [self.runner, connections, self.uploads].into_iter().fold(0, u64::saturating_add)
     }
 
@@ -143,9 +157,14 @@ impl Plan {
 fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Result<Plan, NoRoom> {
     let eighth = budget.map_or(u64::MAX, |bytes| bytes / 8);
     let connections = usize::try_from(eighth / 2 / CONNECTION).unwrap_or(usize::MAX);
+    let connections = connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
+    // Both ways of all connections fill half of what is left to pages of files.
+    let buffer = eighth / 4 / connections as u64;
+    let buffer = u32::try_from(buffer).unwrap_or(u32::MAX);
     let mut plan = Plan {
         runner,
-        connections: connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS),
+        connections,
+        socket_buffer: buffer.clamp(SMALLEST_SOCKET_BUFFER, LARGEST_SOCKET_BUFFER),
         uploads: wishes.max_body.saturating_mul(UPLOADS).min(eighth),
         pages: eighth.min(64 << 20),
         instance: wishes.instance.unwrap_or(INSTANCE),
@@ -178,7 +197,7 @@ fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Res
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.plan;
-        let connections = CONNECTION * plan.connections as u64;
+        let connections = CONNECTION * (plan.connections + MORE_CONNECTIONS) as u64;
         let rows = [
             ("the runner itself", plan.runner),
             ("connections", connections),
@@ -226,7 +245,8 @@ mod tests {
         assert_eq!((large.connections, large.uploads), (1024, 64 * MIB));
         let small = plan(64 * MIB, WISHES).unwrap();
         assert_eq!((small.connections, small.uploads, small.pages), (64, 8 * MIB, 8 * MIB));
-        assert_eq!(small.concurrency, 1);
+        assert_eq!((small.concurrency, small.socket_buffer), (1, 32 << 10));
+        assert!(2 * 64 * u64::from(small.socket_buffer) <= small.pages);
         assert!((12 * MIB..24 * MIB).contains(&small.instance), "{small:?}");
         assert!(
             small.fixed() + small.pages + small.need(super::ASSUMED_ACTIVATION).instance

@@ -2,11 +2,15 @@
 //! when a promise in the ledger was too small.
 
 use super::{Budget, MemoryGroup, ProcessMemory};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How old a reading may be: one costs some 20 microseconds, and requests come in crowds.
 const FRESH: Duration = Duration::from_millis(10);
+
+/// More than any machine has.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// Where memory stands against the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -23,7 +27,9 @@ pub enum Level {
 /// Reads memory against a budget.
 #[derive(Debug)]
 pub struct Gauge {
-    budget: Budget,
+    group: Option<MemoryGroup>,
+    /// In bytes; [`NO_LIMIT`] is none.
+    limit: AtomicU64,
     last: Mutex<Option<(Instant, Level)>>,
 }
 
@@ -31,20 +37,30 @@ impl Gauge {
     /// A gauge for this process.
     #[must_use]
     pub fn new(budget: Budget) -> Self {
-        Self { budget, last: Mutex::default() }
+        let limit = AtomicU64::new(budget.bytes.unwrap_or(NO_LIMIT));
+        Self { group: budget.group, limit, last: Mutex::default() }
+    }
+
+    /// The limit is another from now on.
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Bytes held now that cannot be given back: our own, or the whole group's where the budget is its.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         let own = ProcessMemory::now().private_bytes;
-        let group = self.budget.group.as_ref().and_then(MemoryGroup::held_bytes);
+        let group = self.group.as_ref().and_then(MemoryGroup::held_bytes);
         own.max(group.unwrap_or(0))
     }
 
     /// The level, read again where the last reading is stale.
     pub fn level(&self) -> Level {
-        let Some(limit) = self.budget.bytes else { return Level::Normal };
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == NO_LIMIT {
+            return Level::Normal;
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, level)) = *last
             && at.elapsed() < FRESH

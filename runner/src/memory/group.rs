@@ -1,18 +1,29 @@
 //! The control group this process lives in: its memory limit and what of it cannot be given back.
 //!
-//! Both versions of Linux control groups, inside and outside containers. Reads files only.
+//! Both versions of Linux control groups, inside and outside containers. Reads files only, and keeps those that
+//! are read again open.
 
-use std::path::{Path, PathBuf};
+use super::kept_open::KeptOpen;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A limit beyond this is version 1's way of saying that there is none.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// The innermost group with the smallest memory limit that holds for this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The groups that hold this process, and the smallest memory limit among them.
+#[derive(Debug, Clone)]
 pub struct MemoryGroup {
     version: Version,
-    folder: PathBuf,
-    limit: u64,
+    /// From the innermost outwards: one that has no limit now may get one while we run.
+    levels: Arc<[Level]>,
+}
+
+/// One group's files.
+#[derive(Debug)]
+struct Level {
+    limit: KeptOpen,
+    usage: KeptOpen,
+    stat: KeptOpen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +33,7 @@ enum Version {
 }
 
 impl MemoryGroup {
-    /// The group of this process; `None` where no group limits its memory.
+    /// The groups of this process; `None` where the system has none that count memory.
     #[must_use]
     pub fn own() -> Option<Self> {
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -30,7 +41,7 @@ impl MemoryGroup {
         Self::find(&groups, &mounts)
     }
 
-    /// Finds it from the texts of `/proc/<pid>/cgroup` and `/proc/<pid>/mountinfo`.
+    /// Finds them from the texts of `/proc/<pid>/cgroup` and `/proc/<pid>/mountinfo`.
     fn find(groups: &str, mounts: &str) -> Option<Self> {
         let line = |wanted: fn(&str) -> bool| {
             groups.lines().find_map(|line| {
@@ -48,48 +59,55 @@ impl MemoryGroup {
         // Inside a container the mount shows a subtree, and the path may begin above it.
         let inside = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
         let own = Path::new(point).join(inside.trim_start_matches('/'));
-        own.ancestors()
-            .take_while(|folder| folder.starts_with(point))
-            .filter_map(|folder| {
-                let text = std::fs::read_to_string(folder.join(version.limit_file())).ok()?;
-                let limit = text.trim().parse().ok().filter(|&limit| limit < NO_LIMIT)?;
-                Some(Self { version, folder: folder.to_path_buf(), limit })
-            })
-            .min_by_key(|group| group.limit)
+        let folders = own.ancestors().take_while(|folder| folder.starts_with(point));
+        let levels: Vec<_> = folders.filter_map(|folder| version.open(folder).ok()).collect();
+        (!levels.is_empty()).then(|| Self { version, levels: levels.into() })
     }
 
-    /// Its limit in bytes.
+    /// The smallest limit in bytes as it is now; `None` where no group has one.
     #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit
+    pub fn limit(&self) -> Option<u64> {
+        self.tightest().map(|(limit, _)| limit)
     }
 
-    /// Bytes in use that the kernel cannot take back: everything but file pages.
+    fn tightest(&self) -> Option<(u64, &Level)> {
+        let limits = self.levels.iter().filter_map(|level| {
+            let limit = level.limit.read().ok()?.trim().parse().ok();
+            Some((limit.filter(|&limit| limit < NO_LIMIT)?, level))
+        });
+        limits.min_by_key(|(limit, _)| *limit)
+    }
+
+    /// Bytes in use, of the group with the smallest limit, that the kernel cannot take back: everything but
+    /// file pages.
     #[must_use]
     pub fn held_bytes(&self) -> Option<u64> {
-        let read = |name: &str| std::fs::read_to_string(self.folder.join(name)).ok();
-        let (usage, reclaimable): (_, &[&str]) = match self.version {
-            Version::One => {
-                ("memory.usage_in_bytes", &["total_inactive_file", "total_active_file"])
-            }
-            Version::Two => {
-                ("memory.current", &["inactive_file", "active_file", "slab_reclaimable"])
-            }
-        };
-        let used: u64 = read(usage)?.trim().parse().ok()?;
-        let stat = read("memory.stat")?;
+        let (_, level) = self.tightest()?;
+        let used: u64 = level.usage.read().ok()?.trim().parse().ok()?;
+        let stat = level.stat.read().ok()?;
         let fields = stat.lines().filter_map(|line| line.split_once(' '));
-        let files = fields.filter(|(name, _)| reclaimable.contains(name));
+        let files = fields.filter(|(name, _)| self.version.reclaimable().contains(name));
         let files = files.filter_map(|(_, value)| value.parse::<u64>().ok()).sum();
         Some(used.saturating_sub(files))
     }
 }
 
 impl Version {
-    fn limit_file(self) -> &'static str {
+    /// The files of a group.
+    fn open(self, folder: &Path) -> std::io::Result<Level> {
+        let (limit, usage) = match self {
+            Self::One => ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            Self::Two => ("memory.max", "memory.current"),
+        };
+        let open = |name: &str| KeptOpen::new(&folder.join(name));
+        Ok(Level { limit: open(limit)?, usage: open(usage)?, stat: open("memory.stat")? })
+    }
+
+    /// What counts as usage and can be taken back, in `memory.stat`.
+    fn reclaimable(self) -> &'static [&'static str] {
         match self {
-            Self::One => "memory.limit_in_bytes",
-            Self::Two => "memory.max",
+            Self::One => &["total_inactive_file", "total_active_file"],
+            Self::Two => &["inactive_file", "active_file", "slab_reclaimable"],
         }
     }
 
@@ -131,6 +149,8 @@ mod tests {
         let point = root.path().display();
         let inner = root.path().join("jobs/one");
         write(&inner, "memory.limit_in_bytes", "9223372036854771712\n");
+        write(&inner, "memory.usage_in_bytes", "1000\n");
+        write(&inner, "memory.stat", "cache 1\n");
         write(&root.path().join("jobs"), "memory.limit_in_bytes", "67108864\n");
         write(&root.path().join("jobs"), "memory.usage_in_bytes", "50000000\n");
         let stat = "cache 1\ntotal_inactive_file 20000000\ntotal_active_file 10000000\n";
@@ -140,7 +160,7 @@ mod tests {
             "30 1 0:3 / /x rw - tmpfs t rw\n31 1 0:9 / {point} rw,relatime - cgroup c rw,memory\n"
         );
         let group = MemoryGroup::find(groups, &mounts).unwrap();
-        assert_eq!((group.limit(), group.held_bytes()), (64 << 20, Some(20_000_000)));
+        assert_eq!((group.limit(), group.held_bytes()), (Some(64 << 20), Some(20_000_000)));
     }
 
     #[test]
@@ -154,10 +174,13 @@ mod tests {
             let groups = format!("0::{path}\n");
             let mounts = format!("31 1 0:9 {mount_root} {point} rw shared:4 - cgroup2 c rw\n");
             let group = MemoryGroup::find(&groups, &mounts).unwrap();
-            assert_eq!((group.limit(), group.held_bytes()), (512 << 20, Some(850)), "{path}");
+            assert_eq!((group.limit(), group.held_bytes()), (Some(512 << 20), Some(850)), "{path}");
         }
-        write(root.path(), "memory.max", "max\n");
         let mounts = format!("31 1 0:9 / {point} rw - cgroup2 c rw\n");
-        assert_eq!(MemoryGroup::find("0::/\n", &mounts), None);
+        let group = MemoryGroup::find("0::/\n", &mounts).unwrap();
+        for (text, limit) in [("max\n", None), ("67108864\n", Some(64 << 20)), ("max\n", None)] {
+            write(root.path(), "memory.max", text);
+            assert_eq!(group.limit(), limit, "it is followed while we run");
+        }
     }
 }

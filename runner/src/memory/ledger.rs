@@ -3,7 +3,11 @@
 //! Numbers only. Who waits for room is `admission`, what models hold is `nn`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// More than any machine has.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// What one request may take at most, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,8 +21,8 @@ pub struct Need {
 /// The sum of all promises, against a budget.
 #[derive(Debug)]
 pub struct Ledger {
-    /// `None` is no limit.
-    budget: Option<u64>,
+    /// [`NO_LIMIT`] is none.
+    budget: AtomicU64,
     /// The runner itself, connections, uploads: promised once, at start-up.
     fixed: u64,
     /// Left to pages of mapped files, but not at the price of serving nobody: a request that is alone may
@@ -68,7 +72,13 @@ impl Ledger {
     /// A ledger in which `fixed` bytes of `budget` are spoken for, and `pages` unless a request is alone.
     #[must_use]
     pub fn new(budget: Option<u64>, fixed: u64, pages: u64) -> Self {
+        let budget = AtomicU64::new(budget.unwrap_or(NO_LIMIT));
         Self { budget, fixed, pages, accounts: Mutex::default() }
+    }
+
+    /// The budget is another from now on. What was promised stays promised.
+    pub fn set_budget(&self, bytes: u64) {
+        self.budget.store(bytes, Ordering::Relaxed);
     }
 
     /// Promises `need`, if it fits beside everything promised already.
@@ -82,7 +92,7 @@ impl Ledger {
         };
         let pages = if now == Need::default() { 0 } else { self.pages };
         let total = accounts.total(self.fixed, with, accounts.answers).saturating_add(pages);
-        if self.budget.is_some_and(|budget| total > budget) {
+        if self.budget().is_some_and(|budget| total > budget) {
             return None;
         }
         accounts.requests = with;
@@ -104,7 +114,7 @@ impl Ledger {
     /// Bytes missing for `need` beside the models of `accounts` alone.
     fn missing(&self, accounts: &Accounts, need: Need) -> Option<u64> {
         let total = accounts.total(self.fixed, need, 0);
-        total.checked_sub(self.budget?).filter(|&missing| missing > 0)
+        total.checked_sub(self.budget()?).filter(|&missing| missing > 0)
     }
 
     /// Notes what an answer takes until its client has read it. Never refused: the work is done.
@@ -126,7 +136,7 @@ impl Ledger {
     /// Whether a model that holds `share` fits beside everything promised already.
     pub(crate) fn has_room_for(&self, share: ModelShare) -> bool {
         let wanted = share.private.saturating_add(share.kept);
-        self.budget.is_none_or(|budget| self.reserved().saturating_add(wanted) <= budget)
+        self.budget().is_none_or(|budget| self.reserved().saturating_add(wanted) <= budget)
     }
 
     /// Bytes promised in all.
@@ -140,7 +150,7 @@ impl Ledger {
     /// The budget in bytes, if there is one.
     #[must_use]
     pub fn budget(&self) -> Option<u64> {
-        self.budget
+        Some(self.budget.load(Ordering::Relaxed)).filter(|&bytes| bytes != NO_LIMIT)
     }
 
     fn accounts(&self) -> MutexGuard<'_, Accounts> {
@@ -244,6 +254,19 @@ mod tests {
         let _first = ledger.try_reserve(small).unwrap();
         let _second = ledger.try_reserve(small).unwrap();
         assert!(ledger.try_reserve(small).is_none(), "pages come before a third");
+    }
+
+    #[test]
+    fn a_budget_that_changes_holds_both_ways() {
+        let ledger = Arc::new(Ledger::new(Some(100), 20, 0));
+        let need = Need { instance: 50, activation: 0 };
+        let first = ledger.try_reserve(need).unwrap();
+        ledger.set_budget(60);
+        drop(first);
+        assert_eq!((ledger.never_fits(need), ledger.budget()), (Some(10), Some(60)));
+        ledger.set_budget(130);
+        let _two = [ledger.try_reserve(need).unwrap(), ledger.try_reserve(need).unwrap()];
+        assert!(ledger.try_reserve(need).is_none());
     }
 
     #[test]

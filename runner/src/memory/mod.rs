@@ -7,6 +7,7 @@
 mod budget;
 mod gauge;
 mod group;
+mod kept_open;
 mod ledger;
 mod process;
 mod sampled;

@@ -1,7 +1,10 @@
 //! What this process holds, as the kernel counts it: private (anonymous) memory apart from mapped
 //! files, because only the first is ours alone and cannot be taken back.
 
+use super::kept_open::KeptOpen;
 use serde::Serialize;
+use std::path::Path;
+use std::sync::OnceLock;
 
 /// Memory of this process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -20,8 +23,10 @@ impl ProcessMemory {
     /// Reads this process's figures; zeros where the system does not tell (no `/proc`).
     #[must_use]
     pub fn now() -> Self {
-        std::fs::read_to_string("/proc/self/status")
-            .map_or_else(|_| Self::default(), |text| Self::parse(&text))
+        static STATUS: OnceLock<Option<KeptOpen>> = OnceLock::new();
+        let status = STATUS.get_or_init(|| KeptOpen::new(Path::new("/proc/self/status")).ok());
+        let text = status.as_ref().and_then(|status| status.read().ok());
+        text.map_or_else(Self::default, |text| Self::parse(&text))
     }
 
     /// Reads the text of `/proc/<pid>/status`.

@@ -199,8 +199,8 @@ impl Instances {
         match in_time.map_err(|_| Failure::Deadline(timeout))? {
             Ok(Ok(response)) => {
                 let client = Some(client);
-                let hold = None;
-                Ok(response.map(|body| ReplyBody { body, client, broken, leaves, hold }))
+                let (hold, broke_off) = (None, None);
+                Ok(response.map(|body| ReplyBody { body, client, broken, leaves, hold, broke_off }))
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
@@ -364,6 +364,8 @@ pub struct ReplyBody {
     leaves: Leave,
     /// What the answer takes until the client has read it.
     hold: Option<AnswerHold>,
+    /// What is done once if the answer breaks off.
+    broke_off: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// Tells an instance that nobody waits for it any more.
@@ -383,12 +385,18 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if frame.is_none() {
-            if self.broken.load(Ordering::Acquire) {
-                return Poll::Ready(Some(Err(ErrorCode::HttpResponseIncomplete.into())));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() && self.broken.load(Ordering::Acquire) {
+            frame = Some(Err(ErrorCode::HttpResponseIncomplete.into()));
+        }
+        match &frame {
+            None => self.let_the_guest_finish(),
+            Some(Err(_)) => {
+                if let Some(broke_off) = self.broke_off.take() {
+                    broke_off();
+                }
             }
-            self.let_the_guest_finish();
+            Some(Ok(_)) => {}
         }
         Poll::Ready(frame)
     }
@@ -409,6 +417,12 @@ impl ReplyBody {
     /// Keeps `hold` until the answer has been read.
     pub(crate) fn holding(mut self, hold: AnswerHold) -> Self {
         self.hold = Some(hold);
+        self
+    }
+
+    /// Does something once if the answer breaks off: a panic, a deadline, less than was announced.
+    pub(crate) fn when_broken_off(mut self, then: Box<dyn FnOnce() + Send>) -> Self {
+        self.broke_off = Some(then);
         self
     }
 

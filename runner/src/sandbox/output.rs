@@ -3,6 +3,7 @@
 //! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. What a component writes is its own affair;
 //! the files are only ever appended to, or emptied at the start if asked.
 
+use crate::output_queue;
 use crate::own_thread::OwnThread;
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -84,13 +85,12 @@ impl Output {
 
 impl Stream {
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let shown = match self.show {
-            Some(Shown::Stdout) => io::stdout().write_all(bytes),
-            Some(Shown::Stderr) => io::stderr().write_all(bytes),
-            None => Ok(()),
-        };
-        let kept = self.file.as_ref().map_or(Ok(()), |file| file.as_ref().write_all(bytes));
-        shown.and(kept)
+        match self.show {
+            Some(Shown::Stdout) => output_queue::stdout().put_patiently(bytes),
+            Some(Shown::Stderr) => output_queue::stderr().put_patiently(bytes),
+            None => {}
+        }
+        self.file.as_ref().map_or(Ok(()), |file| file.as_ref().write_all(bytes))
     }
 }
 

@@ -1,44 +1,49 @@
-//! HTTP/1.1 on a socket: accepts connections, hands requests to the service, and on a signal finishes
-//! what was accepted before it ends.
+//! HTTP/1.1 on sockets: accepts connections, hands requests to the service, and on a signal finishes
+//! what arrived before it ends.
 //!
-//! `socket` is what a refused client needs of a connection, `tls` what keeps others from reading it,
-//! `refusal` hyper's own refusals in our words, `exchange` what both sides of a connection know of the
-//! request it carries. Who may come in is the `door`'s to say.
+//! `places` says who may have a connection, `connection` what happens on it, layer by layer: `paced` ends
+//! clients that do not read, `tls` keeps others from reading, `socket` is what a refused client needs of a
+//! connection, `half_close` what one needs that stops sending early, `refusal` hyper's own refusals in our
+//! words, `exchange` what all of them know of the request. Who may come in is the `door`'s to say.
 
+mod connection;
 mod exchange;
+mod half_close;
+mod paced;
+mod places;
 mod refusal;
+mod signals;
 mod socket;
 mod tls;
 
+pub use signals::stop_signal;
 pub use tls::Tls;
 
-use crate::door::{self, Door, Refusal};
-use crate::service::{Answer, Service};
-use crate::spin_headers::Encrypted;
-use crate::trace::{Recording, Tracer};
-use bytes::Bytes;
-use exchange::{Exchange, Incoming};
-use http::{HeaderValue, Request, header};
-use http_body_util::Either;
-use hyper::body::Body;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use socket::Socket;
+use crate::door::Door;
+use crate::service::Service;
+use crate::timeouts::Timeouts;
+use crate::trace::Tracer;
+use connection::{Serving, turn_away};
+use places::{Limits, Places, Refused};
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How connections are treated.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// How long a client may take to send a request's head, and an idle connection stays open.
-    pub head_timeout: Duration,
+    /// How long clients are waited for.
+    pub timeouts: Timeouts,
     /// How long accepted requests may go on after a signal to stop.
     pub drain_timeout: Duration,
+    /// Connections of one address; `None` is three quarters of all.
+    pub connections_per_address: Option<usize>,
     /// Who may come in.
     pub door: Arc<Door>,
     /// The certificate; `None` speaks plain HTTP.
@@ -50,8 +55,9 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         Self {
-            head_timeout: Duration::from_secs(15),
+            timeouts: Timeouts::default(),
             drain_timeout: Duration::from_secs(30),
+            connections_per_address: None,
             door: Arc::default(),
             tls: None,
             tracer: None,
@@ -59,9 +65,24 @@ impl Default for ServerSettings {
     }
 }
 
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    /// The application's.
+    Main,
+    /// The runner's own endpoints.
+    Admin,
+}
+
+/// Turns to true when the service stops.
+type Stopping = watch::Receiver<bool>;
+
 /// Bytes of a request's head, target and fields together; longer ones are answered 431. It is also what
 /// a connection may hold between socket and service, so it counts as often as there are connections.
 pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Connections to the admin port.
+pub(crate) const ADMIN_CONNECTIONS: usize = 8;
 
 /// How long `/readyz` says that no more requests are wanted before no more are accepted: whoever sends
 /// them here must be able to see it.
@@ -73,56 +94,66 @@ const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// How long the last traces may take to be sent.
 const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Socket buffers for what clients send, in bytes: the kernel's own default grows to megabytes for each,
-/// and they count in our control group.
-const RECEIVE_BUFFER: u32 = 128 << 10;
-
-/// Listens on `address`.
+/// Listens on `address`. `buffer` is what the kernel may hold for each connection each way, in bytes, as the
+/// kernel counts: its own defaults grow to megabytes, and they count in our control group.
 ///
 /// # Errors
 /// When the address cannot be had.
-pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // The kernel doubles what it is asked for, to have room for its own books (socket(7)).
+    socket.set_recv_buffer_size(buffer / 2)?;
+    socket.set_send_buffer_size(buffer / 2)?;
     socket.bind(address)?;
     socket.listen(1024)
 }
 
-/// Serves `service` on `listener` until `stop` resolves; then says so on `/readyz`, accepts for another
-/// moment, and finishes what was accepted.
+/// Serves `service` on `listener`, and its own endpoints on `admin` where that is given, until `stop` resolves;
+/// then says so on `/readyz`, accepts for another moment, and finishes what arrived.
 ///
 /// # Errors
-/// Never for what a client does.
+/// When the process cannot be told to read its files again. Never for what a client does.
 pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
+    admin: Option<TcpListener>,
     settings: &ServerSettings,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let connections = Connections {
-        service: Arc::clone(&service),
+    let (stops, stopping) = watch::channel(false);
+    let all = service.plan().connections;
+    let address = settings.connections_per_address.unwrap_or(all - all / 4);
+    let door = |listener, port, limits| Listening {
         listener,
-        graceful: GracefulShutdown::new(),
-        permits: Arc::new(Semaphore::new(service.plan().connections)),
-        settings: settings.clone(),
+        places: Places::new(limits, settings.timeouts),
+        serving: Serving { service: Arc::clone(&service), settings: settings.clone(), port },
+        stopping: stopping.clone(),
     };
+    let main = door(listener, Port::Main, Limits { all, address });
+    let limits = Limits { all: ADMIN_CONNECTIONS, address: ADMIN_CONNECTIONS };
+    let admin = admin.map(|listener| door(listener, Port::Admin, limits));
     let keeper = Arc::clone(&service);
     let keeper = tokio::spawn(async move { keeper.tidy().await });
-    let reader = tokio::spawn(refresh(Arc::clone(&service), settings.clone()));
-    tokio::select! {
-        never = connections.accept() => never?,
-        () = stop => {}
+    let reader =
+        tokio::spawn(refresh(Arc::clone(&service), settings.clone(), signals::hang_ups()?));
+    // Until the very end: probes must see how the rest is getting on.
+    let admin = tokio::spawn(async move {
+        if let Some(admin) = admin {
+            admin.accept_until(std::future::pending()).await;
+        }
+    });
+    let told = async {
+        stop.await;
+        service.drain();
+        tracing::info!("stopping: /readyz says so, and what arrived is finished");
+        sleep(NOTICE).await;
+    };
+    main.accept_until(told).await;
+    main.drain(stops).await;
+    for task in [keeper, reader, admin] {
+        task.abort();
     }
-    service.drain();
-    tracing::info!("stopping: /readyz says so, and what was accepted is finished");
-    tokio::select! {
-        never = connections.accept() => never?,
-        () = tokio::time::sleep(NOTICE) => {}
-    }
-    connections.drain().await;
-    keeper.abort();
-    reader.abort();
     service.remove_files();
     if let Some(tracer) = settings.tracer.clone() {
         tokio::task::spawn_blocking(move || tracer.finish(TRACES_TIMEOUT)).await?;
@@ -130,10 +161,17 @@ pub async fn serve(
     Ok(())
 }
 
-/// Reads tokens and certificates again when they have changed, for ever.
-async fn refresh(service: Arc<Service>, settings: ServerSettings) {
+/// Reads tokens and certificates again when they have changed, for ever: every few seconds, and on SIGHUP.
+async fn refresh(
+    service: Arc<Service>,
+    settings: ServerSettings,
+    mut hang_ups: tokio::signal::unix::Signal,
+) {
     loop {
-        tokio::time::sleep(REFRESH_EVERY).await;
+        tokio::select! {
+            () = sleep(REFRESH_EVERY) => {}
+            _ = hang_ups.recv() => tracing::info!("SIGHUP: tokens and certificates are looked at"),
+        }
         let (door, tls) = (Arc::clone(&settings.door), settings.tls.clone());
         let look = move || {
             door.refresh();
@@ -147,162 +185,89 @@ async fn refresh(service: Arc<Service>, settings: ServerSettings) {
     }
 }
 
-struct Connections {
-    service: Arc<Service>,
+/// A port that is listened on.
+struct Listening {
     listener: TcpListener,
-    graceful: GracefulShutdown,
-    permits: Arc<Semaphore>,
-    settings: ServerSettings,
+    places: Arc<Places>,
+    serving: Serving,
+    stopping: Stopping,
 }
 
-impl Connections {
-    /// Accepts for ever.
-    async fn accept(&self) -> anyhow::Result<()> {
+impl Listening {
+    /// Accepts until `told` resolves. A client that was accepted is never dropped for it.
+    async fn accept_until(&self, told: impl Future<Output = ()>) {
+        let mut told = pin!(told);
         loop {
-            // The permit comes first: beyond the cap nobody is accepted, so nothing is held for them.
-            let permit = Arc::clone(&self.permits).acquire_owned().await?;
-            match self.listener.accept().await {
-                Ok((stream, client)) => self.serve(stream, client, permit),
+            let accepted = tokio::select! {
+                () = &mut told => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    let mut seated = pin!(self.seat(stream, client));
+                    tokio::select! {
+                        () = &mut seated => {}
+                        () = &mut told => return seated.await,
+                    }
+                }
                 Err(error) => {
                     // Such as too many open files: others may close theirs in a moment.
                     tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    sleep(Duration::from_millis(50)).await;
                 }
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
-        // Answers are written whole; waiting to fill a packet would only delay them.
-        let _ = stream.set_nodelay(true);
-        let (service, settings) = (Arc::clone(&self.service), self.settings.clone());
-        let watcher = self.graceful.watcher();
-        tokio::spawn(async move {
-            let ended = match settings.tls.clone() {
-                None => watcher.watch(connection(service, stream, client, settings)).await,
-                Some(tls) => {
-                    let greeted = tokio::time::timeout(settings.head_timeout, tls.accept(stream));
-                    let Ok(Ok(stream)) = greeted.await else {
-                        tracing::debug!("a connection ended before it was encrypted");
-                        return;
-                    };
-                    watcher.watch(connection(service, stream, client, settings)).await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!("a connection ended: {error}");
+    /// Serves a client once there is a place for it. Beyond this one nobody is accepted meanwhile, so nothing
+    /// is held for those who wait.
+    async fn seat(&self, stream: TcpStream, client: SocketAddr) {
+        let settings = &self.serving.settings;
+        match self.places.wait(settings.door.counted_address(client.ip())).await {
+            Ok(place) => {
+                let serving = self.serving.clone();
+                tokio::spawn(serving.client(stream, client, place, self.stopping.clone()));
             }
-            drop(permit);
-        });
+            Err(Refused::Address | Refused::Full) => {
+                self.serving.service.turned_away();
+                turn_away(&stream, settings.tls.is_some());
+            }
+        }
     }
 
-    /// Finishes what was accepted, those whom only the kernel has accepted so far among them.
-    async fn drain(self) {
-        let waiting = async {
-            while let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                let now = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await;
-                let Ok(Ok((stream, client))) = now else { break };
-                self.serve(stream, client, permit);
+    /// Finishes what arrived, those whom only the kernel has accepted so far among them. Clients that are
+    /// slow are not waited for.
+    async fn drain(self, stops: watch::Sender<bool>) {
+        let patience = self.serving.settings.drain_timeout;
+        let end = Instant::now() + patience;
+        let backlog = async {
+            while let Some(Ok((stream, client))) = self.waiting().await {
+                self.seat(stream, client).await;
             }
         };
-        waiting.await;
-        drop(self.listener);
-        let patience = self.settings.drain_timeout;
-        if tokio::time::timeout(patience, self.graceful.shutdown()).await.is_err() {
-            tracing::warn!("requests were still at work after {patience:?}, and are cut off");
-        }
-    }
-}
-
-fn connection<S>(
-    service: Arc<Service>,
-    stream: S,
-    client: SocketAddr,
-    settings: ServerSettings,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let exchange = Arc::new(Exchange::default());
-    let socket = Socket::new(stream, Arc::clone(&exchange), service.max_body());
-    let head_timeout = settings.head_timeout;
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(
-            TokioIo::new(socket),
-            service_fn(move |request: Request<_>| {
-                let (service, exchange) = (Arc::clone(&service), Arc::clone(&exchange));
-                let settings = settings.clone();
-                let request = request.map(|body| exchange.incoming(body));
-                async move {
-                    let (mut answer, recording) =
-                        answer(&service, &settings, request, client).await;
-                    if exchange.has_unread_input() {
-                        // hyper closes by itself then, and does not say so.
-                        let close = HeaderValue::from_static("close");
-                        answer.headers_mut().insert(header::CONNECTION, close);
-                    }
-                    let answer = answer.map(|body| exchange.outgoing(body, recording));
-                    Ok::<_, std::convert::Infallible>(answer)
-                }
-            }),
-        )
-}
-
-/// One request from the door to its answer, and what is recorded of it.
-async fn answer<B>(
-    service: &Service,
-    settings: &ServerSettings,
-    request: Request<Incoming<B>>,
-    client: SocketAddr,
-) -> (Answer, Option<Recording>)
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let (mut head, body) = request.into_parts();
-    if settings.tls.is_some() {
-        head.extensions.insert(Encrypted);
-    }
-    let origin = head.headers.get(header::ORIGIN).cloned();
-    let admitted = settings.door.admit(&head, client);
-    let wanted = admitted.is_ok() && !door::is_probe(head.uri.path());
-    let tracer = settings.tracer.as_ref().filter(|_| wanted);
-    let recording = tracer.and_then(|tracer| {
-        let route = service.route(head.uri.path());
-        tracer.begin(&mut head, route)
-    });
-    let mut answer = match admitted {
-        Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
-        Err(Refusal::Problem(problem)) => service.refuse(&head, &problem),
-        Ok(()) => {
-            let work = service.handle(Request::from_parts(head, body), Some(client));
-            match &recording {
-                Some(recording) => recording.scope(work).await,
-                None => work.await,
+        let _ = timeout_at(end, backlog).await;
+        let _ = stops.send(true);
+        let Self { listener, places, .. } = self;
+        drop(listener);
+        while places.taken() > 0 {
+            if Instant::now() >= end {
+                tracing::warn!("requests were still at work after {patience:?}, and are cut off");
+                return;
             }
+            places.end_overdue();
+            places.change().await;
         }
-    };
-    if let Some(recording) = &recording {
-        recording.answered(answer.status(), answer.headers());
     }
-    settings.door.dress(origin.as_ref(), &mut answer);
-    (answer, recording)
-}
 
-/// Resolves when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.
-///
-/// # Errors
-/// When the signal handlers cannot be set up.
-pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
+    /// A connection that the kernel has accepted, if there is one now.
+    async fn waiting(&self) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+        let accepted = poll_fn(|context| {
+            Poll::Ready(match self.listener.poll_accept(context) {
+                Poll::Ready(accepted) => Some(accepted),
+                Poll::Pending => None,
+            })
+        });
+        // Not stopped by the runtime's own sharing of time, which would look like an end.
+        tokio::task::unconstrained(accepted).await
+    }
 }

@@ -28,7 +28,7 @@ pub(super) fn in_place_of(bytes: &[u8], beyond: Option<u64>) -> Option<Vec<u8>> 
 }
 
 /// A whole answer as it goes over the wire.
-fn answer(problem: &Problem) -> Vec<u8> {
+pub(super) fn answer(problem: &Problem) -> Vec<u8> {
     let id = request_id::new();
     let (head, _) = problem.response(&id).into_parts();
     let body = problem.body(&id).to_string();

@@ -1,27 +1,20 @@
 //! A connection's socket, with what a service that refuses uploads owes its clients and hyper leaves
 //! out: a refusal that arrives although the client is still sending, problem details where hyper
-//! refuses a head with a bare status, and an end for clients that do not read.
+//! refuses a head with a bare status, and an answer for clients that close their own half early.
 //!
-//! Bytes only; which requests are refused is decided by whoever answers them.
+//! Bytes only; which requests are refused is decided by whoever answers them. Clients that do not read are
+//! `paced`'s, below TLS.
 
 use super::exchange::Exchange;
+use super::half_close::{ARE_YOU_THERE, HalfClose, Step};
 use super::refusal;
-use std::io::{Error, ErrorKind, IoSlice, Result};
+use crate::timeouts::Portion;
+use std::io::{ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-
-/// Bytes read and thrown away of a request that was answered before it was sent whole.
-const LINGER_BYTES: u64 = 64 << 20;
-/// How long that may take, all together.
-const LINGER_TIME: Duration = Duration::from_secs(5);
-/// How long a client that does not take its answer as fast as it comes may take for the next
-/// [`STALL_BYTES`] of it: who reads a byte now and then is cut off too.
-const STALL_TIME: Duration = Duration::from_secs(30);
-const STALL_BYTES: usize = 64 << 10;
 
 /// A socket as hyper sees it.
 pub(super) struct Socket<S> {
@@ -32,13 +25,12 @@ pub(super) struct Socket<S> {
     heads: HeadWatch,
     /// What goes out in place of hyper's own words.
     refusal: Option<Refusal>,
-    stall: Option<Stall>,
+    half_close: HalfClose,
+    /// Whether some of the answer has been written.
+    has_begun: bool,
+    /// What a client that was answered early may still send.
+    linger_limit: Portion,
     linger: Option<Linger>,
-}
-
-struct Stall {
-    until: Pin<Box<Sleep>>,
-    bytes_left: usize,
 }
 
 struct Refusal {
@@ -52,28 +44,46 @@ struct Linger {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(inner: S, exchange: Arc<Exchange>, max_body: u64) -> Self {
+    /// `max_body` and `linger` are limits of what a client may send: in a body, and after its answer.
+    pub(super) fn new(inner: S, exchange: Arc<Exchange>, max_body: u64, linger: Portion) -> Self {
         Self {
             inner,
             exchange,
             max_body,
             heads: HeadWatch::default(),
             refusal: None,
-            stall: None,
+            half_close: HalfClose::default(),
+            has_begun: false,
+            linger_limit: linger,
             linger: None,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        loop {
+            ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+            if buffer.filled().len() > before || buffer.remaining() == 0 {
+                break;
+            }
+            if !self.exchange.has_whole_request() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.half_close.poll_next(context)) {
+                Step::Ask => ready!(self.poll_ask(context))?,
+                Step::Look => {}
+                Step::Left => return Poll::Ready(Ok(())),
+            }
+        }
+        self.half_close.bytes_came();
         if !self.exchange.at_work() {
+            self.has_begun = false;
             self.heads.see(buffer.filled().get(before..).unwrap_or_default());
         }
         Poll::Ready(Ok(()))
@@ -90,8 +100,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if self.refusal.is_some() {
             return self.poll_refusal(context).map_ok(|()| bytes.len());
         }
-        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.unless_stalled(context, written)
+        self.has_begun = true;
+        Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -102,17 +112,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if let [only] = pieces {
             return self.poll_write(context, only);
         }
-        let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
-        self.unless_stalled(context, written)
+        self.has_begun = true;
+        Pin::new(&mut self.inner).poll_write_vectored(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
 
-    /// hyper flushes once all it had is written: whoever read slowly has caught up.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.stall = None;
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
@@ -126,9 +134,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+        let limit = this.linger_limit;
         let linger = this.linger.get_or_insert_with(|| Linger {
-            until: Box::pin(sleep(LINGER_TIME)),
-            bytes_left: LINGER_BYTES,
+            until: Box::pin(sleep(limit.within)),
+            bytes_left: limit.bytes,
         });
         let mut waste = [0; 16 << 10];
         while linger.bytes_left > 0 && linger.until.as_mut().poll(context).is_pending() {
@@ -172,26 +181,21 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends a write that has been waiting for too long for the client to take what it is sent.
-    fn unless_stalled(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<Result<usize>>,
-    ) -> Poll<Result<usize>> {
-        if let Poll::Ready(outcome) = &written {
-            let taken = *outcome.as_ref().unwrap_or(&0);
-            self.stall = self.stall.take().filter(|stall| taken < stall.bytes_left);
-            if let Some(stall) = &mut self.stall {
-                stall.bytes_left -= taken;
-            }
-            return written;
+    /// Asks a client that has closed its half whether it still reads, unless its answer has begun: that asks
+    /// as well. A client that cannot take so little at once is not waited for.
+    fn poll_ask(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.has_begun || !self.exchange.knows_continue() {
+            return Poll::Ready(Ok(()));
         }
-        let stall = self.stall.get_or_insert_with(|| Stall {
-            until: Box::pin(sleep(STALL_TIME)),
-            bytes_left: STALL_BYTES,
-        });
-        ready!(stall.until.as_mut().poll(context));
-        Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not read its answer")))
+        if let Poll::Ready(written) = Pin::new(&mut self.inner).poll_write(context, ARE_YOU_THERE)
+            && written? < ARE_YOU_THERE.len()
+        {
+            return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+        }
+        if let Poll::Ready(flushed) = Pin::new(&mut self.inner).poll_flush(context) {
+            flushed?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -5,13 +5,16 @@ use crate::door::Watched;
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
+
+/// Bytes that a session may hold for a client that does not read: one record of TLS.
+const BUFFER: usize = 16 << 10;
 
 /// A certificate chain with its key, as PEM files.
 #[derive(Debug)]
@@ -52,9 +55,13 @@ impl Tls {
     ///
     /// # Errors
     /// For whatever the client does wrong, and where it leaves.
-    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        TlsAcceptor::from(current).accept(stream).await
+        let acceptor = TlsAcceptor::from(current);
+        acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(BUFFER))).await
     }
 }
 

@@ -1,23 +1,27 @@
 //! A request's body, read before the request gets a slot: however slowly a client sends, no instance
 //! waits for it.
 //!
-//! What all uploads hold together is bounded; a body is freed piece by piece as the guest reads it.
+//! What all uploads hold together is bounded (`room`); a body is freed piece by piece as the guest reads it.
+
+mod room;
 
 use crate::memory::Elsewhere;
+use crate::timeouts::{SLOWEST, Timeouts};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use room::{LetGo, Room, Share};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// The unit in which room is counted, in bytes: semaphores count in `u32`.
-const UNIT: u64 = 1024;
+/// Room is taken and given back in steps of so many bytes.
+const STEP: u64 = 64 << 10;
 
 /// The first bytes of a body, taken without room: whoever sends a byte now and then holds none. They are
 /// counted with the connection.
@@ -26,14 +30,6 @@ const FREE: u64 = 16 << 10;
 /// Bodies are kept in blocks of so many bytes: kept as they come, chunks of one byte each would take forty
 /// times their size.
 const BLOCK: usize = 16 << 10;
-
-/// Longest pause within a body.
-const STALL: Duration = Duration::from_secs(5);
-
-/// Slowest pace at which a body may come that holds room, in bytes a second, and for how long it may be
-/// slower at first.
-const SLOWEST: u64 = 16 << 10;
-const GRACE: Duration = Duration::from_secs(2);
 
 /// How fast a body has come since it took room.
 struct Pace {
@@ -46,9 +42,9 @@ impl Pace {
         Self { since: Instant::now(), from: bytes }
     }
 
-    fn check(&self, bytes: u64) -> Result<(), UploadError> {
+    fn check(&self, bytes: u64, grace: Duration) -> Result<(), UploadError> {
         let elapsed = self.since.elapsed();
-        let owed = elapsed.saturating_sub(GRACE).as_secs().saturating_mul(SLOWEST);
+        let owed = elapsed.saturating_sub(grace).as_secs().saturating_mul(SLOWEST);
         if bytes.saturating_sub(self.from) < owed {
             return Err(UploadError::TooSlow(elapsed));
         }
@@ -61,12 +57,23 @@ async fn in_time<F: Future>(time: Duration, work: F) -> Result<F::Output, Upload
     tokio::time::timeout(time, work).await.map_err(|_| UploadError::TooSlow(time))
 }
 
+/// What a client is told whose body was let go.
+fn given_up(why: LetGo, pace: Option<&Pace>) -> UploadError {
+    match why {
+        LetGo::Slow => {
+            UploadError::TooSlow(pace.map_or(Duration::ZERO, |pace| pace.since.elapsed()))
+        }
+        LetGo::NoRoom => UploadError::NoRoom,
+    }
+}
+
 /// The room that all uploads share.
 #[derive(Debug, Clone)]
 pub struct Uploads {
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     largest: u64,
     patience: Duration,
+    timeouts: Timeouts,
 }
 
 /// Why a body was not taken.
@@ -80,9 +87,14 @@ pub enum UploadError {
         /// What Content-Length announced, if it did.
         announced: Option<u64>,
     },
-    /// It came too slowly, or there was no room for it in time.
+    /// It came too slowly.
     #[error("the body had not arrived after {0:?}; send it again over a faster connection")]
     TooSlow(Duration),
+    /// Others' bodies took all the room there is.
+    #[error(
+        "too many bodies are on their way at once; send it again after the seconds that Retry-After says"
+    )]
+    NoRoom,
     /// The client or the connection stopped in the middle.
     #[error("the body broke off; send it again")]
     BrokenOff,
@@ -92,9 +104,9 @@ impl Uploads {
     /// Bodies of at most `largest` bytes, together at most `room` bytes, each within `patience`.
     #[must_use]
     pub fn new(room: u64, largest: u64, patience: Duration) -> Self {
-        let units = usize::try_from(room.max(largest).div_ceil(UNIT)).unwrap_or(usize::MAX);
-        let room = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
-        Self { room, largest, patience }
+        let timeouts = Timeouts::default();
+        let room = Room::new(room.max(largest), timeouts);
+        Self { room, largest, patience, timeouts }
     }
 
     /// Longest body, in bytes.
@@ -103,11 +115,16 @@ impl Uploads {
         self.largest
     }
 
-    /// Reads a whole body.
+    /// Reads a whole body of a client at `address`; `None` is nobody's in particular.
     ///
     /// # Errors
     /// [`UploadError`]; at once where Content-Length announces too much.
-    pub async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Upload, UploadError>
+    pub async fn read<B>(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+        body: B,
+    ) -> Result<Upload, UploadError>
     where
         B: Body<Data = Bytes>,
     {
@@ -116,20 +133,39 @@ impl Uploads {
         if announced.is_some_and(|length| length > self.largest) {
             return Err(UploadError::TooLarge { limit: self.largest, announced });
         }
-        let read = self.read_within(announced.unwrap_or(0), body);
-        let in_time = tokio::time::timeout(self.patience, read).await;
-        in_time.unwrap_or(Err(UploadError::TooSlow(self.patience)))
+        let mut upload = Upload {
+            blocks: VecDeque::new(),
+            left: 0,
+            share: self.room.share(address, announced.unwrap_or(0)),
+            counted: Elsewhere::default(),
+        };
+        let in_time = tokio::time::timeout(self.patience, self.read_into(&mut upload, body)).await;
+        match in_time {
+            Ok(read) => read?,
+            Err(_) if upload.share.waits() => return Err(UploadError::NoRoom),
+            Err(_) => return Err(UploadError::TooSlow(self.patience)),
+        }
+        upload.share.complete();
+        Ok(upload)
     }
 
-    async fn read_within<B>(&self, announced: u64, body: B) -> Result<Upload, UploadError>
+    async fn read_into<B>(&self, upload: &mut Upload, body: B) -> Result<(), UploadError>
     where
         B: Body<Data = Bytes>,
     {
-        let (room, counted) = (self.take(0).await?, Elsewhere::default());
-        let mut upload = Upload { blocks: VecDeque::new(), left: 0, room, counted };
         let mut body = std::pin::pin!(body);
-        let mut pace = None;
-        while let Some(frame) = in_time(STALL, body.frame()).await? {
+        let mut pace: Option<Pace> = None;
+        loop {
+            let next = async {
+                tokio::select! {
+                    frame = body.frame() => Ok(frame),
+                    why = upload.share.let_go(), if upload.share.held() > 0 => Err(why),
+                }
+            };
+            let next = in_time(self.timeouts.body_pause, next).await?;
+            let Some(frame) = next.map_err(|why| given_up(why, pace.as_ref()))? else {
+                return Ok(());
+            };
             let Ok(piece) = frame.map_err(|_| UploadError::BrokenOff)?.into_data() else {
                 continue;
             };
@@ -137,27 +173,22 @@ impl Uploads {
             if upload.left > self.largest {
                 return Err(UploadError::TooLarge { limit: self.largest, announced: None });
             }
-            let held = upload.room.num_permits() as u64 * UNIT;
-            if upload.left > held.max(FREE) {
-                // All the room that was announced is taken at once, so that two half-read bodies cannot
-                // wait for each other.
-                let wanted = upload.left.max(announced).saturating_sub(held);
-                upload.room.merge(self.take(wanted).await?);
-                pace.get_or_insert_with(|| Pace::from(upload.left)).check(upload.left)?;
-            } else if let Some(pace) = &pace {
-                pace.check(upload.left)?;
+            upload.share.moved(piece.len() as u64);
+            if upload.left > upload.share.held().max(FREE) {
+                let to = upload.left.next_multiple_of(STEP).min(self.largest);
+                let start = Instant::now();
+                let grown = upload.share.grow(to).await;
+                grown.map_err(|why| given_up(why, pace.as_ref()))?;
+                let pace = pace.get_or_insert_with(|| Pace::from(upload.left));
+                // What it waited for room is not the client's doing.
+                pace.since += start.elapsed();
+            }
+            if let Some(pace) = &pace {
+                pace.check(upload.left, self.timeouts.body_grace)?;
             }
             upload.counted.grow(piece.len() as u64);
             upload.keep(&piece);
         }
-        Ok(upload)
-    }
-
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, UploadError> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await;
-        // The semaphore is never closed.
-        room.map_err(|_| UploadError::TooSlow(self.patience))
     }
 }
 
@@ -167,7 +198,7 @@ pub struct Upload {
     blocks: VecDeque<BytesMut>,
     left: u64,
     /// Given back when the body is gone.
-    room: OwnedSemaphorePermit,
+    share: Share,
     counted: Elsewhere,
 }
 
@@ -197,9 +228,8 @@ impl Body for Upload {
         let block = self.blocks.pop_front();
         if let Some(block) = &block {
             self.left -= block.len() as u64;
-            let needed = usize::try_from(self.left.div_ceil(UNIT)).unwrap_or(usize::MAX);
-            let spare = self.room.num_permits().saturating_sub(needed);
-            drop(self.room.split(spare));
+            let needed = self.left;
+            self.share.shrink(needed);
         }
         Poll::Ready(block.map(|block| Ok(Frame::data(block.freeze()))))
     }
@@ -215,7 +245,7 @@ impl Body for Upload {
 
 #[cfg(test)]
 mod tests {
-    use super::{UploadError, Uploads};
+    use super::{Timeouts, UploadError, Uploads};
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, header};
     use http_body_util::{BodyExt, Full};
@@ -234,21 +264,21 @@ mod tests {
         let patience = Duration::from_secs(1);
         let uploads = Uploads::new(80 << 10, 50 << 10, patience);
         let (limit, large) = (50 << 10, 60_000);
-        let announced = uploads.read(&announcing(60_000), body(0)).await.unwrap_err();
+        let announced = uploads.read(&announcing(60_000), None, body(0)).await.unwrap_err();
         assert_eq!(announced, UploadError::TooLarge { limit, announced: Some(60_000) });
-        let unannounced = uploads.read(&HeaderMap::new(), body(large)).await.unwrap_err();
+        let unannounced = uploads.read(&HeaderMap::new(), None, body(large)).await.unwrap_err();
         assert_eq!(unannounced, UploadError::TooLarge { limit, announced: None });
 
-        let first = uploads.read(&announcing(50_000), body(50_000)).await.unwrap();
-        assert_eq!(uploads.room.available_permits(), 80 - 49);
-        let second = uploads.read(&announcing(50_000), body(50_000)).await.unwrap_err();
-        assert_eq!(second, UploadError::TooSlow(patience), "there is no room for both");
-        let small = uploads.read(&announcing(9000), body(9000)).await.unwrap();
-        assert_eq!(uploads.room.available_permits(), 80 - 49, "a small one needs none");
+        let first = uploads.read(&announcing(50_000), None, body(50_000)).await.unwrap();
+        assert_eq!(uploads.room.free(), (80 - 50) << 10);
+        let second = uploads.read(&announcing(50_000), None, body(50_000)).await.unwrap_err();
+        assert_eq!(second, UploadError::NoRoom, "there is no room for both");
+        let small = uploads.read(&announcing(9000), None, body(9000)).await.unwrap();
+        assert_eq!(uploads.room.free(), (80 - 50) << 10, "a small one needs none");
         drop(small);
         let bytes = first.collect().await.unwrap().to_bytes();
         assert_eq!(bytes, vec![7; 50_000]);
-        assert_eq!(uploads.room.available_permits(), 80, "all room is given back");
+        assert_eq!(uploads.room.free(), 80 << 10, "all room is given back");
     }
 
     /// Who announces much and sends little holds no room, and is let go when it pauses.
@@ -256,16 +286,17 @@ mod tests {
     async fn a_slow_body_keeps_no_room_from_others() {
         let uploads = Uploads::new(50 << 10, 50 << 10, Duration::from_secs(60));
         let request = announcing(50_000);
-        let slow = std::pin::pin!(uploads.read(&request, Drips::new(Duration::from_secs(1))));
+        let slow = std::pin::pin!(uploads.read(&request, None, Drips::new(Duration::from_secs(1))));
         let fast = async {
             tokio::time::sleep(Duration::from_secs(30)).await;
-            uploads.read(&announcing(50_000), body(50_000)).await.map(drop)
+            uploads.read(&announcing(50_000), None, body(50_000)).await.map(drop)
         };
         let (slow, fast) = tokio::join!(slow, fast);
         assert_eq!(fast, Ok(()));
         assert_eq!(slow.map(drop), Err(UploadError::TooSlow(Duration::from_secs(60))));
-        let stalled = uploads.read(&announcing(100), Drips::new(Duration::from_secs(9))).await;
-        assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(super::STALL)));
+        let stalled =
+            uploads.read(&announcing(100), None, Drips::new(Duration::from_secs(9))).await;
+        assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(Timeouts::default().body_pause)));
     }
 
     /// A body in chunks of one byte takes what one in large chunks does.
@@ -288,7 +319,7 @@ mod tests {
             }
         }
         let uploads = Uploads::new(1 << 20, 1 << 20, Duration::from_secs(60));
-        let upload = uploads.read(&HeaderMap::new(), Bits(100_000)).await.unwrap();
+        let upload = uploads.read(&HeaderMap::new(), None, Bits(100_000)).await.unwrap();
         assert_eq!(upload.blocks.len(), 100_000_usize.div_ceil(super::BLOCK));
         assert_eq!(upload.collect().await.unwrap().to_bytes(), vec![b'x'; 100_000]);
     }
@@ -334,8 +365,8 @@ mod tests {
             }
         }
         let uploads = Uploads::new(8 * 1024, 5 * 1024, Duration::from_secs(1));
-        let error = uploads.read(&announcing(100), Never).await.unwrap_err();
+        let error = uploads.read(&announcing(100), None, Never).await.unwrap_err();
         assert_eq!(error, UploadError::TooSlow(Duration::from_secs(1)));
-        assert_eq!(uploads.room.available_permits(), 8, "it held none");
+        assert_eq!(uploads.room.free(), 8 << 10, "it held none");
     }
 }

@@ -1,0 +1,197 @@
+//! One connection, from the first byte to the last: its layers, and its requests from the door to their answers.
+//!
+//! ```text
+//! TCP ─ paced ─ TLS, where there is a certificate ─ socket ─ hyper ─ answer
+//! ```
+
+use super::exchange::Incoming;
+use super::paced::Paced;
+use super::places::Place;
+use super::socket::Socket;
+use super::{MAX_HEAD_BYTES, Port, ServerSettings, Stopping};
+use crate::admission;
+use crate::door::Refusal;
+use crate::problem::Problem;
+use crate::service::{Answer, Service};
+use crate::spin_headers::Encrypted;
+use crate::trace::Recording;
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::Either;
+use hyper::body::Body;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// How long a connection is read from before it is closed for idle: what arrived before the service was asked
+/// to stop is read by then.
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
+/// What a connection serves.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) service: Arc<Service>,
+    pub(super) settings: ServerSettings,
+    pub(super) port: Port,
+}
+
+impl Serving {
+    /// Serves a client until it leaves, its place is given to another, or it is idle while the service stops.
+    pub(super) async fn client(
+        self,
+        stream: TcpStream,
+        client: SocketAddr,
+        place: Place,
+        stopping: Stopping,
+    ) {
+        // Answers are written whole; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let timeouts = self.settings.timeouts;
+        let place = Arc::new(place);
+        let stream = Paced::new(stream, Arc::clone(&place.exchange), timeouts.answer);
+        let work = async {
+            match self.settings.tls.clone().filter(|_| self.port != Port::Admin) {
+                None => self.requests(stream, client, &place, stopping).await,
+                Some(tls) => {
+                    let greeted = tokio::time::timeout(timeouts.head, tls.accept(stream));
+                    let Ok(Ok(stream)) = greeted.await else {
+                        tracing::debug!("a connection ended before it was encrypted");
+                        return;
+                    };
+                    self.requests(stream, client, &place, stopping).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = place.lost() => tracing::debug!("a slow connection made room for another"),
+        }
+    }
+
+    async fn requests<S>(
+        &self,
+        stream: S,
+        client: SocketAddr,
+        place: &Arc<Place>,
+        mut stopping: Stopping,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut connection = pin!(self.connection(stream, client, place));
+        let stop = async {
+            // An error says that the server is gone, which is as good.
+            let _ = stopping.wait_for(|stops| *stops).await;
+            tokio::time::sleep(LAST_LOOK).await;
+        };
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("a connection ended: {error}");
+        }
+    }
+
+    fn connection<S>(
+        &self,
+        stream: S,
+        client: SocketAddr,
+        place: &Arc<Place>,
+    ) -> impl GracefulConnection<Error = hyper::Error> + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (timeouts, max_body) = (self.settings.timeouts, self.service.max_body());
+        let socket = Socket::new(stream, Arc::clone(&place.exchange), max_body, timeouts.linger);
+        let (serving, place) = (self.clone(), Arc::clone(place));
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeouts.head)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(
+                TokioIo::new(socket),
+                service_fn(move |request: Request<_>| {
+                    let (serving, place) = (serving.clone(), Arc::clone(&place));
+                    let version = request.version();
+                    let request = request.map(|body| place.exchange.incoming(version, body));
+                    async move {
+                        let (mut answer, recording) = serving.answer(request, client, &place).await;
+                        if place.exchange.has_unread_input() || place.for_probes {
+                            // hyper closes by itself after unread input, and does not say so.
+                            let close = HeaderValue::from_static("close");
+                            answer.headers_mut().insert(header::CONNECTION, close);
+                        }
+                        let answer = answer.map(|body| place.exchange.outgoing(body, recording));
+                        Ok::<_, std::convert::Infallible>(answer)
+                    }
+                }),
+            )
+    }
+
+    /// One request from the door to its answer, and what is recorded of it.
+    async fn answer<B>(
+        &self,
+        request: Request<Incoming<B>>,
+        client: SocketAddr,
+        place: &Place,
+    ) -> (Answer, Option<Recording>)
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let (service, settings) = (&self.service, &self.settings);
+        if self.port == Port::Admin {
+            return (service.handle_admin(&request), None);
+        }
+        let (mut head, body) = request.into_parts();
+        if settings.tls.is_some() {
+            head.extensions.insert(Encrypted);
+        }
+        let is_probe = settings.door.is_probe(head.uri.path());
+        if place.for_probes && !is_probe {
+            let full = Problem::Busy(admission::Refusal::Connections);
+            return (service.refuse(&head, &full), None);
+        }
+        let origin = head.headers.get(header::ORIGIN).cloned();
+        let admitted = settings.door.admit(&head, client, !body.is_end_stream());
+        let wanted = admitted.is_ok() && !is_probe;
+        let tracer = settings.tracer.as_ref().filter(|_| wanted);
+        let recording = tracer.and_then(|tracer| {
+            let route = service.route(head.uri.path());
+            tracer.begin(&mut head, route)
+        });
+        let mut answer = match admitted {
+            Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
+            Err(Refusal::Problem(problem)) => service.refuse(&head, &problem),
+            Ok(from) => {
+                head.extensions.insert(from);
+                let work = service.handle(Request::from_parts(head, body), Some(client));
+                match &recording {
+                    Some(recording) => recording.scope(work).await,
+                    None => work.await,
+                }
+            }
+        };
+        if let Some(recording) = &recording {
+            recording.answered(answer.status(), answer.headers());
+        }
+        settings.door.dress(origin.as_ref(), &mut answer);
+        (answer, recording)
+    }
+}
+
+/// Tells a client that its address has as many connections as it may, if that can be said at once.
+pub(super) fn turn_away(stream: &TcpStream, is_encrypted: bool) {
+    if !is_encrypted {
+        let problem = Problem::Busy(admission::Refusal::Address);
+        let _ = stream.try_write(&super::refusal::answer(&problem));
+    }
+}

@@ -109,6 +109,16 @@ impl DoorOptions {
     }
 }
 
+/// What should be said of the admin port before anybody comes: it wants no token and speaks no TLS.
+pub fn admin_warning(address: SocketAddr) -> Option<String> {
+    (!address.ip().to_canonical().is_loopback()).then(|| {
+        format!(
+            "--admin-listen: {address} can be reached by others, and tells everybody who asks about models and \
+             memory: give it a loopback address, or keep it in a network of your own"
+        )
+    })
+}
+
 /// A network as `10.0.0.0/8`, or one address.
 fn network(text: &str) -> Result<ipnet::IpNet, String> {
     let address = || text.parse::<IpAddr>().map(Into::into);
@@ -119,7 +129,7 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DoorOptions, network};
+    use super::{DoorOptions, admin_warning, network};
     use clap::{Args, FromArgMatches};
 
     fn options(flags: &[&str]) -> DoorOptions {
@@ -142,6 +152,9 @@ mod tests {
         assert!(warns(&tokens, "0.0.0.0:1").unwrap().contains("--tls-cert"));
         let all = ["--tokens-file", "t", "--tls-cert", "c", "--tls-key", "k"];
         assert_eq!(warns(&all, "0.0.0.0:1"), None);
+        // The admin port has neither tokens nor TLS, whatever the other has.
+        assert_eq!(admin_warning("127.0.0.1:1".parse().unwrap()), None);
+        assert!(admin_warning("0.0.0.0:1".parse().unwrap()).unwrap().contains("loopback"));
     }
 
     #[test]

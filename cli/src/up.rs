@@ -1,6 +1,6 @@
 //! `skincell up`: serves the application until it is told to stop.
 
-use crate::door_options::DoorOptions;
+use crate::door_options::{DoorOptions, admin_warning};
 use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
@@ -145,6 +145,9 @@ impl Up {
             if let Some(admin) = &admin {
                 let admin = admin.local_addr()?;
                 say(&format!("Serving /healthz, /readyz, /metrics and /memory on {admin}"));
+                if let Some(warning) = admin_warning(admin) {
+                    tracing::warn!("{warning}");
+                }
             }
             if !self.quiet {
                 print_summary(&service, &settings, start.elapsed());

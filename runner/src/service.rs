@@ -9,7 +9,7 @@ use crate::app::{App, Target};
 use crate::compose::compose;
 use crate::door::ClientAddress;
 use crate::manifest::StaticResponse;
-use crate::memory::{Budget, Gauge, Ledger, MemoryLimit, Plan, Wishes};
+use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Plan, Wishes};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
@@ -49,7 +49,7 @@ pub struct Service {
     pub(crate) keeper: Threads,
     admin_apart: bool,
     /// The budget, where its limit may be changed while we run.
-    followed: Option<Budget>,
+    followed: Option<Followed>,
     /// Keeps the staged files while instances may open them.
     files: Mutex<Vec<Stage>>,
 }
@@ -86,7 +86,7 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
         let engines = engines(settings, budget.bytes)?;
-        let followed = (settings.memory_limit == MemoryLimit::Auto).then(|| budget.clone());
+        let followed = (settings.memory_limit == MemoryLimit::Auto).then(|| budget.followed());
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
@@ -111,13 +111,9 @@ impl Service {
         if settings.preload {
             models.preload().context("--preload")?;
         }
-        let rules = Rules {
-            slots: plan.concurrency,
-            length: settings.queue,
-            patience: settings.queue_timeout,
-        };
         let evict = Arc::clone(&models);
         let make_room: MakeRoom = Box::new(move || evict.evict_one());
+        let rules = rules(&plan, settings);
         Ok(Self {
             app,
             components,
@@ -168,13 +164,22 @@ impl Service {
 
     /// Takes up a control group's limit that was changed, as Kubernetes does to pods in place.
     fn follow_limit(&self) {
-        let limit = self.followed.as_ref().and_then(Budget::followed);
-        let Some(limit) = limit.filter(|&limit| Some(limit) != self.ledger.budget()) else {
-            return;
-        };
+        let Some(followed) = &self.followed else { return };
+        let Some(limit) = followed.change() else { return };
+        let activations = self.components.iter().map(|component| component.grants.activation());
+        let need = self.plan.need(activations.max().unwrap_or(0));
+        let one = self.plan.fixed().saturating_add(need.instance).saturating_add(need.activation);
+        let budget = followed.taken_up(limit, one);
         tracing::info!(bytes = limit, "the memory limit was changed");
-        self.ledger.set_budget(limit);
-        self.gauge.set_limit(limit);
+        if budget > limit {
+            tracing::warn!(
+                needed = budget,
+                "the memory limit has no room for a request as memory was divided at the start: requests are \
+                 served all the same, and the kernel may end the process; start it again to divide it anew"
+            );
+        }
+        self.ledger.set_budget(budget);
+        self.gauge.set_limit(budget);
     }
 
     /// Answers one request. `client` is who sent it, where it came over a socket.
@@ -375,6 +380,10 @@ fn wishes(settings: &Settings) -> Wishes {
         max_body: settings.max_body,
         guest_models: settings.guest_models.unwrap_or(0),
     }
+}
+
+fn rules(plan: &Plan, settings: &Settings) -> Rules {
+    Rules { slots: plan.concurrency, length: settings.queue, patience: settings.queue_timeout }
 }
 
 fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {

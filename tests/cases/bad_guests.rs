@@ -190,6 +190,13 @@ fn a_trap_within_an_answer_is_not_a_whole_answer() {
     let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     let is_whole = answer.ends_with("\r\n0\r\n\r\n") || answer.contains("content-length");
     assert!(!is_whole, "{answer}");
+    // And it counts as a failure, not only as the 200 that its head said.
+    let counted = "skincell_requests_failed_total{reason=\"broke-off\"} 1";
+    let start = Instant::now();
+    while !String::from_utf8_lossy(&get(&runner, "/metrics").body).contains(counted) {
+        assert!(start.elapsed() < Duration::from_secs(10), "it is not counted");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(good().send(&runner).status, 200);
 }
 

@@ -115,7 +115,9 @@ fn a_client_that_hangs_up_frees_its_slot() {
     socket.write_all(head.as_bytes()).unwrap();
     until("it is at work", || metric(&runner, "skincell_requests_in_flight") == Some(1.0));
     drop(socket);
+    let start = Instant::now();
     until("its slot is free", || metric(&runner, "skincell_requests_in_flight") == Some(0.0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(good().send(&runner).status, 200);
 }
 

@@ -4,6 +4,7 @@
 use super::group::{MemoryGroup, machine_bytes};
 use super::{Need, ProcessMemory};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the user says of memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,11 +42,37 @@ impl Budget {
         }
     }
 
-    /// The limit as it is now, where it is a control group's, which may be changed while we run.
+    /// The same as something to be followed: its control group's limit may be changed while we run.
     #[must_use]
-    pub fn followed(&self) -> Option<u64> {
-        let limit = self.group.as_ref()?.limit();
-        limit.into_iter().chain(machine_bytes()).min()
+    pub fn followed(&self) -> Followed {
+        let seen = AtomicU64::new(self.bytes.unwrap_or(0));
+        Followed { start: self.clone(), seen }
+    }
+}
+
+/// A budget whose control group is looked at again.
+#[derive(Debug)]
+pub struct Followed {
+    start: Budget,
+    /// The limit that was seen last, in bytes.
+    seen: AtomicU64,
+}
+
+impl Followed {
+    /// The limit in bytes, if it is another than before.
+    #[must_use]
+    pub fn change(&self) -> Option<u64> {
+        let limit = self.start.group.as_ref()?.limit();
+        let limit = limit.into_iter().chain(machine_bytes()).min()?;
+        (self.seen.swap(limit, Ordering::Relaxed) != limit).then_some(limit)
+    }
+
+    /// The budget where the limit was changed to `limit`, in bytes. A cut below what `one` request is promised,
+    /// with all that is promised before any, leaves room for one: how memory is divided is fixed at the start,
+    /// and a service that refuses every request for ever is of no use to anybody.
+    #[must_use]
+    pub fn taken_up(&self, limit: u64, one: u64) -> u64 {
+        limit.max(one.min(self.start.bytes.unwrap_or(one)))
     }
 }
 
@@ -228,7 +255,7 @@ impl fmt::Display for NoRoom {
 
 #[cfg(test)]
 mod tests {
-    use super::{Plan, Wishes, divide};
+    use super::{Budget, Plan, Wishes, divide};
 
     const MIB: u64 = 1 << 20;
     const WISHES: Wishes =
@@ -254,6 +281,17 @@ mod tests {
         );
         let none = divide(None, 5 * MIB, 2, WISHES).unwrap();
         assert_eq!((none.instance, none.concurrency), (64 * MIB, 2));
+    }
+
+    #[test]
+    fn a_limit_that_is_cut_deeply_leaves_room_for_one_request() {
+        let followed = Budget { bytes: Some(512 * MIB), group: None }.followed();
+        let one = 200 * MIB;
+        for (limit, budget) in [(256, 256), (1024, 1024), (64, 200)] {
+            assert_eq!(followed.taken_up(limit * MIB, one), budget * MIB, "{limit}");
+        }
+        let beyond = followed.taken_up(64 * MIB, 600 * MIB);
+        assert_eq!(beyond, 512 * MIB, "what never had room gets none by a cut");
     }
 
     #[test]

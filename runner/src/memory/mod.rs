@@ -13,7 +13,7 @@ mod process;
 mod sampled;
 
 pub(crate) use budget::ASSUMED_ACTIVATION;
-pub use budget::{Budget, MemoryLimit, NoRoom, Plan, Wishes};
+pub use budget::{Budget, Followed, MemoryLimit, NoRoom, Plan, Wishes};
 pub use gauge::{Gauge, Level};
 pub use group::MemoryGroup;
 pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};

@@ -284,7 +284,7 @@ mod tests {
         advance(Duration::from_secs(5)).await;
         let _new: Vec<_> = (0..2).map(|_| from(&places, 3).unwrap()).collect();
         let mut lost = many.iter().map(|place| Box::pin(place.lost()));
-        let gone = lost.by_ref().filter_map(|lost| futures_ready(lost)).count();
+        let gone = lost.by_ref().filter_map(futures_ready).count();
         assert_eq!(gone, 2);
         assert!(futures_ready(Box::pin(lone.lost())).is_none());
     }

@@ -28,6 +28,8 @@ pub(super) struct Socket<S> {
     half_close: HalfClose,
     /// Whether some of the answer has been written.
     has_begun: bool,
+    /// Whether hyper holds some of an answer that the client has not taken.
+    has_rest: bool,
     /// What a client that was answered early may still send.
     linger_limit: Portion,
     linger: Option<Linger>,
@@ -54,6 +56,7 @@ impl<S> Socket<S> {
             refusal: None,
             half_close: HalfClose::default(),
             has_begun: false,
+            has_rest: false,
             linger_limit: linger,
             linger: None,
         }
@@ -75,7 +78,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
             if !self.exchange.has_whole_request() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(self.half_close.poll_next(context)) {
+            let can_be_asked = self.exchange.knows_continue();
+            match ready!(self.half_close.poll_next(can_be_asked, context)) {
                 Step::Ask => ready!(self.poll_ask(context))?,
                 Step::Look => {}
                 Step::Left => return Poll::Ready(Ok(())),
@@ -100,8 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if self.refusal.is_some() {
             return self.poll_refusal(context).map_ok(|()| bytes.len());
         }
-        self.has_begun = true;
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.wrote(&written, bytes.len());
+        written
     }
 
     fn poll_write_vectored(
@@ -112,8 +117,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if let [only] = pieces {
             return self.poll_write(context, only);
         }
-        self.has_begun = true;
-        Pin::new(&mut self.inner).poll_write_vectored(context, pieces)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
+        self.wrote(&written, pieces.iter().map(|piece| piece.len()).sum());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,6 +160,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Socket<S> {
+    /// Notes how far an answer has been written.
+    fn wrote(&mut self, written: &Poll<Result<usize>>, offered: usize) {
+        self.has_begun = true;
+        self.has_rest = !matches!(written, Poll::Ready(Ok(length)) if *length == offered);
+    }
+
     /// Where hyper answers a head it cannot read with a bare status, sets up what is sent instead.
     fn refuse_in_our_words(&mut self, bytes: &[u8]) {
         if self.refusal.is_some() || self.exchange.at_work() {
@@ -184,7 +196,7 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     /// Asks a client that has closed its half whether it still reads, unless its answer has begun: that asks
     /// as well. A client that cannot take so little at once is not waited for.
     fn poll_ask(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.has_begun || !self.exchange.knows_continue() {
+        if self.has_begun || self.has_rest {
             return Poll::Ready(Ok(()));
         }
         if let Poll::Ready(written) = Pin::new(&mut self.inner).poll_write(context, ARE_YOU_THERE)

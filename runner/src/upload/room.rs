@@ -305,7 +305,7 @@ mod tests {
         let mut fast = share(&room, 2, 4 * MIB);
         let start = Instant::now();
         for piece in 1..=32 {
-            fast.grow(piece * 128 << 10).await.unwrap();
+            fast.grow(piece * (128 << 10)).await.unwrap();
         }
         assert!(start.elapsed() <= Duration::from_millis(1200), "{:?}", start.elapsed());
     }

@@ -114,7 +114,7 @@ fn every_head_is_that_of_autograd() {
         .map(|e| e.expect("readable").file_name().into_string().expect("a name"))
         .collect();
     names.sort();
-    assert!(names.len() >= 23, "only {} fixtures", names.len());
+    assert!(names.len() >= 25, "only {} fixtures", names.len());
     let mut bad = Vec::new();
     for name in &names {
         let folder = reference().join("heads").join(name);
@@ -123,7 +123,7 @@ fn every_head_is_that_of_autograd() {
             options.classes = parse_labels("a\nb\nc\nd").expect("four labels");
             (options.mean, options.std) = ([127.5; 3], [127.5; 3]);
             options.target = target.map_or(CamTarget::Solvable, CamTarget::Only);
-            let own = matches!(name.as_str(), "bias_of_its_own" | "flatten_last");
+            let own = matches!(name.as_str(), "bias_of_its_own" | "flatten_last" | "half");
             options.own_bias = target.map(|_| own);
             options.force = true;
             let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -136,6 +136,10 @@ fn every_head_is_that_of_autograd() {
                 bad.push(format!("{name} {target:?}: {:?}", card.gradcam_missing));
                 continue;
             }
+            // A bias in half precision was not seen, and the convolution shown as if it had none.
+            let shown = card.gradcam.as_ref().map(|map| map.target);
+            let unsure = ["half", "bias_of_its_own"].contains(&name.as_str());
+            assert!(!unsure || target.is_some() || shown == Some(Target::Activation), "{name}");
             let out = home.path().join("out");
             let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
             match pack(&out, &PackOptions::default()) {

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -168,6 +169,11 @@ NETS = {
     "bias_of_its_own": (lambda p, x: p[0](mean(x)), lambda: [linear(12)], nn.ReLU, True),
     "saturated": (lambda p, x: p[0](mean(x)) * 60, lambda: [linear(12)], nn.ReLU, False),
     "branches": (lambda p, x: p[1](mean(p[0](x))), lambda: [Branches(), linear(12)], nn.ReLU, False),
+    "mean_of_softmaxes": (
+        lambda p, x: (F.softmax(p[0](mean(x)) * 3, 1) + F.softmax(p[1](mean(x)) * 3, 1)) / 2,
+        lambda: [linear(12), linear(12)], nn.ReLU, False,
+    ),
+    "half": (lambda p, x: p[0](mean(x)), lambda: [linear(12)], nn.ReLU, True),
 }
 OPSETS = {"layer_norm": 17, "gate": 18, "mean_of_heads": 18, "max": 20, "max_silu": 18, "layer_norm_spelled": 18}
 
@@ -184,16 +190,38 @@ def photos():
     return [torch.tensor(p[None].astype("float64") - 127.5) / 127.5 for p in raw]
 
 
+def halve(path):
+    """Keeps the weights in half precision, as converters do; the photo and the scores stay float32."""
+    model = onnx.load(path)
+    for weights in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        if values.dtype == np.float32:
+            weights.CopyFrom(onnx.numpy_helper.from_array(values.astype("float16"), weights.name))
+    renamed = {"image": "image_half", "scores": "scores_half"}
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+    cast = lambda a, b, to: onnx.helper.make_node("Cast", [a], [b], to=to, name=f"cast_{b}")
+    model.graph.node.insert(0, cast("image", "image_half", onnx.TensorProto.FLOAT16))
+    model.graph.node.append(cast("scores_half", "scores", onnx.TensorProto.FLOAT))
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+
+
 def write(name, seed):
     head, parts, act, bias = NETS[name]
     torch.manual_seed(seed)
     net = stir(Net(head, *parts(), act=act, bias=bias), seed)
+    if name == "half":
+        net = net.half().float()
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         net, (torch.zeros(1, 3, SIDE, SIDE),), folder / "model.onnx", dynamo=False,
         opset_version=OPSETS.get(name, 13), input_names=["image"], output_names=["scores"],
     )  # fmt: skip
+    if name == "half":
+        halve(folder / "model.onnx")
     net = net.double()
     kept = {}
     keep = lambda key: lambda m, i, o: kept.__setitem__(key, o)
@@ -206,7 +234,8 @@ def write(name, seed):
         net.parts[0].register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
     found = {"probabilities": [], "conv": [], "act": []}
     for photo in photos():
-        p = F.softmax(net(photo.requires_grad_())[0], 0)
+        p = net(photo.requires_grad_())[0]
+        p = p if name == "mean_of_softmaxes" else F.softmax(p, 0)
         found["probabilities"].append(p.detach().numpy())
         for key in ("conv", "act"):
             t = kept[key]

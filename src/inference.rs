@@ -4,7 +4,7 @@
 //! [`Inference`] is the seam: wasi-nn in the component (`nn`), arithmetic by hand in tests.
 
 use skincell_vision::card::Card;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
 /// A tensor that came back from a model.
@@ -44,7 +44,7 @@ pub trait Inference {
     fn infer(
         &self,
         model: &str,
-        input: (&str, Tensor),
+        input: (&str, PhotoTensor),
         wanted: &[&str],
     ) -> Result<Vec<OutputTensor>, InferenceError>;
 }
@@ -118,7 +118,7 @@ pub struct Scores {
 pub fn run(
     inference: &impl Inference,
     card: &Card,
-    tensor: Tensor,
+    tensor: PhotoTensor,
     with_cam: bool,
 ) -> Result<Scores, InferenceError> {
     let map = card.gradcam.as_ref().filter(|_| with_cam);
@@ -187,7 +187,7 @@ pub(crate) mod tests {
         fn infer(
             &self,
             _: &str,
-            (_, tensor): (&str, Tensor),
+            (_, tensor): (&str, PhotoTensor),
             wanted: &[&str],
         ) -> Result<Vec<OutputTensor>, InferenceError> {
             let pixels = tensor.data.as_chunks::<3>().0;
@@ -212,7 +212,7 @@ pub(crate) mod tests {
         fn infer(
             &self,
             _: &str,
-            _: (&str, Tensor),
+            _: (&str, PhotoTensor),
             _: &[&str],
         ) -> Result<Vec<OutputTensor>, InferenceError> {
             self.0.clone()
@@ -258,7 +258,7 @@ pub(crate) mod tests {
         ];
         for (name, outputs, expect) in cases {
             let tensor =
-                Tensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
+                PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
             match (run(&Fixed(Ok(outputs)), &card, tensor, true), expect) {
                 (Ok(scores), Ok(())) => {
                     assert_eq!(
@@ -279,7 +279,8 @@ pub(crate) mod tests {
     #[test]
     fn the_cam_is_not_fetched_unasked() {
         let card = Card::parse(card_json("skin").as_bytes()).unwrap();
-        let tensor = Tensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
+        let tensor =
+            PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
         let scores = run(&RedOrBlue, &card, tensor, false).unwrap();
         assert_eq!(scores, Scores { scores: vec![0.0, 0.0], cam: None });
     }

@@ -4,7 +4,7 @@
 //! their weights; the component never sees a weight.
 
 use skincell_vision::card::Dtype;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 
 use crate::inference::{Element, Inference, InferenceError, OutputTensor};
 
@@ -40,7 +40,7 @@ impl Inference for Host {
     fn infer(
         &self,
         model: &str,
-        (input, tensor): (&str, Tensor),
+        (input, tensor): (&str, PhotoTensor),
         wanted: &[&str],
     ) -> Result<Vec<OutputTensor>, InferenceError> {
         let graph = load_by_name(model).map_err(|error| not_loaded(model, &error))?;

@@ -103,7 +103,7 @@ impl Session {
         Ok(Self { model, workspace, pool: Pool::new(threads), input })
     }
 
-    fn run(&mut self) -> Result<Vec<(String, cellnet::Tensor)>, Box<dyn Error>> {
+    fn run(&mut self) -> Result<Vec<(String, cellnet::OutputTensor)>, Box<dyn Error>> {
         let port = self.model.inputs().first().ok_or("the model takes no input")?;
         let floats: Vec<f32>;
         let tensor = match port.dtype {

@@ -81,7 +81,7 @@ pub enum OpenError {
 
 /// Why a run gave no result.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum RunError {
+pub enum InferenceError {
     /// The caller did not give this input.
     #[error("input `{name}` is missing; the model takes: {expected}")]
     MissingInput {

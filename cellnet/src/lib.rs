@@ -27,8 +27,8 @@ mod stage;
 mod threads;
 pub mod wire;
 
-pub use error::{OpenError, PackError, RunError};
+pub use error::{InferenceError, OpenError, PackError};
 pub use kernels::Isa;
-pub use model::{Model, Tensor, Workspace};
+pub use model::{Model, OutputTensor, Workspace};
 pub use ports::TensorRef;
 pub use threads::Pool;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{OpenError, RunError};
+use crate::error::{InferenceError, OpenError};
 use crate::kernels::{Arena, Crew, Isa, workspace_floats};
 use crate::mapping::Bytes;
 use crate::packed::Packed;
@@ -20,7 +20,7 @@ pub struct Model {
 
 /// A tensor a run gave, `f32`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
+pub struct OutputTensor {
     /// Dimensions as in the ONNX graph.
     pub dims: Vec<u32>,
     /// Elements, the last dimension running fastest.
@@ -154,15 +154,15 @@ impl Model {
     /// instruction set.
     ///
     /// # Errors
-    /// [`RunError`]: an input is missing, unknown or of the wrong type or length, or there is no memory.
+    /// [`InferenceError`]: an input is missing, unknown or of the wrong type or length, or there is no memory.
     pub fn run(
         &self,
         workspace: &mut Workspace,
         pool: &Pool,
         inputs: &[(&str, TensorRef<'_>)],
-    ) -> Result<Vec<(String, Tensor)>, RunError> {
+    ) -> Result<Vec<(String, OutputTensor)>, InferenceError> {
         if !Arc::ptr_eq(&self.packed, &workspace.packed) {
-            return Err(RunError::Workspace);
+            return Err(InferenceError::Workspace);
         }
         let plan = self.packed.plan();
         self.check_inputs(inputs)?;
@@ -173,44 +173,51 @@ impl Model {
             }
         }
         let packed = Arc::clone(&self.packed);
-        let crew =
-            Crew::new(packed, arena, workspace.isa, pool.threads()).ok_or(RunError::Worker)?;
-        let (arena, done) = pool.run(crew).ok_or(RunError::Worker)?.into_arena();
+        let crew = Crew::new(packed, arena, workspace.isa, pool.threads())
+            .ok_or(InferenceError::Worker)?;
+        let (arena, done) = pool.run(crew).ok_or(InferenceError::Worker)?.into_arena();
         if !done {
-            return Err(RunError::Worker);
+            return Err(InferenceError::Worker);
         }
         let outputs = plan.outputs.iter().map(|port| {
             let values = ports::store(arena.floats(), &plan.maps, port);
-            (port.name.clone(), Tensor { dims: port.dims.clone(), values })
+            (port.name.clone(), OutputTensor { dims: port.dims.clone(), values })
         });
         let outputs = outputs.collect();
         workspace.arena = Some(arena);
         Ok(outputs)
     }
 
-    fn check_inputs(&self, inputs: &[(&str, TensorRef<'_>)]) -> Result<(), RunError> {
+    fn check_inputs(&self, inputs: &[(&str, TensorRef<'_>)]) -> Result<(), InferenceError> {
         let ports = self.inputs();
         let names = || ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         for (index, (name, _)) in inputs.iter().enumerate() {
             if inputs.iter().take(index).any(|(earlier, _)| earlier == name) {
-                return Err(RunError::RepeatedInput { name: (*name).to_owned() });
+                return Err(InferenceError::RepeatedInput { name: (*name).to_owned() });
             }
             if !ports.iter().any(|p| p.name == *name) {
-                return Err(RunError::UnknownInput { name: (*name).to_owned(), expected: names() });
+                return Err(InferenceError::UnknownInput {
+                    name: (*name).to_owned(),
+                    expected: names(),
+                });
             }
         }
         for port in ports {
             let name = port.name.clone();
             let Some((_, tensor)) = inputs.iter().find(|(n, _)| *n == port.name) else {
-                return Err(RunError::MissingInput { name, expected: names() });
+                return Err(InferenceError::MissingInput { name, expected: names() });
             };
             if tensor.dtype() != port.dtype {
-                return Err(RunError::Dtype { name, found: tensor.dtype(), expected: port.dtype });
+                return Err(InferenceError::Dtype {
+                    name,
+                    found: tensor.dtype(),
+                    expected: port.dtype,
+                });
             }
             let expected = port.dims.iter().map(|d| *d as usize).product();
             if tensor.len() != expected {
                 let (found, dims) = (tensor.len(), port.dims.clone());
-                return Err(RunError::Length { name, found, expected, dims });
+                return Err(InferenceError::Length { name, found, expected, dims });
             }
         }
         Ok(())
@@ -222,13 +229,13 @@ fn take_arena(
     workspace: &mut Workspace,
     packed: &Packed,
     threads: usize,
-) -> Result<Arena, RunError> {
+) -> Result<Arena, InferenceError> {
     let Some(needed) = workspace_floats(packed, threads) else {
-        return Err(RunError::Memory { bytes: usize::MAX });
+        return Err(InferenceError::Memory { bytes: usize::MAX });
     };
     match workspace.arena.take() {
         Some(arena) if arena.len() >= needed => Ok(arena),
-        _ => Arena::new(needed).ok_or(RunError::Memory { bytes: needed.saturating_mul(4) }),
+        _ => Arena::new(needed).ok_or(InferenceError::Memory { bytes: needed.saturating_mul(4) }),
     }
 }
 

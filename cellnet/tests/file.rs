@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use cellnet::pack::{Options, pack};
-use cellnet::{Model, OpenError, PackError, Pool, RunError, TensorRef, Workspace};
+use cellnet::{InferenceError, Model, OpenError, PackError, Pool, TensorRef, Workspace};
 use rten_onnx::onnx::ModelProto;
 
 mod common;
@@ -69,16 +69,16 @@ fn wrong_inputs_are_told_apart() {
     let mut workspace = Workspace::new(&model);
     let mut run =
         |inputs: &[(&str, TensorRef<'_>)]| model.run(&mut workspace, &pool, inputs).unwrap_err();
-    assert!(matches!(run(&[]), RunError::MissingInput { .. }));
-    assert!(matches!(run(&[("z", TensorRef::F32(&floats))]), RunError::UnknownInput { .. }));
-    assert!(matches!(run(&[("x", TensorRef::U8(&[0; 432]))]), RunError::Dtype { .. }));
+    assert!(matches!(run(&[]), InferenceError::MissingInput { .. }));
+    assert!(matches!(run(&[("z", TensorRef::F32(&floats))]), InferenceError::UnknownInput { .. }));
+    assert!(matches!(run(&[("x", TensorRef::U8(&[0; 432]))]), InferenceError::Dtype { .. }));
     assert!(matches!(
         run(&[("x", TensorRef::F32(&floats[1..]))]),
-        RunError::Length { found: 431, .. }
+        InferenceError::Length { found: 431, .. }
     ));
     let input = [("x", TensorRef::F32(floats.as_slice()))];
     let refused = other.run(&mut workspace, &pool, &input).unwrap_err();
-    assert_eq!(refused, RunError::Workspace);
+    assert_eq!(refused, InferenceError::Workspace);
 }
 
 #[test]

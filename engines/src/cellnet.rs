@@ -88,7 +88,8 @@ impl Model for CellnetModel {
             .run(&mut workspace, &self.pool, &bound)
             .map_err(|error| RunError::Engine(error.to_string()))?;
         self.keep(workspace);
-        let tensor = |output: engine::Tensor| Tensor::of(output.dims, Dtype::F32, &output.values);
+        let tensor =
+            |output: engine::OutputTensor| Tensor::of(output.dims, Dtype::F32, &output.values);
         Ok(outputs.into_iter().map(|(name, output)| (name, tensor(output))).collect())
     }
 

@@ -9,8 +9,8 @@ use skincell_vision::card::Output;
 use skincell_vision::rank::{RankError, probabilities};
 use thiserror::Error;
 
-use crate::engine::{Engine, EngineError};
-use crate::graph::Graph;
+use crate::onnx::engine::{EngineError, GraphEngine};
+use crate::onnx::graph::Graph;
 use crate::scores::Reading;
 
 /// One input of a model for one photo, float32.
@@ -108,11 +108,11 @@ pub(crate) fn original(
     output: &str,
     samples: &Samples,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
-    let engine = Engine::load(graph)?;
+    let engine = GraphEngine::load(graph)?;
     samples.iter().map(|(_, photo)| one(&engine, output, photo)).collect()
 }
 
-fn one(engine: &Engine, output: &str, photo: &Tensor<f32>) -> Result<Vec<f32>, EngineError> {
+fn one(engine: &GraphEngine, output: &str, photo: &Tensor<f32>) -> Result<Vec<f32>, EngineError> {
     let tensors = engine.run(photo.view().into(), &[output])?;
     Ok(tensors.first().map(|t| t.iter().copied().collect()).unwrap_or_default())
 }
@@ -170,7 +170,7 @@ pub(crate) fn compare(
     reading: &Reading,
     allowed: f64,
 ) -> Result<Comparison, CompareError> {
-    let engine = Engine::load(prepared)?;
+    let engine = GraphEngine::load(prepared)?;
     let mut difference = 0.0_f64;
     let mut served = Vec::new();
     for ((photo, tensor), numbers) in samples.iter().zip(&right) {

@@ -10,11 +10,11 @@ use skincell_vision::card::{ChannelOrder, Dtype, Input, Layout, MAX_INPUT_SIDE, 
 use thiserror::Error;
 
 use crate::gradcam::channel_shape;
-use crate::graph::{
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{
     Graph, attribute, input, int_attribute, ints, op, output as output_name, typed_value_info,
     value_info,
 };
-use crate::tensor::Tensor;
 
 /// Why a graph's input or output does not fit a classifier of photos.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -275,10 +275,10 @@ fn fix_others(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Result<(), 
             (count, _) => return Err(wrong(count)),
         };
         let tensor = match element_type(&held) {
-            DataType::FLOAT => Tensor::f32(&sides, &values),
+            DataType::FLOAT => Constant::f32(&sides, &values),
             DataType::INT64 => {
                 let whole: Vec<i64> = values.iter().map(|v| *v as i64).collect();
-                Tensor { dims: sides, ..Tensor::i64_list(&whole) }
+                Constant { dims: sides, ..Constant::i64_list(&whole) }
             }
             dtype => {
                 let name = name.clone();
@@ -330,7 +330,7 @@ pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
     let steps = [("Sub", "mean", mean, 0.0), ("Div", "std", std, 1.0)];
     for (operator, base, factors, idle) in steps {
         if factors.iter().any(|f| *f != idle) {
-            let factors = Tensor::f32(&channel_shape(4, axis, 3), &factors);
+            let factors = Constant::f32(&channel_shape(4, axis, 3), &factors);
             let constant = graph.add_constant(&format!("input/{base}"), factors);
             value =
                 graph.emit(&format!("input/less_{base}"), operator, &[&value, &constant], vec![]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use skincell_vision::card::{Dtype, Input};
 use skincell_vision::photo::{Limits, PhotoError};
 use skincell_vision::resize::ResizeError;
-use skincell_vision::tensor::{Tensor, TensorError, from_photo};
+use skincell_vision::tensor::{PhotoTensor, PhotoTensorError, from_photo};
 use skincell_vision::view;
 use thiserror::Error;
 
@@ -48,11 +48,11 @@ pub enum PhotosError {
     },
     /// It does not become a tensor.
     #[error("{path}: {error}", path = path.display())]
-    Tensor {
+    PhotoTensor {
         /// Which file.
         path: PathBuf,
         /// What is wrong.
-        error: TensorError,
+        error: PhotoTensorError,
     },
     /// A `.npy` file of another kind.
     #[error("{path}: {problem}", path = path.display())]
@@ -98,7 +98,7 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
 ///
 /// # Errors
 /// [`PhotosError`] with the file's name.
-pub fn load(path: &Path, input: &Input) -> Result<Tensor, PhotosError> {
+pub fn load(path: &Path, input: &Input) -> Result<PhotoTensor, PhotosError> {
     let owned = || path.to_owned();
     let bytes = fs::read(path).map_err(|error| PhotosError::File { path: owned(), error })?;
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
@@ -108,7 +108,8 @@ pub fn load(path: &Path, input: &Input) -> Result<Tensor, PhotosError> {
         .map_err(|error| PhotosError::Photo { path: owned(), error })?;
     let seen =
         view::view(&photo, input).map_err(|error| PhotosError::Resize { path: owned(), error })?;
-    from_photo(&seen.photo, input).map_err(|error| PhotosError::Tensor { path: owned(), error })
+    from_photo(&seen.photo, input)
+        .map_err(|error| PhotosError::PhotoTensor { path: owned(), error })
 }
 
 /// The input tensors of some photos with their names, float32: of the files, or of drawings of our own
@@ -121,7 +122,7 @@ pub(crate) fn samples(
     input: &Input,
 ) -> Result<Vec<(String, rten_tensor::Tensor<f32>)>, PhotosError> {
     let shape = shape_of(input);
-    let floats = |tensor: Tensor| {
+    let floats = |tensor: PhotoTensor| {
         let elements = tensor.data.as_chunks::<4>().0;
         let values = elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
         rten_tensor::Tensor::from_data(&shape, values)
@@ -137,7 +138,7 @@ pub(crate) fn samples(
         let seen = view::view(&photo, input)
             .map_err(|error| PhotosError::Resize { path: path(), error })?;
         let tensor = from_photo(&seen.photo, input)
-            .map_err(|error| PhotosError::Tensor { path: path(), error })?;
+            .map_err(|error| PhotosError::PhotoTensor { path: path(), error })?;
         drawn.push((format!("the drawing \"{name}\""), floats(tensor)));
     }
     Ok(drawn)
@@ -147,12 +148,12 @@ pub(crate) fn samples(
 ///
 /// # Errors
 /// [`PhotosError`] with the first file's name that cannot be read.
-pub fn load_all(paths: &[PathBuf], input: &Input) -> Result<Vec<Tensor>, PhotosError> {
+pub fn load_all(paths: &[PathBuf], input: &Input) -> Result<Vec<PhotoTensor>, PhotosError> {
     list(paths)?.iter().map(|file| load(file, input)).collect()
 }
 
 /// A NumPy file (format 1 to 3) that holds just the input: float32 or uint8, C order, its shape.
-fn npy(bytes: &[u8], input: &Input) -> Result<Tensor, String> {
+fn npy(bytes: &[u8], input: &Input) -> Result<PhotoTensor, String> {
     let lengths = match bytes.get(..8) {
         Some([0x93, b'N', b'U', b'M', b'P', b'Y', 1, _]) => 2,
         Some([0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _]) => 4,
@@ -180,7 +181,7 @@ fn npy(bytes: &[u8], input: &Input) -> Result<Tensor, String> {
         return Err(cut());
     }
     let dimensions = shape.iter().map(|d| u32::try_from(*d).unwrap_or(u32::MAX)).collect();
-    Ok(Tensor { dimensions, dtype: input.dtype, data: data.to_vec() })
+    Ok(PhotoTensor { dimensions, dtype: input.dtype, data: data.to_vec() })
 }
 
 #[cfg(test)]

@@ -12,14 +12,14 @@ use skincell_vision::card::{
 use thiserror::Error;
 
 use crate::compare::{self, CompareError, Comparison, Reference};
-use crate::engine::{EngineError, Probe};
-use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
-use crate::fold;
 use crate::gradcam::{self, Wanted};
-use crate::graph::Graph;
 use crate::interface::{self, InterfaceError, Photo};
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
+use crate::onnx::fold;
+use crate::onnx::graph::Graph;
+use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::photos::{self, PhotosError};
-use crate::read::{ReadError, read, refuse_private};
 use crate::scores::{self, SaidActivation, Scores, ScoresError};
 use crate::warnings;
 use crate::write::{Draft, WriteError};

@@ -5,8 +5,8 @@ use rten_tensor::prelude::*;
 use skincell_vision::card::{ChannelOrder, Input, Layout};
 
 use crate::compare::{Comparison, Samples};
-use crate::engine::{Engine, EngineError};
-use crate::graph::{Graph, input as input_of, op, output};
+use crate::onnx::engine::{EngineError, GraphEngine};
+use crate::onnx::graph::{Graph, input as input_of, op, output};
 
 /// Elements above this are no normalised pixels.
 const RAW: f32 = 20.0;
@@ -28,7 +28,7 @@ pub(crate) fn of(
     if let (true, Some(first), Some((_, photo))) =
         (raw > RAW, first_convolution(graph, &input.name), samples.first())
     {
-        let values = Engine::load(graph)?.run(photo.view().into(), &[&first])?;
+        let values = GraphEngine::load(graph)?.run(photo.view().into(), &[&first])?;
         let sum: f32 = values.iter().flat_map(|t| t.iter()).map(|v| v.abs()).sum();
         let count: usize = values.iter().map(|t| t.iter().count()).sum();
         let mean = sum / count.max(1) as f32;

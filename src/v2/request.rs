@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use skincell_vision::card::{Card, Dtype};
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 
 use super::tensors::{self, Description, Output};
 use crate::body::{Body, Source};
@@ -131,7 +131,7 @@ pub(super) fn read<S: Source>(
     source: S,
     max_body: u64,
     card: &Card,
-) -> Result<(Asked, Tensor), Problem> {
+) -> Result<(Asked, PhotoTensor), Problem> {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let mut body = Body::of(head, source, max_body)?.read_all()?;
     let end = match head.headers.get(JSON_LENGTH) {
@@ -156,7 +156,7 @@ pub(super) fn read<S: Source>(
     let shape = tensors::input(card).shape;
     let dimensions = shape.iter().filter_map(|length| u32::try_from(*length).ok()).collect();
     check_finite(card, &data)?;
-    Ok((asked, Tensor { dimensions, dtype: card.input.dtype, data }))
+    Ok((asked, PhotoTensor { dimensions, dtype: card.input.dtype, data }))
 }
 
 /// The tensor's elements from the JSON, or `None` where they are the `raw` bytes behind it.

@@ -11,7 +11,7 @@
 //! ```
 //! use skincell_vision::{card::Card, gradcam, overlay, photo, rank, tensor, view};
 //!
-//! # fn infer(_: &tensor::Tensor) -> (Vec<f32>, Vec<f32>) { (vec![2.0, 0.5], vec![0.1; 8]) }
+//! # fn infer(_: &tensor::PhotoTensor) -> (Vec<f32>, Vec<f32>) { (vec![2.0, 0.5], vec![0.1; 8]) }
 //! fn answer(bytes: &[u8], card: &Card) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
 //!     let photo = view::decode(bytes, &card.input, &photo::Limits::default())?;
 //!     let photo = view::view(&photo, &card.input)?.photo;

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// A dense tensor as wasi-nn and the engines take it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
+pub struct PhotoTensor {
     /// Length of each axis, outermost first.
     pub dimensions: Vec<u32>,
     /// Element type.
@@ -18,7 +18,7 @@ pub struct Tensor {
 
 /// Why a photo cannot become the model's input.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum TensorError {
+pub enum PhotoTensorError {
     /// The photo has another size than the input.
     #[error(
         "the photo is {width}x{height}, the model takes {input_width}x{input_height}: resize first"
@@ -42,12 +42,12 @@ pub enum TensorError {
 /// 255; for [`Dtype::U8`] it is the pixel.
 ///
 /// # Errors
-/// [`TensorError::Size`] where the photo has not the input's size.
-pub fn from_photo(photo: &Photo, input: &Input) -> Result<Tensor, TensorError> {
+/// [`PhotoTensorError::Size`] where the photo has not the input's size.
+pub fn from_photo(photo: &Photo, input: &Input) -> Result<PhotoTensor, PhotoTensorError> {
     let (width, height) = (photo.width(), photo.height());
     if (width, height) != (input.width, input.height) {
         let (input_width, input_height) = (input.width, input.height);
-        return Err(TensorError::Size { width, height, input_width, input_height });
+        return Err(PhotoTensorError::Size { width, height, input_width, input_height });
     }
     let dimensions = match input.layout {
         Layout::Nchw => vec![1, 3, height, width],
@@ -57,7 +57,7 @@ pub fn from_photo(photo: &Photo, input: &Input) -> Result<Tensor, TensorError> {
         ChannelOrder::Rgb => elements(photo.pixels(), input),
         ChannelOrder::Bgr => reversed(photo, input),
     };
-    Ok(Tensor { dimensions, dtype: input.dtype, data })
+    Ok(PhotoTensor { dimensions, dtype: input.dtype, data })
 }
 
 /// The elements with blue first.
@@ -200,7 +200,8 @@ mod tests {
     fn another_size_is_refused() {
         let photo = Photo::from_rgb(3, 5, vec![0; 45]).unwrap();
         let error = from_photo(&photo, &input(Layout::Nhwc, Dtype::U8)).unwrap_err();
-        let expected = TensorError::Size { width: 3, height: 5, input_width: 5, input_height: 3 };
+        let expected =
+            PhotoTensorError::Size { width: 3, height: 5, input_width: 5, input_height: 3 };
         assert_eq!(error, expected);
     }
 }

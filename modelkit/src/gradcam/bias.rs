@@ -5,9 +5,9 @@
 //! exporter folded it does not tell.
 
 use super::place::Tail;
-use crate::fold::Shifts;
-use crate::graph::{Graph, input, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::fold::Shifts;
+use crate::onnx::graph::{Graph, input, op, output};
 
 /// Where the bias comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +39,7 @@ pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bo
         return Source::Norm(shift.clone());
     }
     let Some(bias) = input(conv, 2) else { return Source::Own };
-    let bias = graph.constants.get(bias).and_then(Tensor::float_values);
+    let bias = graph.constants.get(bias).and_then(Constant::float_values);
     if bias.as_ref().is_some_and(|bias| bias.iter().all(|v| *v == 0.0)) {
         return Source::Own;
     }

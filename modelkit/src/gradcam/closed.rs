@@ -6,8 +6,8 @@
 //! where an element is a pixel of a map. What is constant is multiplied out here, once; the rest
 //! becomes operators in the graph. Which operator does what is `reverse`'s business.
 
-use crate::graph::{Graph, int_attribute, ints_attribute};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
 
 /// The prefix of every value and constant that belongs to the Grad-CAM output.
 pub(crate) const PREFIX: &str = "cam/";
@@ -62,7 +62,7 @@ impl Diagonal {
             Self::One => None,
             Self::Channels(factors) => {
                 let shape = channel_shape(rank, axis, factors.len());
-                Some(graph.add_constant(&name("factor"), Tensor::f32(&shape, factors)))
+                Some(graph.add_constant(&name("factor"), Constant::f32(&shape, factors)))
             }
             Self::Value(value) => Some(value.clone()),
         }
@@ -126,7 +126,7 @@ fn each(a: &[f32], b: &[f32], join: impl Fn(f32, f32) -> f32) -> Vec<f32> {
 
 impl Matrix {
     /// The numbers as `[rows, columns]` in the order they are held, if they are constant.
-    fn constant<'g>(&self, graph: &'g Graph) -> Option<&'g Tensor> {
+    fn constant<'g>(&self, graph: &'g Graph) -> Option<&'g Constant> {
         match self {
             Self::Held { name, .. } => graph.constants.get(name),
             Self::Identity => None,
@@ -153,7 +153,7 @@ impl Matrix {
                     let product = scale(tensor, factors, *transposed)?;
                     graph.add_constant(&name("matrix"), product)
                 } else {
-                    let factor = Tensor::f32(&shape, factors);
+                    let factor = Constant::f32(&shape, factors);
                     let factor = graph.add_constant(&name("factor"), factor);
                     graph.emit(&name("matrix"), "Mul", &[held, &factor], vec![])
                 }
@@ -186,7 +186,7 @@ impl Matrix {
         let sum = match (graph.constants.get(&a), graph.constants.get(&b)) {
             (Some(a), Some(b)) if a.dims == b.dims => {
                 let pairs = a.to_f32()?.into_iter().zip(b.to_f32()?);
-                Some(Tensor::f32(&a.dims, &pairs.map(|(a, b)| a + b).collect::<Vec<_>>()))
+                Some(Constant::f32(&a.dims, &pairs.map(|(a, b)| a + b).collect::<Vec<_>>()))
             }
             _ => None,
         };
@@ -237,7 +237,7 @@ impl Matrix {
 
 /// Emits a `Reshape` to a fixed shape.
 pub(crate) fn reshape(graph: &mut Graph, base: &str, value: &str, shape: &[i64]) -> String {
-    let shape = graph.add_constant(&name("shape"), Tensor::i64_list(shape));
+    let shape = graph.add_constant(&name("shape"), Constant::i64_list(shape));
     graph.emit(&name(base), "Reshape", &[value, &shape], vec![])
 }
 
@@ -250,7 +250,7 @@ pub(crate) fn slice_value(
     to: usize,
 ) -> String {
     let mut bound = |at: usize| {
-        graph.add_constant(&name("bound"), Tensor::i64_list(&[i64::try_from(at).unwrap_or(0)]))
+        graph.add_constant(&name("bound"), Constant::i64_list(&[i64::try_from(at).unwrap_or(0)]))
     };
     let (from, to, axis) = (bound(from), bound(to), bound(axis));
     graph.emit(&name("part"), "Slice", &[value, &from, &to, &axis], vec![])
@@ -267,13 +267,13 @@ pub(crate) fn mean_of_map(graph: &mut Graph, value: &str, rank: usize, axis: usi
         let attributes = vec![ints_attribute("axes", &axes), int_attribute("keepdims", 1)];
         return graph.emit(&name("mean"), "ReduceMean", &[value], attributes);
     }
-    let axes = graph.add_constant(&name("axes"), Tensor::i64_list(&axes));
+    let axes = graph.add_constant(&name("axes"), Constant::i64_list(&axes));
     let keep = vec![int_attribute("keepdims", 1)];
     graph.emit(&name("mean"), "ReduceMean", &[value, &axes], keep)
 }
 
 /// Scales the columns of `[rows, columns]`, or its rows if they are the channels.
-fn scale(tensor: &Tensor, factors: &[f32], channels_are_rows: bool) -> Option<Tensor> {
+fn scale(tensor: &Constant, factors: &[f32], channels_are_rows: bool) -> Option<Constant> {
     let [rows, columns] = tensor.dims[..] else { return None };
     let channels = if channels_are_rows { rows } else { columns };
     if factors.len() != 1 && factors.len() != channels {
@@ -284,11 +284,11 @@ fn scale(tensor: &Tensor, factors: &[f32], channels_are_rows: bool) -> Option<Te
         let channel = if channels_are_rows { index / columns } else { index % columns };
         *value *= factors.get(channel).or(factors.first()).copied().unwrap_or(1.0);
     }
-    Some(Tensor::f32(&tensor.dims, &values))
+    Some(Constant::f32(&tensor.dims, &values))
 }
 
 /// `a · b` of two constants, each as it is held or flipped; summed in f64.
-fn multiply(a: &Tensor, flip_a: bool, b: &Tensor, flip_b: bool) -> Option<Tensor> {
+fn multiply(a: &Constant, flip_a: bool, b: &Constant, flip_b: bool) -> Option<Constant> {
     let ([a_rows, a_columns], [b_rows, b_columns]) = (&a.dims[..], &b.dims[..]) else {
         return None;
     };
@@ -311,19 +311,19 @@ fn multiply(a: &Tensor, flip_a: bool, b: &Tensor, flip_b: bool) -> Option<Tensor
         }
         product.extend(sums.iter().map(|s| *s as f32));
     }
-    Some(Tensor::f32(&[rows, columns], &product))
+    Some(Constant::f32(&[rows, columns], &product))
 }
 
 /// Rows as columns.
-fn turned(tensor: &Tensor) -> Option<Tensor> {
+fn turned(tensor: &Constant) -> Option<Constant> {
     let [rows, columns] = tensor.dims[..] else { return None };
     let values = tensor.to_f32()?;
     let of = |at: usize| values[(at % rows) * columns + at / rows];
-    Some(Tensor::f32(&[columns, rows], &(0..values.len()).map(of).collect::<Vec<_>>()))
+    Some(Constant::f32(&[columns, rows], &(0..values.len()).map(of).collect::<Vec<_>>()))
 }
 
 /// Neighbouring rows or columns of `[rows, columns]`.
-fn slice(tensor: &Tensor, axis: usize, from: usize, to: usize) -> Option<Tensor> {
+fn slice(tensor: &Constant, axis: usize, from: usize, to: usize) -> Option<Constant> {
     let [rows, columns] = tensor.dims[..] else { return None };
     let side = if axis == 0 { rows } else { columns };
     if from > to || to > side {
@@ -331,12 +331,15 @@ fn slice(tensor: &Tensor, axis: usize, from: usize, to: usize) -> Option<Tensor>
     }
     let values = tensor.to_f32()?;
     if axis == 0 {
-        return Some(Tensor::f32(&[to - from, columns], values.get(from * columns..to * columns)?));
+        return Some(Constant::f32(
+            &[to - from, columns],
+            values.get(from * columns..to * columns)?,
+        ));
     }
     let part: Vec<f32> = values
         .chunks(columns)
         .flat_map(|row| row.iter().skip(from).take(to - from))
         .copied()
         .collect();
-    Some(Tensor::f32(&[rows, to - from], &part))
+    Some(Constant::f32(&[rows, to - from], &part))
 }

@@ -7,8 +7,8 @@ use super::closed::Diagonal;
 use super::closed::name;
 use super::reverse::Shapes;
 use super::tangent::Region;
-use crate::graph::{Graph, input, ints, op};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, input, ints, op};
 
 /// The map that `x` flattens, the summed weights and the axis of the map's channels; `None` where x is no
 /// flattened map of `region`, or where its places count differently.
@@ -79,7 +79,7 @@ pub(super) fn over_places(
     let means: Vec<f32> = sums.iter().map(|s| (s / places) as f32).collect();
     let dims = if in_by_out { [channels, outputs] } else { [outputs, channels] };
     let axis = tangent.axis;
-    Some((map, graph.add_constant(&name("summed"), Tensor::f32(&dims, &means)), axis))
+    Some((map, graph.add_constant(&name("summed"), Constant::f32(&dims, &means)), axis))
 }
 
 fn transposed(of: &[usize], dims: &[usize], perm: &[usize]) -> Option<Vec<usize>> {

@@ -7,8 +7,8 @@ use rten_onnx::onnx::NodeProto;
 
 use super::sheet::{Sheet, Val};
 use super::slope::{Slope, slope};
-use crate::graph::{Graph, float, input, int, ints, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
 
 /// A tensor, and its gradient.
 pub(super) type Gradients = Vec<(String, Val)>;
@@ -172,7 +172,7 @@ impl Step<'_> {
     fn chosen(&mut self) -> Result<Gradients, String> {
         let shape = self.y_shape()?;
         let condition = self.operand(0)?;
-        let zero = self.sheet.constant(Tensor::scalar(0.0));
+        let zero = self.sheet.constant(Constant::scalar(0.0));
         let mut found = Gradients::new();
         for index in [1, 2].into_iter().filter(|i| self.relevant(*i)).collect::<Vec<_>>() {
             let x = self.operand(index)?;
@@ -257,7 +257,7 @@ impl Step<'_> {
         let factors: Vec<f32> =
             gamma.iter().zip(&variance).map(|(g, v)| g / (v + epsilon).sqrt()).collect();
         let shape = super::closed::channel_shape(x.dims.len(), 1, factors.len());
-        let factors = self.sheet.constant(Tensor::f32(&shape, &factors));
+        let factors = self.sheet.constant(Constant::f32(&shape, &factors));
         Ok(vec![(x.name, self.sheet.binary("Mul", self.y, &factors)?)])
     }
 
@@ -388,7 +388,7 @@ impl Step<'_> {
             let mut dims = dims.clone();
             dims[axis + 1] = count;
             let zero = vec![0.0; dims.iter().product()];
-            (count > 0).then(|| step.sheet.constant(Tensor::f32(&dims, &zero)))
+            (count > 0).then(|| step.sheet.constant(Constant::f32(&dims, &zero)))
         };
         parts.extend(zeros(self, from));
         parts.push(y);
@@ -537,5 +537,5 @@ pub(super) fn winners(sheet: &mut Sheet, x: &Val, most: &Val) -> Result<Val, Str
     let reached = sheet.binary("GreaterOrEqual", x, most)?;
     let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
     let dims = reached.dims.clone();
-    Ok(sheet.call("Cast", &[&reached], vec![crate::graph::int_attribute("to", to)], &dims))
+    Ok(sheet.call("Cast", &[&reached], vec![crate::onnx::graph::int_attribute("to", to)], &dims))
 }

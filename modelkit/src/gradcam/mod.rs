@@ -30,11 +30,11 @@ use reverse::{Adjoint, Shapes, between, walk};
 use sheet::{Sheet, Val};
 use tangent::Tangent;
 
-use crate::engine::{EngineError, Probe};
-use crate::fold::Shifts;
-use crate::graph::{Graph, int_attribute, ints_attribute, label, output, value_info};
+use crate::onnx::constant::Constant;
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::fold::Shifts;
+use crate::onnx::graph::{Graph, int_attribute, ints_attribute, label, output, value_info};
 use crate::scores::Scores;
-use crate::tensor::Tensor;
 
 /// What the Grad-CAM output is to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -209,7 +209,7 @@ fn shown(
     let bias = (chosen.target == Target::Conv).then(|| source.bias()).flatten();
     if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
         let shape = channel_shape(rank, map.axis, bias.len());
-        let bias = graph.add_constant(&name("bias"), Tensor::f32(&shape, &bias));
+        let bias = graph.add_constant(&name("bias"), Constant::f32(&shape, &bias));
         value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
     }
     let factor = match part.factor.clone() {
@@ -402,6 +402,6 @@ fn product(graph: &mut Graph, value: &str, matrix: &Matrix, map: &Map, classes: 
         }
     };
     let shape = [1, int(classes), int(map.height), int(map.width)];
-    let shape = graph.add_constant(&name("shape"), Tensor::i64_list(&shape));
+    let shape = graph.add_constant(&name("shape"), Constant::i64_list(&shape));
     graph.emit("cam", "Reshape", &[&maps, &shape], vec![])
 }

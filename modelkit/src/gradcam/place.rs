@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use rten_onnx::onnx::NodeProto;
 
 use super::refusal::Refusal;
-use crate::engine::{EngineError, Probe};
-use crate::graph::{Graph, input, int, ints, label, op, output, reads};
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::graph::{Graph, input, int, ints, label, op, output, reads};
 
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,8 +17,8 @@ use super::place::flows;
 use super::refusal::Refusal;
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
-use crate::graph::{Graph, int, label, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, int, label, op, output};
 
 /// Shapes of the values between the target and the logits, for one photo.
 pub(crate) type Shapes = HashMap<String, Vec<usize>>;
@@ -204,7 +204,7 @@ impl<'a> Step<'a> {
             None => {
                 let mut eye = vec![0.0; side * side];
                 (0..side).for_each(|i| eye[i * side + i] = 1.0);
-                self.graph.add_constant(&name("seeds"), Tensor::f32(&[side, side], &eye))
+                self.graph.add_constant(&name("seeds"), Constant::f32(&[side, side], &eye))
             }
         };
         let mut dims = vec![self.seeds];
@@ -258,7 +258,7 @@ impl<'a> Step<'a> {
                 None => {
                     let zero = self
                         .graph
-                        .add_constant(&name("zero"), Tensor::f32(&vec![1; dims.len()], &[0.0]));
+                        .add_constant(&name("zero"), Constant::f32(&vec![1; dims.len()], &[0.0]));
                     Val::new(&zero, &vec![1; dims.len()])
                 }
             };

@@ -7,8 +7,8 @@ use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slic
 use super::fold;
 use super::reverse::Step;
 use super::slope::{Slope, slope};
-use crate::graph::{float, input, int, ints, ints_attribute, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
 
 /// A tensor, and its adjoint.
 type Found = Vec<(String, Closed)>;
@@ -169,7 +169,7 @@ impl Step<'_> {
                     .to_owned(),
             );
         };
-        let matrix = Tensor { dims: vec![*outputs, *inputs], ..weights.clone() };
+        let matrix = Constant { dims: vec![*outputs, *inputs], ..weights.clone() };
         if self.shape(output(node))?.iter().skip(2).any(|side| *side != 1) {
             return Err("a convolution stands between the feature map and the pooling".to_owned());
         }
@@ -187,7 +187,7 @@ impl Step<'_> {
         in_by_out: bool,
     ) -> Result<Found, String> {
         let x = self.only_input(node)?;
-        let two = |t: &Tensor| t.dims.len() == 2 && t.to_f32().is_some();
+        let two = |t: &Constant| t.dims.len() == 2 && t.to_f32().is_some();
         if node.input.first() != Some(&x) || !self.graph.constants.get(weights).is_some_and(two) {
             return Err("it multiplies by something that is no constant float32 matrix".to_owned());
         }

@@ -7,8 +7,8 @@
 use rten_onnx::onnx::AttributeProto;
 
 use super::closed::name;
-use crate::graph::{Graph, int_attribute, ints_attribute};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
 
 /// A float32 value of the graph and its shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +60,13 @@ impl Sheet<'_> {
         Val { name: self.graph.emit(&base, operator, inputs, attributes), dims }
     }
 
-    pub(super) fn constant(&mut self, tensor: Tensor) -> Val {
+    pub(super) fn constant(&mut self, tensor: Constant) -> Val {
         let dims = tensor.dims.clone();
         Val { name: self.graph.add_constant(&name("constant"), tensor), dims }
     }
 
     fn list(&mut self, values: &[i64]) -> String {
-        self.graph.add_constant(&name("list"), Tensor::i64_list(values))
+        self.graph.add_constant(&name("list"), Constant::i64_list(values))
     }
 
     /// A function of each element.
@@ -85,12 +85,12 @@ impl Sheet<'_> {
         if factor == 1.0 {
             return x.clone();
         }
-        let factor = self.constant(Tensor::scalar(factor));
+        let factor = self.constant(Constant::scalar(factor));
         self.emit("Mul", &[&x.name, &factor.name], vec![], x.dims.clone())
     }
 
     pub(super) fn plus(&mut self, x: &Val, term: f32) -> Val {
-        let term = self.constant(Tensor::scalar(term));
+        let term = self.constant(Constant::scalar(term));
         self.emit("Add", &[&x.name, &term.name], vec![], x.dims.clone())
     }
 

@@ -7,8 +7,10 @@
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
-use crate::graph::{Graph, attribute, float, float_attribute, input, int_attribute, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{
+    Graph, attribute, float, float_attribute, input, int_attribute, op, output,
+};
 
 /// 1/√2.
 const FRAC_1_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
@@ -20,7 +22,7 @@ struct Write<'g> {
 
 impl Write<'_> {
     fn number(&mut self, value: f32) -> String {
-        self.graph.add_constant(&name("number"), Tensor::scalar(value))
+        self.graph.add_constant(&name("number"), Constant::scalar(value))
     }
 
     fn call(&mut self, operator: &str, inputs: &[&str]) -> String {

@@ -14,8 +14,8 @@ use super::general::winners;
 use super::place::reduced_axes;
 use super::sheet::{Sheet, Val};
 use super::slope::{Slope, slope};
-use crate::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
 
 /// The derivative of one value.
 #[derive(Debug, Clone)]
@@ -390,7 +390,7 @@ impl Step<'_> {
         let value = match &tangent.factor {
             Diagonal::Value(value) => value.clone(),
             other => {
-                let ones = Tensor::f32(&shape, &vec![1.0; shape.iter().product()]);
+                let ones = Constant::f32(&shape, &vec![1.0; shape.iter().product()]);
                 let ones = self.graph.add_constant(&name("ones"), ones);
                 match other.held(self.graph, shape.len(), 1) {
                     Some(factor) => {
@@ -420,7 +420,7 @@ impl Step<'_> {
         let kernel = [0, 1].map(|i| pair(ints(node, "kernel_shape"), i, 1));
         let stride = [0, 1].map(|i| pair(ints(node, "strides"), i, 1));
         let pads = [0, 1].map(|i| pair(ints(node, "pads"), i, 0));
-        if crate::graph::attribute(node, "auto_pad")
+        if crate::onnx::graph::attribute(node, "auto_pad")
             .is_some_and(|a| !matches!(a.s.as_deref(), None | Some("" | "NOTSET" | "VALID")))
         {
             return None;
@@ -471,7 +471,7 @@ impl Step<'_> {
                 let mut dims = map.dims.clone();
                 dims[axis] = count;
                 let values = vec![fill; dims.iter().product()];
-                (count > 0).then(|| sheet.constant(Tensor::f32(&dims, &values)))
+                (count > 0).then(|| sheet.constant(Constant::f32(&dims, &values)))
             };
             let mut parts = Vec::new();
             parts.extend(strip(sheet, before));

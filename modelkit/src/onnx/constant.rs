@@ -7,7 +7,7 @@ use rten_onnx::onnx::DataType;
 
 /// A constant. `bytes` is row-major, little-endian, and exactly as long as type and dimensions say.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tensor {
+pub(crate) struct Constant {
     pub(crate) dtype: DataType,
     pub(crate) dims: Vec<usize>,
     pub(crate) bytes: Vec<u8>,
@@ -24,7 +24,7 @@ pub(crate) fn element_size(dtype: DataType) -> Option<usize> {
     }
 }
 
-impl Tensor {
+impl Constant {
     /// A float32 tensor; `values` has the product of `dims` elements.
     pub(crate) fn f32(dims: &[usize], values: &[f32]) -> Self {
         debug_assert_eq!(dims.iter().product::<usize>(), values.len());

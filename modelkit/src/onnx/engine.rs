@@ -9,8 +9,8 @@ use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use thiserror::Error;
 
-use crate::external;
-use crate::graph::Graph;
+use crate::onnx::external;
+use crate::onnx::graph::Graph;
 
 /// Why a graph cannot be run.
 #[derive(Debug, Error)]
@@ -34,12 +34,12 @@ fn run_error(error: impl std::fmt::Display) -> EngineError {
 }
 
 /// A loaded graph with one input.
-pub(crate) struct Engine {
+pub(crate) struct GraphEngine {
     model: Model,
     input: NodeId,
 }
 
-impl Engine {
+impl GraphEngine {
     /// Loads a graph as it stands, its values in between kept, so that they can be asked for.
     pub(crate) fn load(graph: &Graph) -> Result<Self, EngineError> {
         let bytes = external::in_one_piece(graph).map_err(|e| EngineError::Load(e.to_string()))?;
@@ -76,7 +76,7 @@ impl Engine {
 
 /// Answers which shape a value has when the graph runs on one photo, each value asked for once.
 pub(crate) struct Probe {
-    engine: Engine,
+    engine: GraphEngine,
     photo: Tensor<f32>,
     known: HashMap<String, Vec<usize>>,
 }
@@ -85,7 +85,7 @@ impl Probe {
     /// Loads the graph to run it on a photo of the given shape, float32.
     pub(crate) fn new(graph: &Graph, input_shape: &[usize]) -> Result<Self, EngineError> {
         let photo = Tensor::zeros(input_shape);
-        Ok(Self { engine: Engine::load(graph)?, photo, known: HashMap::new() })
+        Ok(Self { engine: GraphEngine::load(graph)?, photo, known: HashMap::new() })
     }
 
     /// Learns the shapes of some values.

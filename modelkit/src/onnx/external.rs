@@ -13,8 +13,8 @@ use rten_onnx::onnx::{
 };
 use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, ValueWriter, WriteValue};
 
-use crate::graph::{Graph, reads};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, reads};
 
 pub use skincell_engines::source::{GRAPH_FILE, WEIGHTS_FILE};
 
@@ -77,7 +77,7 @@ fn in_order_of_use(graph: &Graph) -> Vec<&str> {
 
 /// Whether a mapping spares a private copy of this tensor: 64-bit integers and booleans are
 /// converted by rten at load, wherever they lie.
-fn is_external(tensor: &Tensor) -> bool {
+fn is_external(tensor: &Constant) -> bool {
     let mapped = matches!(
         tensor.dtype,
         DataType::FLOAT | DataType::FLOAT16 | DataType::INT8 | DataType::UINT8 | DataType::INT32
@@ -85,7 +85,7 @@ fn is_external(tensor: &Tensor) -> bool {
     mapped && tensor.bytes.len() >= SMALLEST
 }
 
-fn initializer(name: &str, tensor: &Tensor, offset: Option<usize>) -> TensorProto {
+fn initializer(name: &str, tensor: &Constant, offset: Option<usize>) -> TensorProto {
     let entry = |key: &str, value: String| StringStringEntryProto {
         key: Some(key.to_owned()),
         value: Some(value),

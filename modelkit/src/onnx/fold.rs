@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::graph::{Graph, float, float_attribute, input, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, float, float_attribute, input, op, output};
 
 /// What a folded batch norm added to each channel, by the name of the folded convolution's output:
 /// `β − μγ/√(σ² + ε)`.
@@ -51,13 +51,13 @@ pub(crate) fn replace_unknown(graph: &mut Graph) {
         let end = graph.nodes.len();
         let x = input(&node, 0).unwrap_or_default();
         if op(&node) == "Erfc" {
-            let one = graph.add_constant("erfc/one", Tensor::scalar(1.0));
+            let one = graph.add_constant("erfc/one", Constant::scalar(1.0));
             let erf = graph.emit("erfc/erf", "Erf", &[x], vec![]);
             graph.emit("erfc/value", "Sub", &[&one, &erf], vec![]);
         } else {
             // Defaults of ONNX Selu, from Klambauer et al. 2017.
             let alpha = float_attribute("alpha", float(&node, "alpha", 1.673_263_2));
-            let gamma = Tensor::scalar(float(&node, "gamma", 1.050_701));
+            let gamma = Constant::scalar(float(&node, "gamma", 1.050_701));
             let gamma = graph.add_constant("selu/gamma", gamma);
             let elu = graph.emit("selu/elu", "Elu", &[x], vec![alpha]);
             graph.emit("selu/value", "Mul", &[&elu, &gamma], vec![]);
@@ -73,7 +73,7 @@ pub(crate) fn replace_unknown(graph: &mut Graph) {
 /// Whether a graph inside an attribute reads the value under this name.
 fn captured(graph: &Graph, value: &str) -> bool {
     let reads_inside = |node: &NodeProto| {
-        crate::graph::reads(node).contains(&value) && !node.input.iter().any(|i| i == value)
+        crate::onnx::graph::reads(node).contains(&value) && !node.input.iter().any(|i| i == value)
     };
     graph.nodes.iter().any(reads_inside)
 }
@@ -123,11 +123,11 @@ fn fold_one(graph: &mut Graph, index: usize) -> Option<(String, Vec<f32>)> {
         shift.push(moved as f32);
         new_bias.push((moved + f64::from(bias[k]) * alpha) as f32);
     }
-    let weights = Tensor::f32(&weights.dims.clone(), &folded);
+    let weights = Constant::f32(&weights.dims.clone(), &folded);
     let result = output(norm).to_owned();
     let base = input(conv, 1)?.to_owned();
     let weights = graph.add_constant(&format!("{base}/folded"), weights);
-    let bias = graph.add_constant(&format!("{base}/bias"), Tensor::f32(&[channels], &new_bias));
+    let bias = graph.add_constant(&format!("{base}/bias"), Constant::f32(&[channels], &new_bias));
     let conv = graph.nodes.get_mut(conv_index)?;
     conv.input.truncate(1);
     conv.input.extend([weights, bias]);

@@ -11,7 +11,7 @@ use rten_onnx::onnx::{
     TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
 
 /// An ONNX graph with its weights in memory.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub(crate) struct Graph {
     /// In an order in which they can run.
     pub(crate) nodes: Vec<NodeProto>,
     /// Initialisers and the values of `Constant` nodes.
-    pub(crate) constants: BTreeMap<String, Tensor>,
+    pub(crate) constants: BTreeMap<String, Constant>,
     /// Without those that are constants.
     pub(crate) inputs: Vec<ValueInfoProto>,
     pub(crate) outputs: Vec<ValueInfoProto>,
@@ -166,8 +166,8 @@ impl Graph {
     }
 
     /// Adds a constant under a fresh name made from `base`, or finds the same one added before.
-    pub(crate) fn add_constant(&mut self, base: &str, tensor: Tensor) -> String {
-        let same = |(name, held): (&String, &Tensor)| {
+    pub(crate) fn add_constant(&mut self, base: &str, tensor: Constant) -> String {
+        let same = |(name, held): (&String, &Constant)| {
             (name.starts_with(base) && *held == tensor).then(|| name.clone())
         };
         if let Some(name) = self.constants.iter().find_map(same) {

@@ -14,8 +14,8 @@ use rten_onnx::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto,
 use rten_onnx::protobuf::ProtobufError;
 use thiserror::Error;
 
-use crate::graph::{Graph, label, op, reads};
-use crate::tensor::{Tensor, element_size};
+use crate::onnx::constant::{Constant, element_size};
+use crate::onnx::graph::{Graph, label, op, reads};
 
 /// Why an ONNX file cannot be worked on.
 #[derive(Debug, Error)]
@@ -56,7 +56,7 @@ pub enum ReadError {
     },
     /// A tensor that does not hold what it declares.
     #[error("tensor \"{tensor}\" of dimensions {dims:?}: {problem}; export the model again")]
-    Tensor {
+    Constant {
         /// The tensor.
         tensor: String,
         /// Its declared dimensions.
@@ -230,7 +230,7 @@ fn sort(graph: &mut Graph) -> Result<(), ReadError> {
 fn constant_value(
     node: &NodeProto,
     external: &mut External<'_>,
-) -> Result<Option<(String, Tensor)>, ReadError> {
+) -> Result<Option<(String, Constant)>, ReadError> {
     if op(node) != "Constant" {
         return Ok(None);
     }
@@ -241,11 +241,11 @@ fn constant_value(
                 Some(proto) => tensor(TensorProto { name: Some(name.clone()), ..proto }, external)?,
                 None => continue,
             },
-            Some("value_float") => Tensor::scalar(attribute.f.unwrap_or_default()),
-            Some("value_floats") => Tensor::f32(&[attribute.floats.len()], &attribute.floats),
-            Some("value_ints") => Tensor::i64_list(&attribute.ints),
+            Some("value_float") => Constant::scalar(attribute.f.unwrap_or_default()),
+            Some("value_floats") => Constant::f32(&[attribute.floats.len()], &attribute.floats),
+            Some("value_ints") => Constant::i64_list(&attribute.ints),
             Some("value_int") => {
-                Tensor { dims: vec![], ..Tensor::i64_list(&[attribute.i.unwrap_or_default()]) }
+                Constant { dims: vec![], ..Constant::i64_list(&[attribute.i.unwrap_or_default()]) }
             }
             _ => continue,
         };
@@ -255,9 +255,9 @@ fn constant_value(
 }
 
 /// A tensor with its bytes, wherever they lie.
-fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Tensor, ReadError> {
+fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, ReadError> {
     let name = proto.name.clone().unwrap_or_default();
-    let fail = |problem: String| ReadError::Tensor {
+    let fail = |problem: String| ReadError::Constant {
         tensor: name.clone(),
         dims: proto.dims.clone(),
         problem,
@@ -283,7 +283,7 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Tensor, Rea
         let held = bytes.len();
         return Err(fail(format!("that is {length} bytes, and it holds {held}")));
     }
-    Ok(Tensor { dtype, dims, bytes })
+    Ok(Constant { dtype, dims, bytes })
 }
 
 fn inline_bytes(proto: &TensorProto) -> Vec<u8> {

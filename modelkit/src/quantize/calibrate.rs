@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use rten_tensor::prelude::*;
 use rten_tensor::{Tensor as Values, TensorView};
 use skincell_vision::card::Dtype;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 
 use super::{QuantizeError, QuantizeStep};
-use crate::engine::Engine;
-use crate::graph::Graph;
+use crate::onnx::engine::GraphEngine;
+use crate::onnx::graph::Graph;
 
 /// Bars of a histogram.
 const BARS: usize = 2048;
@@ -45,10 +45,10 @@ pub(super) struct Seen {
 pub(super) fn seen(
     graph: &Graph,
     mut names: Vec<&str>,
-    photos: &[Tensor],
+    photos: &[PhotoTensor],
     progress: &mut dyn FnMut(QuantizeStep),
 ) -> Result<BTreeMap<String, Seen>, QuantizeError> {
-    let engine = Engine::load(graph)?;
+    let engine = GraphEngine::load(graph)?;
     names.sort_unstable();
     names.dedup();
     let total = photos.len() * 2;
@@ -90,9 +90,9 @@ fn add_means(sums: &mut Vec<f64>, values: &Values<f32>) {
 
 /// Runs a photo and shows the values named, some at a time.
 fn look(
-    engine: &Engine,
+    engine: &GraphEngine,
     names: &[&str],
-    photo: &Tensor,
+    photo: &PhotoTensor,
     mut show: impl FnMut(usize, &Values<f32>),
 ) -> Result<(), QuantizeError> {
     let shape: Vec<usize> = photo.dimensions.iter().map(|d| *d as usize).collect();

@@ -6,8 +6,8 @@
 use ::half::f16;
 use rten_onnx::onnx::{DataType, NodeProto};
 
-use crate::graph::{Graph, int_attribute};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, int_attribute};
 
 /// Smaller tensors stay: their bytes are few, and biases need their digits.
 const SMALLEST: usize = 1024;
@@ -41,11 +41,11 @@ pub(super) fn convert(graph: &mut Graph) -> usize {
 }
 
 /// The tensor rounded to half precision, if it is float32 and none of it overflows.
-fn to_half(tensor: &Tensor) -> Option<Tensor> {
+fn to_half(tensor: &Constant) -> Option<Constant> {
     let halves: Vec<f16> = tensor.to_f32()?.into_iter().map(f16::from_f32).collect();
     if halves.iter().any(|h| !h.is_finite()) {
         return None;
     }
     let bytes = halves.iter().flat_map(|h| h.to_le_bytes()).collect();
-    Some(Tensor { dtype: DataType::FLOAT16, dims: tensor.dims.clone(), bytes })
+    Some(Constant { dtype: DataType::FLOAT16, dims: tensor.dims.clone(), bytes })
 }

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use rten_onnx::onnx::{DataType, NodeProto};
 
 use super::calibrate::Seen;
-use crate::graph::{Graph, attribute, input, int, int_attribute, op, output};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
 
 /// Most steps of a weight to either side of 0.
 const STEPS: f32 = 63.0;
@@ -40,7 +40,7 @@ pub(super) struct Convolution {
 pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
     let worth = |node: &&NodeProto| {
         let weights = input(node, 1).and_then(|w| graph.constants.get(w));
-        let fits = |w: &Tensor| w.dtype == DataType::FLOAT && w.len() >= SMALLEST;
+        let fits = |w: &Constant| w.dtype == DataType::FLOAT && w.len() >= SMALLEST;
         op(node) == "Conv" && int(node, "group", 1) == 1 && weights.is_some_and(fits)
     };
     let found = graph.nodes.iter().filter(worth);
@@ -71,7 +71,7 @@ pub(super) fn convert(
         let bytes = match bytes_of.get(&convolution.input) {
             Some(bytes) => bytes.clone(),
             None => {
-                let scale = graph.add_constant("int8/scale", Tensor::scalar(range.scale));
+                let scale = graph.add_constant("int8/scale", Constant::scalar(range.scale));
                 let base = format!("{}/int8", convolution.input);
                 let reads = [convolution.input.as_str(), &scale, &zero];
                 graph.emit(&base, "QuantizeLinear", &reads, vec![])
@@ -107,7 +107,7 @@ fn replace(
     let bias: Vec<f32> = bias.iter().zip(&shifts).map(|(b, s)| b - s).collect();
     let weights = graph.add_constant(&format!("{name}/uint8"), weights);
     let scales: Vec<f32> = scales.iter().map(|s| s * seen.range.scale).collect();
-    let scales = Tensor::f32(&[1, channels, 1, 1], &scales);
+    let scales = Constant::f32(&[1, channels, 1, 1], &scales);
     let scales = graph.add_constant(&format!("{name}/scales"), scales);
     let around = u8_scalar(graph, "int8/weights_zero", ZERO);
     let kept = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
@@ -118,7 +118,7 @@ fn replace(
     let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
     let sums = graph.emit(&format!("{base}/float"), "Cast", &[&sums], to);
     let scaled = graph.emit(&format!("{base}/scaled"), "Mul", &[&sums, &scales], vec![]);
-    let bias = Tensor::f32(&[1, channels, 1, 1], &bias);
+    let bias = Constant::f32(&[1, channels, 1, 1], &bias);
     let bias = graph.add_constant(&format!("{base}/bias"), bias);
     graph.emit(&format!("{base}/biased"), "Add", &[&scaled, &bias], vec![]);
     graph.nodes.last_mut()?.output = vec![base];
@@ -128,12 +128,12 @@ fn replace(
 }
 
 fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
-    let tensor = Tensor { dtype: DataType::UINT8, dims: vec![], bytes: vec![value] };
+    let tensor = Constant { dtype: DataType::UINT8, dims: vec![], bytes: vec![value] };
     graph.add_constant(base, tensor)
 }
 
 /// Bytes around [`ZERO`] and a scale for each output channel: `weight ≈ scale · (byte − 64)`.
-fn quantized(weights: &Tensor) -> Option<(Tensor, Vec<f32>)> {
+fn quantized(weights: &Constant) -> Option<(Constant, Vec<f32>)> {
     let values = weights.to_f32()?;
     let channels = *weights.dims.first()?;
     let per_channel = values.len().checked_div(channels)?;
@@ -143,7 +143,7 @@ fn quantized(weights: &Tensor) -> Option<(Tensor, Vec<f32>)> {
         bytes.extend(channel.iter().map(|w| (steps(*w, scale) + f32::from(ZERO)) as u8));
         scales.push(scale);
     }
-    Some((Tensor { dtype: DataType::UINT8, dims: weights.dims.clone(), bytes }, scales))
+    Some((Constant { dtype: DataType::UINT8, dims: weights.dims.clone(), bytes }, scales))
 }
 
 /// A weight in whole steps.
@@ -168,7 +168,7 @@ fn best_scale(weights: &[f32]) -> f32 {
 
 /// `Σ (quantized − weight) · mean` for each output channel: what rounding adds to it on average, the
 /// padding left out.
-fn shifts(weights: &Tensor, bytes: &Tensor, scales: &[f32], means: &[f64]) -> Option<Vec<f32>> {
+fn shifts(weights: &Constant, bytes: &Constant, scales: &[f32], means: &[f64]) -> Option<Vec<f32>> {
     let [_, inputs, height, width] = weights.dims[..] else { return None };
     if means.len() != inputs {
         return None;
@@ -195,7 +195,7 @@ mod tests {
         // Of even weights none is worth clipping: 63 steps to the largest.
         let values: Vec<f32> =
             (0..24).map(|n| (n as f32 - 11.0) * (1.0 + (n / 12) as f32)).collect();
-        let weights = Tensor::f32(&[2, 3, 2, 2], &values);
+        let weights = Constant::f32(&[2, 3, 2, 2], &values);
         let (bytes, scales) = quantized(&weights).expect("float32");
         assert_eq!((&bytes.dims, bytes.dtype), (&weights.dims, DataType::UINT8));
         for (n, (byte, value)) in bytes.bytes.iter().zip(&values).enumerate() {

@@ -14,15 +14,15 @@ use skincell_engines::Engine;
 use skincell_vision::card::Card;
 use skincell_vision::gradcam::heatmap;
 use skincell_vision::rank::{probabilities, rank};
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
-use crate::engine::EngineError;
-use crate::external::{self, GRAPH_FILE, WEIGHTS_FILE};
+use crate::onnx::engine::EngineError;
+use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
+use crate::onnx::read::{ReadError, read};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
-use crate::read::{ReadError, read};
-use crate::served::{Outcome, Served, ServedError, read_card, server};
+use crate::tools::served::{Outcome, Served, ServedError, read_card, server};
 use crate::write::{Draft, WriteError};
 
 /// What the weights become.
@@ -215,7 +215,7 @@ pub fn compare(
 }
 
 /// What a model says of a photo, and its probabilities.
-fn answer(served: &mut Served, photo: &Tensor) -> Result<(Outcome, Vec<f32>), ServedError> {
+fn answer(served: &mut Served, photo: &PhotoTensor) -> Result<(Outcome, Vec<f32>), ServedError> {
     let outcome = served.run(photo)?;
     let engine = served.engine();
     let scores = probabilities(&outcome.scores, &served.card().output)

@@ -11,9 +11,9 @@ mod range;
 use skincell_vision::card::{Activation, Form};
 use thiserror::Error;
 
-use crate::engine::{EngineError, Probe};
-use crate::graph::{Graph, int_attribute, value_info};
-use crate::tensor::Tensor;
+use crate::onnx::constant::Constant;
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::graph::{Graph, int_attribute, value_info};
 use ending::{Ending, Function, ending};
 use range::{Range, range};
 
@@ -398,14 +398,14 @@ fn flat(graph: &mut Graph, value: &str, shape: &[usize], base: &str) -> String {
         return value.to_owned();
     }
     let sides = [1, i64::try_from(count).unwrap_or(i64::MAX)];
-    let sides = graph.add_constant("scores/shape", Tensor::i64_list(&sides));
+    let sides = graph.add_constant("scores/shape", Constant::i64_list(&sides));
     graph.emit(base, "Reshape", &[value, &sides], vec![])
 }
 
 /// Two scores out of one, whose probability is the second's.
 fn paired(graph: &mut Graph, single: Scores) -> Scores {
     let Some(logit) = single.logits else {
-        let one = graph.add_constant("scores/one", Tensor::f32(&[1, 1], &[1.0]));
+        let one = graph.add_constant("scores/one", Constant::f32(&[1, 1], &[1.0]));
         let rest = graph.emit("scores/rest", "Sub", &[&one, &single.output], vec![]);
         let axis = vec![int_attribute("axis", 1)];
         let output = graph.emit("scores/pair", "Concat", &[&rest, &single.output], axis);
@@ -413,7 +413,7 @@ fn paired(graph: &mut Graph, single: Scores) -> Scores {
         return Scores { output, logits: None, form, activation };
     };
     // softmax([−z/2, z/2]) = [1 − sigmoid(z), sigmoid(z)], and each class has a gradient of its own.
-    let halves = graph.add_constant("scores/halves", Tensor::f32(&[1, 2], &[-0.5, 0.5]));
+    let halves = graph.add_constant("scores/halves", Constant::f32(&[1, 2], &[-0.5, 0.5]));
     let output = graph.emit("scores/pair", "MatMul", &[&logit, &halves], vec![]);
     let logits = Some(output.clone());
     Scores { output, logits, form: Form::Logits, activation: Activation::Softmax }

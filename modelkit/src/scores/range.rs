@@ -1,6 +1,6 @@
 //! Within which bounds a value lies whatever the photo, as far as a graph's last nodes show it.
 
-use crate::graph::{Graph, float, input, op};
+use crate::onnx::graph::{Graph, float, input, op};
 
 /// Bounds of a value's elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,7 +63,7 @@ fn of(graph: &Graph, name: &str, left: &mut usize) -> Range {
         "Clip" => {
             let bound = |index: usize, name: &str, idle: f32| match input(node, index) {
                 Some(bound) => {
-                    graph.constants.get(bound).and_then(crate::tensor::Tensor::to_scalar)
+                    graph.constants.get(bound).and_then(crate::onnx::constant::Constant::to_scalar)
                 }
                 None => Some(float(node, name, idle)),
             };

@@ -16,7 +16,7 @@ use skincell_vision::rank::{probabilities, rank};
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
-use crate::served::{Outcome, Served, ServedError, read_card, takers};
+use crate::tools::served::{Outcome, Served, ServedError, read_card, takers};
 
 /// Heatmaps are made for so many of the likeliest classes, and for those the file of answers has.
 const CLASSES: usize = 5;

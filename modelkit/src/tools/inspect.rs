@@ -11,14 +11,14 @@ use rten_tensor::prelude::*;
 use skincell_vision::card::Card;
 use thiserror::Error;
 
-use crate::engine::Engine;
-use crate::external::{GRAPH_FILE, WEIGHTS_FILE};
-use crate::graph::{Graph, op};
 use crate::interface::dimensions;
-use crate::pack::{CELL_FILE, is_packed};
+use crate::onnx::engine::GraphEngine;
+use crate::onnx::external::{GRAPH_FILE, WEIGHTS_FILE};
+use crate::onnx::graph::{Graph, op};
+use crate::onnx::read::{ReadError, read};
 use crate::prepare::CARD_FILE;
-use crate::read::{ReadError, read};
-use crate::served::{ServedError, read_card};
+use crate::tools::pack::{CELL_FILE, is_packed};
+use crate::tools::served::{ServedError, read_card};
 
 /// Why there is nothing to show.
 #[derive(Debug, Error)]
@@ -147,7 +147,7 @@ fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static 
 /// Loads the graph and runs it on an empty photo.
 fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
     let try_it = || {
-        let engine = Engine::load(graph).map_err(|e| e.to_string())?;
+        let engine = GraphEngine::load(graph).map_err(|e| e.to_string())?;
         let [input] = &graph.inputs[..] else {
             return Ok(format!("loads it; not run, for it takes {} inputs", graph.inputs.len()));
         };

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use skincell_engines::Engine;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 
-use crate::served::{Served, ServedError};
+use crate::tools::served::{Served, ServedError};
 
 /// The cost of one model on one engine. Memory is in kB, as Linux counts it; `None` elsewhere.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Measured {
 pub fn measure(
     folder: &Path,
     engine: &dyn Engine,
-    photos: &[Tensor],
+    photos: &[PhotoTensor],
     rounds: usize,
 ) -> Result<Measured, ServedError> {
     let before = (status("RssAnon"), status("RssFile"));

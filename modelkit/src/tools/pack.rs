@@ -10,11 +10,11 @@ pub use cellnet::PackError;
 use cellnet::pack::{Options, pack_file};
 use cellnet::plan::{Algorithm, Step};
 use skincell_vision::card::Dtype;
-use skincell_vision::tensor::Tensor;
+use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
-use crate::served::{ServedError, read_card};
+use crate::tools::served::{ServedError, read_card};
 
 pub use skincell_engines::source::CELL_FILE;
 use skincell_engines::source::GRAPH_FILE;
@@ -81,7 +81,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     Ok(Packed { bytes, convolutions })
 }
 
-fn elements(tensor: &Tensor) -> Vec<f32> {
+fn elements(tensor: &PhotoTensor) -> Vec<f32> {
     match tensor.dtype {
         Dtype::U8 => tensor.data.iter().map(|b| f32::from(*b)).collect(),
         Dtype::F32 => tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

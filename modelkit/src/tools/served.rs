@@ -170,7 +170,7 @@ impl Served {
     ///
     /// # Errors
     /// [`ServedError`] when the engine fails or an output of the card is not there.
-    pub fn run(&self, photo: &tensor::Tensor) -> Result<Outcome, ServedError> {
+    pub fn run(&self, photo: &tensor::PhotoTensor) -> Result<Outcome, ServedError> {
         let engine = self.engine;
         let input = (self.card.input.name.clone(), for_engine(photo));
         let outputs = self.model.run(&[input]);
@@ -194,7 +194,7 @@ impl Served {
 }
 
 /// A photo's tensor as an engine takes it.
-fn for_engine(photo: &tensor::Tensor) -> Tensor {
+fn for_engine(photo: &tensor::PhotoTensor) -> Tensor {
     let dtype = match photo.dtype {
         card::Dtype::F32 => Dtype::F32,
         card::Dtype::U8 => Dtype::U8,

@@ -1,0 +1,10 @@
+//! ONNX files: read once and wholly checked, changed as a graph, run by rten, laid out to be mapped.
+//!
+//! What a graph means for a classifier of photos is the business of the other modules.
+
+pub(crate) mod constant;
+pub(crate) mod engine;
+pub mod external;
+pub(crate) mod fold;
+pub(crate) mod graph;
+pub(crate) mod read;

@@ -93,6 +93,11 @@ pub(super) struct Slice {
     pub(super) channels: (usize, usize),
 }
 
+/// Part `i` of `0..n` cut into `parts`.
+pub(super) fn part(n: usize, i: usize, parts: usize) -> (usize, usize) {
+    (n * i / parts, n * (i + 1) / parts)
+}
+
 /// Zeros the halo of a map.
 ///
 /// # Safety

@@ -23,23 +23,11 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies stand under the one contract above")]
 #![allow(clippy::needless_range_loop, reason = "loops over registers, written to be unrolled")]
 
-mod conv;
-mod crew;
-mod depthwise;
-mod elementwise;
-mod isa;
-mod math;
+mod arch;
+mod exec;
 mod memory;
-mod micro;
-mod pair;
-mod pool;
-mod portable;
-mod product;
-mod simd;
-mod winograd;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+mod ops;
 
-pub(crate) use crew::{Crew, workspace_floats};
-pub use isa::Isa;
+pub use arch::isa::Isa;
+pub(crate) use exec::crew::{Crew, workspace_floats};
 pub(crate) use memory::Arena;

@@ -2,7 +2,7 @@
 //!
 //! A back end is a vector type and a dozen operations. Kernels are generic over it, `inline(always)`
 //! down to the intrinsics, and entered through one function per back end that carries its
-//! `target_feature` (see `entry!` in the parent module), so that everything in between is compiled
+//! `target_feature` (see `entry!` in `exec`), so that everything in between is compiled
 //! for that instruction set.
 
 use crate::plan::Activation;
@@ -13,46 +13,47 @@ use crate::plan::Activation;
 /// x_step` a run of `run` consecutive floats. Each float meets the next `w_step` floats of weights,
 /// in which vector `v` begins at `v · w_vector`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tile {
+pub(in crate::kernels) struct Tile {
     /// First activation of row 0.
-    pub(super) a: *const f32,
+    pub(in crate::kernels) a: *const f32,
     /// Floats from one row of the tile to the next.
-    pub(super) a_step: usize,
+    pub(in crate::kernels) a_step: usize,
     /// Consecutive floats per run.
-    pub(super) run: usize,
+    pub(in crate::kernels) run: usize,
     /// Runs per line and floats between them.
-    pub(super) x_runs: usize,
-    pub(super) x_step: usize,
+    pub(in crate::kernels) x_runs: usize,
+    pub(in crate::kernels) x_step: usize,
     /// Lines and floats between them.
-    pub(super) y_runs: usize,
-    pub(super) y_step: usize,
+    pub(in crate::kernels) y_runs: usize,
+    pub(in crate::kernels) y_step: usize,
     /// First weight.
-    pub(super) w: *const f32,
+    pub(in crate::kernels) w: *const f32,
     /// Floats from one input's weights to the next.
-    pub(super) w_step: usize,
+    pub(in crate::kernels) w_step: usize,
     /// Floats from one vector of outputs to the next, within the weights.
-    pub(super) w_vector: usize,
+    pub(in crate::kernels) w_vector: usize,
     /// What the accumulators start with, one float for each output of the tile; null for zeros.
-    pub(super) bias: *const f32,
+    pub(in crate::kernels) bias: *const f32,
     /// Where row 0 of the result goes.
-    pub(super) out: *mut f32,
+    pub(in crate::kernels) out: *mut f32,
     /// Floats from one row of the result to the next.
-    pub(super) out_step: usize,
+    pub(in crate::kernels) out_step: usize,
     /// What is added to row 0 of the result; null for nothing.
-    pub(super) add: *const f32,
+    pub(in crate::kernels) add: *const f32,
     /// Floats from one row of that to the next.
-    pub(super) add_step: usize,
+    pub(in crate::kernels) add_step: usize,
     /// Bounds the result is cut to, after the addition.
-    pub(super) clip: Option<(f32, f32)>,
+    pub(in crate::kernels) clip: Option<(f32, f32)>,
 }
 
 /// An activation, the floats it is applied to in place, and how many.
-pub(super) type ActivateRun = unsafe fn(Activation, *mut f32, usize);
+pub(in crate::kernels) type ActivateRun = unsafe fn(Activation, *mut f32, usize);
 /// An activation, rows of floats, how many and how wide, and where each goes.
-pub(super) type ActivateRows = unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
+pub(in crate::kernels) type ActivateRows =
+    unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
 
 /// A SIMD back end.
-pub(super) trait Simd: Copy + 'static {
+pub(in crate::kernels) trait Simd: Copy + 'static {
     /// A vector of [`Simd::LANES`] `f32`.
     type V: Copy;
     /// The back end for what is left of the channels: at most 8 lanes.
@@ -134,4 +135,4 @@ macro_rules! channels {
         }
     }};
 }
-pub(super) use channels;
+pub(in crate::kernels) use channels;

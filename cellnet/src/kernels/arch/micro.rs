@@ -23,7 +23,9 @@ const PANEL: usize = 16;
 /// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows and
 /// `VECTORS` vectors; `out` must not overlap what is read. The caller's instruction set must be `S`'s.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
+pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    tile: &Tile,
+) {
     let mut acc = [[S::splat(0.0); VECTORS]; ROWS];
     if !tile.bias.is_null() {
         for v in 0..VECTORS {
@@ -110,7 +112,7 @@ unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
 }
 
 /// Most rows of a tile whose accumulators are in memory.
-pub(super) const ROWS_IN_MEMORY: usize = 16;
+pub(in crate::kernels) const ROWS_IN_MEMORY: usize = 16;
 
 /// Multiplies one tile with the accumulators in memory, for Wasm: Cranelift puts all loads between two jumps
 /// first and arithmetic last, where only a store makes it come earlier, and with more values alive than
@@ -120,7 +122,10 @@ pub(super) const ROWS_IN_MEMORY: usize = 16;
 /// # Safety
 /// As for [`multiply`], for `rows` rows, at most [`ROWS_IN_MEMORY`].
 #[inline(always)]
-pub(super) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usize>(tile: &Tile, rows: usize) {
+pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usize>(
+    tile: &Tile,
+    rows: usize,
+) {
     let mut acc = MaybeUninit::<[[f32; PANEL]; ROWS_IN_MEMORY]>::uninit();
     let acc: *mut f32 = acc.as_mut_ptr().cast();
     for r in 0..rows {
@@ -199,4 +204,4 @@ macro_rules! pick_tile {
         }
     };
 }
-pub(super) use pick_tile;
+pub(in crate::kernels) use pick_tile;

@@ -7,10 +7,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::conv::part;
-use super::math::activate;
-use super::memory::{Memory, Task};
-use super::simd::{Simd, channels};
+use crate::kernels::arch::math::activate;
+use crate::kernels::arch::simd::{Simd, channels};
+use crate::kernels::memory::{Memory, Task, part};
 use crate::plan::{Activation, Depthwise, Map};
 
 /// Channels of one task at least.
@@ -41,7 +40,7 @@ fn channels_of(map: &Map) -> usize {
 }
 
 /// Number of tasks of a step for this many threads.
-pub(super) fn tasks(step: &Depthwise, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(step: &Depthwise, maps: &[Map], threads: usize) -> usize {
     let (blocks, rows) = grid(step, maps, threads);
     blocks * rows
 }
@@ -65,7 +64,7 @@ struct Channels<'a> {
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: Task) {
+pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: Task) {
     let output = memory.map(step.output);
     let height = output.height as usize;
     let (input, input_first, rows, (first, last)) = if let Some(slice) = task.slice {

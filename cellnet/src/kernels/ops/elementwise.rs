@@ -1,10 +1,9 @@
 //! Steps that treat every value by itself: affine (also copy and concatenation) and binary.
 
-use super::conv::part;
-use super::math::activate;
-use super::memory::Memory;
-use super::portable::Scalar;
-use super::simd::{Simd, channels};
+use crate::kernels::arch::math::activate;
+use crate::kernels::arch::portable::Scalar;
+use crate::kernels::arch::simd::{Simd, channels};
+use crate::kernels::memory::{Memory, part};
 use crate::plan::{Affine, Binary, BinaryOp, Map, Operand};
 
 /// Values of one task at least.
@@ -20,7 +19,7 @@ fn row_parts(output: &Map, threads: usize) -> usize {
 }
 
 /// Number of tasks of an elementwise step that writes `output`.
-pub(super) fn tasks(output: u32, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(output: u32, maps: &[Map], threads: usize) -> usize {
     row_parts(&maps[output as usize], threads)
 }
 
@@ -33,7 +32,7 @@ fn at(map: &Map, y: usize, x: usize) -> usize {
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn affine_task<S: Simd>(
+pub(in crate::kernels) unsafe fn affine_task<S: Simd>(
     memory: &Memory,
     step: &Affine,
     task: usize,
@@ -120,7 +119,7 @@ impl Source {
 /// As for the direct convolution's task. Where the output is an operand too, each vector is read
 /// before it is written and by nobody else.
 #[inline(always)]
-pub(super) unsafe fn binary_task<S: Simd>(
+pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
     memory: &Memory,
     step: &Binary,
     task: usize,

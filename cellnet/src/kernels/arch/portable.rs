@@ -15,11 +15,11 @@ const IN_MEMORY: bool = cfg!(target_family = "wasm");
 
 /// 4 lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(in crate::kernels) struct Portable;
 
 /// 1 lane.
 #[derive(Clone, Copy)]
-pub(super) struct Scalar;
+pub(in crate::kernels) struct Scalar;
 
 impl Simd for Portable {
     type V = f32x4;

@@ -1,22 +1,21 @@
 //! Pooling over windows, reduction over whole maps, and softmax.
 
-use super::conv::part;
-use super::math::activate;
-use super::memory::Memory;
-use super::simd::{Simd, channels};
+use crate::kernels::arch::math::activate;
+use crate::kernels::arch::simd::{Simd, channels};
+use crate::kernels::memory::{Memory, part};
 use crate::plan::{Map, Pool, Pooling, Reduce, Softmax};
 
 /// Channels of one reduction task.
 const CHANNELS: usize = 64;
 
 /// Number of tasks of a pooling step.
-pub(super) fn tasks(step: &Pool, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(step: &Pool, maps: &[Map], threads: usize) -> usize {
     let rows = maps[step.output as usize].height as usize;
     if threads <= 1 { 1 } else { rows.min(3 * threads) }
 }
 
 /// Number of tasks of a reduction.
-pub(super) fn reduce_tasks(step: &Reduce, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn reduce_tasks(step: &Reduce, maps: &[Map]) -> usize {
     (maps[step.input as usize].stride as usize).div_ceil(CHANNELS)
 }
 
@@ -40,7 +39,12 @@ struct Cut {
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Pool, task: usize, threads: usize) {
+pub(in crate::kernels) unsafe fn task<S: Simd>(
+    memory: &Memory,
+    step: &Pool,
+    task: usize,
+    threads: usize,
+) {
     let output = memory.map(step.output);
     let parts = tasks(step, memory.maps, threads);
     let (first, last) = part(output.height as usize, task, parts);
@@ -88,7 +92,7 @@ unsafe fn window<S: Simd>(memory: &Memory, step: &Pool, cut: &Cut, to: usize, c:
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn reduce_task<S: Simd>(memory: &Memory, step: &Reduce, task: usize) {
+pub(in crate::kernels) unsafe fn reduce_task<S: Simd>(memory: &Memory, step: &Reduce, task: usize) {
     let stride = memory.map(step.input).stride as usize;
     let (first, last) = (task * CHANNELS, ((task + 1) * CHANNELS).min(stride));
     channels!(S, c in first, last => reduce_vector(memory, step, c));
@@ -119,7 +123,7 @@ unsafe fn reduce_vector<S: Simd>(memory: &Memory, step: &Reduce, c: usize) {
 ///
 /// # Safety
 /// As for the direct convolution's task.
-pub(super) unsafe fn softmax(memory: &Memory, step: &Softmax) {
+pub(in crate::kernels) unsafe fn softmax(memory: &Memory, step: &Softmax) {
     let (input, output) = (memory.map(step.input), memory.map(step.output));
     let channels = input.channels as usize;
     for y in 0..input.height as usize {

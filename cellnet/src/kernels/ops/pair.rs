@@ -6,15 +6,15 @@
 //! and its pixels lie next to each other instead of a page apart. Which steps can be paired, and that the
 //! second does not write over what the first still reads, is decided in [`crate::stage`].
 
-use super::memory::{Memory, Slice, Task};
+use crate::kernels::memory::{Memory, Slice, Task};
 use crate::plan::{Conv, Depthwise, Map};
 
 /// Two steps and how many channels of the map between them make a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Pair<'a> {
-    pub(super) conv: &'a Conv,
-    pub(super) depthwise: &'a Depthwise,
-    pub(super) slice: u32,
+pub(in crate::kernels) struct Pair<'a> {
+    pub(in crate::kernels) conv: &'a Conv,
+    pub(in crate::kernels) depthwise: &'a Depthwise,
+    pub(in crate::kernels) slice: u32,
 }
 
 /// The map between the two, of one slice only.
@@ -24,12 +24,12 @@ fn slice_map(pair: &Pair, maps: &[Map], offset: u64) -> Map {
 }
 
 /// Number of tasks: one for each slice.
-pub(super) fn tasks(pair: &Pair, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn tasks(pair: &Pair, maps: &[Map]) -> usize {
     maps[pair.conv.output as usize].channels.div_ceil(pair.slice) as usize
 }
 
 /// Floats of scratch one thread needs.
-pub(super) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
     slice_map(pair, maps, 0).floats() as usize
 }
 
@@ -37,7 +37,7 @@ pub(super) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
 ///
 /// # Safety
 /// The scratch must lie within `memory`'s arena and be valid for [`scratch`] floats that no other thread touches.
-pub(super) unsafe fn slice(memory: &Memory, pair: &Pair, task: Task) -> Slice {
+pub(in crate::kernels) unsafe fn slice(memory: &Memory, pair: &Pair, task: Task) -> Slice {
     let channels = (memory.map(pair.conv.output).channels as usize).next_multiple_of(8);
     let first = task.index * pair.slice as usize;
     let offset = task.scratch.offset_from(memory.arena).unsigned_abs() as u64;

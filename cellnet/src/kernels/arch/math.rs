@@ -67,7 +67,7 @@ unsafe fn erf<S: Simd>(x: S::V) -> S::V {
 /// Applies `activation`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-pub(super) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V {
+pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V {
     match activation {
         Activation::None => x,
         Activation::Clip { low, high } => clip::<S>(x, low, high),
@@ -116,7 +116,11 @@ macro_rules! chosen {
 /// `p` must be valid for reads and writes of `len` floats, a multiple of `S::LANES`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-pub(super) unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, len: usize) {
+pub(in crate::kernels) unsafe fn activate_run<S: Simd>(
+    activation: Activation,
+    p: *mut f32,
+    len: usize,
+) {
     macro_rules! run {
         ($activation:expr) => {
             for i in (0..len).step_by(S::LANES) {
@@ -137,7 +141,7 @@ pub(super) unsafe fn activate_run<S: Simd>(activation: Activation, p: *mut f32, 
 /// pointers at `to` for writes of one.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-pub(super) unsafe fn activate_rows<S: Simd>(
+pub(in crate::kernels) unsafe fn activate_rows<S: Simd>(
     activation: Activation,
     from: *const f32,
     (rows, width): (usize, usize),

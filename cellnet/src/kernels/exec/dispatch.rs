@@ -1,77 +1,28 @@
-//! Which instruction sets there are, and one entry per kernel and instruction set.
+//! From a stage of the plan to the kernel that does it, on the instruction set that was detected.
+//!
+//! Each kernel is compiled once for each instruction set, as a function of its own.
 
-use super::memory::{Memory, Task, clear_halo};
-use super::pair::{self, Pair};
 #[cfg(target_arch = "x86_64")]
-use super::x86;
-use super::{conv, depthwise, elementwise, pool, portable, product, winograd};
+use crate::kernels::arch::isa::{Isa, Set};
+use crate::kernels::arch::portable;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::arch::x86;
+use crate::kernels::memory::{Memory, Task, clear_halo};
+use crate::kernels::ops::pair::{self, Pair};
+use crate::kernels::ops::{conv, depthwise, elementwise, pool, product, winograd};
 use crate::plan::{Algorithm, Map, Plan, Step};
 use crate::stage::Stage;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Set {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-/// An instruction set this machine has. It can only be had by asking for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Set);
-
-impl Isa {
-    /// Those of this machine, best first.
-    #[must_use]
-    pub fn available() -> Vec<Self> {
-        let mut sets = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if avx2 && avx512 {
-                sets.push(Self(Set::Avx512));
-            }
-            if avx2 {
-                sets.push(Self(Set::Avx2));
-            }
-        }
-        sets.push(Self(Set::Portable));
-        sets
-    }
-
-    /// The best of this machine.
-    #[must_use]
-    pub fn detect() -> Self {
-        Self::available().first().copied().unwrap_or(Self(Set::Portable))
-    }
-
-    /// `avx512`, `avx2` or `portable`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => "avx2",
-            Set::Portable => "portable",
-        }
-    }
-}
-
 /// What is computed between two barriers.
 #[derive(Clone, Copy)]
-pub(super) enum Work<'a> {
+pub(in crate::kernels) enum Work<'a> {
     Step(&'a Step),
     Pair(Pair<'a>),
 }
 
 impl<'a> Work<'a> {
     /// The work of a stage; `None` for one that is not of this plan.
-    pub(super) fn of(plan: &'a Plan, stage: Stage) -> Option<Self> {
+    pub(in crate::kernels) fn of(plan: &'a Plan, stage: Stage) -> Option<Self> {
         match (stage.slice, plan.steps.get(stage.step..)?) {
             (Some(slice), [Step::Conv(conv), Step::Depthwise(depthwise), ..]) => {
                 Some(Self::Pair(Pair { conv, depthwise, slice }))
@@ -82,7 +33,7 @@ impl<'a> Work<'a> {
     }
 
     /// The map whose halo has to be cleared.
-    pub(super) fn output(self) -> u32 {
+    pub(in crate::kernels) fn output(self) -> u32 {
         match self {
             Self::Step(step) => step.output(),
             Self::Pair(pair) => pair.depthwise.output,
@@ -91,7 +42,7 @@ impl<'a> Work<'a> {
 }
 
 /// Number of tasks for this many threads.
-pub(super) fn tasks(work: Work, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usize {
     let step = match work {
         Work::Step(step) => step,
         Work::Pair(pair) => return pair::tasks(&pair, maps),
@@ -110,7 +61,7 @@ pub(super) fn tasks(work: Work, maps: &[Map], threads: usize) -> usize {
 }
 
 /// Floats of scratch needed per thread.
-pub(super) fn scratch(work: Work, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
     match work {
         Work::Step(Step::Conv(s)) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
         Work::Step(_) => 0,
@@ -139,7 +90,7 @@ macro_rules! entry {
         }
         #[inline]
         unsafe fn $pick(isa: Isa, m: &Memory, s: &$step, t: Task) {
-            match isa.0 {
+            match isa.set() {
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx512 => $avx512(m, s, t),
                 #[cfg(target_arch = "x86_64")]
@@ -170,8 +121,8 @@ entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Bina
 /// Runs one task.
 ///
 /// # Safety
-/// The contract of the parent module.
-pub(super) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task: Task) {
+/// The contract of `kernels`.
+pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task: Task) {
     let step = match work {
         Work::Step(step) => step,
         Work::Pair(pair) => {

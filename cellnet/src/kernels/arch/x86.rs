@@ -13,15 +13,15 @@ use crate::plan::Activation;
 
 /// 8 lanes, 16 registers.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2;
+pub(in crate::kernels) struct Avx2;
 
 /// 16 lanes, 32 registers.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(in crate::kernels) struct Avx512;
 
 /// 8 lanes on a machine with AVX-512: the 32 registers allow more rows.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512Half;
+pub(in crate::kernels) struct Avx512Half;
 
 /// The operations of eight lanes, alike in both back ends that have them.
 macro_rules! eight_lanes {

@@ -7,8 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::isa::{self, Isa, Work};
-use super::memory::{Arena, Memory, Task, clear_halo};
+use super::dispatch::{self, Work};
+use crate::kernels::arch::isa::Isa;
+use crate::kernels::memory::{Arena, Memory, Task, clear_halo};
 use crate::packed::Packed;
 
 /// Looks at the word before sleeping; some tens of microseconds.
@@ -23,7 +24,7 @@ pub(crate) fn workspace_floats(packed: &Packed, threads: usize) -> Option<usize>
 fn scratch_floats(packed: &Packed) -> usize {
     let plan = packed.plan();
     let works = packed.stages().iter().filter_map(|stage| Work::of(plan, *stage));
-    works.map(|work| isa::scratch(work, &plan.maps)).max().unwrap_or(0).next_multiple_of(16)
+    works.map(|work| dispatch::scratch(work, &plan.maps)).max().unwrap_or(0).next_multiple_of(16)
 }
 
 /// One run.
@@ -45,8 +46,8 @@ pub(crate) struct Crew {
     opened: Condvar,
 }
 
-// SAFETY: all fields but `arena` are `Sync`. Threads reach the arena only in `task`, where the parent
-// module's facts 1 to 3 keep every access inside the arena and apart from other threads' accesses.
+// SAFETY: all fields but `arena` are `Sync`. Threads reach the arena only in `task`, where `kernels`'
+// facts 1 to 3 keep every access inside the arena and apart from other threads' accesses.
 unsafe impl Sync for Crew {}
 
 impl Crew {
@@ -96,7 +97,7 @@ impl Crew {
             let stage = self.stage_of(taken);
             let current = self.packed.stages().get(stage);
             let Some(work) = current.and_then(|stage| Work::of(plan, *stage)) else { return };
-            let tasks = isa::tasks(work, &plan.maps, self.threads);
+            let tasks = dispatch::tasks(work, &plan.maps, self.threads);
             let index = (taken & u64::from(u32::MAX)) as usize;
             if index < tasks {
                 if !self.task(work, index, worker) {
@@ -128,7 +129,7 @@ impl Crew {
         let memory = Memory { arena, weights: self.packed.weights(), maps: &plan.maps };
         let first = (plan.arena as usize).next_multiple_of(16) + worker * self.scratch;
         // SAFETY: the scratch of worker `worker < threads` is inside the arena, whose length `new`
-        // compared with `workspace_floats`. The rest is the parent module's argument: the plan is
+        // compared with `workspace_floats`. The rest is the argument of `kernels`: the plan is
         // checked, `index` was taken by this thread alone from this stage's tasks, and the stage is open.
         unsafe {
             let scratch = arena.add(first);
@@ -136,7 +137,7 @@ impl Crew {
                 clear_halo(arena, &plan.maps[work.output() as usize]);
             }
             let task = Task { index, threads: self.threads, scratch, slice: None };
-            isa::run(self.isa, &memory, work, task);
+            dispatch::run(self.isa, &memory, work, task);
         }
         drop(alarm);
         !self.failed.load(Ordering::Acquire)

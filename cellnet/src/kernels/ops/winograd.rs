@@ -8,9 +8,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::conv::{add_row, part};
-use super::memory::Memory;
-use super::simd::{Simd, Tile, channels};
+use super::conv::add_row;
+use crate::kernels::arch::simd::{Simd, Tile, channels};
+use crate::kernels::memory::{Memory, part};
 use crate::plan::{Activation, Algorithm, Conv, Map};
 
 /// Most tiles of a block.
@@ -123,13 +123,13 @@ fn inputs_of(step: &Conv) -> usize {
 }
 
 /// Number of tasks: one for each block of tiles.
-pub(super) fn tasks(step: &Conv, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map]) -> usize {
     let tiles = tiles(step, &maps[step.output as usize]);
     (tiles.down * tiles.across).div_ceil(tiles.block)
 }
 
 /// Floats of scratch one thread needs.
-pub(super) fn scratch(step: &Conv, maps: &[Map]) -> usize {
+pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
     let tiles = tiles(step, &maps[step.output as usize]);
     let positions = (step.algorithm.tile() as usize + 2).pow(2);
     positions * tiles.block * (inputs_of(step) + LANES)
@@ -141,7 +141,12 @@ pub(super) fn scratch(step: &Conv, maps: &[Map]) -> usize {
 /// As for the direct convolution's task; besides, `scratch` must be valid for [`scratch`] floats that
 /// no other thread touches.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: usize, scratch: *mut f32) {
+pub(in crate::kernels) unsafe fn task<S: Simd>(
+    memory: &Memory,
+    step: &Conv,
+    task: usize,
+    scratch: *mut f32,
+) {
     match step.algorithm {
         Algorithm::Winograd2 => block::<S, F2>(memory, step, task, scratch),
         Algorithm::Winograd4 => block::<S, F4>(memory, step, task, scratch),

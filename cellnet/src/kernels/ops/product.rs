@@ -1,13 +1,12 @@
 //! The product of two computed maps: what Grad-CAM needs where a head has hidden layers. Small, so it is
 //! kept plain: dot products over the channels.
 
-use super::conv::part;
-use super::memory::Memory;
-use super::simd::Simd;
+use crate::kernels::arch::simd::Simd;
+use crate::kernels::memory::{Memory, part};
 use crate::plan::{Map, Product};
 
 /// Number of tasks: parts of the output's rows.
-pub(super) fn tasks(step: &Product, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(step: &Product, maps: &[Map], threads: usize) -> usize {
     let rows = maps[step.output as usize].height as usize;
     if threads <= 1 { 1 } else { rows.min(3 * threads) }
 }
@@ -17,7 +16,12 @@ pub(super) fn tasks(step: &Product, maps: &[Map], threads: usize) -> usize {
 /// # Safety
 /// As for the direct convolution's task.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Product, task: usize, threads: usize) {
+pub(in crate::kernels) unsafe fn task<S: Simd>(
+    memory: &Memory,
+    step: &Product,
+    task: usize,
+    threads: usize,
+) {
     let (a, b, output) = (memory.map(step.a), memory.map(step.b), memory.map(step.output));
     let parts = tasks(step, memory.maps, threads);
     let (first, last) = part(output.height as usize, task, parts);

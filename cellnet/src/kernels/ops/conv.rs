@@ -8,8 +8,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::memory::{Memory, Task};
-use super::simd::{Simd, Tile};
+use crate::kernels::arch::simd::{Simd, Tile};
+use crate::kernels::memory::{Memory, Task, part};
 use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
@@ -69,14 +69,9 @@ fn grid(step: &Conv, maps: &[Map], threads: usize) -> Grid {
 }
 
 /// Number of tasks of a step for this many threads.
-pub(super) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> usize {
+pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> usize {
     let grid = grid(step, maps, threads);
     grid.row_parts * grid.lane_parts
-}
-
-/// Part `i` of `0..n` cut into `parts`.
-pub(super) fn part(n: usize, i: usize, parts: usize) -> (usize, usize) {
-    (n * i / parts, n * (i + 1) / parts)
 }
 
 /// The geometry of one step, in floats and pointers.
@@ -116,7 +111,7 @@ struct Pixels {
 /// of a step without groups and residual; nobody else may touch the output's part of this task, nor write the
 /// inputs. The instruction set must be `S`'s.
 #[inline(always)]
-pub(super) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: Task) {
+pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: Task) {
     let mut shape = shape(memory, step);
     let mut rows = (0, rows_of(step, shape.input, shape.output));
     let mut blocks = (0, 1);
@@ -419,7 +414,11 @@ unsafe fn multiply_and_finish<S: Simd>(
 }
 
 #[inline(always)]
-pub(super) unsafe fn add_row<S: Simd>(tile: *mut f32, residual: *const f32, width: usize) {
+pub(in crate::kernels) unsafe fn add_row<S: Simd>(
+    tile: *mut f32,
+    residual: *const f32,
+    width: usize,
+) {
     let mut c = 0;
     while c < width {
         S::store(tile.add(c), S::add(S::load(tile.add(c)), S::load(residual.add(c))));

@@ -143,22 +143,18 @@ pub enum InferenceError {
 /// Why an ONNX graph was not packed. The runner then takes another engine.
 #[derive(Debug, Error)]
 pub enum PackError {
-    /// A file could not be read or written.
-    #[error("cannot read or write {path}")]
-    Io {
+    /// The file could not be written.
+    #[error("cannot write {path}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not ONNX.
-    #[error("{path} is not an ONNX model: {reason}")]
-    Onnx {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// The ONNX file could not be read.
+    #[cfg(feature = "pack")]
+    #[error(transparent)]
+    Read(#[from] skincell_onnx::ReadError),
     /// An operator the engine does not know, or not with these attributes.
     #[error(
         "operator {op} (node `{node}`) cannot be packed: {reason}; use another engine for this model"

@@ -13,7 +13,6 @@
 
 mod check;
 pub mod error;
-pub mod external;
 pub mod format;
 mod kernels;
 mod mapping;
@@ -25,7 +24,6 @@ pub mod plan;
 mod ports;
 mod stage;
 mod threads;
-pub mod wire;
 
 pub use error::{InferenceError, OpenError, PackError};
 pub use kernels::Isa;

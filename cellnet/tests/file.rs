@@ -142,7 +142,7 @@ fn a_file_that_is_no_graph_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, b"not protobuf at all, not at all").unwrap();
-    assert!(matches!(pack(&path, &Options::default()), Err(PackError::Onnx { .. })));
+    assert!(matches!(pack(&path, &Options::default()), Err(PackError::Read(_))));
     let gone = folder.path().join("gone.onnx");
-    assert!(matches!(pack(&gone, &Options::default()), Err(PackError::Io { .. })));
+    assert!(matches!(pack(&gone, &Options::default()), Err(PackError::Read(_))));
 }

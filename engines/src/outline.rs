@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use ::cellnet::{external, wire};
+use skincell_onnx::{external, outline};
 
 use crate::error::LoadError;
 use crate::source::{GRAPH_FILE, Source, StaticFiles, WEIGHTS_FILE};
@@ -56,7 +56,7 @@ impl<'a> Graph<'a> {
         let name = path.display().to_string();
         let refused = |reason| refused(engine, &name, reason);
         let bytes = std::fs::read(&path).map_err(|error| refused(error.to_string()))?;
-        let outline = wire::check(&bytes).map_err(|error| refused(error.to_string()))?;
+        let outline = outline::check(&bytes).map_err(|error| refused(error.to_string()))?;
         for file in outline.data_files {
             external::resolve(&path, file)
                 .map_err(|error| refused(format!("weights in {file:?}: {error}")))?;
@@ -83,7 +83,7 @@ fn refused(engine: &'static str, name: &str, reason: String) -> LoadError {
 
 /// Checks a graph in memory, whose weights are in itself or in the file `known`.
 fn check(bytes: &[u8], known: Option<&str>) -> Result<(), String> {
-    let outline = wire::check(bytes).map_err(|error| error.to_string())?;
+    let outline = outline::check(bytes).map_err(|error| error.to_string())?;
     match outline.data_files.into_iter().find(|file| Some(*file) != known) {
         Some(file) => Err(format!("weights in {file:?}: there is no such file with it")),
         None => Ok(()),

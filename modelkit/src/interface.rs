@@ -10,11 +10,11 @@ use skincell_vision::card::{ChannelOrder, Dtype, Input, Layout, MAX_INPUT_SIDE, 
 use thiserror::Error;
 
 use crate::gradcam::channel_shape;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{
     Graph, attribute, input, int_attribute, ints, op, output as output_name, typed_value_info,
     value_info,
 };
+use skincell_onnx::Constant;
 
 /// Why a graph's input or output does not fit a classifier of photos.
 #[derive(Debug, Error, PartialEq, Eq)]

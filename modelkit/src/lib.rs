@@ -27,7 +27,6 @@ mod tools;
 mod warnings;
 mod write;
 
-pub use cellnet::wire::WireError;
 pub use compare::{CompareError, Comparison, Given, Reference};
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};

@@ -74,13 +74,13 @@ pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
 /// Packs `onnx` into the file `cell`, which is replaced as a whole or not at all.
 ///
 /// # Errors
-/// As [`pack`], or [`PackError::Io`] where `cell` cannot be written.
+/// As [`pack`], or [`PackError::Write`] where `cell` cannot be written.
 pub fn pack_file(onnx: &Path, cell: &Path, options: &Options) -> Result<(), PackError> {
     let bytes = pack(onnx, options)?;
     let fresh = cell.with_extension("cell.new");
     let io = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| PackError::Io { path, source }
+        move |source| PackError::Write { path, source }
     };
     fs::write(&fresh, bytes).map_err(io(&fresh))?;
     fs::rename(&fresh, cell).map_err(io(cell))

@@ -1,18 +1,14 @@
-//! The ONNX file, read: nodes with their attributes, constants with their data (inside the file or
-//! beside it), and the declared inputs and outputs.
+//! What the packer takes from an ONNX file: nodes with their attributes, constants as numbers, and the declared
+//! inputs and outputs.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
-use rten_onnx::onnx::{
-    AttributeProto, DataLocation, DataType, ModelProto, NodeProto, TensorProto, ValueInfoProto,
-};
+use rten_onnx::onnx::{AttributeProto, DataType, NodeProto, ValueInfoProto};
 
 use super::constant::{Constant, Data};
 use crate::error::PackError;
 use crate::plan::Dtype;
-use crate::{external, wire};
 
 /// A graph.
 pub(super) struct Source {
@@ -32,37 +28,21 @@ pub(super) struct Declared {
 
 /// Reads the graph at `path`.
 pub(super) fn read(path: &Path) -> Result<Source, PackError> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| PackError::Io { path, source }
-    };
-    let not_onnx = |reason: String| PackError::Onnx { path: path.to_path_buf(), reason };
-    let bytes = fs::read(path).map_err(io(path))?;
-    wire::check(&bytes).map_err(|e| not_onnx(e.to_string()))?;
-    let model = ModelProto::parse_buf(&bytes).map_err(|e| not_onnx(e.to_string()))?;
-    drop(bytes);
-    let opset = model
-        .opset_import
-        .iter()
-        .find(|o| o.domain.as_deref().unwrap_or_default().is_empty())
-        .and_then(|o| o.version)
-        .unwrap_or(0);
-    let graph = model.graph.ok_or_else(|| not_onnx("it holds no graph".to_owned()))?;
-    let mut files = External { model: Some(path), read: HashMap::new() };
+    let file = skincell_onnx::read(path)?;
+    let is_standard = |domain: Option<&str>| domain.unwrap_or_default().is_empty();
+    let standard = file.opsets.iter().find(|set| is_standard(set.domain.as_deref()));
     let mut constants = HashMap::new();
-    for tensor in &graph.initializer {
-        let name = tensor.name.clone().unwrap_or_default();
-        let constant = constant(tensor, &name, &mut files)?;
+    for (name, constant) in file.constants {
+        let constant = numbers(&name, constant)?;
         constants.insert(name, constant);
     }
-    let inputs = graph
-        .input
-        .iter()
-        .filter(|i| !constants.contains_key(i.name.as_deref().unwrap_or_default()))
-        .map(declared)
-        .collect::<Result<_, _>>()?;
-    let outputs = graph.output.iter().filter_map(|o| o.name.clone()).collect();
-    Ok(Source { nodes: graph.node, constants, inputs, outputs, opset })
+    Ok(Source {
+        nodes: file.nodes,
+        constants,
+        inputs: file.inputs.iter().map(declared).collect::<Result<_, _>>()?,
+        outputs: file.outputs.into_iter().filter_map(|output| output.name).collect(),
+        opset: standard.and_then(|set| set.version).unwrap_or(0),
+    })
 }
 
 fn declared(info: &ValueInfoProto) -> Result<Declared, PackError> {
@@ -95,92 +75,25 @@ fn dtype_name(dtype: Option<DataType>) -> String {
     dtype.and_then(|d| d.name().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Files beside the graph that hold its weights.
-struct External<'a> {
-    /// The graph's file; `None` where no other file may be read.
-    model: Option<&'a Path>,
-    read: HashMap<String, Vec<u8>>,
-}
-
-impl External<'_> {
-    fn bytes(&mut self, tensor: &TensorProto, name: &str) -> Result<Vec<u8>, PackError> {
-        let refuse = |reason: String| PackError::Tensor { name: name.to_owned(), reason };
-        let entry = |key: &str| {
-            let entry = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
-            entry.and_then(|e| e.value.clone())
-        };
-        let location =
-            entry("location").ok_or_else(|| refuse("it names no data file".to_owned()))?;
-        let Some(model) = self.model else {
-            return Err(refuse("its data has to lie in the graph itself".to_owned()));
-        };
-        if !self.read.contains_key(&location) {
-            let path = external::resolve(model, &location)
-                .map_err(|error| refuse(format!("its data file {location:?}: {error}")))?;
-            let bytes = fs::read(&path).map_err(|source| PackError::Io { path, source })?;
-            self.read.insert(location.clone(), bytes);
+/// A constant's elements as the packer computes with them.
+fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, PackError> {
+    let bytes = constant.bytes.as_slice();
+    let data = match constant.dtype {
+        DataType::FLOAT => Data::Float(elements(bytes, f32::from_le_bytes)),
+        DataType::DOUBLE => Data::Float(elements(bytes, |b| f64::from_le_bytes(b) as f32)),
+        DataType::INT64 => Data::Int(elements(bytes, i64::from_le_bytes)),
+        DataType::INT32 => Data::Int(elements(bytes, |b| i64::from(i32::from_le_bytes(b)))),
+        DataType::BOOL | DataType::UINT8 => Data::Int(elements(bytes, |[b]: [u8; 1]| i64::from(b))),
+        other => {
+            let reason = format!("its element type is {}", dtype_name(Some(other)));
+            return Err(PackError::Tensor { name: name.to_owned(), reason });
         }
-        let file = self.read.get(&location).map(Vec::as_slice).unwrap_or_default();
-        let number = |key: &str| entry(key).and_then(|v| v.parse::<usize>().ok());
-        let offset = number("offset").unwrap_or(0);
-        let length = number("length").unwrap_or(file.len().saturating_sub(offset));
-        let end = offset.checked_add(length);
-        let bytes = end.and_then(|end| file.get(offset..end));
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| {
-            refuse(format!("{length} bytes at {offset} are not in {location} of {}", file.len()))
-        })
-    }
-}
-
-fn constant(
-    tensor: &TensorProto,
-    name: &str,
-    files: &mut External<'_>,
-) -> Result<Constant, PackError> {
-    let refuse = |reason: String| PackError::Tensor { name: name.to_owned(), reason };
-    let dims = tensor
-        .dims
-        .iter()
-        .map(|d| usize::try_from(*d))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| refuse(format!("its dimensions are {:?}", tensor.dims)))?;
-    let raw = if tensor.data_location == Some(DataLocation::EXTERNAL) {
-        files.bytes(tensor, name)?
-    } else {
-        tensor.raw_data.as_ref().map(|r| r.borrow().clone()).unwrap_or_default()
     };
-    let data = match tensor.data_type {
-        Some(DataType::FLOAT) => Data::Float(or(&raw, f32::from_le_bytes, &tensor.float_data)),
-        Some(DataType::DOUBLE) => {
-            let values = or(&raw, f64::from_le_bytes, &tensor.double_data);
-            Data::Float(values.into_iter().map(|v| v as f32).collect())
-        }
-        Some(DataType::INT64) => Data::Int(or(&raw, i64::from_le_bytes, &tensor.int64_data)),
-        Some(DataType::INT32) => {
-            let values = or(&raw, i32::from_le_bytes, &tensor.int32_data);
-            Data::Int(values.into_iter().map(i64::from).collect())
-        }
-        Some(DataType::BOOL | DataType::UINT8) => {
-            let small: Vec<u8> = tensor.int32_data.iter().map(|v| *v as u8).collect();
-            Data::Int(or(&raw, u8::from_le_bytes, &small).into_iter().map(i64::from).collect())
-        }
-        other => return Err(refuse(format!("its element type is {}", dtype_name(other)))),
-    };
-    let constant = Constant { dims, data };
-    let declared = constant.dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-    if declared != Some(constant.len()) {
-        let reason = format!("it has {} elements for {:?}", constant.len(), constant.dims);
-        return Err(refuse(reason));
-    }
-    Ok(constant)
+    Ok(Constant { dims: constant.dims, data })
 }
 
-/// Elements from raw bytes, or the typed list where there are none.
-fn or<T: Copy, const N: usize>(raw: &[u8], from: fn([u8; N]) -> T, typed: &[T]) -> Vec<T> {
-    if raw.is_empty() {
-        return typed.to_vec();
-    }
-    raw.as_chunks::<N>().0.iter().map(|bytes| from(*bytes)).collect()
+fn elements<T, const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|bytes| from(*bytes)).collect()
 }
 
 /// A tensor held by an attribute.
@@ -188,9 +101,7 @@ pub(super) fn attribute_tensor(
     attribute: &AttributeProto,
     name: &str,
 ) -> Result<Constant, PackError> {
-    let refuse = || PackError::Tensor { name: name.to_owned(), reason: "it is empty".to_owned() };
-    let tensor = attribute.t.as_ref().ok_or_else(refuse)?;
-    constant(tensor, name, &mut External { model: None, read: HashMap::new() })
+    numbers(name, skincell_onnx::attribute_constant(attribute, name)?)
 }
 
 /// A node's attributes by name and kind.

@@ -5,9 +5,9 @@
 //! exporter folded it does not tell.
 
 use super::place::Tail;
-use crate::onnx::constant::Constant;
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, input, op, output};
+use skincell_onnx::Constant;
 
 /// Where the bias comes from.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,8 +6,8 @@
 //! where an element is a pixel of a map. What is constant is multiplied out here, once; the rest
 //! becomes operators in the graph. Which operator does what is `reverse`'s business.
 
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
+use skincell_onnx::Constant;
 
 /// The prefix of every value and constant that belongs to the Grad-CAM output.
 pub(crate) const PREFIX: &str = "cam/";

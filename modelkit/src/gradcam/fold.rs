@@ -7,8 +7,8 @@ use super::closed::Diagonal;
 use super::closed::name;
 use super::reverse::Shapes;
 use super::tangent::Region;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, input, ints, op};
+use skincell_onnx::Constant;
 
 /// The map that `x` flattens, the summed weights and the axis of the map's channels; `None` where x is no
 /// flattened map of `region`, or where its places count differently.

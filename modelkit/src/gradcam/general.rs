@@ -7,8 +7,8 @@ use rten_onnx::onnx::NodeProto;
 
 use super::sheet::{Sheet, Val};
 use super::slope::{Slope, slope};
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
+use skincell_onnx::Constant;
 
 /// A tensor, and its gradient.
 pub(super) type Gradients = Vec<(String, Val)>;

@@ -30,11 +30,11 @@ use reverse::{Adjoint, Shapes, between, walk};
 use sheet::{Sheet, Val};
 use tangent::Tangent;
 
-use crate::onnx::constant::Constant;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, int_attribute, ints_attribute, label, output, value_info};
 use crate::scores::Scores;
+use skincell_onnx::Constant;
 
 /// What the Grad-CAM output is to be.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -17,8 +17,8 @@ use super::place::flows;
 use super::refusal::Refusal;
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, int, label, op, output};
+use skincell_onnx::Constant;
 
 /// Shapes of the values between the target and the logits, for one photo.
 pub(crate) type Shapes = HashMap<String, Vec<usize>>;

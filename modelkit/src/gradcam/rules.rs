@@ -7,8 +7,8 @@ use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slic
 use super::fold;
 use super::reverse::Step;
 use super::slope::{Slope, slope};
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
+use skincell_onnx::Constant;
 
 /// A tensor, and its adjoint.
 type Found = Vec<(String, Closed)>;

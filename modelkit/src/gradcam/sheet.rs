@@ -7,8 +7,8 @@
 use rten_onnx::onnx::AttributeProto;
 
 use super::closed::name;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
+use skincell_onnx::Constant;
 
 /// A float32 value of the graph and its shape.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,10 @@
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{
     Graph, attribute, float, float_attribute, input, int_attribute, op, output,
 };
+use skincell_onnx::Constant;
 
 /// 1/√2.
 const FRAC_1_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;

@@ -14,8 +14,8 @@ use super::general::winners;
 use super::place::reduced_axes;
 use super::sheet::{Sheet, Val};
 use super::slope::{Slope, slope};
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
+use skincell_onnx::Constant;
 
 /// The derivative of one value.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use rten_onnx::onnx::{
 };
 use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, ValueWriter, WriteValue};
 
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, reads};
+use skincell_onnx::Constant;
 
 pub use skincell_engines::source::{GRAPH_FILE, WEIGHTS_FILE};
 

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, float, float_attribute, input, op, output};
+use skincell_onnx::Constant;
 
 /// What a folded batch norm added to each channel, by the name of the folded convolution's output:
 /// `β − μγ/√(σ² + ε)`.

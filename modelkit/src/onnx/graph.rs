@@ -11,7 +11,7 @@ use rten_onnx::onnx::{
     TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
-use crate::onnx::constant::Constant;
+use skincell_onnx::Constant;
 
 /// An ONNX graph with its weights in memory.
 #[derive(Clone)]

@@ -2,7 +2,6 @@
 //!
 //! What a graph means for a classifier of photos is the business of the other modules.
 
-pub(crate) mod constant;
 pub(crate) mod engine;
 pub mod external;
 pub(crate) mod fold;

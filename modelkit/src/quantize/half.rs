@@ -6,8 +6,8 @@
 use ::half::f16;
 use rten_onnx::onnx::{DataType, NodeProto};
 
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, int_attribute};
+use skincell_onnx::Constant;
 
 /// Smaller tensors stay: their bytes are few, and biases need their digits.
 const SMALLEST: usize = 1024;

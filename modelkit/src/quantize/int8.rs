@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use rten_onnx::onnx::{DataType, NodeProto};
 
 use super::calibrate::Seen;
-use crate::onnx::constant::Constant;
 use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
+use skincell_onnx::Constant;
 
 /// Most steps of a weight to either side of 0.
 const STEPS: f32 = 63.0;

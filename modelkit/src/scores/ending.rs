@@ -95,7 +95,7 @@ fn spelled_softmax(graph: &Graph, value: &str) -> Option<String> {
 /// `1 / (1 + exp(−x))`, the division as `Div` or `Reciprocal`: gives `x`.
 fn spelled_sigmoid(graph: &Graph, value: &str) -> Option<String> {
     let is_one = |name: &str| {
-        graph.constants.get(name).and_then(crate::onnx::constant::Constant::to_scalar) == Some(1.0)
+        graph.constants.get(name).and_then(skincell_onnx::Constant::to_scalar) == Some(1.0)
     };
     let sum = match made_by(graph, value, "Div") {
         Some((one, Some(sum))) if is_one(one) => sum,

@@ -11,11 +11,11 @@ mod range;
 use skincell_vision::card::{Activation, Form};
 use thiserror::Error;
 
-use crate::onnx::constant::Constant;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, int_attribute, value_info};
 use ending::{Ending, Function, ending};
 use range::{Range, range};
+use skincell_onnx::Constant;
 
 /// The scores a graph gives.
 #[derive(Debug, Clone, PartialEq)]

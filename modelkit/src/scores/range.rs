@@ -63,7 +63,7 @@ fn of(graph: &Graph, name: &str, left: &mut usize) -> Range {
         "Clip" => {
             let bound = |index: usize, name: &str, idle: f32| match input(node, index) {
                 Some(bound) => {
-                    graph.constants.get(bound).and_then(crate::onnx::constant::Constant::to_scalar)
+                    graph.constants.get(bound).and_then(skincell_onnx::Constant::to_scalar)
                 }
                 None => Some(float(node, name, idle)),
             };

@@ -77,7 +77,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
         }] += 1;
     }
     let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
-    let bytes = bytes.map_err(|source| PackError::Io { path: cell, source })?;
+    let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
     Ok(Packed { bytes, convolutions })
 }
 

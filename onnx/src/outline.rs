@@ -12,7 +12,7 @@ use thiserror::Error;
 
 /// Why the bytes are no whole ONNX model.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum WireError {
+pub enum OutlineError {
     /// The bytes are something else: the first field of an ONNX model is its IR version.
     #[error("this is no ONNX model: it begins with {begins:?}; export the model to ONNX first")]
     NotOnnx {
@@ -127,8 +127,8 @@ pub struct Outline<'a> {
 /// Checks that `bytes` has the outline of an ONNX model with a graph.
 ///
 /// # Errors
-/// [`WireError`] with the offset of the first thing wrong.
-pub fn check(bytes: &[u8]) -> Result<Outline<'_>, WireError> {
+/// [`OutlineError`] with the offset of the first thing wrong.
+pub fn check(bytes: &[u8]) -> Result<Outline<'_>, OutlineError> {
     // Field 1 as a varint, or field 2..=14 where a writer left the IR version for later.
     if !matches!(bytes.first(), Some(0x08 | 0x12 | 0x1a | 0x22 | 0x3a | 0x42)) {
         return Err(not_onnx(bytes));
@@ -148,9 +148,9 @@ fn looks_like_text(bytes: &[u8]) -> bool {
     start.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e))
 }
 
-fn not_onnx(bytes: &[u8]) -> WireError {
+fn not_onnx(bytes: &[u8]) -> OutlineError {
     let start = bytes.get(..16).unwrap_or(bytes);
-    WireError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned() }
+    OutlineError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned() }
 }
 
 fn walk<'a>(
@@ -159,9 +159,9 @@ fn walk<'a>(
     message: Message,
     depth: usize,
     outline: &mut Outline<'a>,
-) -> Result<(), WireError> {
+) -> Result<(), OutlineError> {
     if depth > MAX_DEPTH {
-        return Err(WireError::Damaged { at: base, problem: "messages nest too deep" });
+        return Err(OutlineError::Damaged { at: base, problem: "messages nest too deep" });
     }
     let mut at = 0;
     while message == Message::Packed && at < bytes.len() {
@@ -181,7 +181,7 @@ fn walk<'a>(
             2 => varint(bytes, &mut at, base)?,
             5 => 4,
             _ => {
-                return Err(WireError::Damaged {
+                return Err(OutlineError::Damaged {
                     at: base + at,
                     problem: "a field of unknown kind",
                 });
@@ -190,7 +190,7 @@ fn walk<'a>(
         let left = bytes.len() - at;
         let inside = usize::try_from(length).ok().and_then(|n| bytes.get(at..)?.get(..n));
         let Some(inside) = inside else {
-            return Err(WireError::CutShort { at: base + at, what: field.name(), length, left });
+            return Err(OutlineError::CutShort { at: base + at, what: field.name(), length, left });
         };
         outline.has_graph |= message == Message::Model && field == Message::Graph;
         match (message, tag >> 3) {
@@ -206,17 +206,20 @@ fn walk<'a>(
     if let [b"location", location] = entry {
         let problem = "the name of a data file is not UTF-8";
         let location =
-            str::from_utf8(location).map_err(|_| WireError::Damaged { at: base, problem })?;
+            str::from_utf8(location).map_err(|_| OutlineError::Damaged { at: base, problem })?;
         outline.data_files.insert(location);
     }
     Ok(())
 }
 
-fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, WireError> {
+fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, OutlineError> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let Some(byte) = bytes.get(*at) else {
-            return Err(WireError::Damaged { at: base + *at, problem: "it ends within a number" });
+            return Err(OutlineError::Damaged {
+                at: base + *at,
+                problem: "it ends within a number",
+            });
         };
         *at += 1;
         value |= u64::from(byte & 0x7f) << shift;
@@ -224,7 +227,7 @@ fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, WireError> {
             return Ok(value);
         }
     }
-    Err(WireError::Damaged { at: base + *at, problem: "a number longer than 64 bits" })
+    Err(OutlineError::Damaged { at: base + *at, problem: "a number longer than 64 bits" })
 }
 
 #[cfg(test)]
@@ -258,7 +261,7 @@ mod tests {
         let found = check(&model).map(|outline| outline.data_files);
         assert_eq!(found, Ok(["attribute", "function", "initializer"].into()));
         let named = [vec![8, 8], inside(0x3a, &inside(0x2a, &external("location", &[0xff])))];
-        assert!(matches!(check(&named.concat()), Err(WireError::Damaged { .. })));
+        assert!(matches!(check(&named.concat()), Err(OutlineError::Damaged { .. })));
     }
 
     #[test]

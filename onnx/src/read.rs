@@ -1,0 +1,286 @@
+//! Reads an ONNX file and everything beside it that belongs to it, and trusts none of it.
+//!
+//! Every length, name of a file and dimension is checked here; whether the nodes make sense is not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use rten_onnx::onnx::{
+    AttributeProto, DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorProto, ValueInfoProto,
+};
+use rten_onnx::protobuf::ProtobufError;
+use thiserror::Error;
+
+use crate::constant::{Constant, element_size};
+use crate::external;
+use crate::outline::{self, OutlineError};
+
+/// Why an ONNX file cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The file system said no.
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// Not a whole ONNX file.
+    #[error("{path}: {error}", path = path.display())]
+    Outline {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: OutlineError,
+    },
+    /// The outline is right, a field inside is not.
+    #[error("{path}: the model is damaged: {error}; export it again", path = path.display())]
+    Decode {
+        /// Which file.
+        path: PathBuf,
+        /// What the decoder said.
+        error: ProtobufError,
+    },
+    /// A tensor's data lies in another file, and cannot be had from there.
+    #[error("weights of \"{tensor}\" lie in {location:?}: {problem}")]
+    External {
+        /// The tensor.
+        tensor: String,
+        /// The path as the model gives it.
+        location: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A tensor that does not hold what it declares.
+    #[error("tensor \"{tensor}\" of dimensions {dims:?}: {problem}; export the model again")]
+    Constant {
+        /// The tensor.
+        tensor: String,
+        /// Its declared dimensions.
+        dims: Vec<i64>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A `Constant` node of text, or of nothing.
+    #[error("the constant \"{tensor}\" has no value that is read here; export the model again")]
+    Value {
+        /// What it is called.
+        tensor: String,
+    },
+}
+
+/// A model with all its weights, each constant as long as it says.
+#[derive(Debug)]
+pub struct ModelFile {
+    /// The nodes in the file's order, `Constant` nodes apart.
+    pub nodes: Vec<NodeProto>,
+    /// Initialisers and the values of `Constant` nodes, by name.
+    pub constants: BTreeMap<String, Constant>,
+    /// The inputs that are no constants.
+    pub inputs: Vec<ValueInfoProto>,
+    /// The outputs.
+    pub outputs: Vec<ValueInfoProto>,
+    /// Version of the file's format, where it says.
+    pub ir_version: Option<i64>,
+    /// The operator sets the nodes are of.
+    pub opsets: Vec<OperatorSetIdProto>,
+    /// What the exporter wrote beside the graph (`metadata_props`).
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Reads a model with all its weights.
+///
+/// # Errors
+/// [`ReadError`], naming the first thing found wrong.
+pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
+    let bytes =
+        std::fs::read(path).map_err(|error| ReadError::File { path: path.to_owned(), error })?;
+    outline::check(&bytes).map_err(|error| ReadError::Outline { path: path.to_owned(), error })?;
+    let model = ModelProto::parse_buf(&bytes)
+        .map_err(|error| ReadError::Decode { path: path.to_owned(), error })?;
+    drop(bytes);
+    let GraphProto { node, initializer, input, output, .. } = model.graph.unwrap_or_default();
+    let mut external = External { model: Some(path), files: HashMap::new() };
+    let mut constants = BTreeMap::new();
+    for proto in initializer {
+        let name = proto.name.clone().unwrap_or_default();
+        constants.insert(name, tensor(proto, &mut external)?);
+    }
+    let mut nodes = Vec::with_capacity(node.len());
+    for node in node {
+        match constant_value(&node, &mut external)? {
+            Some((name, tensor)) => drop(constants.insert(name, tensor)),
+            None => nodes.push(node),
+        }
+    }
+    let is_input =
+        |value: &ValueInfoProto| !constants.contains_key(value.name.as_deref().unwrap_or_default());
+    Ok(ModelFile {
+        nodes,
+        inputs: input.into_iter().filter(is_input).collect(),
+        outputs: output,
+        constants,
+        ir_version: model.ir_version,
+        opsets: model.opset_import,
+        metadata: model
+            .metadata_props
+            .into_iter()
+            .filter_map(|p| Some((p.key?, p.value?)))
+            .collect(),
+    })
+}
+
+/// The tensor that an attribute holds; its data must lie in the attribute.
+///
+/// # Errors
+/// [`ReadError`]: there is none, or it does not hold what it declares. `name` is what it is called there.
+pub fn attribute_constant(attribute: &AttributeProto, name: &str) -> Result<Constant, ReadError> {
+    let Some(proto) = attribute.t.clone() else {
+        return Err(ReadError::Value { tensor: name.to_owned() });
+    };
+    let mut external = External { model: None, files: HashMap::new() };
+    tensor(TensorProto { name: Some(name.to_owned()), ..proto }, &mut external)
+}
+
+/// The name and value of a `Constant` node, or `None` for any other node.
+fn constant_value(
+    node: &NodeProto,
+    external: &mut External<'_>,
+) -> Result<Option<(String, Constant)>, ReadError> {
+    if node.op_type.as_deref() != Some("Constant") {
+        return Ok(None);
+    }
+    let name = node.output.first().cloned().unwrap_or_default();
+    for attribute in &node.attribute {
+        let value = match attribute.name.as_deref() {
+            Some("value") => match attribute.t.clone() {
+                Some(proto) => tensor(TensorProto { name: Some(name.clone()), ..proto }, external)?,
+                None => continue,
+            },
+            Some("value_float") => Constant::scalar(attribute.f.unwrap_or_default()),
+            Some("value_floats") => Constant::f32(&[attribute.floats.len()], &attribute.floats),
+            Some("value_ints") => Constant::i64_list(&attribute.ints),
+            Some("value_int") => {
+                Constant { dims: vec![], ..Constant::i64_list(&[attribute.i.unwrap_or_default()]) }
+            }
+            _ => continue,
+        };
+        return Ok(Some((name, value)));
+    }
+    Err(ReadError::Value { tensor: name })
+}
+
+/// A tensor with its bytes, wherever they lie.
+fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, ReadError> {
+    let name = proto.name.clone().unwrap_or_default();
+    let fail = |problem: String| ReadError::Constant {
+        tensor: name.clone(),
+        dims: proto.dims.clone(),
+        problem,
+    };
+    let dtype = proto.data_type.unwrap_or(DataType(0));
+    let size = element_size(dtype)
+        .ok_or_else(|| fail(format!("its element type {dtype} is not worked on")))?;
+    let mut dims = Vec::with_capacity(proto.dims.len());
+    let mut length = size;
+    for dim in &proto.dims {
+        let dim = usize::try_from(*dim).map_err(|_| fail("a dimension is negative".to_owned()))?;
+        length = length
+            .checked_mul(dim)
+            .ok_or_else(|| fail("the dimensions multiply past 64 bits".to_owned()))?;
+        dims.push(dim);
+    }
+    let bytes = if proto.data_location == Some(DataLocation::EXTERNAL) {
+        external.load(&proto, &name, length)?
+    } else {
+        inline_bytes(&proto)
+    };
+    if bytes.len() != length {
+        let held = bytes.len();
+        return Err(fail(format!("that is {length} bytes, and it holds {held}")));
+    }
+    Ok(Constant { dtype, dims, bytes })
+}
+
+fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
+    if let Some(raw) = &proto.raw_data {
+        return raw.take();
+    }
+    let ints = proto.int32_data.iter();
+    match proto.data_type {
+        Some(DataType::FLOAT) => proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(DataType::DOUBLE) => proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(DataType::INT64) => proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Some(DataType::INT32) => ints.flat_map(|v| v.to_le_bytes()).collect(),
+        // Smaller types are kept one to an int32 (onnx.proto, TensorProto.int32_data).
+        Some(dtype) => {
+            let size = element_size(dtype).unwrap_or(4).min(4);
+            ints.flat_map(|v| v.to_le_bytes().into_iter().take(size)).collect()
+        }
+        None => Vec::new(),
+    }
+}
+
+/// The files weights lie in, opened once.
+struct External<'a> {
+    /// The graph's file; `None` where no other file may be read.
+    model: Option<&'a Path>,
+    files: HashMap<String, (File, u64)>,
+}
+
+impl External<'_> {
+    fn load(
+        &mut self,
+        proto: &TensorProto,
+        tensor: &str,
+        length: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let entry = |key: &str| {
+            let held = proto.external_data.iter().find(|e| e.key.as_deref() == Some(key));
+            held.and_then(|e| e.value.as_deref())
+        };
+        let location = entry("location").unwrap_or_default().to_owned();
+        let fail = |problem: String| ReadError::External {
+            tensor: tensor.to_owned(),
+            location: location.clone(),
+            problem,
+        };
+        let number = |key: &str, default: u64| match entry(key) {
+            None => Ok(default),
+            Some(text) => text
+                .parse::<u64>()
+                .map_err(|_| fail(format!("its {key} is {text:?}, not a number of bytes"))),
+        };
+        let offset = number("offset", 0)?;
+        let declared = number("length", length as u64)?;
+        if declared != length as u64 {
+            return Err(fail(format!("{declared} bytes there, but its dimensions need {length}")));
+        }
+        let (file, held) = self.open(&location).map_err(&fail)?;
+        if offset.checked_add(declared).is_none_or(|end| end > *held) {
+            return Err(fail(format!(
+                "bytes {offset} to {offset}+{declared} are asked for, and the file has {held}; \
+                 copy it again, whole"
+            )));
+        }
+        let mut bytes = vec![0; length];
+        file.seek(SeekFrom::Start(offset)).map_err(|e| fail(e.to_string()))?;
+        file.read_exact(&mut bytes).map_err(|e| fail(e.to_string()))?;
+        Ok(bytes)
+    }
+
+    fn open(&mut self, location: &str) -> Result<&mut (File, u64), String> {
+        if !self.files.contains_key(location) {
+            let model = self.model.ok_or("its data has to lie in the graph itself")?;
+            let path = external::resolve(model, location).map_err(|e| e.to_string())?;
+            let file = File::open(&path).map_err(|e| e.to_string())?;
+            let length = file.metadata().map_err(|e| e.to_string())?.len();
+            self.files.insert(location.to_owned(), (file, length));
+        }
+        self.files.get_mut(location).ok_or_else(|| "cannot be opened".to_owned())
+    }
+}

@@ -41,7 +41,7 @@ pub fn prediction(
             return Err(Problem::NoHeatmap { why });
         }
         (Form::Png, Heatmap::Missing(why)) => return Err(Problem::NoHeatmap { why }),
-        (Form::Json, heatmap) => json(&document(card, ranking, &heatmap, region, timing))?,
+        (Form::Json, heatmap) => json(&predict_response(card, ranking, &heatmap, region, timing))?,
     };
     if let Ok(value) = HeaderValue::from_str(&timing.header()) {
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
@@ -142,7 +142,7 @@ fn request_id(head: &Parts) -> Option<HeaderValue> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "Prediction"))]
-pub(crate) struct Document<'a> {
+pub(crate) struct PredictResponse<'a> {
     model: Model<'a>,
     /// The likeliest classes, best first.
     results: Vec<Class<'a>>,
@@ -201,20 +201,20 @@ struct Map<'a> {
     values: Vec<f64>,
 }
 
-fn document<'a>(
+fn predict_response<'a>(
     card: &'a Card,
     ranking: &[Ranked],
     heatmap: &'a Heatmap,
     region: Region,
     timing: Timing,
-) -> Document<'a> {
+) -> PredictResponse<'a> {
     let class = |ranked: &Ranked| {
         let class = card.classes.get(ranked.index)?;
         let (probability, index) = (per_cent(ranked.probability), ranked.index);
         Some(Class { class: &class.label, display: class.display.as_deref(), probability, index })
     };
     let label = |index: usize| card.classes.get(index).map(|class| class.label.as_str());
-    let mut document = Document {
+    let mut response = PredictResponse {
         model: Model { name: &card.name, notice: &card.notice },
         results: ranking.iter().filter_map(class).collect(),
         heatmap_base64: None,
@@ -227,23 +227,23 @@ fn document<'a>(
     };
     match heatmap {
         Heatmap::Shown { png, class, basis } => {
-            document.heatmap_base64 = Some(STANDARD.encode(png));
-            document.heatmap_class = label(*class);
-            document.heatmap_basis = Some(*basis);
+            response.heatmap_base64 = Some(STANDARD.encode(png));
+            response.heatmap_class = label(*class);
+            response.heatmap_basis = Some(*basis);
         }
         Heatmap::Maps(maps) => {
             let first = maps.first();
-            document.heatmap_class = first.and_then(|map| label(map.class));
-            document.heatmap_basis = first.map(|map| map.heatmap.basis());
-            document.heatmap_maps =
+            response.heatmap_class = first.and_then(|map| label(map.class));
+            response.heatmap_basis = first.map(|map| map.heatmap.basis());
+            response.heatmap_maps =
                 Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
         }
         Heatmap::Missing(why) => {
-            document.heatmap_missing = Some(why);
-            document.heatmap_region = None;
+            response.heatmap_missing = Some(why);
+            response.heatmap_region = None;
         }
     }
-    document
+    response
 }
 
 fn numbers<'a>(card: &'a Card, ClassMap { class, heatmap }: &ClassMap) -> Option<Map<'a>> {

@@ -15,14 +15,14 @@ use crate::settings::Settings;
 
 /// Whether to make a heatmap, decided before anything is computed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum HeatmapRequest {
     /// Of the class at this index, or of the most probable one, in this form.
     Make(Option<usize>, HeatmapForm),
     /// None, for this reason: the end of "no heatmap, …".
     Skip(String),
 }
 
-impl Wish {
+impl HeatmapRequest {
     /// What the operator allows, the request asks for, and the model can give.
     ///
     /// # Errors
@@ -106,17 +106,17 @@ pub struct ClassMap {
 /// # Errors
 /// [`Problem::Internal`] where a step fails that the checks before should have ruled out.
 pub fn explain(
-    wish: &Wish,
+    heatmap_request: &HeatmapRequest,
     card: &Card,
     seen: &View,
     scores: &Scores,
     probabilities: &[f32],
     ranking: &[Ranked],
 ) -> Result<Heatmap, Problem> {
-    let (class, form) = match wish {
-        Wish::Skip(why) => return Ok(Heatmap::Missing(why.clone())),
-        Wish::Make(Some(class), form) => (*class, *form),
-        Wish::Make(None, form) => (ranking.first().map_or(0, |best| best.index), *form),
+    let (class, form) = match heatmap_request {
+        HeatmapRequest::Skip(why) => return Ok(Heatmap::Missing(why.clone())),
+        HeatmapRequest::Make(Some(class), form) => (*class, *form),
+        HeatmapRequest::Make(None, form) => (ranking.first().map_or(0, |best| best.index), *form),
     };
     let (Some(cam), Some(map)) = (&scores.cam, &card.gradcam) else {
         return Ok(Heatmap::Missing("the model gave none".to_owned()));
@@ -198,10 +198,14 @@ mod tests {
             let (_folder, settings) = mounted(&[], None);
             let settings = Settings { gradcam: allowed, ..settings };
             let options = Options { gradcam, class: Some("1".to_owned()), ..Options::default() };
-            match (Wish::of(&settings, &options, &card).unwrap(), expect) {
-                (wish, Ok(())) => assert_eq!(wish, Wish::Make(Some(1), HeatmapForm::Overlay)),
-                (Wish::Skip(why), Err(part)) => assert!(why.contains(part), "{why}"),
-                (wish, Err(part)) => panic!("{wish:?} where {part} rules it out"),
+            match (HeatmapRequest::of(&settings, &options, &card).unwrap(), expect) {
+                (heatmap_request, Ok(())) => {
+                    assert_eq!(heatmap_request, HeatmapRequest::Make(Some(1), HeatmapForm::Overlay))
+                }
+                (HeatmapRequest::Skip(why), Err(part)) => assert!(why.contains(part), "{why}"),
+                (heatmap_request, Err(part)) => {
+                    panic!("{heatmap_request:?} where {part} rules it out")
+                }
             }
         }
     }

@@ -43,7 +43,7 @@ use skincell_vision::{rank, tensor};
 
 use crate::body::Source;
 use crate::clock::{Clock, Timing};
-use crate::explain::Wish;
+use crate::explain::HeatmapRequest;
 use crate::inference::Inference;
 use crate::options::DEFAULT_TOP_K;
 use crate::problem::{Problem, excerpt};
@@ -105,7 +105,7 @@ fn predict<S: Source>(
     let form = negotiate::answer_form(&head.headers)?;
     let upload = upload::read(head, source, settings.max_body)?;
     let card = models::find(settings, upload.options.model.as_deref())?;
-    let wish = Wish::of(settings, &upload.options, &card)?;
+    let heatmap_request = HeatmapRequest::of(settings, &upload.options, &card)?;
     let top_k = upload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     clock.lap();
 
@@ -113,12 +113,13 @@ fn predict<S: Source>(
     let tensor = tensor::from_photo(&seen.photo, &card.input).map_err(internal("the tensor"))?;
     let decode = clock.lap();
 
-    let scores = inference::run(inference, &card, tensor, wish.is_make())?;
+    let scores = inference::run(inference, &card, tensor, heatmap_request.is_make())?;
     let inference = clock.lap();
 
     let probabilities = rank::probabilities(&scores.scores, &card.output)?;
     let ranking = rank::rank(&probabilities, top_k);
-    let heatmap = explain::explain(&wish, &card, &seen, &scores, &probabilities, &ranking)?;
+    let heatmap =
+        explain::explain(&heatmap_request, &card, &seen, &scores, &probabilities, &ranking)?;
     let timing = Timing { decode, inference, heatmap: clock.lap(), total: clock.total() };
     answer::prediction(form, &card, &ranking, heatmap, seen.region, timing)
 }

@@ -76,8 +76,9 @@ fn document() -> Value {
 }
 
 fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
-    let prediction = schemas.answers.subschema_for::<answer::Document<'static>>();
-    let problem = json!({"schema": schemas.answers.subschema_for::<problem::Document<'static>>()});
+    let prediction = schemas.answers.subschema_for::<answer::PredictResponse<'static>>();
+    let problem =
+        json!({"schema": schemas.answers.subschema_for::<problem::ProblemBody<'static>>()});
     let mut responses = problems(&PHOTO_PROBLEMS, "application/problem+json", &problem);
     responses.insert(
         "200".to_owned(),
@@ -195,7 +196,7 @@ fn operations(answers: &mut SchemaGenerator) -> [Operation; 7] {
 
 fn inference_paths(schemas: &mut Schemas) -> Map<String, Value> {
     let error = json!({"schema": schemas.answers.subschema_for::<v2::Refusal>()});
-    let request = schemas.requests.subschema_for::<v2::InferenceRequest<'static>>().to_value();
+    let request = schemas.requests.subschema_for::<v2::InferRequestBody<'static>>().to_value();
     let path = |(path, id, summary, schema): Operation| {
         let mut responses = problems(&INFERENCE_PROBLEMS, "application/json", &error);
         let mut content = json!({"application/json": {"schema": schema}});

@@ -299,7 +299,7 @@ impl Problem {
     pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
         let kind = self.kind();
         let (limit, actual) = self.numbers();
-        let document = Document {
+        let body = ProblemBody {
             r#type: format!("{TYPE_PREFIX}{}", kind.name),
             title: kind.title,
             status: kind.status,
@@ -309,7 +309,7 @@ impl Problem {
             request_id,
         };
         // Strings and numbers always have a JSON form; an empty body is the honest fallback.
-        serde_json::to_vec(&document).unwrap_or_default()
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 }
 
@@ -317,7 +317,7 @@ impl Problem {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "Problem"))]
-pub(crate) struct Document<'a> {
+pub(crate) struct ProblemBody<'a> {
     /// `urn:skincell:problem:<name>`, stable.
     r#type: String,
     title: &'static str,

@@ -25,7 +25,7 @@ use crate::settings::Settings;
 use crate::v2::tensors::Description;
 
 #[cfg(test)]
-pub(crate) use request::Document as InferenceRequest;
+pub(crate) use request::InferRequestBody;
 #[cfg(test)]
 pub(crate) use response::Inferred;
 

@@ -104,16 +104,16 @@ impl Session {
     }
 
     fn run(&mut self) -> Result<Vec<(String, cellnet::OutputTensor)>, Box<dyn Error>> {
-        let port = self.model.inputs().first().ok_or("the model takes no input")?;
+        let spec = self.model.inputs().first().ok_or("the model takes no input")?;
         let floats: Vec<f32>;
-        let tensor = match port.dtype {
+        let tensor = match spec.dtype {
             Dtype::U8 => TensorRef::U8(&self.input),
             Dtype::F32 => {
                 floats = self.input.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
                 TensorRef::F32(&floats)
             }
         };
-        Ok(self.model.run(&mut self.workspace, &self.pool, &[(port.name.as_str(), tensor)])?)
+        Ok(self.model.run(&mut self.workspace, &self.pool, &[(spec.name.as_str(), tensor)])?)
     }
 }
 

@@ -190,7 +190,7 @@ fn run(folder: &Path, isa: &str) -> Outcome {
     for case in cases() {
         let model = Model::open(file(folder, case.name))?;
         let mut workspace = Workspace::with_isa(&model, isa);
-        let count = model.inputs().first().map_or(0, cellnet::plan::Port::elements);
+        let count = model.inputs().first().map_or(0, cellnet::plan::TensorSpec::elements);
         let values: Vec<f32> = (0..count).map(|i| (i * 31 % 97) as f32 / 48.0 - 1.0).collect();
         let inputs = [("x", TensorRef::F32(values.as_slice()))];
         // Memory is taken by the first run; what is counted is a run like all others.

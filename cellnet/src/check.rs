@@ -7,7 +7,7 @@
 use crate::error::OpenError;
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map, Operand, Plan,
-    Pool, Port, Product, Reduce, Softmax, Step, Window,
+    Pool, Product, Reduce, Softmax, Step, TensorSpec, Window,
 };
 use crate::stage::{Stage, stages};
 
@@ -73,8 +73,8 @@ impl Checker<'_> {
         for (i, map) in self.plan.maps.iter().enumerate() {
             self.map_fits(map).map_err(|r| (i, format!("map {i}: {r}")))?;
         }
-        for (i, port) in self.plan.inputs.iter().chain(&self.plan.outputs).enumerate() {
-            self.port(port).map_err(|r| (i, format!("port `{}`: {r}", port.name)))?;
+        for (i, spec) in self.plan.inputs.iter().chain(&self.plan.outputs).enumerate() {
+            self.spec(spec).map_err(|r| (i, format!("tensor `{}`: {r}", spec.name)))?;
         }
         for (i, step) in self.plan.steps.iter().enumerate() {
             self.step(step).map_err(|r| (i, r))?;
@@ -93,13 +93,13 @@ impl Checker<'_> {
         ensure(inside, || format!("{map:?} is not inside the arena of {}", self.plan.arena))
     }
 
-    fn port(&self, port: &Port) -> Check {
-        let map = self.map(port.map)?;
-        let elements = port.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::from(*d)));
+    fn spec(&self, spec: &TensorSpec) -> Check {
+        let map = self.map(spec.map)?;
+        let elements = spec.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::from(*d)));
         let expected = u64::from(map.height) * u64::from(map.width) * u64::from(map.channels);
-        ensure(elements == Some(expected), || format!("{:?} on a map of {expected}", port.dims))?;
+        ensure(elements == Some(expected), || format!("{:?} on a map of {expected}", spec.dims))?;
         let fits = |v: &[f32]| v.is_empty() || v.len() == map.channels as usize;
-        ensure(fits(&port.scale) && fits(&port.bias), || "scale or bias length".to_owned())
+        ensure(fits(&spec.scale) && fits(&spec.bias), || "scale or bias length".to_owned())
     }
 
     fn map(&self, index: u32) -> Result<&Map, String> {

@@ -67,7 +67,7 @@ pub enum OpenError {
     /// The plan would read or write where it must not.
     #[error("step {step} of the plan is not sound: {reason}; pack the ONNX graph again")]
     Plan {
-        /// Index of the step, or of the map or port named in the reason.
+        /// Index of the step, or of the map or tensor named in the reason.
         step: usize,
         /// What is wrong, with numbers.
         reason: String,

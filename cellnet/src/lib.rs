@@ -21,12 +21,12 @@ mod model;
 pub mod pack;
 mod packed;
 pub mod plan;
-mod ports;
 mod stage;
+mod tensors;
 mod threads;
 
 pub use error::{InferenceError, OpenError, PackError};
 pub use kernels::Isa;
 pub use model::{Model, OutputTensor, Workspace};
-pub use ports::TensorRef;
+pub use tensors::TensorRef;
 pub use threads::Pool;

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{InferenceError, OpenError};
-use crate::kernels::{Arena, Crew, Isa, workspace_floats};
+use crate::kernels::{Arena, Execution, Isa, workspace_floats};
 use crate::mapping::Bytes;
 use crate::packed::Packed;
-use crate::plan::{Order, Plan, Port};
-use crate::ports::{self, TensorRef};
+use crate::plan::{Order, Plan, TensorSpec};
+use crate::tensors::{self, TensorRef};
 use crate::threads::Pool;
 
 /// A model: a plan and mapped weights. Cheap to clone and to share between threads; all that a run
@@ -94,13 +94,13 @@ impl Model {
 
     /// What the model takes.
     #[must_use]
-    pub fn inputs(&self) -> &[Port] {
+    pub fn inputs(&self) -> &[TensorSpec] {
         &self.packed.plan().inputs
     }
 
     /// What it gives.
     #[must_use]
-    pub fn outputs(&self) -> &[Port] {
+    pub fn outputs(&self) -> &[TensorSpec] {
         &self.packed.plan().outputs
     }
 
@@ -167,21 +167,21 @@ impl Model {
         let plan = self.packed.plan();
         self.check_inputs(inputs)?;
         let mut arena = take_arena(workspace, &self.packed, pool.threads())?;
-        for port in &plan.inputs {
-            if let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == port.name) {
-                ports::load(arena.floats_mut(), &plan.maps, port, *tensor);
+        for spec in &plan.inputs {
+            if let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == spec.name) {
+                tensors::load(arena.floats_mut(), &plan.maps, spec, *tensor);
             }
         }
         let packed = Arc::clone(&self.packed);
-        let crew = Crew::new(packed, arena, workspace.isa, pool.threads())
+        let execution = Execution::new(packed, arena, workspace.isa, pool.threads())
             .ok_or(InferenceError::Worker)?;
-        let (arena, done) = pool.run(crew).ok_or(InferenceError::Worker)?.into_arena();
+        let (arena, done) = pool.run(execution).ok_or(InferenceError::Worker)?.into_arena();
         if !done {
             return Err(InferenceError::Worker);
         }
-        let outputs = plan.outputs.iter().map(|port| {
-            let values = ports::store(arena.floats(), &plan.maps, port);
-            (port.name.clone(), OutputTensor { dims: port.dims.clone(), values })
+        let outputs = plan.outputs.iter().map(|spec| {
+            let values = tensors::store(arena.floats(), &plan.maps, spec);
+            (spec.name.clone(), OutputTensor { dims: spec.dims.clone(), values })
         });
         let outputs = outputs.collect();
         workspace.arena = Some(arena);
@@ -189,34 +189,34 @@ impl Model {
     }
 
     fn check_inputs(&self, inputs: &[(&str, TensorRef<'_>)]) -> Result<(), InferenceError> {
-        let ports = self.inputs();
-        let names = || ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let specs = self.inputs();
+        let names = || specs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         for (index, (name, _)) in inputs.iter().enumerate() {
             if inputs.iter().take(index).any(|(earlier, _)| earlier == name) {
                 return Err(InferenceError::RepeatedInput { name: (*name).to_owned() });
             }
-            if !ports.iter().any(|p| p.name == *name) {
+            if !specs.iter().any(|p| p.name == *name) {
                 return Err(InferenceError::UnknownInput {
                     name: (*name).to_owned(),
                     expected: names(),
                 });
             }
         }
-        for port in ports {
-            let name = port.name.clone();
-            let Some((_, tensor)) = inputs.iter().find(|(n, _)| *n == port.name) else {
+        for spec in specs {
+            let name = spec.name.clone();
+            let Some((_, tensor)) = inputs.iter().find(|(n, _)| *n == spec.name) else {
                 return Err(InferenceError::MissingInput { name, expected: names() });
             };
-            if tensor.dtype() != port.dtype {
+            if tensor.dtype() != spec.dtype {
                 return Err(InferenceError::Dtype {
                     name,
                     found: tensor.dtype(),
-                    expected: port.dtype,
+                    expected: spec.dtype,
                 });
             }
-            let expected = port.dims.iter().map(|d| *d as usize).product();
+            let expected = spec.dims.iter().map(|d| *d as usize).product();
             if tensor.len() != expected {
-                let (found, dims) = (tensor.len(), port.dims.clone());
+                let (found, dims) = (tensor.len(), spec.dims.clone());
                 return Err(InferenceError::Length { name, found, expected, dims });
             }
         }
@@ -239,7 +239,7 @@ fn take_arena(
     }
 }
 
-impl Port {
+impl TensorSpec {
     /// Elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {

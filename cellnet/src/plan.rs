@@ -467,7 +467,7 @@ pub enum Order {
 
 /// A named input or output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Port {
+pub struct TensorSpec {
     /// Name in the ONNX graph.
     pub name: String,
     /// Element type.
@@ -488,9 +488,9 @@ pub struct Port {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Tensors the caller gives.
-    pub inputs: Vec<Port>,
+    pub inputs: Vec<TensorSpec>,
     /// Tensors the caller gets.
-    pub outputs: Vec<Port>,
+    pub outputs: Vec<TensorSpec>,
     /// Every map; several may share floats of the arena when they are not needed at the same time.
     pub maps: Vec<Map>,
     /// What is done, in this order.

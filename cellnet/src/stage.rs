@@ -1,4 +1,4 @@
-//! The stages of a plan: what a crew does between two barriers.
+//! The stages of a plan: what is done between two barriers.
 //!
 //! A stage is a step, or two of them where that keeps what lies between in the cache: the convolution that
 //! expands a map and the depthwise one that is its only reader. It leaves out how they are computed

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::kernels::Crew;
+use crate::kernels::Execution;
 
 /// A pool of helper threads, which sleep while there is nothing to do.
 pub struct Pool {
@@ -22,13 +22,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    line: VecDeque<(Arc<Crew>, Arc<Ticket>)>,
+    line: VecDeque<(Arc<Execution>, Arc<HelperCount>)>,
     closed: bool,
 }
 
 /// Counts the helpers that hold a run.
 #[derive(Default)]
-struct Ticket {
+struct HelperCount {
     helpers: Mutex<usize>,
     left: Condvar,
 }
@@ -67,27 +67,27 @@ impl Pool {
 
     /// Works on a run with as many helpers as are free until it is over, and gives it back. `None` if
     /// a helper still held it, which cannot be.
-    pub(crate) fn run(&self, crew: Crew) -> Option<Crew> {
+    pub(crate) fn run(&self, execution: Execution) -> Option<Execution> {
         if self.helpers.is_empty() {
-            crew.work();
-            return Some(crew);
+            execution.work();
+            return Some(execution);
         }
-        let crew = Arc::new(crew);
-        let ticket = Arc::new(Ticket::default());
+        let execution = Arc::new(execution);
+        let helper_count = Arc::new(HelperCount::default());
         let mut state = locked(&self.shared.state);
         for _ in &self.helpers {
-            state.line.push_back((Arc::clone(&crew), Arc::clone(&ticket)));
+            state.line.push_back((Arc::clone(&execution), Arc::clone(&helper_count)));
         }
         drop(state);
         self.shared.work.notify_all();
-        crew.work();
-        locked(&self.shared.state).line.retain(|(other, _)| !Arc::ptr_eq(other, &crew));
-        let mut helpers = locked(&ticket.helpers);
+        execution.work();
+        locked(&self.shared.state).line.retain(|(other, _)| !Arc::ptr_eq(other, &execution));
+        let mut helpers = locked(&helper_count.helpers);
         while *helpers > 0 {
-            helpers = ticket.left.wait(helpers).unwrap_or_else(PoisonError::into_inner);
+            helpers = helper_count.left.wait(helpers).unwrap_or_else(PoisonError::into_inner);
         }
         drop(helpers);
-        Arc::into_inner(crew)
+        Arc::into_inner(execution)
     }
 }
 
@@ -105,7 +105,7 @@ impl Drop for Pool {
 /// What a helper does: takes a run from the line, works on it to its end, lets go of it.
 fn help(shared: &Shared) {
     /// Counts the helper out even if it panics.
-    struct Leave(Arc<Ticket>);
+    struct Leave(Arc<HelperCount>);
     impl Drop for Leave {
         fn drop(&mut self) {
             *locked(&self.0.helpers) -= 1;
@@ -114,7 +114,7 @@ fn help(shared: &Shared) {
     }
     loop {
         let mut state = locked(&shared.state);
-        let (crew, ticket) = loop {
+        let (execution, helper_count) = loop {
             if let Some(next) = state.line.pop_front() {
                 break next;
             }
@@ -123,11 +123,11 @@ fn help(shared: &Shared) {
             }
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
-        *locked(&ticket.helpers) += 1;
+        *locked(&helper_count.helpers) += 1;
         drop(state);
-        let leave = Leave(ticket);
-        crew.work();
-        drop(crew);
+        let leave = Leave(helper_count);
+        execution.work();
+        drop(execution);
         drop(leave);
     }
 }

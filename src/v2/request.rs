@@ -31,16 +31,16 @@ const DEEPEST: usize = 8;
 
 /// What was asked for, beside the input tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct InferRequest {
     /// Given back with the answer.
     pub(super) id: Option<String>,
     /// The outputs to answer with, in order.
-    pub(super) outputs: Vec<Wanted>,
+    pub(super) outputs: Vec<RequestedOutput>,
 }
 
 /// One output to answer with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct RequestedOutput {
     pub(super) output: Output,
     pub(super) described: Description,
     /// As raw bytes behind the JSON.
@@ -49,7 +49,7 @@ pub(super) struct Wanted {
     pub(super) classification: Option<usize>,
 }
 
-impl Asked {
+impl InferRequest {
     /// Whether the Grad-CAM output is to be fetched.
     pub(super) fn wants_cam(&self) -> bool {
         self.outputs.iter().any(|wanted| wanted.output == Output::Cam)
@@ -60,7 +60,7 @@ impl Asked {
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "InferenceRequest"))]
-pub(crate) struct Document<'a> {
+pub(crate) struct InferRequestBody<'a> {
     /// Given back with the answer.
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
@@ -131,7 +131,7 @@ pub(super) fn read<S: Source>(
     source: S,
     max_body: u64,
     card: &Card,
-) -> Result<(Asked, PhotoTensor), Problem> {
+) -> Result<(InferRequest, PhotoTensor), Problem> {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let mut body = Body::of(head, source, max_body)?.read_all()?;
     let end = match head.headers.get(JSON_LENGTH) {
@@ -142,10 +142,11 @@ pub(super) fn read<S: Source>(
             .ok_or_else(|| bad(format!("has a {JSON_LENGTH} beyond its {} bytes", body.len())))?,
     };
     let (json, raw) = body.split_at(end);
-    let document: Document<'_> = serde_json::from_slice(without_bom(json)).map_err(not_json)?;
-    let asked = asked(&document, card)?;
-    let inline = inline(&document, card, raw.len())?;
-    drop(document);
+    let parsed: InferRequestBody<'_> =
+        serde_json::from_slice(without_bom(json)).map_err(not_json)?;
+    let request = infer_request(&parsed, card)?;
+    let inline = inline(&parsed, card, raw.len())?;
+    drop(parsed);
     let data = match inline {
         Some(data) => data,
         None => {
@@ -156,14 +157,18 @@ pub(super) fn read<S: Source>(
     let shape = tensors::input(card).shape;
     let dimensions = shape.iter().filter_map(|length| u32::try_from(*length).ok()).collect();
     check_finite(card, &data)?;
-    Ok((asked, PhotoTensor { dimensions, dtype: card.input.dtype, data }))
+    Ok((request, PhotoTensor { dimensions, dtype: card.input.dtype, data }))
 }
 
 /// The tensor's elements from the JSON, or `None` where they are the `raw` bytes behind it.
-fn inline(document: &Document<'_>, card: &Card, raw: usize) -> Result<Option<Vec<u8>>, Problem> {
+fn inline(
+    body: &InferRequestBody<'_>,
+    card: &Card,
+    raw: usize,
+) -> Result<Option<Vec<u8>>, Problem> {
     let expected = tensors::input(card);
-    let [input] = document.inputs.0.as_slice() else {
-        let found = document.inputs.0.len();
+    let [input] = body.inputs.0.as_slice() else {
+        let found = body.inputs.0.len();
         return Err(bad(format!("has {found} inputs: send the one, {}", say(&expected))));
     };
     let is_same = input.name == expected.name
@@ -202,16 +207,16 @@ fn inline(document: &Document<'_>, card: &Card, raw: usize) -> Result<Option<Vec
 }
 
 /// The outputs to answer with: those named, or all.
-fn asked(document: &Document<'_>, card: &Card) -> Result<Asked, Problem> {
+fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferRequest, Problem> {
     let known = tensors::outputs(card);
-    let all_binary = document.parameters.binary_data_output.unwrap_or(false);
-    let plain = |(output, described): &(Output, Description)| Wanted {
+    let all_binary = body.parameters.binary_data_output.unwrap_or(false);
+    let plain = |(output, described): &(Output, Description)| RequestedOutput {
         output: *output,
         described: described.clone(),
         is_binary: all_binary,
         classification: None,
     };
-    let outputs = match &document.outputs {
+    let outputs = match &body.outputs {
         None => known.iter().map(plain).collect(),
         Some(List(requested)) if requested.is_empty() => known.iter().map(plain).collect(),
         Some(List(requested)) => requested
@@ -224,7 +229,7 @@ fn asked(document: &Document<'_>, card: &Card) -> Result<Asked, Problem> {
                     let name = &found.1.name;
                     return Err(bad(format!("wants {name:?} classified, which has maps")));
                 }
-                Ok(Wanted {
+                Ok(RequestedOutput {
                     is_binary: requested.parameters.binary_data.unwrap_or(all_binary),
                     classification: classes.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
                     ..plain(found)
@@ -232,7 +237,7 @@ fn asked(document: &Document<'_>, card: &Card) -> Result<Asked, Problem> {
             })
             .collect::<Result<_, _>>()?,
     };
-    Ok(Asked { id: document.id.as_deref().map(str::to_owned), outputs })
+    Ok(InferRequest { id: body.id.as_deref().map(str::to_owned), outputs })
 }
 
 fn unknown_output(name: &str, known: &[(Output, Description)]) -> Problem {

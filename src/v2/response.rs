@@ -1,4 +1,4 @@
-//! The answer to an inference request: JSON, and behind it the tensors that were asked for as bytes.
+//! The answer to an inference request: JSON, and behind it the tensors that were requested as bytes.
 
 use http::Response;
 use http::header::{HeaderName, HeaderValue};
@@ -9,7 +9,7 @@ use skincell_vision::card::Card;
 use skincell_vision::rank;
 
 use super::VERSION;
-use super::request::{Asked, JSON_LENGTH, Wanted};
+use super::request::{InferRequest, JSON_LENGTH, RequestedOutput};
 use super::tensors::Output;
 use crate::answer;
 use crate::inference::{InferenceError, Scores};
@@ -57,28 +57,28 @@ enum Values {
     Texts(Vec<String>),
 }
 
-/// Writes the outputs that were asked for.
+/// Writes the outputs that were requested.
 ///
 /// # Errors
 /// [`Problem::Scores`], [`Problem::Inference`] for numbers that are none.
 pub(super) fn write(
     card: &Card,
-    asked: &Asked,
+    request: &InferRequest,
     scores: &Scores,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let probabilities = rank::probabilities(&scores.scores, &card.output)?;
     let mut raw = Vec::new();
-    let mut outputs = Vec::with_capacity(asked.outputs.len());
-    for wanted in &asked.outputs {
-        let values = match wanted.output {
+    let mut outputs = Vec::with_capacity(request.outputs.len());
+    for requested in &request.outputs {
+        let values = match requested.output {
             Output::Scores => &scores.scores,
             Output::Probabilities => &probabilities,
             Output::Cam => finite(card, scores.cam.as_deref().unwrap_or_default())?,
         };
-        outputs.push(tensor(card, wanted, values, &mut raw));
+        outputs.push(tensor(card, requested, values, &mut raw));
     }
-    let has_binary = asked.outputs.iter().any(|wanted| wanted.is_binary);
-    let (model_name, id) = (card.name.as_str(), asked.id.as_deref());
+    let has_binary = request.outputs.iter().any(|requested| requested.is_binary);
+    let (model_name, id) = (card.name.as_str(), request.id.as_deref());
     let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
     if has_binary {
         let length = response.body().len();
@@ -92,20 +92,25 @@ pub(super) fn write(
 }
 
 /// One output, in the JSON or appended to `raw`.
-fn tensor<'a>(card: &Card, wanted: &'a Wanted, values: &[f32], raw: &mut Vec<u8>) -> Tensor<'a> {
-    let (values, datatype, shape) = match wanted.classification {
+fn tensor<'a>(
+    card: &Card,
+    requested: &'a RequestedOutput,
+    values: &[f32],
+    raw: &mut Vec<u8>,
+) -> Tensor<'a> {
+    let (values, datatype, shape) = match requested.classification {
         Some(classes) => {
             let texts = classified(card, values, classes);
             let shape = vec![1, texts.len() as u64];
             (Values::Texts(texts), "BYTES", shape)
         }
         None => {
-            let described = &wanted.described;
+            let described = &requested.described;
             (Values::Numbers(values.to_vec()), described.datatype, described.shape.clone())
         }
     };
-    let name = &wanted.described.name;
-    if !wanted.is_binary {
+    let name = &requested.described.name;
+    if !requested.is_binary {
         return Tensor { name, datatype, shape, parameters: None, data: Some(values) };
     }
     let before = raw.len();

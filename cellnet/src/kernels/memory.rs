@@ -13,7 +13,7 @@ pub(crate) struct Arena {
 }
 
 // SAFETY: the arena owns its memory, has no other state, and gives out references only through
-// `&self` and `&mut self`; the raw pointer is used by `Crew` alone, under its own argument.
+// `&self` and `&mut self`; the raw pointer is used by `Execution` alone, under its own argument.
 unsafe impl Send for Arena {}
 
 impl Arena {
@@ -42,7 +42,7 @@ impl Arena {
         unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.len()) }
     }
 
-    /// The first float, for `Crew`.
+    /// The first float, for `Execution`.
     pub(super) fn as_ptr(&self) -> *mut f32 {
         self.first.as_ptr()
     }

@@ -1,4 +1,4 @@
-//! The kernels, and the crew that runs them over a plan. One of the two modules with `unsafe`.
+//! The kernels, and the execution that runs them over a plan. One of the two modules with `unsafe`.
 //!
 //! # Why this is sound
 //! Kernels index the arena and the weights through raw pointers, without checks in their loops. They
@@ -13,7 +13,7 @@
 //!    lanes; task 0 clears the halo, which no task of the step reads or writes. Scratch belongs to one
 //!    worker. Of two steps done together, the second's outputs lie apart from the first's inputs too, and
 //!    the map between them is in scratch (`crate::stage`).
-//! 3. *Stages do not overlap in time.* [`Crew`] lets a task of stage `n + 1` begin only after the last of
+//! 3. *Stages do not overlap in time.* [`Execution`] lets a task of stage `n + 1` begin only after the last of
 //!    stage `n` has ended, with release and acquire between them.
 //! 4. *The instruction set is there.* [`Isa`] values other than `Portable` are only made by detection.
 //!
@@ -29,5 +29,5 @@ mod memory;
 mod ops;
 
 pub use arch::isa::Isa;
-pub(crate) use exec::crew::{Crew, workspace_floats};
+pub(crate) use exec::execution::{Execution, workspace_floats};
 pub(crate) use memory::Arena;

@@ -50,9 +50,9 @@ pub(super) fn algorithms(net: &Net, options: &Options) -> Result<Vec<Algorithm>,
 
 /// Seeded numbers in the range of the input's elements, where there are no photos to calibrate with.
 fn noise(net: &Net) -> Vec<f32> {
-    let port = net.inputs.first();
-    let count = port.map_or(0, |p| p.dims.iter().product());
-    let bytes = port.is_some_and(|p| p.dtype == Dtype::U8);
+    let spec = net.inputs.first();
+    let count = spec.map_or(0, |p| p.dims.iter().product());
+    let bytes = spec.is_some_and(|p| p.dtype == Dtype::U8);
     let mut state = 0x9e37_79b9u32;
     let mut next = || {
         state ^= state << 13;

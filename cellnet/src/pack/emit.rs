@@ -1,11 +1,11 @@
 //! From layers to the plan's steps, packing each one's weights in the order of execution.
 
 use super::layout::Layout;
-use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetPort, ValueId};
+use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, regroup};
 use crate::plan::{
-    Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Port,
-    Product, Reduce, Softmax, Step, Window,
+    Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Product,
+    Reduce, Softmax, Step, TensorSpec, Window,
 };
 
 /// Steps and weights of a net that has been laid out.
@@ -16,7 +16,7 @@ pub(super) fn emit(net: &Net, algorithms: &[Algorithm], layout: Layout) -> (Plan
         emitter.layer(layer, *algorithm);
     }
     let (steps, section) = (emitter.steps, emitter.section);
-    let port = |p: &NetPort| Port {
+    let spec = |p: &NetTensor| TensorSpec {
         name: p.name.clone(),
         dtype: p.dtype,
         dims: p.dims.iter().map(|d| *d as u32).collect(),
@@ -26,8 +26,8 @@ pub(super) fn emit(net: &Net, algorithms: &[Algorithm], layout: Layout) -> (Plan
         bias: filled(&p.bias, net.values[p.value].channels, 0.0),
     };
     let plan = Plan {
-        inputs: net.inputs.iter().map(port).collect(),
-        outputs: net.outputs.iter().map(port).collect(),
+        inputs: net.inputs.iter().map(spec).collect(),
+        outputs: net.outputs.iter().map(spec).collect(),
         arena: layout.arena,
         maps: layout.maps,
         steps,

@@ -164,12 +164,12 @@ fn merge_affine(net: &mut Net, uses: &[usize], index: usize) -> bool {
     if uses[input] != 1 {
         return false;
     }
-    if let Some(port) = net.inputs.iter_mut().find(|p| p.value == input) {
+    if let Some(spec) = net.inputs.iter_mut().find(|p| p.value == input) {
         if activation != Activation::None || kept {
             return false;
         }
-        compose(&mut port.scale, &mut port.bias, &scale, &bias);
-        port.value = output;
+        compose(&mut spec.scale, &mut spec.bias, &scale, &bias);
+        spec.value = output;
         net.layers.remove(index);
         return true;
     }
@@ -204,8 +204,8 @@ fn replace(net: &mut Net, index: usize, input: ValueId, output: ValueId) {
             _ => {}
         }
     }
-    for port in &mut net.outputs {
-        swap(&mut port.value);
+    for spec in &mut net.outputs {
+        swap(&mut spec.value);
     }
 }
 

@@ -82,8 +82,8 @@ fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
         let (first, last) = lives[value].unwrap_or((at, at));
         lives[value] = Some((first.min(at), last.max(at)));
     };
-    for port in &net.inputs {
-        touch(port.value, 0);
+    for spec in &net.inputs {
+        touch(spec.value, 0);
     }
     for (i, layer) in net.layers.iter().enumerate() {
         touch(layer.output, i + 1);
@@ -97,8 +97,8 @@ fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
             touch(value, until);
         }
     }
-    for port in &net.outputs {
-        touch(port.value, net.layers.len() + 1);
+    for spec in &net.outputs {
+        touch(spec.value, net.layers.len() + 1);
     }
     lives
 }
@@ -127,8 +127,8 @@ fn homes(net: &Net, lives: &[Option<(usize, usize)>]) -> Vec<ValueId> {
         for arg in [a, b] {
             let Arg::Value(v) = arg else { continue };
             let ends = lives[*v].is_some_and(|(_, last)| last == i + 1);
-            let port = net.inputs.iter().any(|p| p.value == *v);
-            if ends && !port && net.values[*v] == net.values[layer.output] {
+            let spec = net.inputs.iter().any(|p| p.value == *v);
+            if ends && !spec && net.values[*v] == net.values[layer.output] {
                 home[layer.output] = home[*v];
                 break;
             }
@@ -159,9 +159,9 @@ fn needed(net: &Net, layer: &Layer, algorithm: Algorithm) -> Option<[usize; 4]> 
 /// Whether a value is an input of few channels that only direct dense convolutions read, so that its
 /// pixels may lie without filling between.
 fn is_narrow(net: &Net, value: ValueId, channels: usize, algorithms: &[Algorithm]) -> bool {
-    let port = net.inputs.iter().any(|p| p.value == value);
+    let spec = net.inputs.iter().any(|p| p.value == value);
     let mut readers = net.layers.iter().zip(algorithms).filter(|(l, _)| l.reads().contains(&value));
-    port && channels < CHANNEL_BLOCK as usize
+    spec && channels < CHANNEL_BLOCK as usize
         && readers.all(|(layer, algorithm)| match &layer.kind {
             Kind::Conv(conv) => {
                 *algorithm == Algorithm::Direct

@@ -5,7 +5,7 @@
 //! algorithm, and is compared with the definition in double precision.
 
 use super::exact::{Exact, convolve};
-use super::net::{ConvLayer, Kind, Net, NetPort, Shape, ValueId};
+use super::net::{ConvLayer, Kind, Net, NetTensor, Shape, ValueId};
 use super::{emit, format, layout};
 use crate::error::PackError;
 use crate::plan::{Activation, Algorithm, Dtype, Order};
@@ -20,10 +20,10 @@ pub(super) struct Measured {
     inputs: Vec<(usize, Vec<Exact>)>,
 }
 
-fn port(name: String, shape: Shape, value: ValueId) -> NetPort {
+fn spec(name: String, shape: Shape, value: ValueId) -> NetTensor {
     let dims = vec![1, shape.height, shape.width, shape.channels];
     let (scale, bias) = (Vec::new(), Vec::new());
-    NetPort { name, dtype: Dtype::F32, dims, order: Order::ChannelsLast, value, scale, bias }
+    NetTensor { name, dtype: Dtype::F32, dims, order: Order::ChannelsLast, value, scale, bias }
 }
 
 /// A model of `net` computed by `algorithms`.
@@ -43,7 +43,7 @@ impl Measured {
         seen.outputs.clear();
         for layer in layers {
             let Some(value) = net.layers[*layer].inputs.first() else { continue };
-            seen.outputs.push(port(format!("{layer}"), net.values[*value], *value));
+            seen.outputs.push(spec(format!("{layer}"), net.values[*value], *value));
         }
         let model = build(&seen, &vec![Algorithm::Direct; seen.layers.len()])?;
         let mut workspace = Workspace::new(&model);
@@ -122,12 +122,12 @@ fn run_alone(
 ) -> Result<Vec<f32>, PackError> {
     let mut net = Net::default();
     let value = net.value(input.shape);
-    net.inputs.push(port("in".to_owned(), input.shape, value));
+    net.inputs.push(spec("in".to_owned(), input.shape, value));
     let (scale, bias) = (Vec::new(), Vec::new());
     let copy = Kind::Affine { scale, bias, activation: Activation::None };
     let copied = net.push("copy", copy, vec![value], input.shape);
     let output = net.push("conv", Kind::Conv(conv.clone()), vec![copied], shape);
-    net.outputs.push(port("out".to_owned(), shape, output));
+    net.outputs.push(spec("out".to_owned(), shape, output));
     let model = build(&net, &[Algorithm::Direct, algorithm])?;
     let values: Vec<f32> = input.values.iter().map(|v| *v as f32).collect();
     let mut workspace = Workspace::new(&model);

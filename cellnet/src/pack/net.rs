@@ -154,7 +154,7 @@ impl Layer {
 
 /// A named input or output.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct NetPort {
+pub(super) struct NetTensor {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) dims: Vec<usize>,
@@ -169,8 +169,8 @@ pub(super) struct NetPort {
 pub(super) struct Net {
     pub(super) values: Vec<Shape>,
     pub(super) layers: Vec<Layer>,
-    pub(super) inputs: Vec<NetPort>,
-    pub(super) outputs: Vec<NetPort>,
+    pub(super) inputs: Vec<NetTensor>,
+    pub(super) outputs: Vec<NetTensor>,
 }
 
 impl Net {

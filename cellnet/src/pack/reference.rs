@@ -89,8 +89,8 @@ fn pooled(values: &[f64], pooling: Pooling, window: usize) -> f64 {
 /// Values of all layers, inputs first, in the order of [`Net::values`].
 pub(super) fn run(net: &Net, inputs: &[Exact]) -> Vec<Option<Exact>> {
     let mut values: Vec<Option<Exact>> = vec![None; net.values.len()];
-    for (port, input) in net.inputs.iter().zip(inputs) {
-        values[port.value] = Some(input.clone());
+    for (spec, input) in net.inputs.iter().zip(inputs) {
+        values[spec.value] = Some(input.clone());
     }
     for layer in &net.layers {
         let (value, means) = compute(net, layer, &values);

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::exact::Exact;
-use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetPort, Shape};
+use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetTensor, Shape};
 use super::reference::run;
 use super::{emit, layout};
 use crate::plan::{Activation, Algorithm, BinaryOp, Dtype, Order, Pooling};
@@ -29,8 +29,8 @@ fn noise(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn port(name: &str, shape: Shape, value: usize) -> NetPort {
-    NetPort {
+fn spec(name: &str, shape: Shape, value: usize) -> NetTensor {
+    NetTensor {
         name: name.to_owned(),
         dtype: Dtype::F32,
         dims: vec![1, shape.height, shape.width, shape.channels],
@@ -46,7 +46,7 @@ fn net_of(inputs: &[Shape]) -> Net {
     let mut net = Net::default();
     for (i, shape) in inputs.iter().enumerate() {
         let value = net.value(*shape);
-        net.inputs.push(port(&format!("in{i}"), *shape, value));
+        net.inputs.push(spec(&format!("in{i}"), *shape, value));
     }
     net
 }
@@ -55,7 +55,7 @@ fn net_of(inputs: &[Shape]) -> Net {
 /// the definition to `tolerance` times the magnitude of what it is summed from.
 fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64) {
     for (i, value) in outputs.iter().enumerate() {
-        let output = port(&format!("out{i}"), net.values[*value], *value);
+        let output = spec(&format!("out{i}"), net.values[*value], *value);
         net.outputs.push(output);
     }
     let given: Vec<Vec<f32>> = net
@@ -371,7 +371,7 @@ fn steps_are_done_together_only_where_nobody_else_needs_what_is_between() {
         let expanded = net.push("expand", expand, vec![0], shape(48, side));
         let depthwise = Kind::Conv(conv(same, 48, 1, 48));
         let value = net.push("depthwise", depthwise, vec![expanded], shape(48, side));
-        net.outputs.push(port("out", shape(48, side), value));
+        net.outputs.push(spec("out", shape(48, side), value));
         (net, expanded, value)
     };
     let (net, ..) = pair(30);
@@ -385,7 +385,7 @@ fn steps_are_done_together_only_where_nobody_else_needs_what_is_between() {
     let (net, ..) = pair(80);
     assert_eq!(stages_of(&net), alone(2), "a map too large for the cache");
     let (mut net, expanded, _) = pair(30);
-    net.outputs.push(port("expanded", shape(48, 30), expanded));
+    net.outputs.push(spec("expanded", shape(48, 30), expanded));
     assert_eq!(stages_of(&net), alone(2), "the map between is an output");
     let (mut net, expanded, value) = pair(30);
     let add = Kind::Binary {
@@ -406,7 +406,7 @@ fn a_forged_plan_whose_second_step_writes_over_the_input_of_the_first_is_not_pai
     let expanded = net.push("expand", expand, vec![0], shape(40));
     let depthwise = Kind::Conv(conv(Moving::POINT, 40, 1, 40));
     let value = net.push("depthwise", depthwise, vec![expanded], shape(40));
-    net.outputs.push(port("out", shape(40), value));
+    net.outputs.push(spec("out", shape(40), value));
     let algorithms = [Algorithm::Direct; 2];
     let (mut plan, _) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms));
     assert_eq!(stages(&plan).len(), 1);
@@ -427,7 +427,7 @@ fn a_run_that_follows_another_gives_the_same_bits() {
         Shape { channels: 24, ..shape },
     );
     let second = net.push("b", Kind::Conv(conv(moving, 1, 24, 13)), vec![first], shape);
-    net.outputs.push(port("out", shape, second));
+    net.outputs.push(spec("out", shape, second));
     let algorithms = [Algorithm::Direct, Algorithm::Winograd4];
     let layout = layout::lay_out(&net, &algorithms);
     let (plan, mut weights) = emit::emit(&net, &algorithms, layout);

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use rten_onnx::onnx::NodeProto;
 
 use super::constant::Constant;
-use super::net::{Kind, Net, NetPort, Shape, ValueId};
+use super::net::{Kind, Net, NetTensor, Shape, ValueId};
 use super::source::{Attributes, Source};
 use super::view::{Axis, View};
 use crate::error::PackError;
@@ -54,7 +54,7 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
         lowerer.tensors.insert(input.name.clone(), Tensor::View(view));
         let (name, dtype, dims) = (input.name, input.dtype, input.dims);
         let (scale, bias) = (Vec::new(), Vec::new());
-        lowerer.net.inputs.push(NetPort { name, dtype, dims, order, value, scale, bias });
+        lowerer.net.inputs.push(NetTensor { name, dtype, dims, order, value, scale, bias });
     }
     for node in &source.nodes {
         let output = node.output.first().cloned().unwrap_or_default();
@@ -135,7 +135,7 @@ impl Lowerer {
         }
     }
 
-    /// A declared output becomes a port.
+    /// A declared output becomes one of the net.
     fn output(&mut self, name: String) -> Result<(), PackError> {
         let refuse =
             |reason: &str| PackError::Tensor { name: name.clone(), reason: reason.to_owned() };
@@ -150,7 +150,7 @@ impl Lowerer {
             return Err(refuse("it is padded"));
         }
         // An input handed through, or a value two outputs share, needs a map of its own.
-        let taken = |p: &NetPort| p.value == view.value;
+        let taken = |p: &NetTensor| p.value == view.value;
         let value = if self.net.inputs.iter().any(taken) {
             self.affine("copy", &view, Vec::new(), Vec::new(), Activation::None).value
         } else {
@@ -158,7 +158,7 @@ impl Lowerer {
         };
         let (scale, bias) = (Vec::new(), Vec::new());
         let dtype = crate::plan::Dtype::F32;
-        self.net.outputs.push(NetPort {
+        self.net.outputs.push(NetTensor {
             name,
             dtype,
             dims: view.dims(),

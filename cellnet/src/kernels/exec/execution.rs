@@ -1,4 +1,4 @@
-//! One run of a plan by a crew of threads: who does which task of which stage.
+//! One run of a plan by several threads: who does which task of which stage.
 //!
 //! A single word holds stage and next task; workers take tasks by adding to it. Whoever ends a stage's
 //! last task opens the next one. Between stages workers spin briefly, then sleep until woken. It
@@ -28,7 +28,7 @@ fn scratch_floats(packed: &Packed) -> usize {
 }
 
 /// One run.
-pub(crate) struct Crew {
+pub(crate) struct Execution {
     packed: Arc<Packed>,
     arena: Arena,
     isa: Isa,
@@ -48,9 +48,9 @@ pub(crate) struct Crew {
 
 // SAFETY: all fields but `arena` are `Sync`. Threads reach the arena only in `task`, where `kernels`'
 // facts 1 to 3 keep every access inside the arena and apart from other threads' accesses.
-unsafe impl Sync for Crew {}
+unsafe impl Sync for Execution {}
 
-impl Crew {
+impl Execution {
     /// A run of `packed` on an arena of at least [`workspace_floats`], which the caller has filled with
     /// the inputs; `None` if the arena is smaller or the weights are not those the plan was checked for.
     pub(crate) fn new(packed: Arc<Packed>, arena: Arena, isa: Isa, threads: usize) -> Option<Self> {
@@ -114,7 +114,7 @@ impl Crew {
 
     /// Runs one task; false if it panicked, here or elsewhere.
     fn task(&self, work: Work, index: usize, worker: usize) -> bool {
-        struct Alarm<'a>(&'a Crew);
+        struct Alarm<'a>(&'a Execution);
         impl Drop for Alarm<'_> {
             fn drop(&mut self) {
                 if std::thread::panicking() {

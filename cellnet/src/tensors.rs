@@ -1,8 +1,8 @@
 //! Tensors in and out: between the caller's axis order and the maps in the arena.
 
-use crate::plan::{Dtype, Map, Order, Port};
+use crate::plan::{Dtype, Map, Order, TensorSpec};
 
-/// A tensor given to a run, elements in the order of its port's dimensions.
+/// A tensor given to a run, elements in the order of its spec's dimensions.
 #[derive(Debug, Clone, Copy)]
 pub enum TensorRef<'a> {
     /// Bytes 0–255.
@@ -29,32 +29,38 @@ impl TensorRef<'_> {
 
 /// Writes an input into its map: converted to `f32`, channel last, scaled and shifted per channel, the
 /// halo zero. Lengths were compared by the caller; what does not fit is left out.
-pub(crate) fn load(arena: &mut [f32], maps: &[Map], port: &Port, tensor: TensorRef<'_>) {
-    let Some(map) = maps.get(port.map as usize) else { return };
+pub(crate) fn load(arena: &mut [f32], maps: &[Map], spec: &TensorSpec, tensor: TensorRef<'_>) {
+    let Some(map) = maps.get(spec.map as usize) else { return };
     let (first, floats) = (map.offset as usize, map.floats() as usize);
     let Some(arena) = arena.get_mut(first..first + floats) else { return };
     if map.halo != [0; 4] {
         arena.fill(0.0);
     }
     match tensor {
-        TensorRef::U8(values) => fill(arena, map, port, values, f32::from),
-        TensorRef::F32(values) => fill(arena, map, port, values, |v| v),
+        TensorRef::U8(values) => fill(arena, map, spec, values, f32::from),
+        TensorRef::F32(values) => fill(arena, map, spec, values, |v| v),
     }
 }
 
-fn fill<T: Copy>(arena: &mut [f32], map: &Map, port: &Port, values: &[T], to: impl Fn(T) -> f32) {
+fn fill<T: Copy>(
+    arena: &mut [f32],
+    map: &Map,
+    spec: &TensorSpec,
+    values: &[T],
+    to: impl Fn(T) -> f32,
+) {
     let (height, width) = (map.height as usize, map.width as usize);
     let channels = map.channels as usize;
     let (stride, pitch) = (map.stride as usize, map.pitch() as usize);
     let start = (map.origin() - map.offset) as usize;
     let affine = |c: usize, v: f32| {
-        let scale = port.scale.get(c).copied().unwrap_or(1.0);
-        v * scale + port.bias.get(c).copied().unwrap_or(0.0)
+        let scale = spec.scale.get(c).copied().unwrap_or(1.0);
+        v * scale + spec.bias.get(c).copied().unwrap_or(0.0)
     };
-    let plain = port.scale.is_empty() && port.bias.is_empty();
+    let plain = spec.scale.is_empty() && spec.bias.is_empty();
     for y in 0..height {
         let Some(row) = arena.get_mut(start + y * pitch..) else { return };
-        match port.order {
+        match spec.order {
             Order::ChannelsLast if plain && stride == channels => {
                 let from = values.get(y * width * channels..).unwrap_or_default();
                 for (out, v) in row.iter_mut().zip(from).take(width * channels) {
@@ -83,9 +89,9 @@ fn fill<T: Copy>(arena: &mut [f32], map: &Map, port: &Port, values: &[T], to: im
     }
 }
 
-/// Reads an output from its map, in the order of the port's dimensions.
-pub(crate) fn store(arena: &[f32], maps: &[Map], port: &Port) -> Vec<f32> {
-    let Some(map) = maps.get(port.map as usize) else { return Vec::new() };
+/// Reads an output from its map, in the order of the spec's dimensions.
+pub(crate) fn store(arena: &[f32], maps: &[Map], spec: &TensorSpec) -> Vec<f32> {
+    let Some(map) = maps.get(spec.map as usize) else { return Vec::new() };
     let (height, width) = (map.height as usize, map.width as usize);
     let channels = map.channels as usize;
     let at = |y: usize, x: usize, c: usize| {
@@ -93,7 +99,7 @@ pub(crate) fn store(arena: &[f32], maps: &[Map], port: &Port) -> Vec<f32> {
         arena.get(offset + c).copied().unwrap_or(f32::NAN)
     };
     let mut values = Vec::with_capacity(height * width * channels);
-    match port.order {
+    match spec.order {
         Order::ChannelsLast => {
             for y in 0..height {
                 for x in 0..width {

@@ -85,7 +85,7 @@ fn open(options: &ModelOptions, path: &Path) -> Result<engine::Model, engine::Lo
     #[expect(unsafe_code, reason = "mapping weights is what keeps them out of private memory")]
     // SAFETY: the mapping is read-only, and every tool of ours that writes a model folder replaces
     // files by rename, which leaves a mapped file's pages as they were. What becomes of somebody
-    // who writes into a mapped file or cuts it short is in the runner, `nn/bus.rs` and `nn/files.rs`.
+    // who writes into a mapped file or cuts it short is in the runner, `nn/sigbus.rs` and `nn/files.rs`.
     unsafe {
         options.load_mmap(path)
     }

@@ -2,11 +2,11 @@
 //! or changed under us (then what it computed is not to be trusted).
 //!
 //! Whoever replaces a model by rename leaves the mapped file as it was. Whoever writes into it or cuts
-//! it short does not; `bus` turns the fault of reading beyond a cut into zeros, and here the run that
+//! it short does not; `sigbus` turns the fault of reading beyond a cut into zeros, and here the run that
 //! met it is told.
 
-use super::bus;
-pub(super) use super::bus::Loading;
+use super::sigbus;
+pub(super) use super::sigbus::Loading;
 use crate::shortage;
 use skincell_engines::source::FILES;
 use std::fs::{File, Metadata};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// The model files of a folder, as they were when it was loaded.
 pub(super) struct ModelFiles {
     files: Vec<ModelFile>,
-    guards: Vec<bus::Guard>,
+    guards: Vec<sigbus::Guard>,
 }
 
 struct ModelFile {
@@ -73,15 +73,15 @@ impl ModelFiles {
         let guarded = self.files.iter().filter_map(|file| {
             let (_, stamp) = file.found.as_ref()?;
             let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
-            Some(bus::Guarded { path, inode: stamp.inode, device: stamp.device })
+            Some(sigbus::Guarded { path, inode: stamp.inode, device: stamp.device })
         });
-        self.guards = bus::guard(&guarded.collect::<Vec<_>>())?;
+        self.guards = sigbus::guard(&guarded.collect::<Vec<_>>())?;
         Ok(())
     }
 
     /// Bytes mapped.
     pub(super) fn mapped_bytes(&self) -> u64 {
-        self.guards.iter().map(bus::Guard::bytes).sum()
+        self.guards.iter().map(sigbus::Guard::bytes).sum()
     }
 
     /// Whether the folder still has these files, unchanged.
@@ -94,7 +94,7 @@ impl ModelFiles {
 
     /// What was done to a file after it was loaded, if anything: its replacement is none.
     pub(super) fn damage(&self) -> Option<String> {
-        if self.guards.iter().any(bus::Guard::was_hit) {
+        if self.guards.iter().any(sigbus::Guard::was_hit) {
             return Some("a mapped file was cut short".to_owned());
         }
         let changed = self.files.iter().find(|file| {

@@ -8,7 +8,7 @@
 use super::model::{Loaded, Model, RunFailure};
 use super::registry::{Grants, GuestModels};
 use crate::account::{Charge, Charged, InstanceAccount};
-use crate::own_thread::OwnThread;
+use crate::migration::Migration;
 use skincell_engines::{Model as LoadedModel, NamedTensor, Source, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,18 +88,18 @@ pub struct NnError {
 
 /// How long a request may go on, and whether anybody still waits for it.
 #[derive(Debug)]
-pub(crate) struct Patience {
-    deadline: Instant,
+pub(crate) struct Deadline {
+    at: Instant,
     client_left: AtomicBool,
 }
 
-impl Patience {
+impl Deadline {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { deadline, client_left: AtomicBool::new(false) }
+        Self { at: deadline, client_left: AtomicBool::new(false) }
     }
 
     /// From now on nothing more is begun for this request.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn cancel(&self) {
         self.client_left.store(true, Ordering::Release);
     }
 
@@ -108,15 +108,15 @@ impl Patience {
         if self.client_left.load(Ordering::Acquire) {
             return Some("the client has left");
         }
-        (Instant::now() >= self.deadline).then_some("the request's time is over")
+        (Instant::now() >= self.at).then_some("the request's time is over")
     }
 }
 
 /// One instance's side of wasi-nn.
 pub(crate) struct NnState {
     grants: Grants,
-    patience: Arc<Patience>,
-    own_thread: OwnThread,
+    deadline: Arc<Deadline>,
+    migration: Migration,
     computes: u32,
     contexts: u32,
     model_bytes: u64,
@@ -124,8 +124,8 @@ pub(crate) struct NnState {
 
 impl NnState {
     /// For one request.
-    pub(crate) fn new(grants: Grants, patience: Arc<Patience>, own_thread: OwnThread) -> Self {
-        Self { grants, patience, own_thread, computes: 0, contexts: 0, model_bytes: 0 }
+    pub(crate) fn new(grants: Grants, deadline: Arc<Deadline>, migration: Migration) -> Self {
+        Self { grants, deadline, migration, computes: 0, contexts: 0, model_bytes: 0 }
     }
 }
 
@@ -220,8 +220,8 @@ impl graph::Host for NnView<'_> {
             let words = format!("the models of a request may have {limit} bytes");
             return self.fail(ErrorCode::TooLarge, words);
         }
-        self.state.own_thread.arrive().await;
-        if let Some(why) = self.state.patience.over() {
+        self.state.migration.migrated().await;
+        if let Some(why) = self.state.deadline.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
         match engine.load(Source::Bytes(bytes)) {
@@ -257,15 +257,15 @@ impl graph::HostGraph for NnView<'_> {
             let words = format!("at most {MAX_CONTEXTS} execution contexts a request");
             return self.fail(ErrorCode::TooLarge, words);
         }
-        self.state.own_thread.arrive().await;
-        if let Some(why) = self.state.patience.over() {
+        self.state.migration.migrated().await;
+        if let Some(why) = self.state.deadline.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
         let model = match model {
             Ok(model) => model,
             Err(own) => return Ok(Ok(self.table().push(own)?)),
         };
-        match model.lease() {
+        match model.acquire() {
             Ok(loaded) => Ok(Ok(self.table().push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
                 // The model itself logs why, once.
@@ -292,8 +292,8 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             let words = format!("at most {MAX_COMPUTES} runs a request");
             return self.fail(ErrorCode::TooLarge, words);
         }
-        self.state.own_thread.arrive().await;
-        if let Some(why) = self.state.patience.over() {
+        self.state.migration.migrated().await;
+        if let Some(why) = self.state.deadline.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
         let context = self.table().get(&context)?.clone();

@@ -2,19 +2,20 @@
 //!
 //! `host` is what the guest calls, `registry` holds the models and what each component was granted, `model`
 //! is one model's life, `accounts` where its memory is accounted for, `figures` what it takes, `files` what it was
-//! mapped from, and `bus` the guard of those mappings. How a model is computed is written in `skincell-engines`. Knows nothing of photos.
+//! mapped from, and `sigbus` the guard of those mappings. `skincell-engines` computes a model; nothing here knows
+//! of photos.
 
 mod accounts;
-#[cfg(unix)]
-mod bus;
 mod figures;
 mod files;
 mod host;
 mod model;
 mod registry;
+#[cfg(unix)]
+mod sigbus;
 
-pub(crate) use host::{NnState, NnView, Patience, add_to_linker};
-pub use model::{LeaseError, ModelStatus};
+pub(crate) use host::{Deadline, NnState, NnView, add_to_linker};
+pub use model::{AcquireError, ModelStatus};
 pub use registry::{Grants, Models};
 pub use skincell_engines::{
     Cellnet, Engine, Engines, LoadError, Model as LoadedModel, Rten, RunError, Selection, Source,

@@ -61,7 +61,7 @@ const LOADS: usize = 3;
 
 /// Why there is no loaded model.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
+pub enum AcquireError {
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -70,7 +70,7 @@ pub enum LeaseError {
     Files(#[from] io::Error),
 }
 
-impl LeaseError {
+impl AcquireError {
     /// The reason without the paths of this machine.
     fn in_short(&self) -> String {
         match self {
@@ -149,7 +149,7 @@ impl Model {
     }
 
     /// The loaded model. A failure is not kept, so the next caller tries again.
-    pub(crate) fn lease(&self) -> Result<Arc<Loaded>, LeaseError> {
+    pub(crate) fn acquire(&self) -> Result<Arc<Loaded>, AcquireError> {
         let mut slot = self.slot();
         if let Some(loaded) = &*slot {
             if loaded.files.are_current() {
@@ -169,10 +169,10 @@ impl Model {
     }
 
     /// Loads it as it is at the end of the load: files replaced meanwhile may be of different models.
-    fn load_settled(&self) -> Result<Loaded, LeaseError> {
+    fn load_settled(&self) -> Result<Loaded, AcquireError> {
         let mut outcome = self.load();
         for _ in 1..LOADS {
-            if !matches!(outcome, Err(LeaseError::Load(LoadError::Changed))) {
+            if !matches!(outcome, Err(AcquireError::Load(LoadError::Changed))) {
                 break;
             }
             outcome = self.load();
@@ -180,7 +180,7 @@ impl Model {
         outcome
     }
 
-    fn load(&self) -> Result<Loaded, LeaseError> {
+    fn load(&self) -> Result<Loaded, AcquireError> {
         let start = Instant::now();
         let source = Source::Folder(&self.folder);
         let engine = self.engines.choose(&source);
@@ -214,7 +214,7 @@ impl Model {
     }
 
     /// An engine that panics, such as for want of a thread for its pool, has not loaded the model.
-    fn loaded_by(&self, engine: &dyn Engine) -> Result<Box<dyn LoadedModel>, LeaseError> {
+    fn loaded_by(&self, engine: &dyn Engine) -> Result<Box<dyn LoadedModel>, AcquireError> {
         shortage::memory()?;
         let load = || engine.load(Source::Folder(&self.folder));
         let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
@@ -237,7 +237,7 @@ impl Model {
     }
 
     /// Remembers that a load failed, or that one did not. What is said already is not said again.
-    fn note_failure(&self, error: Option<&LeaseError>) {
+    fn note_failure(&self, error: Option<&AcquireError>) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
             *failure = None;
@@ -259,7 +259,7 @@ impl Model {
         drop(failure);
         if is_due {
             // The outcome is noted where `/readyz` looks.
-            let _ = self.lease();
+            let _ = self.acquire();
         }
     }
 

@@ -6,7 +6,7 @@
 //! model cannot be loaded" stay two different errors in wasi-nn.
 
 use super::accounts::{ModelAccounts, Unload};
-use super::model::{LeaseError, Model, ModelStatus};
+use super::model::{AcquireError, Model, ModelStatus};
 use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger};
 use crate::metrics::Metrics;
 use skincell_engines::{Engine, Engines};
@@ -97,8 +97,8 @@ impl Models {
     ///
     /// # Errors
     /// The first that cannot be loaded.
-    pub fn preload(&self) -> Result<(), LeaseError> {
-        self.by_folder.values().try_for_each(|model| model.lease().map(drop))
+    pub fn preload(&self) -> Result<(), AcquireError> {
+        self.by_folder.values().try_for_each(|model| model.acquire().map(drop))
     }
 
     /// How each model stands, by name.
@@ -148,7 +148,7 @@ mod tests {
     use super::{Grants, Models};
     use crate::memory::{Budget, Gauge, Ledger};
     use crate::metrics::Metrics;
-    use crate::nn::model::{LeaseError, RunFailure};
+    use crate::nn::model::{AcquireError, RunFailure};
     use skincell_engines::{
         Dtype, Engine, Engines, LoadError, Model, NamedTensor, RunError, Source, Tensor,
     };
@@ -212,7 +212,7 @@ mod tests {
         let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| grants.find("skin").unwrap().lease().map(drop));
+                scope.spawn(|| grants.find("skin").unwrap().acquire().map(drop));
             }
         });
         assert_eq!(engine.loads.load(Ordering::SeqCst), 1);
@@ -232,8 +232,8 @@ mod tests {
         let engine = Arc::new(Doubling { fail_first: true, ..Doubling::default() });
         let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         let model = grants.find("skin").unwrap();
-        assert!(matches!(model.lease(), Err(LeaseError::Load(LoadError::Missing(_)))));
-        let loaded = model.lease().unwrap();
+        assert!(matches!(model.acquire(), Err(AcquireError::Load(LoadError::Missing(_)))));
+        let loaded = model.acquire().unwrap();
         let tensor = Tensor::new(vec![2], Dtype::U8, vec![1, 2]);
         let outputs = model.run(&loaded, &[("x".to_owned(), tensor)]).unwrap();
         assert_eq!(outputs[0].1.data, [2, 4]);
@@ -244,8 +244,8 @@ mod tests {
     fn an_idle_model_goes_and_one_in_use_stays() {
         let engine = Arc::new(Doubling::default());
         let (models, grants) = granted(&engine, &["skin", "other"], Path::new("models"));
-        let in_use = grants.find("skin").unwrap().lease().unwrap();
-        drop(grants.find("other").unwrap().lease().unwrap());
+        let in_use = grants.find("skin").unwrap().acquire().unwrap();
+        drop(grants.find("other").unwrap().acquire().unwrap());
         let loaded = || models.status().iter().filter(|m| m.loaded).count();
         models.tidy(Duration::from_secs(3600));
         assert_eq!(loaded(), 2, "neither has been idle for an hour");
@@ -261,10 +261,10 @@ mod tests {
     fn the_longest_idle_is_evicted_first() {
         let engine = Arc::new(Doubling::default());
         let (models, grants) = granted(&engine, &["a", "b"], Path::new("models"));
-        let lease = |name: &str| drop(grants.find(name).unwrap().lease().unwrap());
-        lease("b");
-        lease("a");
-        lease("a");
+        let acquire = |name: &str| drop(grants.find(name).unwrap().acquire().unwrap());
+        acquire("b");
+        acquire("a");
+        acquire("a");
         assert!(models.evict_one());
         let left: Vec<_> = models.status().into_iter().filter(|m| m.loaded).collect();
         assert_eq!(left[0].name, "a");
@@ -278,13 +278,13 @@ mod tests {
         std::fs::write(model.join("model.onnx"), "one").unwrap();
         let engine = Arc::new(Doubling::default());
         let (_models, grants) = granted(&engine, &["skin"], folder.path());
-        let lease = || drop(grants.find("skin").unwrap().lease().unwrap());
-        lease();
-        lease();
+        let acquire = || drop(grants.find("skin").unwrap().acquire().unwrap());
+        acquire();
+        acquire();
         assert_eq!(engine.loads.load(Ordering::SeqCst), 1);
         std::fs::write(model.join("new"), "two").unwrap();
         std::fs::rename(model.join("new"), model.join("model.onnx")).unwrap();
-        lease();
+        acquire();
         assert_eq!(engine.loads.load(Ordering::SeqCst), 2);
     }
 
@@ -343,7 +343,7 @@ mod tests {
     fn a_run_with_larger_inputs_is_measured_anew_and_needs_room_of_its_own() {
         const MIB: usize = 1 << 20;
         let (_models, model) = hungry(Hungry { outputs: 1, workspace: None }, 200 << 20);
-        let loaded = model.lease().unwrap();
+        let loaded = model.acquire().unwrap();
         model.run(&loaded, &input(MIB)).unwrap();
         let first = model.figures().activation.unwrap();
         assert!((12..40).contains(&(first >> 20)), "{first}");
@@ -358,7 +358,7 @@ mod tests {
     fn large_outputs_are_in_what_a_run_is_said_to_take() {
         let engine = Hungry { outputs: 3 << 20, workspace: Some(5) };
         let (_models, model) = hungry(engine, 200 << 20);
-        let loaded = model.lease().unwrap();
+        let loaded = model.acquire().unwrap();
         assert_eq!(model.figures().activation, Some((1 << 20) + 5));
         model.run(&loaded, &input(1)).unwrap();
         assert_eq!(model.figures().activation, Some((3 << 20) + 5));
@@ -385,8 +385,8 @@ mod tests {
             Models::new(Arc::new(Ledger::new(None, 0, 0)), gauge, Arc::new(Metrics::new()));
         let grants = models.grant(&["skin".to_owned()], Path::new("models"), &engines);
         let model = grants.find("skin").unwrap();
-        assert!(matches!(model.lease(), Err(LeaseError::Load(LoadError::Refused { .. }))));
-        assert!(model.lease().is_ok());
+        assert!(matches!(model.acquire(), Err(AcquireError::Load(LoadError::Refused { .. }))));
+        assert!(model.acquire().is_ok());
     }
 
     /// The engine may have read a graph of one model and the weights of another.
@@ -419,7 +419,7 @@ mod tests {
             Models::new(Arc::new(Ledger::new(None, 0, 0)), gauge, Arc::new(Metrics::new()));
         let grants = models.grant(&["skin".to_owned()], folder.path(), &engines);
         let model = grants.find("skin").unwrap();
-        assert!(model.lease().is_ok() && model.lease().is_ok());
+        assert!(model.acquire().is_ok() && model.acquire().is_ok());
         assert_eq!(engine.0.load(Ordering::SeqCst), 2);
     }
 }

@@ -14,8 +14,8 @@ use crate::admission::Weight;
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
-use crate::nn::{self, Grants, NnState, NnView, Patience};
-use crate::own_thread::OwnThread;
+use crate::migration::Migration;
+use crate::nn::{self, Deadline, Grants, NnState, NnView};
 use crate::shortage;
 use anyhow::Context;
 use bytes::Bytes;
@@ -161,14 +161,14 @@ impl Instances {
         let deadline = Instant::now() + timeout;
         let (send_head, head) = oneshot::channel();
         let (client, client_gone) = oneshot::channel();
-        let patience = Arc::new(Patience::until(deadline));
-        let leaves = Leave(Arc::clone(&patience));
-        let own_thread = OwnThread::default();
+        let request_deadline = Arc::new(Deadline::until(deadline));
+        let cancel_on_drop = CancelOnDrop(Arc::clone(&request_deadline));
+        let migration = Migration::default();
         if weight == Weight::Full {
             // What is sent will have to be worked on.
-            own_thread.ask();
+            migration.request();
         }
-        let mut store = self.store(deadline, patience, own_thread.clone());
+        let mut store = self.store(deadline, request_deadline, migration.clone());
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(trap)?;
         let outparam = http.new_response_outparam(send_head).map_err(trap)?;
@@ -178,7 +178,7 @@ impl Instances {
         let breaks = Arc::clone(&broken);
         let metrics = Arc::clone(&self.metrics);
         metrics.instances_created.inc();
-        let work = own_thread.spawn(&self.sandbox.threads, async move {
+        let work = migration.spawn(&self.sandbox.threads, async move {
             let start = Instant::now();
             let call = async {
                 let proxy = instance(&pre, &mut store).await?;
@@ -200,7 +200,14 @@ impl Instances {
             Ok(Ok(response)) => {
                 let client = Some(client);
                 let (hold, broke_off) = (None, None);
-                Ok(response.map(|body| ReplyBody { body, client, broken, leaves, hold, broke_off }))
+                Ok(response.map(|body| ReplyBody {
+                    body,
+                    client,
+                    broken,
+                    cancel_on_drop,
+                    hold,
+                    broke_off,
+                }))
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
@@ -214,13 +221,13 @@ impl Instances {
     fn store(
         &self,
         deadline: Instant,
-        patience: Arc<Patience>,
-        own_thread: OwnThread,
+        request_deadline: Arc<Deadline>,
+        migration: Migration,
     ) -> Store<State> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.environment);
-        let printing = |to: &Stream| Printing { to: to.clone(), own_thread: own_thread.clone() };
+        let printing = |to: &Stream| Printing { to: to.clone(), migration: migration.clone() };
         wasi.stdout(printing(&self.output.stdout)).stderr(printing(&self.output.stderr));
         wasi.max_random_size(MAX_RANDOM_BYTES);
         // A socket would be a descriptor outside of the account, and there is nowhere to connect to.
@@ -233,7 +240,7 @@ impl Instances {
             wasi,
             http,
             hooks: NoOutbound,
-            nn: NnState::new(self.grants.clone(), patience, own_thread.clone()),
+            nn: NnState::new(self.grants.clone(), request_deadline, migration.clone()),
             account: InstanceAccount::new(limits.max_host_memory as u64, self.listing),
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
@@ -247,7 +254,7 @@ impl Instances {
                 return Ok(UpdateDeadline::Interrupt);
             }
             // Yielding lets `run_until` see that the client has left, and takes the guest elsewhere.
-            own_thread.ask();
+            migration.request();
             Ok(UpdateDeadline::Yield(1))
         });
         store
@@ -361,7 +368,7 @@ pub struct ReplyBody {
     broken: Arc<AtomicBool>,
     /// Dropped with the body, it keeps the guest from beginning another run of a model.
     #[expect(dead_code, reason = "it is there to be dropped")]
-    leaves: Leave,
+    cancel_on_drop: CancelOnDrop,
     /// What the answer takes until the client has read it.
     hold: Option<AnswerHold>,
     /// What is done once if the answer breaks off.
@@ -369,11 +376,11 @@ pub struct ReplyBody {
 }
 
 /// Tells an instance that nobody waits for it any more.
-struct Leave(Arc<Patience>);
+struct CancelOnDrop(Arc<Deadline>);
 
-impl Drop for Leave {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.cancel();
     }
 }
 

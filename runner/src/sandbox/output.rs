@@ -3,8 +3,8 @@
 //! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. What a component writes is its own affair;
 //! the files are only ever appended to, or emptied at the start if asked.
 
+use crate::migration::Migration;
 use crate::output_queue;
-use crate::own_thread::OwnThread;
 use anyhow::Context as _;
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
@@ -98,7 +98,7 @@ impl Stream {
 #[derive(Debug, Clone)]
 pub(super) struct Printing {
     pub(super) to: Stream,
-    pub(super) own_thread: OwnThread,
+    pub(super) migration: Migration,
 }
 
 impl IsTerminal for Printing {
@@ -121,13 +121,13 @@ impl StdoutStream for Printing {
 #[async_trait]
 impl Pollable for Printing {
     async fn ready(&mut self) {
-        self.own_thread.arrive().await;
+        self.migration.migrated().await;
     }
 }
 
 impl OutputStream for Printing {
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.own_thread.may_block() { WRITE } else { 0 })
+        Ok(if self.migration.may_block() { WRITE } else { 0 })
     }
 
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {

@@ -1,9 +1,8 @@
-//! Where a guest runs: where its request was read, until it turns out to be work; then on a thread of its
-//! own. An answer that takes microseconds is not worth waking a thread for, and nothing longer may hold up
-//! those that read requests.
+//! Moves a guest from the thread that reads requests to a thread of its own once it turns out to do real work.
 //!
-//! Who takes long says so before it does, and is moved where it next waits. What takes long is not known
-//! here.
+//! Waking a thread costs more than an answer of a few microseconds, so a guest begins on the thread that read its
+//! request. Longer work must not hold up the other requests there: long host calls request migration, and the
+//! guest moves at its next await. This module does not know which calls are long.
 
 use crate::threads::{Outcome, Threads};
 use std::future::poll_fn;
@@ -14,48 +13,48 @@ use std::task::Poll;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// Where one guest is, and whether it wants to be elsewhere.
+/// Whether one guest was moved, and whether it has to be. Clones share the state.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct OwnThread(Arc<Place>);
+pub(crate) struct Migration(Arc<State>);
 
-/// Set and read by whoever polls the guest; moving it orders the rest.
+/// Only the thread that polls the guest uses these; handing the guest over orders the accesses of two threads.
 #[derive(Debug, Default)]
-struct Place {
-    asked: AtomicBool,
+struct State {
+    requested: AtomicBool,
     moved: AtomicBool,
 }
 
-impl OwnThread {
-    /// At its next wait the guest is moved.
-    pub(crate) fn ask(&self) {
-        self.0.asked.store(true, Ordering::Relaxed);
+impl Migration {
+    /// Moves the guest at its next await.
+    pub(crate) fn request(&self) {
+        self.0.requested.store(true, Ordering::Relaxed);
     }
 
-    fn asked(&self) -> bool {
-        self.0.asked.load(Ordering::Relaxed)
+    fn is_requested(&self) -> bool {
+        self.0.requested.load(Ordering::Relaxed)
     }
 
-    /// Whether the guest has been moved: from then on it keeps nobody waiting.
+    /// Whether the guest was moved, so that blocking delays no other request.
     pub(crate) fn may_block(&self) -> bool {
         self.0.moved.load(Ordering::Relaxed)
     }
 
-    /// Returns when the caller may block as long as it likes; only for work that [`spawn`](Self::spawn) runs.
-    pub(crate) async fn arrive(&self) {
+    /// Waits until the guest was moved; from then on it may block. Only for work that [`spawn`](Self::spawn) runs.
+    pub(crate) async fn migrated(&self) {
         poll_fn(|context| {
             if self.may_block() {
                 return Poll::Ready(());
             }
-            // Asked for anew each time: a wait that was given up has moved nobody.
-            self.ask();
+            // Requested again at each poll: an await that was dropped has not moved the guest.
+            self.request();
             context.waker().wake_by_ref();
             Poll::Pending
         })
         .await;
     }
 
-    /// Begins `work`, here or on one of `threads`, and goes on with it there once it asks. The outcome comes
-    /// whether or not somebody waits for it; it is an error where `work` panicked.
+    /// Runs `work` on this thread until it requests migration, then on one of `threads`. Dropping the returned
+    /// receiver does not stop the work. The outcome is an error where `work` panicked.
     pub(crate) fn spawn<T: Send + 'static>(
         self,
         threads: &Threads,
@@ -63,27 +62,27 @@ impl OwnThread {
     ) -> Outcome<T> {
         let mut work = Box::pin(work);
         let (send, outcome) = oneshot::channel();
-        if self.asked() {
-            self.go_on(threads, work, send);
+        if self.is_requested() {
+            self.resume(threads, work, send);
             return outcome;
         }
         let threads = threads.clone();
         tokio::spawn(async move {
             let begun = poll_fn(|context| match work.as_mut().poll(context) {
                 Poll::Ready(value) => Poll::Ready(Some(value)),
-                Poll::Pending if self.asked() => Poll::Ready(None),
+                Poll::Pending if self.is_requested() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
             match begun.await {
-                // It may be that nobody waits.
+                // The receiver may be gone.
                 Some(value) => drop(send.send(value)),
-                None => self.go_on(&threads, work, send),
+                None => self.resume(&threads, work, send),
             }
         });
         outcome
     }
 
-    fn go_on<T: Send + 'static>(
+    fn resume<T: Send + 'static>(
         self,
         threads: &Threads,
         work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
@@ -107,30 +106,30 @@ mod tests {
         Threads::start("guest", 1).unwrap()
     }
 
-    async fn stages(own: OwnThread) -> [ThreadId; 3] {
+    async fn stages(own: Migration) -> [ThreadId; 3] {
         let first = current().id();
         tokio::task::yield_now().await;
         let second = current().id();
-        own.arrive().await;
+        own.migrated().await;
         [first, second, current().id()]
     }
 
     #[tokio::test]
-    async fn what_asks_is_moved_and_what_does_not_stays() {
+    async fn a_guest_that_requests_migration_is_moved_at_its_next_await() {
         let here = current().id();
-        let own = OwnThread::default();
+        let own = Migration::default();
         let [first, second, third] = own.clone().spawn(&threads(), stages(own)).await.unwrap();
         assert_eq!([first, second], [here, here]);
         assert_ne!(third, here);
     }
 
     #[tokio::test]
-    async fn a_wait_that_is_given_up_moves_nobody() {
-        let own = OwnThread::default();
+    async fn a_dropped_await_does_not_move_the_guest() {
+        let own = Migration::default();
         let asks = own.clone();
         let (polled, place) = own
             .spawn(&threads(), async move {
-                let mut wait = Box::pin(asks.arrive());
+                let mut wait = Box::pin(asks.migrated());
                 let polled = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await;
                 drop(wait);
                 (polled.is_pending() && !asks.may_block(), current().id())
@@ -142,9 +141,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_asked_before_begins_on_its_own() {
-        let own = OwnThread::default();
-        own.ask();
+    async fn a_request_before_the_start_begins_on_its_own_thread() {
+        let own = Migration::default();
+        own.request();
         let [first, second, third] = own.clone().spawn(&threads(), stages(own)).await.unwrap();
         assert_ne!(first, current().id());
         assert_eq!([first, first], [second, third]);
@@ -152,12 +151,12 @@ mod tests {
 
     /// One thread reads requests here; it goes on while a guest blocks.
     #[tokio::test]
-    async fn a_guest_that_blocks_holds_nobody_up() {
-        let own = OwnThread::default();
+    async fn a_blocking_guest_does_not_delay_other_requests() {
+        let own = Migration::default();
         let (send, receive) = std::sync::mpsc::channel();
         let asks = own.clone();
         let guest = own.spawn(&threads(), async move {
-            asks.arrive().await;
+            asks.migrated().await;
             receive.recv_timeout(Duration::from_secs(30)).is_ok()
         });
         tokio::task::spawn(async move { send.send(()) }).await.unwrap().unwrap();
@@ -165,11 +164,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_after_the_move_is_told_as_one_before_it() {
-        let own = OwnThread::default();
+    async fn a_panic_after_the_move_is_an_error_too() {
+        let own = Migration::default();
         let asks = own.clone();
         let guest = own.spawn(&threads(), async move {
-            asks.arrive().await;
+            asks.migrated().await;
             sleep(Duration::from_millis(1));
             panic!("a test's");
         });

@@ -81,7 +81,8 @@ impl Classify {
             let (most, found) = (sheet::MOST, photos.len());
             bail!("--contact-sheet takes up to {most} photos, these are {found}: name fewer");
         }
-        let (app, settings) = self.run.load()?;
+        let app = self.run.load()?;
+        let settings = self.run.settings()?;
         let mut report = self.report(photos.len());
         let target = self.target();
         runtime()?.block_on(async {

@@ -113,15 +113,21 @@ impl RunOptions {
         }
     }
 
-    /// Reads the manifest, builds if asked to, and gives the application with its settings.
-    pub fn load(&self) -> anyhow::Result<(App, Settings)> {
+    /// Reads the manifest, and builds if asked to.
+    pub fn load(&self) -> anyhow::Result<App> {
         let app = self.app()?;
         if self.build {
             build::build(&app)?;
             pack_models(&app)?;
         }
+        Ok(app)
+    }
+
+    /// What these flags say of how a service is run; the rest is the default.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
         let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
-        let mut settings = Settings {
+        let default = Settings::default();
+        Ok(Settings {
             memory_limit: self.memory_limit,
             max_instance_memory: instance
                 .transpose()
@@ -131,22 +137,19 @@ impl RunOptions {
             guest_models: self.allow_guest_models.map(|size| size.as_u64()),
             engine: self.engine,
             engine_library: self.engine_lib.path(),
-            ..Settings::default()
-        };
-        if let Some(threads) = self.threads {
-            settings.threads = threads.into();
-        }
-        if self.disable_cache {
-            settings.cache_folder = None;
-        } else if let Some(folder) = &self.cache_dir {
-            settings.cache_folder = Some(folder.clone());
-        }
-        Ok((app, settings))
+            threads: self.threads.map_or(default.threads, usize::from),
+            cache_folder: match &self.cache_dir {
+                _ if self.disable_cache => None,
+                Some(folder) => Some(folder.clone()),
+                None => default.cache_folder.clone(),
+            },
+            ..default
+        })
     }
 }
 
-/// Packs what the application's models lack; a folder that is not there is not looked for here, whoever
-/// asks for its model is told.
+/// Packs the models that have no packed file. A missing folder is no error here: the request for its model is
+/// answered with one.
 fn pack_models(app: &App) -> anyhow::Result<()> {
     for component in &app.components {
         for folder in component.models.iter().map(|name| component.models_folder.join(name)) {

@@ -113,20 +113,8 @@ impl Up {
         if self.help_args_only || self.launch_metadata_only {
             return self.describe_flags();
         }
-        let (app, mut settings) = self.run.load()?;
-        settings.queue = self.queue;
-        settings.queue_timeout = self.queue_timeout;
-        settings.max_body = self.max_body.as_u64();
-        settings.output = OutputSettings {
-            quiet: self.quiet,
-            follow: self.follow.clone(),
-            // Empty means off, as in Spin.
-            log_folder: self.log_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
-            truncate: self.truncate_logs,
-        };
-        settings.preload = self.preload;
-        settings.unload_after = self.unload_after;
-        settings.admin_apart = self.door.admin_listen.is_some();
+        let app = self.run.load()?;
+        let settings = self.settings()?;
         let start = Instant::now();
         let server_settings = self.server_settings(&app)?;
         let runtime = runtime()?;
@@ -164,6 +152,25 @@ impl Up {
 }
 
 impl Up {
+    fn settings(&self) -> anyhow::Result<Settings> {
+        Ok(Settings {
+            queue: self.queue,
+            queue_timeout: self.queue_timeout,
+            max_body: self.max_body.as_u64(),
+            output: OutputSettings {
+                quiet: self.quiet,
+                follow: self.follow.clone(),
+                // Empty means off, as in Spin.
+                log_folder: self.log_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
+                truncate: self.truncate_logs,
+            },
+            preload: self.preload,
+            unload_after: self.unload_after,
+            admin_apart: self.door.admin_listen.is_some(),
+            ..self.run.settings()?
+        })
+    }
+
     fn server_settings(&self, app: &App) -> anyhow::Result<ServerSettings> {
         let variable = |name: &str| std::env::var(name).ok();
         let traces = TraceSettings::read(variable, &app.name, &app.version)?;

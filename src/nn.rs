@@ -13,14 +13,7 @@ use bindings::wasi::nn::graph::load_by_name;
 use bindings::wasi::nn::tensor::{Tensor as HostTensor, TensorType};
 
 /// What wit-bindgen makes of `wit/wasi-nn.wit`.
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    clippy::all,
-    clippy::too_many_lines,
-    reason = "generated"
-)]
+#[allow(warnings, unsafe_code, clippy::all, clippy::too_many_lines, reason = "generated")]
 mod bindings {
     spin_sdk::wit_bindgen::generate!({
         path: "wit/wasi-nn.wit",

@@ -134,7 +134,7 @@ fn an_unknown_operator_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = packed(folder.path(), "LpNormalization").unwrap_err();
     let PackError::Operator { op, node, .. } = error else { panic!("{error}") };
-    assert_eq!((op.as_str(), node.as_str()), ("LpNormalization", "node-y"));
+    assert_eq!((op.as_str(), node.as_str()), ("LpNormalization", "node_y"));
 }
 
 #[test]

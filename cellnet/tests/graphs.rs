@@ -200,7 +200,7 @@ fn what_cannot_be_packed_is_named_with_the_reason() {
         let graph = model(vec![node], constants, vec![declared("x", &[1, 3, side, side])], &["y"]);
         let error = built(&graph).unwrap_err();
         let PackError::Operator { op, node, reason } = error else { panic!("{error}") };
-        assert_eq!((op.as_str(), node.as_str()), (wanted, "node-y"));
+        assert_eq!((op.as_str(), node.as_str()), (wanted, "node_y"));
         assert!(reason.contains(part), "{wanted}: {reason}");
     }
 }

@@ -4,11 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![cfg(feature = "onnxruntime")]
 
-use rten_onnx::onnx::{
-    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
-    TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use rten_onnx::onnx::{DataType, GraphProto};
 use skincell_engines::{Dtype, Engine, LoadError, Model, OnnxRuntime, RunError, Source, Tensor};
+use skincell_onnx::build::{model, node, value};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -37,38 +35,15 @@ fn engine() -> Option<OnnxRuntime> {
 /// A folder with a model that gives each of its inputs back, named `X out` for an input `X`.
 fn echo() -> TempDir {
     let output = |name: &str| format!("{name} out");
-    let port = |name: String, dtype| ValueInfoProto {
-        name: Some(name),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(dtype),
-                shape: Some(TensorShapeProto {
-                    dim: DIMENSIONS
-                        .map(|size| Dimension { dim_value: Some(i64::from(size)), dim_param: None })
-                        .into(),
-                }),
-            }),
-            sequence: None,
-        }),
+    let described = |name: &str, dtype| value(name, dtype, &DIMENSIONS);
+    let graph = GraphProto {
+        node: TYPES.map(|(name, ..)| node("Identity", &[name], &output(name))).into(),
+        initializer: vec![],
+        input: TYPES.map(|(name, _, dtype, _)| described(name, dtype)).into(),
+        output: TYPES.map(|(name, _, dtype, _)| described(&output(name), dtype)).into(),
+        value_info: vec![],
     };
-    let nodes = TYPES.map(|(name, ..)| NodeProto {
-        op_type: Some("Identity".to_owned()),
-        input: vec![name.to_owned()],
-        output: vec![output(name)],
-        ..Default::default()
-    });
-    let model = ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
-        graph: Some(GraphProto {
-            node: nodes.into(),
-            initializer: vec![],
-            input: TYPES.map(|(name, _, dtype, _)| port(name.to_owned(), dtype)).into(),
-            output: TYPES.map(|(name, _, dtype, _)| port(output(name), dtype)).into(),
-            value_info: vec![],
-        }),
-        ..Default::default()
-    };
+    let model = model(17, graph);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("model.onnx"), model.write_buf().unwrap()).unwrap();
     folder

@@ -9,6 +9,8 @@
 //! engines need no graph). What a graph means is their business, not this crate's.
 
 #[cfg(feature = "read")]
+pub mod build;
+#[cfg(feature = "read")]
 pub mod constant;
 pub mod external;
 pub mod outline;

@@ -19,15 +19,7 @@ use skincell_engines::{Model, Tensor};
 use crate::store::{FOLDER, FOLDER_VARIABLE, Place, Store};
 
 /// What wit-bindgen makes of `wit/wasi-nn.wit`, exported.
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    clippy::all,
-    clippy::too_many_lines,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[allow(warnings, unsafe_code, clippy::all, clippy::too_many_lines, reason = "generated")]
 mod bindings {
     use super::Component;
 

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
-
+use rten_onnx::onnx::{AttributeProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use skincell_onnx::Constant;
+use skincell_onnx::build::DataType;
+pub(crate) use skincell_onnx::build::{
+    attribute_float as float_attribute, attribute_int as int_attribute,
+    attribute_ints as ints_attribute, value as typed_value_info,
+};
 
 /// An ONNX graph with its weights in memory.
 #[derive(Clone)]
@@ -71,36 +72,6 @@ pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
 /// A list-of-integers attribute, if it is there.
 pub(crate) fn ints<'n>(node: &'n NodeProto, name: &str) -> Option<&'n [i64]> {
     attribute(node, name).map(|a| &a.ints[..])
-}
-
-/// An integer attribute to give to a node.
-pub(crate) fn int_attribute(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        i: Some(value),
-        r#type: Some(AttributeType::INT),
-        ..Default::default()
-    }
-}
-
-/// A list-of-integers attribute to give to a node.
-pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        ints: values.to_vec(),
-        r#type: Some(AttributeType::INTS),
-        ..Default::default()
-    }
-}
-
-/// A float attribute to give to a node.
-pub(crate) fn float_attribute(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        f: Some(value),
-        r#type: Some(AttributeType::FLOAT),
-        ..Default::default()
-    }
 }
 
 /// Every value a node reads, those that graphs in its attributes take from outside included.
@@ -232,19 +203,4 @@ impl Graph {
 /// Describes a float32 value for the graph's inputs or outputs.
 pub(crate) fn value_info(name: &str, shape: &[usize]) -> ValueInfoProto {
     typed_value_info(name, DataType::FLOAT, shape)
-}
-
-/// Describes a value of any element type.
-pub(crate) fn typed_value_info(name: &str, dtype: DataType, shape: &[usize]) -> ValueInfoProto {
-    let dim = |side: &usize| Dimension { dim_value: i64::try_from(*side).ok(), dim_param: None };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(dtype),
-                shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
-            }),
-            sequence: None,
-        }),
-    }
 }

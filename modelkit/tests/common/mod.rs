@@ -2,14 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
-};
+use rten_onnx::onnx::{DataType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use skincell_modelkit::{PrepareError, PrepareOptions, Report, parse_labels, prepare};
+use skincell_onnx::build::{self, value};
+pub use skincell_onnx::build::{attribute_ints as ints, node, tensor};
 
 /// Channels of the last convolution of [`classifier`].
 pub const CHANNELS: usize = 16;
@@ -27,48 +25,8 @@ pub fn noise(seed: u32, count: usize) -> Vec<f32> {
     .collect()
 }
 
-pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    TensorProto {
-        name: Some(name.to_owned()),
-        dims: dims.to_vec(),
-        data_type: Some(DataType::FLOAT),
-        raw_data: Some(RefCell::new(bytes)),
-        ..Default::default()
-    }
-}
-
-pub fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        name: Some(format!("node_{output}")),
-        op_type: Some(op.to_owned()),
-        input: inputs.iter().map(|i| (*i).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..Default::default()
-    }
-}
-
-pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        ints: values.to_vec(),
-        r#type: Some(AttributeType::INTS),
-        ..Default::default()
-    }
-}
-
 pub fn float_value(name: &str, dims: &[i64]) -> ValueInfoProto {
-    let dim = |d: &i64| Dimension { dim_value: Some(*d), dim_param: None };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(DataType::FLOAT),
-                shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
-            }),
-            sequence: None,
-        }),
-    }
+    value(name, DataType::FLOAT, dims)
 }
 
 /// A convolution of stride 1 that keeps the map's size.
@@ -108,14 +66,9 @@ pub fn classifier() -> ModelProto {
     model(graph)
 }
 
+/// A file of operator set 17.
 pub fn model(graph: GraphProto) -> ModelProto {
-    let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
-    ModelProto {
-        ir_version: Some(8),
-        graph: Some(graph),
-        opset_import: vec![standard],
-        ..Default::default()
-    }
+    build::model(17, graph)
 }
 
 /// Options for a model of [`CLASSES`] classes, into `folder/out`.

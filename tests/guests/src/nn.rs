@@ -4,15 +4,7 @@ use bindings::wasi::nn::errors::Error;
 use bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding, load, load_by_name};
 use bindings::wasi::nn::tensor::{Tensor, TensorType};
 
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    clippy::all,
-    clippy::too_many_lines,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[allow(warnings, unsafe_code, clippy::all, clippy::too_many_lines, reason = "generated")]
 pub(crate) mod bindings {
     spin_sdk::wit_bindgen::generate!({
         path: "../../wit/wasi-nn.wit",

@@ -15,15 +15,7 @@ use bindings::wasi::nn::tensor::{Tensor, TensorType};
 use spin_sdk::http::{IntoResponse, Request, Response};
 use spin_sdk::http_component;
 
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    clippy::all,
-    clippy::too_many_lines,
-    clippy::allow_attributes_without_reason,
-    reason = "generated"
-)]
+#[allow(warnings, unsafe_code, clippy::all, clippy::too_many_lines, reason = "generated")]
 mod bindings {
     spin_sdk::wit_bindgen::generate!({
         path: "../../../wit/wasi-nn.wit",

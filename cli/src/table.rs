@@ -14,7 +14,7 @@ pub fn answer(photo: &Path, answer: &Value) -> String {
         let percent = result["probability"].as_f64().unwrap_or(0.0);
         let label = ["display", "class"].iter().find_map(|key| result[key].as_str()).unwrap_or("?");
         let filled = (percent / 100.0 * BAR as f64).round().clamp(0.0, BAR as f64) as usize;
-        let bar = "█".repeat(filled) + &"░".repeat(BAR - filled);
+        let bar = format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled));
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {bar} {percent:5.1} %  {label}");
     }

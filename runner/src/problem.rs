@@ -41,7 +41,10 @@ pub enum Problem {
     )]
     TooOften(Duration),
     /// The request cannot be handed to a component.
-    #[error("the request has no usable Host header; add one")]
+    #[error(
+        "the request has to name one host: one Host header, a name or an address with a port or without, equal \
+         to the target's where that has one"
+    )]
     NoHost,
 }
 
@@ -152,7 +155,7 @@ impl Problem {
             Self::TooOften(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too-often", "Too many requests from one address")
             }
-            Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "No Host header"),
+            Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "Not one host"),
         }
     }
 

@@ -1,23 +1,10 @@
-//! Which trigger answers a path, by Spin's rules: an exact route beats `:segments`, which beat a
-//! trailing `/...`; among wildcards the longest prefix wins.
+//! Which trigger answers a path: Spin's rules, by the router that Spin uses.
 //!
-//! Knows strings only. What a route leads to is the caller's index.
+//! Segment by segment a literal comes before a `:segment`, and that before a trailing `/...`. Of two routes that
+//! are written alike the last counts. This module knows strings only; a route's target is the caller's index.
 
-/// A parsed route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern {
-    /// The manifest's own spelling.
-    text: String,
-    segments: Vec<Segment>,
-    /// Ends in `/...`.
-    wildcard: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Segment {
-    Literal(String),
-    Named(String),
-}
+use routefinder::{RouteSpec, Router, Segment};
+use std::sync::Arc;
 
 /// Where a path leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +13,11 @@ pub struct Match {
     pub target: usize,
     /// The route as the manifest spells it: `/api/...`.
     pub route: String,
-    /// The route without its wildcard: `/api`.
+    /// The same with a slash in front and none at the end: `/api/...`, and empty for `/`.
+    pub matched: String,
+    /// The manifest's spelling without its wildcard: `/api`.
     pub base: String,
-    /// What the wildcard matched: `/v1/photos`, or empty.
+    /// What the wildcard matched, a slash in front and the path's own slash at the end: `/v1/photos`, or empty.
     pub path_info: String,
     /// What the named segments matched, in order.
     pub named: Vec<(String, String)>,
@@ -37,168 +26,246 @@ pub struct Match {
 /// The routes of one application.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
-    patterns: Vec<(Pattern, usize)>,
+    entries: Vec<Entry>,
+    /// From each route to its place in `entries`.
+    router: Arc<Router<usize>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    route: String,
+    matched: String,
+    spec: RouteSpec,
+    target: usize,
 }
 
 /// Why a route cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// Not an absolute path.
-    #[error("route {0:?} must begin with a slash")]
-    NotAbsolute(String),
-    /// `...` anywhere but at the end.
-    #[error("route {0:?} has `...` before its end; it may only be the last segment")]
+    /// The router does not read it.
+    #[error("route {route:?}: {reason}")]
+    Malformed {
+        /// The route.
+        route: String,
+        /// What the router said.
+        reason: String,
+    },
+    /// `*` or `...` anywhere but at the end.
+    #[error("route {0:?} has a wildcard before its end; it may only be the last segment")]
     WildcardInside(String),
-    /// `:` without a name.
-    #[error("route {0:?} has a `:` without a name behind it")]
-    Unnamed(String),
 }
 
 impl Routes {
-    /// Adds a route. A second one of the same shape is ignored, as Spin does, and `false` is returned.
+    /// Adds a route. One that is written like an earlier one takes its place.
     ///
     /// # Errors
     /// [`RouteError`] for a malformed route.
-    pub fn add(&mut self, route: &str, target: usize) -> Result<bool, RouteError> {
-        let pattern = Pattern::parse(route)?;
-        if self.patterns.iter().any(|(known, _)| known.same_paths(&pattern)) {
-            return Ok(false);
+    pub fn add(&mut self, route: &str, target: usize) -> Result<(), RouteError> {
+        let entry = Entry::new(route, target)?;
+        match self.entries.iter_mut().find(|known| known.route == route) {
+            Some(known) => *known = entry,
+            None => self.entries.push(entry),
         }
-        self.patterns.push((pattern, target));
-        Ok(true)
+        let specs =
+            self.entries.iter().enumerate().map(|(index, entry)| (entry.spec.clone(), index));
+        self.router = Arc::new(specs.collect());
+        Ok(())
     }
 
     /// The best route for `path`, which is still percent-encoded and has no query.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Match> {
-        let segments = split(path);
-        let best = self
-            .patterns
-            .iter()
-            .filter(|(pattern, _)| pattern.matches(&segments))
-            .max_by_key(|(pattern, _)| pattern.rank())?;
-        Some(best.0.describe(&segments, best.1))
+        let found = self.router.best_match(path)?;
+        let entry = self.entries.get(*found.handler())?;
+        let captures = found.captures();
+        let named = captures.params().iter();
+        Some(Match {
+            target: entry.target,
+            route: entry.route.clone(),
+            matched: entry.matched.clone(),
+            base: without_wildcard(&entry.route).to_owned(),
+            path_info: captures.wildcard().map(|rest| path_info(rest, path)).unwrap_or_default(),
+            named: named.map(|one| (one.name().to_owned(), one.value().to_owned())).collect(),
+        })
     }
 }
 
-/// The path's segments; slashes at the end do not count, as in Spin.
-fn split(path: &str) -> Vec<&str> {
-    path.trim_matches('/').split('/').filter(|segment| !segment.is_empty()).collect()
+impl Entry {
+    fn new(route: &str, target: usize) -> Result<Self, RouteError> {
+        let matched = match route.strip_prefix('/') {
+            Some(_) => route.to_owned(),
+            None => format!("/{route}"),
+        };
+        let matched = matched.strip_suffix('/').unwrap_or(&matched).to_owned();
+        let spelled = match matched.strip_suffix("/...") {
+            Some(base) => format!("{base}/*"),
+            None => matched.clone(),
+        };
+        let malformed = |reason| RouteError::Malformed { route: route.to_owned(), reason };
+        let spec = RouteSpec::try_from(spelled).map_err(malformed)?;
+        // The router panics at a path that gets as far as a wildcard in the middle.
+        let before_last = spec.segments().split_last().map_or(&[][..], |(_, rest)| rest);
+        match before_last.iter().any(|segment| matches!(segment, Segment::Wildcard)) {
+            true => Err(RouteError::WildcardInside(route.to_owned())),
+            false => Ok(Self { route: route.to_owned(), matched, spec, target }),
+        }
+    }
 }
 
-impl Pattern {
-    fn parse(route: &str) -> Result<Self, RouteError> {
-        if !route.starts_with('/') {
-            return Err(RouteError::NotAbsolute(route.to_owned()));
-        }
-        let mut parts = split(route);
-        let wildcard = parts.last() == Some(&"...");
-        if wildcard {
-            parts.pop();
-        }
-        let mut segments = Vec::with_capacity(parts.len());
-        for part in parts {
-            segments.push(match part.strip_prefix(':') {
-                _ if part == "..." => return Err(RouteError::WildcardInside(route.to_owned())),
-                Some("") => return Err(RouteError::Unnamed(route.to_owned())),
-                Some(name) => Segment::Named(name.to_owned()),
-                None => Segment::Literal(part.to_owned()),
-            });
-        }
-        Ok(Self { text: route.to_owned(), segments, wildcard })
-    }
+fn without_wildcard(route: &str) -> &str {
+    route.strip_suffix("/...").unwrap_or(route)
+}
 
-    /// Whether both match exactly the same paths.
-    fn same_paths(&self, other: &Self) -> bool {
-        let alike = |pair: (&Segment, &Segment)| match pair {
-            (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            (Segment::Named(_), Segment::Named(_)) => true,
-            _ => false,
-        };
-        self.wildcard == other.wildcard
-            && self.segments.len() == other.segments.len()
-            && self.segments.iter().zip(&other.segments).all(alike)
-    }
-
-    fn matches(&self, path: &[&str]) -> bool {
-        let fits = |(segment, part): (&Segment, &&str)| match segment {
-            Segment::Literal(text) => text == part,
-            Segment::Named(_) => true,
-        };
-        let long_enough = if self.wildcard {
-            path.len() >= self.segments.len()
-        } else {
-            path.len() == self.segments.len()
-        };
-        long_enough && self.segments.iter().zip(path).all(fits)
-    }
-
-    /// Greater is better: exact before wildcard, then more segments, then earlier literals.
-    fn rank(&self) -> (bool, usize, Vec<bool>) {
-        let literal = self.segments.iter().map(|s| matches!(s, Segment::Literal(_))).collect();
-        (!self.wildcard, self.segments.len(), literal)
-    }
-
-    fn describe(&self, path: &[&str], target: usize) -> Match {
-        let rest = path.get(self.segments.len()..).unwrap_or_default();
-        let path_info = rest.iter().flat_map(|part| ["/", part]).collect();
-        let named = self.segments.iter().zip(path).filter_map(|(segment, part)| match segment {
-            Segment::Named(name) => Some((name.clone(), (*part).to_owned())),
-            Segment::Literal(_) => None,
-        });
-        Match {
-            target,
-            route: self.text.clone(),
-            base: self.text.trim_end_matches("...").trim_end_matches('/').to_owned(),
-            path_info,
-            named: named.collect(),
-        }
-    }
+/// The router leaves out the slashes around what a wildcard matched; Spin's components are given them.
+fn path_info(rest: &str, path: &str) -> String {
+    let first = if rest.is_empty() { "" } else { "/" };
+    let last = if path.ends_with('/') { "/" } else { "" };
+    format!("{first}{rest}{last}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::{RouteError, Routes};
 
-    #[test]
-    fn the_best_route_wins() {
+    fn routes(table: &[&str]) -> Routes {
         let mut routes = Routes::default();
-        let table = ["/...", "/cart", "/cart/...", "/user/:id", "/user/:id/...", "/user/me"];
         for (target, route) in table.iter().enumerate() {
-            assert_eq!(routes.add(route, target), Ok(true));
+            routes.add(route, target).unwrap();
         }
+        routes
+    }
+
+    /// Values that were read off Spin's own router (crates/http/src/routes.rs).
+    #[test]
+    fn the_best_route_wins_as_in_spin() {
+        let table = [
+            "/...",
+            "/cart",
+            "/cart/...",
+            "/user/:id",
+            "/user/:id/...",
+            "/user/me",
+            "hello",
+            "/a/...",
+            "/:x",
+            "/a/:x/c",
+            "/a/b/...",
+            "/star/*",
+        ];
+        let routes = routes(&table);
         let cases = [
-            ("/", "/...", ""),
+            ("/", "/...", "/"),
             ("/other/x", "/...", "/other/x"),
+            ("/other/x/", "/...", "/other/x/"),
             ("/cart", "/cart", ""),
-            ("/cart/", "/cart", ""),
             ("/cart/7", "/cart/...", "/7"),
             ("/user/me", "/user/me", ""),
             ("/user/7", "/user/:id", ""),
             ("/user/7/photo", "/user/:id/...", "/photo"),
+            ("/hello", "hello", ""),
+            ("/a", "/a/...", ""),
+            ("/a/b/c", "/a/b/...", "/c"),
+            ("/star/x", "/star/*", "/x"),
         ];
         for (path, route, path_info) in cases {
             let found = routes.find(path).unwrap();
-            assert_eq!((found.route.as_str(), found.path_info.as_str()), (route, path_info));
+            assert_eq!(
+                (found.route.as_str(), found.path_info.as_str()),
+                (route, path_info),
+                "{path}"
+            );
         }
         let named = routes.find("/user/7/photo").unwrap().named;
         assert_eq!(named, [("id".to_owned(), "7".to_owned())]);
     }
 
+    /// What Spin makes of a table: its router by way of the crate's own calls, one after another.
+    fn as_spin(table: &[&str]) -> routefinder::Router<usize> {
+        let mut kept: Vec<(&str, usize)> = Vec::new();
+        for (target, route) in table.iter().enumerate() {
+            match kept.iter_mut().find(|(known, _)| known == route) {
+                Some(known) => known.1 = target,
+                None => kept.push((route, target)),
+            }
+        }
+        let mut router = routefinder::Router::new();
+        for (route, target) in kept {
+            let route = route.strip_suffix('/').unwrap_or(route);
+            let based = route.strip_suffix("...").map(|base| format!("{base}*"));
+            router.add(based.unwrap_or(route.to_owned()), target).unwrap();
+        }
+        router
+    }
+
+    /// All sequences of these segments, from none to `longest` of them, each after a slash.
+    fn sequences(segments: &[&str], longest: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut from = 0;
+        for _ in 0..longest {
+            let to = all.len();
+            for index in from..to {
+                all.extend(
+                    segments
+                        .iter()
+                        .map(|segment| format!("{}/{segment}", all[index]))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            from = to;
+        }
+        all
+    }
+
     #[test]
-    fn a_path_without_a_route_finds_none_and_doubles_are_ignored() {
-        let mut routes = Routes::default();
-        assert_eq!(routes.add("/a/:x", 0), Ok(true));
-        assert_eq!(routes.add("/a/:y", 1), Ok(false));
-        assert_eq!(routes.find("/a"), None);
-        assert_eq!(routes.find("/a/b").map(|m| m.target), Some(0));
+    fn every_small_table_leads_every_path_where_spin_leads_it() {
+        let mut patterns = sequences(&["a", "b", ":x"], 3);
+        patterns.extend(sequences(&["a", "b", ":x"], 2).iter().map(|base| format!("{base}/...")));
+        patterns[0] = "/".to_owned();
+        let mut paths = sequences(&["a", "b", "c"], 4);
+        paths.extend(paths.clone().iter().map(|path| format!("{path}/")));
+        paths.extend(["//a", "/a//b", "//"].map(str::to_owned));
+        let mut compared = 0;
+        for (i, first) in patterns.iter().enumerate() {
+            for second in &patterns[i..] {
+                for third in patterns.iter().step_by(5) {
+                    let table = [second.as_str(), first, third];
+                    let (ours, spins) = (routes(&table), as_spin(&table));
+                    for path in &paths {
+                        let expected = spins.best_match(path).map(|found| *found.handler());
+                        let found = ours.find(path).map(|found| found.target);
+                        assert_eq!(found, expected, "{table:?} {path}");
+                        compared += 1;
+                    }
+                }
+            }
+        }
+        assert!(compared > 2_000_000, "only {compared} compared");
+    }
+
+    #[test]
+    fn a_route_keeps_its_spelling() {
+        let routes = routes(&["/", "/x/", "/y/..."]);
+        let spellings = ["/", "/x", "/y/z"].map(|path| {
+            let found = routes.find(path).unwrap();
+            (found.route, found.matched, found.base)
+        });
+        let expected = [("/", "", "/"), ("/x/", "/x", "/x/"), ("/y/...", "/y/...", "/y")];
+        assert_eq!(spellings, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
+    }
+
+    #[test]
+    fn the_last_of_two_routes_written_alike_counts() {
+        let routes = routes(&["/dup", "/other", "/dup"]);
+        assert_eq!(routes.find("/dup").map(|found| found.target), Some(2));
+        assert_eq!(routes.find("/none"), None);
     }
 
     #[test]
     fn malformed_routes_are_named() {
-        let mut routes = Routes::default();
-        assert_eq!(routes.add("a", 0), Err(RouteError::NotAbsolute("a".into())));
-        assert_eq!(routes.add("/.../a", 0), Err(RouteError::WildcardInside("/.../a".into())));
-        assert_eq!(routes.add("/:", 0), Err(RouteError::Unnamed("/:".into())));
+        let refused = |route: &str| Routes::default().add(route, 0);
+        assert_eq!(refused("/.../a/..."), Ok(()), "three dots in the middle are text, as in Spin");
+        assert_eq!(refused("/*/a"), Err(RouteError::WildcardInside("/*/a".into())));
+        assert!(matches!(refused("/:"), Err(RouteError::Malformed { .. })));
+        assert!(matches!(refused("/*name"), Err(RouteError::Malformed { .. })));
     }
 }

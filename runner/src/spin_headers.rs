@@ -1,7 +1,8 @@
 //! The headers that Spin gives a component with each request.
 
-use crate::problem::Problem;
+use crate::problem::{HeadError, Problem};
 use crate::routes::Match;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, header};
 use std::net::SocketAddr;
 
@@ -16,12 +17,11 @@ pub(crate) fn prepare<B>(
     id: &str,
     client: Option<SocketAddr>,
 ) -> Result<Request<B>, Problem> {
-    let host = match request.headers().get(header::HOST) {
-        Some(host) => host.to_str().map_err(|_| Problem::NoHost)?.to_owned(),
-        None => request.uri().authority().ok_or(Problem::NoHost)?.to_string(),
-    };
-    let scheme = if request.extensions().get::<Encrypted>().is_some() { "https" } else { "http" };
-    let full_url = format!("{scheme}://{host}{}", request.uri());
+    let host = host(&request)?;
+    let target = request.uri().path_and_query().ok_or(Problem::Head(HeadError::Malformed))?;
+    let encrypted = request.extensions().get::<Encrypted>().is_some();
+    let scheme = request.uri().scheme_str().unwrap_or(if encrypted { "https" } else { "http" });
+    let full_url = format!("{scheme}://{host}{target}");
     let headers = request.headers_mut();
     let forged: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
@@ -29,11 +29,14 @@ pub(crate) fn prepare<B>(
         headers.remove(name);
     }
     headers.remove(header::CONNECTION);
-    let named = found.named.iter().map(|(name, value)| (format!("spin-path-match-{name}"), value));
+    let named = found
+        .named
+        .iter()
+        .map(|(name, value)| (format!("spin-path-match-{}", name.replace('_', "-")), value));
     let fixed = [
         ("spin-full-url", &full_url),
         ("spin-path-info", &found.path_info),
-        ("spin-matched-route", &found.route),
+        ("spin-matched-route", &found.matched),
         ("spin-raw-component-route", &found.route),
         ("spin-component-route", &found.base),
         ("spin-base-path", &"/".to_owned()),
@@ -45,7 +48,7 @@ pub(crate) fn prepare<B>(
     for (name, value) in fixed.into_iter().chain(named).chain(client) {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_str(&value);
-        // A segment's name may be no header name, and a path no header value; Spin leaves those out.
+        // A named segment whose name cannot be a header's is left out.
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.insert(name, value);
         }
@@ -53,11 +56,62 @@ pub(crate) fn prepare<B>(
     Ok(request)
 }
 
+/// The host that the request is for: its target's, or the one Host field's (RFC 9112, section 3.2).
+///
+/// # Errors
+/// [`Problem::NoHost`] where there is none or more than one, where it is more than a host and a port, or where
+/// target and field name different ones.
+fn host<B>(request: &Request<B>) -> Result<String, Problem> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let (field, more) = (fields.next(), fields.next().is_some());
+    let field = field.map(|field| Authority::try_from(field.as_bytes())).transpose();
+    let field = field.ok().filter(|_| !more).ok_or(Problem::NoHost)?;
+    let host = match (request.uri().authority(), &field) {
+        (Some(target), Some(field)) if target != field => return Err(Problem::NoHost),
+        (Some(host), _) | (None, Some(host)) => host,
+        (None, None) => return Err(Problem::NoHost),
+    };
+    let is_plain = !host.as_str().contains('@') && !host.host().is_empty();
+    if is_plain { Ok(host.to_string()) } else { Err(Problem::NoHost) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::prepare;
+    use crate::problem::Problem;
     use crate::routes::Routes;
     use http::{HeaderValue, Request};
+
+    #[test]
+    fn a_request_names_one_host() {
+        let mut routes = Routes::default();
+        routes.add("/...", 0).unwrap();
+        let found = routes.find("/p").unwrap();
+        let full_url = |target: &str, hosts: &[&str]| {
+            let request = hosts
+                .iter()
+                .fold(Request::get(target), |request, host| request.header("host", *host));
+            let prepared = prepare(request.body(()).unwrap(), &found, "id", None).ok()?;
+            prepared.headers().get("spin-full-url").map(|url| url.to_str().unwrap().to_owned())
+        };
+        let cases: [(&str, &[&str], Option<&str>); 10] = [
+            ("/p?q", &["h"], Some("http://h/p?q")),
+            ("/p?q", &["[::1]:80"], Some("http://[::1]:80/p?q")),
+            ("http://h/p?q", &["h"], Some("http://h/p?q")),
+            ("https://h/p", &["H"], Some("https://h/p")),
+            ("http://h/p?q", &["other"], None),
+            ("/p", &["a", "a"], None),
+            ("/p", &["a/b"], None),
+            ("/p", &["a b"], None),
+            ("/p", &["user@a"], None),
+            ("/p", &[], None),
+        ];
+        for (target, hosts, expected) in cases {
+            assert_eq!(full_url(target, hosts).as_deref(), expected, "{target} {hosts:?}");
+        }
+        let no_path = Request::get("abc").header("host", "abc").body(()).unwrap();
+        assert!(matches!(prepare(no_path, &found, "id", None), Err(Problem::Head(_))));
+    }
 
     #[test]
     fn spins_headers_are_ours_to_say() {

@@ -243,10 +243,13 @@ impl Resolver<'_> {
 
 impl App {
     pub(super) fn add_route(&mut self, route: String, target: Target) -> Result<(), RouteError> {
-        if self.routes.add(&route, self.triggers.len())? {
-            self.triggers.push(Trigger { route, target });
+        let known = self.triggers.iter().position(|trigger| trigger.route == route);
+        self.routes.add(&route, known.unwrap_or(self.triggers.len()))?;
+        if let Some(known) = known.and_then(|index| self.triggers.get_mut(index)) {
+            tracing::warn!(route, "this route is there twice; the last one counts, as in Spin");
+            known.target = target;
         } else {
-            tracing::warn!(route, "this route is there twice; the first one is kept, as in Spin");
+            self.triggers.push(Trigger { route, target });
         }
         Ok(())
     }

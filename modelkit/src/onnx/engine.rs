@@ -74,6 +74,14 @@ impl GraphEngine {
     }
 }
 
+/// The elements of a value that is the same for every photo, behind its dimensions.
+pub(crate) enum Fixed {
+    /// float32.
+    Floats(Vec<usize>, Vec<f32>),
+    /// Integers or conditions, in the engine's 32 bits.
+    Integers(Vec<usize>, Vec<i32>),
+}
+
 /// Answers which shape a value has when the graph runs on one photo, each value asked for once.
 pub(crate) struct Probe {
     engine: GraphEngine,
@@ -86,6 +94,20 @@ impl Probe {
     pub(crate) fn new(graph: &Graph, input_shape: &[usize]) -> Result<Self, EngineError> {
         let photo = Tensor::zeros(input_shape);
         Ok(Self { engine: GraphEngine::load(graph)?, photo, known: HashMap::new() })
+    }
+
+    /// The values named, where they are float32 or integers.
+    pub(crate) fn fixed(&self, names: &[&str]) -> Result<Vec<Option<Fixed>>, EngineError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = self.engine.values(self.photo.view().into(), names)?;
+        let element = |value| match value {
+            Value::FloatTensor(t) => Some(Fixed::Floats(t.shape().to_vec(), t.to_vec())),
+            Value::Int32Tensor(t) => Some(Fixed::Integers(t.shape().to_vec(), t.to_vec())),
+            _ => None,
+        };
+        Ok(values.into_iter().map(element).collect())
     }
 
     /// Learns the shapes of some values.

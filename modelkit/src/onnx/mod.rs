@@ -4,6 +4,7 @@
 
 pub(crate) mod engine;
 pub mod external;
+pub(crate) mod fixed;
 pub(crate) mod fold;
 pub(crate) mod graph;
 pub(crate) mod read;

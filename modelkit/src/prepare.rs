@@ -16,9 +16,9 @@ use crate::gradcam::{self, Wanted};
 use crate::interface::{self, InterfaceError, Photo};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
-use crate::onnx::fold;
 use crate::onnx::graph::Graph;
 use crate::onnx::read::{ReadError, read, refuse_private};
+use crate::onnx::{fixed, fold};
 use crate::photos::{self, PhotosError};
 use crate::scores::{self, SaidActivation, Scores, ScoresError};
 use crate::warnings;
@@ -240,10 +240,13 @@ pub fn prepare_from(
 
     progress(Step::Probe);
     let shape = interface::shape_of(&input);
+    let probe = Probe::new(&graph, &shape)?;
+    fixed::fix_shapes(&mut graph, &probe)?;
     let mut probe = Probe::new(&graph, &shape)?;
     let (count, said) = (classes.len(), options.activation);
     let settled = scores::settle(&mut graph, &mut probe, &chosen, &original, count, said)?;
     let scores = &settled.scores;
+    narrow(&mut graph, &shape)?;
     let mut probe = Probe::new(&graph, &shape)?;
 
     progress(Step::Solve);
@@ -282,6 +285,16 @@ pub fn prepare_from(
         bytes,
         notes,
     })
+}
+
+/// Has only those rows computed that the scores read.
+fn narrow(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineError> {
+    let mut probe = Probe::new(graph, photo)?;
+    let made = graph.nodes.iter().flat_map(|n| n.output.iter().map(String::as_str));
+    let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
+    let mut shapes = probe.learn(&made)?.clone();
+    gradcam::pull_up(graph, &mut shapes);
+    Ok(())
 }
 
 /// A model that was read, with its photo and its scores found.

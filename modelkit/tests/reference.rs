@@ -8,11 +8,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use common::expected::{Expected, largest};
 use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::{Outcome, Served};
@@ -31,39 +30,6 @@ const CLASSES: usize = 4;
 /// another order; the largest seen is in the test's output.
 const MAP_TOLERANCE: f32 = 2e-3;
 const PROBABILITY_TOLERANCE: f32 = 1e-5;
-
-/// Where a part of `expected.f32` begins, in elements, and its shape.
-#[derive(Deserialize)]
-struct Part {
-    shape: Vec<usize>,
-    offset: usize,
-}
-
-struct Expected {
-    parts: BTreeMap<String, Part>,
-    values: Vec<f32>,
-}
-
-impl Expected {
-    fn read(folder: &Path) -> Self {
-        let parts = fs::read(folder.join("expected.json")).expect("expected.json");
-        let bytes = fs::read(folder.join("expected.f32")).expect("expected.f32");
-        let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Self { parts: serde_json::from_slice(&parts).expect("an index"), values }
-    }
-
-    /// The values of one photo and, for maps, one class.
-    fn part(&self, key: &str, places: &[usize]) -> &[f32] {
-        let part = &self.parts[key];
-        let mut size: usize = part.shape.iter().product();
-        let mut at = part.offset;
-        for (place, side) in places.iter().zip(&part.shape) {
-            size /= side;
-            at += place * size;
-        }
-        &self.values[at..at + size]
-    }
-}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/fixtures")
@@ -89,11 +55,6 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
         Served::open(&folder, engine).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
     (engines.iter().map(|engine| open(engine.as_ref())).collect(), report.card)
-}
-
-fn largest(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// What the photos of one model show, for one target and basis on one engine.

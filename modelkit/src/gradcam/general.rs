@@ -53,11 +53,11 @@ pub(super) fn rule(
     }
 }
 
-struct Step<'a> {
-    sheet: Sheet<'a>,
-    at: &'a dyn Context,
-    node: &'a NodeProto,
-    y: &'a Val,
+pub(super) struct Step<'a> {
+    pub(super) sheet: Sheet<'a>,
+    pub(super) at: &'a dyn Context,
+    pub(super) node: &'a NodeProto,
+    pub(super) y: &'a Val,
 }
 
 impl Step<'_> {
@@ -66,17 +66,17 @@ impl Step<'_> {
     }
 
     /// Input `index` as a value; constants, too.
-    fn operand(&self, index: usize) -> Result<Val, String> {
+    pub(super) fn operand(&self, index: usize) -> Result<Val, String> {
         let name = self.name(index)?;
         let dims = self.at.shape(&name)?;
         Ok(Val { name, dims })
     }
 
-    fn relevant(&self, index: usize) -> bool {
+    pub(super) fn relevant(&self, index: usize) -> bool {
         input(self.node, index).is_some_and(|name| self.at.is_relevant(name))
     }
 
-    fn first(&self) -> Result<Val, String> {
+    pub(super) fn first(&self) -> Result<Val, String> {
         let extra = (1..self.node.input.len()).any(|i| self.relevant(i));
         if extra {
             return Err("more than its first input depends on the feature map".to_owned());
@@ -84,12 +84,12 @@ impl Step<'_> {
         self.operand(0)
     }
 
-    fn y_shape(&self) -> Result<Vec<usize>, String> {
+    pub(super) fn y_shape(&self) -> Result<Vec<usize>, String> {
         self.at.shape(output(self.node))
     }
 
     /// The gradient of an operand of shape `x` that was broadcast to `y`.
-    fn fit(&mut self, gradient: &Val, y: &[usize], x: &[usize]) -> Val {
+    pub(super) fn fit(&mut self, gradient: &Val, y: &[usize], x: &[usize]) -> Val {
         let extra = y.len() - x.len().min(y.len());
         let (mut axes, mut factor) = ((1..=extra).collect::<Vec<_>>(), 1.0);
         axes.extend((extra..y.len()).filter(|a| x[a - extra] == 1 && y[*a] != 1).map(|a| a + 1));
@@ -327,7 +327,7 @@ impl Step<'_> {
         if op(self.node).starts_with("Global") {
             return Ok((2..rank).collect());
         }
-        super::place::reduced_axes(self.sheet.graph, self.node, rank)
+        super::axes::reduced_axes(self.sheet.graph, self.node, rank)
             .ok_or_else(|| "the axes it goes over are computed".to_owned())
     }
 
@@ -371,7 +371,7 @@ impl Step<'_> {
     /// Slice and Gather: nothing elsewhere.
     fn part(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
-        let (axis, places, drops) = super::place::taken(self.sheet.graph, self.node, &x.dims)
+        let (axis, places, drops) = super::axes::taken(self.sheet.graph, self.node, &x.dims)
             .ok_or("what it takes is computed, or not in a row")?;
         let mut y = self.y.clone();
         if drops {
@@ -394,132 +394,6 @@ impl Step<'_> {
         parts.push(y);
         parts.extend(zeros(self, x.side(axis) - from - count));
         Ok(vec![(x.name, self.sheet.concat(&parts, axis + 1))])
-    }
-
-    /// A 1×1 convolution after a pooling is a dense layer.
-    fn pointwise(&mut self) -> Result<Gradients, String> {
-        let x = self.first()?;
-        let weights = self.operand(1)?;
-        let plain = int(self.node, "group", 1) == 1 && weights.dims[2..].iter().all(|s| *s == 1);
-        let shape = self.y_shape()?;
-        if !plain || x.dims[2..] != shape[2..] {
-            return Err("a convolution stands between the feature map and the scores".to_owned());
-        }
-        let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
-        let Some(mut tensor) = tensor else {
-            return Err("its weights are computed".to_owned());
-        };
-        tensor.dims.truncate(2);
-        let matrix = self.sheet.constant(tensor);
-        let rank = x.dims.len();
-        let mut dims = self.y.dims.clone();
-        dims[2] = shape[1];
-        let y = self.sheet.expand(self.y, &dims);
-        let mut last: Vec<usize> = (0..=rank).filter(|a| *a != 2).collect();
-        last.push(2);
-        let rows = self.sheet.transpose(&y, &last);
-        let rows = self.sheet.dense(&rows, &matrix, false)?;
-        let mut back: Vec<usize> = vec![0, 1, rank];
-        back.extend(2..rank);
-        Ok(vec![(x.name, self.sheet.transpose(&rows, &back))])
-    }
-
-    /// Gemm and MatMul.
-    fn product(&mut self) -> Result<Gradients, String> {
-        let (a, b) = (self.operand(0)?, self.operand(1)?);
-        let gemm = op(self.node) == "Gemm";
-        if gemm && int(self.node, "transA", 0) != 0 {
-            return Err("it flips its first input".to_owned());
-        }
-        let flipped = gemm && int(self.node, "transB", 0) != 0;
-        if a.dims.len() < 2 || b.dims.len() < 2 || (flipped && self.relevant(1)) {
-            return Err("it multiplies lists of numbers".to_owned());
-        }
-        let y = self.y.clone();
-        let y = if gemm { self.sheet.times(&y, float(self.node, "alpha", 1.0)) } else { y };
-        let constant = self.sheet.graph.constants.contains_key(&b.name) && b.dims.len() == 2;
-        let shape = self.y_shape()?;
-        let mut found = Gradients::new();
-        if self.relevant(0) {
-            let gradient = if constant {
-                let mut dims = y.dims.clone();
-                if let (Some(last), Some(side)) = (dims.last_mut(), shape.last()) {
-                    *last = *side;
-                }
-                let y = self.sheet.expand(&y, &dims);
-                self.sheet.dense(&y, &b, !flipped)?
-            } else {
-                self.left(&y, &shape, &a, &b)?
-            };
-            found.push((a.name.clone(), gradient));
-        }
-        if self.relevant(1) {
-            found.push((b.name.clone(), self.right(&y, &shape, &a, &b)?));
-        }
-        Ok(found)
-    }
-
-    /// `v · Bᵀ`. Where the rows are only wanted summed, they are summed first.
-    fn left(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
-        let rank = y.dims.len();
-        let rows = self.at.summed(&a.name).filter(|(axis, _)| axis + 2 == a.dims.len());
-        let y = match rows {
-            Some((_, from)) => self.summed(y, rank - 2, shape[rank - 3], from),
-            None => y.clone(),
-        };
-        let end = b.dims.len();
-        let mut perm: Vec<usize> = (0..end).collect();
-        perm.swap(end - 2, end - 1);
-        let mut flipped = self.sheet.transpose(b, &perm);
-        if y.side(rank - 1) == 1 && flipped.side(end - 2) != 1 {
-            flipped = self.sheet.sum(&flipped, &[end - 2]);
-        }
-        let product = self.sheet.mat_mul(&y, &flipped)?;
-        let mut wide = shape.to_vec();
-        let last = wide.len() - 1;
-        wide[last] = a.side(a.dims.len() - 1);
-        let mut narrow = a.dims.clone();
-        if rows.is_some() {
-            wide[last - 1] = 1;
-            let at = narrow.len() - 2;
-            narrow[at] = 1;
-        }
-        Ok(self.fit(&product, &wide, &narrow))
-    }
-
-    /// `Aᵀ · v`, likewise.
-    fn right(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
-        let (rank, end) = (y.dims.len(), a.dims.len());
-        let mut a = a.clone();
-        let mut y = y.clone();
-        let mut narrow = b.dims.clone();
-        let mut wide = shape.to_vec();
-        let last = wide.len() - 1;
-        wide[last - 1] = b.side(b.dims.len() - 2);
-        if let Some((axis, from)) = self.at.summed(&b.name) {
-            if axis + 2 == b.dims.len() {
-                let count = a.side(end - 1) - from;
-                let part = self.sheet.slice(&a, end - 1, (from, 1, count));
-                a = self.sheet.sum(&part, &[end - 1]);
-                wide[last - 1] = 1;
-            } else {
-                y = self.summed(&y, rank - 1, shape[last], from);
-                wide[last] = 1;
-            }
-            narrow[axis] = 1;
-        }
-        if y.side(rank - 2) == 1 && a.side(end - 2) != 1 {
-            a = self.sheet.sum(&a, &[end - 2]);
-        }
-        let mut perm: Vec<usize> = (0..end).collect();
-        perm.swap(end - 2, end - 1);
-        let flipped = self.sheet.transpose(&a, &perm);
-        let product = self.sheet.mat_mul(&flipped, &y)?;
-        Ok(self.fit(&product, &wide, &narrow))
-    }
-
-    fn summed(&mut self, y: &Val, axis: usize, side: usize, from: usize) -> Val {
-        sum_from(&mut self.sheet, y, axis, side, from)
     }
 }
 

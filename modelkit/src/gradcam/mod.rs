@@ -7,34 +7,43 @@
 //! bias that its batch norm left in it (`bias`). The softmax's part, relu and normalisation are the
 //! reader's, as the model card says.
 
+mod assemble;
+mod axes;
 mod bias;
 mod closed;
 mod fold;
 mod general;
+mod linear;
 mod place;
+mod products;
 mod refusal;
 mod reverse;
+mod rows;
 mod rules;
 mod sheet;
 mod slope;
 mod tangent;
+mod tokens;
+mod types;
+mod windows;
 
 use rten_onnx::onnx::NodeProto;
 use skincell_vision::card::{Basis, Form, GradCam, Target};
 
+use assemble::Map;
+use closed::Matrix;
 pub(crate) use closed::channel_shape;
-use closed::{Diagonal, Matrix, name, reshape};
+use linear::Summed;
 pub(crate) use place::{Tail, find};
 pub(crate) use refusal::Refusal;
 use reverse::{Adjoint, Shapes, between, walk};
-use sheet::{Sheet, Val};
-use tangent::Tangent;
+pub(crate) use rows::pull_up;
+use tokens::Tokens;
 
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
-use crate::onnx::graph::{Graph, int_attribute, ints_attribute, label, output, value_info};
+use crate::onnx::graph::{Graph, label, output, value_info};
 use crate::scores::Scores;
-use skincell_onnx::Constant;
 
 /// What the Grad-CAM output is to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,7 +89,7 @@ pub(crate) fn add(
             return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.to_owned() }));
         }
         if wanted.target.is_some() || !unknown {
-            let target = Chosen { value: conv, axis: 1, target: Target::Conv };
+            let target = Chosen { value: conv, axis: 1, target: Target::Conv, tokens: None };
             let added = attempt(graph, probe, scores, tail, &target, &source, wanted)?;
             if added.is_ok() || wanted.target.is_some() {
                 return Ok(added);
@@ -90,7 +99,8 @@ pub(crate) fn add(
         let why = "no convolution gives a map of its size".to_owned();
         return Ok(Err(Refusal { node: format!("\"{}\"", tail.pooled), why }));
     }
-    let target = Chosen { value: tail.pooled.clone(), axis: tail.axis, target: Target::Activation };
+    let (value, axis, tokens) = (tail.pooled.clone(), tail.axis, tail.tokens);
+    let target = Chosen { value, axis, target: Target::Activation, tokens };
     attempt(graph, probe, scores, tail, &target, &source, wanted)
 }
 
@@ -99,6 +109,7 @@ struct Chosen {
     value: String,
     axis: usize,
     target: Target,
+    tokens: Option<Tokens>,
 }
 
 fn attempt(
@@ -116,6 +127,8 @@ fn attempt(
     if result.is_err() {
         graph.nodes.truncate(nodes);
         graph.drop_unused();
+    } else {
+        types::widen(graph, nodes);
     }
     Ok(result)
 }
@@ -148,13 +161,22 @@ fn build(
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
     let refuse = |why: String| Refusal { node: made.clone(), why };
     let from = scores.differentiated();
-    let classes = shapes.get(from).map_or(0, |s| s.iter().product());
+    let classes: usize = shapes.get(from).map_or(0, |s| s.iter().product());
     let shape = shapes.get(&chosen.value).cloned().unwrap_or_default();
-    let map = Map::new(&shape, chosen.axis)
+    let map = Map::new(&shape, chosen.axis, chosen.tokens)
         .ok_or_else(|| refuse(format!("its map has shape {shape:?}, not that of an image")))?;
-    let path: Vec<NodeProto> =
+    let mut path: Vec<NodeProto> =
         between(graph, &chosen.value, from).iter().map(|i| graph.nodes[*i].clone()).collect();
-    let region = tangent::spread(graph, shapes, &path, &chosen.value, chosen.axis);
+    let mut summed = Summed::new();
+    let region = match chosen.tokens {
+        None => tangent::spread(graph, shapes, &path, &chosen.value, chosen.axis),
+        Some(tokens) => {
+            let (linear, dead) = linear::linear(graph, shapes, &path, &chosen.value, tokens);
+            path.retain(|node| !dead.contains(output(node)));
+            summed = linear;
+            tangent::only(&chosen.value, chosen.axis)
+        }
+    };
     let automatic = wanted.target.is_none() && chosen.target == Target::Conv;
     // Behind a convolution of a branch, or one that channels are mixed after, the whole map is shown.
     let whole = region.tangents.contains_key(&tail.pooled)
@@ -162,25 +184,28 @@ fn build(
     if automatic && !whole {
         return Err(refuse("it is one branch of the last map".to_owned()));
     }
-    let none = std::collections::HashMap::new();
-    let adjoints = walk(graph, shapes, &path, &region, &none, (from, Matrix::Identity))?;
+    let adjoints = walk(graph, shapes, &path, &region, &summed, (from, Matrix::Identity, classes))?;
     let mut parts = Vec::new();
     let mut reached: Vec<_> = adjoints.into_iter().collect();
     reached.sort_by(|a, b| a.0.cmp(&b.0));
     for (value, adjoint) in reached {
         let Some(tangent) = region.tangents.get(&value) else { continue };
         let shape = shapes.get(&value).cloned().unwrap_or_default();
+        if let (Adjoint::Full(gradient), true) = (&adjoint, chosen.tokens.is_some()) {
+            parts.push(assemble::summed(graph, gradient, map.channels, map.axis));
+            continue;
+        }
         let spread =
             shape.iter().product::<usize>() > shape.get(tangent.axis).copied().unwrap_or(1);
         if automatic && spread {
             return Err(refuse("the head has weights for each place of its map".to_owned()));
         }
-        let part = part(graph, adjoint, tangent, &shape, map.channels);
+        let part = assemble::part(graph, adjoint, tangent, &shape, map.channels);
         parts.push(part.map_err(&refuse)?);
     }
-    let part = joined(graph, parts).map_err(&refuse)?;
-    let value = shown(graph, chosen, source, &part, &map, shape.len());
-    let output = product(graph, &value, &part.matrix, &map, classes);
+    let part = assemble::joined(graph, parts).map_err(&refuse)?;
+    let value = assemble::shown(graph, chosen, source, &part, &map, shape.len());
+    let output = assemble::product(graph, &value, &part.matrix, &map, classes);
     graph.outputs.push(value_info(&output, &[1, classes, map.height, map.width]));
     let side = |s: usize| u32::try_from(s).unwrap_or(u32::MAX);
     let card = GradCam {
@@ -194,36 +219,6 @@ fn build(
     };
     let note = note(shapes, tail, chosen, source, wanted, &map);
     Ok(Added { card, conv: made, channels: map.channels, note })
-}
-
-/// The target map, less the bias that is none of the layer's, times the factor of each channel.
-fn shown(
-    graph: &mut Graph,
-    chosen: &Chosen,
-    source: &bias::Source,
-    part: &Part,
-    map: &Map,
-    rank: usize,
-) -> String {
-    let mut value = chosen.value.clone();
-    let bias = (chosen.target == Target::Conv).then(|| source.bias()).flatten();
-    if let Some(bias) = bias.filter(|b| b.iter().any(|v| *v != 0.0)) {
-        let shape = channel_shape(rank, map.axis, bias.len());
-        let bias = graph.add_constant(&name("bias"), Constant::f32(&shape, &bias));
-        value = graph.emit(&name("raw"), "Sub", &[&value, &bias], vec![]);
-    }
-    let factor = match part.factor.clone() {
-        Diagonal::Value(factor) if part.axes != (rank, map.axis) => {
-            let row = channel_shape(rank, map.axis, map.channels);
-            let row: Vec<i64> = row.iter().filter_map(|s| i64::try_from(*s).ok()).collect();
-            Diagonal::Value(reshape(graph, "factor", &factor, &row))
-        }
-        factor => factor,
-    };
-    if let Some(factor) = factor.held(graph, rank, map.axis) {
-        value = graph.emit(&name("weighted"), "Mul", &[&value, &factor], vec![]);
-    }
-    value
 }
 
 /// The name by which people know what gives a value: its node's, or else the value's own.
@@ -260,148 +255,4 @@ fn note(
         ),
         _ => None,
     }
-}
-
-/// A share of α: `matrix[c, k] · factor[k]`.
-struct Part {
-    matrix: Matrix,
-    factor: Diagonal,
-    /// Number of axes of the factor, and which of them is the channels'; the others have length 1.
-    axes: (usize, usize),
-}
-
-/// What comes back at the end of the region, times what the target does there, summed over places.
-fn part(
-    graph: &mut Graph,
-    adjoint: Adjoint,
-    tangent: &Tangent,
-    shape: &[usize],
-    channels: usize,
-) -> Result<Part, String> {
-    let (axis, from, rank) = (tangent.axis, tangent.from, shape.len());
-    let all = shape.get(axis).copied().unwrap_or(1);
-    let places = shape.iter().product::<usize>() / all.max(1);
-    let mut own = shape.to_vec();
-    own[axis] = channels;
-    match adjoint {
-        Adjoint::Closed(closed) if closed.axis == axis => {
-            let cut = all != channels;
-            let matrix = if cut {
-                closed.matrix.columns(from, from + channels, graph)
-            } else {
-                Some(closed.matrix)
-            };
-            let matrix = matrix.ok_or("its channels are classes, and not all of them are shown")?;
-            let diagonal = match closed.diagonal {
-                Diagonal::Channels(list) if cut && list.len() > 1 => {
-                    Diagonal::Channels(list.get(from..from + channels).unwrap_or_default().to_vec())
-                }
-                Diagonal::Value(value) if cut => {
-                    Diagonal::Value(closed::slice_value(graph, &value, axis, from, from + channels))
-                }
-                other => other,
-            };
-            let factor = diagonal.times(&tangent.factor, graph, rank, axis);
-            let factor = tangent::summed(graph, &factor, &own, axis, places);
-            Ok(Part { matrix, factor, axes: (rank, axis) })
-        }
-        Adjoint::Closed(_) => Err("its channels lie along another axis".to_owned()),
-        Adjoint::Full(gradient) => {
-            let sheet = &mut Sheet { graph };
-            let gradient = sheet.slice(&gradient, axis + 1, (from, 1, channels));
-            let gradient = match &tangent.factor {
-                Diagonal::One => gradient,
-                factor => {
-                    let dims = match factor {
-                        Diagonal::Channels(list) => channel_shape(rank, axis, list.len()),
-                        _ => own.clone(),
-                    };
-                    let name = factor.held(sheet.graph, rank, axis).unwrap_or_default();
-                    sheet.binary("Mul", &gradient, &Val { name, dims })?
-                }
-            };
-            let others: Vec<usize> = (0..rank).filter(|a| *a != axis).collect();
-            let alike: usize =
-                others.iter().filter(|a| gradient.side(**a + 1) == 1).map(|a| own[*a]).product();
-            let axes: Vec<usize> = others.iter().map(|a| a + 1).collect();
-            let sum = sheet.sum(&gradient, &axes);
-            let sum = sheet.times(&sum, alike as f32);
-            let seeds = sum.side(0);
-            let mut dims = vec![seeds];
-            dims.extend(channel_shape(rank, axis, channels));
-            let sum = sheet.expand(&sum, &dims);
-            let flat = sheet.reshape(&sum, &[seeds, channels]);
-            let matrix = Matrix::Held { name: flat.name, transposed: false };
-            Ok(Part { matrix, factor: Diagonal::One, axes: (rank, axis) })
-        }
-    }
-}
-
-/// The sum of all shares.
-fn joined(graph: &mut Graph, parts: Vec<Part>) -> Result<Part, String> {
-    let mut parts = parts.into_iter();
-    let mut sum = parts.next().ok_or("it does not reach the scores")?;
-    for other in parts {
-        if sum.matrix == other.matrix {
-            let rank = 2;
-            if let (Diagonal::One | Diagonal::Channels(_), Diagonal::One | Diagonal::Channels(_)) =
-                (&sum.factor, &other.factor)
-            {
-                sum.factor = sum.factor.plus(&other.factor, graph, rank, 1);
-                continue;
-            }
-        }
-        let scaled = sum.matrix.scaled(&sum.factor, graph);
-        let more = other.matrix.scaled(&other.factor, graph);
-        let both = scaled.zip(more).and_then(|(a, b)| a.plus(&b, graph));
-        let matrix = both.ok_or("two ways lead from it to each class")?;
-        sum = Part { matrix, factor: Diagonal::One, axes: sum.axes };
-    }
-    Ok(sum)
-}
-
-/// The sides of a map of one photo.
-struct Map {
-    axis: usize,
-    channels: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Map {
-    fn new(shape: &[usize], axis: usize) -> Option<Self> {
-        let (channels, height, width) = match (shape, axis) {
-            (&[1, channels, height, width], 1) => (channels, height, width),
-            (&[1, height, width, channels], 3) => (channels, height, width),
-            _ => return None,
-        };
-        Some(Self { axis, channels, height, width })
-    }
-}
-
-/// `Σ_k G[c, k] · value_k` as `[1, classes, h, w]`.
-fn product(graph: &mut Graph, value: &str, matrix: &Matrix, map: &Map, classes: usize) -> String {
-    let int = |side: usize| i64::try_from(side).unwrap_or(i64::MAX);
-    let last = map.axis == 3;
-    let maps = match matrix {
-        Matrix::Identity if last => {
-            let perm = vec![ints_attribute("perm", &[0, 3, 1, 2])];
-            graph.emit(&name("maps"), "Transpose", &[value], perm)
-        }
-        Matrix::Identity => value.to_owned(),
-        Matrix::Held { name: held, transposed } => {
-            let places = int(map.height * map.width);
-            let channels = int(map.channels);
-            let shape = if last { [places, channels] } else { [channels, places] };
-            let flat = reshape(graph, "flat", value, &shape);
-            let flips = vec![
-                int_attribute("transA", i64::from(*transposed)),
-                int_attribute("transB", i64::from(last)),
-            ];
-            graph.emit(&name("maps"), "Gemm", &[held, &flat], flips)
-        }
-    };
-    let shape = [1, int(classes), int(map.height), int(map.width)];
-    let shape = graph.add_constant(&name("shape"), Constant::i64_list(&shape));
-    graph.emit("cam", "Reshape", &[&maps, &shape], vec![])
 }

@@ -1,6 +1,6 @@
 //! Finds the map a classifier's heatmap is made on, by structure: the last map that everything passes.
 //!
-//! Names of nodes and values change from export to export, so none is looked at. A gate's or a branch's
+//! A sequence of tokens is such a map, too, where `tokens` finds the places that they are. Names of nodes and values change from export to export, so none is looked at. A gate's or a branch's
 //! map is never taken for the whole: only values through which every way from the photo to the scores
 //! leads are candidates. What lies behind is differentiated by `tangent` and `reverse`.
 
@@ -8,9 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
+use super::axes::{channel_axis, flows};
 use super::refusal::Refusal;
+use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
-use crate::onnx::graph::{Graph, input, int, ints, label, op, output, reads};
+use crate::onnx::graph::{Graph, input, label, op, output};
 
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,26 +23,16 @@ pub(crate) struct Tail {
     pub(crate) axis: usize,
     /// Index of the last convolution's node before it that gives a map of that size.
     pub(crate) conv: Option<usize>,
+    /// Where the map is a sequence, `[1, tokens, channels]` or `[1, channels, tokens]`.
+    pub(crate) tokens: Option<Tokens>,
 }
 
-/// The inputs of a node that its output depends on smoothly: not shapes, bounds and indices.
-pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
-    match op(node) {
-        "Shape" | "Size" | "ConstantOfShape" => Vec::new(),
-        "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather" | "Pad" | "Resize"
-        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" => {
-            input(node, 0).into_iter().collect()
-        }
-        _ => reads(node),
-    }
-}
-
-/// Indices of the nodes a value depends on, in the graph's order.
-fn ancestors(graph: &Graph, value: &str) -> Vec<usize> {
+/// Indices of the nodes a value depends on, in the graph's order, some nodes being left out.
+fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
     let mut needed: HashSet<&str> = HashSet::from([value]);
     let mut indices = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate().rev() {
-        if node.output.iter().any(|o| needed.contains(o.as_str())) {
+        if !skipped.contains(&index) && node.output.iter().any(|o| needed.contains(o.as_str())) {
             needed.extend(flows(node));
             indices.push(index);
         }
@@ -50,9 +42,9 @@ fn ancestors(graph: &Graph, value: &str) -> Vec<usize> {
 }
 
 /// The values every way from the photo to `scores` passes, from the first on.
-fn passes(graph: &Graph, scores: &str) -> Vec<String> {
+fn passes(graph: &Graph, scores: &str, skipped: &HashSet<usize>) -> Vec<String> {
     let nodes: Vec<&NodeProto> =
-        ancestors(graph, scores).into_iter().filter_map(|i| graph.nodes.get(i)).collect();
+        ancestors(graph, scores, skipped).into_iter().filter_map(|i| graph.nodes.get(i)).collect();
     let mut readers: HashMap<&str, usize> = HashMap::new();
     for node in &nodes {
         let distinct: HashSet<&str> = flows(node).into_iter().collect();
@@ -90,52 +82,6 @@ fn passes(graph: &Graph, scores: &str) -> Vec<String> {
     found
 }
 
-/// The axis of the channels of a map, by what made it.
-pub(super) fn channel_axis(
-    graph: &Graph,
-    shapes: &HashMap<String, Vec<usize>>,
-    value: &str,
-) -> usize {
-    let rank = shapes.get(value).map_or(4, Vec::len);
-    let Some((_, node)) = graph.producer_of(value) else { return 1 };
-    let before = input(node, 0).unwrap_or_default();
-    match op(node) {
-        "Conv"
-        | "ConvTranspose"
-        | "MaxPool"
-        | "AveragePool"
-        | "BatchNormalization"
-        | "GlobalAveragePool"
-        | "InstanceNormalization" => 1,
-        "MatMul" | "LayerNormalization" | "Gemm" => rank.saturating_sub(1),
-        "Transpose" => {
-            let axis = channel_axis(graph, shapes, before);
-            let perm = ints(node, "perm").unwrap_or_default();
-            perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)).unwrap_or(1)
-        }
-        "Concat" => {
-            let axis = int(node, "axis", 1);
-            let full = i64::try_from(rank).unwrap_or(4);
-            usize::try_from(if axis < 0 { axis + full } else { axis }).unwrap_or(1)
-        }
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => match shapes.get(before) {
-            Some(from) => {
-                let axis = channel_axis(graph, shapes, before);
-                let all = from.get(axis).copied().unwrap_or(0);
-                let to = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
-                let lead: usize = from.iter().take(axis).product();
-                let fits = |a: &usize| to[*a] == all && to[..*a].iter().product::<usize>() == lead;
-                (0..to.len()).find(fits).unwrap_or(rank.saturating_sub(1))
-            }
-            None => rank.saturating_sub(1),
-        },
-        _ => {
-            let carried = flows(node).into_iter().find(|i| !graph.constants.contains_key(*i));
-            carried.map_or(1, |i| channel_axis(graph, shapes, i)).min(rank.saturating_sub(1))
-        }
-    }
-}
-
 /// Finds the last map before the scores that everything passes, and the last convolution before it.
 ///
 /// # Errors
@@ -145,106 +91,115 @@ pub(crate) fn find(
     probe: &mut Probe,
     scores: &str,
 ) -> Result<Result<Tail, Refusal>, EngineError> {
-    let passes = passes(graph, scores);
-    let order = ancestors(graph, scores);
-    let last = order.last().and_then(|i| graph.nodes.get(*i));
+    let order = ancestors(graph, scores, &HashSet::new());
+    let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
     let refuse = |why: &str| {
-        Ok(Err(Refusal { node: last.map(label).unwrap_or_default(), why: why.to_owned() }))
+        let node = nodes().next_back().map(label).unwrap_or_default();
+        Ok(Err(Refusal { node, why: why.to_owned() }))
     };
-    let names: Vec<&str> = passes.iter().map(String::as_str).collect();
-    let shapes = probe.learn(&names)?.clone();
-    let is_map = |value: &&String| {
-        let shape = shapes.get(*value).map(Vec::as_slice).unwrap_or_default();
-        let axis = channel_axis(graph, &shapes, value);
-        let places = shape.iter().product::<usize>() / shape.get(axis).copied().unwrap_or(1).max(1);
-        matches!(shape, [1, _, _, _] | [1, _, _]) && places > 1
-    };
-    let Some(mut pooled) = passes.iter().rev().find(is_map).cloned() else {
-        return refuse("no feature map that everything passes comes before it");
-    };
-    // Back over poolings and what only moves elements, to what an activation or a sum gave.
-    while let Some((_, node)) = graph.producer_of(&pooled) {
-        let before = input(node, 0).unwrap_or_default().to_owned();
-        let moves = match op(node) {
-            "MaxPool" | "AveragePool" | "Transpose" | "Identity" | "Dropout" | "Cast" => true,
-            "Reshape" | "Flatten" => shapes.get(&before).is_some_and(|s| s.len() == 4),
-            _ => false,
-        };
-        match input(node, 0).filter(|before| moves && passes.iter().any(|p| p == before)) {
-            Some(before) => pooled = before.to_owned(),
-            None => break,
-        }
+    let made = nodes().flat_map(|n| n.output.iter().map(String::as_str));
+    let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
+    let shapes = probe.learn(&made)?;
+    let tracer = Tracer { graph, shapes };
+    // What only class tokens pass is no way from the places of the photo.
+    let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();
+    let passes = passes(graph, scores, &skipped);
+    if passes.last().is_none_or(|last| last != scores) {
+        return refuse("no place of the photo has a way to it");
     }
-    let axis = channel_axis(graph, &shapes, &pooled);
-    let wanted = shapes.get(&pooled).cloned().unwrap_or_default();
+    let found = match last_map(&tracer, &passes) {
+        Ok(Some(found)) => found,
+        Ok(None) => return refuse("no feature map that everything passes comes before it"),
+        Err(value) => {
+            let node = graph.producer_of(value).map(|(_, node)| label(node)).unwrap_or_default();
+            let why = "the places of its tokens in the photo cannot be traced".to_owned();
+            return Ok(Err(Refusal { node, why }));
+        }
+    };
+    let pooled = before_moves(&tracer, &passes, found);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
         return refuse("no convolution comes before it");
     }
-    let convolutions = ancestors(graph, &pooled);
-    let mut conv = None;
-    for index in convolutions.into_iter().rev() {
-        let Some(node) = graph.nodes.get(index).filter(|n| op(n) == "Conv") else { continue };
-        let shape = probe.learn(&[output(node)])?.get(output(node)).cloned().unwrap_or_default();
-        let places = |shape: &[usize], axis: usize| {
-            shape.iter().product::<usize>() / shape.get(axis).copied().unwrap_or(1).max(1)
-        };
-        if places(&shape, 1) == places(&wanted, axis) {
-            conv = Some(index);
-            break;
+    let Some((axis, tokens)) = tracer.channels(&pooled) else {
+        return refuse("the places of its tokens in the photo cannot be traced");
+    };
+    let wanted = shapes.get(&pooled).cloned().unwrap_or_default();
+    let convolution = |index: &usize| {
+        let node = graph.nodes.get(*index).filter(|n| op(n) == "Conv")?;
+        let shape = shapes.get(output(node))?;
+        (places(shape, 1) == places(&wanted, axis)).then_some(())
+    };
+    let mut before = ancestors(graph, &pooled, &skipped).into_iter().rev();
+    let conv = before.find(|i| convolution(i).is_some()).filter(|_| tokens.is_none());
+    Ok(Ok(Tail { pooled, axis, conv, tokens }))
+}
+
+/// The number of places of a map whose channels lie along an axis.
+fn places(shape: &[usize], axis: usize) -> usize {
+    shape.iter().product::<usize>() / shape.get(axis).copied().unwrap_or(1).max(1)
+}
+
+/// From which length on a sequence is taken for places of the photo, though they cannot be traced.
+const SEQUENCE: usize = 9;
+
+/// The last of the values that everything passes that is a map; the error is a sequence whose places
+/// cannot be traced.
+fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>, &'p str> {
+    for value in passes.iter().rev() {
+        let shape = tracer.shapes.get(value).map(Vec::as_slice).unwrap_or_default();
+        if shape.iter().filter(|side| **side > 1).count() < 2 {
+            continue;
+        }
+        match *shape {
+            [1, a, b] if a > 1 && b > 1 => {
+                if tracer.channels(value).is_some() {
+                    return Ok(Some(value));
+                }
+                if a.min(b) >= SEQUENCE {
+                    return Err(value);
+                }
+            }
+            [1, _, _, _] => {
+                let axis = channel_axis(tracer.graph, tracer.shapes, value);
+                if places(shape, axis) > 1 && tracer.is_spatial(value) {
+                    return Ok(Some(value));
+                }
+            }
+            _ => {}
         }
     }
-    Ok(Ok(Tail { pooled, axis, conv }))
+    Ok(None)
 }
 
-/// The axes a reduction goes over, from an attribute or a constant input; all but the batch's where
-/// none are given.
-pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Option<Vec<usize>> {
-    let axes = match (ints(node, "axes"), input(node, 1)) {
-        (Some(axes), _) => axes.to_vec(),
-        (None, Some(name)) => graph.constants.get(name)?.to_i64()?,
-        (None, None) => (0..i64::try_from(rank).ok()?).collect(),
-    };
-    let full = i64::try_from(rank).ok()?;
-    let axis = |a: &i64| usize::try_from(if *a < 0 { a + full } else { *a }).ok();
-    axes.iter().map(axis).collect::<Option<Vec<_>>>().filter(|a| a.iter().all(|a| *a < rank))
-}
-
-/// What a Slice or Gather takes, where that is neighbouring places along one axis: the axis, the
-/// first place and their number, and whether the axis goes away.
-pub(super) fn taken(
-    graph: &Graph,
-    node: &NodeProto,
-    shape: &[usize],
-) -> Option<(usize, (usize, usize), bool)> {
-    let rank = i64::try_from(shape.len()).ok()?;
-    let place = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
-    if op(node) == "Gather" {
-        let axis = place(int(node, "axis", 0))?;
-        let side = i64::try_from(*shape.get(axis)?).ok()?;
-        let tensor = graph.constants.get(input(node, 1)?)?;
-        let indices = tensor.to_i64()?;
-        let at = |i: &i64| if *i < 0 { i + side } else { *i };
-        let first = at(indices.first()?);
-        let row = indices.iter().zip(first..).all(|(i, wanted)| at(i) == wanted);
-        let fits = first >= 0 && first + i64::try_from(indices.len()).ok()? <= side;
-        let drops = tensor.dims.is_empty();
-        let plain = row && fits && tensor.dims.len() <= 1;
-        return plain.then_some((axis, (usize::try_from(first).ok()?, indices.len()), drops));
+/// Back over poolings, what only moves elements and, in a sequence, dense layers of each token: to what an
+/// activation, a norm or a sum gave.
+fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
+    let (graph, shapes) = (tracer.graph, tracer.shapes);
+    let mut pooled = found.to_owned();
+    while let Some((_, node)) = graph.producer_of(&pooled) {
+        let held = |value: &&String| !graph.constants.contains_key(*value);
+        let data: Vec<&String> = node.input.iter().filter(held).collect();
+        let rank = |value: &str| shapes.get(value).map_or(0, Vec::len);
+        let weighs = |node: &NodeProto| {
+            matches!(op(node), "MatMul" | "Gemm")
+                && input(node, 1).is_some_and(|w| graph.constants.contains_key(w))
+        };
+        let sequence = rank(&pooled) == 3;
+        let moves = match op(node) {
+            "MaxPool" | "AveragePool" | "Transpose" | "Identity" | "Dropout" | "Cast" => true,
+            "Reshape" | "Flatten" => input(node, 0).is_some_and(|x| rank(x) == 4),
+            // Class tokens are cut off.
+            "Slice" => sequence && tracer.channels(data[0]).is_some_and(|(_, t)| t.is_some()),
+            "MatMul" | "Gemm" => sequence && weighs(node),
+            "Add" if sequence && data.len() == 1 => {
+                graph.producer_of(data[0]).is_some_and(|(_, node)| weighs(node))
+            }
+            _ => false,
+        };
+        match data.first().filter(|before| moves && passes.contains(before)) {
+            Some(before) => pooled = (*before).clone(),
+            None => break,
+        }
     }
-    let list = |attribute: &str, index: usize| match ints(node, attribute) {
-        Some(list) => Some(list.to_vec()),
-        None => graph.constants.get(input(node, index)?)?.to_i64(),
-    };
-    let (starts, ends) = (list("starts", 1)?, list("ends", 2)?);
-    let axes = list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
-    let steps = list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
-    let ([start], [end], [axis], [1]) = (&starts[..], &ends[..], &axes[..], &steps[..]) else {
-        return None;
-    };
-    let axis = place(*axis)?;
-    let side = i64::try_from(*shape.get(axis)?).ok()?;
-    let at = |v: i64| (if v < 0 { v + side } else { v }).clamp(0, side);
-    let (from, to) = (at(*start), at(*end));
-    let count = usize::try_from(to - from).ok()?;
-    Some((axis, (usize::try_from(from).ok()?, count), false))
+    pooled
 }

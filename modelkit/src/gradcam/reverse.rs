@@ -11,13 +11,13 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
+use super::axes::{flows, taken};
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
 use super::general::{self, Context, sum_from};
-use super::place::flows;
 use super::refusal::Refusal;
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
-use crate::onnx::graph::{Graph, int, label, op, output};
+use crate::onnx::graph::{Graph, input, int, label, op, output};
 use skincell_onnx::Constant;
 
 /// Shapes of the values between the target and the logits, for one photo.
@@ -65,26 +65,21 @@ pub(super) fn walk(
     path: &[NodeProto],
     region: &Region,
     summed: &HashMap<String, (usize, usize)>,
-    (from, start): (&str, Matrix),
+    (from, start, seeds): (&str, Matrix, usize),
 ) -> Result<HashMap<String, Adjoint>, Refusal> {
     let mut relevant: HashSet<String> = region.tangents.keys().cloned().collect();
     relevant.extend(path.iter().flat_map(|n| n.output.iter().cloned()));
     let start = Closed { matrix: start, diagonal: Diagonal::One, axis: 1 };
     let mut adjoints = HashMap::from([(from.to_owned(), Adjoint::Closed(start))]);
-    let classes = shapes.get(from).map_or(0, |s| s.iter().product());
-    let seeds = match &adjoints[from] {
-        Adjoint::Closed(Closed { matrix: Matrix::Held { name, .. }, .. }) => {
-            graph.constants.get(name).map_or(0, |t| t.dims[0])
-        }
-        _ => classes,
-    };
     let mut step =
         Step { graph, shapes, relevant: &relevant, region, summed, inside: false, seeds };
     for node in path.iter().rev().filter(|n| !region.nodes.contains(output(n))) {
         let refuse = |why: String| Refusal { node: label(node), why };
         let several = node.output.iter().skip(1).any(|o| adjoints.contains_key(o));
         step.inside = node.output.iter().any(|o| summed.contains_key(o));
-        let found = if several || op(node) == "Split" {
+        let found = if let Some(passed) = step.places_taken(node, &mut adjoints) {
+            vec![passed]
+        } else if several || op(node) == "Split" {
             let parts: Vec<_> = node.output.iter().map(|o| adjoints.remove(o)).collect();
             step.split(node, parts).map_err(refuse)?
         } else {
@@ -148,6 +143,19 @@ impl<'a> Step<'a> {
         found.into_iter().map(|(x, v)| self.settle(x, v, summing)).collect()
     }
 
+    /// A selection of places: what is wanted of both sides is a sum over them, and it is the same.
+    fn places_taken(
+        &self,
+        node: &NodeProto,
+        adjoints: &mut HashMap<String, Adjoint>,
+    ) -> Option<(String, Adjoint)> {
+        let x = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
+        let (axis, _) = self.summed.get(x).filter(|_| self.summed.contains_key(output(node)))?;
+        let (along, _, drops) = taken(self.graph, node, self.shapes.get(x)?)?;
+        (along == *axis && !drops).then_some(())?;
+        Some((x.to_owned(), adjoints.remove(output(node))?))
+    }
+
     fn view(&self, node: &NodeProto) -> View<'a> {
         let constants = &self.graph.constants;
         let held =
@@ -179,7 +187,7 @@ impl<'a> Step<'a> {
     ) -> Result<(String, Adjoint), String> {
         if let (false, Some((axis, from))) = (self.inside, self.summed.get(&x)) {
             let side = self.shape(&x)?[*axis];
-            // A product has summed already.
+            // A product, and what was joined, is summed already.
             if !summing {
                 v = sum_from(&mut Sheet { graph: self.graph }, &v, axis + 1, side, *from);
             }

@@ -9,13 +9,12 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
+use super::axes::reduced_axes;
 use super::closed::{Diagonal, channel_shape, mean_of_map, name, reshape, slice_value};
 use super::general::winners;
-use super::place::reduced_axes;
 use super::sheet::{Sheet, Val};
 use super::slope::{Slope, slope};
 use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
-use skincell_onnx::Constant;
 
 /// The derivative of one value.
 #[derive(Debug, Clone)]
@@ -36,6 +35,12 @@ pub(super) struct Region {
     pub(super) nodes: HashSet<String>,
 }
 
+/// The target alone, for what is followed otherwise.
+pub(super) fn only(target: &str, axis: usize) -> Region {
+    let start = Tangent { factor: Diagonal::One, axis, from: 0 };
+    Region { tangents: HashMap::from([(target.to_owned(), start)]), ..Region::default() }
+}
+
 /// Follows the nodes of `path`, in order, as far as they keep channels apart.
 pub(super) fn spread(
     graph: &mut Graph,
@@ -45,9 +50,7 @@ pub(super) fn spread(
     axis: usize,
 ) -> Region {
     let channels = shapes.get(target).and_then(|s| s.get(axis)).copied().unwrap_or(1);
-    let mut region = Region::default();
-    let start = Tangent { factor: Diagonal::One, axis, from: 0 };
-    region.tangents.insert(target.to_owned(), start);
+    let mut region = only(target, axis);
     let mut depends: HashSet<&str> = HashSet::from([target]);
     for node in path {
         let relevant: Vec<&str> =
@@ -70,11 +73,11 @@ pub(super) fn spread(
     region
 }
 
-struct Step<'a> {
-    graph: &'a mut Graph,
+pub(super) struct Step<'a> {
+    pub(super) graph: &'a mut Graph,
     shapes: &'a HashMap<String, Vec<usize>>,
     region: &'a Region,
-    channels: usize,
+    pub(super) channels: usize,
 }
 
 impl Step<'_> {
@@ -103,11 +106,11 @@ impl Step<'_> {
         }
     }
 
-    fn shape(&self, value: &str) -> Option<&Vec<usize>> {
+    pub(super) fn shape(&self, value: &str) -> Option<&Vec<usize>> {
         self.shapes.get(value)
     }
 
-    fn tangent(&self, value: &str) -> Option<&Tangent> {
+    pub(super) fn tangent(&self, value: &str) -> Option<&Tangent> {
         self.region.tangents.get(value)
     }
 
@@ -358,128 +361,19 @@ impl Step<'_> {
         Some(Tangent { factor: Diagonal::Value(share), axis, ..tangent })
     }
 
-    fn whole(&self, x: &str) -> Option<Val> {
+    pub(super) fn whole(&self, x: &str) -> Option<Val> {
         Some(Val::new(x, self.shape(x)?))
     }
 
-    fn cut(&mut self, x: &Val, tangent: &Tangent) -> Option<Val> {
+    pub(super) fn cut(&mut self, x: &Val, tangent: &Tangent) -> Option<Val> {
         let part = (tangent.from, 1, self.channels);
         Some(Sheet { graph: self.graph }.slice(x, tangent.axis, part))
     }
 
     /// The target's channels of x.
-    fn target_part(&mut self, x: &str) -> Option<Val> {
+    pub(super) fn target_part(&mut self, x: &str) -> Option<Val> {
         let (whole, tangent) = (self.whole(x)?, self.tangent(x)?.clone());
         self.cut(&whole, &tangent)
-    }
-
-    /// The same pooling of the factors: of ones as well where it counts its padding, or where it looks
-    /// at a part of the map only, which `reverse` cannot tell.
-    fn average_pool(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
-        let tangent = self.tangent(x)?.clone();
-        let padded = ints(node, "pads").is_some_and(|p| p.iter().any(|p| *p != 0))
-            && int(node, "count_include_pad", 0) == 1;
-        let constant = !matches!(tangent.factor, Diagonal::Value(_));
-        if constant && !padded && int(node, "ceil_mode", 0) == 0 {
-            return Some(tangent);
-        }
-        if tangent.axis != 1 {
-            return None;
-        }
-        let shape = self.target_part(x)?.dims;
-        let value = match &tangent.factor {
-            Diagonal::Value(value) => value.clone(),
-            other => {
-                let ones = Constant::f32(&shape, &vec![1.0; shape.iter().product()]);
-                let ones = self.graph.add_constant(&name("ones"), ones);
-                match other.held(self.graph, shape.len(), 1) {
-                    Some(factor) => {
-                        self.graph.emit(&name("slope"), "Mul", &[&ones, &factor], vec![])
-                    }
-                    None => ones,
-                }
-            }
-        };
-        let mean =
-            self.graph.emit(&name("slope"), "AveragePool", &[&value], node.attribute.clone());
-        Some(Tangent { factor: Diagonal::Value(mean), ..tangent })
-    }
-
-    /// For each window the factor at its maximum: windows are compared place by place.
-    fn max_pool(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
-        let tangent = self.tangent(x)?.clone();
-        let Diagonal::Value(value) = &tangent.factor else { return Some(tangent) };
-        let dilated = ints(node, "dilations").is_some_and(|d| d.iter().any(|d| *d != 1));
-        if tangent.axis != 1 || self.shape(x)?.len() != 4 || dilated {
-            return None;
-        }
-        let pair = |list: Option<&[i64]>, at: usize, default: i64| {
-            let value = list.and_then(|l| l.get(at)).copied().unwrap_or(default);
-            usize::try_from(value).ok()
-        };
-        let kernel = [0, 1].map(|i| pair(ints(node, "kernel_shape"), i, 1));
-        let stride = [0, 1].map(|i| pair(ints(node, "strides"), i, 1));
-        let pads = [0, 1].map(|i| pair(ints(node, "pads"), i, 0));
-        if crate::onnx::graph::attribute(node, "auto_pad")
-            .is_some_and(|a| !matches!(a.s.as_deref(), None | Some("" | "NOTSET" | "VALID")))
-        {
-            return None;
-        }
-        let ([Some(kh), Some(kw)], [Some(sy), Some(sx)], [Some(top), Some(left)]) =
-            (kernel, stride, pads)
-        else {
-            return None;
-        };
-        let most = self.whole(output(node))?;
-        let most = self.cut(&most, &tangent)?;
-        let part = self.target_part(x)?;
-        let (rows, columns) = (most.side(2), most.side(3));
-        let need = [(rows - 1) * sy + kh, (columns - 1) * sx + kw];
-        let border = [(top, need[0]), (left, need[1])];
-        let values = self.bordered(&part, border, f32::MIN)?;
-        let factors = self.bordered(&Val::new(value, &part.dims), border, 0.0)?;
-        let sheet = &mut Sheet { graph: self.graph };
-        let mut sums: Option<(Val, Val)> = None;
-        for (dy, dx) in (0..kh).flat_map(|dy| (0..kw).map(move |dx| (dy, dx))) {
-            let mut look = |map: &Val| {
-                let rows = sheet.slice(map, 2, (dy, sy, rows));
-                sheet.slice(&rows, 3, (dx, sx, columns))
-            };
-            let (seen, factor) = (look(&values), look(&factors));
-            let at = winners(sheet, &seen, &most).ok()?;
-            let there = sheet.binary("Mul", &at, &factor).ok()?;
-            sums = Some(match sums {
-                None => (at, there),
-                Some((count, sum)) => (
-                    sheet.binary("Add", &count, &at).ok()?,
-                    sheet.binary("Add", &sum, &there).ok()?,
-                ),
-            });
-        }
-        let (count, sum) = sums?;
-        let share = sheet.binary("Div", &sum, &count).ok()?;
-        Some(Tangent { factor: Diagonal::Value(share.name), ..tangent })
-    }
-
-    /// A map with `before` rows and columns of one value in front, and behind up to a length.
-    fn bordered(&mut self, map: &Val, border: [(usize, usize); 2], fill: f32) -> Option<Val> {
-        let sheet = &mut Sheet { graph: self.graph };
-        let mut map = map.clone();
-        for (axis, (before, length)) in [(2, border[0]), (3, border[1])] {
-            let after = length.saturating_sub(before + map.side(axis));
-            let strip = |sheet: &mut Sheet, count: usize| {
-                let mut dims = map.dims.clone();
-                dims[axis] = count;
-                let values = vec![fill; dims.iter().product()];
-                (count > 0).then(|| sheet.constant(Constant::f32(&dims, &values)))
-            };
-            let mut parts = Vec::new();
-            parts.extend(strip(sheet, before));
-            parts.push(map.clone());
-            parts.extend(strip(sheet, after));
-            map = sheet.concat(&parts, axis);
-        }
-        Some(map)
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod expected;
+
 use std::path::{Path, PathBuf};
 
 use rten_onnx::onnx::{DataType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
@@ -93,4 +95,11 @@ pub fn prepare_in(
     let mut options = options(path, folder);
     change(&mut options);
     prepare(&options, &mut |_| {})
+}
+
+/// ONNX Runtime, where `ORT_DYLIB_PATH` names its library.
+pub fn onnx_runtime() -> Option<Box<dyn skincell_engines::Engine>> {
+    let library = std::env::var_os("ORT_DYLIB_PATH")?;
+    let engine = skincell_engines::OnnxRuntime::new(Path::new(&library), 1).expect("a library");
+    Some(Box::new(engine))
 }

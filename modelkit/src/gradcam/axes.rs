@@ -1,0 +1,127 @@
+//! Which inputs of a node matter to a derivative, and what becomes of axes on the way.
+
+use std::collections::HashMap;
+
+use rten_onnx::onnx::NodeProto;
+
+use crate::onnx::graph::{Graph, input, int, ints, op, reads};
+
+/// The inputs of a node that its output depends on smoothly: not shapes, bounds and indices.
+pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
+    match op(node) {
+        "Shape" | "Size" | "ConstantOfShape" | "IsNaN" | "Equal" | "Greater" | "Less"
+        | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "ArgMax" => Vec::new(),
+        "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather" | "Pad" | "Resize"
+        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" => {
+            input(node, 0).into_iter().collect()
+        }
+        _ => reads(node),
+    }
+}
+
+/// The axis of the channels of a map, by what made it.
+pub(super) fn channel_axis(
+    graph: &Graph,
+    shapes: &HashMap<String, Vec<usize>>,
+    value: &str,
+) -> usize {
+    let rank = shapes.get(value).map_or(4, Vec::len);
+    let Some((_, node)) = graph.producer_of(value) else { return 1 };
+    let before = input(node, 0).unwrap_or_default();
+    match op(node) {
+        "Conv"
+        | "ConvTranspose"
+        | "MaxPool"
+        | "AveragePool"
+        | "BatchNormalization"
+        | "GlobalAveragePool"
+        | "InstanceNormalization" => 1,
+        "MatMul" | "LayerNormalization" | "Gemm" => rank.saturating_sub(1),
+        "Transpose" => {
+            let axis = channel_axis(graph, shapes, before);
+            let perm = ints(node, "perm").unwrap_or_default();
+            perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)).unwrap_or(1)
+        }
+        "Concat" => {
+            let axis = int(node, "axis", 1);
+            let full = i64::try_from(rank).unwrap_or(4);
+            usize::try_from(if axis < 0 { axis + full } else { axis }).unwrap_or(1)
+        }
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => match shapes.get(before) {
+            Some(from) => {
+                let axis = channel_axis(graph, shapes, before);
+                let all = from.get(axis).copied().unwrap_or(0);
+                let to = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
+                let lead: usize = from.iter().take(axis).product();
+                let fits = |a: &usize| to[*a] == all && to[..*a].iter().product::<usize>() == lead;
+                (0..to.len()).find(fits).unwrap_or(rank.saturating_sub(1))
+            }
+            None => rank.saturating_sub(1),
+        },
+        _ => {
+            let carried = flows(node).into_iter().find(|i| !graph.constants.contains_key(*i));
+            carried.map_or(1, |i| channel_axis(graph, shapes, i)).min(rank.saturating_sub(1))
+        }
+    }
+}
+
+/// Where the axis of one shape is in another of the same elements: of the same length, with as many
+/// elements before it.
+pub(super) fn kept_axis(from: &[usize], axis: usize, to: &[usize]) -> Option<usize> {
+    let lead: usize = from.get(..axis)?.iter().product();
+    let side = *from.get(axis)?;
+    (0..to.len()).find(|a| to[*a] == side && to[..*a].iter().product::<usize>() == lead)
+}
+
+/// The axes a reduction goes over, from an attribute or a constant input; all but the batch's where
+/// none are given.
+pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Option<Vec<usize>> {
+    let axes = match (ints(node, "axes"), input(node, 1)) {
+        (Some(axes), _) => axes.to_vec(),
+        (None, Some(name)) => graph.constants.get(name)?.to_i64()?,
+        (None, None) => (0..i64::try_from(rank).ok()?).collect(),
+    };
+    let full = i64::try_from(rank).ok()?;
+    let axis = |a: &i64| usize::try_from(if *a < 0 { a + full } else { *a }).ok();
+    axes.iter().map(axis).collect::<Option<Vec<_>>>().filter(|a| a.iter().all(|a| *a < rank))
+}
+
+/// What a Slice or Gather takes, where that is neighbouring places along one axis: the axis, the
+/// first place and their number, and whether the axis goes away.
+pub(super) fn taken(
+    graph: &Graph,
+    node: &NodeProto,
+    shape: &[usize],
+) -> Option<(usize, (usize, usize), bool)> {
+    let rank = i64::try_from(shape.len()).ok()?;
+    let place = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
+    if op(node) == "Gather" {
+        let axis = place(int(node, "axis", 0))?;
+        let side = i64::try_from(*shape.get(axis)?).ok()?;
+        let tensor = graph.constants.get(input(node, 1)?)?;
+        let indices = tensor.to_i64()?;
+        let at = |i: &i64| if *i < 0 { i + side } else { *i };
+        let first = at(indices.first()?);
+        let row = indices.iter().zip(first..).all(|(i, wanted)| at(i) == wanted);
+        let fits = first >= 0 && first + i64::try_from(indices.len()).ok()? <= side;
+        let drops = tensor.dims.is_empty();
+        let plain = row && fits && tensor.dims.len() <= 1;
+        return plain.then_some((axis, (usize::try_from(first).ok()?, indices.len()), drops));
+    }
+    let list = |attribute: &str, index: usize| match ints(node, attribute) {
+        Some(list) => Some(list.to_vec()),
+        None => graph.constants.get(input(node, index)?)?.to_i64(),
+    };
+    let (starts, ends) = (list("starts", 1)?, list("ends", 2)?);
+    let axes = list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
+    let steps = list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
+    let ([start], [end], [axis], [1]) = (&starts[..], &ends[..], &axes[..], &steps[..]) else {
+        return None;
+    };
+    let axis = place(*axis)?;
+    let side = i64::try_from(*shape.get(axis)?).ok()?;
+    let at = |v: i64| (if v < 0 { v + side } else { v }).clamp(0, side);
+    let (from, to) = (at(*start), at(*end));
+    let count = usize::try_from(to - from).ok()?;
+    Some((axis, (usize::try_from(from).ok()?, count), false))
+}

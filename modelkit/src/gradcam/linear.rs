@@ -1,0 +1,147 @@
+//! Which values behind the target are linear in its tokens, so that sums over the places are taken early.
+
+use std::collections::{HashMap, HashSet};
+
+use rten_onnx::onnx::NodeProto;
+
+use super::axes::{flows, kept_axis, taken};
+use super::tokens::Tokens;
+use crate::onnx::graph::{Graph, input, int, ints, op, output};
+
+/// Values that change along the tokens as the target does: in the walk their gradient is wanted only as a
+/// sum over the places. By name the axis, and where the sum begins.
+pub(super) type Summed = HashMap<String, (usize, usize)>;
+
+/// Follows the target forward through operators that treat every token alike and are linear, and names the
+/// nodes on which nothing depends but tokens before the first place.
+pub(super) fn linear(
+    graph: &Graph,
+    shapes: &HashMap<String, Vec<usize>>,
+    path: &[NodeProto],
+    target: &str,
+    tokens: Tokens,
+) -> (Summed, HashSet<String>) {
+    let mut relevant: HashSet<&str> = HashSet::from([target]);
+    let mut summed = Summed::from([(target.to_owned(), (tokens.axis, tokens.from))]);
+    let mut dead = HashSet::new();
+    for node in path {
+        let taken: Vec<&str> = flows(node).into_iter().filter(|i| relevant.contains(i)).collect();
+        if taken.is_empty() {
+            dead.insert(output(node).to_owned());
+            continue;
+        }
+        let step = Linear { graph, shapes, summed: &summed, relevant: &relevant };
+        match step.rule(node, &taken) {
+            Some(After::Nothing) => {
+                dead.insert(output(node).to_owned());
+                continue;
+            }
+            Some(After::Summed(axis, from)) => {
+                for value in &node.output {
+                    summed.insert(value.clone(), (axis, from));
+                }
+            }
+            None => {}
+        }
+        relevant.extend(node.output.iter().map(String::as_str));
+    }
+    (summed, dead)
+}
+
+enum After {
+    Summed(usize, usize),
+    /// None of the places is read.
+    Nothing,
+}
+
+struct Linear<'a> {
+    graph: &'a Graph,
+    shapes: &'a HashMap<String, Vec<usize>>,
+    summed: &'a Summed,
+    relevant: &'a HashSet<&'a str>,
+}
+
+impl Linear<'_> {
+    fn rule(&self, node: &NodeProto, taken_inputs: &[&str]) -> Option<After> {
+        let x = *taken_inputs.first()?;
+        let (axis, from) = *self.summed.get(x)?;
+        let (shape, y) = (self.shapes.get(x)?, self.shapes.get(output(node))?);
+        match op(node) {
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+                Some(After::Summed(kept_axis(shape, axis, y)?, from))
+            }
+            "Transpose" => {
+                let to = match ints(node, "perm") {
+                    Some(perm) => perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)),
+                    None => Some(shape.len() - 1 - axis),
+                };
+                Some(After::Summed(to?, from))
+            }
+            "Split" => {
+                let along = int(node, "axis", 0);
+                let rank = i64::try_from(shape.len()).ok()?;
+                let along = if along < 0 { along + rank } else { along };
+                (usize::try_from(along).ok()? != axis).then_some(After::Summed(axis, from))
+            }
+            "Slice" | "Gather" => {
+                let (along, (first, count), drops) = taken(self.graph, node, shape)?;
+                match (along == axis, drops) {
+                    (false, true) => Some(After::Summed(axis - usize::from(along < axis), from)),
+                    (false, false) => Some(After::Summed(axis, from)),
+                    (true, _) if first + count <= from => Some(After::Nothing),
+                    (true, false) => Some(After::Summed(axis, from.saturating_sub(first))),
+                    (true, true) => None,
+                }
+            }
+            _ => self.arithmetic(node, taken_inputs, (axis, from)),
+        }
+    }
+
+    /// Sums and products that treat all tokens alike.
+    fn arithmetic(
+        &self,
+        node: &NodeProto,
+        taken_inputs: &[&str],
+        (axis, from): (usize, usize),
+    ) -> Option<After> {
+        let x = *taken_inputs.first()?;
+        let (shape, y) = (self.shapes.get(x)?, self.shapes.get(output(node))?);
+        let alone = taken_inputs.len() == 1
+            && node.input.iter().filter(|i| self.relevant.contains(i.as_str())).count() == 1;
+        let same = Some(After::Summed(axis, from));
+        // Whether another operand treats all tokens alike.
+        let alike = |other: &str| {
+            let dims = self.graph.constants.get(other).map(|t| &t.dims);
+            let dims = dims.or_else(|| self.shapes.get(other))?;
+            let at = (axis + dims.len()).checked_sub(shape.len());
+            at.is_none_or(|at| dims[at] == 1).then_some(())
+        };
+        match op(node) {
+            "Identity" | "Cast" | "Dropout" | "Neg" if alone => same,
+            "Add" | "Sub" => {
+                let fits = |i: &&str| {
+                    self.summed.get(*i) == Some(&(axis, from)) && self.shapes.get(*i) == Some(y)
+                };
+                (taken_inputs.iter().all(fits)).then_some(same)?
+            }
+            "Mul" if alone && shape == y => {
+                alike(node.input.iter().find(|i| *i != x)?)?;
+                same
+            }
+            "Div" if alone && shape == y && input(node, 0) == Some(x) => {
+                alike(input(node, 1)?)?;
+                same
+            }
+            "MatMul" if alone && input(node, 0) == Some(x) && shape.len() == y.len() => {
+                let b = input(node, 1)?;
+                let dims = self.graph.constants.get(b).map(|t| &t.dims);
+                let dims = dims.or_else(|| self.shapes.get(b))?;
+                (axis + 1 < shape.len() && dims.len() == 2).then_some(same)?
+            }
+            "Gemm" if alone && input(node, 0) == Some(x) && int(node, "transA", 0) == 0 => {
+                (axis == 0).then_some(same)?
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The general rules of products: dense layers, matrix products of two computed tensors, 1×1 convolutions.
+
+use super::general::{Gradients, Step, sum_from};
+use super::sheet::Val;
+use crate::onnx::graph::{float, int, op};
+
+impl Step<'_> {
+    /// A 1×1 convolution after a pooling is a dense layer.
+    pub(super) fn pointwise(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let weights = self.operand(1)?;
+        let plain = int(self.node, "group", 1) == 1 && weights.dims[2..].iter().all(|s| *s == 1);
+        let shape = self.y_shape()?;
+        if !plain || x.dims[2..] != shape[2..] {
+            return Err("a convolution stands between the feature map and the scores".to_owned());
+        }
+        let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
+        let Some(mut tensor) = tensor else {
+            return Err("its weights are computed".to_owned());
+        };
+        tensor.dims.truncate(2);
+        let matrix = self.sheet.constant(tensor);
+        let rank = x.dims.len();
+        let mut dims = self.y.dims.clone();
+        dims[2] = shape[1];
+        let y = self.sheet.expand(self.y, &dims);
+        let mut last: Vec<usize> = (0..=rank).filter(|a| *a != 2).collect();
+        last.push(2);
+        let rows = self.sheet.transpose(&y, &last);
+        let rows = self.sheet.dense(&rows, &matrix, false)?;
+        let mut back: Vec<usize> = vec![0, 1, rank];
+        back.extend(2..rank);
+        Ok(vec![(x.name, self.sheet.transpose(&rows, &back))])
+    }
+
+    /// Gemm and MatMul.
+    pub(super) fn product(&mut self) -> Result<Gradients, String> {
+        let (a, b) = (self.operand(0)?, self.operand(1)?);
+        let gemm = op(self.node) == "Gemm";
+        if gemm && int(self.node, "transA", 0) != 0 {
+            return Err("it flips its first input".to_owned());
+        }
+        let flipped = gemm && int(self.node, "transB", 0) != 0;
+        if a.dims.len() < 2 || b.dims.len() < 2 || (flipped && self.relevant(1)) {
+            return Err("it multiplies lists of numbers".to_owned());
+        }
+        let y = self.y.clone();
+        let y = if gemm { self.sheet.times(&y, float(self.node, "alpha", 1.0)) } else { y };
+        let constant = self.sheet.graph.constants.contains_key(&b.name) && b.dims.len() == 2;
+        let shape = self.y_shape()?;
+        let mut found = Gradients::new();
+        if self.relevant(0) {
+            let gradient = if constant {
+                let mut dims = y.dims.clone();
+                if let (Some(last), Some(side)) = (dims.last_mut(), shape.last()) {
+                    *last = *side;
+                }
+                let y = self.sheet.expand(&y, &dims);
+                self.sheet.dense(&y, &b, !flipped)?
+            } else {
+                self.left(&y, &shape, &a, &b)?
+            };
+            let rows = !constant && b.dims.len() >= 2;
+            let done = |axis: usize| rows && axis + 2 == a.dims.len();
+            let gradient = self.all_summed(gradient, &a, done);
+            found.push((a.name.clone(), gradient));
+        }
+        if self.relevant(1) {
+            let gradient = self.right(&y, &shape, &a, &b)?;
+            let gradient = self.all_summed(gradient, &b, |axis| axis + 2 >= b.dims.len());
+            found.push((b.name.clone(), gradient));
+        }
+        Ok(found)
+    }
+
+    /// `v · Bᵀ`. Where the rows are only wanted summed, they are summed first.
+    fn left(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
+        let rank = y.dims.len();
+        let rows = self.at.summed(&a.name).filter(|(axis, _)| axis + 2 == a.dims.len());
+        let y = match rows {
+            Some((_, from)) => self.summed(y, rank - 2, shape[rank - 3], from),
+            None => y.clone(),
+        };
+        let end = b.dims.len();
+        let mut perm: Vec<usize> = (0..end).collect();
+        perm.swap(end - 2, end - 1);
+        let mut flipped = self.sheet.transpose(b, &perm);
+        if y.side(rank - 1) == 1 && flipped.side(end - 2) != 1 {
+            flipped = self.sheet.sum(&flipped, &[end - 2]);
+        }
+        let product = self.sheet.mat_mul(&y, &flipped)?;
+        let mut wide = shape.to_vec();
+        let last = wide.len() - 1;
+        wide[last] = a.side(a.dims.len() - 1);
+        let mut narrow = a.dims.clone();
+        if rows.is_some() {
+            wide[last - 1] = 1;
+            let at = narrow.len() - 2;
+            narrow[at] = 1;
+        }
+        Ok(self.fit(&product, &wide, &narrow))
+    }
+
+    /// `Aᵀ · v`, likewise.
+    fn right(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
+        let (rank, end) = (y.dims.len(), a.dims.len());
+        let mut a = a.clone();
+        let mut y = y.clone();
+        let mut narrow = b.dims.clone();
+        let mut wide = shape.to_vec();
+        let last = wide.len() - 1;
+        wide[last - 1] = b.side(b.dims.len() - 2);
+        if let Some((axis, from)) = self.at.summed(&b.name) {
+            if axis + 2 == b.dims.len() {
+                let count = a.side(end - 1) - from;
+                let part = self.sheet.slice(&a, end - 1, (from, 1, count));
+                a = self.sheet.sum(&part, &[end - 1]);
+                wide[last - 1] = 1;
+                narrow[axis] = 1;
+            } else if axis + 1 == b.dims.len() {
+                y = self.summed(&y, rank - 1, shape[last], from);
+                wide[last] = 1;
+                narrow[axis] = 1;
+            }
+        }
+        if y.side(rank - 2) == 1 && a.side(end - 2) != 1 {
+            a = self.sheet.sum(&a, &[end - 2]);
+        }
+        let mut perm: Vec<usize> = (0..end).collect();
+        perm.swap(end - 2, end - 1);
+        let flipped = self.sheet.transpose(&a, &perm);
+        let product = self.sheet.mat_mul(&flipped, &y)?;
+        Ok(self.fit(&product, &wide, &narrow))
+    }
+
+    /// The sum over the places where only that is wanted, unless the product has taken it.
+    fn all_summed(&mut self, gradient: Val, x: &Val, done: impl Fn(usize) -> bool) -> Val {
+        match self.at.summed(&x.name).filter(|(axis, _)| !done(*axis)) {
+            Some((axis, from)) => self.summed(&gradient, axis + 1, x.side(axis), from),
+            None => gradient,
+        }
+    }
+
+    fn summed(&mut self, y: &Val, axis: usize, side: usize, from: usize) -> Val {
+        sum_from(&mut self.sheet, y, axis, side, from)
+    }
+}

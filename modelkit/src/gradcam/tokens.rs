@@ -1,0 +1,185 @@
+//! Where in the photo the tokens of a sequence lie: traced back to the map whose places they are.
+//!
+//! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both: the
+//! reshape that joined rows and columns, and the concatenation. Neither is guessed from a length.
+
+use std::collections::{HashMap, HashSet};
+
+use rten_onnx::onnx::NodeProto;
+
+use super::axes::{channel_axis, flows, kept_axis, taken};
+use crate::onnx::graph::{Graph, input, int, ints, op, output};
+
+/// The tokens that are places of the photo, row by row: `height · width` of them along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    /// The axis of a value along which its tokens lie.
+    pub(crate) axis: usize,
+    /// How many tokens come before, such as class tokens.
+    pub(crate) from: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+}
+
+/// How far back the making of a map is looked at.
+const STEPS: usize = 32;
+
+/// Looks for the map behind the tokens of values of one graph.
+pub(super) struct Tracer<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) shapes: &'a HashMap<String, Vec<usize>>,
+}
+
+impl Tracer<'_> {
+    /// The tokens of a value along an axis.
+    pub(super) fn tokens(&self, value: &str, axis: usize) -> Option<Tokens> {
+        self.trace(value, axis, &mut HashSet::new())
+    }
+
+    /// The axis of a map's channels, and of a sequence the tokens; `None` for a sequence without places.
+    pub(super) fn channels(&self, value: &str) -> Option<(usize, Option<Tokens>)> {
+        if self.shapes.get(value).is_some_and(|shape| shape.len() == 3) {
+            let tokens = self.tokens(value, 1).or_else(|| self.tokens(value, 2))?;
+            return Some((3 - tokens.axis, Some(tokens)));
+        }
+        Some((channel_axis(self.graph, self.shapes, value), None))
+    }
+
+    /// Whether a node takes nothing but tokens that come before those of the photo.
+    pub(super) fn takes_prefix(&self, node: &NodeProto) -> bool {
+        let takes = || {
+            let value = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
+            let (axis, (from, count), _) = taken(self.graph, node, self.shapes.get(value)?)?;
+            let tokens = self.tokens(value, axis)?;
+            Some(from + count <= tokens.from)
+        };
+        takes().unwrap_or(false)
+    }
+
+    /// Whether a value of four axes is a map, and not what attention splits into heads.
+    pub(super) fn is_spatial(&self, value: &str) -> bool {
+        let mut value = value;
+        for _ in 0..STEPS {
+            let Some((_, node)) = self.graph.producer_of(value) else { return true };
+            let held = |value: &str| self.graph.constants.contains_key(value);
+            let Some(before) = node.input.iter().find(|i| !held(i)) else { return true };
+            match op(node) {
+                "Softmax" | "Attention" | "Einsum" => return false,
+                "MatMul" if !node.input.iter().any(|i| held(i)) => return false,
+                "Reshape" => {
+                    let (Some(x), Some(y)) = (self.shapes.get(before), self.shapes.get(value))
+                    else {
+                        return true;
+                    };
+                    if x.len() > 3 {
+                        value = before;
+                        continue;
+                    }
+                    // Tokens become rows and columns, or stay together while channels become heads.
+                    let tokens = self.channels(before).and_then(|(_, tokens)| tokens);
+                    return tokens.is_none_or(|t| kept_axis(x, t.axis, y).is_none());
+                }
+                "Transpose" | "Identity" | "Cast" | "MatMul" | "Add" | "Sub" | "Mul" | "Div"
+                | "Slice" | "Gather" | "LayerNormalization" => value = before,
+                _ => return true,
+            }
+        }
+        true
+    }
+
+    fn dims(&self, value: &str) -> Option<&Vec<usize>> {
+        self.graph.constants.get(value).map(|t| &t.dims).or_else(|| self.shapes.get(value))
+    }
+
+    fn trace(
+        &self,
+        value: &str,
+        axis: usize,
+        seen: &mut HashSet<(String, usize)>,
+    ) -> Option<Tokens> {
+        if !seen.insert((value.to_owned(), axis)) {
+            return None;
+        }
+        let (_, node) = self.graph.producer_of(value)?;
+        let y = self.shapes.get(value)?;
+        match op(node) {
+            "Concat" if self.axis_of(node, y.len()) == Some(axis) => {
+                let mut offset = 0;
+                for part in &node.input {
+                    if let Some(found) = self.trace(part, axis, seen) {
+                        return Some(Tokens { axis, from: found.from + offset, ..found });
+                    }
+                    offset += self.dims(part)?.get(axis)?;
+                }
+                None
+            }
+            "Slice" | "Gather" => self.taken(node, axis, seen),
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshaped(node, axis, seen),
+            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "Resize" | "Pad" => None,
+            _ => {
+                let of = |before: &str| {
+                    let x = self.shapes.get(before)?;
+                    let back = match op(node) {
+                        "Transpose" => match ints(node, "perm") {
+                            Some(perm) => usize::try_from(*perm.get(axis)?).ok()?,
+                            None => y.len() - 1 - axis,
+                        },
+                        // Rows of a product are those of its first factor.
+                        "MatMul" if input(node, 0) != Some(before) || axis + 2 != y.len() => {
+                            return None;
+                        }
+                        "Gemm" if input(node, 0) != Some(before) || axis != 0 => return None,
+                        _ => (axis + x.len()).checked_sub(y.len())?,
+                    };
+                    (x.get(back) == y.get(axis)).then_some(back)
+                };
+                let inputs = flows(node).into_iter().filter_map(|i| Some((i, of(i)?)));
+                let mut found = inputs.filter_map(|(i, back)| self.trace(i, back, seen));
+                found.next().map(|found| Tokens { axis, ..found })
+            }
+        }
+    }
+
+    fn taken(
+        &self,
+        node: &NodeProto,
+        axis: usize,
+        seen: &mut HashSet<(String, usize)>,
+    ) -> Option<Tokens> {
+        let before = input(node, 0)?;
+        let (along, (from, count), drops) = taken(self.graph, node, self.shapes.get(before)?)?;
+        let back = if drops && along <= axis { axis + 1 } else { axis };
+        let found = self.trace(before, back, seen)?;
+        if along != back {
+            return Some(Tokens { axis, ..found });
+        }
+        let first = found.from.checked_sub(from)?;
+        let whole = first + found.height * found.width <= count;
+        whole.then_some(Tokens { axis, from: first, ..found })
+    }
+
+    fn reshaped(
+        &self,
+        node: &NodeProto,
+        axis: usize,
+        seen: &mut HashSet<(String, usize)>,
+    ) -> Option<Tokens> {
+        let before = input(node, 0)?;
+        let (x, y) = (self.shapes.get(before)?, self.shapes.get(output(node))?);
+        if let Some(back) = kept_axis(y, axis, x) {
+            return self.trace(before, back, seen).map(|found| Tokens { axis, ..found });
+        }
+        // Rows and columns of a map of one photo become one axis.
+        let lead: usize = y.get(..axis)?.iter().product();
+        let joins =
+            |a: &usize| x[..*a].iter().product::<usize>() == lead && x[*a] * x[a + 1] == y[axis];
+        let at = (0..x.len().checked_sub(1)?).find(joins)?;
+        let map = x.len() == 4 && x[0] == 1 && self.is_spatial(before);
+        map.then_some(Tokens { axis, from: 0, height: x[at], width: x[at + 1] })
+    }
+
+    fn axis_of(&self, node: &NodeProto, rank: usize) -> Option<usize> {
+        let axis = int(node, "axis", 0);
+        usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
+    }
+}

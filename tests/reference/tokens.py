@@ -1,0 +1,243 @@
+"""Makes the fixtures of transformers and their kin, as timm, torchvision and transformers build them.
+
+    /path/to/venv/bin/python tests/reference/tokens.py      # torch, timm, torchvision, transformers, onnx, onnxsim
+
+Small nets with random weights, exported by PyTorch's older exporter and, where that writes something else, by
+the newer one. Like heads.py in everything else; the map "act" is that of the module named here, tokens before
+those of the photo left out. Writes tests/reference/heads.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from heads import CLASSES, OUT, SIDE, finished, photos
+
+warnings.filterwarnings("ignore")
+
+
+class Logits(nn.Module):
+    """What transformers returns, as a tensor."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).logits
+
+
+def timm_vit(**changes):
+    from timm.models.vision_transformer import VisionTransformer
+
+    small = dict(img_size=SIDE, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=CLASSES)
+    return VisionTransformer(**{**small, **changes})
+
+
+def distilled():
+    from timm.models.deit import VisionTransformerDistilled
+
+    return VisionTransformerDistilled(
+        img_size=SIDE, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=CLASSES
+    )
+
+
+def torchvision_vit():
+    from torchvision.models import VisionTransformer
+
+    net = VisionTransformer(SIDE, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=CLASSES)
+    nn.init.normal_(net.heads.head.weight, std=0.3)
+    return net
+
+
+def hugging_vit():
+    import transformers as t
+
+    config = t.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=SIDE,
+        patch_size=8, num_labels=CLASSES,
+    )
+    return Logits(t.ViTForImageClassification(config))
+
+
+def hugging_dino():
+    import transformers as t
+
+    config = t.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=SIDE, patch_size=8,
+        num_labels=CLASSES,
+    )
+    return Logits(t.Dinov2ForImageClassification(config))
+
+
+def timm_swin(*stages):
+    from timm.models.swin_transformer import SwinTransformer
+
+    return SwinTransformer(
+        img_size=SIDE, patch_size=4, embed_dim=8, depths=stages, num_heads=(2, 2), window_size=4, mlp_ratio=2,
+        num_classes=CLASSES,
+    )
+
+
+def torchvision_swin():
+    from torchvision.models import SwinTransformer
+
+    return SwinTransformer([4, 4], 8, [2], [2], [4, 4], mlp_ratio=2, num_classes=CLASSES)
+
+
+def hugging_swin():
+    import transformers as t
+
+    config = t.SwinConfig(
+        image_size=SIDE, patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=4, mlp_ratio=2,
+        num_labels=CLASSES,
+    )
+    return Logits(t.SwinForImageClassification(config))
+
+
+def convnext():
+    from timm.models.convnext import ConvNeXt
+
+    return ConvNeXt(num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 8, 12, 16), patch_size=1)
+
+
+def torchvision_convnext():
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=CLASSES)
+
+
+class MobileViT(nn.Module):
+    """A MobileViT block between convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        from timm.models.mobilevit import MobileVitBlock
+
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, 4, 1), nn.SiLU())
+        self.block = MobileVitBlock(12, 12, transformer_dim=16, transformer_depth=1, num_heads=2, patch_size=2)
+        self.last = nn.Sequential(nn.Conv2d(12, 24, 1, bias=False), nn.BatchNorm2d(24), nn.SiLU())
+        self.fc = nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        return self.fc(self.last(self.block(self.stem(x))).mean((2, 3)))
+
+
+# name: (net, the module whose output is shown, tokens before the photo's, its axes as batch, channels, rows)
+CLS = ("blocks.1.norm1", 1)
+NETS = {
+    "vit": (timm_vit, *CLS),
+    "vit_registers": (lambda: timm_vit(reg_tokens=2, init_values=0.5), "blocks.1.norm1", 3),
+    "vit_mean": (lambda: timm_vit(global_pool="avg"), "blocks.1", 1),
+    "vit_mean_all": (lambda: timm_vit(global_pool="avg", class_token=False, fc_norm=False), "norm", 0),
+    "vit_attention_pool": (lambda: timm_vit(global_pool="map", class_token=False), "norm", 0),
+    "deit": (distilled, "blocks.1.norm1", 2),
+    "vit_torchvision": (torchvision_vit, "encoder.layers.encoder_layer_1.ln_1", 1),
+    "vit_hugging": (hugging_vit, "net.vit.layers.1.layernorm_before", 1),
+    "dino_hugging": (hugging_dino, "net.dinov2.layernorm", 1),
+    "swin_one_stage": (lambda: timm_swin(2), "norm", None),
+    "swin": (lambda: timm_swin(2, 1), "norm", None),
+    "swin_torchvision": (torchvision_swin, "norm", None),
+    "swin_hugging": (hugging_swin, "net.swin.layernorm", 0),
+    "convnext": (convnext, "stages.3", None),
+    "convnext_torchvision": (torchvision_convnext, "features.3", None),
+    "mobilevit": (MobileViT, "last", None),
+}
+BOTH = ("vit", "vit_torchvision", "vit_hugging", "deit", "convnext", "mobilevit")
+# Several times as large without onnxsim.
+SIMPLIFIED = ("swin_one_stage", "swin_hugging")
+# The older exporter writes a file several times as large.
+DYNAMO = ("swin", "swin_torchvision")
+
+
+def stir(net, seed):
+    """Weights that do something, in norms as well."""
+    g = torch.Generator().manual_seed(seed)
+    for name, p in net.named_parameters():
+        if p.dim() > 1:
+            p.data.copy_(torch.randn(p.shape, generator=g) * (1.2 / p[0].numel() ** 0.5))
+        elif name.endswith("weight") or "gamma" in name or "lambda" in name:
+            p.data.copy_(torch.rand(p.shape, generator=g) * 0.8 + 0.6)
+        else:
+            p.data.copy_(torch.rand(p.shape, generator=g) - 0.5)
+    for name, b in net.named_buffers():
+        if name.endswith("running_mean"):
+            b.copy_(torch.rand(b.shape, generator=g) - 0.5)
+        if name.endswith("running_var"):
+            b.copy_(torch.rand(b.shape, generator=g) * 0.5 + 0.2)
+    return net.eval()
+
+
+def as_map(t, before):
+    """[1, channels, rows, columns], of tokens or of a map whose channels come last."""
+    if t.dim() == 3:
+        t = t[:, before:]
+        side = round(t.shape[1] ** 0.5)
+        return t.transpose(1, 2).reshape(1, t.shape[2], side, side)
+    return t.permute(0, 3, 1, 2) if t.shape[2] == t.shape[1] else t
+
+
+def export(net, path, dynamo, simplified):
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        torch.onnx.export(
+            net, (torch.zeros(1, 3, SIDE, SIDE),), path, input_names=["image"], output_names=["scores"],
+            opset_version=18 if dynamo else 17, dynamo=dynamo, external_data=False,
+        )
+    model = onnx.load(path)
+    if simplified:
+        model, _ = onnxsim.simplify(model)
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+
+
+def write(name, seed):
+    make, shown, before = NETS[name]
+    torch.manual_seed(seed)
+    net = stir(make(), seed)
+    ways = {name: name in DYNAMO, **({f"{name}_dynamo": True} if name in BOTH else {})}
+    for way, dynamo in ways.items():
+        (OUT / way).mkdir(parents=True, exist_ok=True)
+        export(net, OUT / way / "model.onnx", dynamo, name in SIMPLIFIED)
+    net, kept = net.double(), {}
+    net.get_submodule(shown).register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
+    found = {"probabilities": [], "act": []}
+    for photo in photos():
+        p = F.softmax(net(photo.requires_grad_())[0], 0)
+        t = kept["act"]
+        t = t[0] if isinstance(t, tuple) else t
+        maps = []
+        for c in range(CLASSES):
+            (g,) = torch.autograd.grad(p[c], t, retain_graph=True)
+            maps.append(finished(as_map(t, before), as_map(g, before)))
+        found["probabilities"].append(p.detach().numpy())
+        found["act"].append(np.stack(maps))
+    entries, at, flat = {}, 0, []
+    for key, values in found.items():
+        values = np.stack(values)
+        entries[key] = {"shape": values.shape, "offset": at}
+        at += values.size
+        flat.append(values.ravel())
+    for folder in (OUT / way for way in ways):
+        (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
+        (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
+    print(name, np.round(found["probabilities"][0], 3))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for number, name in enumerate(NETS):
+        if len(sys.argv) == 1 or name in sys.argv[1:]:
+            write(name, 20261127 + number)

@@ -22,6 +22,7 @@ fn scaled_decodes_are_the_same_picture() {
     let jpeg = fixture("large.jpg");
     let turned = fixture("large_turned.jpg");
     let progressive = fixture("large_progressive.jpg");
+    let grainy = fixture("grainy_progressive.jpg");
     let png = encode_png(&decoded(&jpeg, WHOLE)).unwrap();
     // Each with the scale it must take: of JPEG 1/2, 1/4, 1/8, of PNG any.
     for (name, file, side, (width, height)) in [
@@ -31,6 +32,9 @@ fn scaled_decodes_are_the_same_picture() {
         ("progressive jpeg", &progressive, 224, (671, 502)),
         ("progressive jpeg", &progressive, 125, (336, 251)),
         ("progressive jpeg", &progressive, 60, (168, 126)),
+        ("grainy progressive jpeg", &grainy, 70, (200, 150)),
+        ("grainy progressive jpeg", &grainy, 37, (100, 75)),
+        ("grainy progressive jpeg", &grainy, 18, (50, 38)),
         ("turned jpeg", &turned, 224, (671, 502)),
         ("turned jpeg", &turned, 60, (168, 126)),
         ("png", &png, 224, (671, 502)),

@@ -77,7 +77,7 @@ impl Coefficients {
         frame.all_blocks().0 * (u64::from(eighths * eighths) * 2 + masks)
     }
 
-    /// Decodes the scans that bring what is kept.
+    /// Decodes the scans that bring what is kept, and those that such a scan builds on.
     pub(super) fn read(
         frame: &Frame<'_>,
         scans: &[Scan<'_>],
@@ -95,8 +95,8 @@ impl Coefficients {
         };
         let planes = (0..frame.components.len()).map(plane).collect();
         let mut coefficients = Self { kept, planes };
-        let last = coefficients.kept.last;
-        for scan in scans.iter().filter(|scan| scan.band.0 <= last) {
+        let needed = needed(scans, coefficients.kept.last);
+        for (scan, _) in scans.iter().zip(needed).filter(|(_, needed)| *needed) {
             coefficients.scan(frame, scan)?;
         }
         Ok(coefficients)
@@ -144,6 +144,25 @@ impl Plane {
         let values = self.values.get_mut(at * count..(at + 1) * count).unwrap_or_default();
         Block { values, nonzero: self.nonzero.get_mut(at) }
     }
+}
+
+/// For each scan whether it must be decoded for the coefficients up to `last`. How a scan that refines is coded
+/// depends on which coefficients of its whole band are not zero, so every earlier scan of that band counts.
+fn needed(scans: &[Scan<'_>], last: u8) -> Vec<bool> {
+    let mut reach = last;
+    let mut needed: Vec<bool> = scans
+        .iter()
+        .rev()
+        .map(|scan| {
+            let is_needed = scan.band.0 <= reach;
+            if is_needed && scan.bits.0 > 0 {
+                reach = reach.max(scan.band.1);
+            }
+            is_needed
+        })
+        .collect();
+    needed.reverse();
+    needed
 }
 
 /// Whether a scan that is decoded refines coefficients other than the mean.

@@ -67,11 +67,12 @@ impl<'a> Stream<'a> {
             let next = marker_at(self.rest.get(2..).unwrap_or_default(), |_| true);
             let end = next.map_or(self.rest.len(), |at| at + 2);
             (self.run, self.rest) = self.rest.split_at(end);
+            self.run = without_fill(self.run);
             self.ones_due = true;
         } else if let Some(scan) = self.scans.next() {
             (self.made, self.at) = (scan_header(scan), 0);
             let data = scan.data.split_at_checked(scan.first).unwrap_or((scan.data, &[]));
-            (self.first, self.rest) = data;
+            (self.first, self.rest) = (without_fill(data.0), data.1);
             self.ones_due = true;
         } else if !self.ended {
             (self.run, self.ended) = (&[0xFF, 0xD9], true);
@@ -93,6 +94,15 @@ impl<'a> Stream<'a> {
         }
         Ok(())
     }
+}
+
+/// Entropy-coded data without the fill bytes that may stand before a marker (T.81, B.1.1.2): behind the ones that
+/// come between, they would be taken for data.
+fn without_fill(mut data: &[u8]) -> &[u8] {
+    while let [before @ .., 0xFF] = data {
+        data = before;
+    }
+    data
 }
 
 impl Read for Stream<'_> {

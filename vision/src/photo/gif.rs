@@ -32,13 +32,11 @@ pub(super) fn decode(
     let frame = decoder.next_frame_info().map_err(typed)?.cloned();
     let frame = frame.ok_or_else(|| PhotoError::corrupt(Format::Gif, "it has no frame"))?;
     limits.check_size(Format::Gif, frame.width.into(), frame.height.into())?;
-    // A screen without pixels is as large as its first frame needs, as browsers take it.
-    let or_frame = |side: u32, start: u16, length: u16| match side {
-        0 => u32::from(start) + u32::from(length),
-        side => side,
-    };
-    let width = or_frame(screen.0, frame.left, frame.width);
-    let height = or_frame(screen.1, frame.top, frame.height);
+    // A screen that is too small for its first frame grows with it, as browsers have it.
+    let with_frame =
+        |side: u32, start: u16, length: u16| side.max(u32::from(start) + u32::from(length));
+    let width = with_frame(screen.0, frame.left, frame.width);
+    let height = with_frame(screen.1, frame.top, frame.height);
     limits.check_size(Format::Gif, width, height)?;
     let factor = shrink::factor((width, height), target);
     let indices = u64::from(frame.width) * u64::from(frame.height);

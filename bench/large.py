@@ -1,9 +1,13 @@
 """Large photos: what a 12-megapixel JPEG costs beside Pillow, whether scaled decoding changes answers, and
-whether photos of 24 and 48 megapixels fit into an instance of 64 MiB.
+whether the largest photos of each format fit into an instance of 64 MiB.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/setup.py python model
     bench/.env/python/bin/python bench/large.py [--rounds 15] [--out FILE]
+    bench/.env/python/bin/python bench/large.py --beside OTHER.wasm
+
+`--beside` compares the decode of the default filter with that of another build of the component, in turns in one run,
+and the resampling filters with each other; it needs no model but the repository's own, so no set-up either.
 
 The photos are those of tests/photos, enlarged; a sensor's noise is drawn over them, so that they compress as a
 camera's do. Time is what the service itself tells of decoding (which includes Lanczos to 300x300 and the tensor), in
@@ -14,16 +18,19 @@ import argparse
 import io
 import json
 import pathlib
+import re
+import shutil
+import tempfile
 import time
 
 import numpy as np
 from PIL import Image
 
 from load import Photographer, quantile
-from peers import APP, skincell_flags
+from peers import APP, COMPONENT, skincell_flags
 from service import ROOT, Service, machine
 
-SIDE, SHARE, POINTS = 300, 0.45, 1.0
+SIDE, SHARE, POINTS, KEPT = 300, 0.45, 1.0, 0.97
 # Random weights make chaos of a rounding: what scaled decoding does to answers is asked of trained models.
 TRAINED, TRAINED_SIDE = ("skin", "imagenet"), 224
 Image.MAX_IMAGE_PIXELS = None
@@ -97,30 +104,104 @@ def agreement(service):
     return rows
 
 
+def largest_of_each_format():
+    """Names and bytes of photos as phones' and programs' largest are."""
+    noisy = lambda width, height: enlarged(PHOTOS / "skin.jpg", width, height)
+    yield "48-megapixel JPEG", encoded(noisy(8000, 6000), "JPEG", quality=80)
+    yield "50-megapixel JPEG, 8160x6144", encoded(noisy(8160, 6144), "JPEG", quality=80)
+    smooth = enlarged(PHOTOS / "drawn-acne-1.jpg", 6000, 4000, noise=0)
+    yield "24-megapixel PNG", encoded(smooth, "PNG", compress_level=6)
+    twelve = noisy(4000, 3000)
+    for name, subsampling in (("4:2:0", 2), ("4:4:4", 0)):
+        photo = encoded(twelve, "JPEG", quality=85, progressive=True, subsampling=subsampling)
+        yield f"12-megapixel progressive JPEG, {name}", photo
+    yield "12-megapixel WebP", encoded(twelve, "WEBP", quality=80)
+    yield "12-megapixel GIF", encoded(twelve.quantize(256, dither=Image.Dither.NONE), "GIF")
+
+
 def largest():
-    """Answers to photos of 48 and 24 megapixels by an instance of 64 MiB: name, bytes, what came, ms."""
-    jpeg = encoded(enlarged(PHOTOS / "skin.jpg", 8000, 6000), "JPEG", quality=80)
-    png = encoded(enlarged(PHOTOS / "drawn-acne-1.jpg", 6000, 4000, noise=0), "PNG", compress_level=6)
-    flags = ["--max-instance-memory", "64MiB", "--max-body", "32MiB", "--env", "SKINCELL_MAX_BODY=32MiB"]
-    rows = []
-    with Service(*skincell_flags("cellnet", 1), *flags, app=APP) as service:
-        for name, photo in [("48-megapixel JPEG", jpeg), ("24-megapixel PNG", png)]:
+    """Answers to those by an instance of 64 MiB: name, bytes, ms of decoding, ms in all, and by how many MiB the
+    process's peak rose, each in a service of its own."""
+    flags = ["--quiet", "--max-instance-memory", "64MiB", "--max-body", "32MiB", "--env", "SKINCELL_MAX_BODY=32MiB"]
+    for name, photo in largest_of_each_format():
+        with Service(*flags) as service:
+            Photographer(service, [(PHOTOS / "skin.jpg").read_bytes()]).post()
+            before = service.memory()["peak"]
             milliseconds, body = Photographer(service, [photo]).post()
-            rows.append((name, len(photo), json.loads(body)["timing_ms"]["decode"], milliseconds))
-    return rows
+            rise = (service.memory()["peak"] - before) / (1 << 20)
+        yield name, len(photo), json.loads(body)["timing_ms"]["decode"], milliseconds, rise
+
+
+def application(folder, component, filters=()):
+    """The repository's application with this component, and its model `skin` again under each of `filters`."""
+    manifest = (ROOT / "spin.toml").read_text()
+    manifest = re.sub("(?m)^source = .*$", f"source = {json.dumps(str(component))}", manifest)
+    names = ["skin"] + [f"skin-{filter}" for filter in filters]
+    manifest = re.sub("(?m)^ai_models = .*$", f"ai_models = {json.dumps(names)}", manifest)
+    manifest = re.sub("(?m)^files = .*$", 'files = ["models/*/card.json"]', manifest)
+    (folder / "spin.toml").write_text(manifest)
+    for name, filter in zip(names, ("lanczos", *filters)):
+        shutil.copytree(ROOT / "models" / "skin", folder / "models" / name)
+        card = json.loads((folder / "models" / name / "card.json").read_text())
+        if filter != "lanczos":
+            card["input"]["resize"] = {"filter": filter, "antialias": True, "fit": "stretch"}
+        (folder / "models" / name / "card.json").write_text(json.dumps(card | {"name": name}))
+    return folder
+
+
+def beside(component, rounds):
+    """Milliseconds of decoding a 12-megapixel photo by another component and by this one with each filter, in turns."""
+    filters = ("bicubic", "bilinear")
+    photo = encoded(enlarged(PHOTOS / "skin.jpg", 4000, 3000), "JPEG", quality=85)
+    taken = {}
+    with tempfile.TemporaryDirectory() as old, tempfile.TemporaryDirectory() as new:
+        old, new = application(pathlib.Path(old), component), application(pathlib.Path(new), COMPONENT, filters)
+        with Service("--quiet", app=old) as other, Service("--quiet", app=new) as ours:
+            clients = {"other": Photographer(other, [photo], "?gradcam=false&model=skin")}
+            for name in ("lanczos", *filters):
+                model = "skin" if name == "lanczos" else f"skin-{name}"
+                clients[name] = Photographer(ours, [photo], f"?gradcam=false&model={model}")
+            for client in clients.values():
+                client.post()
+            for _ in range(rounds):
+                for name, client in clients.items():
+                    taken.setdefault(name, []).append(json.loads(client.post()[1])["timing_ms"]["decode"])
+    return {name: quantile(each, 0.5) for name, each in taken.items()}
+
+
+def compare(component, rounds):
+    """Prints what `beside` measures. The speed beside the other component is promised to be 0.97 at least."""
+    where, taken = machine(), beside(component, rounds)
+    print(f"{where['cpu']}, {where['cores']} cores, {where['date']}: 12-megapixel JPEG, medians of {rounds} in turns")
+    for name, milliseconds in taken.items():
+        print(f"{name:9} {milliseconds:6.1f} ms, speed {taken['other'] / milliseconds:.2f} of the other component's")
+    return taken["other"] / taken["lanczos"] < KEPT
+
+
+def show(rows):
+    """Prints the rows of `largest`."""
+    for name, length, decode, milliseconds, rise in rows:
+        print(f"{name} of {length / 1e6:.1f} MB in 64 MiB: answered in {milliseconds:.0f} ms, decode {decode:.0f}, "
+              f"peak {rise:+.0f} MiB", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--beside", type=pathlib.Path, metavar="COMPONENT")
+    parser.add_argument("--fits", action="store_true", help="only the photos in 64 MiB")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench" / "results" / "large.json")
     asked = parser.parse_args()
+    if asked.beside:
+        return compare(asked.beside.resolve(), asked.rounds)
+    if asked.fits:
+        return show(largest())
     where = machine()
     with Service(*skincell_flags("cellnet", 1), app=APP) as service:
         size, ours, theirs = price(service, asked.rounds)
     with Service("--quiet") as service:
         rows = agreement(service)
-    fits = largest()
+    fits = list(largest())
     print(f"{where['cpu']}, {where['cores']} cores, {where['date']}")
     ratio, worst, same = ours / theirs, max(row[2] for row in rows), all(row[1] for row in rows)
     print(f"12-megapixel JPEG of {size / 1e6:.1f} MB: {ours:.0f} ms in Wasm, Pillow's full decode {theirs:.0f} ms")
@@ -130,8 +211,7 @@ def main():
         apart = [row[column] for row in rows]
         within = sum(points <= POINTS for points in apart)
         print(f"{what}: {within} of {len(rows)} within {POINTS:g} point, worst {max(apart):.1f}")
-    for name, length, decode, milliseconds in fits:
-        print(f"{name} of {length / 1e6:.1f} MB in 64 MiB: answered in {milliseconds:.0f} ms, decode {decode:.0f}")
+    show(fits)
     checks = [("decode / Pillow", ratio, SHARE), ("points between scaled and full", worst, POINTS),
               ("photos with another top class", sum(not row[1] for row in rows), 0)]  # fmt: skip
     broken = 0

@@ -5,11 +5,12 @@
     .venv/bin/python bench/photos.py FOLDER… [--models skin,imagenet] [--json FILE]
 
 Every file with a photo's ending is posted. Beside it stands Pillow: turned by EXIF, transparent over white, its colours
-brought to sRGB by ImageCms, squashed to the model's size by Lanczos, and run by ONNX Runtime as the card says.
+brought to sRGB by ImageCms (a PNG's gamma by its formula, which Pillow reads past and browsers heed), squashed to the model's size by Lanczos, and run by ONNX Runtime as the card says.
 
 - refused: a 4xx where Pillow gives a photo.
 - differs: another class first, or a probability more than a point away; both beyond what rounding alone does to this
-  photo and model (Lanczos rounded once instead of twice, and seeded noise of half a level).
+  photo and model (Lanczos rounded once instead of twice, seeded noise of half a level, and Pillow's own two steps:
+  `reducing_gap=2`, and of a JPEG libjpeg's scaled decode).
 - slow: more than 3 seconds. fault: any 5xx, or a connection that broke.
 
 What Pillow refuses and the service answers is counted and no finding. A finding that is in `photos-allowed.json`,
@@ -66,39 +67,60 @@ class Reference:
             scores /= scores.sum()
         return scores * 100
 
-    def judge(self, photo):
-        """Per cent by class, and how far rounding alone moves any of them."""
+    def judge(self, photo, scaled=None):
+        """Per cent by class, and how far rounding alone moves any of them. `scaled` is the photo as its own library
+        decodes it at a smaller scale."""
         twice = np.asarray(photo.resize(self.side, Image.LANCZOS), np.float32)
         bands = [np.asarray(band.convert("F").resize(self.side, Image.LANCZOS)) for band in photo.split()]
         others = [np.clip(np.rint(np.stack(bands, -1)), 0, 255)]
         random = np.random.default_rng(1)
         others += [np.clip(np.rint(twice + random.normal(0, 0.5, twice.shape)), 0, 255) for _ in range(3)]
+        others.append(np.asarray(photo.resize(self.side, Image.LANCZOS, reducing_gap=2.0)))
+        if scaled:
+            others.append(np.asarray(scaled.resize(self.side, Image.LANCZOS)))
         exact = self.shares(twice)
         return exact, max(np.abs(self.shares(other.astype(np.float32)) - exact).max() for other in others)
 
 
-def opened(path, managed=True):
-    """The photo a browser shows, as RGB; None where Pillow gives none."""
+def opened(path, managed=True, at_least=None):
+    """The photo a browser shows, as RGB; None where Pillow gives none. `at_least`: decoded at the smallest scale that
+    leaves twice these sides, where its library can."""
     try:
         photo = Image.open(path)
         if photo.size[0] * photo.size[1] > MOST_PIXELS:
             return None
+        if at_least:
+            photo.draft(None, [2 * side for side in at_least])
         photo.load()
-        profile = photo.info.get("icc_profile")
+        profile, gamma = photo.info.get("icc_profile"), gamma_of(photo)
         photo = ImageOps.exif_transpose(photo)
-        if photo.mode.startswith("I"):
-            # Pillow clips 16-bit grey to white; a browser takes its high byte.
-            photo = Image.fromarray((np.asarray(photo).astype(np.uint32) >> 8).astype(np.uint8))
         alpha = None
+        if photo.mode.startswith("I"):
+            # Pillow clips 16-bit grey to white and has no transparency there; a browser takes its high byte.
+            deep, clear = np.asarray(photo).astype(np.uint32), photo.info.get("transparency")
+            photo = Image.fromarray((deep >> 8).astype(np.uint8))
+            alpha = Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)) if clear is not None else None
         if photo.mode in ("PA", "LA", "La", "RGBa", "RGBA") or "transparency" in photo.info:
             photo = photo.convert("RGBA")
             alpha, photo = photo.getchannel("A"), photo.convert("RGB")
         if profile and managed:
             photo = to_srgb(photo, profile)
         photo = photo.convert("RGB")
+        if gamma and managed:
+            light = (np.arange(256) / 255) ** (1 / gamma)
+            coded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+            photo = photo.point(np.rint(coded * 255).astype(int).tolist() * 3)
         return Image.composite(photo, Image.new("RGB", photo.size, "white"), alpha) if alpha else photo
     except Exception:
         return None
+
+
+def gamma_of(photo):
+    """The gamma of a PNG that has one to be converted from."""
+    gamma, info = photo.info.get("gamma"), photo.info
+    if photo.format != "PNG" or not gamma or "srgb" in info or "icc_profile" in info or abs(gamma - 0.45455) < 0.005:
+        return None
+    return gamma
 
 
 def to_srgb(photo, profile):
@@ -151,7 +173,8 @@ def difference(reference, path, seen, answer):
     given = np.zeros(len(answer["results"]))
     for result in answer["results"]:
         given[result["index"]] = result["probability"]
-    expected, floor = reference.judge(seen)
+    is_jpeg = format_of(path.read_bytes()[:16]) == "JPEG"
+    expected, floor = reference.judge(seen, opened(path, at_least=reference.side) if is_jpeg else None)
     points = np.abs(given - expected).max()
     first, second = np.sort(expected)[::-1][:2]
     is_other = given.argmax() != expected.argmax() and first - second > floor

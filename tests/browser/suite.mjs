@@ -7,7 +7,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { assertAccessible, choose, launch, look, photo, picture, visit } from './browser.mjs';
-import { serve } from './service.mjs';
+import { repository, serve } from './service.mjs';
 
 const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
 const HEAVIEST = 60 * 1024;
@@ -167,6 +167,40 @@ onPage('a photo that the service turns out not to take is sent again as JPEG', {
   assert.deepEqual(await sent(0), readFileSync(photo('drawn-eczema-2.png')));
   assert.deepEqual([...(await sent(1)).subarray(0, 3)], [0xff, 0xd8, 0xff]);
 });
+
+/** The colour profile of a fixture, as the segment it stands in. */
+function profileOf(name) {
+  const file = readFileSync(join(repository, 'vision/tests/fixtures', name));
+  const at = file.indexOf('ICC_PROFILE') - 4;
+  return file.subarray(at, at + 2 + file.readUInt16BE(at + 2));
+}
+
+/** The likeliest class of posted bytes, and its probability in per cent. */
+async function likeliest(bytes) {
+  const answer = await fetch(`${service.address}predict?gradcam=false`, { method: 'POST', body: bytes });
+  const { results: [best] } = await answer.json();
+  return best;
+}
+
+// What the page re-encodes has gone through the browser's own colour management.
+for (const profile of ['icc_p3.jpg', 'icc_adobe_rgb.jpg']) {
+  onPage(`the service converts the colours of ${profile} as the browser does`, {}, async (page) => {
+    for (const name of ['drawn-acne-1.jpg', 'drawn-infestation-1.jpg', 'drawn-psoriasis-1.jpg']) {
+      const plain = readFileSync(photo(name));
+      const coloured = Buffer.concat([plain.subarray(0, 2), profileOf(profile), plain.subarray(2)]);
+      const reencoded = Buffer.from(await page.evaluate(async (numbers) => {
+        const bitmap = await createImageBitmap(new Blob([new Uint8Array(numbers)]));
+        const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+        canvas.getContext('2d').drawImage(bitmap, 0, 0);
+        const blob = await canvas.convertToBlob({ type: 'image/png' });
+        return [...new Uint8Array(await blob.arrayBuffer())];
+      }, [...coloured]));
+      const [ours, theirs] = [await likeliest(coloured), await likeliest(reencoded)];
+      assert.equal(ours.class, theirs.class, name);
+      assert.ok(Math.abs(ours.probability - theirs.probability) <= 2, `${name}: ${ours.probability}, ${theirs.probability}`);
+    }
+  });
+}
 
 onPage('a photo that nobody here can read is told with what to do', {}, async (page) => {
   const heic = Buffer.concat([Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1'), Buffer.alloc(100)]);

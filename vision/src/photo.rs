@@ -28,10 +28,10 @@ pub use picture::Photo;
 /// Decodes a photo of any [`Format`] to upright RGB.
 ///
 /// - EXIF orientation (JPEG, PNG, WebP) is applied, alpha is laid over white, 16-bit samples are
-///   cut to their high byte, CMYK is converted as Pillow does it.
-/// - An embedded RGB or grey colour profile (JPEG, PNG, WebP, BMP; of PNG also cICP, gAMA and cHRM) is
-///   converted to sRGB, relative to its white, unless `colors` says otherwise; one that cannot be
-///   read is ignored, as browsers do.
+///   cut to their high byte, CMYK without a profile is converted as Pillow does it.
+/// - An embedded colour profile (JPEG, PNG, WebP, BMP; of PNG also cICP, gAMA and cHRM) is converted to
+///   sRGB, relative to its white, unless `colors` says otherwise; one that cannot be read is ignored, as
+///   browsers do.
 /// - `target` is the model's width and height in pixels. Where the file's picture is much larger,
 ///   the photo comes back smaller: a JPEG by 1/2, 1/4 or 1/8 of its own transform, PNG, BMP, GIF and
 ///   lossy WebP averaged over squares of pixels row by row. Both sides stay at least twice the target's.
@@ -73,9 +73,9 @@ pub fn decode_as(
         });
     };
     let decoded = match format {
-        Format::Jpeg => jpeg::decode(bytes, target, limits)?,
-        Format::Png => png::decode(bytes, target, limits)?,
-        Format::WebP => webp::decode(bytes, target, limits)?,
+        Format::Jpeg => jpeg::decode(bytes, target, limits, colors)?,
+        Format::Png => png::decode(bytes, target, limits, colors)?,
+        Format::WebP => webp::decode(bytes, target, limits, colors)?,
         Format::Bmp => bmp::decode(bytes, target, limits)?,
         Format::Gif => gif::decode(bytes, target, limits)?,
     };
@@ -90,6 +90,7 @@ struct Decoded {
     photo: Photo,
     /// How to turn them upright.
     orientation: orientation::Orientation,
-    /// What their numbers mean, where that is not sRGB.
+    /// What their numbers mean, where that is neither sRGB nor converted already, as samples under alpha and CMYK
+    /// must be.
     color: Option<color::Color>,
 }

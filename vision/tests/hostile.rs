@@ -247,6 +247,30 @@ fn missing_data_is_seen_behind_a_right_end() {
     assert_eq!(cut, PhotoError::Truncated { format: Format::Jpeg });
 }
 
+/// What is not decoded is said by its name, and what is broken in words that need no source code at hand.
+#[test]
+fn refusals_are_in_plain_words() {
+    for (name, words) in [
+        ("refused_arithmetic.jpg", "this JPEG has arithmetic coding, which is not decoded"),
+        ("refused_lossless.jpg", "this JPEG has lossless coding, which is not decoded"),
+        ("refused_12_bit.jpg", "this JPEG has 12-bit samples, which is not decoded"),
+        ("refused_cgbi.png", "PNGs inside iPhone apps (CgBI), which is not decoded"),
+        ("refused_hdr.png", "colours of high dynamic range (PQ), which is not decoded"),
+        ("refused_palette_cut.png", "its palette has 47 bytes"),
+        ("refused_palette_long.png", "its palette has 771 bytes"),
+        ("broken_rst_missing.jpg", "a restart marker is missing"),
+        ("broken_dri_no_rst.jpg", "a restart marker is missing"),
+    ] {
+        // At full size: a scaled decode of a small picture reads it whole as well.
+        let error = decode(&fixture(name), (4096, 4096), &Limits::default()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(words), "{name}: {message}");
+        for foreign in ["{", "::", "0x", "()", "Error"] {
+            assert!(!message.contains(foreign), "{name}: {message}");
+        }
+    }
+}
+
 /// A VP8 frame far larger than the canvas that holds it is refused before it is decoded.
 #[test]
 fn webp_frames_must_fit_their_canvas() {

@@ -7,7 +7,7 @@ mod runs;
 
 use super::Decoded;
 use super::channels::rgb_from_rgba;
-use super::color;
+use super::color::{self, Channels};
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
@@ -37,7 +37,7 @@ pub(super) fn decode(
     read_rows(&header, &mut shrink)?;
     let photo = shrink.finish();
     let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::Bmp, "pixels are missing"))?;
-    let color = header.profile.and_then(|profile| color::from_icc(profile, false));
+    let color = header.profile.and_then(|profile| color::from_icc(profile, Channels::Rgb));
     Ok(Decoded { photo, orientation: Orientation::Upright, color })
 }
 

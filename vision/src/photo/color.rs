@@ -2,14 +2,14 @@
 //! is read beside the decode and applied once to the photo it returns, which is small by then.
 //!
 //! A profile that cannot be read, or is made for other channels than the file has, is ignored as browsers do.
-//! Leaves out profiles of look-up tables, and CMYK, which is converted without its profile.
 
 use super::picture::Photo;
 use moxcms::{
     Chromaticity, CicpColorPrimaries, CicpProfile, ColorPrimaries, ColorProfile, DataColorSpace,
     Layout, MatrixCoefficients, RenderingIntent, ToneReprCurve, TransferCharacteristics,
-    TransformOptions, XyY, curve_from_gamma,
+    Transform8BitExecutor, TransformOptions, XyY, curve_from_gamma,
 };
+use std::sync::Arc;
 
 /// Largest profile that is read, in bytes. Those of cameras and editors have up to 600 KB, most below 4.
 pub(super) const MAX_PROFILE: usize = 2 << 20;
@@ -27,51 +27,74 @@ pub(super) fn memory(length: usize) -> u64 {
     }
 }
 
-/// The colours of an ICC profile; `None` for sRGB itself and for a profile that is ignored.
-pub(super) fn from_icc(bytes: &[u8], is_grey: bool) -> Option<Color> {
+/// What samples a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channels {
+    Grey,
+    Rgb,
+    Cmyk,
+}
+
+/// The colours of an ICC profile for a file of such `channels`; `None` for a profile that is ignored.
+pub(super) fn from_icc(bytes: &[u8], channels: Channels) -> Option<Color> {
     if bytes.len() > MAX_PROFILE {
         return None;
     }
     let profile = ColorProfile::new_from_slice(bytes).ok()?;
     let fits = match profile.color_space {
-        DataColorSpace::Rgb => true,
-        DataColorSpace::Gray => is_grey,
+        DataColorSpace::Rgb => channels != Channels::Cmyk,
+        DataColorSpace::Gray => channels == Channels::Grey,
+        DataColorSpace::Cmyk => channels == Channels::Cmyk,
         _ => false,
     };
     fits.then(|| Color(Box::new(profile)))
 }
 
 /// The colours of code points (ITU-T H.273): primaries and transfer. `None` for sRGB and for what is unknown.
+///
+/// The curve of video (transfers 1, 6, 14 and 15) is taken as displays show it, 2.4 (ITU-R BT.1886), as browsers do.
 pub(super) fn from_cicp(primaries: u8, transfer: u8) -> Option<Color> {
     let color_primaries = CicpColorPrimaries::try_from(primaries).ok()?;
     let transfer_characteristics = TransferCharacteristics::try_from(transfer).ok()?;
     if (primaries, transfer) == (1, 13) {
         return None;
     }
-    let profile = ColorProfile::new_from_cicp(CicpProfile {
+    let mut profile = ColorProfile::new_from_cicp(CicpProfile {
         color_primaries,
         transfer_characteristics,
         matrix_coefficients: MatrixCoefficients::Identity,
         full_range: true,
     });
+    if matches!(transfer, 1 | 6 | 14 | 15) {
+        set_gamma(&mut profile, 2.4);
+    }
     Some(Color(Box::new(profile)))
 }
 
+/// Gives the profile a pure power as its curve.
+fn set_gamma(profile: &mut ColorProfile, gamma: f32) {
+    let curve: ToneReprCurve = curve_from_gamma(gamma);
+    profile.cicp = None;
+    profile.red_trc = Some(curve.clone());
+    profile.green_trc = Some(curve.clone());
+    profile.blue_trc = Some(curve);
+}
+
 /// The colours of a PNG's gAMA and cHRM: `gamma` the exponent that encodes, such as 0.45455; white, red, green
-/// and blue as x and y. What is not given is sRGB's; `None` where all is sRGB's as near as the chunks can say.
+/// and blue as x and y, sRGB's where they are not given. `None` without a usable gamma, where browsers read past
+/// the points, and where all is sRGB's as near as the chunks can say.
 pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -> Option<Color> {
     let near = |a: f32, b: f32| (a - b).abs() < 0.005;
+    let gamma = gamma.filter(|gamma| *gamma > 0.05 && *gamma < 20.0)?;
     let points = points.filter(|points| {
         let all = points.iter().zip(SRGB_POINTS);
         !all.into_iter().all(|((x, y), (sx, sy))| near(*x, sx) && near(*y, sy))
     });
     // Browsers and Pillow take 1/2.2 for sRGB's curve.
-    let gamma = gamma.filter(|gamma| *gamma > 0.05 && *gamma < 20.0 && !near(*gamma, 0.45455));
-    if gamma.is_none() && points.is_none() {
+    if points.is_none() && near(gamma, 0.45455) {
         return None;
     }
     let mut profile = ColorProfile::new_srgb();
-    profile.cicp = None;
     if let Some([white, red, green, blue]) = points {
         if [white, red, green, blue].iter().any(|(x, y)| !(*x > 0.0 && *y > 0.0 && x + y <= 1.0)) {
             return None;
@@ -81,12 +104,7 @@ pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -
         let primaries = ColorPrimaries { red: point(red), green: point(green), blue: point(blue) };
         profile.update_rgb_colorimetry(white, primaries);
     }
-    if let Some(gamma) = gamma {
-        let curve: ToneReprCurve = curve_from_gamma(1.0 / gamma);
-        profile.red_trc = Some(curve.clone());
-        profile.green_trc = Some(curve.clone());
-        profile.blue_trc = Some(curve);
-    }
+    set_gamma(&mut profile, 1.0 / gamma);
     Some(Color(Box::new(profile)))
 }
 
@@ -95,32 +113,97 @@ const SRGB_POINTS: [(f32, f32); 4] = [(0.3127, 0.329), (0.64, 0.33), (0.3, 0.6),
 
 /// `photo` in sRGB. As it is where the profile cannot be applied.
 pub(super) fn to_srgb(mut photo: Photo, color: Option<&Color>) -> Photo {
-    let Some(Color(profile)) = color else { return photo };
-    let options = TransformOptions {
-        rendering_intent: RenderingIntent::RelativeColorimetric,
-        ..TransformOptions::default()
-    };
-    let srgb = ColorProfile::new_srgb();
-    let is_grey = profile.color_space == DataColorSpace::Gray;
-    let layout = if is_grey { Layout::Gray } else { Layout::Rgb };
-    let Ok(transform) = profile.create_transform_8bit(layout, &srgb, Layout::Rgb, options) else {
-        return photo;
-    };
-    // A transform reads from one place and writes to another: a stretch at a time through a copy.
-    let mut from = [0; 3 * 1024];
-    for pixels in photo.pixels_mut().chunks_mut(from.len()) {
-        let done = if is_grey {
-            let greys = pixels.len() / 3;
-            from.iter_mut().zip(pixels.iter().step_by(3)).for_each(|(to, grey)| *to = *grey);
-            transform.transform(&from[..greys], pixels)
-        } else {
-            let from = &mut from[..pixels.len()];
-            from.copy_from_slice(pixels);
-            transform.transform(from, pixels)
-        };
-        if done.is_err() {
-            break;
-        }
+    if let Some(converter) = color.and_then(Converter::new) {
+        converter.convert(photo.pixels_mut());
     }
     photo
+}
+
+/// A profile made ready to convert samples.
+pub(super) struct Converter {
+    transform: Arc<Transform8BitExecutor>,
+    channels: Channels,
+}
+
+/// Pixels that are converted at once.
+const STRETCH: usize = 1024;
+
+impl Converter {
+    /// `None` where the profile cannot be applied.
+    pub(super) fn new(Color(profile): &Color) -> Option<Self> {
+        // Matters to look-up tables only, of which browsers take the first, which is this one's.
+        let rendering_intent = RenderingIntent::Perceptual;
+        let options = TransformOptions { rendering_intent, ..TransformOptions::default() };
+        let (channels, layout) = match profile.color_space {
+            DataColorSpace::Gray => (Channels::Grey, Layout::Gray),
+            DataColorSpace::Cmyk => (Channels::Cmyk, Layout::Rgba),
+            _ => (Channels::Rgb, Layout::Rgb),
+        };
+        let srgb = ColorProfile::new_srgb();
+        let transform = profile.create_transform_8bit(layout, &srgb, Layout::Rgb, options).ok()?;
+        Some(Self { transform, channels })
+    }
+
+    /// Converts RGB, or grey stored as RGB, in place.
+    pub(super) fn convert(&self, rgb: &mut [u8]) {
+        // A transform reads from one place and writes to another: a stretch at a time through a copy.
+        let mut from = [0; 3 * STRETCH];
+        for pixels in rgb.chunks_mut(from.len()) {
+            let samples = if self.channels == Channels::Grey {
+                let greys = pixels.iter().step_by(3);
+                from.iter_mut().zip(greys).for_each(|(to, grey)| *to = *grey);
+                pixels.len() / 3
+            } else {
+                from[..pixels.len()].copy_from_slice(pixels);
+                pixels.len()
+            };
+            if self.transform.transform(&from[..samples], pixels).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Converts what lies under alpha, in place: red, green and blue of four samples a pixel, grey of two.
+    pub(super) fn convert_under_alpha(&self, samples: &mut [u8], channels: usize) {
+        let mut rgb = [0; 3 * STRETCH];
+        for pixels in samples.chunks_mut(channels * STRETCH) {
+            let rgb = &mut rgb[..pixels.len() / channels * 3];
+            let (pixels, colors) = (pixels.chunks_exact_mut(channels), rgb.as_chunks_mut::<3>().0);
+            let pixels: Vec<&mut [u8]> = pixels.collect();
+            for (color, pixel) in colors.iter_mut().zip(&pixels) {
+                *color = match pixel {
+                    [r, g, b, _] => [*r, *g, *b],
+                    [grey, ..] => [*grey; 3],
+                    [] => [0; 3],
+                };
+            }
+            self.convert(rgb);
+            for (pixel, color) in pixels.into_iter().zip(rgb.as_chunks::<3>().0) {
+                match pixel {
+                    [r, g, b, _] => [*r, *g, *b] = *color,
+                    // Grey stays grey.
+                    [grey, ..] => *grey = color[1],
+                    [] => {}
+                }
+            }
+        }
+    }
+
+    /// Cyan, magenta, yellow and black, 255 full ink, to RGB in the same memory.
+    pub(super) fn narrow_cmyk(&self, mut samples: Vec<u8>) -> Vec<u8> {
+        let count = samples.len() / 4;
+        let mut from = [0; 4 * STRETCH];
+        for first in (0..count).step_by(STRETCH) {
+            let pixels = STRETCH.min(count - first);
+            let from = &mut from[..pixels * 4];
+            from.copy_from_slice(&samples[first * 4..][..pixels * 4]);
+            // Behind the reading, which is at 4 bytes a pixel.
+            let to = &mut samples[first * 3..][..pixels * 3];
+            if self.transform.transform(from, to).is_err() {
+                break;
+            }
+        }
+        samples.truncate(count * 3);
+        samples
+    }
 }

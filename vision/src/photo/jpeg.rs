@@ -13,14 +13,14 @@ mod stream;
 mod tables;
 mod transcode;
 
-use super::Decoded;
 use super::channels::{narrowed, rgb_from_cmyk, rgb_from_grey};
-use super::color;
+use super::color::{self, Channels, Converter};
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
 use super::orientation::{self, Orientation};
 use super::picture::Photo;
+use super::{Colors, Decoded};
 use coefficients::Coefficients;
 use frame::Frame;
 use header::Header;
@@ -43,6 +43,7 @@ pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
     limits: &Limits,
+    colors: Colors,
 ) -> Result<Decoded, PhotoError> {
     let header = header::read(bytes)?;
     let frame = &header.frame;
@@ -56,12 +57,26 @@ pub(super) fn decode(
     let orientation = header.exif.map_or(Orientation::Upright, orientation::from_exif);
     let eighths = eighths(frame, orientation::in_file(orientation, target));
     limits.check_memory(memory(&header, eighths, orientation))?;
+    let channels = match frame.components.len() {
+        1 => Channels::Grey,
+        3 => Channels::Rgb,
+        _ => Channels::Cmyk,
+    };
+    let color = || {
+        let profile = profile(&header.profile).filter(|_| colors == Colors::Srgb);
+        profile.and_then(|profile| color::from_icc(&profile, channels))
+    };
+    // Ink becomes RGB by its profile, before there is a photo; the other colours are converted on the photo.
+    let is_ink = channels == Channels::Cmyk;
+    let ink = if is_ink { color().as_ref().and_then(Converter::new) } else { None };
+    let ink = ink.as_ref();
     let pixels = if is_transcoded(frame) {
         let coefficients = Coefficients::read(frame, &header.scans, eighths)?;
-        pixels(Transcoded::new(frame, coefficients), &header, eighths)
+        pixels(Transcoded::new(frame, coefficients), &header, eighths, ink)
     } else {
         let is_behind_data = Cell::new(false);
-        let pixels = pixels(Stream::new(frame, &header.scans, &is_behind_data), &header, eighths);
+        let stream = Stream::new(frame, &header.scans, &is_behind_data);
+        let pixels = pixels(stream, &header, eighths, ink);
         // The decoder fails on the ones behind the data where the data is not all there.
         pixels.map_err(|error| if is_behind_data.get() { truncated() } else { error })
     }?;
@@ -70,11 +85,7 @@ pub(super) fn decode(
     let photo = photo.ok_or_else(|| corrupt("pixels are missing"))?;
     let exact = |side: u32| f64::from(side) * f64::from(eighths) / 8.0;
     let photo = photo.covering(exact(frame.width), exact(frame.height));
-    let is_grey = frame.components.len() == 1;
-    let color = match frame.components.len() {
-        4 => None,
-        _ => profile(&header.profile).and_then(|profile| color::from_icc(&profile, is_grey)),
-    };
+    let color = if is_ink { None } else { color() };
     Ok(Decoded { photo, orientation, color })
 }
 
@@ -85,8 +96,13 @@ fn is_transcoded(frame: &Frame<'_>) -> bool {
     frame.progressive || frame.components.iter().any(|c| c.steps.as_ref().is_some_and(has_zero))
 }
 
-/// RGB at `eighths` / 8 of the full size.
-fn pixels(stream: impl Read, header: &Header<'_>, eighths: u32) -> Result<Vec<u8>, PhotoError> {
+/// RGB at `eighths` / 8 of the full size; `ink` converts CMYK that has a profile.
+fn pixels(
+    stream: impl Read,
+    header: &Header<'_>,
+    eighths: u32,
+    ink: Option<&Converter>,
+) -> Result<Vec<u8>, PhotoError> {
     let mut decoder = Decoder::new(stream);
     decoder.set_color_transform(header.colors());
     let (width, height) = header.frame.scaled(eighths);
@@ -101,7 +117,10 @@ fn pixels(stream: impl Read, header: &Header<'_>, eighths: u32) -> Result<Vec<u8
     match decoder.info().map(|info| info.pixel_format) {
         Some(PixelFormat::L8) => Ok(rgb_from_grey(&samples)),
         Some(PixelFormat::RGB24) => Ok(samples),
-        Some(PixelFormat::CMYK32) => Ok(narrowed(samples, rgb_from_cmyk)),
+        Some(PixelFormat::CMYK32) => Ok(match ink {
+            Some(ink) => ink.narrow_cmyk(samples),
+            None => narrowed(samples, rgb_from_cmyk),
+        }),
         Some(PixelFormat::L16) | None => Err(unsupported("lossless coding")),
     }
 }
@@ -150,6 +169,7 @@ fn memory(header: &Header<'_>, eighths: u32, orientation: Orientation) -> u64 {
     let profile: usize = header.profile.iter().map(|(.., data)| data.len()).sum();
     let color = color::memory(profile);
     let decoding = planes + picture + held + DECODER;
+    let decoding = if frame.components.len() == 4 { decoding + color } else { decoding };
     decoding.max(picture + turned).max(picture + color)
 }
 
@@ -157,7 +177,7 @@ fn typed(error: Error) -> PhotoError {
     use UnsupportedFeature as U;
     match error {
         Error::Io(error) => PhotoError::from_io(Format::Jpeg, &error),
-        Error::Format(detail) => PhotoError::corrupt(Format::Jpeg, detail),
+        Error::Format(detail) => PhotoError::corrupt(Format::Jpeg, plain(&detail)),
         Error::Internal(error) => PhotoError::corrupt(Format::Jpeg, error),
         Error::Unsupported(feature) => PhotoError::unsupported(
             Format::Jpeg,
@@ -173,6 +193,17 @@ fn typed(error: Error) -> PhotoError {
                 U::ColorTransform(transform) => format!("the colour transform {transform:?}"),
             },
         ),
+    }
+}
+
+/// The decoder's words where they name what only its own code knows.
+fn plain(words: &str) -> &str {
+    if words.ends_with("was expected") {
+        "a restart marker is missing"
+    } else if words.contains("huffman code") {
+        "a Huffman code is not in its table"
+    } else {
+        words
     }
 }
 

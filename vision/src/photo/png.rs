@@ -3,14 +3,14 @@
 
 mod chunks;
 
-use super::Decoded;
 use super::channels::{over_white, rgb_from_rgba};
-use super::color;
+use super::color::{self, Channels, Converter};
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
 use super::orientation::{self, Orientation};
 use super::shrink::{self, Rows, Shrink};
+use super::{Colors, Decoded};
 use png::{ColorType, Decoder, DecodingError, Transformations};
 use std::io::Cursor;
 
@@ -25,7 +25,14 @@ pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
     limits: &Limits,
+    colors: Colors,
 ) -> Result<Decoded, PhotoError> {
+    if bytes.get(12..16) == Some(b"CgBI") {
+        return Err(PhotoError::unsupported(
+            Format::Png,
+            "the form that Xcode gives PNGs inside iPhone apps (CgBI)",
+        ));
+    }
     let row_limit = limits.max_side as usize * 8;
     let mut decoder = Decoder::new_with_limits(
         Cursor::new(bytes),
@@ -38,23 +45,38 @@ pub(super) fn decode(
     let (width, height) = info.size();
     let rows = if info.interlaced { Rows::Scattered } else { Rows::InOrder };
     limits.check_size(Format::Png, width, height)?;
-    let is_grey = matches!(info.color_type, ColorType::Grayscale | ColorType::GrayscaleAlpha);
+    let channels = match info.color_type {
+        ColorType::Grayscale | ColorType::GrayscaleAlpha => Channels::Grey,
+        ColorType::Rgb | ColorType::Indexed | ColorType::Rgba => Channels::Rgb,
+    };
+    let is_alpha = matches!(info.color_type, ColorType::GrayscaleAlpha | ColorType::Rgba);
     let chunks = chunks::walk(bytes)?;
+    if let Some(name) = chunks.high_dynamic_range().filter(|_| colors == Colors::Srgb) {
+        let feature = format!("colours of high dynamic range ({name})");
+        return Err(PhotoError::unsupported(Format::Png, feature));
+    }
     let orientation = chunks.exif.map_or(Orientation::Upright, orientation::from_exif);
     let factor = shrink::factor((width, height), orientation::in_file(orientation, target));
     let shrunk = u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
     let turning = shrunk * 3 + orientation::memory(orientation, shrunk);
     // Packed, unfiltered, expanded and RGB rows, 16 bits a sample at most before they are cut.
     let decoding = Shrink::memory(width, height, factor, rows) + u64::from(width) * 40 + DECODER;
-    // A profile is inflated once the pixels are there.
+    // What lies under alpha is converted row by row, everything else once the pixels are there.
+    let is_first = colors == Colors::Srgb && (is_alpha || chunks.has_transparency);
     let profile = color::memory(chunks.profile.map_or(0, |_| color::MAX_PROFILE));
-    limits.check_memory(decoding.max(turning).max(shrunk * 3 + profile))?;
+    let converting = if is_first { decoding + profile } else { shrunk * 3 + profile };
+    limits.check_memory(decoding.max(turning).max(converting))?;
 
+    let converter = match is_first {
+        true => chunks.color(channels).as_ref().and_then(Converter::new),
+        false => None,
+    };
     let mut shrink = Shrink::new(width, height, factor, rows);
-    read_rows(decoder, &mut shrink, rows)?;
+    read_rows(decoder, &mut shrink, rows, converter.as_ref())?;
     let photo = shrink.finish();
     let photo = photo.ok_or_else(|| PhotoError::corrupt(Format::Png, "pixels are missing"))?;
-    Ok(Decoded { photo, orientation, color: chunks.color(is_grey) })
+    let color = if is_first { None } else { chunks.color(channels) };
+    Ok(Decoded { photo, orientation, color })
 }
 
 /// One pass over a picture: the first column and row it has, and the steps between them.
@@ -88,6 +110,7 @@ fn read_rows(
     decoder: Decoder<Cursor<&[u8]>>,
     shrink: &mut Shrink,
     rows: Rows,
+    converter: Option<&Converter>,
 ) -> Result<(), PhotoError> {
     let mut reader = decoder.read_info().map_err(typed)?;
     let (width, height) = reader.info().size();
@@ -107,6 +130,9 @@ fn read_rows(
         }
         for y in (pass.top..height).step_by(pass.down) {
             reader.read_row(&mut line).map_err(typed)?;
+            if let Some(converter) = converter {
+                converter.convert_under_alpha(&mut line, color.samples());
+            }
             to_rgb(&line, color, columns, &mut rgb);
             shrink.add(y, pass.left, pass.across, &rgb);
         }
@@ -142,14 +168,54 @@ fn typed(error: DecodingError) -> PhotoError {
     }
 }
 
-/// The decoder's words without its own types, such as `ChunkType { type: IEND, … }`.
+/// The decoder's words without its own types and check sums, such as `ChunkType { type: IEND, … }`.
 fn plain(words: &str) -> String {
-    match words.split_once("ChunkType { type: ") {
+    let chunk = |after: &str| -> String {
+        let name = after.split_once("type: ").map_or(after, |(_, name)| name);
+        name.chars().take_while(char::is_ascii_alphabetic).collect()
+    };
+    if words.starts_with("Corrupt deflate stream") || words.contains("does not have enough data") {
+        return "its compressed pixels are damaged or end early".to_owned();
+    }
+    if let Some((_, after)) = words.split_once("while decoding ") {
+        return format!("the check sum of its chunk {} is wrong", chunk(after));
+    }
+    let words = match words.split_once("ChunkType { ") {
         Some((before, after)) => {
-            let name: String = after.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
             let rest = after.split_once('}').map_or("", |(_, rest)| rest);
-            format!("{before}{name}{rest}")
+            format!("{before}{}{rest}", chunk(after))
         }
         None => words.to_owned(),
+    };
+    words.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn the_decoders_words_become_plain() {
+        for (words, expected) in [
+            (
+                "CRC error: expected 0x1 have 0x2 while decoding ChunkType { type: IHDR, critical: true } chunk.",
+                "the check sum of its chunk IHDR is wrong",
+            ),
+            (
+                "CRC error: expected 0x1 have 0x2 while decoding IDAT chunk.",
+                "the check sum of its chunk IDAT is wrong",
+            ),
+            (
+                "Corrupt deflate stream. InsufficientInput",
+                "its compressed pixels are damaged or end early",
+            ),
+            (
+                "Chunk ChunkType { type: PLTE, critical: true } must appear at most once.",
+                "Chunk PLTE must appear at most once",
+            ),
+            ("Invalid bit depth 3.", "Invalid bit depth 3"),
+        ] {
+            assert_eq!(plain(words), expected);
+        }
     }
 }

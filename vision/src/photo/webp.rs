@@ -8,15 +8,15 @@ mod header;
 mod partitions;
 mod planes;
 
-use super::Decoded;
 use super::channels::{narrowed, rgb_from_rgba};
-use super::color;
+use super::color::{self, Channels, Converter};
 use super::error::PhotoError;
 use super::format::Format;
 use super::limits::Limits;
 use super::orientation::{self, Orientation};
 use super::picture::Photo;
 use super::shrink::{self, Rows, Shrink};
+use super::{Colors, Decoded};
 use header::{Coding, Header};
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
@@ -29,6 +29,7 @@ pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
     limits: &Limits,
+    colors: Colors,
 ) -> Result<Decoded, PhotoError> {
     let header = header::read(bytes)?;
     limits.check_size(Format::WebP, header.width, header.height)?;
@@ -40,17 +41,25 @@ pub(super) fn decode(
         _ => 1,
     };
     limits.check_memory(memory(&header, orientation, factor))?;
+    let color = header.profile.filter(|_| colors == Colors::Srgb);
+    let color = color.and_then(|profile| color::from_icc(profile, Channels::Rgb));
+    // Where not every pixel is opaque, or white lies about the frame, what the file stores is converted before.
+    let is_first = header.frame.has_alpha || header.origin.is_some();
+    let converter = color.as_ref().filter(|_| is_first).and_then(Converter::new);
     let photo = match header.origin {
         None if factor > 1 => planes::decode(header.frame.coded, factor)?,
-        None => whole(&header, limits)?,
-        Some(origin) => on_white(&header, &whole(&header, limits)?, origin),
+        None => whole(&header, limits, converter.as_ref())?,
+        Some(origin) => on_white(&header, &whole(&header, limits, converter.as_ref())?, origin),
     };
-    let color = header.profile.and_then(|profile| color::from_icc(profile, false));
-    Ok(Decoded { photo, orientation, color })
+    Ok(Decoded { photo, orientation, color: color.filter(|_| !is_first) })
 }
 
 /// The coded picture at full size, over white.
-fn whole(header: &Header<'_>, limits: &Limits) -> Result<Photo, PhotoError> {
+fn whole(
+    header: &Header<'_>,
+    limits: &Limits,
+    converter: Option<&Converter>,
+) -> Result<Photo, PhotoError> {
     let frame = &header.frame;
     let file = header::container(frame);
     let mut decoder = WebPDecoder::new(Cursor::new(file.as_slice())).map_err(typed)?;
@@ -62,6 +71,11 @@ fn whole(header: &Header<'_>, limits: &Limits) -> Result<Photo, PhotoError> {
     let length = decoder.output_buffer_size();
     let mut samples = vec![0; length.ok_or_else(|| typed(DecodingError::ImageTooLarge))?];
     decoder.read_image(&mut samples).map_err(typed)?;
+    match (decoder.has_alpha(), converter) {
+        (true, Some(converter)) => converter.convert_under_alpha(&mut samples, 4),
+        (false, Some(converter)) => converter.convert(&mut samples),
+        (_, None) => {}
+    }
     if decoder.has_alpha() {
         samples = narrowed(samples, rgb_from_rgba);
     }
@@ -113,7 +127,7 @@ fn memory(header: &Header<'_>, orientation: Orientation, factor: u32) -> u64 {
     let picture = pixels * if frame.has_alpha { 4 } else { 3 };
     let canvas = header.origin.map_or(0, |_| area(header.width, header.height) * 3);
     let turning = orientation::memory(orientation, area(header.width, header.height));
-    picture + decoding.max(canvas + turning).max(profile) + DECODER
+    picture + decoding.max(canvas + turning) + profile + DECODER
 }
 
 fn typed(error: DecodingError) -> PhotoError {

@@ -1,7 +1,7 @@
 //! The chunks of a PNG before its pixels are decoded: EXIF, what its numbers mean as colours, and whether its
 //! texts and colour profile stay small when inflated. Leaves out what texts say.
 
-use super::super::color::{self, Color};
+use super::super::color::{self, Channels, Color};
 use super::super::error::PhotoError;
 use super::super::format::Format;
 use flate2::bufread::ZlibDecoder;
@@ -16,6 +16,8 @@ pub(super) const MAX_INFLATED: u64 = 16 << 20;
 pub(super) struct Chunks<'a> {
     /// The EXIF block, wherever it stands.
     pub(super) exif: Option<&'a [u8]>,
+    /// Whether single colours are transparent, though no pixel has alpha of its own.
+    pub(super) has_transparency: bool,
     /// Code points of primaries and transfer.
     pub(super) cicp: Option<(u8, u8)>,
     /// The compressed ICC profile.
@@ -32,7 +34,8 @@ pub(super) struct Chunks<'a> {
 ///
 /// # Errors
 /// [`PhotoError::TooMuchMetadata`] where compressed metadata inflates to more than [`MAX_INFLATED`] bytes; no more
-/// than that is inflated, and nothing of it is kept.
+/// than that is inflated, and nothing of it is kept. [`PhotoError::Corrupt`] for a palette that does not consist of
+/// 1 to 256 whole entries, which the decoder would panic on.
 pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
     let mut chunks = Chunks::default();
     let mut left = MAX_INFLATED;
@@ -44,6 +47,11 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
         && &name != b"IEND"
     {
         has_pixels |= &name == b"IDAT";
+        if &name == b"PLTE" && !(length.is_multiple_of(3) && (3..=768).contains(&length)) {
+            let detail =
+                format!("its palette has {length} bytes, not 3 for each of 1 to 256 colours");
+            return Err(PhotoError::corrupt(Format::Png, detail));
+        }
         if &name == b"eXIf" {
             chunks.exif = chunks.exif.or(Some(chunk));
         } else if !has_pixels {
@@ -61,7 +69,7 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
 }
 
 impl<'a> Chunks<'a> {
-    /// Takes a chunk that says what the numbers mean; such stand before the pixels.
+    /// Takes a chunk that says what the numbers mean; such chunks stand before the pixels.
     fn take_color(&mut self, name: &[u8; 4], chunk: &'a [u8]) {
         let fixed = |at: usize| {
             let bytes = chunk.get(at * 4..)?.first_chunk()?;
@@ -69,7 +77,9 @@ impl<'a> Chunks<'a> {
         };
         let point = |at: usize| Some((fixed(at * 2)?, fixed(at * 2 + 1)?));
         match (name, chunk) {
-            (b"cICP", [primaries, transfer, ..]) => self.cicp = Some((*primaries, *transfer)),
+            // Of full range only: browsers read past the numbers of video, which are none of a photo's.
+            (b"cICP", [primaries, transfer, _, 1]) => self.cicp = Some((*primaries, *transfer)),
+            (b"tRNS", _) => self.has_transparency = true,
             (b"iCCP", _) => self.profile = compressed(name, chunk),
             (b"sRGB", _) => self.is_srgb = true,
             (b"gAMA", _) => self.gamma = fixed(0),
@@ -84,20 +94,36 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// The colours, by the precedence of the PNG specification, third edition, 4.3: code points, profile, sRGB,
-    /// then gamma and chromaticities.
-    pub(super) fn color(&self, is_grey: bool) -> Option<Color> {
+    /// The colours, by the precedence of the PNG specification, third edition, 4.3: code points, profile if it can
+    /// be used, sRGB, then gamma and chromaticities.
+    pub(super) fn color(&self, channels: Channels) -> Option<Color> {
         if let Some((primaries, transfer)) = self.cicp {
             return color::from_cicp(primaries, transfer);
         }
-        if let Some(stream) = self.profile {
-            let mut profile = Vec::new();
-            let limit = color::MAX_PROFILE as u64 + 1;
-            let read = ZlibDecoder::new(stream).take(limit).read_to_end(&mut profile);
-            return read.ok().and_then(|_| color::from_icc(&profile, is_grey));
-        }
-        if self.is_srgb { None } else { color::from_chunks(self.gamma, self.points) }
+        let chunks = || match self.is_srgb {
+            true => None,
+            false => color::from_chunks(self.gamma, self.points),
+        };
+        self.profile.and_then(|stream| from_stream(stream, channels)).or_else(chunks)
     }
+
+    /// The transfer function of high dynamic range that the numbers are coded with, by name. What such a picture
+    /// looks like depends on the display and how the browser dims it, so there is no right photo of it in sRGB.
+    pub(super) fn high_dynamic_range(&self) -> Option<&'static str> {
+        match self.cicp? {
+            (_, 16) => Some("PQ"),
+            (_, 18) => Some("HLG"),
+            _ => None,
+        }
+    }
+}
+
+/// The colours of a compressed profile, if it can be used.
+fn from_stream(stream: &[u8], channels: Channels) -> Option<Color> {
+    let mut profile = Vec::new();
+    let limit = color::MAX_PROFILE as u64 + 1;
+    ZlibDecoder::new(stream).take(limit).read_to_end(&mut profile).ok()?;
+    color::from_icc(&profile, channels)
 }
 
 /// The zlib stream of a text or colour profile (PNG specification, third edition, 11.3.2.3 and 11.3.3);

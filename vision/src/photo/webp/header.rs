@@ -34,6 +34,18 @@ pub(super) struct Frame<'a> {
     pub(super) alpha: Option<&'a [u8]>,
 }
 
+impl Frame<'_> {
+    /// The frame as if no `ALPH` chunk stood beside it.
+    fn without_alpha_plane(self) -> Self {
+        match self.coding {
+            Coding::LossyAlpha => {
+                Self { coding: Coding::Lossy, has_alpha: false, alpha: None, ..self }
+            }
+            Coding::Lossy | Coding::Lossless => self,
+        }
+    }
+}
+
 /// How a frame is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
@@ -52,16 +64,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     let extended = find(b"VP8X");
     let mut canvas = None;
     let mut is_animated = false;
+    // Alpha and a profile that the header does not announce are read past, as browsers do.
+    let (mut has_alpha, mut profile) = (true, None);
     if let Some(extended) = extended {
         let &[flags, _, _, _, w0, w1, w2, h0, h1, h2] =
             extended.first_chunk().ok_or_else(|| corrupt("its extended header is too short"))?;
         canvas = Some((side([w0, w1, w2]), side([h0, h1, h2])));
         is_animated = flags & 0b10 != 0;
+        has_alpha = flags & 0b1_0000 != 0;
+        profile = find(b"ICCP").filter(|_| flags & 0b10_0000 != 0);
     }
     let (frame, origin) = if is_animated {
         first_frame(find(b"ANMF").ok_or_else(|| corrupt("an animation without frames"))?)?
     } else {
-        (frame(&chunks)?, None)
+        let frame = frame(&chunks)?;
+        (if has_alpha { frame } else { frame.without_alpha_plane() }, None)
     };
     let (width, height) = canvas.unwrap_or((frame.width, frame.height));
     let fits = match origin {
@@ -71,7 +88,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     if !fits {
         return Err(corrupt("its headers disagree about its size"));
     }
-    Ok(Header { width, height, frame, origin, exif: find(b"EXIF"), profile: find(b"ICCP") })
+    Ok(Header { width, height, frame, origin, exif: find(b"EXIF"), profile })
 }
 
 /// A file that holds nothing but `frame`.

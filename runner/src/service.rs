@@ -24,7 +24,7 @@ use crate::upload::Uploads;
 use anyhow::Context;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
@@ -422,16 +422,7 @@ fn shortened(path: &str) -> String {
 
 fn static_answer(response: &StaticResponse) -> Answer {
     let body = Bytes::from(response.body.clone().unwrap_or_default());
-    let mut answer = Response::new(Either::Left(Full::from(body)));
-    if let Ok(status) = http::StatusCode::from_u16(response.status_code) {
-        *answer.status_mut() = status;
-    }
-    for (name, value) in &response.headers {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
-        {
-            answer.headers_mut().insert(name, value);
-        }
-    }
-    answer
+    // It was checked when the application was read.
+    let head = response.head().unwrap_or_else(|_| Response::new(()).into_parts().0);
+    Response::from_parts(head, Either::Left(Full::from(body)))
 }

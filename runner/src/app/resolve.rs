@@ -7,7 +7,7 @@ use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
 use crate::manifest::{
     Build, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
 };
-use crate::routes::{RouteError, Routes};
+use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -242,7 +242,10 @@ impl Resolver<'_> {
 }
 
 impl App {
-    pub(super) fn add_route(&mut self, route: String, target: Target) -> Result<(), RouteError> {
+    pub(super) fn add_route(&mut self, route: String, target: Target) -> anyhow::Result<()> {
+        if let Target::Static(response) = &target {
+            response.head().with_context(|| format!("the static_response of route {route:?}"))?;
+        }
         let known = self.triggers.iter().position(|trigger| trigger.route == route);
         self.routes.add(&route, known.unwrap_or(self.triggers.len()))?;
         if let Some(known) = known.and_then(|index| self.triggers.get_mut(index)) {
@@ -370,6 +373,15 @@ mod tests {
         }
         let error = format!("{:#}", app("[[trigger.redis]]\nchannel = \"x\"\n").unwrap_err());
         assert!(error.contains("\"redis\" is not offered"), "{error}");
+        for (response, expected) in [
+            ("{ status_code = 9999 }", "status_code 9999 is not between 100 and 999"),
+            ("{ headers = { \"a b\" = \"x\" } }", "the header \"a b\""),
+        ] {
+            let trigger =
+                format!("[[trigger.http]]\nroute = \"/x\"\nstatic_response = {response}\n");
+            let error = format!("{:#}", app(&trigger).unwrap_err());
+            assert!(error.contains("\"/x\"") && error.contains(expected), "{error}");
+        }
         let error = crate::manifest::parse("spin_manifest_version = 1\nname = \"x\"").unwrap_err();
         assert!(error.to_string().contains("only version 2"), "{error}");
     }

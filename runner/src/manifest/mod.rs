@@ -163,6 +163,28 @@ pub struct StaticResponse {
     pub body: Option<String>,
 }
 
+impl StaticResponse {
+    /// The head of the answer.
+    ///
+    /// # Errors
+    /// What of it cannot be sent: the status is below 100 or above 999, or a header is none.
+    pub fn head(&self) -> anyhow::Result<http::response::Parts> {
+        let mut head = http::Response::new(()).into_parts().0;
+        head.status = http::StatusCode::from_u16(self.status_code).map_err(|_| {
+            anyhow::anyhow!("status_code {} is not between 100 and 999", self.status_code)
+        })?;
+        for (name, value) in &self.headers {
+            let (Ok(parsed), Ok(value)) =
+                (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value))
+            else {
+                anyhow::bail!("the header {name:?} with the value {value:?} cannot be sent");
+            };
+            head.headers.insert(parsed, value);
+        }
+        Ok(head)
+    }
+}
+
 fn ok_status() -> u16 {
     200
 }

@@ -56,11 +56,27 @@ pub(super) fn add_spin<State: 'static>(
 ) -> wasmtime::Result<()> {
     let values = values.clone();
     linker.instance(name)?.func_wrap("get", move |_, (name,): (String,)| {
-        let found: Found = values.get(&name).cloned().ok_or_else(|| {
-            VariableError::Undefined(format!("no variable {name:?} in the component's manifest"))
-        });
+        let found: Found = match values.get(&name) {
+            Some(value) => Ok(value.clone()),
+            None if !is_name(&name) => Err(VariableError::InvalidName(format!(
+                "{name:?}: a name is lower-case letters, digits and single underscores, a letter first and no \
+                 underscore last"
+            ))),
+            None => Err(VariableError::Undefined(format!(
+                "no variable {name:?} in the component's manifest"
+            ))),
+        };
         Ok((found,))
     })
+}
+
+/// Whether Spin takes this for the name of a variable: `[a-z][a-z0-9_]*`, no `__`, no `_` at the end.
+fn is_name(name: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    name.starts_with(|first: char| first.is_ascii_lowercase()) && name.split('_').all(is_part)
 }
 
 /// The interface of WASI, under `name`.
@@ -81,4 +97,19 @@ pub(super) fn add_config<State: 'static>(
         let stored: AllStored = Ok(all.collect());
         Ok((stored,))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_are_those_of_spin() {
+        for name in ["a", "a1", "a_b", "region_2"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "A", "1a", "_a", "a_", "a__b", "a-b", "ä"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

@@ -90,7 +90,7 @@ pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -
         let all = points.iter().zip(SRGB_POINTS);
         !all.into_iter().all(|((x, y), (sx, sy))| near(*x, sx) && near(*y, sy))
     });
-    // Browsers and Pillow take 1/2.2 for sRGB's curve.
+    // So programs write sRGB for readers that do not know its chunk (PNG specification, third edition, 11.3.2.5).
     if points.is_none() && near(gamma, 0.45455) {
         return None;
     }
@@ -165,24 +165,22 @@ impl Converter {
 
     /// Converts what lies under alpha, in place: red, green and blue of four samples a pixel, grey of two.
     pub(super) fn convert_under_alpha(&self, samples: &mut [u8], channels: usize) {
-        let mut rgb = [0; 3 * STRETCH];
+        let mut colors = [[0; 3]; STRETCH];
         for pixels in samples.chunks_mut(channels * STRETCH) {
-            let rgb = &mut rgb[..pixels.len() / channels * 3];
-            let (pixels, colors) = (pixels.chunks_exact_mut(channels), rgb.as_chunks_mut::<3>().0);
-            let pixels: Vec<&mut [u8]> = pixels.collect();
-            for (color, pixel) in colors.iter_mut().zip(&pixels) {
+            let colors = &mut colors[..pixels.len() / channels];
+            for (color, pixel) in colors.iter_mut().zip(pixels.chunks_exact(channels)) {
                 *color = match pixel {
                     [r, g, b, _] => [*r, *g, *b],
-                    [grey, ..] => [*grey; 3],
-                    [] => [0; 3],
+                    other => [other.first().copied().unwrap_or_default(); 3],
                 };
             }
-            self.convert(rgb);
-            for (pixel, color) in pixels.into_iter().zip(rgb.as_chunks::<3>().0) {
+            self.convert(colors.as_flattened_mut());
+            for ([red, green, blue], pixel) in colors.iter().zip(pixels.chunks_exact_mut(channels))
+            {
                 match pixel {
-                    [r, g, b, _] => [*r, *g, *b] = *color,
+                    [r, g, b, _] => [*r, *g, *b] = [*red, *green, *blue],
                     // Grey stays grey.
-                    [grey, ..] => *grey = color[1],
+                    [grey, ..] => *grey = *green,
                     [] => {}
                 }
             }

@@ -119,6 +119,7 @@ fn read_rows(
         return Err(PhotoError::corrupt(Format::Png, "its first frame has another size"));
     }
     let color = reader.output_color_type().0;
+    let has_alpha = matches!(color, ColorType::GrayscaleAlpha | ColorType::Rgba);
     let line = reader.output_line_size(reader.info().width);
     let mut line = vec![0; line.ok_or_else(|| PhotoError::corrupt(Format::Png, "row length"))?];
     let mut rgb = Vec::with_capacity(width);
@@ -130,10 +131,14 @@ fn read_rows(
         }
         for y in (pass.top..height).step_by(pass.down) {
             reader.read_row(&mut line).map_err(typed)?;
-            if let Some(converter) = converter {
+            if let (Some(converter), true) = (converter, has_alpha) {
                 converter.convert_under_alpha(&mut line, color.samples());
             }
             to_rgb(&line, color, columns, &mut rgb);
+            // A transparency that is broken is read past by the decoder, and there is no alpha after all.
+            if let (Some(converter), false) = (converter, has_alpha) {
+                converter.convert(rgb.as_flattened_mut());
+            }
             shrink.add(y, pass.left, pass.across, &rgb);
         }
     }

@@ -102,8 +102,10 @@ def main():
     for row in sorted(rows, key=lambda row: -row[5])[:8] + broken:
         print(line.format(*row))
     for who, same, points in (("skincell", 4, 5), ("Pillow, ImageCms and ONNX Runtime", 7, 6)):
-        within = sum(bool(row[same]) and row[points] <= POINTS for row in rows)
-        print(f"{who}: {within} of {len(rows)} with the same class and within {POINTS:g} points")
+        for model, kind in sorted({(row[3], row[2]) for row in rows}):
+            those = [row for row in rows if (row[3], row[2]) == (model, kind)]
+            within = sum(bool(row[same]) and row[points] <= POINTS for row in those)
+            print(f"{who}, {model}, {kind}: {within} of {len(those)} with the same class and within {POINTS:g} points")
     print(f"{len(broken)} beyond what rounding does")
     return bool(broken)
 

@@ -74,8 +74,8 @@ fn first_weights(model: &mut ModelProto) -> &mut TensorProto {
 
 fn files() -> Vec<Case> {
     vec![
-        case("a text file", &["no ONNX model", "Once upon"], |_| b"Once upon a time".to_vec()),
-        case("an empty file", &["no ONNX model"], |_| vec![]),
+        case("a text file", &["not an ONNX model", "Once upon"], |_| b"Once upon a time".to_vec()),
+        case("an empty file", &["not an ONNX model"], |_| vec![]),
         case("a truncated model", &["cut short", "export it again"], |_| {
             let whole = bytes(&classifier());
             whole[..whole.len() / 2].to_vec()

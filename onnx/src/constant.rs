@@ -1,6 +1,6 @@
 //! A constant tensor of a graph: element type, dimensions, little-endian bytes.
 //!
-//! Only what reading and rewriting a graph needs; arithmetic is the business of whoever does it.
+//! It holds and converts values for reading and rewriting a graph. It does no arithmetic.
 
 use half::{bf16, f16};
 use rten_onnx::onnx::DataType;
@@ -8,15 +8,15 @@ use rten_onnx::onnx::DataType;
 /// A constant. `bytes` is row-major, little-endian, and exactly as long as type and dimensions say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
-    /// Element type, one that [`element_size`] knows.
+    /// Element type; [`element_size`] is `Some` for it.
     pub dtype: DataType,
-    /// Dimensions, the last running fastest; none for a number.
+    /// Dimensions, the last running fastest; empty for a scalar.
     pub dims: Vec<usize>,
     /// The elements.
     pub bytes: Vec<u8>,
 }
 
-/// Bytes an element takes, or `None` for types that do not have whole bytes or are not numbers.
+/// Bytes of one element, or `None` for types smaller than a byte and types that are not numbers.
 #[must_use]
 pub fn element_size(dtype: DataType) -> Option<usize> {
     match dtype {
@@ -37,20 +37,20 @@ impl Constant {
         Self { dtype: DataType::FLOAT, dims: dims.to_vec(), bytes }
     }
 
-    /// A float32 number without dimensions.
+    /// A float32 scalar.
     #[must_use]
     pub fn scalar(value: f32) -> Self {
         Self::f32(&[], &[value])
     }
 
-    /// A list of int64, as shapes and axes are given.
+    /// A one-dimensional int64 tensor, the form of shapes and axes.
     #[must_use]
     pub fn i64_list(values: &[i64]) -> Self {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Self { dtype: DataType::INT64, dims: vec![values.len()], bytes }
     }
 
-    /// The elements, if the type is float32.
+    /// The elements if the type is float32.
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         if self.dtype != DataType::FLOAT {
@@ -60,7 +60,7 @@ impl Constant {
         Some(elements.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
-    /// The elements as float32, of any type of floating point that is no wider.
+    /// The elements as float32 if the type is float32, float16 or bfloat16.
     #[must_use]
     pub fn float_values(&self) -> Option<Vec<f32>> {
         let pairs = || self.bytes.as_chunks::<2>().0.iter().copied();
@@ -71,7 +71,7 @@ impl Constant {
         }
     }
 
-    /// The elements, if the type is int64 or int32.
+    /// The elements if the type is int64 or int32.
     #[must_use]
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         match self.dtype {
@@ -87,7 +87,7 @@ impl Constant {
         }
     }
 
-    /// The one element of a float32 tensor that has just one, whatever its dimensions.
+    /// The element of a float32 tensor that has exactly one, with any number of dimensions.
     #[must_use]
     pub fn to_scalar(&self) -> Option<f32> {
         match self.to_f32()?[..] {
@@ -102,7 +102,7 @@ impl Constant {
         self.dims.iter().product()
     }
 
-    /// Whether it has no element.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

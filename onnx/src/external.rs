@@ -1,30 +1,31 @@
-//! Which files the data of an ONNX model's tensors may lie in: those in the model's own folder and below.
+//! Resolves the data files an ONNX model names; only files in the model's folder or below are allowed.
 //!
-//! A model names such a file itself, and what is read from it may come out in an answer, so a name that leads
-//! elsewhere is refused. Whoever reads an ONNX model asks here.
+//! The model chooses these names, and the bytes read may appear in an answer, so a name that leads out of
+//! the folder could disclose any file. All readers of ONNX models use this rule.
 
 use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why a data file is not read.
+/// Why a data file is refused.
 #[derive(Debug, Error)]
 pub enum ExternalError {
-    /// An absolute path, one with `..`, or none at all.
+    /// The path is absolute, contains `..`, or is empty.
     #[error("a path that leaves the model's folder is not followed")]
     Path,
-    /// A symbolic link to elsewhere.
+    /// A symbolic link leads out of the folder.
     #[error("a link that leaves the model's folder is not followed")]
     Link,
-    /// There is no such file.
+    /// The file does not exist.
     #[error("{0}; a model's data file must lie beside it, under the name it was saved")]
     Missing(#[from] std::io::Error),
 }
 
-/// The file that the model at `model` calls `location`, its links followed.
+/// The real path of the file that the model at `model` calls `location`.
 ///
-/// The model and its data may be links to files elsewhere, as caches keep them, if both lie in one folder
-/// there; the data of a model that is a link may also lie beside the file that is linked to.
+/// Download caches keep a model and its data as links into another folder; that is allowed if both files
+/// lie in the same folder there. If only the model is a link, its data may also lie beside the file the
+/// link points to.
 ///
 /// # Errors
 /// [`ExternalError`].
@@ -48,12 +49,13 @@ pub fn resolve(model: &Path, location: &str) -> Result<PathBuf, ExternalError> {
     }
 }
 
-/// Whether a path leads to its folder or below, as it is written.
+/// Whether a relative path stays in its folder, judged by its components alone.
 fn is_below(path: &Path) -> bool {
     path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
-/// WASI knows no real paths: a link may lead to a place below it, and its mount keeps that one's links inside.
+/// WASI cannot canonicalize paths. A link may point to a place below itself; the mount keeps further links
+/// inside.
 fn resolve_in_wasm(path: PathBuf) -> Result<PathBuf, ExternalError> {
     match path.read_link() {
         Ok(target) if !is_below(&target) => Err(ExternalError::Link),
@@ -61,7 +63,7 @@ fn resolve_in_wasm(path: PathBuf) -> Result<PathBuf, ExternalError> {
     }
 }
 
-// In Wasm, tests have no temporary folder; there the conformance suite covers this rule.
+// Tests have no temporary folder in Wasm; the conformance suite covers the rule there.
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
@@ -91,7 +93,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_to_where_the_model_is() {
+    fn links_may_lead_to_the_folder_of_the_real_model() {
         use std::os::unix::fs::symlink;
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
@@ -101,11 +103,11 @@ mod tests {
         for file in ["blobs/1", "blobs/2", "named/model.onnx", "named/weights.data", "secret"] {
             fs::write(at(file), "bytes").unwrap();
         }
-        // As a cache of downloads has it: both files are links to names of another kind.
+        // A download cache: both files are links to blobs.
         symlink(at("blobs/1"), at("cache/model.onnx")).unwrap();
         symlink(at("blobs/2"), at("cache/weights.data")).unwrap();
         symlink(at("secret"), at("cache/out.data")).unwrap();
-        // The model alone is a link.
+        // Only the model is a link.
         symlink(at("named/model.onnx"), at("alone.onnx")).unwrap();
         assert!(resolve(&at("cache/model.onnx"), "weights.data").unwrap().ends_with("blobs/2"));
         let out = resolve(&at("cache/model.onnx"), "out.data");

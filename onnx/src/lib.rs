@@ -1,12 +1,12 @@
-//! ONNX files, read once and trusted in nothing.
+//! Reads ONNX files as untrusted input.
 //!
 //! ```text
-//! bytes ──outline::check──▶ every length inside ──read──▶ nodes, constants, inputs, outputs
+//! bytes ──outline::check──▶ checked lengths ──read──▶ nodes, constants, inputs, outputs
 //! ```
 //!
-//! Whoever takes an ONNX model comes by here: engines that read the file themselves ask [`outline`] and
-//! [`external`] first; the tools and the packer, which work on the graph, get it from `read` (a feature, for
-//! engines need no graph). What a graph means is their business, not this crate's.
+//! Every ONNX file passes through this crate. Engines with a reader of their own call [`outline`] and
+//! [`external`] first. The tools and the packer work on the graph itself and get it from `read`, which is
+//! behind a feature because engines do not need it. The crate does not check whether a graph makes sense.
 
 #[cfg(feature = "read")]
 pub mod build;

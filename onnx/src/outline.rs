@@ -1,25 +1,25 @@
-//! A first look at a file's bytes: is this an ONNX model, whole, with every length inside the file?
+//! Checks the wire format of an ONNX file: is it a complete model, with every length inside the file?
 //!
-//! `rten-onnx` 0.27 decodes messages but trusts the lengths inside nested ones, and reads a number of more
-//! than ten bytes for ever; a damaged length would make it ask for more memory than there is. So whoever
-//! is about to hand it bytes looks at them here first. This walk looks at tags, lengths and packed numbers
-//! only, keeps nothing but the names of data files ([`crate::external`] says which of them may be read), and
-//! says where the first wrong byte lies. Field numbers are those of `onnx.proto`.
+//! `rten-onnx` 0.27 trusts the lengths inside nested messages, so a damaged length makes it ask for more
+//! memory than there is; and it never returns from a varint longer than ten bytes. This check therefore
+//! runs before it. It looks at tags, lengths and packed numbers only, collects the names of data files
+//! ([`crate::external`] decides which of them may be read), and reports the offset of the first wrong byte.
+//! Field numbers are those of `onnx.proto`.
 
 use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-/// Why the bytes are no whole ONNX model.
+/// Why the bytes are not a complete ONNX model.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OutlineError {
-    /// The bytes are something else: the first field of an ONNX model is its IR version.
-    #[error("this is no ONNX model: it begins with {begins:?}; export the model to ONNX first")]
+    /// The bytes are something other than an ONNX model, whose first field is its IR version.
+    #[error("this is not an ONNX model: it begins with {begins:?}; export the model to ONNX first")]
     NotOnnx {
         /// The first bytes, made printable.
         begins: String,
     },
-    /// A length that reaches past the end of what holds it.
+    /// A length reaches past the end of the message that contains it.
     #[error(
         "the file is cut short or damaged: at byte {at} a {what} of {length} bytes begins, and only \
          {left} are left; copy or export it again"
@@ -31,10 +31,10 @@ pub enum OutlineError {
         what: &'static str,
         /// Its declared length.
         length: u64,
-        /// Bytes left in what holds it.
+        /// Bytes left in the containing message.
         left: usize,
     },
-    /// Something no protobuf writer writes.
+    /// The bytes are not valid protobuf.
     #[error("the file is damaged at byte {at}: {problem}; copy or export it again")]
     Damaged {
         /// Offset in the file.
@@ -44,7 +44,7 @@ pub enum OutlineError {
     },
 }
 
-/// The kinds of messages whose insides are looked at.
+/// The kinds of messages and fields that the check distinguishes.
 #[derive(Clone, Copy, PartialEq)]
 enum Message {
     Model,
@@ -57,19 +57,19 @@ enum Message {
     TensorType,
     Shape,
     SequenceType,
-    /// A function of the model, whose nodes are looked at as a graph's are.
+    /// A function of the model; it has nodes, as a graph does.
     Function,
-    /// Two graphs.
+    /// `TrainingInfoProto`: two graphs.
     Training,
-    /// Two tensors.
+    /// `SparseTensorProto`: two tensors.
     SparseTensor,
     /// Where a tensor's data lies: a key and a value.
     ExternalData,
-    /// Strings, numbers and messages that hold only such.
+    /// A message of strings, numbers and messages like it.
     Flat,
-    /// Numbers without tags.
+    /// Packed varints.
     Packed,
-    /// Not looked into.
+    /// Contents not checked.
     Opaque,
 }
 
@@ -113,10 +113,10 @@ impl Message {
     }
 }
 
-/// Messages may nest this deep: graphs inside attributes are rare, and rarer inside those.
+/// How deep messages may nest. Graphs inside attributes are rare.
 const MAX_DEPTH: usize = 64;
 
-/// What the walk over a whole ONNX model has found.
+/// The result of checking a complete ONNX model.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
     /// The files that tensors name for their data.
@@ -124,19 +124,19 @@ pub struct Outline<'a> {
     has_graph: bool,
 }
 
-/// Checks that `bytes` has the outline of an ONNX model with a graph.
+/// Checks that `bytes` is an ONNX model with a graph.
 ///
 /// # Errors
-/// [`OutlineError`] with the offset of the first thing wrong.
+/// [`OutlineError`] with the offset of the first error.
 pub fn check(bytes: &[u8]) -> Result<Outline<'_>, OutlineError> {
-    // Field 1 as a varint, or field 2..=14 where a writer left the IR version for later.
+    // Field 1 as a varint, or one of fields 2..=14 where the writer put the IR version later.
     if !matches!(bytes.first(), Some(0x08 | 0x12 | 0x1a | 0x22 | 0x3a | 0x42)) {
         return Err(not_onnx(bytes));
     }
     let mut outline = Outline::default();
     match walk(bytes, 0, Message::Model, 0, &mut outline) {
         Ok(()) if outline.has_graph => Ok(outline),
-        // Text can begin with a byte that is also a tag; then nothing of a model follows.
+        // Text can begin with a byte that is also a valid tag.
         Ok(()) => Err(not_onnx(bytes)),
         Err(_) if looks_like_text(bytes) => Err(not_onnx(bytes)),
         Err(error) => Err(error),
@@ -167,7 +167,7 @@ fn walk<'a>(
     while message == Message::Packed && at < bytes.len() {
         varint(bytes, &mut at, base)?;
     }
-    // Of an `ExternalData`, whose key says what its value is.
+    // Key and value of an `ExternalData` entry.
     let mut entry: [&[u8]; 2] = [&[], &[]];
     while at < bytes.len() {
         let tag = varint(bytes, &mut at, base)?;
@@ -218,7 +218,7 @@ fn varint(bytes: &[u8], at: &mut usize, base: usize) -> Result<u64, OutlineError
         let Some(byte) = bytes.get(*at) else {
             return Err(OutlineError::Damaged {
                 at: base + *at,
-                problem: "it ends within a number",
+                problem: "the file ends within a number",
             });
         };
         *at += 1;
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn data_files_are_found_wherever_a_tensor_can_be() {
+    fn data_files_are_found_in_every_place_that_holds_tensors() {
         let tensor =
             |name: &str| [external("location", name.as_bytes()), external("offset", b"7")].concat();
         let node = |name: &str| inside(0x2a, &inside(0x2a, &tensor(name)));
@@ -265,16 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn tells_models_from_everything_else() {
+    fn other_files_and_damaged_models_are_refused() {
         let whole: &[u8] = &[0x08, 0x08, 0x3a, 0x04, 0x0a, 0x02, 0x22, 0x00];
         assert!(check(whole).is_ok());
         assert!(check(&packed(&[0xff, 1, 2])).is_ok());
         let cases: &[(&str, Vec<u8>, &str)] = &[
-            ("empty", vec![], "no ONNX model"),
-            ("text", b"Hello, I am a text file.".to_vec(), "no ONNX model"),
-            ("text that begins like a tag", b"\"quoted\"".to_vec(), "no ONNX model"),
-            ("png", b"\x89PNG\r\n\x1a\n".to_vec(), "no ONNX model"),
-            ("no graph", vec![0x08, 0x08], "no ONNX model"),
+            ("empty", vec![], "not an ONNX model"),
+            ("text", b"Hello, I am a text file.".to_vec(), "not an ONNX model"),
+            ("text that begins like a tag", b"\"quoted\"".to_vec(), "not an ONNX model"),
+            ("png", b"\x89PNG\r\n\x1a\n".to_vec(), "not an ONNX model"),
+            ("no graph", vec![0x08, 0x08], "not an ONNX model"),
             ("cut", whole[..6].to_vec(), "cut short"),
             ("inner length", vec![0x08, 0x08, 0x3a, 0x02, 0x0a, 0x7f], "cut short"),
             ("huge length", vec![8, 8, 0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f], "cut short"),

@@ -1,6 +1,6 @@
-//! Reads an ONNX file and everything beside it that belongs to it, and trusts none of it.
+//! Reads an ONNX file and its external data, both untrusted.
 //!
-//! Every length, name of a file and dimension is checked here; whether the nodes make sense is not.
+//! Every length, file name and dimension is checked here. Whether the nodes make sense is not.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -21,15 +21,15 @@ use crate::outline::{self, OutlineError};
 /// Why an ONNX file cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The file system said no.
+    /// The file could not be read.
     #[error("{path}: {error}", path = path.display())]
     File {
         /// Which file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// Not a whole ONNX file.
+    /// The file is not a complete ONNX model.
     #[error("{path}: {error}", path = path.display())]
     Outline {
         /// Which file.
@@ -37,15 +37,15 @@ pub enum ReadError {
         /// What is wrong with it.
         error: OutlineError,
     },
-    /// The outline is right, a field inside is not.
+    /// The wire format is right, but a field cannot be decoded.
     #[error("{path}: the model is damaged: {error}; export it again", path = path.display())]
     Decode {
         /// Which file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         error: ProtobufError,
     },
-    /// A tensor's data lies in another file, and cannot be had from there.
+    /// A tensor's data lies in another file and cannot be read from there.
     #[error("weights of \"{tensor}\" lie in {location:?}: {problem}")]
     External {
         /// The tensor.
@@ -55,7 +55,7 @@ pub enum ReadError {
         /// What is wrong with it, and what to do.
         problem: String,
     },
-    /// A tensor that does not hold what it declares.
+    /// A tensor's bytes do not match its declaration.
     #[error("tensor \"{tensor}\" of dimensions {dims:?}: {problem}; export the model again")]
     Constant {
         /// The tensor.
@@ -65,37 +65,37 @@ pub enum ReadError {
         /// What is wrong.
         problem: String,
     },
-    /// A `Constant` node of text, or of nothing.
-    #[error("the constant \"{tensor}\" has no value that is read here; export the model again")]
+    /// A `Constant` node without a value, or with a value that is not a number.
+    #[error("the constant \"{tensor}\" has no numeric value; export the model again")]
     Value {
-        /// What it is called.
+        /// The tensor's name.
         tensor: String,
     },
 }
 
-/// A model with all its weights, each constant as long as it says.
+/// A model with all its weights; each constant has the length that its type and dimensions imply.
 #[derive(Debug)]
 pub struct ModelFile {
-    /// The nodes in the file's order, `Constant` nodes apart.
+    /// The nodes in the file's order, without `Constant` nodes.
     pub nodes: Vec<NodeProto>,
-    /// Initialisers and the values of `Constant` nodes, by name.
+    /// Initializers and the values of `Constant` nodes, by name.
     pub constants: BTreeMap<String, Constant>,
-    /// The inputs that are no constants.
+    /// The inputs, without those that are initializers.
     pub inputs: Vec<ValueInfoProto>,
     /// The outputs.
     pub outputs: Vec<ValueInfoProto>,
-    /// Version of the file's format, where it says.
+    /// Version of the file format, if given.
     pub ir_version: Option<i64>,
-    /// The operator sets the nodes are of.
+    /// The operator sets the nodes belong to.
     pub opsets: Vec<OperatorSetIdProto>,
-    /// What the exporter wrote beside the graph (`metadata_props`).
+    /// The exporter's metadata (`metadata_props`).
     pub metadata: BTreeMap<String, String>,
 }
 
 /// Reads a model with all its weights.
 ///
 /// # Errors
-/// [`ReadError`], naming the first thing found wrong.
+/// [`ReadError`] for the first problem found.
 pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
     let bytes =
         std::fs::read(path).map_err(|error| ReadError::File { path: path.to_owned(), error })?;
@@ -134,10 +134,10 @@ pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
     })
 }
 
-/// The tensor that an attribute holds; its data must lie in the attribute.
+/// The tensor in an attribute; its data must lie in the attribute itself. `name` appears in errors.
 ///
 /// # Errors
-/// [`ReadError`]: there is none, or it does not hold what it declares. `name` is what it is called there.
+/// [`ReadError`] if there is no tensor, or its bytes do not match its declaration.
 pub fn attribute_constant(attribute: &AttributeProto, name: &str) -> Result<Constant, ReadError> {
     let Some(proto) = attribute.t.clone() else {
         return Err(ReadError::Value { tensor: name.to_owned() });
@@ -174,7 +174,7 @@ fn constant_value(
     Err(ReadError::Value { tensor: name })
 }
 
-/// A tensor with its bytes, wherever they lie.
+/// A tensor with its bytes, from the graph or from a data file.
 fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, ReadError> {
     let name = proto.name.clone().unwrap_or_default();
     let fail = |problem: String| ReadError::Constant {
@@ -184,14 +184,14 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     };
     let dtype = proto.data_type.unwrap_or(DataType(0));
     let size = element_size(dtype)
-        .ok_or_else(|| fail(format!("its element type {dtype} is not worked on")))?;
+        .ok_or_else(|| fail(format!("its element type {dtype} is not supported")))?;
     let mut dims = Vec::with_capacity(proto.dims.len());
     let mut length = size;
     for dim in &proto.dims {
         let dim = usize::try_from(*dim).map_err(|_| fail("a dimension is negative".to_owned()))?;
         length = length
             .checked_mul(dim)
-            .ok_or_else(|| fail("the dimensions multiply past 64 bits".to_owned()))?;
+            .ok_or_else(|| fail("the product of the dimensions exceeds 64 bits".to_owned()))?;
         dims.push(dim);
     }
     let bytes = if proto.data_location == Some(DataLocation::EXTERNAL) {
@@ -201,7 +201,7 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     };
     if bytes.len() != length {
         let held = bytes.len();
-        return Err(fail(format!("that is {length} bytes, and it holds {held}")));
+        return Err(fail(format!("that is {length} bytes, but it holds {held}")));
     }
     Ok(Constant { dtype, dims, bytes })
 }
@@ -216,7 +216,7 @@ fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
         Some(DataType::DOUBLE) => proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Some(DataType::INT64) => proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Some(DataType::INT32) => ints.flat_map(|v| v.to_le_bytes()).collect(),
-        // Smaller types are kept one to an int32 (onnx.proto, TensorProto.int32_data).
+        // Smaller types are stored one per int32 (onnx.proto, TensorProto.int32_data).
         Some(dtype) => {
             let size = element_size(dtype).unwrap_or(4).min(4);
             ints.flat_map(|v| v.to_le_bytes().into_iter().take(size)).collect()
@@ -225,9 +225,9 @@ fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
     }
 }
 
-/// The files weights lie in, opened once.
+/// The data files, each opened once.
 struct External<'a> {
-    /// The graph's file; `None` where no other file may be read.
+    /// The graph's file; `None` if no data file may be read.
     model: Option<&'a Path>,
     files: HashMap<String, (File, u64)>,
 }

@@ -1,6 +1,6 @@
-//! Our own engine over `model.cell`: convolutional classifiers, packed beforehand, weights mapped.
+//! The engine cellnet over `model.cell`: convolutional classifiers, packed beforehand, with mapped weights.
 //!
-//! Which graphs can be packed is decided in the crate `cellnet`.
+//! The crate `cellnet` decides which graphs can be packed.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,13 +13,13 @@ use crate::source::{CELL_FILE, Source};
 use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
 use crate::{Engine, Model};
 
-/// Workspaces kept between runs, for each model: one request after the other needs no new memory, and
-/// a burst of them leaves none behind.
+/// Workspaces each model keeps between runs: sequential requests reuse one, and a burst leaves no more than
+/// that.
 const KEPT_WORKSPACES: usize = 1;
 
 const NAME: &str = "cellnet";
 
-/// The engine; its models share one pool of threads, made when the first of them is loaded.
+/// The engine. Its models share one thread pool, created when the first model is loaded.
 pub struct Cellnet {
     threads: usize,
     pool: OnceLock<Arc<Pool>>,
@@ -33,7 +33,7 @@ struct CellnetModel {
 }
 
 impl Cellnet {
-    /// An engine with `threads` threads for all its models together.
+    /// An engine whose models share `threads` threads.
     #[must_use]
     pub fn new(threads: usize) -> Self {
         Self { threads, pool: OnceLock::new() }
@@ -66,7 +66,7 @@ impl Engine for Cellnet {
             }
         };
         let model = opened.map_err(|error| refused(error.to_string()))?;
-        let inputs = model.inputs().iter().map(|port| port.name.clone()).collect();
+        let inputs = model.inputs().iter().map(|spec| spec.name.clone()).collect();
         let pool = Arc::clone(self.pool.get_or_init(|| Arc::new(Pool::new(self.threads))));
         Ok(Box::new(CellnetModel { model, inputs, pool, workspaces: Mutex::default() }))
     }
@@ -78,8 +78,8 @@ impl Model for CellnetModel {
         let mut elements = Vec::with_capacity(inputs.len());
         for ((name, tensor), index) in inputs.iter().zip(indices) {
             let named = |source| RunError::Tensor { name: name.clone(), source };
-            let taken = &self.model.inputs()[index].dims;
-            elements.push((name.as_str(), Elements::of(tensor, taken).map_err(named)?));
+            let expected = &self.model.inputs()[index].dims;
+            elements.push((name.as_str(), Elements::of(tensor, expected).map_err(named)?));
         }
         let bound: Vec<_> = elements.iter().map(|(name, e)| (*name, e.view())).collect();
         let mut workspace = self.workspace();
@@ -102,19 +102,18 @@ impl Model for CellnetModel {
     }
 }
 
-/// An input's elements, in place where they are aligned.
+/// An input's elements, copied only if they are not aligned.
 enum Elements<'a> {
     F32(Cow<'a, [f32]>),
     U8(&'a [u8]),
 }
 
 impl<'a> Elements<'a> {
-    /// Checks `tensor` against itself and against the dimensions the model has `taken`; whether the type is
-    /// the input's, the engine checks.
-    fn of(tensor: &'a Tensor, taken: &[u32]) -> Result<Self, TensorError> {
+    /// Checks the length of `tensor` and that its dimensions are `expected`. The engine checks the type.
+    fn of(tensor: &'a Tensor, expected: &[u32]) -> Result<Self, TensorError> {
         tensor.checked_shape()?;
-        if tensor.dimensions != taken {
-            let (given, taken) = (tensor.dimensions.clone(), taken.to_vec());
+        if tensor.dimensions != expected {
+            let (given, taken) = (tensor.dimensions.clone(), expected.to_vec());
             return Err(TensorError::Shape { given, taken });
         }
         match tensor.dtype {

@@ -1,26 +1,26 @@
-//! Why a model is not loaded and why it does not run, in the same words for every engine.
+//! Errors of loading and running a model, the same for every engine.
 
 use std::path::PathBuf;
 
 use crate::tensor::TensorError;
 
-/// Why a model cannot be loaded.
+/// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// There is no model file.
+    /// The model file does not exist.
     #[error("there is no {0}; make it with `skincell model prepare`")]
     Missing(PathBuf),
-    /// The engine does not take it.
+    /// The engine cannot load the model.
     #[error("{engine} cannot load {model}: {reason}")]
     Refused {
         /// The engine's name.
         engine: &'static str,
-        /// The model file, or what its bytes are called.
+        /// The model file, or a name for its bytes.
         model: String,
-        /// What is wrong with it, where an engine says so in its own words.
+        /// The reason, in the engine's own words.
         reason: String,
     },
-    /// Its files are not what they were when loading began.
+    /// The files changed while they were loaded.
     #[error("the files of the model changed while it was loaded; replace them by rename")]
     Changed,
 }
@@ -42,29 +42,29 @@ impl LoadError {
 /// Why a model did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A tensor that contradicts itself or the model, or that the engine has no type for.
+    /// The tensor's bytes, dimensions or type do not fit the model or the engine.
     #[error("input {name:?}: {source}")]
     Tensor {
         /// The input's name.
         name: String,
-        /// What is wrong.
+        /// The reason.
         source: TensorError,
     },
-    /// A name the model does not have.
+    /// The model has no input of this name.
     #[error("the model has no input {name:?}; it has {known:?}")]
     UnknownInput {
         /// The name given.
         name: String,
-        /// The names there are.
+        /// The names of the model's inputs.
         known: Vec<String>,
     },
-    /// Too few inputs.
+    /// An input is missing.
     #[error("the input {0:?} is missing")]
     MissingInput(String),
-    /// The same input twice: engines differ in which of the two they would take.
+    /// An input was given twice; engines differ in which of the two they would use.
     #[error("the input {0:?} was given more than once")]
     RepeatedInput(String),
-    /// The model's files were changed under it.
+    /// The model's files were changed while it was loaded.
     #[error("{0}; the model is loaded again for the next request: replace files by rename")]
     Damaged(String),
     /// The engine's own error.

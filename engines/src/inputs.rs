@@ -1,9 +1,10 @@
-//! Names of inputs: unknown, missing and repeated ones are refused alike by every engine.
+//! Matches inputs to a model's input names; unknown, missing and repeated names are errors, for every
+//! engine.
 
 use crate::error::RunError;
 use crate::tensor::NamedTensor;
 
-/// For each of `inputs` its index among the names `known` to the model, each of which must be given once.
+/// The index of each of `inputs` in `known`, the model's input names. Each name must be given exactly once.
 pub(crate) fn matched(known: &[String], inputs: &[NamedTensor]) -> Result<Vec<usize>, RunError> {
     let mut indices = Vec::with_capacity(inputs.len());
     for (name, _) in inputs {
@@ -30,7 +31,7 @@ mod tests {
     use crate::tensor::{Dtype, Tensor};
 
     #[test]
-    fn each_input_is_given_once() {
+    fn each_input_must_be_given_exactly_once() {
         let known = ["a".to_owned(), "b".to_owned()];
         let matched = |names: &[&str]| {
             let tensor = || Tensor::new(vec![], Dtype::U8, vec![0]);

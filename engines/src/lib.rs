@@ -1,16 +1,17 @@
-//! Running a model: one interface over three engines, the same for the server, the model tools and Wasm.
+//! Runs models: one interface over three engines, shared by the server, the model tools and Wasm.
 //!
 //! ```text
 //! Source ──Engine::load──▶ Model ──run(named tensors)──▶ named tensors
 //! folder | static files | bytes      cellnet · rten · ONNX Runtime
 //! ```
 //!
-//! [`source`] has the names of a model's files, and [`select`] says which engine runs which model. An ONNX file passes `outline` before any engine reads it,
-//! so that a damaged one is an error and never an engine that does not return. What a caller says of a tensor
-//! is checked in [`tensor`], and names of inputs in `inputs`, once for all engines.
+//! [`source`] names a model's files, and [`select`] decides which engine runs a model. `outline` checks
+//! every ONNX file before an engine reads it, because a damaged file can keep an engine's reader busy for
+//! ever. [`tensor`] checks the caller's tensors and `inputs` their names, once for all engines.
 //!
-//! This crate knows no wasmtime, no HTTP and no settings of a server, and builds for `wasm32-wasip2`. It
-//! leaves out when a model is loaded and unloaded, and what happens to a mapped file that somebody cuts short.
+//! The crate builds for `wasm32-wasip2` and depends on neither wasmtime nor HTTP nor server settings. It
+//! does not decide when a model is loaded or unloaded, and does not handle a mapped file that is truncated
+//! while in use.
 
 mod cellnet;
 mod error;
@@ -32,22 +33,22 @@ pub use crate::select::{EngineChoice, Engines, Selection};
 pub use crate::source::{Source, StaticFiles};
 pub use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
 
-/// Something that runs models.
+/// Loads models.
 pub trait Engine: Send + Sync {
-    /// Its name in flags, tables and logs.
+    /// The engine's name in flags, tables and logs.
     fn name(&self) -> &'static str;
 
-    /// Whether `source` holds what this engine loads. Looks at names only.
+    /// Whether `source` has the files this engine loads. Looks at file names and sizes only.
     fn takes(&self, source: &Source<'_>) -> bool;
 
     /// Loads the model in `source`. This may take a while.
     ///
     /// # Errors
-    /// [`LoadError`], with the file and what is wrong with it.
+    /// [`LoadError`] with the file and the reason.
     fn load(&self, source: Source<'_>) -> Result<Box<dyn Model>, LoadError>;
 }
 
-/// A model in memory, run by any number of threads at once.
+/// A loaded model; any number of threads may run it at once.
 pub trait Model: Send + Sync {
     /// Runs the model on `inputs`, each given once, and returns all its outputs by name.
     ///
@@ -55,13 +56,13 @@ pub trait Model: Send + Sync {
     /// [`RunError`] for inputs that do not fit the model, or when the engine fails.
     fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError>;
 
-    /// Bytes that a run takes beside its outputs and that the model then keeps for the next run; `None` where
-    /// the engine does not know beforehand.
+    /// Bytes a run needs besides its outputs, kept by the model for the next run; `None` if the engine
+    /// cannot tell beforehand.
     fn workspace_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Reads the weights in, so that the first run finds its pages in memory. Returns when they are there:
-    /// call it in the background.
+    /// Reads the weights ahead, so that the first run finds its pages in memory. Blocks until they are
+    /// read: call it in the background.
     fn read_ahead(&self) {}
 }

@@ -1,9 +1,9 @@
-//! A further engine: ONNX Runtime over `model.onnx`, from a library that the user names. Nothing of it is
-//! linked, looked for or opened before a model is loaded by it.
+//! The engine ONNX Runtime over `model.onnx`, from a library that the user names. The library is not
+//! linked; it is opened when the first model is loaded.
 //!
-//! Where there is room its weights are private copies in the order its kernels like, which is fast;
-//! where there is not they stay pages of `model.onnx.data`. Runs at the same time share one session
-//! without a lock. Leaves out every execution provider but the processor's.
+//! If there is room, its weights are private copies in the layout of its kernels, which is fast; otherwise
+//! they stay pages of `model.onnx.data`. Concurrent runs share one session without a lock. Only the CPU
+//! execution provider is supported.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -34,7 +34,7 @@ use crate::{Engine, Model};
 
 const NAME: &str = "onnxruntime";
 
-/// Private bytes beside the weights: the library's own, the graph, one run's feature maps. Measured with
+/// Private bytes besides the weights: the library itself, the graph, one run's feature maps. Measured with
 /// EfficientNetV2-S at 300×300: 40 MiB.
 const BESIDE_WEIGHTS: u64 = 48 << 20;
 
@@ -42,12 +42,12 @@ const BESIDE_WEIGHTS: u64 = 48 << 20;
 pub struct OnnxRuntime {
     library: PathBuf,
     threads: usize,
-    /// Private bytes that one model may take; `None` is no bound.
+    /// Private bytes that one model may take; `None` means unlimited.
     allowance: Option<u64>,
     only_where_it_fits: bool,
 }
 
-/// There is no library where one was said to be.
+/// The named library does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "there is no ONNX Runtime library at {0}; name the file itself, such as \
@@ -57,17 +57,17 @@ pub struct NoLibrary(PathBuf);
 
 struct OnnxRuntimeModel {
     session: Session,
-    /// The inputs' names, and the same as the library takes them.
+    /// The inputs' names, and the same as C strings for the library.
     inputs: Vec<String>,
     input_names: Vec<CString>,
     outputs: Vec<CString>,
 }
 
 impl OnnxRuntime {
-    /// An engine over the library at `library`, `threads` threads for each of its models.
+    /// An engine over the library at `library`, with `threads` threads for each model.
     ///
     /// # Errors
-    /// [`NoLibrary`] where there is no such file.
+    /// [`NoLibrary`] if the file does not exist.
     pub fn new(library: &Path, threads: usize) -> Result<Self, NoLibrary> {
         if !library.is_file() {
             return Err(NoLibrary(library.to_path_buf()));
@@ -76,14 +76,14 @@ impl OnnxRuntime {
         Ok(Self { library, threads: threads.max(1), allowance: None, only_where_it_fits: false })
     }
 
-    /// Weights stay mapped where a model's private copy would take more than `bytes`.
+    /// Keeps a model's weights mapped if a private copy would exceed `bytes`.
     #[must_use]
     pub fn with_allowance(mut self, bytes: Option<u64>) -> Self {
         self.allowance = bytes;
         self
     }
 
-    /// Takes only models of which a private copy fits into the allowance; others are left to who maps
+    /// Takes only models whose private copy fits into the allowance, and leaves others to engines that map
     /// weights better.
     #[must_use]
     pub fn only_where_it_fits(mut self) -> Self {
@@ -91,15 +91,15 @@ impl OnnxRuntime {
         self
     }
 
-    /// Whether the allowance has room for private weights. The copy is as large as the file; while it is
-    /// made, as much again is held of it in part, never more.
+    /// Whether the allowance has room for private weights. The copy is as large as the file; making it
+    /// takes at most as much again.
     fn fits(&self, folder: &Path) -> bool {
         let size = |name| std::fs::metadata(folder.join(name)).map_or(0, |data| data.len());
         let needed = size(GRAPH_FILE).saturating_add(size(WEIGHTS_FILE)).saturating_mul(2);
         self.allowance.is_none_or(|bytes| needed.saturating_add(BESIDE_WEIGHTS) <= bytes)
     }
 
-    /// Loads an ONNX file of any name, its weights private.
+    /// Loads an ONNX file of any name, with private weights.
     ///
     /// # Errors
     /// [`LoadError`], with the file and what is wrong with it.
@@ -108,7 +108,7 @@ impl OnnxRuntime {
     }
 
     fn open(&self, path: PathBuf, is_private: bool) -> Result<Box<dyn Model>, LoadError> {
-        // The real file: ONNX Runtime looks for weights beside it, and not where a link may lie.
+        // The real path: ONNX Runtime looks for weights beside the real file, not beside a link.
         let Ok(real) = path.canonicalize() else { return Err(LoadError::Missing(path)) };
         let graph = Graph::file(real, NAME)?;
         let Place::File(real) = &graph.place else { return Err(LoadError::Missing(path)) };
@@ -121,11 +121,11 @@ impl OnnxRuntime {
 
     fn session(&self, path: &Path, is_private: bool) -> Result<Session, String> {
         let words = |error: ort::Error| error.to_string();
-        // An arena keeps what runs use, which saves mapping it again each time: it goes where there is
-        // room for private weights. Threads that spin for work take it from others.
+        // An arena keeps a run's memory for the next run, so it is used only if there is room for private
+        // weights. Spinning is off because spinning threads take the processor from others.
         let level = match is_private {
             true => GraphOptimizationLevel::All,
-            // One step less rewrites no weights into another layout.
+            // Level 2 does not rewrite weights into another layout.
             false => GraphOptimizationLevel::Level2,
         };
         let build = || {
@@ -146,7 +146,7 @@ impl OnnxRuntime {
     }
 }
 
-/// The process's one environment: ONNX Runtime allows no second, nor a second library.
+/// The process's only environment: ONNX Runtime allows one environment and one library per process.
 fn environment(library: &Path) -> ort::Result<&'static Environment> {
     static ENVIRONMENT: OnceLock<Result<(PathBuf, Environment), String>> = OnceLock::new();
     let made = ENVIRONMENT.get_or_init(|| {
@@ -177,7 +177,8 @@ impl Engine for OnnxRuntime {
     fn load(&self, source: Source<'_>) -> Result<Box<dyn Model>, LoadError> {
         let path = source.path(GRAPH_FILE);
         let Source::Folder(folder) = source else {
-            let (model, reason) = (path.display().to_string(), "it loads files only".to_owned());
+            let (model, reason) =
+                (path.display().to_string(), "onnxruntime loads model folders only".to_owned());
             return Err(LoadError::Refused { engine: NAME, model, reason });
         };
         self.open(path, self.fits(folder))
@@ -209,16 +210,16 @@ fn failed(error: ort::Error) -> RunError {
 
 impl OnnxRuntimeModel {
     fn new(session: Session) -> Result<Self, String> {
-        let names = |ports: &[Outlet]| {
-            let names = ports.iter().map(|port| CString::new(port.name()));
+        let names = |outlets: &[Outlet]| {
+            let names = outlets.iter().map(|outlet| CString::new(outlet.name()));
             names.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
         };
         let (input_names, outputs) = (names(session.inputs())?, names(session.outputs())?);
-        let inputs = session.inputs().iter().map(|port| port.name().to_owned()).collect();
+        let inputs = session.inputs().iter().map(|outlet| outlet.name().to_owned()).collect();
         Ok(Self { session, inputs, input_names, outputs })
     }
 
-    /// All outputs, for inputs that are all there.
+    /// Runs the session on all its inputs and returns all outputs.
     fn call(&self, inputs: &[(&CStr, DynValueRef<'_>)]) -> ort::Result<Vec<DynValue>> {
         let names: Vec<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
         let values: Vec<*const sys::OrtValue> = inputs.iter().map(|(_, v)| v.ptr()).collect();
@@ -246,17 +247,17 @@ impl OnnxRuntimeModel {
         unsafe { ort::Error::result_from_status(status) }?;
         let owned = outputs.into_iter().map(|output| {
             let output =
-                NonNull::new(output).ok_or_else(|| ort::Error::new("an output is none"))?;
-            #[expect(unsafe_code, reason = "what `Run` gave is owned from here on")]
-            // SAFETY: a valid value that a successful `Run` of this session gave us to own, with the
-            // allocator of that session.
+                NonNull::new(output).ok_or_else(|| ort::Error::new("an output is null"))?;
+            #[expect(unsafe_code, reason = "takes ownership of a value from `Run`")]
+            // SAFETY: a valid value from a successful `Run` of this session, which passes ownership to the
+            // caller, with that session's allocator.
             Ok(unsafe { DynValue::from_ptr(output, Some(self.session.allocator())) })
         });
         owned.collect()
     }
 }
 
-/// An input's elements, in place where they are aligned.
+/// An input's elements, copied only if they are not aligned.
 struct Elements<'a> {
     shape: Vec<usize>,
     data: Data<'a>,
@@ -264,9 +265,9 @@ struct Elements<'a> {
 
 enum Data<'a> {
     U8(&'a [u8]),
-    /// As bits.
+    /// Bit patterns.
     F16(Cow<'a, [u16]>),
-    /// As bits.
+    /// Bit patterns.
     Bf16(Cow<'a, [u16]>),
     F32(Cow<'a, [f32]>),
     F64(Cow<'a, [f64]>),
@@ -275,7 +276,7 @@ enum Data<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// Checks `tensor` against itself; whether it fits the graph, ONNX Runtime checks when it runs.
+    /// Checks that `tensor` has the bytes its dimensions need. ONNX Runtime checks that it fits the graph.
     fn of(tensor: &'a Tensor) -> Result<Self, TensorError> {
         let shape = tensor.checked_shape()?;
         let data = match tensor.dtype {
@@ -330,14 +331,14 @@ fn from_value(value: &DynValue) -> Result<Tensor, RunError> {
     .map_err(failed)
 }
 
-/// An output as a tensor of our own; `bits` gives its elements as plain numbers.
+/// Copies an output into a [`Tensor`]; `bits` views its elements as plain numbers.
 fn owned<T: PrimitiveTensorElementType, B: bytemuck::NoUninit>(
     value: &DynValue,
     dtype: Dtype,
     bits: impl FnOnce(&[T]) -> &[B],
 ) -> ort::Result<Tensor> {
     let (shape, elements) = value.try_extract_tensor::<T>()?;
-    // A model's output has at most u32::MAX elements: it lies in memory.
+    // An output in memory has fewer than `u32::MAX` elements.
     let dimensions = shape.iter().map(|&size| size as u32).collect();
     Ok(Tensor::of(dimensions, dtype, bits(elements)))
 }

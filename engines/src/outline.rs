@@ -1,7 +1,7 @@
-//! What every ONNX file passes before an engine reads it.
+//! The check that every ONNX file passes before an engine reads it.
 //!
-//! A [`Graph`] is made here only, after a walk over the file's outline: lengths and numbers without end are
-//! refused, for which rten's reader would not come back, and so are data files outside the model's folder.
+//! A [`Graph`] can only be made here, after `skincell_onnx::outline` has checked the file's lengths: rten's
+//! reader never returns from some damaged files. Data files outside the model's folder are refused too.
 
 use std::path::PathBuf;
 
@@ -10,20 +10,20 @@ use skincell_onnx::{external, outline};
 use crate::error::LoadError;
 use crate::source::{GRAPH_FILE, Source, StaticFiles, WEIGHTS_FILE};
 
-/// An ONNX graph that an engine may read.
+/// A checked ONNX graph, for an engine to read.
 pub(crate) struct Graph<'a> {
-    /// The file, or what the bytes are called.
+    /// The file, or a name for the bytes.
     pub(crate) name: String,
     pub(crate) place: Place<'a>,
 }
 
 /// Where the graph is.
 pub(crate) enum Place<'a> {
-    /// A file; data files have the names that the graph gives them, seen from its folder.
+    /// A file; the data files it names are relative to its folder.
     File(PathBuf),
-    /// Part of the program.
+    /// Bytes compiled into the program.
     Static(&'static [u8], StaticFiles<'a>),
-    /// In memory, and in no other file.
+    /// Bytes in memory, without data files.
     Bytes(Vec<u8>),
 }
 
@@ -71,7 +71,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The graph is refused for this reason.
+    /// The error that refuses this graph for `reason`.
     pub(crate) fn refused(&self, engine: &'static str, reason: impl ToString) -> LoadError {
         refused(engine, &self.name, reason.to_string())
     }
@@ -81,11 +81,13 @@ fn refused(engine: &'static str, name: &str, reason: String) -> LoadError {
     LoadError::Refused { engine, model: name.to_owned(), reason }
 }
 
-/// Checks a graph in memory, whose weights are in itself or in the file `known`.
+/// Checks a graph in memory; its weights must be in the graph itself or in the file `known`.
 fn check(bytes: &[u8], known: Option<&str>) -> Result<(), String> {
     let outline = outline::check(bytes).map_err(|error| error.to_string())?;
     match outline.data_files.into_iter().find(|file| Some(*file) != known) {
-        Some(file) => Err(format!("weights in {file:?}: there is no such file with it")),
+        Some(file) => {
+            Err(format!("weights in {file:?}: this data file was not given with the model"))
+        }
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! The embedded engine: rten over `model.onnx`, its weights mapped from `model.onnx.data`.
+//! The engine rten over `model.onnx`, with weights mapped from `model.onnx.data`.
 //!
-//! Weights stay file pages: shared between processes, given back under memory pressure. Which graphs
-//! rten maps without copying is `modelkit`'s business, which writes them so.
+//! Weights stay file pages: shared between processes, and reclaimed under memory pressure. rten maps
+//! weights without a copy only from files laid out for it, as `modelkit` writes them.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::{Engine, Model};
 
 const NAME: &str = "rten";
 
-/// The engine; its models share one pool of threads, made when the first of them is loaded.
+/// The engine. Its models share one thread pool, created when the first model is loaded.
 pub struct Rten {
     threads: usize,
     pool: OnceLock<Arc<ThreadPool>>,
@@ -36,8 +36,8 @@ struct RtenModel {
 }
 
 impl Rten {
-    /// An engine with `threads` threads for all its models together; in Wasm, which has none, a run is the
-    /// caller's own.
+    /// An engine whose models share `threads` threads. In Wasm, which has none, runs use the caller's
+    /// thread.
     #[must_use]
     pub fn new(threads: usize) -> Self {
         Self { threads: threads.max(1), pool: OnceLock::new() }
@@ -77,15 +77,15 @@ impl Engine for Rten {
     }
 }
 
-/// Maps the model's files, or reads them where the target cannot map.
+/// Maps the model's files, or reads them if the target cannot map.
 fn open(options: &ModelOptions, path: &Path) -> Result<engine::Model, engine::LoadError> {
     if cfg!(target_family = "wasm") {
         return options.load_file(path);
     }
-    #[expect(unsafe_code, reason = "mapping weights is what keeps them out of private memory")]
-    // SAFETY: the mapping is read-only, and every tool of ours that writes a model folder replaces
-    // files by rename, which leaves a mapped file's pages as they were. What becomes of somebody
-    // who writes into a mapped file or cuts it short is in the runner, `nn/sigbus.rs` and `nn/files.rs`.
+    #[expect(unsafe_code, reason = "mapping keeps weights out of private memory")]
+    // SAFETY: the mapping is read-only, and our tools replace a model's files by rename, which leaves the
+    // pages of a mapped file unchanged. The runner handles files that are written to or truncated while
+    // mapped (`nn/sigbus.rs`, `nn/files.rs`).
     unsafe {
         options.load_mmap(path)
     }
@@ -119,7 +119,7 @@ fn node_name(model: &engine::Model, id: NodeId) -> String {
     info.and_then(|info| info.name().map(str::to_owned)).unwrap_or_default()
 }
 
-/// An input as rten takes it: the caller's own bytes where they are aligned, a copy where they are not.
+/// An input as rten takes it, copied only if the caller's bytes are not aligned.
 enum Input<'a> {
     F32(Vec<usize>, Cow<'a, [f32]>),
     I32(Vec<usize>, Cow<'a, [i32]>),
@@ -128,7 +128,7 @@ enum Input<'a> {
 
 impl Input<'_> {
     fn view(&self) -> ValueOrView<'_> {
-        // The lengths were checked by `checked_shape`.
+        // `checked_shape` has checked the lengths.
         match self {
             Self::F32(shape, data) => TensorView::from_data(shape.as_slice(), &**data).into(),
             Self::I32(shape, data) => TensorView::from_data(shape.as_slice(), &**data).into(),
@@ -138,13 +138,14 @@ impl Input<'_> {
 }
 
 impl RtenModel {
-    /// Checks `tensor` against itself; whether it fits the graph's input `id`, rten checks when it runs.
+    /// Checks that `tensor` has the bytes its dimensions need. rten checks that it fits the graph's input
+    /// `id`.
     fn to_value<'a>(&self, id: NodeId, tensor: &'a Tensor) -> Result<Input<'a>, TensorError> {
         let shape = tensor.checked_shape()?;
         match tensor.dtype {
             Dtype::F32 => Ok(Input::F32(shape, tensor.elements())),
             Dtype::I32 => Ok(Input::I32(shape, tensor.elements())),
-            // rten holds every integer wider than a byte as i32.
+            // rten stores every integer wider than a byte as i32.
             Dtype::I64 if self.takes(id, DataType::Int32) => {
                 let narrow = tensor.elements::<i64>().iter().map(|v| *v as i32).collect();
                 Ok(Input::I32(shape, Cow::Owned(narrow)))
@@ -162,7 +163,7 @@ impl RtenModel {
 
 fn from_value(value: Value) -> Result<Tensor, RunError> {
     fn bytes<T: bytemuck::NoUninit>(tensor: rten_tensor::Tensor<T>, dtype: Dtype) -> Tensor {
-        // A model's output has at most u32::MAX elements: it lies in memory.
+        // An output in memory has fewer than `u32::MAX` elements.
         let dimensions = tensor.shape().iter().map(|size| *size as u32).collect();
         Tensor::of(dimensions, dtype, &tensor.into_data())
     }

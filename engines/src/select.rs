@@ -1,5 +1,5 @@
-//! Which engine runs which model: what the user says, what the model's folder holds, how much memory one
-//! model may take for itself.
+//! Chooses the engine for a model, by the user's choice, the files in the model's folder, and the private
+//! memory one model may take.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::source::Source;
 use crate::{Cellnet, Engine, Rten};
 
-/// Which engine runs a model.
+/// The user's choice of engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum EngineChoice {
-    /// cellnet where the folder has a `model.cell`; else ONNX Runtime where a library is named and there is
-    /// room for private weights; else rten.
+    /// cellnet if the folder has a `model.cell`; else ONNX Runtime if a library is named and there is room
+    /// for private weights; else rten.
     #[default]
     Auto,
     /// cellnet only.
@@ -24,7 +24,7 @@ pub enum EngineChoice {
     OnnxRuntime,
 }
 
-/// Engines in the order of preference.
+/// Engines in order of preference.
 #[derive(Clone)]
 pub struct Engines {
     preferred: Vec<Arc<dyn Engine>>,
@@ -32,63 +32,64 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// `preferred` first, `last` for whatever they do not take.
+    /// `preferred` in order, then `last` for sources that none of them takes.
     #[must_use]
     pub fn new(preferred: Vec<Arc<dyn Engine>>, last: Arc<dyn Engine>) -> Self {
         Self { preferred, last }
     }
 
-    /// The first engine that takes `source`, or the last of all, which will say why it does not.
+    /// The first engine that takes `source`; otherwise the last engine, whose `load` then reports the
+    /// reason.
     #[must_use]
     pub fn choose(&self, source: &Source<'_>) -> Arc<dyn Engine> {
         let first = self.preferred.iter().find(|engine| engine.takes(source));
         Arc::clone(first.unwrap_or(&self.last))
     }
 
-    /// All of them, the first to be asked first.
+    /// All engines, in order of preference.
     pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Engine>> {
         self.preferred.iter().chain([&self.last])
     }
 }
 
-/// What engines are chosen by.
+/// The settings that engines are chosen by.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Which engine.
+    /// The user's choice.
     pub choice: EngineChoice,
     /// Threads of each engine.
     pub threads: usize,
-    /// The ONNX Runtime library, where there is one.
+    /// The ONNX Runtime library, if one is named.
     pub library: Option<PathBuf>,
-    /// Private bytes that one model may take; `None` is no bound.
+    /// Private bytes that one model may take; `None` means unlimited.
     pub allowance: Option<u64>,
 }
 
-/// Why an engine cannot be had.
+/// Why an engine is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
-    /// No library is named.
+    /// No library was named.
     #[error(
         "--engine onnxruntime needs an ONNX Runtime library: name it with --engine-lib or \
          ORT_DYLIB_PATH; the Python package onnxruntime carries one, \
          onnxruntime/capi/libonnxruntime.so.1.x"
     )]
     NoLibraryNamed,
-    /// There is no library where one is named.
+    /// The named library does not exist.
     #[cfg(feature = "onnxruntime")]
     #[error(transparent)]
     NoLibrary(#[from] crate::NoLibrary),
-    /// The engine was left out of this program.
+    /// The program was built without the engine.
     #[error("this skincell was built without the engine onnxruntime")]
     NotBuilt,
 }
 
 impl Selection {
-    /// The engines, in order of preference; and why ONNX Runtime is not among them, where a library was named
-    /// and the choice is open.
+    /// The engines in order of preference. With [`EngineChoice::Auto`], the second value says why a named
+    /// ONNX Runtime library is not among them.
     ///
     /// # Errors
-    /// When ONNX Runtime is asked for and cannot be had.
+    /// [`SelectError`] if ONNX Runtime was chosen and is not available.
     pub fn engines(&self) -> Result<(Engines, Option<SelectError>), SelectError> {
         let alone = |engine: Arc<dyn Engine>| Ok((Engines::new(Vec::new(), engine), None));
         let cellnet = || Arc::new(Cellnet::new(self.threads));
@@ -114,7 +115,7 @@ impl Selection {
         }
     }
 
-    /// The engine over the library, if one is named; it takes every model, or those whose private copy fits
+    /// ONNX Runtime, if a library is named. It takes every model, or only those whose private copy fits
     /// into the allowance.
     #[cfg(feature = "onnxruntime")]
     fn onnxruntime(&self, every: bool) -> Result<Option<Arc<dyn Engine>>, SelectError> {

@@ -1,4 +1,4 @@
-//! Where a model comes from, and what its files are called.
+//! Where a model comes from, and the names of its files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 pub const CELL_FILE: &str = "model.cell";
 /// File of an ONNX graph; its weights lie beside it.
 pub const GRAPH_FILE: &str = "model.onnx";
-/// File of those weights.
+/// File of the ONNX graph's weights.
 pub const WEIGHTS_FILE: &str = "model.onnx.data";
-/// All files of a model that engines read, the one that is preferred first.
+/// The files of a model that engines read, in order of preference.
 pub const FILES: [&str; 3] = [CELL_FILE, GRAPH_FILE, WEIGHTS_FILE];
 
 /// Where a model comes from.
@@ -16,13 +16,13 @@ pub const FILES: [&str; 3] = [CELL_FILE, GRAPH_FILE, WEIGHTS_FILE];
 pub enum Source<'a> {
     /// A model folder, whose files may be mapped.
     Folder(&'a Path),
-    /// Files that are part of the program.
+    /// Files compiled into the program.
     Static(StaticFiles<'a>),
-    /// The bytes of an ONNX model that refers to no other file, from somebody who is not trusted.
+    /// The untrusted bytes of an ONNX model without data files.
     Bytes(Vec<u8>),
 }
 
-/// A model folder's files as parts of the program.
+/// A model folder's files, compiled into the program.
 #[derive(Debug, Clone, Copy)]
 pub struct StaticFiles<'a> {
     /// The model's name, for errors.
@@ -36,8 +36,7 @@ pub struct StaticFiles<'a> {
 }
 
 impl Source<'_> {
-    /// What the packed model or the graph of this source is called in errors: `file` is one of
-    /// [`CELL_FILE`] and [`GRAPH_FILE`].
+    /// The path of `file` ([`CELL_FILE`] or [`GRAPH_FILE`]) in this source, or a name for it in errors.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         match self {
             Self::Folder(folder) => folder.join(file),

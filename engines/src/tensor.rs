@@ -1,13 +1,14 @@
-//! Tensors as engines take and give them: dimensions, a type, and little-endian bytes, last axis fastest.
+//! Tensors that engines take and return: dimensions, a type, and little-endian bytes, last axis fastest.
 //!
-//! A tensor may come from anybody, so its numbers are checked here, once for all engines.
+//! Tensors come from untrusted callers; their dimensions and lengths are checked here, once for all
+//! engines.
 
 use std::borrow::Cow;
 
 /// Largest number of dimensions a tensor may have.
 pub const MAX_RANK: usize = 8;
 
-/// Type of the elements: those of wasi-nn.
+/// Element type, one of those in wasi-nn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE 754 half precision.
@@ -16,7 +17,7 @@ pub enum Dtype {
     F32,
     /// IEEE 754 double precision.
     F64,
-    /// Upper half of a single.
+    /// The upper half of a single-precision number (bfloat16).
     Bf16,
     /// Unsigned byte.
     U8,
@@ -53,7 +54,7 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-/// Conversions between [`Dtype`] and the `tensor-type` that a binding generator made of wasi-nn's WIT.
+/// Implements conversions between [`Dtype`] and the `tensor-type` generated from wasi-nn's WIT.
 #[macro_export]
 macro_rules! convert_tensor_type {
     ($($segment:ident)::+) => {
@@ -106,13 +107,13 @@ pub struct Tensor {
 /// A tensor and the name of the input or output it belongs to.
 pub type NamedTensor = (String, Tensor);
 
-/// What can be wrong with a tensor.
+/// Why a tensor is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
-    /// Too many axes.
+    /// The tensor has too many axes.
     #[error("has {0} dimensions; at most {MAX_RANK} are taken")]
     Rank(usize),
-    /// Bytes and dimensions contradict each other.
+    /// The number of bytes does not match the dimensions.
     #[error("dimensions {dimensions:?} need {needed} bytes, there are {actual}")]
     Length {
         /// The tensor's dimensions.
@@ -122,7 +123,7 @@ pub enum TensorError {
         /// Bytes given.
         actual: usize,
     },
-    /// Dimensions the model does not take.
+    /// The dimensions are not the model's.
     #[error("has dimensions {given:?}; the model takes {taken:?}")]
     Shape {
         /// The tensor's dimensions.
@@ -130,13 +131,13 @@ pub enum TensorError {
         /// The model's.
         taken: Vec<u32>,
     },
-    /// An element type the engine does not have.
-    #[error("elements of type {0} are not taken; use f32, u8 or i32")]
+    /// The engine does not support the element type.
+    #[error("elements of type {0} are not supported; use f32, u8 or i32")]
     Dtype(Dtype),
 }
 
 impl Tensor {
-    /// A tensor of these parts, not checked.
+    /// A tensor of these parts, unchecked.
     #[must_use]
     pub fn new(dimensions: Vec<u32>, dtype: Dtype, data: Vec<u8>) -> Self {
         Self { dimensions, dtype, data }
@@ -151,7 +152,7 @@ impl Tensor {
         Self { dimensions, dtype, data: bytemuck::cast_slice(values).to_vec() }
     }
 
-    /// The dimensions as sizes, after checking that they agree with the type and the bytes.
+    /// Checks that dimensions, type and number of bytes agree, and returns the dimensions.
     ///
     /// # Errors
     /// [`TensorError::Rank`] or [`TensorError::Length`].
@@ -175,8 +176,8 @@ impl Tensor {
         (self.dtype == Dtype::F32).then(|| self.elements::<f32>().into_owned())
     }
 
-    /// Elements in place where the bytes are aligned for them, copied where they are not. Bytes that do not
-    /// make a whole element at the end are left out.
+    /// The elements, copied only if the bytes are not aligned for them. An incomplete last element is left
+    /// out.
     pub(crate) fn elements<T: bytemuck::AnyBitPattern>(&self) -> Cow<'_, [T]> {
         bytemuck::try_cast_slice(&self.data).map_or_else(
             |_| {
@@ -189,14 +190,16 @@ impl Tensor {
 }
 
 #[cfg(target_endian = "big")]
-compile_error!("tensors are little-endian and are used here without conversion");
+compile_error!(
+    "tensors are little-endian and used without conversion; big-endian targets are not supported"
+);
 
 #[cfg(test)]
 mod tests {
     use super::{Dtype, Tensor, TensorError};
 
     #[test]
-    fn what_a_caller_says_of_a_tensor_is_checked() {
+    fn dimensions_must_match_type_and_bytes() {
         let shape = |dimensions: &[u32], dtype, bytes| {
             Tensor::new(dimensions.to_vec(), dtype, vec![0; bytes]).checked_shape()
         };
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_come_out_wherever_the_bytes_lie() {
+    fn elements_of_f32_tensors_are_returned() {
         let values = [1.5_f32, -2.0, f32::MAX];
         let tensor = Tensor::of(vec![3], Dtype::F32, &values);
         assert_eq!(tensor.elements::<f32>(), values.as_slice());

@@ -1,5 +1,5 @@
-//! The engine onnxruntime by itself: every element type there and back, and errors for what does not fit.
-//! Skipped, with a printed reason, where no library is named.
+//! The engine ONNX Runtime: round trips of every element type, and errors for inputs that do not fit.
+//! Skipped with a printed reason if `ORT_DYLIB_PATH` names no library.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![cfg(feature = "onnxruntime")]
@@ -10,7 +10,7 @@ use skincell_onnx::build::{model, node, value};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// The types of wasi-nn: name, type there, type in ONNX, bytes of an element.
+/// The element types of wasi-nn: name, our type, ONNX type, bytes of an element.
 const TYPES: [(&str, Dtype, DataType, usize); 7] = [
     ("u8", Dtype::U8, DataType::UINT8, 1),
     ("f16", Dtype::F16, DataType::FLOAT16, 2),
@@ -32,7 +32,7 @@ fn engine() -> Option<OnnxRuntime> {
     Some(OnnxRuntime::new(Path::new(&library), 1).unwrap())
 }
 
-/// A folder with a model that gives each of its inputs back, named `X out` for an input `X`.
+/// A folder with a model that returns each input `X` as an output named `X out`.
 fn echo() -> TempDir {
     let output = |name: &str| format!("{name} out");
     let described = |name: &str, dtype| value(name, dtype, &DIMENSIONS);
@@ -49,7 +49,7 @@ fn echo() -> TempDir {
     folder
 }
 
-/// One tensor of each type, its bytes counted up from `first`.
+/// One tensor of each type; its bytes count up from `first`.
 fn inputs(first: u8) -> Vec<(String, Tensor)> {
     let tensor = |(name, ty, _, size): (&str, Dtype, DataType, usize)| {
         let length = DIMENSIONS.iter().product::<u32>() as usize * size;
@@ -62,7 +62,7 @@ fn inputs(first: u8) -> Vec<(String, Tensor)> {
 type Inputs = Vec<(String, Tensor)>;
 
 #[test]
-fn every_type_of_wasi_nn_goes_in_and_comes_out_from_many_threads_at_once() {
+fn concurrent_runs_return_every_element_type_unchanged() {
     let Some(engine) = engine() else { return };
     let folder = echo();
     let model = engine.load(Source::Folder(folder.path())).unwrap();
@@ -87,7 +87,7 @@ fn every_type_of_wasi_nn_goes_in_and_comes_out_from_many_threads_at_once() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_that_says_so() {
+fn inputs_that_do_not_fit_are_errors_that_name_them() {
     let Some(engine) = engine() else { return };
     let folder = echo();
     let model = engine.load(Source::Folder(folder.path())).unwrap();
@@ -106,11 +106,11 @@ fn what_does_not_fit_is_an_error_that_says_so() {
     assert!(matches!(&shape, Err(RunError::Engine(words)) if words.contains("f32")), "{shape:?}");
     let ty = run(&|given| given[3].1.dtype = Dtype::I32);
     assert!(matches!(ty, Err(RunError::Engine(_))));
-    assert!(run(&|_| {}).is_ok(), "the model goes on");
+    assert!(run(&|_| {}).is_ok(), "the model still runs");
 }
 
 #[test]
-fn a_file_that_is_no_model_and_a_library_that_is_none_are_refused() {
+fn missing_and_damaged_models_and_libraries_are_refused() {
     let Some(engine) = engine() else { return };
     let folder = tempfile::tempdir().unwrap();
     let refusal = |outcome: Result<Box<dyn Model>, LoadError>| outcome.map(drop).unwrap_err();
@@ -123,11 +123,14 @@ fn a_file_that_is_no_model_and_a_library_that_is_none_are_refused() {
 }
 
 #[test]
-fn a_model_too_large_for_the_allowance_is_left_to_others_or_stays_mapped() {
+fn a_model_too_large_for_the_allowance_is_not_taken_or_stays_mapped() {
     let Some(engine) = engine() else { return };
     let folder = echo();
     let tight = engine.with_allowance(Some(1 << 20));
-    assert!(tight.takes(&Source::Folder(folder.path())), "asked for by name it takes every model");
+    assert!(
+        tight.takes(&Source::Folder(folder.path())),
+        "an engine chosen by name takes every model"
+    );
     let model = tight.load(Source::Folder(folder.path())).unwrap();
     assert_eq!(model.run(&inputs(7)).unwrap()[0].1.data, inputs(7)[0].1.data);
     assert!(!tight.only_where_it_fits().takes(&Source::Folder(folder.path())));

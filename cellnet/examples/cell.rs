@@ -1,4 +1,4 @@
-//! Packs, describes, runs and times models from the command line; `bench/engine` drives it.
+//! Packs, describes, runs and times models from the command line; used by `bench/engine`.
 //!
 //! ```text
 //! cell pack MODEL.onnx MODEL.cell [direct|f2|f4|all]
@@ -7,9 +7,9 @@
 //! cell serve MODEL.cell INPUT.bin [--threads N] [--isa NAME] [--wait]
 //! ```
 //!
-//! `serve` runs the model once for each line on standard input and answers with the milliseconds it
-//! took, so that another program can take turns with it. With `--wait` the model is opened at the first
-//! line only, and that line is answered with the milliseconds opening took.
+//! `serve` runs the model once for each line on standard input and prints the milliseconds it took, so that
+//! another program can alternate runs with it. With `--wait` the first line opens the model instead, and
+//! the answer is the milliseconds opening took.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -65,7 +65,7 @@ fn plan(cell: &str) -> Outcome {
     Ok(())
 }
 
-/// A model with everything to run it.
+/// A model with its input, workspace and pool.
 struct Session {
     model: Model,
     workspace: Workspace,

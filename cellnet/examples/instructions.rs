@@ -1,4 +1,4 @@
-//! One small graph for each hot kernel, to count instructions on (`tests/instructions.rs` drives it).
+//! Runs one small graph for each hot kernel, for counting instructions (used by `tests/instructions.rs`).
 //!
 //! ```text
 //! instructions pack FOLDER            writes FOLDER/CASE.cell
@@ -19,7 +19,7 @@ use common::{declared, int, integers, ints, model, node, tensor};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Side of the maps, odd so that tiles are cut at edges.
+/// Side of the maps; odd, so that tiles are cut at the edges.
 const SIDE: i64 = 19;
 
 fn main() -> Outcome {
@@ -95,7 +95,7 @@ impl Case {
     }
 }
 
-/// Two steps that are done a slice of channels at a time.
+/// A pair of steps, computed one slice of channels at a time.
 fn together() -> Case {
     Case::new("1x1 and depthwise 3x3 together, SiLU", 32)
         .conv(("x", "c"), [192, 32, 1], 1, 1)
@@ -193,7 +193,7 @@ fn run(folder: &Path, isa: &str) -> Outcome {
         let count = model.inputs().first().map_or(0, cellnet::plan::TensorSpec::elements);
         let values: Vec<f32> = (0..count).map(|i| (i * 31 % 97) as f32 / 48.0 - 1.0).collect();
         let inputs = [("x", TensorRef::F32(values.as_slice()))];
-        // Memory is taken by the first run; what is counted is a run like all others.
+        // The first run allocates memory; the second, which is counted, is like all later runs.
         model.run(&mut workspace, &pool, &inputs)?;
         measured(&model, &mut workspace, &pool, &inputs)?;
         said(case.name);
@@ -201,7 +201,7 @@ fn run(folder: &Path, isa: &str) -> Outcome {
     Ok(())
 }
 
-/// Names the case that was measured; here the profiler writes down what it counted.
+/// Prints the measured case; the profiler dumps its counts at this call.
 #[inline(never)]
 fn said(name: &str) {
     println!("{name}");

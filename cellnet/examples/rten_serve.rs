@@ -1,5 +1,6 @@
-//! rten behind the same line protocol as `cell serve`, so that `bench/engine/compare.py` can let both take
-//! turns: `rten_serve MODEL.onnx INPUT.bin [--threads N]`, one run and one line of milliseconds per line.
+//! Runs rten behind the line protocol of `cell serve`, so that `bench/engine/compare.py` can alternate
+//! between both: `rten_serve MODEL.onnx INPUT.bin [--threads N]` runs once and prints the milliseconds for
+//! each line of input.
 
 use std::error::Error;
 use std::io::{BufRead, Write};

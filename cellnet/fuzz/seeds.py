@@ -2,7 +2,7 @@
 
     python seeds.py CELL_BINARY CORPUS_FOLDER
 
-Needs what `bench/engine/make_models.py` needs, whose builder it uses.
+Uses the builder in `bench/engine/make_models.py` and needs the same packages.
 """
 
 import struct

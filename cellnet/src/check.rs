@@ -1,8 +1,7 @@
-//! Whether a plan may be trusted: every index, offset and length a kernel will use, checked once.
+//! Checks a plan once: every index, offset and length that a kernel will use.
 //!
-//! The kernels rely on exactly what is checked here (see `kernels`), so that nothing is checked in
-//! their loops. It leaves out checksums and bytes ([`crate::format`]) and whether the plan computes
-//! anything sensible.
+//! The kernels rely on these checks (see `kernels`) and check nothing in their loops. Checksums and
+//! encoding are checked in [`crate::format`]. Whether the plan computes anything sensible is not checked.
 
 use crate::error::OpenError;
 use crate::plan::{
@@ -32,7 +31,7 @@ impl Checked {
     /// Checks `plan` for a weights section of `weights` floats.
     ///
     /// # Errors
-    /// [`OpenError::Plan`] for the first thing that is not sound.
+    /// [`OpenError::Plan`] for the first check that fails.
     pub(crate) fn new(plan: Plan, weights: usize) -> Result<Self, OpenError> {
         let checker = Checker { plan: &plan, weights: weights as u64 };
         checker.all().map_err(|(step, reason)| OpenError::Plan { step, reason })?;
@@ -44,7 +43,7 @@ impl Checked {
         &self.plan
     }
 
-    /// What is done between two barriers, in order.
+    /// The plan's stages, in order.
     pub(crate) fn stages(&self) -> &[Stage] {
         &self.stages
     }
@@ -106,7 +105,7 @@ impl Checker<'_> {
         self.plan.maps.get(index as usize).ok_or_else(|| format!("no map {index}"))
     }
 
-    /// A map vector kernels may read and write in blocks of channels.
+    /// A map that vector kernels may read and write in blocks of channels.
     fn blocked(&self, index: u32) -> Result<&Map, String> {
         let map = self.map(index)?;
         let whole = map.stride.is_multiple_of(CHANNEL_BLOCK);
@@ -122,7 +121,7 @@ impl Checker<'_> {
         })
     }
 
-    /// What a step writes must lie apart from what it reads, unless it is elementwise in place.
+    /// A step's outputs must not overlap its inputs, except for an elementwise step in place.
     fn apart(&self, step: &Step) -> Check {
         let range = |i: u32| self.map(i).map(|m| m.offset..m.offset + m.floats());
         let disjoint = |a: u32, b: u32| -> Check {
@@ -155,7 +154,7 @@ impl Checker<'_> {
         self.apart(step)
     }
 
-    /// The window's sizes, and that the input's halo covers everything it reads.
+    /// Checks the window's sizes, and that the input's halo covers everything the window reads.
     fn window(&self, window: &Window, input: &Map, output: &Map) -> Check {
         let sizes = window.kernel.iter().chain(&window.stride);
         let sane = sizes.into_iter().all(|s| (1..=MAX_KERNEL).contains(s))
@@ -197,7 +196,7 @@ impl Checker<'_> {
         let tile = u64::from(s.algorithm.tile());
         let kind = s.groups == 1 && s.window.kernel == [3, 3] && s.window.stride == [1, 1];
         ensure(kind && s.panel == 16, || format!("{:?} for {:?}", s.algorithm, s.window))?;
-        // Tiles cover whole multiples of their side; the halo must hold what the last one reads.
+        // Tiles cover whole multiples of their side; the halo must contain everything the last tile reads.
         let reads = |outputs: u32| u64::from(outputs).next_multiple_of(tile) + 2;
         let height =
             u64::from(s.window.pad[0]) + u64::from(input.height) + u64::from(input.halo[2]);
@@ -214,7 +213,7 @@ impl Checker<'_> {
     fn vector_for(&self, index: u32, stride: u32) -> Check {
         let map = self.map(index)?;
         let plain = (map.height, map.width, map.halo) == (1, 1, [0; 4]);
-        ensure(plain && map.stride == stride, || format!("{map:?} is no vector of {stride}"))
+        ensure(plain && map.stride == stride, || format!("{map:?} is not a vector of {stride}"))
     }
 
     fn depthwise(&self, s: &Depthwise) -> Check {
@@ -237,7 +236,7 @@ impl Checker<'_> {
         let sane = sizes.into_iter().all(|n| (1..=MAX_SIDE).contains(n))
             && s.window.pad[0] < s.window.kernel[0]
             && s.window.pad[1] < s.window.kernel[1];
-        // Windows are cut off at the map's edges, but each must begin inside.
+        // Windows are cut off at the map's edges, but each must begin inside the map or its padding.
         let begins = |axis: usize, size: u32, outputs: u32| {
             u64::from(outputs - 1) * u64::from(s.window.stride[axis])
                 < u64::from(size) + u64::from(s.window.pad[axis])

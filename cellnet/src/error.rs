@@ -1,5 +1,5 @@
-//! What can go wrong, with the offending numbers and what to do next. No error here hides another:
-//! a source is either carried or told, never both.
+//! Errors, with the offending numbers and the next step. An error either carries its source or prints it,
+//! never both, so that a printed chain repeats nothing.
 
 use std::path::PathBuf;
 
@@ -15,16 +15,16 @@ pub enum OpenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It does not begin like one of ours.
+    /// The file does not begin with cellnet's magic bytes.
     #[error("not a model.cell file: it begins with {found:02x?}; pack the ONNX graph again")]
     Magic {
         /// The first eight bytes.
         found: [u8; 8],
     },
-    /// Written by another version.
+    /// The file has another version of the format.
     #[error(
         "model.cell format version {found}, this program reads {expected}; pack the ONNX graph again"
     )]
@@ -34,14 +34,14 @@ pub enum OpenError {
         /// [`crate::format::VERSION`].
         expected: u32,
     },
-    /// Shorter or longer than its header says.
+    /// The file is shorter or longer than its header says.
     #[error(
-        "the file has {found} bytes where {expected} are declared: it was cut or damaged; pack or copy it again"
+        "the file has {found} bytes but declares {expected}: it was cut short or damaged; pack or copy it again"
     )]
     Length {
-        /// Bytes there are.
+        /// Bytes in the file.
         found: u64,
-        /// Bytes there should be.
+        /// Bytes declared.
         expected: u64,
     },
     /// A part does not match its checksum.
@@ -51,9 +51,9 @@ pub enum OpenError {
     Checksum {
         /// `header`, `plan` or `weights`.
         part: &'static str,
-        /// What the bytes give.
+        /// The checksum of the bytes.
         found: u32,
-        /// What the file declares.
+        /// The checksum in the file.
         expected: u32,
     },
     /// The header or plan is not well formed.
@@ -61,28 +61,28 @@ pub enum OpenError {
     Decode {
         /// `header` or `plan`.
         part: &'static str,
-        /// Why not.
+        /// The decoder's reason.
         reason: String,
     },
-    /// The plan would read or write where it must not.
+    /// A check of the plan failed.
     #[error("step {step} of the plan is not sound: {reason}; pack the ONNX graph again")]
     Plan {
         /// Index of the step, or of the map or tensor named in the reason.
         step: usize,
-        /// What is wrong, with numbers.
+        /// The reason, with numbers.
         reason: String,
     },
-    /// This machine stores numbers the other way round.
+    /// The machine is big-endian.
     #[error(
         "model.cell holds little-endian numbers and this machine is big-endian; use another engine"
     )]
     Endian,
 }
 
-/// Why a run gave no result.
+/// Why a run failed.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum InferenceError {
-    /// The caller did not give this input.
+    /// An input is missing.
     #[error("input `{name}` is missing; the model takes: {expected}")]
     MissingInput {
         /// The input.
@@ -90,7 +90,7 @@ pub enum InferenceError {
         /// Names of all inputs.
         expected: String,
     },
-    /// The caller gave a tensor the model does not know.
+    /// The model has no input of this name.
     #[error("the model has no input `{name}`; it takes: {expected}")]
     UnknownInput {
         /// The name given.
@@ -98,35 +98,35 @@ pub enum InferenceError {
         /// Names of all inputs.
         expected: String,
     },
-    /// The caller gave a tensor twice.
+    /// An input was given twice.
     #[error("input `{name}` was given more than once; give each once")]
     RepeatedInput {
         /// The input.
         name: String,
     },
-    /// Wrong element type.
+    /// An input has the wrong element type.
     #[error("input `{name}` is {found:?}, the model takes {expected:?}")]
     Dtype {
         /// The input.
         name: String,
-        /// What was given.
+        /// Given by the caller.
         found: Dtype,
-        /// What it takes.
+        /// Expected by the model.
         expected: Dtype,
     },
-    /// Wrong number of elements.
+    /// An input has the wrong number of elements.
     #[error("input `{name}` has {found} elements, the model takes {dims:?} = {expected}")]
     Length {
         /// The input.
         name: String,
-        /// What was given.
+        /// Given by the caller.
         found: usize,
-        /// What it takes.
+        /// Expected by the model.
         expected: usize,
         /// Its dimensions.
         dims: Vec<u32>,
     },
-    /// The workspace could not be made or grown.
+    /// The memory of the workspace could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes; run fewer at once")]
     Memory {
         /// Bytes asked for.
@@ -135,12 +135,12 @@ pub enum InferenceError {
     /// The workspace belongs to another model.
     #[error("this workspace was made for another model; make one with Workspace::new")]
     Workspace,
-    /// A thread panicked at work, which is a bug in this crate.
+    /// A worker thread panicked, which is a bug in this crate.
     #[error("a worker thread failed; please report it with the model")]
     Worker,
 }
 
-/// Why an ONNX graph was not packed. The runner then takes another engine.
+/// Why an ONNX graph was not packed. The runner then uses another engine.
 #[derive(Debug, Error)]
 pub enum PackError {
     /// The file could not be written.
@@ -148,14 +148,14 @@ pub enum PackError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The ONNX file could not be read.
     #[cfg(feature = "pack")]
     #[error(transparent)]
     Read(#[from] skincell_onnx::ReadError),
-    /// An operator the engine does not know, or not with these attributes.
+    /// The engine does not support the operator, or not with these attributes.
     #[error(
         "operator {op} (node `{node}`) cannot be packed: {reason}; use another engine for this model"
     )]
@@ -164,18 +164,18 @@ pub enum PackError {
         op: String,
         /// Node name, or the name of its first output.
         node: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A tensor the engine cannot hold.
+    /// The engine cannot represent the tensor.
     #[error("tensor `{name}` cannot be packed: {reason}")]
     Tensor {
         /// Its name.
         name: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The finished plan does not pass the reader's own checks, which is a bug in this crate.
+    /// The finished plan fails the checks for opening it, which is a bug in this crate.
     #[error("the packed model does not pass its own checks; please report it with the model")]
     Check(#[source] OpenError),
 }

@@ -1,7 +1,7 @@
-//! The file `model.cell`: a header of 64 bytes, the plan, the weights. It knows bytes and checksums;
-//! what a plan means is [`crate::plan`]'s, whether it is sound `check`'s.
+//! Reads and writes the file `model.cell`: a header of 64 bytes, the plan, the weights. This module covers
+//! bytes and checksums; [`crate::plan`] defines the plan and `check` decides whether it is sound.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 0..8 | `CELLNET\0` |
 //! | 8..12 | format version |
@@ -13,14 +13,14 @@
 //! | 44..48 | CRC-32 of the weights |
 //! | 48..64 | zeros |
 //!
-//! All numbers are little-endian. The plan follows at byte 64 in postcard's encoding, zeros fill up to
-//! the weights. The CRC of the weights is not checked at opening (that would read them all): it is
-//! for [`crate::Model::verify`].
+//! All numbers are little-endian. The plan follows at byte 64 in postcard's encoding, padded with zeros up
+//! to the weights. Opening a file does not check the CRC of the weights, because that would read them all;
+//! [`crate::Model::verify`] does.
 
 use crate::error::OpenError;
 use crate::plan::Plan;
 
-/// Version of the format this crate writes and the only one it reads.
+/// The version of the format that this crate writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"CELLNET\0";
@@ -29,7 +29,7 @@ pub const HEADER: usize = 64;
 /// Alignment of the plan and the weights in the file.
 pub const ALIGN: usize = 64;
 
-/// A file taken apart: the plan decoded, the weights located.
+/// The parts of a file: the decoded plan and the place of the weights.
 #[derive(Debug)]
 pub struct Parts {
     /// The plan, not yet checked.
@@ -50,10 +50,10 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
 }
 
-/// Puts header, plan and weights together.
+/// Encodes header, plan and weights.
 ///
 /// # Errors
-/// [`OpenError::Decode`] where the plan cannot be encoded.
+/// [`OpenError::Decode`] if the plan cannot be encoded.
 pub fn write(plan: &Plan, weights: &[f32]) -> Result<Vec<u8>, OpenError> {
     let plan_bytes = postcard::to_allocvec(plan)
         .map_err(|e| OpenError::Decode { part: "plan", reason: e.to_string() })?;
@@ -81,7 +81,7 @@ pub fn write(plan: &Plan, weights: &[f32]) -> Result<Vec<u8>, OpenError> {
     Ok(file)
 }
 
-/// Takes a file apart, after checking everything but the plan's meaning and the weights' checksum.
+/// Decodes a file. Neither the plan's soundness nor the weights' checksum is checked.
 ///
 /// # Errors
 /// Every variant of [`OpenError`] but `Io` and `Plan`.
@@ -106,10 +106,10 @@ pub fn read(file: &[u8]) -> Result<Parts, OpenError> {
         return Err(OpenError::Length { found: file.len() as u64, expected: end });
     }
     if plan_end > offset {
-        let reason = format!("the plan ends at {plan_end}, behind the weights' start {offset}");
+        let reason = format!("the plan ends at {plan_end}, after the weights begin at {offset}");
         return Err(OpenError::Decode { part: "header", reason });
     }
-    // Both fit usize: they are at most the file's length, which was compared above.
+    // Both fit into usize: neither exceeds the file's length, compared above.
     let (plan_end, offset) = (plan_end as usize, offset as usize);
     let found = crc32fast::hash(&file[HEADER..offset]);
     if found != word(header, 40) {

@@ -1,15 +1,15 @@
-//! cellnet: convolutional classifiers, packed into one mapped file and run from there.
+//! Packs convolutional classifiers into one file and runs them from the mapped file.
 //!
 //! ```text
 //! model.onnx ──pack──▶ model.cell ──Model::open──▶ plan (checked) + weights (mapped) ──run──▶ tensors
 //! ```
 //!
 //! [`pack`] reads an ONNX graph, folds and fuses it, and writes one file: a plan and packed weights.
-//! [`Model`] maps that file, checks everything a kernel will rely on, and runs it with no private copy
-//! of any weight. The README draws the file and one layer's way through it.
+//! [`Model`] maps that file, checks everything the kernels rely on, and runs it without a private copy of
+//! any weight. The README draws the file and follows one layer through it.
 //!
-//! It leaves out training, dynamic shapes, batches and every operator that convolutional classifiers do
-//! not use: such graphs are refused with the operator named, for another engine to take.
+//! Training, dynamic shapes, batches and operators that convolutional classifiers do not use are not
+//! supported; such graphs are refused with the operator named, so that another engine can run them.
 
 mod check;
 pub mod error;

@@ -1,6 +1,6 @@
-//! The bytes of a model: mapped read-only from its file, or held where a target cannot map.
+//! The bytes of a model file: mapped read-only, or in memory if the target cannot map.
 //!
-//! One of the two modules with `unsafe`. It leaves out what the bytes mean.
+//! One of the two modules with `unsafe`. It does not interpret the bytes.
 #![allow(
     unsafe_code,
     reason = "mapping a file is unsafe by nature; the argument is beside the block"
@@ -10,18 +10,19 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// Bytes that begin at a 64-byte boundary, unless whoever compiled them in did not see to it.
+/// The bytes of a model file. They begin at a 64-byte boundary; static ones only if they were compiled in
+/// so.
 #[derive(Debug)]
 pub(crate) enum Bytes {
-    /// Pages of the file: shared, and given back under pressure.
+    /// Pages of the file: shared between processes, and reclaimed under memory pressure.
     Mapped(memmap2::Mmap),
-    /// Part of the program.
+    /// Bytes compiled into the program.
     Static(&'static [u8]),
     /// A copy, for targets that cannot map (Wasm) and for tests.
     Held {
-        /// The bytes, filled up with zeros to whole lines.
+        /// The bytes, padded with zeros to whole lines.
         lines: Vec<Line>,
-        /// How many of them count.
+        /// Number of bytes without padding.
         len: usize,
     },
 }
@@ -38,24 +39,24 @@ unsafe impl bytemuck::Zeroable for Line {}
 unsafe impl bytemuck::Pod for Line {}
 
 impl Bytes {
-    /// Maps the file, or reads it where the target cannot map.
+    /// Maps the file, or reads it if the target cannot map.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         if cfg!(target_family = "wasm") {
             return Self::read(file);
         }
-        // SAFETY: the mapping is read-only and private to this value, which hands out `&[u8]` no
-        // longer than it lives. What the operating system cannot promise is that nobody changes the
-        // file meanwhile. The contract (README, `Model::open`) is that a `model.cell` is replaced by
-        // renaming a new file over it, never written in place. Were it broken, the bytes read are
-        // still initialised `u8`/`f32` memory: header and plan were decoded into values of our own
-        // and never read from the pages again, and weights are only ever numbers, never offsets or
-        // lengths, so no index can go wrong; a file cut short raises SIGBUS and ends the process.
+        // SAFETY: the mapping is read-only and private to this value, and every `&[u8]` to it ends with the
+        // value. The operating system cannot prevent changes to the file meanwhile. The contract (README,
+        // `Model::open`) is that a `model.cell` is replaced by renaming a new file over it, never written
+        // in place. If it is broken, the bytes read are still initialised `u8`/`f32` memory: header and
+        // plan have been decoded into values of our own and are never read from the pages again, and
+        // weights are only numbers, never offsets or lengths, so no index can go wrong. A truncated file
+        // raises SIGBUS and ends the process.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self::Mapped(map))
     }
 
-    /// Reads the file to where it stays: there is no second copy, not even for a moment.
+    /// Reads the file straight into its final place, so that there is never a second copy.
     fn read(mut file: File) -> io::Result<Self> {
         let len = usize::try_from(file.metadata()?.len()).map_err(|_| ErrorKind::FileTooLarge)?;
         let count = len.div_ceil(64);
@@ -87,12 +88,12 @@ impl Bytes {
     pub(crate) fn will_need(&self) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
-            // A refused hint costs nothing but time later.
+            // The hint is optional; without it, pages are read on first use.
             let _ = map.advise(memmap2::Advice::WillNeed);
         }
     }
 
-    /// Whether the bytes are pages of the file and not a copy.
+    /// Whether the bytes are pages of the file, not a copy.
     pub(crate) fn is_mapped(&self) -> bool {
         matches!(self, Self::Mapped(_))
     }

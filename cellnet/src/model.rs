@@ -1,4 +1,4 @@
-//! A packed model, opened, and what it takes to run it: workspace, tensors in, tensors out.
+//! An opened model, the workspace of a run, and the run itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use crate::plan::{Order, Plan, TensorSpec};
 use crate::tensors::{self, TensorRef};
 use crate::threads::Pool;
 
-/// A model: a plan and mapped weights. Cheap to clone and to share between threads; all that a run
-/// changes is in its [`Workspace`].
+/// A model: a plan and mapped weights. Cheap to clone and to share between threads; a run changes only its
+/// [`Workspace`].
 #[derive(Debug, Clone)]
 pub struct Model {
     packed: Arc<Packed>,
 }
 
-/// A tensor a run gave, `f32`.
+/// An output of a run, `f32`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputTensor {
     /// Dimensions as in the ONNX graph.
@@ -27,7 +27,7 @@ pub struct OutputTensor {
     pub values: Vec<f32>,
 }
 
-/// The memory of one run at a time, used again by the next.
+/// The memory of one run, reused by the next.
 #[derive(Debug)]
 pub struct Workspace {
     packed: Arc<Packed>,
@@ -36,8 +36,8 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// A workspace for runs of `model`, with the best instruction set there is. Its memory is taken at
-    /// the first run.
+    /// A workspace for runs of `model` with the machine's best instruction set. The first run allocates its
+    /// memory.
     #[must_use]
     pub fn new(model: &Model) -> Self {
         Self::with_isa(model, Isa::detect())
@@ -55,19 +55,19 @@ impl Workspace {
         self.arena.as_ref().map_or(0, |a| a.len() * 4)
     }
 
-    /// Gives the memory back to the system; the next run takes it again.
+    /// Frees the memory; the next run allocates it again.
     pub fn release(&mut self) {
         self.arena = None;
     }
 }
 
 impl Model {
-    /// Maps a `model.cell`, checks header and plan, and reads no weights.
+    /// Maps a `model.cell` and checks header and plan, without reading any weights.
     ///
     /// The file must not be written to while it is mapped: replace it by renaming a new one over it.
     ///
     /// # Errors
-    /// [`OpenError`] with what is wrong with the file.
+    /// [`OpenError`] with the reason.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let bytes = Bytes::open(path)
@@ -83,28 +83,27 @@ impl Model {
         Ok(Self { packed: Arc::new(Packed::new(Bytes::hold(bytes))?) })
     }
 
-    /// A model from the bytes of a `model.cell` that lie in the program itself, weights left where they
-    /// are.
+    /// A model from the bytes of a `model.cell` compiled into the program, used in place.
     ///
     /// # Errors
-    /// As [`Model::open`], and where the bytes do not lie at a multiple of four.
+    /// As [`Model::open`], and if the bytes are not aligned to four.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self, OpenError> {
         Ok(Self { packed: Arc::new(Packed::new(Bytes::Static(bytes))?) })
     }
 
-    /// What the model takes.
+    /// The model's inputs.
     #[must_use]
     pub fn inputs(&self) -> &[TensorSpec] {
         &self.packed.plan().inputs
     }
 
-    /// What it gives.
+    /// The model's outputs.
     #[must_use]
     pub fn outputs(&self) -> &[TensorSpec] {
         &self.packed.plan().outputs
     }
 
-    /// The plan, for people and tools that look inside.
+    /// The plan, for inspection.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         self.packed.plan()
@@ -116,7 +115,7 @@ impl Model {
         self.packed.weights_bytes().len()
     }
 
-    /// Whether the weights are pages of the file and not a copy.
+    /// Whether the weights are pages of the file, not a copy.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         self.packed.bytes().is_mapped()
@@ -128,8 +127,8 @@ impl Model {
         workspace_floats(&self.packed, threads.max(1)).map_or(usize::MAX, |n| n.saturating_mul(4))
     }
 
-    /// Reads the weights ahead, so that the first run does not wait for the disk page by page. Returns
-    /// when all pages are there: call it in the background.
+    /// Reads the weights ahead, so that the first run does not wait for the disk page by page. Blocks until
+    /// all pages are read: call it in the background.
     pub fn touch(&self) {
         self.packed.bytes().will_need();
         let page = 4096 / size_of::<f32>();
@@ -137,10 +136,10 @@ impl Model {
         std::hint::black_box(sum);
     }
 
-    /// Compares the weights with their checksum, which opening does not.
+    /// Compares the weights with their checksum; opening a model does not.
     ///
     /// # Errors
-    /// [`OpenError::Checksum`] where they differ.
+    /// [`OpenError::Checksum`] if they differ.
     pub fn verify(&self) -> Result<(), OpenError> {
         let found = crc32fast::hash(self.packed.weights_bytes());
         let expected = self.packed.weights_crc();
@@ -150,11 +149,12 @@ impl Model {
         Err(OpenError::Checksum { part: "weights", found, expected })
     }
 
-    /// Runs the model once. The results are the same bits for every pool and every run on one
-    /// instruction set.
+    /// Runs the model once. On one instruction set, results are bit-identical for every run and number of
+    /// threads.
     ///
     /// # Errors
-    /// [`InferenceError`]: an input is missing, unknown or of the wrong type or length, or there is no memory.
+    /// [`InferenceError`] if an input is missing, unknown or of the wrong type or length, or memory is
+    /// short.
     pub fn run(
         &self,
         workspace: &mut Workspace,
@@ -190,12 +190,12 @@ impl Model {
 
     fn check_inputs(&self, inputs: &[(&str, TensorRef<'_>)]) -> Result<(), InferenceError> {
         let specs = self.inputs();
-        let names = || specs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = || specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
         for (index, (name, _)) in inputs.iter().enumerate() {
             if inputs.iter().take(index).any(|(earlier, _)| earlier == name) {
                 return Err(InferenceError::RepeatedInput { name: (*name).to_owned() });
             }
-            if !specs.iter().any(|p| p.name == *name) {
+            if !specs.iter().any(|spec| spec.name == *name) {
                 return Err(InferenceError::UnknownInput {
                     name: (*name).to_owned(),
                     expected: names(),
@@ -224,7 +224,7 @@ impl Model {
     }
 }
 
-/// The workspace's arena, or a new one if it has none or one that is too small.
+/// The workspace's arena, or a new one if it has none or it is too small.
 fn take_arena(
     workspace: &mut Workspace,
     packed: &Packed,

@@ -1,5 +1,4 @@
-//! The bytes of a `model.cell`, taken apart and checked: what kernels and models work on. It leaves out how
-//! they are run.
+//! A decoded and checked `model.cell`: the plan and weights that a run uses.
 
 use crate::check::Checked;
 use crate::error::OpenError;
@@ -26,7 +25,7 @@ impl Packed {
         if packed.weights().len() == packed.checked_weights() {
             return Ok(packed);
         }
-        let reason = "the weights do not lie at a multiple of four bytes".to_owned();
+        let reason = "the weights are not aligned to four bytes".to_owned();
         Err(OpenError::Decode { part: "header", reason })
     }
 
@@ -35,7 +34,7 @@ impl Packed {
         self.checked.plan()
     }
 
-    /// What is done between two barriers, in order.
+    /// The plan's stages, in order.
     pub(crate) fn stages(&self) -> &[Stage] {
         self.checked.stages()
     }
@@ -45,7 +44,7 @@ impl Packed {
         bytemuck::try_cast_slice(self.weights_bytes()).unwrap_or_default()
     }
 
-    /// The same as bytes.
+    /// The weights section as bytes.
     pub(crate) fn weights_bytes(&self) -> &[u8] {
         self.bytes.as_slice().get(self.weights.clone()).unwrap_or_default()
     }
@@ -60,7 +59,7 @@ impl Packed {
         &self.bytes
     }
 
-    /// Floats of weights the plan was checked against.
+    /// The number of floats of weights that the plan was checked against.
     pub(crate) fn checked_weights(&self) -> usize {
         self.checked.weights()
     }

@@ -1,15 +1,15 @@
-//! The plan: what `model.cell` says is to be done, in execution order, and where every tensor lies.
+//! The plan in a `model.cell`: steps in execution order, and the place of every tensor.
 //!
-//! Activations are *maps*: `f32`, axis order height, width, channel (NHWC with N = 1), each row and
-//! column surrounded by a zero halo that stands for the convolution's padding. All maps live in one
-//! arena whose layout was fixed when the plan was made. This file holds the data only; `check`
-//! decides whether a plan read from a file may be trusted, and `kernels` executes it.
+//! Activations are *maps*: `f32`, axis order height, width, channel (NHWC with N = 1), surrounded by a halo
+//! of zeros that serves as the convolution's padding. All maps lie in one arena whose layout is fixed when
+//! the plan is made. This file defines the data only; `check` decides whether a plan read from a file is
+//! sound, and `kernels` executes it.
 
 use serde::{Deserialize, Serialize};
 
-/// Floats per cache line: offsets of maps and blobs are multiples of it.
+/// Floats per cache line; offsets of maps and blobs are multiples of it.
 pub const LINE: u64 = 16;
-/// Channel strides of maps are multiples of this, except of maps that only dense convolutions read.
+/// Channel strides of maps are multiples of this, except for maps that only dense convolutions read.
 pub const CHANNEL_BLOCK: u32 = 8;
 
 /// A run of `f32` in the weights section.
@@ -72,7 +72,7 @@ impl Map {
     }
 }
 
-/// `a · b`; saturates where `a` is beyond 32 bits: a checked 64-bit product is a function's call in Wasm.
+/// `a · b`, or `u64::MAX` if `a` exceeds 32 bits. (A checked 64-bit product is a function call in Wasm.)
 fn product(a: u64, b: u32) -> u64 {
     u32::try_from(a).map_or(u64::MAX, |a| u64::from(a) * u64::from(b))
 }
@@ -128,7 +128,7 @@ impl Activation {
 /// How a dense convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
-    /// Multiply and add as the definition says.
+    /// Multiplications and additions by the definition.
     Direct,
     /// Winograd's F(2×2, 3×3): 16 products for 4 outputs instead of 36.
     Winograd2,
@@ -137,7 +137,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Side of the square of outputs one transform gives; 0 for [`Algorithm::Direct`].
+    /// Side of the square of outputs of one transform; 0 for [`Algorithm::Direct`].
     pub fn tile(self) -> u32 {
         match self {
             Self::Direct => 0,
@@ -154,12 +154,12 @@ pub struct Window {
     pub kernel: [u32; 2],
     /// Step between outputs.
     pub stride: [u32; 2],
-    /// Padding above and left. What is needed below and right follows from the shapes.
+    /// Padding above and left. Padding below and right follows from the shapes.
     pub pad: [u32; 2],
 }
 
 impl Window {
-    /// The last row (`axis` 0) or column (1) read past the end of an input of `size`, given `outputs`.
+    /// Rows (`axis` 0) or columns (1) read past the end of an input of `size` for this many `outputs`.
     pub fn pad_after(&self, axis: usize, size: u32, outputs: u32) -> u64 {
         let last = u64::from(outputs.saturating_sub(1)) * u64::from(self.stride[axis])
             + u64::from(self.kernel[axis]);
@@ -169,9 +169,9 @@ impl Window {
 
 /// Dense or grouped convolution, or a dense layer (a 1×1 convolution of a 1×1 map).
 ///
-/// `out = activate(in * weights + bias) + residual`, or with `activate_last` the activation outside.
-/// Weights: `[group][output / panel][kernel y][kernel x][input][panel]`, outputs padded with zeros to
-/// whole panels; for Winograd `[output / panel][transform][input][panel]`. Bias:
+/// `out = activate(in * weights + bias) + residual`, or `activate(in * weights + bias + residual)` with
+/// `activate_last`. Weights: `[group][output / panel][kernel y][kernel x][input][panel]`, outputs padded
+/// with zeros to whole panels; for Winograd `[output / panel][transform][input][panel]`. Bias:
 /// `[group][output / panel][panel]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conv {
@@ -179,7 +179,7 @@ pub struct Conv {
     pub input: u32,
     /// Map written.
     pub output: u32,
-    /// Map of the output's shape that is added.
+    /// Map that is added, of the output's shape.
     pub residual: Option<u32>,
     /// Kernel, stride, padding.
     pub window: Window,
@@ -209,7 +209,7 @@ impl Conv {
         self.group_outputs.div_ceil(self.panel.max(1))
     }
 
-    /// Products per panel lane: kernel positions (or transform entries) times inputs.
+    /// Weights per output channel: kernel positions (or transform entries) times inputs.
     pub fn depth(&self) -> u64 {
         let positions = match self.algorithm {
             Algorithm::Direct => {
@@ -221,10 +221,10 @@ impl Conv {
     }
 }
 
-/// Depthwise convolution: each channel with a kernel of its own.
+/// Depthwise convolution: each channel has its own kernel.
 ///
-/// Weights `[kernel y][kernel x][stride of the map]`, bias `[stride]`. With `sums`, the mean over all
-/// pixels of each output channel is stored there too (what squeeze-and-excite begins with).
+/// Weights `[kernel y][kernel x][stride of the map]`, bias `[stride]`. With `means`, the mean of each
+/// output channel over all pixels is stored there too (the first step of squeeze-and-excite).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Depthwise {
     /// Map read.
@@ -243,7 +243,7 @@ pub struct Depthwise {
     pub activation: Activation,
 }
 
-/// What a pooling window or a reduction keeps.
+/// The result of a pooling window or a reduction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {
     /// The largest value.
@@ -265,7 +265,7 @@ pub struct Pool {
     pub output: u32,
     /// Kernel, stride, padding.
     pub window: Window,
-    /// What is kept.
+    /// The kind of result.
     pub pooling: Pooling,
 }
 
@@ -276,7 +276,7 @@ pub struct Reduce {
     pub input: u32,
     /// 1×1 map written.
     pub output: u32,
-    /// What is kept.
+    /// The kind of result.
     pub pooling: Pooling,
     /// Applied to each result.
     pub activation: Activation,
@@ -290,11 +290,11 @@ pub struct Affine {
     pub input: u32,
     /// Map written, of the same height and width.
     pub output: u32,
-    /// Channel of the output the first input channel goes to.
+    /// The output channel that receives the first input channel.
     pub first: u32,
     /// Factors, one for each channel of the input's stride.
     pub scale: Option<Blob>,
-    /// Summands, likewise.
+    /// Summands, one for each channel of the input's stride.
     pub bias: Option<Blob>,
     /// Applied to each result.
     pub activation: Activation,
@@ -321,7 +321,7 @@ pub enum BinaryOp {
     GreaterOrEqual,
 }
 
-/// Where an operand lies; axes of length 1 are repeated.
+/// An operand; axes of length 1 are repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Operand {
     /// A map.
@@ -366,9 +366,9 @@ pub struct Softmax {
 /// `out[pixel of b][i] = Σ_c a[pixel i][c] · b[pixel][c]`: a matrix product of two computed maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Product {
-    /// The matrix: its pixels are the output's channels.
+    /// The matrix; its pixels become the output's channels.
     pub a: u32,
-    /// The map it is applied to, of as many channels.
+    /// The map it is applied to, with as many channels.
     pub b: u32,
     /// Map written, as high and wide as `b`.
     pub output: u32,
@@ -410,7 +410,7 @@ impl Step {
         }
     }
 
-    /// A further map it writes.
+    /// A second map it writes.
     pub fn second_output(&self) -> Option<u32> {
         match self {
             Self::Depthwise(s) => s.means,
@@ -459,9 +459,9 @@ impl Dtype {
 /// Order of a tensor's axes outside the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// `[.., channel, height, width]`, as PyTorch has it.
+    /// `[.., channel, height, width]`, as in PyTorch.
     ChannelsFirst,
-    /// `[.., height, width, channel]`, as Keras has it.
+    /// `[.., height, width, channel]`, as in Keras.
     ChannelsLast,
 }
 
@@ -472,28 +472,28 @@ pub struct TensorSpec {
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
-    /// Dimensions in the ONNX graph; their product is that of the map's.
+    /// Dimensions in the ONNX graph, with as many elements as the map.
     pub dims: Vec<u32>,
-    /// How the dimensions lie on the map.
+    /// Order of the axes.
     pub order: Order,
     /// The map.
     pub map: u32,
-    /// Inputs only: factor for each channel, empty for 1.
+    /// Inputs only: a factor for each channel; empty for 1.
     pub scale: Vec<f32>,
-    /// Inputs only: summand for each channel after scaling, empty for 0.
+    /// Inputs only: a summand for each channel after scaling; empty for 0.
     pub bias: Vec<f32>,
 }
 
 /// A whole model, without its weights.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Tensors the caller gives.
+    /// The model's inputs.
     pub inputs: Vec<TensorSpec>,
-    /// Tensors the caller gets.
+    /// The model's outputs.
     pub outputs: Vec<TensorSpec>,
-    /// Every map; several may share floats of the arena when they are not needed at the same time.
+    /// All maps; maps that are not needed at the same time may share floats of the arena.
     pub maps: Vec<Map>,
-    /// What is done, in this order.
+    /// The steps in execution order.
     pub steps: Vec<Step>,
     /// Floats of the arena.
     pub arena: u64,

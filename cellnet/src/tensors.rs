@@ -1,8 +1,8 @@
-//! Tensors in and out: between the caller's axis order and the maps in the arena.
+//! Copies inputs and outputs between the caller's axis order and the maps in the arena.
 
 use crate::plan::{Dtype, Map, Order, TensorSpec};
 
-/// A tensor given to a run, elements in the order of its spec's dimensions.
+/// An input of a run; elements in the order of its spec's dimensions.
 #[derive(Debug, Clone, Copy)]
 pub enum TensorRef<'a> {
     /// Bytes 0–255.
@@ -27,8 +27,8 @@ impl TensorRef<'_> {
     }
 }
 
-/// Writes an input into its map: converted to `f32`, channel last, scaled and shifted per channel, the
-/// halo zero. Lengths were compared by the caller; what does not fit is left out.
+/// Writes an input into its map as `f32`, channel last, scaled and shifted per channel, with a halo of
+/// zeros. The caller has compared the lengths; elements that do not fit are left out.
 pub(crate) fn load(arena: &mut [f32], maps: &[Map], spec: &TensorSpec, tensor: TensorRef<'_>) {
     let Some(map) = maps.get(spec.map as usize) else { return };
     let (first, floats) = (map.offset as usize, map.floats() as usize);

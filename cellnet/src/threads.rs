@@ -1,5 +1,5 @@
-//! Threads that help with runs. Several runs at once share them; a run's own thread always works too,
-//! so that every run gets on even when all helpers are busy elsewhere.
+//! A pool of helper threads, shared by concurrent runs. A run's own thread always works too, so that every
+//! run makes progress even while all helpers are busy with others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use crate::kernels::Execution;
 
-/// A pool of helper threads, which sleep while there is nothing to do.
+/// A pool of helper threads, which sleep while idle.
 pub struct Pool {
     shared: Arc<Shared>,
     threads: usize,
@@ -16,17 +16,17 @@ pub struct Pool {
 
 struct Shared {
     state: Mutex<State>,
-    /// Something was put in line, or the pool closes.
+    /// Signals a queued run, or that the pool closes.
     work: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    line: VecDeque<(Arc<Execution>, Arc<HelperCount>)>,
+    queue: VecDeque<(Arc<Execution>, Arc<HelperCount>)>,
     closed: bool,
 }
 
-/// Counts the helpers that hold a run.
+/// Counts the helpers that work on a run.
 #[derive(Default)]
 struct HelperCount {
     helpers: Mutex<usize>,
@@ -44,8 +44,8 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool in which a run is worked on by up to `threads` threads, its own among them. Where the
-    /// system gives fewer threads (or none, as on Wasm), runs are done by fewer.
+    /// A pool whose runs use up to `threads` threads, including the caller's. If the system provides fewer
+    /// (Wasm provides none), runs use fewer.
     #[must_use]
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new() });
@@ -59,14 +59,14 @@ impl Pool {
         Self { threads: helpers.len() + 1, shared, helpers }
     }
 
-    /// Threads a run is worked on by.
+    /// Threads of a run, including the caller's.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Works on a run with as many helpers as are free until it is over, and gives it back. `None` if
-    /// a helper still held it, which cannot be.
+    /// Executes a run with the helpers that are free, and returns it. `None` would mean that a helper still
+    /// holds it, which the wait below rules out.
     pub(crate) fn run(&self, execution: Execution) -> Option<Execution> {
         if self.helpers.is_empty() {
             execution.work();
@@ -76,12 +76,12 @@ impl Pool {
         let helper_count = Arc::new(HelperCount::default());
         let mut state = locked(&self.shared.state);
         for _ in &self.helpers {
-            state.line.push_back((Arc::clone(&execution), Arc::clone(&helper_count)));
+            state.queue.push_back((Arc::clone(&execution), Arc::clone(&helper_count)));
         }
         drop(state);
         self.shared.work.notify_all();
         execution.work();
-        locked(&self.shared.state).line.retain(|(other, _)| !Arc::ptr_eq(other, &execution));
+        locked(&self.shared.state).queue.retain(|(other, _)| !Arc::ptr_eq(other, &execution));
         let mut helpers = locked(&helper_count.helpers);
         while *helpers > 0 {
             helpers = helper_count.left.wait(helpers).unwrap_or_else(PoisonError::into_inner);
@@ -96,15 +96,15 @@ impl Drop for Pool {
         locked(&self.shared.state).closed = true;
         self.shared.work.notify_all();
         for helper in self.helpers.drain(..) {
-            // A helper that panicked has already told its run.
+            // A helper that panicked has already marked its run as failed.
             let _ = helper.join();
         }
     }
 }
 
-/// What a helper does: takes a run from the line, works on it to its end, lets go of it.
+/// A helper's loop: takes a run from the queue, works on it to its end, and releases it.
 fn help(shared: &Shared) {
-    /// Counts the helper out even if it panics.
+    /// Decrements the count of helpers even if the helper panics.
     struct Leave(Arc<HelperCount>);
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -115,7 +115,7 @@ fn help(shared: &Shared) {
     loop {
         let mut state = locked(&shared.state);
         let (execution, helper_count) = loop {
-            if let Some(next) = state.line.pop_front() {
+            if let Some(next) = state.queue.pop_front() {
                 break next;
             }
             if state.closed {

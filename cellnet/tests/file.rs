@@ -1,5 +1,5 @@
-//! The file: same input, same bytes; every flipped byte, every cut and every other version is told.
-//! And the packer's refusals, which name operator and node.
+//! The file `model.cell`: packing is reproducible, and opening detects every flipped byte, truncation and
+//! other version. Also the packer's refusals, which name operator and node.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot write its files has failed")]
 
@@ -12,7 +12,7 @@ use rten_onnx::onnx::ModelProto;
 mod common;
 use common::{declared, ints, model, node, tensor};
 
-/// Conv 3×3, ReLU, global mean, flatten, Gemm; the last operator as given.
+/// Conv 3×3, ReLU, global mean, flatten, Gemm, and `last` as the last operator.
 fn graph(last: &str) -> ModelProto {
     let nodes = vec![
         node("Conv", &["x", "w", "b"], "a", vec![ints("pads", &[1, 1, 1, 1])]),
@@ -61,7 +61,7 @@ fn the_same_graph_gives_the_same_bytes_and_a_sound_answer() {
 }
 
 #[test]
-fn wrong_inputs_are_told_apart() {
+fn each_wrong_input_has_its_own_error() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::from_bytes(&packed(folder.path(), "Softmax").unwrap()).unwrap();
     let other = Model::from_bytes(&packed(folder.path(), "Softmax").unwrap()).unwrap();
@@ -82,7 +82,7 @@ fn wrong_inputs_are_told_apart() {
 }
 
 #[test]
-fn every_flipped_byte_of_header_and_plan_is_told() {
+fn every_flipped_byte_of_header_and_plan_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = packed(folder.path(), "Softmax").unwrap();
     let weights = u64::from_le_bytes(bytes[24..32].try_into().unwrap()) as usize;
@@ -114,7 +114,7 @@ fn every_flipped_byte_of_header_and_plan_is_told() {
 }
 
 #[test]
-fn every_cut_is_told() {
+fn every_truncation_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = packed(folder.path(), "Softmax").unwrap();
     for length in 0..bytes.len() {

@@ -1,5 +1,5 @@
-//! Graphs as exporters write them: the same network in PyTorch's and in Keras' way gives the same answer,
-//! and is fused to as few steps as it should be. What cannot be packed is refused with a reason.
+//! Graphs as exporters write them: the same network exported from PyTorch and from Keras gives the same
+//! answers and is fused to the expected number of steps. Unsupported graphs are refused with a reason.
 #![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
 
 use cellnet::pack::{Options, pack};
@@ -54,7 +54,7 @@ fn bn(input: &str, output: &str) -> NodeProto {
     node("BatchNormalization", &[input, "gamma", "beta", "mean", "variance"], output, vec![])
 }
 
-/// As PyTorch's exporter writes a block with squeeze-and-excite, a dense layer, and Grad-CAM's product.
+/// A block with squeeze-and-excite, a dense layer, and Grad-CAM's product, as PyTorch's exporter writes it.
 fn channels_first() -> ModelProto {
     let padded = || ints("pads", &[1, 1, 1, 1]);
     let nodes = vec![
@@ -83,7 +83,7 @@ fn channels_first() -> ModelProto {
     model(nodes, weights(), vec![declared("x", &[1, 3, side, side])], &["y", "cam"])
 }
 
-/// The same network as tf2onnx writes it, with bytes in and the preprocessing inside.
+/// The same network as tf2onnx writes it, with byte input and preprocessing in the graph.
 fn channels_last() -> ModelProto {
     let first = || vec![ints("perm", &[0, 3, 1, 2])];
     let last = || vec![ints("perm", &[0, 2, 3, 1])];
@@ -149,7 +149,7 @@ fn both_layouts_give_the_same_answers_from_bytes_and_from_floats() {
     for ((name, a), (other, b)) in first.iter().zip(&last) {
         assert_eq!((name, a.len()), (other, b.len()));
         let largest = a.iter().fold(0.0f32, |m, v| v.abs().max(m));
-        assert!(largest > 0.01, "{name} says something");
+        assert!(largest > 0.01, "{name} is not zero");
         for (a, b) in a.iter().zip(b) {
             assert!((a - b).abs() <= 2e-6 * largest, "{name}: {a} and {b}");
         }
@@ -157,7 +157,7 @@ fn both_layouts_give_the_same_answers_from_bytes_and_from_floats() {
 }
 
 #[test]
-fn a_block_is_fused_to_as_few_steps_as_it_can_be() {
+fn a_block_is_fused_to_the_fewest_steps() {
     for graph in [channels_first(), channels_last()] {
         let model = built(&graph).unwrap();
         let steps = &model.plan().steps;
@@ -175,21 +175,21 @@ fn a_block_is_fused_to_as_few_steps_as_it_can_be() {
         let depthwise = depthwise.unwrap();
         assert_eq!(depthwise.activation, Activation::HardSwish);
         assert!(depthwise.means.is_some());
-        // And besides: the squeeze's product in place, and the last mean.
+        // The other three: the depthwise convolution, the squeeze's product in place, and the last mean.
         assert_eq!(steps.len(), 9, "{steps:#?}");
-        // The dense layer's weights lie in the file once, though two steps use them.
+        // The dense layer's weights are stored once, though two steps use them.
         assert_eq!(convs[4].weights, convs[5].weights);
     }
 }
 
 #[test]
-fn what_cannot_be_packed_is_named_with_the_reason() {
+fn unsupported_nodes_are_named_with_the_reason() {
     let side = SIDE as i64;
     let cases = [
         (node("Conv", &["x", "stem"], "y", vec![ints("dilations", &[2, 2])]), "Conv", "dilations"),
         (node("ReduceMean", &["x", "one"], "y", vec![]), "ReduceMean", "not height and width"),
         (node("Reshape", &["x", "mixed"], "y", vec![]), "Reshape", "mix channels"),
-        (node("Resize", &["x"], "y", vec![]), "Resize", "does not know"),
+        (node("Resize", &["x"], "y", vec![]), "Resize", "does not support"),
         (node("Softmax", &["x"], "y", vec![int("axis", 2)]), "Softmax", "channels"),
         (node("Relu", &["gone"], "y", vec![]), "Relu", "gone"),
     ];

@@ -1,10 +1,10 @@
-//! Instruction counts of the kernels, compared with kept ones: a spilled register shows the day it appears.
+//! Compares instruction counts of the kernels with recorded ones, to detect spilled registers at once.
 //!
-//! `examples/instructions.rs` is built as it is shipped and run under valgrind's callgrind, which counts
-//! the same instructions every time, whatever processor is below: the back end is named, not detected.
-//! Kept are `instructions.tsv` beside this file. A count more than [`MORE`] above its kept one fails; after
-//! a change that is meant, `SKINCELL_BLESS=1 cargo test -p cellnet --test instructions` keeps the new ones.
-//! Without valgrind (`apt-get install valgrind`) nothing is counted, and that is said.
+//! `examples/instructions.rs` is built in the release profile and run under valgrind's callgrind with a
+//! named back end, so that the counts are the same on every processor. The recorded counts are in
+//! `instructions.tsv` beside this file. A count of more than [`MORE`] times the recorded one fails; after
+//! an intended change, `SKINCELL_BLESS=1 cargo test -p cellnet --test instructions` records the new ones.
+//! Without valgrind (`apt-get install valgrind`) the test is skipped with a printed reason.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -13,16 +13,16 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How much more than kept is let pass: string functions differ a little between C libraries.
+/// Largest accepted ratio to the recorded count: string functions differ a little between C libraries.
 const MORE: f64 = 1.01;
 
-/// Instructions by back end and case.
+/// Instruction counts by back end and case.
 type Counts = BTreeMap<(String, String), u64>;
 
 #[test]
 fn kernels_take_no_more_instructions_than_they_did() {
     if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: no valgrind here, which counts the instructions");
+        println!("skipped: counting instructions needs valgrind");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -42,32 +42,33 @@ fn kernels_take_no_more_instructions_than_they_did() {
     let failures = compare(&counts, &kept(&path));
     assert!(
         failures.is_empty(),
-        "{failures}If that is meant: SKINCELL_BLESS=1 cargo test -p cellnet --test instructions"
+        "{failures}If this is intended: SKINCELL_BLESS=1 cargo test -p cellnet --test instructions"
     );
 }
 
-/// Says each count beside its kept one; gives those that are too many, or new.
+/// Prints each count beside its recorded one; returns the lines of counts that are too high or new.
 fn compare(counts: &Counts, kept: &Counts) -> String {
     let mut failures = String::new();
     for ((isa, case), count) in counts {
         let line = match kept.get(&(isa.clone(), case.clone())) {
             Some(before) => {
                 let ratio = *count as f64 / *before as f64;
-                let line = format!("{isa}, {case}: {count} instructions, {ratio:.3} x kept");
+                let line =
+                    format!("{isa}, {case}: {count} instructions, {ratio:.3} x the recorded count");
                 if ratio <= MORE {
                     println!("{line}");
                     continue;
                 }
                 line
             }
-            None => format!("{isa}, {case}: {count} instructions, none kept"),
+            None => format!("{isa}, {case}: {count} instructions, none recorded"),
         };
         writeln!(failures, "{line}").unwrap();
     }
     failures
 }
 
-/// The example as it is shipped, built by cargo as a child: at no cost where it is fresh.
+/// Builds the example in the release profile with a child cargo and returns its path.
 fn example() -> PathBuf {
     let arguments = ["build", "--release", "--package", "cellnet", "--example", "instructions"];
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -77,10 +78,10 @@ fn example() -> PathBuf {
     let messages = String::from_utf8(output.stdout).unwrap();
     let name = Path::new("examples/instructions");
     let mut files = messages.split('"').map(PathBuf::from).filter(|p| p.ends_with(name));
-    files.next().expect("cargo names what it built")
+    files.next().expect("cargo prints the path of the built file")
 }
 
-/// Counts one run of each case on a back end, if valgrind shows the program that it has it.
+/// Counts one run of each case on a back end, unless valgrind's processor lacks it.
 fn counted(program: &Path, folder: &Path, isa: &str, counts: &mut Counts) {
     let out = folder.join(format!("callgrind.{isa}"));
     let output = Command::new("valgrind")

@@ -1,8 +1,8 @@
-//! Whatever bytes are opened: an error or a model that runs inside its arena.
+//! Opening any bytes gives an error, or a model that runs inside its arena.
 //!
-//! The input is taken twice: as a whole file, and as a plan that gets a correct header and checksums, so
-//! that what the checks let through is executed on every instruction set. `run` in the folder above makes
-//! seeds, builds with AddressSanitizer and runs.
+//! The input is used twice: as a whole file, and as a plan with a correct header and checksums, so that
+//! plans that pass the checks are executed on every instruction set. The script `run` in the folder above
+//! makes seeds, builds with AddressSanitizer and runs.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -47,7 +47,7 @@ fn run(model: &Model, isa: Isa, pool: &Pool) {
     let _ = model.run(&mut Workspace::with_isa(model, isa), pool, &inputs);
 }
 
-/// As many weights as the plan's blobs reach, as far as that is sane.
+/// The number of weights that the plan's blobs need, limited to a sane size.
 fn weights_of(plan: &Plan) -> u64 {
     let blobs = plan.steps.iter().flat_map(|step| match step {
         Step::Conv(s) => vec![s.weights, s.bias],

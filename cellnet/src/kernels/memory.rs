@@ -1,11 +1,11 @@
-//! The arena, and the view of arena, weights and maps that kernels work on.
+//! The arena of a run, and the view of arena, weights and maps that kernels work on.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
 use crate::plan::{Blob, Map};
 
-/// Zeroed floats at a 64-byte boundary. Pages that are never touched are never taken from the system.
+/// Zeroed floats at a 64-byte boundary. The system allocates a page when it is first touched.
 #[derive(Debug)]
 pub(crate) struct Arena {
     first: NonNull<f32>,
@@ -17,7 +17,7 @@ pub(crate) struct Arena {
 unsafe impl Send for Arena {}
 
 impl Arena {
-    /// Allocates `floats` zeros; `None` where the system has no memory.
+    /// Allocates `floats` zeros; `None` if the system has no memory.
     pub(crate) fn new(floats: usize) -> Option<Self> {
         let layout = Layout::from_size_align(floats.max(16).checked_mul(4)?, 64).ok()?;
         // SAFETY: the layout has a size above zero.
@@ -55,7 +55,7 @@ impl Drop for Arena {
     }
 }
 
-/// What a task works on.
+/// The memory a task works on.
 pub(super) struct Memory<'a> {
     pub(super) arena: *mut f32,
     pub(super) weights: &'a [f32],
@@ -76,18 +76,17 @@ impl Memory<'_> {
     }
 }
 
-/// Which task, on which memory.
+/// One task of a stage.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a> {
     pub(super) index: usize,
     pub(super) threads: usize,
     pub(super) scratch: *mut f32,
-    /// Of two steps done together: what lies between. Then the task is all pixels of it.
+    /// For a pair of steps: the slice of the map between them. The task then computes all its pixels.
     pub(super) slice: Option<&'a Slice>,
 }
 
-/// Some channels of the map between two steps, from the first to before the second of `channels`, in a map of
-/// their own.
+/// The channels `channels.0..channels.1` of the map between two steps, stored as a map of their own.
 pub(super) struct Slice {
     pub(super) map: Map,
     pub(super) channels: (usize, usize),
@@ -101,7 +100,7 @@ pub(super) fn part(n: usize, i: usize, parts: usize) -> (usize, usize) {
 /// Zeros the halo of a map.
 ///
 /// # Safety
-/// `arena` must hold the map, and nobody else may touch its halo.
+/// `arena` must contain the map, and no other thread may touch its halo.
 pub(super) unsafe fn clear_halo(arena: *mut f32, map: &Map) {
     let [top, left, bottom, right] = map.halo.map(|h| h as usize);
     if top + left + bottom + right == 0 {

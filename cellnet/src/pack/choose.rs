@@ -1,8 +1,8 @@
-//! Which algorithm computes a dense 3×3 convolution: the cheapest whose measured error is allowed.
+//! Chooses the algorithm of each dense 3×3 convolution: the cheapest whose measured error is small enough.
 //!
-//! Costs are counted in multiply-adds of one lane: products, transforms, and what it takes to bring the
-//! weights from memory, of which Winograd has more. The factors were fitted to EfficientNetV2-S and
-//! ResNet-50 layers; they need to be right to a third, not more.
+//! Costs are counted in multiply-adds of one lane: products, transforms, and loading the weights, of which
+//! Winograd has more. The factors were fitted to layers of EfficientNetV2-S and ResNet-50; an accuracy of a
+//! third is enough.
 
 use super::Options;
 use super::measure::Measured;
@@ -10,13 +10,13 @@ use super::net::{ConvLayer, Kind, Net, Shape};
 use crate::error::PackError;
 use crate::plan::{Algorithm, Dtype};
 
-/// Multiply-adds in the time a byte of weights takes to arrive.
+/// Multiply-adds in the time it takes to load a byte of weights.
 const BYTE: f64 = 2.0;
 /// Transforms of one channel of a tile, input plus output side, in multiply-adds.
 const TRANSFORM2: f64 = 60.0;
 const TRANSFORM4: f64 = 160.0;
 
-/// An algorithm for each layer: the cheapest one the options allow whose error is small enough.
+/// The algorithm of each layer: the cheapest allowed by the options whose error is small enough.
 pub(super) fn algorithms(net: &Net, options: &Options) -> Result<Vec<Algorithm>, PackError> {
     let ranked: Vec<Vec<Algorithm>> = net
         .layers
@@ -48,7 +48,7 @@ pub(super) fn algorithms(net: &Net, options: &Options) -> Result<Vec<Algorithm>,
     Ok(chosen)
 }
 
-/// Seeded numbers in the range of the input's elements, where there are no photos to calibrate with.
+/// Seeded noise in the range of the input's elements, used if there are no calibration photos.
 fn noise(net: &Net) -> Vec<f32> {
     let spec = net.inputs.first();
     let count = spec.map_or(0, |p| p.dims.iter().product());

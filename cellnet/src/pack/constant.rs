@@ -1,6 +1,6 @@
-//! Constants of a graph and the small arithmetic that exporters do on them (shapes, mostly).
+//! Constants of a graph, and the arithmetic that exporters do on them, mostly on shapes.
 //!
-//! Everything is computed in `f64`, which holds the `f32` and the `i64` that occur exactly.
+//! Everything is computed in `f64`, which represents `f32` values and the integers of shapes exactly.
 
 /// A constant tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +40,7 @@ impl Constant {
         }
     }
 
-    /// The elements as integers, if they are.
+    /// The elements if they are integers.
     pub(super) fn as_ints(&self) -> Option<&[i64]> {
         match &self.data {
             Data::Int(v) => Some(v),
@@ -48,7 +48,7 @@ impl Constant {
         }
     }
 
-    /// The only element.
+    /// The element of a constant that has exactly one.
     pub(super) fn single(&self) -> Option<f32> {
         if self.len() == 1 { self.to_floats().first().copied() } else { None }
     }
@@ -78,7 +78,7 @@ impl Constant {
         Some(Self { dims, data })
     }
 
-    /// The same elements with other dimensions, 0 and -1 as ONNX has them.
+    /// The same elements with other dimensions; 0 and -1 as in ONNX.
     pub(super) fn reshape(&self, target: &[i64]) -> Option<Self> {
         let dims = resolve(&self.dims, target)?;
         Some(Self { dims, data: self.data.clone() })
@@ -127,7 +127,7 @@ impl Constant {
         self.pick(vec![end.saturating_sub(start)], start..end)
     }
 
-    /// Vectors one after the other.
+    /// Concatenates vectors.
     pub(super) fn concat(parts: &[&Self]) -> Option<Self> {
         let first = parts.first()?;
         if parts.iter().any(|p| p.dims.len() != 1) {
@@ -137,7 +137,7 @@ impl Constant {
         Some(first.like(vec![values.len()], values))
     }
 
-    /// `op` of both, repeated to a common shape.
+    /// `op` of both constants, broadcast to a common shape.
     pub(super) fn zip(&self, other: &Self, op: impl Fn(f64, f64) -> f64) -> Option<Self> {
         let dims = broadcast(&self.dims, &other.dims)?;
         let (a, b) = (self.wide(), other.wide());
@@ -154,7 +154,7 @@ impl Constant {
     }
 }
 
-/// Dimensions a reshape of `dims` to `target` gives.
+/// The dimensions after reshaping `dims` to `target`.
 pub(super) fn resolve(dims: &[usize], target: &[i64]) -> Option<Vec<usize>> {
     let total: usize = dims.iter().product();
     let mut out = Vec::new();
@@ -175,7 +175,7 @@ pub(super) fn resolve(dims: &[usize], target: &[i64]) -> Option<Vec<usize>> {
     (out.iter().product::<usize>() == total).then_some(out)
 }
 
-/// The shape two shapes repeat to.
+/// The common shape of two shapes under broadcasting.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |d: &[usize], i: usize| if i + d.len() < rank { 1 } else { d[i + d.len() - rank] };
@@ -193,7 +193,7 @@ fn strides(dims: &[usize]) -> Vec<usize> {
     (0..dims.len()).map(|i| dims[i + 1..].iter().product()).collect()
 }
 
-/// Strides of `dims` seen as `full`: 0 where an axis is repeated.
+/// Strides of `dims` broadcast to `full`: 0 for a repeated axis.
 fn repeated(dims: &[usize], full: &[usize]) -> Vec<usize> {
     let own = strides(dims);
     let missing = full.len() - dims.len();

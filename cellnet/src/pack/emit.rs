@@ -1,4 +1,4 @@
-//! From layers to the plan's steps, packing each one's weights in the order of execution.
+//! Turns layers into the plan's steps, and packs their weights in the order of execution.
 
 use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
@@ -8,7 +8,7 @@ use crate::plan::{
     Reduce, Softmax, Step, TensorSpec, Window,
 };
 
-/// Steps and weights of a net that has been laid out.
+/// The plan and weights of a net that has been laid out.
 pub(super) fn emit(net: &Net, algorithms: &[Algorithm], layout: Layout) -> (Plan, Vec<f32>) {
     let mut emitter =
         Emitter { net, layout: &layout, section: Section::default(), steps: Vec::new() };
@@ -35,7 +35,7 @@ pub(super) fn emit(net: &Net, algorithms: &[Algorithm], layout: Layout) -> (Plan
     (plan, section.floats)
 }
 
-/// A value per channel, or none at all.
+/// A value for each channel, or none if all are the default.
 fn filled(values: &[f32], channels: usize, default: f32) -> Vec<f32> {
     let mut values = values.to_vec();
     if !values.is_empty() {
@@ -60,7 +60,7 @@ fn window(moving: &Moving) -> Window {
 }
 
 impl Emitter<'_> {
-    /// A value nobody reads has no map; the index given then fails the plan's check.
+    /// An unread value has no map; its index then fails the plan's check.
     fn map(&self, value: ValueId) -> u32 {
         self.layout.map_of.get(value).copied().flatten().unwrap_or(u32::MAX)
     }
@@ -137,7 +137,7 @@ impl Emitter<'_> {
         })
     }
 
-    /// One affine step for each input, into its channels of the output.
+    /// One affine step for each input, which writes that input's channels of the output.
     fn concat(&mut self, layer: &Layer) {
         let Kind::Concat { scale, bias, activation } = &layer.kind else { return };
         let mut first = 0;

@@ -1,10 +1,10 @@
-//! Convolution in double precision and by the definition: what Winograd's error is measured against, and
-//! the kernels in tests.
+//! Convolution by its definition, in double precision: the reference for Winograd's error, and for the
+//! kernels in tests.
 
 use super::net::{ConvLayer, Moving, Shape};
 
-/// A value `[height][width][channels]` in double precision, and a bound of the terms it was summed from
-/// (what rounding errors are relative to).
+/// A value `[height][width][channels]` in double precision, and the magnitude of the terms it was summed
+/// from, to which rounding errors are relative.
 #[derive(Debug, Clone)]
 pub(super) struct Exact {
     pub(super) shape: Shape,
@@ -61,7 +61,7 @@ pub(super) fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
     result
 }
 
-/// The input pixel under place `(dy, dx)` of the window at output `(y, x)`, if it is not padding.
+/// The input pixel at position `(dy, dx)` of the window for output `(y, x)`; `None` in the padding.
 pub(super) fn inside(
     moving: &Moving,
     shape: Shape,

@@ -1,12 +1,12 @@
-//! Fewer layers that do the same: batch norms into convolutions, activations and residuals into the
-//! layer before, gates (SiLU, hard swish) out of their parts, means into depthwise convolutions.
+//! Fuses layers: batch norms into convolutions, activations and residuals into the layer before, the parts
+//! of gates (SiLU, hard swish) into one activation, means into depthwise convolutions.
 //!
-//! A layer is only merged into the one before it where nobody else reads what lies between.
+//! A layer is merged into the one before it only if no other layer reads the value between them.
 
 use super::net::{Arg, ConvLayer, Kind, Layer, Net, Shape, ValueId};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
-/// Fuses everything there is to fuse.
+/// Applies all fusions.
 pub(super) fn fuse(net: &mut Net) {
     drop_unused(net);
     gates(net);
@@ -16,7 +16,7 @@ pub(super) fn fuse(net: &mut Net) {
     drop_unused(net);
 }
 
-/// Drops layers nobody reads.
+/// Drops layers with unread outputs.
 fn drop_unused(net: &mut Net) {
     loop {
         let uses = net.uses();
@@ -28,7 +28,7 @@ fn drop_unused(net: &mut Net) {
     }
 }
 
-/// The layer that gives `value`, if it is an affine one: its input, scale, bias and activation.
+/// If an affine layer produces `value`: its input, scale, bias and activation.
 fn affine_of(net: &Net, value: ValueId) -> Option<(ValueId, &[f32], &[f32], Activation)> {
     let layer = net.layers.get(net.producer(value)?)?;
     match &layer.kind {
@@ -43,11 +43,11 @@ fn all(values: &[f32], wanted: f32) -> bool {
     !values.is_empty() && values.iter().all(|v| (v - wanted).abs() <= 1e-6 * wanted.abs())
 }
 
-/// `x` where `value` is ReLU6(x + 3).
+/// `x`, if `value` is ReLU6(x + 3).
 fn shifted_relu6(net: &Net, value: ValueId) -> Option<ValueId> {
     let (mut inner, scale, bias, mut activation) = affine_of(net, value)?;
     let (mut scale, mut bias) = (scale, bias);
-    // ReLU, then a minimum.
+    // ReLU, followed by a minimum.
     if activation == (Activation::Clip { low: f32::NEG_INFINITY, high: 6.0 })
         && scale.is_empty()
         && bias.is_empty()
@@ -70,7 +70,8 @@ fn shifted_relu6(net: &Net, value: ValueId) -> Option<ValueId> {
     (shifted && none == Activation::None).then_some(x)
 }
 
-/// `x` and the hard sigmoid's factor (1, or 6 where the division is missing), where `value` is one.
+/// `x` and a factor, if `value` is a hard sigmoid of `x`; the factor is 6 if its division is missing, else
+/// 1.
 fn hard_sigmoid(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
     if let Some(x) = shifted_relu6(net, value) {
         return Some((x, 6.0));
@@ -85,7 +86,7 @@ fn hard_sigmoid(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
     if divided { shifted_relu6(net, inner).map(|x| (x, 1.0)) } else { None }
 }
 
-/// The gate `value` is on `x`, and a factor left over.
+/// The activation of `x` that `x · value` equals, and a remaining factor.
 fn gate(net: &Net, value: ValueId, x: ValueId) -> Option<(Activation, f32)> {
     if let Some((inner, scale, bias, Activation::Sigmoid)) = affine_of(net, value) {
         return (inner == x && scale.is_empty() && bias.is_empty())
@@ -95,7 +96,7 @@ fn gate(net: &Net, value: ValueId, x: ValueId) -> Option<(Activation, f32)> {
     (inner == x).then_some((Activation::HardSwish, factor))
 }
 
-/// Replaces products with a gate of the same value, and hard sigmoids in parts, by one activation.
+/// Replaces a product of a value and its own gate, and the parts of a hard sigmoid, by one activation.
 fn gates(net: &mut Net) {
     for index in 0..net.layers.len() {
         let layer = &net.layers[index];
@@ -134,7 +135,7 @@ fn gates(net: &mut Net) {
     }
 }
 
-/// Merges one layer into another; false if there is none to merge.
+/// Merges one layer into another; false if there is none left to merge.
 fn merge_one(net: &mut Net) -> bool {
     let uses = net.uses();
     for index in 0..net.layers.len() {
@@ -182,7 +183,7 @@ fn merge_affine(net: &mut Net, uses: &[usize], index: usize) -> bool {
     true
 }
 
-/// Everybody reads `input` instead of `output`, and the layer goes.
+/// Removes the layer; readers of `output` read `input` instead.
 fn replace(net: &mut Net, index: usize, input: ValueId, output: ValueId) {
     net.layers.remove(index);
     let swap = |v: &mut ValueId| {
@@ -222,7 +223,7 @@ fn compose(scale: &mut Vec<f32>, bias: &mut Vec<f32>, by: &[f32], plus: &[f32]) 
     *bias = if new_bias.iter().all(|b| *b == 0.0) { Vec::new() } else { new_bias };
 }
 
-/// Takes an affine layer into the layer before it, if that one can.
+/// Merges an affine layer into the layer before it, if that layer can take it.
 fn absorb(
     layer: &mut Layer,
     scale: &[f32],
@@ -270,8 +271,8 @@ fn scale_conv(conv: &mut ConvLayer, scale: &[f32], bias: &[f32]) {
     }
 }
 
-/// An addition of two maps of one shape goes into the convolution that gives one of them, which then
-/// runs where the addition ran.
+/// Merges an addition of two maps of the same shape into the convolution that produces one of them. The
+/// convolution then takes the addition's place in the order.
 fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
     let layer = &net.layers[index];
     let Kind::Binary { op: BinaryOp::Add, a: Arg::Value(a), b: Arg::Value(b), activation } =
@@ -284,7 +285,7 @@ fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
         return false;
     }
     let mut sides = [(a, b), (b, a)];
-    // The later of two convolutions: its partner is there when it runs.
+    // The later of two convolutions, because the other operand is complete when it runs.
     sides.sort_by_key(|(own, _)| std::cmp::Reverse(net.producer(*own)));
     for (own, other) in sides {
         let Some(before) = net.producer(own) else { continue };
@@ -309,7 +310,7 @@ fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
     false
 }
 
-/// Means over the output of a depthwise convolution are taken while it runs.
+/// Merges a mean over the output of a depthwise convolution into that convolution.
 fn means(net: &mut Net) {
     let mut index = 0;
     while index < net.layers.len() {

@@ -1,18 +1,18 @@
-//! Where every value lies: halos as wide as its readers need, and places in the arena shared by values
-//! that are not needed at the same time.
+//! Lays out the arena: halos as wide as a value's readers need, and shared places for values that are not
+//! needed at the same time.
 
 use super::net::{Arg, Kind, Layer, Net, ValueId};
 use crate::plan::{Algorithm, CHANNEL_BLOCK, LINE, Map};
 use crate::stage::can_be_sliced;
 
-/// Maps, and which one each value lies in.
+/// The maps, and the map of each value.
 pub(super) struct Layout {
     pub(super) maps: Vec<Map>,
     pub(super) map_of: Vec<Option<u32>>,
     pub(super) arena: u64,
 }
 
-/// Lays out a net whose layers are computed by `algorithms`.
+/// Lays out a net for layers computed by `algorithms`.
 pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
     let lives = lives(net);
     let home = homes(net, &lives);
@@ -60,14 +60,14 @@ pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
     Layout { maps: spans.into_iter().map(|s| s.map).collect(), map_of, arena }
 }
 
-/// Floats from pixel to pixel: whole blocks, and no multiple of 4096 bytes, at which neighbouring pixels
-/// would drive each other out of the first cache.
+/// Floats from pixel to pixel: whole blocks, but not a multiple of 4096 bytes, because neighbouring pixels
+/// would then evict each other from the L1 cache.
 fn stride_of(channels: usize) -> usize {
     let stride = channels.next_multiple_of(CHANNEL_BLOCK as usize);
     if stride.is_multiple_of(128) { stride + 16 } else { stride }
 }
 
-/// A map and the layers between which it is needed, both included; layer 0 is loading the inputs.
+/// A map, and the first and last layer that need it; layer 0 stands for loading the inputs.
 struct Span {
     value: ValueId,
     map: Map,
@@ -75,7 +75,7 @@ struct Span {
     last: usize,
 }
 
-/// First and last layer (counted from 1) that touches each value; `None` if nobody does.
+/// The first and last layer (counted from 1) that use each value; `None` if unused.
 fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; net.values.len()];
     let mut touch = |value: ValueId, at: usize| {
@@ -103,8 +103,8 @@ fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
     lives
 }
 
-/// Whether this layer is a convolution that will be done together with the depthwise one after it, and so
-/// still reads its input while that one writes.
+/// Whether this layer is a convolution paired with the depthwise one after it, and so still reads its input
+/// while the depthwise one writes.
 fn is_paired(net: &Net, layer: usize) -> bool {
     let (Some(first), Some(second)) = (net.layers.get(layer), net.layers.get(layer + 1)) else {
         return false;
@@ -119,7 +119,7 @@ fn is_paired(net: &Net, layer: usize) -> bool {
         && can_be_sliced(shape.height, shape.width)
 }
 
-/// The value in whose map each value lies: binary layers write over an operand that ends with them.
+/// The value whose map each value uses: a binary layer overwrites an operand that has no later reader.
 fn homes(net: &Net, lives: &[Option<(usize, usize)>]) -> Vec<ValueId> {
     let mut home: Vec<ValueId> = (0..net.values.len()).collect();
     for (i, layer) in net.layers.iter().enumerate() {
@@ -137,7 +137,7 @@ fn homes(net: &Net, lives: &[Option<(usize, usize)>]) -> Vec<ValueId> {
     home
 }
 
-/// Zeros a layer reads around its first input.
+/// The zeros that a layer reads around its first input.
 fn needed(net: &Net, layer: &Layer, algorithm: Algorithm) -> Option<[usize; 4]> {
     let Kind::Conv(conv) = &layer.kind else { return None };
     let (input, output) = (net.values[*layer.inputs.first()?], net.values[layer.output]);
@@ -156,12 +156,13 @@ fn needed(net: &Net, layer: &Layer, algorithm: Algorithm) -> Option<[usize; 4]> 
     Some([conv.moving.pads[0], conv.moving.pads[1], below, right])
 }
 
-/// Whether a value is an input of few channels that only direct dense convolutions read, so that its
-/// pixels may lie without filling between.
+/// Whether a value is an input with few channels, read by direct dense convolutions only, so that its
+/// pixels need no padding between them.
 fn is_narrow(net: &Net, value: ValueId, channels: usize, algorithms: &[Algorithm]) -> bool {
-    let spec = net.inputs.iter().any(|p| p.value == value);
+    let is_input = net.inputs.iter().any(|input| input.value == value);
     let mut readers = net.layers.iter().zip(algorithms).filter(|(l, _)| l.reads().contains(&value));
-    spec && channels < CHANNEL_BLOCK as usize
+    is_input
+        && channels < CHANNEL_BLOCK as usize
         && readers.all(|(layer, algorithm)| match &layer.kind {
             Kind::Conv(conv) => {
                 *algorithm == Algorithm::Direct
@@ -170,10 +171,10 @@ fn is_narrow(net: &Net, value: ValueId, channels: usize, algorithms: &[Algorithm
             }
             _ => false,
         })
-        && !net.outputs.iter().any(|p| p.value == value)
+        && !net.outputs.iter().any(|output| output.value == value)
 }
 
-/// Gives each map the lowest place that is free as long as it is needed, the largest maps first.
+/// Gives each map, largest first, the lowest offset that is free while the map is needed.
 fn place(spans: &mut [Span]) {
     let mut order: Vec<usize> = (0..spans.len()).collect();
     order.sort_by_key(|i| (std::cmp::Reverse(spans[*i].map.floats()), *i));

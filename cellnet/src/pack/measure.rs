@@ -1,8 +1,8 @@
-//! How far a fast algorithm is off for one layer: measured on what the layer really sees.
+//! Measures the error of a fast algorithm for one layer, on that layer's real inputs.
 //!
-//! The net is run once, all direct, with the inputs of the layers in question as further outputs, on
-//! each calibration tensor. A window of each such map then goes through the layer alone by the fast
-//! algorithm, and is compared with the definition in double precision.
+//! The net runs on each calibration tensor by direct convolution, with the inputs of the layers in question
+//! as additional outputs. A window of each such map then goes through the layer alone, by the fast
+//! algorithm, and the result is compared with the definition in double precision.
 
 use super::exact::{Exact, convolve};
 use super::net::{ConvLayer, Kind, Net, NetTensor, Shape, ValueId};
@@ -14,8 +14,7 @@ use crate::{Model, Pool, TensorRef, Workspace};
 /// Side of the window that is compared.
 const WINDOW: usize = 16;
 
-/// Error of `algorithm` for the layers at `layers`, relative to the largest output, the worst of all
-/// calibration tensors.
+/// The inputs of the layers in question, from all calibration tensors.
 pub(super) struct Measured {
     inputs: Vec<(usize, Vec<Exact>)>,
 }
@@ -26,7 +25,7 @@ fn spec(name: String, shape: Shape, value: ValueId) -> NetTensor {
     NetTensor { name, dtype: Dtype::F32, dims, order: Order::ChannelsLast, value, scale, bias }
 }
 
-/// A model of `net` computed by `algorithms`.
+/// A model of `net` that uses `algorithms`.
 fn build(net: &Net, algorithms: &[Algorithm]) -> Result<Model, PackError> {
     let layout = layout::lay_out(net, algorithms);
     let (plan, mut weights) = emit::emit(net, algorithms, layout);
@@ -36,8 +35,8 @@ fn build(net: &Net, algorithms: &[Algorithm]) -> Result<Model, PackError> {
 }
 
 impl Measured {
-    /// Runs the net on the calibration tensors (in the order of its only input) and keeps a window of
-    /// what each of `layers` sees.
+    /// Runs the net on the calibration tensors (in the order of its only input), and keeps a window of the
+    /// input of each of `layers`.
     pub(super) fn new(net: &Net, layers: &[usize], photos: &[Vec<f32>]) -> Result<Self, PackError> {
         let mut seen = net.clone();
         seen.outputs.clear();
@@ -72,7 +71,8 @@ impl Measured {
         Ok(Self { inputs })
     }
 
-    /// The largest error of `algorithm` for a layer, relative to its largest output.
+    /// The largest error of `algorithm` for a layer over all calibration tensors, relative to the layer's
+    /// largest output.
     pub(super) fn error(
         &self,
         layer: usize,
@@ -100,7 +100,7 @@ impl Measured {
     }
 }
 
-/// The middle of a map.
+/// The central window of a map.
 fn window(shape: Shape, values: &[f32]) -> Exact {
     let (height, width) = (shape.height.min(WINDOW), shape.width.min(WINDOW));
     let (top, left) = ((shape.height - height) / 2, (shape.width - width) / 2);
@@ -113,7 +113,7 @@ fn window(shape: Shape, values: &[f32]) -> Exact {
     Exact::new(Shape { height, width, ..shape }, cut)
 }
 
-/// One layer by itself; a copy before it gives its map whole blocks of channels.
+/// Runs one layer alone, after a copy that gives its input whole blocks of channels.
 fn run_alone(
     conv: &ConvLayer,
     input: &Exact,

@@ -1,4 +1,4 @@
-//! Packing: an ONNX graph becomes one `model.cell`.
+//! Packs an ONNX graph into one `model.cell`.
 //!
 //! ```text
 //! source ─▶ lower ─▶ fuse ─▶ choose ─▶ layout ─▶ emit ─▶ format
@@ -35,12 +35,12 @@ use crate::plan::Algorithm;
 /// How to pack.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Algorithms to choose from for dense 3×3 convolutions; the cheapest is taken.
+    /// Algorithms allowed for dense 3×3 convolutions; the cheapest is chosen.
     pub algorithms: Vec<Algorithm>,
     /// Largest error of one layer, relative to its largest output, measured against double precision.
     pub max_error: f64,
-    /// Input tensors to measure on, elements in the order of the graph's (only) input; without any,
-    /// seeded noise is taken.
+    /// Input tensors to measure errors on, elements in the order of the graph's (only) input; if empty,
+    /// seeded noise is used.
     pub photos: Vec<Vec<f32>>,
 }
 
@@ -54,10 +54,10 @@ impl Default for Options {
     }
 }
 
-/// Packs the ONNX graph at `onnx`, whose weights may lie beside it, into the bytes of a `model.cell`.
+/// Packs the ONNX graph at `onnx` and its weights into the bytes of a `model.cell`.
 ///
 /// # Errors
-/// [`PackError`]; where the graph holds something the engine does not do, operator and node are named.
+/// [`PackError`]; for a graph that the engine does not support, it names operator and node.
 pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
     let mut net = lower::lower(source::read(onnx)?)?;
     fuse::fuse(&mut net);
@@ -71,10 +71,10 @@ pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
     Ok(bytes)
 }
 
-/// Packs `onnx` into the file `cell`, which is replaced as a whole or not at all.
+/// Packs `onnx` into the file `cell`, replacing it atomically.
 ///
 /// # Errors
-/// As [`pack`], or [`PackError::Write`] where `cell` cannot be written.
+/// As [`pack`], or [`PackError::Write`] if `cell` cannot be written.
 pub fn pack_file(onnx: &Path, cell: &Path, options: &Options) -> Result<(), PackError> {
     let bytes = pack(onnx, options)?;
     let fresh = cell.with_extension("cell.new");

@@ -1,4 +1,4 @@
-//! The graph as the engine sees it: layers over maps, before buffers and packed weights.
+//! The graph as layers over maps, before the arena is laid out and weights are packed.
 
 use crate::plan::{Activation, BinaryOp, Dtype, Order, Pooling};
 
@@ -40,7 +40,7 @@ impl Moving {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Arg {
     Value(ValueId),
-    /// `[height, width, channels]`, each 1 or the result's.
+    /// `[height, width, channels]`, each 1 or that of the result.
     Constant {
         shape: Shape,
         values: Vec<f32>,
@@ -70,7 +70,7 @@ impl ConvLayer {
     }
 }
 
-/// What a layer does.
+/// The operation of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     Conv(ConvLayer),
@@ -88,7 +88,7 @@ pub(super) enum Kind {
         bias: Vec<f32>,
         activation: Activation,
     },
-    /// Inputs one after the other along the channels, each `activate(x · scale + bias)`.
+    /// The inputs concatenated along the channels, each `activate(x · scale + bias)`.
     Concat {
         scale: Vec<f32>,
         bias: Vec<f32>,
@@ -111,7 +111,7 @@ pub(super) struct Layer {
     pub(super) kind: Kind,
     pub(super) inputs: Vec<ValueId>,
     pub(super) output: ValueId,
-    /// ONNX node it came from, for people.
+    /// The ONNX node it came from, for messages.
     pub(super) name: String,
 }
 
@@ -133,7 +133,7 @@ impl Layer {
         reads
     }
 
-    /// The activation slot, if the layer has one that is free.
+    /// The layer's activation, if it has none yet and can take one.
     pub(super) fn free_activation(&mut self) -> Option<&mut Activation> {
         let slot = match &mut self.kind {
             Kind::Conv(conv) => {
@@ -164,7 +164,7 @@ pub(super) struct NetTensor {
     pub(super) bias: Vec<f32>,
 }
 
-/// A whole graph; layers in an order in which they can be run.
+/// A whole graph; layers are in a valid order of execution.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Net {
     pub(super) values: Vec<Shape>,
@@ -180,7 +180,7 @@ impl Net {
         self.values.len() - 1
     }
 
-    /// Adds a layer that gives a value of `shape`.
+    /// Adds a layer that produces a value of `shape`.
     pub(super) fn push(
         &mut self,
         name: &str,
@@ -203,7 +203,7 @@ impl Net {
         uses
     }
 
-    /// The layer that gives `value`.
+    /// The layer that produces `value`.
     pub(super) fn producer(&self, value: ValueId) -> Option<usize> {
         self.layers.iter().position(|l| l.output == value)
     }

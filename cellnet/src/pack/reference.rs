@@ -1,12 +1,12 @@
-//! What each layer should give, in double precision and by the definition: what kernels are tested
-//! against. Slow on purpose: nothing here shares code with the kernels.
+//! The reference for testing kernels: every layer by its definition, in double precision. It is slow
+//! because it shares no code with the kernels.
 
 use super::exact::{Exact, convolve, inside};
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, Shape};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
 impl Exact {
-    /// The element, axes of length one repeated.
+    /// The element, with axes of length one repeated.
     fn repeated(&self, y: usize, x: usize, c: usize) -> f64 {
         self.at(
             y.min(self.shape.height - 1),
@@ -15,12 +15,12 @@ impl Exact {
         )
     }
 
-    /// The same, known to be made from terms as large as `size`.
+    /// The same value, with a magnitude of at least `size`.
     fn beside(self, size: f64) -> Self {
         Self { magnitude: self.magnitude.max(size), ..self }
     }
 
-    /// A value computed from its place.
+    /// A value computed element by element.
     fn build(shape: Shape, f: impl Fn(usize, usize, usize) -> f64) -> Self {
         let mut values = Vec::with_capacity(shape.pixels() * shape.channels);
         for y in 0..shape.height {
@@ -157,10 +157,10 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
     (value, None)
 }
 
-/// What an activation's result is the difference of, where it is one.
+/// The minuend of an activation that is computed as a difference, else 0.
 fn whole(activation: Activation) -> f64 {
     match activation {
-        // One less something, so that small results keep the rounding of 1.
+        // Both are 1 minus a term, so small results carry the rounding error of 1.
         Activation::Tanh | Activation::Erf => 1.0,
         _ => 0.0,
     }
@@ -170,7 +170,7 @@ fn largest(values: &[f32]) -> f64 {
     values.iter().fold(0.0, |m, v| f64::from(v.abs()).max(m))
 }
 
-/// Element `c` of the channels of all parts, one after the other.
+/// Element `c` of the concatenated channels of all parts.
 fn joined(parts: &[&Exact], y: usize, x: usize, c: usize) -> f64 {
     let mut own = c;
     for part in parts {
@@ -199,7 +199,7 @@ fn convolution(
             activate(conv.activation, sum) + residual
         }
     });
-    // The input carries errors as large as what it was made from allows, and each weight passes them on.
+    // The input carries rounding errors relative to its own magnitude, and each weight passes them on.
     let row = conv.weights.len() / conv.outputs;
     let passed = conv.weights.chunks(row).map(|w| w.iter().map(|w| f64::from(w.abs())).sum());
     let passed = passed.fold(0.0, f64::max) * input.magnitude;
@@ -223,7 +223,7 @@ fn pool(input: &Exact, moving: &Moving, pooling: Pooling, shape: Shape) -> Exact
     .beside(input.magnitude)
 }
 
-/// One number for each channel, of all its pixels.
+/// One number for each channel, over all its pixels.
 fn reduce(input: &Exact, pooling: Pooling, activation: Activation, shape: Shape) -> Exact {
     let channel = |c: usize| -> Vec<f64> {
         input.values.iter().skip(c).step_by(input.shape.channels).copied().collect()

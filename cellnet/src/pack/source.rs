@@ -1,5 +1,5 @@
-//! What the packer takes from an ONNX file: nodes with their attributes, constants as numbers, and the declared
-//! inputs and outputs.
+//! Reads the parts of an ONNX file that packing needs: nodes with attributes, constants, declared inputs
+//! and outputs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn declared(info: &ValueInfoProto) -> Result<Declared, PackError> {
     let name = info.name.clone().unwrap_or_default();
     let refuse = |reason: String| PackError::Tensor { name: name.clone(), reason };
     let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-    let tensor = tensor.ok_or_else(|| refuse("it is no tensor".to_owned()))?;
+    let tensor = tensor.ok_or_else(|| refuse("it is not a tensor".to_owned()))?;
     let dtype = match tensor.elem_type {
         Some(DataType::FLOAT) => Dtype::F32,
         Some(DataType::UINT8) => Dtype::U8,
@@ -60,7 +60,7 @@ fn declared(info: &ValueInfoProto) -> Result<Declared, PackError> {
     for (i, dim) in shape.dim.iter().enumerate() {
         dims.push(match (dim.dim_value, i) {
             (Some(value), _) if value > 0 => value as usize,
-            // A free batch size: one photo at a time.
+            // A variable batch size becomes 1.
             (_, 0) => 1,
             (value, i) => {
                 let given = dim.dim_param.clone().unwrap_or_else(|| format!("{value:?}"));
@@ -75,7 +75,7 @@ fn dtype_name(dtype: Option<DataType>) -> String {
     dtype.and_then(|d| d.name().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// A constant's elements as the packer computes with them.
+/// A constant's elements as floats or integers.
 fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, PackError> {
     let bytes = constant.bytes.as_slice();
     let data = match constant.dtype {
@@ -96,7 +96,7 @@ fn elements<T, const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec
     bytes.as_chunks::<N>().0.iter().map(|bytes| from(*bytes)).collect()
 }
 
-/// A tensor held by an attribute.
+/// The tensor in an attribute.
 pub(super) fn attribute_tensor(
     attribute: &AttributeProto,
     name: &str,

@@ -1,5 +1,5 @@
-//! Kernels against the definition, on shapes that fit no vector, on every instruction set there is and
-//! by one and by three threads. Also here: results that must not depend on threads or repetition.
+//! Kernels compared with the definition, on shapes that do not fill vectors, on every available instruction
+//! set, with one and with three threads. Results must not depend on threads or repetition.
 
 use proptest::prelude::*;
 
@@ -11,9 +11,9 @@ use crate::plan::{Activation, Algorithm, BinaryOp, Dtype, Order, Pooling};
 use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
 
-/// Shapes tried for each property; Miri takes a minute for what takes a millisecond elsewhere.
+/// Shapes tried for each property; fewer under Miri, which takes a minute for a millisecond's work.
 const CASES: u32 = if cfg!(miri) { 3 } else { 48 };
-/// Largest side of a map and most channels, for the same reason.
+/// Largest side and channel count of a map; smaller under Miri.
 const SIDE: usize = if cfg!(miri) { 4 } else { 20 };
 const CHANNELS: usize = if cfg!(miri) { 16 } else { 120 };
 
@@ -51,8 +51,8 @@ fn net_of(inputs: &[Shape]) -> Net {
     net
 }
 
-/// Runs the net on every instruction set, by one thread and by three, and compares each output with
-/// the definition to `tolerance` times the magnitude of what it is summed from.
+/// Runs the net on every instruction set, with one thread and with three, and compares each output with the
+/// definition. `tolerance` is relative to the magnitude of the summed terms.
 fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64) {
     for (i, value) in outputs.iter().enumerate() {
         let output = spec(&format!("out{i}"), net.values[*value], *value);
@@ -105,7 +105,7 @@ fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64)
     }
 }
 
-/// How the net would be run, all convolutions direct.
+/// The net's stages, with all convolutions direct.
 fn stages_of(net: &Net) -> Vec<Stage> {
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
     stages(&emit::emit(net, &algorithms, layout::lay_out(net, &algorithms)).0)
@@ -214,7 +214,7 @@ proptest! {
         let moving = Moving { kernel: [3, 3], stride: [1, 1], pads: pads.map(usize::from) };
         let Some(shape) = output_shape(input, &moving, outputs) else { return Ok(()) };
         let mut net = net_of(&[input, shape]);
-        // A layer of its own before it, so that the map has whole blocks of channels.
+        // A layer before it, so that the map has whole blocks of channels.
         let none = Vec::new();
         let kind = Kind::Affine { scale: none.clone(), bias: none, activation: Activation::None };
         let copy = net.push("copy", kind, vec![0], input);
@@ -245,7 +245,7 @@ proptest! {
     }
 
     #[test]
-    fn a_convolution_and_the_depthwise_one_after_it(
+    fn pairs_of_a_convolution_and_a_depthwise_one(
         input in shape(), first in moving(), second in moving(), expanded in prop::sample::select(vec![3usize, 24, 40, 67, CHANNELS]),
         activations in (activation(), activation()), means in any::<bool>(),
     ) {
@@ -312,7 +312,7 @@ proptest! {
             channels: own(ones[2], shape.channels),
         };
         let mut net = net_of(&[shape, small]);
-        // Over a computed operand, so that the result may be written in its place.
+        // One operand is computed, so that the result may overwrite it.
         let none = Vec::new();
         let kind = Kind::Affine { scale: none.clone(), bias: none, activation: Activation::Silu };
         let large = Arg::Value(net.push("copy", kind, vec![0], shape));
@@ -350,7 +350,7 @@ fn activations_stay_close_over_their_whole_range() {
         Activation::Step,
     ];
     let shape = Shape { height: 1, width: SIDE * 20 + 1, channels: 1 };
-    // Each range judged beside its own largest result.
+    // Each range is compared relative to its own largest result.
     for (activation, power) in all.into_iter().flat_map(|a| (-4..4).map(move |power| (a, power))) {
         let mut net = net_of(&[shape]);
         let scale = vec![10f32.powi(power)];
@@ -361,7 +361,7 @@ fn activations_stay_close_over_their_whole_range() {
 }
 
 #[test]
-fn steps_are_done_together_only_where_nobody_else_needs_what_is_between() {
+fn steps_are_paired_only_if_no_other_step_reads_the_map_between() {
     let shape = |channels, side| Shape { height: side, width: side, channels };
     let same = Moving { kernel: [3, 3], stride: [1, 1], pads: [1; 4] };
     let alone = |count| (0..count).map(|step| Stage { step, slice: None }).collect::<Vec<_>>();
@@ -399,7 +399,7 @@ fn steps_are_done_together_only_where_nobody_else_needs_what_is_between() {
 }
 
 #[test]
-fn a_forged_plan_whose_second_step_writes_over_the_input_of_the_first_is_not_paired() {
+fn steps_are_not_paired_if_the_second_overwrites_the_input_of_the_first() {
     let shape = |channels| Shape { height: 9, width: 9, channels };
     let mut net = net_of(&[shape(40)]);
     let expand = Kind::Conv(conv(Moving::POINT, 1, 40, 40));
@@ -416,7 +416,7 @@ fn a_forged_plan_whose_second_step_writes_over_the_input_of_the_first_is_not_pai
 }
 
 #[test]
-fn a_run_that_follows_another_gives_the_same_bits() {
+fn results_do_not_depend_on_earlier_runs() {
     let shape = Shape { height: SIDE.min(9), width: SIDE.min(11), channels: 13 };
     let mut net = net_of(&[shape]);
     let moving = Moving { kernel: [3, 3], stride: [1, 1], pads: [1; 4] };

@@ -1,19 +1,19 @@
-//! How an ONNX tensor lies on a map: which of its axes are height, width and channels.
+//! Maps an ONNX tensor's axes to a map's height, width and channels.
 //!
-//! Transposes and reshapes that only move or merge axes need no work at all: they change the view.
+//! Transposes and reshapes that only move or merge axes change the view and need no computation.
 
 use super::net::{Shape, ValueId};
 use crate::plan::Order;
 
-/// What an axis of a tensor runs over.
+/// The meaning of a tensor's axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
-    /// One element: batch, or an axis that was reduced.
+    /// Length one: the batch, or a reduced axis.
     One,
     Channel,
     Height,
     Width,
-    /// Height and width together, width running faster.
+    /// Height and width merged, width running faster.
     Pixels,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct View {
     pub(super) value: ValueId,
     pub(super) shape: Shape,
     pub(super) axes: Vec<Axis>,
-    /// Zeros above, left, below and right that a padding node asked for and nobody has used yet.
+    /// Pending zeros above, left, below and right, from a padding node, for the next convolution.
     pub(super) pads: [usize; 4],
 }
 
@@ -32,7 +32,7 @@ impl View {
         Self { value, shape, axes, pads: [0; 4] }
     }
 
-    /// The same axes over another value, axes that became one element included.
+    /// The same axes over another value, some of which may now have length one.
     pub(super) fn with(&self, value: ValueId, shape: Shape) -> Self {
         Self::new(value, shape, self.axes.clone())
     }
@@ -46,7 +46,7 @@ impl View {
         self.axes.iter().map(|a| self.size(*a)).collect()
     }
 
-    /// Whether the axes are `wanted`, where axes of one element fit anything.
+    /// Whether the axes are `wanted`; axes of length one match any.
     pub(super) fn is(&self, wanted: &[Axis]) -> bool {
         self.axes.len() == wanted.len()
             && self.axes.iter().zip(wanted).all(|(have, want)| {
@@ -59,7 +59,7 @@ impl View {
         self.is(&[Axis::One, Axis::Channel, Axis::Height, Axis::Width])
     }
 
-    /// Index of an axis counted from the end where negative.
+    /// Index of an axis; negative numbers count from the end.
     pub(super) fn index(&self, axis: i64) -> Option<usize> {
         let rank = self.axes.len() as i64;
         usize::try_from(if axis < 0 { axis + rank } else { axis })
@@ -72,7 +72,7 @@ impl View {
         (axes.len() == self.axes.len()).then(|| Self { axes, ..self.clone() })
     }
 
-    /// The view with dimensions `dims`, if axes only merge, split or move past ones.
+    /// The view with dimensions `dims`, if axes are only merged, split, or moved past axes of length one.
     pub(super) fn reshape(&self, dims: &[usize]) -> Option<Self> {
         let mut have = self.axes.iter().copied().filter(|a| self.size(*a) > 1).peekable();
         let mut axes = Vec::new();
@@ -108,7 +108,7 @@ impl View {
         have.next().is_none().then(|| Self { axes, ..self.clone() })
     }
 
-    /// Order of a tensor whose axes follow a map's, for the caller's side.
+    /// The axis order for the caller, if the tensor's axes follow the map's.
     pub(super) fn order(&self) -> Option<Order> {
         let significant: Vec<Axis> =
             self.axes.iter().copied().filter(|a| self.size(*a) > 1).collect();

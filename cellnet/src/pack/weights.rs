@@ -1,4 +1,4 @@
-//! Weights in the order the kernels read them.
+//! Packs weights in the order in which kernels read them.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,13 @@ use crate::plan::{Algorithm, Blob, CHANNEL_BLOCK, LINE};
 #[derive(Default)]
 pub(super) struct Section {
     pub(super) floats: Vec<f32>,
-    /// Blobs by checksum: equal ones (a dense layer's weights, needed again for Grad-CAM) lie there once.
+    /// Blobs by checksum. Equal ones, such as a dense layer's weights needed again for Grad-CAM, are stored
+    /// once.
     held: HashMap<u32, Blob>,
 }
 
 impl Section {
-    /// Appends at the next line, or finds the same values.
+    /// Appends the values at the next line, or finds an equal blob.
     pub(super) fn push(&mut self, values: &[f32]) -> Blob {
         let crc = crc32fast::hash(bytemuck::cast_slice(values));
         if let Some(blob) = self.held.get(&crc)
@@ -30,14 +31,14 @@ impl Section {
         blob
     }
 
-    /// Whether a blob holds these very bits.
+    /// Whether a blob has exactly these bits.
     fn same(&self, blob: Blob, values: &[f32]) -> bool {
         let first = blob.offset as usize;
         let held = self.floats.get(first..first + blob.len as usize).unwrap_or_default();
         bytemuck::cast_slice::<f32, u8>(held) == bytemuck::cast_slice::<f32, u8>(values)
     }
 
-    /// Appends a value per channel, filled up to `stride`.
+    /// Appends one value per channel, padded to `stride`.
     pub(super) fn push_channels(&mut self, values: &[f32], stride: usize) -> Blob {
         let mut values = values.to_vec();
         values.resize(stride, 0.0);
@@ -57,8 +58,8 @@ pub(super) struct Grouped {
     positions: usize,
 }
 
-/// Joins so many neighbouring groups that their outputs are a multiple of eight, with zeros between
-/// strangers; all of them, where the number of groups does not divide.
+/// Joins as many neighbouring groups as make their outputs a multiple of eight, with zero weights between
+/// different groups; all groups if their number has no such divisor.
 pub(super) fn regroup(conv: &ConvLayer) -> Grouped {
     let (inputs, outputs) = (conv.group_inputs, conv.outputs / conv.groups);
     let positions = conv.moving.kernel[0] * conv.moving.kernel[1];
@@ -88,7 +89,7 @@ impl Grouped {
         self.weights[(output * self.inputs + input) * self.positions + position]
     }
 
-    /// Bias in whole panels.
+    /// The bias in whole panels.
     pub(super) fn bias(&self, bias: &[f32]) -> Vec<f32> {
         let lanes = self.outputs.next_multiple_of(self.panel);
         let mut packed = vec![0.0; self.groups * lanes];
@@ -98,8 +99,8 @@ impl Grouped {
         packed
     }
 
-    /// `[group][panel][position][input][lane]`, position being a place in the kernel or, for Winograd, in
-    /// the transform.
+    /// Weights `[group][panel][position][input][lane]`; a position is one in the kernel or, for Winograd,
+    /// in the transform.
     pub(super) fn pack(&self, algorithm: Algorithm) -> Vec<f32> {
         let side = algorithm.tile() as usize + 2;
         let positions = if algorithm == Algorithm::Direct { self.positions } else { side * side };

@@ -1,4 +1,4 @@
-//! Small ONNX graphs, written by hand.
+//! Builders for small ONNX graphs.
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(unreachable_pub, reason = "shared between test binaries, each of which is a crate")]
 #![allow(unused_imports, reason = "each test file uses its own part")]
@@ -32,7 +32,7 @@ pub fn declared_bytes(name: &str, dims: &[i64]) -> ValueInfoProto {
     value(name, DataType::UINT8, dims)
 }
 
-/// A graph of operator set 18.
+/// A model of operator set 18.
 pub fn model(
     node: Vec<NodeProto>,
     initializer: Vec<TensorProto>,

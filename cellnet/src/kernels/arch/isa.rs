@@ -1,4 +1,4 @@
-//! Which instruction sets this machine has.
+//! Detection of the machine's instruction sets.
 
 /// The instruction sets that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,13 +10,13 @@ pub(in crate::kernels) enum Set {
     Portable,
 }
 
-/// An instruction set that this machine has: whoever holds one may enter the kernels compiled for it, because
-/// nothing but [`Isa::available`], which asks the processor, makes one.
+/// Proof that this machine has an instruction set. Only [`Isa::available`] makes one, after asking the
+/// processor, so a value permits calling the kernels compiled for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Set);
 
 impl Isa {
-    /// Those of this machine, best first.
+    /// The instruction sets of this machine, best first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut sets = Vec::new();
@@ -37,13 +37,13 @@ impl Isa {
         sets
     }
 
-    /// The best of this machine.
+    /// The best instruction set of this machine.
     #[must_use]
     pub fn detect() -> Self {
         Self::available().first().copied().unwrap_or(Self(Set::Portable))
     }
 
-    /// Which one it is.
+    /// The instruction set itself.
     pub(in crate::kernels) fn set(self) -> Set {
         self.0
     }

@@ -1,8 +1,8 @@
 //! Elementwise functions on vectors.
 //!
-//! `e^x` is `2^t` with `t = x · log2 e` split into a whole number and a fraction in [-1/2, 1/2];
-//! the fraction goes through a minimax polynomial of degree 5 fitted for relative error (2.4e-7 in
-//! `f32`). Inputs are bounded so that results stay normal numbers: `e^x` saturates at e^±87.
+//! `e^x` is `2^t` with `t = x · log2 e` split into a whole number and a fraction in [-1/2, 1/2]; the
+//! fraction goes through a minimax polynomial of degree 5 fitted for relative error (2.4e-7 in `f32`).
+//! Inputs are clamped so that results stay normal numbers: `e^x` saturates at e^±87.
 
 use super::simd::Simd;
 use crate::plan::Activation;
@@ -10,15 +10,15 @@ use crate::plan::Activation;
 /// Coefficients of `2^f`, lowest first.
 const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647];
-/// 1.5 · 2^23: what is added to it loses all bits behind the point, and the whole number that is left is in
-/// the sum's lowest bits (for |t| < 2^22).
+/// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
+/// lowest bits.
 const WHOLE: f32 = 12_582_912.0;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// `2^(x · factor)` for `|factor|` up to log2 e: `e^x` and `e^-x` without turning a sign.
+/// `2^(x · factor)` for `|factor|` up to log2 e: `e^x` and `e^-x` without negating `x`.
 ///
 /// # Safety
-/// The caller's instruction set must be `S`'s; likewise below.
+/// The machine must have the instruction set of `S`. The same holds for all functions below.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn exp2<S: Simd>(x: S::V, factor: f32) -> S::V {
@@ -36,7 +36,7 @@ unsafe fn exp2<S: Simd>(x: S::V, factor: f32) -> S::V {
     S::scale(p, shifted)
 }
 
-/// `1 + e^-x`: what sigmoid and SiLU divide by.
+/// `1 + e^-x`, the divisor of sigmoid and SiLU.
 #[inline(always)]
 unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
     S::add(S::splat(1.0), exp2::<S>(x, -LOG2_E))
@@ -96,7 +96,7 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
     }
 }
 
-/// Calls `$run!` with the activation as a pattern, so that the choice is made once and not per vector.
+/// Calls `$run!` with a constant activation, so that the choice is made once and not for each vector.
 macro_rules! chosen {
     ($activation:expr, $run:ident) => {
         match $activation {
@@ -110,7 +110,7 @@ macro_rules! chosen {
     };
 }
 
-/// Applies `activation` in place to `len` floats at `p`, a whole number of vectors.
+/// Applies `activation` in place to `len` floats at `p`.
 ///
 /// # Safety
 /// `p` must be valid for reads and writes of `len` floats, a multiple of `S::LANES`.
@@ -133,8 +133,8 @@ pub(in crate::kernels) unsafe fn activate_run<S: Simd>(
     }
 }
 
-/// Applies `activation` to `rows` rows of `width` floats, next to each other at `from`, and stores row `r` at
-/// `to[r]`, which may be where it was.
+/// Applies `activation` to `rows` adjacent rows of `width` floats at `from`, and stores row `r` at `to[r]`,
+/// which may be the place it was read from.
 ///
 /// # Safety
 /// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each of the `rows`

@@ -1,27 +1,27 @@
-//! The micro-kernel: the one loop nearly all multiplications go through.
+//! The micro-kernel: the loop that computes nearly all multiplications.
 //!
-//! `ROWS × VECTORS` accumulators stay in registers while the loop walks the inputs; each input costs
-//! one load per weight vector and one broadcast per row, taken from the activations as they lie. Next to
-//! nothing else may be in the loop: where another thread has the core's other half, what is fetched and
-//! not what is multiplied is the limit, and five instructions of address arithmetic less made a network
-//! 10 % faster there.
-//! Watch the generated code when touching this: one accumulator spilled to the stack has cost a
-//! factor of 2.6 before (`tests/instructions.rs` sees it).
+//! `ROWS × VECTORS` accumulators stay in registers while the loop walks the inputs; each input costs one
+//! load per weight vector and one broadcast per row, straight from the activations. The loop must contain
+//! almost nothing else: when another hyperthread shares the core, instruction fetch is the limit and not
+//! arithmetic, and five instructions of address arithmetic less made a network 10 % faster. Check the
+//! generated code after a change: one accumulator spilled to the stack once cost a factor of 2.6
+//! (`tests/instructions.rs` detects it).
 
 use std::mem::MaybeUninit;
 
 use super::simd::{Simd, Tile};
 
-/// Inputs in a row without a jump, where the weights lie in panels of [`PANEL`].
+/// Inputs per unrolled iteration, for weights in panels of [`PANEL`].
 const UNROLLED: usize = 4;
-/// Lanes of a wide panel; its weights are found without arithmetic.
+/// Lanes of a wide panel. As a constant it needs no address arithmetic.
 const PANEL: usize = 16;
 
 /// Multiplies one tile.
 ///
 /// # Safety
 /// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows and
-/// `VECTORS` vectors; `out` must not overlap what is read. The caller's instruction set must be `S`'s.
+/// `VECTORS` vectors; `out` must not overlap what is read. The machine must have the instruction set of
+/// `S`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
     tile: &Tile,
@@ -90,7 +90,7 @@ unsafe fn finish_row<S: Simd, const VECTORS: usize>(
     }
 }
 
-/// Input `i` of each row times its weights, `offset` floats from `w`.
+/// Adds input `i` of each row times its weights, `offset` floats from `w`, to the accumulators.
 #[inline(always)]
 unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
     acc: &mut [[S::V; VECTORS]; ROWS],
@@ -111,13 +111,13 @@ unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Most rows of a tile whose accumulators are in memory.
+/// Most rows of a tile with accumulators in memory.
 pub(in crate::kernels) const ROWS_IN_MEMORY: usize = 16;
 
-/// Multiplies one tile with the accumulators in memory, for Wasm: Cranelift puts all loads between two jumps
-/// first and arithmetic last, where only a store makes it come earlier, and with more values alive than
-/// registers it would spill weights, activations and accumulators all. So four inputs are added to two rows of
-/// one vector at a time, which needs 14 registers, between a load and a store of both.
+/// Multiplies one tile with the accumulators in memory, for Wasm. Between two jumps, Cranelift places all
+/// loads first and arithmetic last, unless a store forces it earlier; with more live values than registers
+/// it would spill weights, activations and accumulators alike. So this function loads one vector of two
+/// rows, adds four inputs to it, and stores it, which needs 14 registers.
 ///
 /// # Safety
 /// As for [`multiply`], for `rows` rows, at most [`ROWS_IN_MEMORY`].
@@ -173,7 +173,7 @@ pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usiz
     }
 }
 
-/// Adds four inputs of `ROWS` rows, `a_step` floats from each other, times their weights to the accumulators.
+/// Adds four inputs of `ROWS` rows, `a_step` floats apart, times their weights to the accumulators.
 #[inline(always)]
 unsafe fn four_inputs<S: Simd, const VECTORS: usize, const ROWS: usize>(
     acc: *mut f32,

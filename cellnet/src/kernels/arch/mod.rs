@@ -1,4 +1,4 @@
-//! What a processor can do: instruction sets by detection, vectors, and the micro-kernel written on them.
+//! The processor: detected instruction sets, vector operations, and the micro-kernel written with them.
 
 pub(super) mod isa;
 pub(super) mod math;

@@ -1,5 +1,5 @@
-//! The back end for everything else, on `wide`: SSE2, NEON, Wasm simd128, or plain code; and the
-//! one-lane back end for channel counts that fit no vector.
+//! The portable back end on the crate `wide` (SSE2, NEON, Wasm simd128, or scalar code), and the one-lane
+//! back end for channels that do not fill a vector.
 
 use std::ptr;
 
@@ -10,7 +10,7 @@ use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
 use crate::plan::Activation;
 
-/// Whether the accumulators are better left in memory.
+/// Whether accumulators stay in memory.
 const IN_MEMORY: bool = cfg!(target_family = "wasm");
 
 /// 4 lanes.
@@ -44,7 +44,7 @@ impl Simd for Portable {
     unsafe fn spread(p: *const f32) -> [f32x4; 4] {
         use std::arch::wasm32::{i32x4_shuffle as shuffle, v128, v128_load};
         use std::mem::transmute;
-        // A scalar that is loaded and splatted goes through a general register; this does not.
+        // A scalar load and splat would go through a general-purpose register; this does not.
         let four = v128_load(p.cast());
         [
             transmute::<v128, f32x4>(shuffle::<0, 0, 0, 0>(four, four)),
@@ -82,7 +82,7 @@ impl Simd for Portable {
     unsafe fn fma(a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         use std::arch::wasm32::{f32x4_relaxed_madd, v128};
         use std::mem::transmute;
-        // `f32x4` is a transparent `v128` here. Cranelift overwrites the first factor.
+        // `f32x4` is a transparent `v128` here. Cranelift reuses the first factor's register.
         let [a, b, c] = transmute::<[f32x4; 3], [v128; 3]>([a, b, c]);
         transmute::<v128, f32x4>(f32x4_relaxed_madd(a, b, c))
     }

@@ -1,13 +1,12 @@
-//! The one trait the kernels are written against, and the channel loop they share.
+//! The trait that kernels are written against, and the channel loop they share.
 //!
-//! A back end is a vector type and a dozen operations. Kernels are generic over it, `inline(always)`
-//! down to the intrinsics, and entered through one function per back end that carries its
-//! `target_feature` (see `entry!` in `exec`), so that everything in between is compiled
-//! for that instruction set.
+//! A back end is a vector type and a dozen operations. Kernels are generic over it and `inline(always)`
+//! down to the intrinsics. They are called through one function per back end with its `target_feature` (see
+//! `entry!` in `exec`), so that everything in between is compiled for that instruction set.
 
 use crate::plan::Activation;
 
-/// A tile for the micro-kernel: rows of activations as they lie, times weight panels as they lie.
+/// A tile for the micro-kernel: rows of activations times weight panels, both read in place.
 ///
 /// Row `r` of the tile reads `a + r · a_step`, then for each of `runs` offsets `y · y_step + x ·
 /// x_step` a run of `run` consecutive floats. Each float meets the next `w_step` floats of weights,
@@ -32,23 +31,24 @@ pub(in crate::kernels) struct Tile {
     pub(in crate::kernels) w_step: usize,
     /// Floats from one vector of outputs to the next, within the weights.
     pub(in crate::kernels) w_vector: usize,
-    /// What the accumulators start with, one float for each output of the tile; null for zeros.
+    /// Initial accumulators, one float for each output of the tile; null for zeros.
     pub(in crate::kernels) bias: *const f32,
-    /// Where row 0 of the result goes.
+    /// Destination of row 0 of the result.
     pub(in crate::kernels) out: *mut f32,
     /// Floats from one row of the result to the next.
     pub(in crate::kernels) out_step: usize,
-    /// What is added to row 0 of the result; null for nothing.
+    /// Values added to row 0 of the result; null for none.
     pub(in crate::kernels) add: *const f32,
-    /// Floats from one row of that to the next.
+    /// Floats from one row of the added values to the next.
     pub(in crate::kernels) add_step: usize,
-    /// Bounds the result is cut to, after the addition.
+    /// Bounds the result is clipped to, after the addition.
     pub(in crate::kernels) clip: Option<(f32, f32)>,
 }
 
-/// An activation, the floats it is applied to in place, and how many.
+/// Applies an activation in place: activation, first float, number of floats.
 pub(in crate::kernels) type ActivateRun = unsafe fn(Activation, *mut f32, usize);
-/// An activation, rows of floats, how many and how wide, and where each goes.
+/// Applies an activation to rows: activation, first float, number and width of rows, destination of each
+/// row.
 pub(in crate::kernels) type ActivateRows =
     unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
 
@@ -56,7 +56,7 @@ pub(in crate::kernels) type ActivateRows =
 pub(in crate::kernels) trait Simd: Copy + 'static {
     /// A vector of [`Simd::LANES`] `f32`.
     type V: Copy;
-    /// The back end for what is left of the channels: at most 8 lanes.
+    /// The back end for the remaining channels, with at most 8 lanes.
     type Half: Simd;
     /// Lanes of a vector: 1, 4, 8 or 16.
     const LANES: usize;
@@ -65,8 +65,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
 
-    /// [`super::math::activate_run`], like the next a function of its own for each back end: put in where they
-    /// are used, they would be most of the crate's code.
+    /// [`super::math::activate_run`], compiled once per back end like the next: inlined into every caller,
+    /// the two would be most of the crate's code.
     const ACTIVATE_RUN: ActivateRun;
     /// [`super::math::activate_rows`].
     const ACTIVATE_ROWS: ActivateRows;
@@ -85,7 +85,7 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// `a · b + c`, rounded once where the machine can.
+    /// `a · b + c`, rounded once if the machine has a fused multiply-add.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
@@ -93,25 +93,25 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Square root.
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// `p · 2^n` for the whole number `n` in the lowest bits of `shifted` (its other bits but the last nine
-    /// are of no account), where `p` and the result are normal numbers.
+    /// `p · 2^n`, where n is the low 9 bits of `shifted` (the rest are ignored), and `p` and the result are
+    /// normal numbers.
     unsafe fn scale(p: Self::V, shifted: Self::V) -> Self::V;
-    /// `a / b` to the last bit or two, for normal `b` whose inverse is normal.
+    /// `a / b` with an error of at most the last two bits, for normal `b` with a normal inverse.
     #[inline(always)]
     unsafe fn quotient(a: Self::V, b: Self::V) -> Self::V {
         Self::div(a, b)
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
-    /// Four vectors, each with all lanes one of the four floats at `p`.
+    /// Four vectors; all lanes of vector `i` are the float at `p + i`.
     #[inline(always)]
     unsafe fn spread(p: *const f32) -> [Self::V; 4] {
         std::array::from_fn(|i| Self::splat(*p.add(i)))
     }
-    /// Asks for the cache line `p` points into, which need not be there.
+    /// Prefetches the cache line at `p`, which may be an invalid address.
     #[inline(always)]
     fn prefetch(_: *const f32) {}
-    /// Pointers to a tile's rows, `a_step` floats from each other.
+    /// Pointers to a tile's rows, `a_step` floats apart.
     #[inline(always)]
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
         std::array::from_fn(|r| a.add(r * a_step))

@@ -1,7 +1,7 @@
-//! Back ends for x86-64: AVX-512 (F, VL, DQ) and AVX2 with FMA, chosen at run time.
+//! Back ends for x86-64, chosen at run time: AVX-512 (F, VL, DQ), and AVX2 with FMA.
 //!
-//! They add and multiply in the same order; results differ in the last bits where AVX-512 takes an
-//! inverse from an estimate and a Newton step instead of a division, which takes several times longer.
+//! Both add and multiply in the same order. Results differ in the last bits because AVX-512 computes an
+//! inverse by an estimate and a Newton step, several times faster than a division.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -19,11 +19,11 @@ pub(in crate::kernels) struct Avx2;
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Avx512;
 
-/// 8 lanes on a machine with AVX-512: the 32 registers allow more rows.
+/// 8 lanes with AVX-512, whose 32 registers allow more rows.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Avx512Half;
 
-/// The operations of eight lanes, alike in both back ends that have them.
+/// The operations of the two back ends with eight lanes.
 macro_rules! eight_lanes {
     () => {
         type V = __m256;
@@ -80,7 +80,7 @@ macro_rules! eight_lanes {
         }
         #[inline(always)]
         fn prefetch(p: *const f32) {
-            // SAFETY: a prefetch has no effect but on the caches, wherever it points.
+            // SAFETY: a prefetch affects only the caches, even at an invalid address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
@@ -103,8 +103,8 @@ impl Simd for Avx2 {
     unsafe fn rows<const ROWS: usize>(a: *const f32, a_step: usize) -> [*const f32; ROWS] {
         std::array::from_fn(|r| {
             let mut row = a.add(r * a_step);
-            // No instruction, but the compiler no longer knows that the rows are equally far apart, and
-            // keeps a register for each where it would compute them anew for every input.
+            // This emits no instruction, but hides from the compiler that the rows are equally far apart:
+            // it keeps one register for each row instead of computing addresses for every input.
             asm!("/* {row} */", row = inout(reg) row, options(pure, nomem, nostack, preserves_flags));
             row
         })
@@ -192,14 +192,14 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn quotient(a: __m512, b: __m512) -> __m512 {
-        // The estimate is good to 2^-14; one Newton step squares that.
+        // The estimate has a relative error of 2^-14; one Newton step squares it.
         let estimate = _mm512_rcp14_ps(b);
         let rest = _mm512_fnmadd_ps(b, estimate, _mm512_set1_ps(2.0));
         _mm512_mul_ps(_mm512_mul_ps(a, estimate), rest)
     }
     #[inline(always)]
     fn prefetch(p: *const f32) {
-        // SAFETY: a prefetch has no effect but on the caches, wherever it points.
+        // SAFETY: a prefetch affects only the caches, even at an invalid address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
@@ -230,7 +230,7 @@ unsafe fn multiply_avx512_half<const ROWS: usize, const VECTORS: usize>(tile: &T
     multiply::<Avx512Half, ROWS, VECTORS>(tile);
 }
 
-/// The activations of a back end, once.
+/// Defines the activation functions of a back end.
 macro_rules! activations {
     ($features:literal, $back_end:ty, $run:ident, $rows:ident) => {
         #[target_feature(enable = $features)]

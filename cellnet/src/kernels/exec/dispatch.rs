@@ -1,6 +1,6 @@
-//! From a stage of the plan to the kernel that does it, on the instruction set that was detected.
+//! Selects the kernel for a stage of the plan and the detected instruction set.
 //!
-//! Each kernel is compiled once for each instruction set, as a function of its own.
+//! Each kernel is compiled as one function per instruction set.
 
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::arch::isa::{Isa, Set};
@@ -13,7 +13,7 @@ use crate::kernels::ops::{conv, depthwise, elementwise, pool, product, winograd}
 use crate::plan::{Algorithm, Map, Plan, Step};
 use crate::stage::Stage;
 
-/// What is computed between two barriers.
+/// The work of one stage.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) enum Work<'a> {
     Step(&'a Step),
@@ -21,7 +21,7 @@ pub(in crate::kernels) enum Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// The work of a stage; `None` for one that is not of this plan.
+    /// The work of a stage; `None` if the stage is not one of this plan.
     pub(in crate::kernels) fn of(plan: &'a Plan, stage: Stage) -> Option<Self> {
         match (stage.slice, plan.steps.get(stage.step..)?) {
             (Some(slice), [Step::Conv(conv), Step::Depthwise(depthwise), ..]) => {
@@ -32,7 +32,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The map whose halo has to be cleared.
+    /// The map whose halo must be cleared.
     pub(in crate::kernels) fn output(self) -> u32 {
         match self {
             Self::Step(step) => step.output(),
@@ -69,7 +69,7 @@ pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
     }
 }
 
-/// Makes one function per instruction set around a kernel, so that profiles name them.
+/// Defines one function per instruction set around a kernel, so that profiles show their names.
 macro_rules! entry {
     ($pick:ident: $avx512:ident $avx2:ident $portable:ident, $step:ty, |$m:ident, $s:ident, $t:ident| $kernel:path, ($($arg:expr),*)) => {
         #[cfg(target_arch = "x86_64")]

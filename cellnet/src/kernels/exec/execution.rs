@@ -1,8 +1,8 @@
-//! One run of a plan by several threads: who does which task of which stage.
+//! One run of a plan, executed by several threads.
 //!
-//! A single word holds stage and next task; workers take tasks by adding to it. Whoever ends a stage's
-//! last task opens the next one. Between stages workers spin briefly, then sleep until woken. It
-//! leaves out where threads come from ([`crate::threads`]) and how tensors get in and out.
+//! One atomic word holds the stage and the next task; workers take tasks by adding to it. The worker that
+//! ends a stage's last task opens the next stage. Between stages workers spin briefly, then sleep until
+//! woken. The threads come from [`crate::threads`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::kernels::arch::isa::Isa;
 use crate::kernels::memory::{Arena, Memory, Task, clear_halo};
 use crate::packed::Packed;
 
-/// Looks at the word before sleeping; some tens of microseconds.
+/// Polls of the word before a worker sleeps: some tens of microseconds.
 const SPINS: usize = 4000;
 
 /// Floats a run needs: the plan's arena, then scratch for each thread. `None` if beyond `usize`.
@@ -38,7 +38,7 @@ pub(crate) struct Execution {
     cursor: AtomicU64,
     /// Tasks of the current stage that have ended.
     ended: AtomicUsize,
-    /// Workers that have come so far.
+    /// Workers that have joined so far.
     joined: AtomicUsize,
     failed: AtomicBool,
     sleepers: AtomicUsize,
@@ -46,13 +46,13 @@ pub(crate) struct Execution {
     opened: Condvar,
 }
 
-// SAFETY: all fields but `arena` are `Sync`. Threads reach the arena only in `task`, where `kernels`'
-// facts 1 to 3 keep every access inside the arena and apart from other threads' accesses.
+// SAFETY: all fields but `arena` are `Sync`. Threads access the arena only in `task`, where facts 1 to 3 of
+// `kernels` keep every access inside the arena and free of races.
 unsafe impl Sync for Execution {}
 
 impl Execution {
-    /// A run of `packed` on an arena of at least [`workspace_floats`], which the caller has filled with
-    /// the inputs; `None` if the arena is smaller or the weights are not those the plan was checked for.
+    /// A run of `packed` on an arena of at least [`workspace_floats`] that already contains the inputs.
+    /// `None` if the arena is smaller, or the weights are fewer than the plan was checked for.
     pub(crate) fn new(packed: Arc<Packed>, arena: Arena, isa: Isa, threads: usize) -> Option<Self> {
         let needed = workspace_floats(&packed, threads)?;
         if arena.len() < needed || packed.weights().len() < packed.checked_weights() {
@@ -75,7 +75,7 @@ impl Execution {
         })
     }
 
-    /// Gives the arena back, and whether every step was done.
+    /// Returns the arena, and whether every step was executed.
     pub(crate) fn into_arena(self) -> (Arena, bool) {
         let done = self.stage_of(self.cursor.load(Ordering::Acquire)) >= self.packed.stages().len();
         (self.arena, done && !self.failed.load(Ordering::Acquire))
@@ -85,7 +85,7 @@ impl Execution {
         (cursor >> 32) as usize
     }
 
-    /// Works until the run is over. Workers beyond the number of threads leave at once.
+    /// Works until the run is over. Workers beyond the number of threads return at once.
     pub(crate) fn work(&self) {
         let worker = self.joined.fetch_add(1, Ordering::Relaxed);
         if worker >= self.threads {
@@ -112,7 +112,7 @@ impl Execution {
         }
     }
 
-    /// Runs one task; false if it panicked, here or elsewhere.
+    /// Runs one task; false if this or another task panicked.
     fn task(&self, work: Work, index: usize, worker: usize) -> bool {
         struct Alarm<'a>(&'a Execution);
         impl Drop for Alarm<'_> {
@@ -128,9 +128,9 @@ impl Execution {
         let arena = self.arena.as_ptr();
         let memory = Memory { arena, weights: self.packed.weights(), maps: &plan.maps };
         let first = (plan.arena as usize).next_multiple_of(16) + worker * self.scratch;
-        // SAFETY: the scratch of worker `worker < threads` is inside the arena, whose length `new`
-        // compared with `workspace_floats`. The rest is the argument of `kernels`: the plan is
-        // checked, `index` was taken by this thread alone from this stage's tasks, and the stage is open.
+        // SAFETY: `worker < threads`, so its scratch is inside the arena, whose length `new` compared with
+        // `workspace_floats`. The rest follows from the facts in `kernels`: the plan is checked, only this
+        // thread took `index` from this stage's tasks, and the stage is open.
         unsafe {
             let scratch = arena.add(first);
             if index == 0 {

@@ -1,4 +1,4 @@
-//! One run of a plan: which kernel does a stage, and which thread does which task of it.
+//! Executes a plan: assigns kernels to stages and tasks to threads.
 
 mod dispatch;
 pub(super) mod execution;

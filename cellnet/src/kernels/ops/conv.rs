@@ -1,10 +1,10 @@
-//! Direct convolution and dense layers: cuts the output into tiles for the micro-kernel, which stores a
-//! tile of plain or clipped outputs where it belongs; others are finished with activation and residual
-//! while they are in the first cache.
+//! Direct convolution and dense layers: divides the output into tiles for the micro-kernel. The
+//! micro-kernel stores plain and clipped outputs itself; other tiles get activation and residual while they
+//! are in the L1 cache.
 //!
-//! 1×1 convolutions over maps without side halo see all pixels as one row; everything else goes row
-//! by row. Tiles of a row are made as equal as they can be. Every output is computed whole, inputs in
-//! the plan's order, so neither tiling nor tasks change a bit of the result.
+//! 1×1 convolutions over maps without halo at the sides treat all pixels as one row; others go row by row.
+//! The tiles of a row are as equal as possible. Each output is computed by one task, with inputs in the
+//! plan's order, so neither tiles nor tasks change a bit of the result.
 
 use std::mem::MaybeUninit;
 
@@ -16,10 +16,10 @@ use crate::plan::{Activation, Conv, LINE, Map};
 const TILE_ROWS: usize = 16;
 /// Floats of the largest tile: 14 rows of 32 outputs.
 const TILE: usize = 14 * 32;
-/// Weights up to this many floats stay in the second cache while the pixels pass by.
+/// Weights up to this many floats stay in the L2 cache while the pixels are processed.
 const RESIDENT: usize = 96 * 1024;
 
-/// A tile's result before it is stored: written by the micro-kernel before it is read.
+/// A tile's result before it is stored; the micro-kernel writes it before it is read.
 #[repr(align(64))]
 struct Buffer(MaybeUninit<[f32; TILE]>);
 
@@ -30,7 +30,7 @@ struct Grid {
     lane_parts: usize,
 }
 
-/// Row count the grid divides: pixels where the step is flat, else output rows.
+/// Number of rows the grid divides: all pixels if the step is flat, else output rows.
 fn rows_of(step: &Conv, input: &Map, output: &Map) -> usize {
     if is_flat(step, input) {
         output.height as usize * output.width as usize
@@ -44,7 +44,7 @@ fn is_flat(step: &Conv, input: &Map) -> bool {
     window.kernel == [1, 1] && window.stride == [1, 1] && window.pad == [0, 0] && input.is_flat()
 }
 
-/// Blocks of 32 lanes (or groups) the grid divides.
+/// Number of blocks of 32 lanes (or groups) the grid divides.
 fn lane_blocks(step: &Conv) -> usize {
     step.groups as usize * (step.group_outputs as usize).div_ceil(32)
 }
@@ -60,7 +60,7 @@ fn grid(step: &Conv, maps: &[Map], threads: usize) -> Grid {
     let rows = rows_of(step, input, output);
     let least = if is_flat(step, input) { 14 } else { 1 };
     let most_rows = rows.div_ceil(least);
-    // Threads that share pixels each read all activations, threads that share lanes all weights.
+    // Dividing the lanes makes each thread read all activations; dividing the pixels, all weights.
     if blocks >= wanted && pixels < step.group_outputs as usize * 4 {
         return Grid { row_parts: 1, lane_parts: wanted };
     }
@@ -85,17 +85,17 @@ struct Shape<'a> {
     /// Products per lane.
     depth: usize,
     lanes: usize,
-    /// Whether the micro-kernel can do all that comes after the products.
+    /// Whether the micro-kernel can do everything after the products.
     direct: bool,
-    /// Whether to ask for the panel after the one in use: all pixels pass by a panel before the next is used.
+    /// Whether to prefetch the next panel, because all pixels use one panel before the next.
     ahead: bool,
-    /// The channel `output` begins with.
+    /// The first channel of `output`.
     output_first: usize,
-    /// Tile with everything filled in that does not change from tile to tile.
+    /// A tile with all fields that are the same for every tile.
     tile: Tile,
 }
 
-/// A run of pixels in the output: its first pixel and how many, all in one row unless flat.
+/// A run of output pixels: the first pixel and the number, all in one row unless flat.
 #[derive(Clone, Copy)]
 struct Pixels {
     y: usize,
@@ -103,13 +103,13 @@ struct Pixels {
     count: usize,
 }
 
-/// Computes one task: its part of the grid, or all pixels of a slice's lanes into the slice.
+/// Computes one task: its part of the grid, or for a slice all pixels of the slice's lanes.
 ///
 /// # Safety
-/// `memory` must belong to a checked plan that holds `step`; `task` must be one of
-/// [`tasks`]`(step, .., threads)`, or have a slice whose map is the step's output but for channels and place,
-/// of a step without groups and residual; nobody else may touch the output's part of this task, nor write the
-/// inputs. The instruction set must be `S`'s.
+/// `memory` must belong to a checked plan that contains `step`. `task` must be one of [`tasks`]`(step, ..,
+/// threads)`, or have a slice whose map equals the step's output except for channels and offset, of a step
+/// without groups and residual. No other thread may touch this task's part of the output or write the
+/// inputs. The machine must have the instruction set of `S`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: Task) {
     let mut shape = shape(memory, step);
@@ -123,7 +123,8 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         rows = part(rows.1, task.index % grid.row_parts, grid.row_parts);
         blocks = part(lane_blocks(step), task.index / grid.row_parts, grid.lane_parts);
     }
-    // Few weights stay in the cache while the pixels pass by; of many, or of a slice, one block does.
+    // Few weights stay in the cache for all pixels; of many weights, or for a slice, one block at a time
+    // does.
     let small = task.slice.is_none() && (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
     shape.ahead = shape.flat && !small;
     let chunk = if !small {
@@ -147,7 +148,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
     }
 }
 
-/// The first of the nearly equal tiles `left` rows are cut into.
+/// Rows of the first tile when `left` rows are divided into nearly equal tiles.
 #[inline(always)]
 fn tile_rows(left: usize, most: usize) -> usize {
     left.div_ceil(left.div_ceil(most))
@@ -202,7 +203,7 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
     }
 }
 
-/// Rows `rows` (pixels if flat) of up to 32 lanes of one group.
+/// Computes the rows `rows` (pixels if flat) of up to 32 lanes of one group.
 #[inline(always)]
 unsafe fn rows_by_lanes<S: Simd>(
     shape: &Shape,
@@ -229,7 +230,7 @@ unsafe fn pixels_by_lanes<S: Simd>(
     lanes: (usize, usize),
 ) {
     let mut lane = lanes.0;
-    // Narrow panels of a group have 8 lanes each; only half vectors fit them.
+    // A group's narrow panels have 8 lanes each, so only half vectors fit.
     while shape.step.panel == 16 && lane + S::LANES <= lanes.1 {
         lane += tiles::<S>(shape, pixels, group, lane, lanes.1 - lane);
     }
@@ -238,7 +239,8 @@ unsafe fn pixels_by_lanes<S: Simd>(
     }
 }
 
-/// As many vectors of lanes as one tile takes, for all `pixels`; gives the number of lanes done.
+/// Computes as many vectors of lanes as fit one tile, for all `pixels`; returns the number of lanes
+/// computed.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn tiles<S: Simd>(
@@ -249,7 +251,7 @@ unsafe fn tiles<S: Simd>(
     left: usize,
 ) -> usize {
     let panel = shape.step.panel as usize;
-    // Vectors narrower than a panel are steps within it, others are panels side by side.
+    // Several narrow vectors lie within one panel; wide vectors lie in panels next to each other.
     let within = if S::LANES < panel { left.min(panel - lane % panel) } else { left };
     let fits = |vectors: usize| vectors <= S::VECTORS && vectors * S::LANES <= within;
     let vectors = [4, 2].into_iter().find(|v| fits(*v)).unwrap_or(1);
@@ -267,7 +269,7 @@ unsafe fn tiles<S: Simd>(
     let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;
     let ahead = (width * shape.depth).max(panel_floats);
     let tiles = pixels.count.div_ceil(S::ROWS);
-    // With few tiles to hide behind it would only be one more thing to do.
+    // With few tiles the prefetch costs more than it saves.
     let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
     let mut next = tile.w.wrapping_add(ahead);
     let mut done = 0;
@@ -290,7 +292,7 @@ unsafe fn tiles<S: Simd>(
     width
 }
 
-/// Where the window of the run's first pixel begins.
+/// First input of the window of the run's first pixel.
 #[inline(always)]
 unsafe fn input_at(shape: &Shape, at: Pixels, group: usize) -> *const f32 {
     let (input, window) = (shape.input, &shape.step.window);
@@ -306,8 +308,7 @@ unsafe fn input_at(shape: &Shape, at: Pixels, group: usize) -> *const f32 {
     base.add(y * input.pitch() as usize + x * stride).sub(pad)
 }
 
-/// Whether the run's pixels follow each other at equal distances in every map it is stored to or added
-/// from.
+/// Whether the run's pixels are equally spaced in the output and in the residual.
 #[inline(always)]
 fn in_line(shape: &Shape, at: Pixels) -> bool {
     let width = shape.output.width as usize;
@@ -317,10 +318,10 @@ fn in_line(shape: &Shape, at: Pixels) -> bool {
         || at.x % width + at.count <= width
 }
 
-/// Has the micro-kernel add, clip and store by itself.
+/// Sets up the tile so that the micro-kernel adds, clips and stores by itself.
 #[inline(always)]
 unsafe fn store_directly(shape: &Shape, tile: &mut Tile, at: Pixels, channel: usize) {
-    // Where rows follow each other without a gap, no division is needed to find the pixel.
+    // If rows have no gap between them, finding the pixel needs no division.
     let place = |map: &Map| {
         let offset = if shape.flat && map.is_flat() {
             map.origin() as usize + at.x * map.stride as usize
@@ -340,7 +341,7 @@ unsafe fn store_directly(shape: &Shape, tile: &mut Tile, at: Pixels, channel: us
     }
 }
 
-/// Goes from pixel to pixel of a map, over the ends of rows.
+/// Iterates over the pixels of a map, across the ends of rows.
 struct Walk {
     /// Offset of the pixel's first channel.
     offset: usize,
@@ -353,7 +354,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// From pixel `x` of row `y`, `x` being counted over rows if `flat`.
+    /// Starts at pixel `x` of row `y`; if `flat`, `x` counts across rows.
     #[inline(always)]
     fn new(map: &Map, flat: bool, y: usize, x: usize) -> Self {
         let (width, stride) = (map.width as usize, map.stride as usize);
@@ -363,7 +364,7 @@ impl Walk {
         Self { offset, left: width - x, stride, width, gap: pitch - width * stride }
     }
 
-    /// The pixel's offset, going on to the next.
+    /// Returns the pixel's offset and moves to the next pixel.
     #[inline(always)]
     fn next(&mut self) -> usize {
         let offset = self.offset;
@@ -377,7 +378,7 @@ impl Walk {
     }
 }
 
-/// Multiplies to a buffer, then activation, residual, store.
+/// Multiplies into a buffer, then applies activation and residual, and stores.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn multiply_and_finish<S: Simd>(

@@ -1,9 +1,9 @@
 //! Depthwise convolution, with activation and the means for squeeze-and-excite fused.
 //!
-//! A task takes some channels and goes down the map row by row, each row by vectors of channels, so that the
-//! rows a window spans stay in the caches; four neighbouring outputs share each weight loaded. The means
-//! are summed row by row and then over the rows, whole channels in one task, so that the order of the
-//! additions is the same for every thread count.
+//! A task takes some channels and goes down the map row by row, and through each row by vectors of
+//! channels, so that the rows of a window stay in the caches; four neighbouring outputs share each loaded
+//! weight. The means are summed within each row and then over the rows. One task sums a channel, so the
+//! order of additions is the same for every number of threads.
 
 use std::mem::MaybeUninit;
 
@@ -12,14 +12,14 @@ use crate::kernels::arch::simd::{Simd, channels};
 use crate::kernels::memory::{Memory, Task, part};
 use crate::plan::{Activation, Depthwise, Map};
 
-/// Channels of one task at least.
+/// Fewest channels of one task.
 const CHANNELS: usize = 32;
 /// Outputs computed side by side.
 const SIDE: usize = 4;
-/// Outputs of a row that wait in the first cache for their activation: enough of them are worked on at once
-/// to hide how long one takes.
+/// Outputs of a row that wait in the L1 cache for their activation: enough at once to hide the activation's
+/// latency.
 const WAITING: usize = 32;
-/// Those outputs, of one vector of channels: written before they are read.
+/// The waiting outputs of one vector of channels; written before they are read.
 #[repr(align(64))]
 struct Buffer(MaybeUninit<[f32; WAITING * 16]>);
 
@@ -34,7 +34,7 @@ fn grid(step: &Depthwise, maps: &[Map], threads: usize) -> (usize, usize) {
     (blocks, rows)
 }
 
-/// Channels in whole vectors of the narrowest back end that has any.
+/// Number of channels, rounded up to whole vectors of the narrowest vector back end.
 fn channels_of(map: &Map) -> usize {
     (map.channels as usize).next_multiple_of(8)
 }
@@ -45,21 +45,22 @@ pub(in crate::kernels) fn tasks(step: &Depthwise, maps: &[Map], threads: usize) 
     blocks * rows
 }
 
-/// What the rows of one task share.
+/// Data shared by the rows of one task.
 struct Channels<'a> {
     step: &'a Depthwise,
     memory: &'a Memory<'a>,
     input: &'a Map,
-    /// The channel `input` begins with.
+    /// The first channel of `input`.
     input_first: usize,
     output: &'a Map,
     /// The first of the task's channels.
     first: usize,
-    /// What each of them has come to so far, if means are wanted.
+    /// Each channel's sum so far, if means are computed.
     totals: *mut f32,
 }
 
-/// Computes one task: its part of the grid, or all rows of a slice, which it reads in place of the step's input.
+/// Computes one task: its part of the grid, or for a slice all rows, reading the slice instead of the
+/// step's input.
 ///
 /// # Safety
 /// As for the direct convolution's task.
@@ -105,21 +106,22 @@ unsafe fn row<S: Simd>(block: &Channels, y: usize, c: usize) {
     }
 }
 
-/// What the outputs of one row of one vector of channels share. Of `weights` only those of 3×3 are there.
+/// Data shared by the outputs of one row and one vector of channels. `weights` is filled for 3×3 kernels
+/// only.
 struct Row<S: Simd> {
     /// First input of the row's first window.
     from: *const f32,
-    /// Inputs from one output to the next, floats from one input to the next and from row to row.
+    /// Inputs from one output to the next; floats from one input to the next, and from row to row.
     x_stride: usize,
     pixel: usize,
     pitch: usize,
     bias: S::V,
     weights: [S::V; 9],
-    /// The same in memory, `weight_step` floats from each other.
+    /// The weights in memory, `weight_step` floats apart.
     weights_at: *const f32,
     weight_step: usize,
     kernel: [usize; 2],
-    /// What results go through before they are stored: only what takes few instructions, or nothing.
+    /// Activation applied before storing, if it takes few instructions; otherwise none.
     activation: Activation,
 }
 
@@ -158,8 +160,8 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     }
 }
 
-/// One row of one vector of channels. `KERNEL` and `STRIDE` are 0 where they are only known at run time or
-/// differ by axis.
+/// Computes one row of one vector of channels. `KERNEL` and `STRIDE` are 0 if they are known only at run
+/// time or differ between the axes.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
@@ -197,7 +199,7 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     }
 }
 
-/// Outputs `first` to `first + count` of a row, `step` floats from each other at `to`.
+/// Computes the outputs `first` to `first + count` of a row into `to`, `step` floats apart.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
@@ -217,7 +219,7 @@ unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
         );
         x += SIDE;
         if x < count {
-            // The last ones reach back over some that are there already, and write the same again.
+            // The last block overlaps the one before it and writes the same values again.
             x = x.min(count - SIDE);
         }
     }
@@ -246,8 +248,8 @@ unsafe fn store_all<S: Simd, const N: usize>(
     }
 }
 
-/// `N` neighbouring outputs, each summed in the order of the window. Of 3×3 each input is read once for all of
-/// them, and the weights stay in registers.
+/// `N` neighbouring outputs, each summed in the order of the window. For 3×3 kernels each input is read
+/// once for all outputs, and the weights stay in registers.
 #[inline(always)]
 unsafe fn taps<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
     row: &Row<S>,

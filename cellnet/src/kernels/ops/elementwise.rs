@@ -1,4 +1,4 @@
-//! Steps that treat every value by itself: affine (also copy and concatenation) and binary.
+//! Elementwise steps: affine (also copy and concatenation) and binary.
 
 use crate::kernels::arch::math::activate;
 use crate::kernels::arch::portable::Scalar;
@@ -6,7 +6,7 @@ use crate::kernels::arch::simd::{Simd, channels};
 use crate::kernels::memory::{Memory, part};
 use crate::plan::{Affine, Binary, BinaryOp, Map, Operand};
 
-/// Values of one task at least.
+/// Fewest values of one task.
 const VALUES: usize = 16 * 1024;
 
 fn row_parts(output: &Map, threads: usize) -> usize {
@@ -41,7 +41,7 @@ pub(in crate::kernels) unsafe fn affine_task<S: Simd>(
     let (input, output) = (memory.map(step.input), memory.map(step.output));
     let rows = part(output.height as usize, task, row_parts(output, threads));
     let count = input.channels as usize;
-    // Whole vectors may write behind the last channel only where nothing else lies there.
+    // Whole vectors may write past the last channel only if no other data lies there.
     let alone = step.first == 0 && input.channels == output.channels;
     let whole = step.first.is_multiple_of(8) && (input.channels.is_multiple_of(8) || alone);
     for y in rows.0..rows.1 {
@@ -72,7 +72,7 @@ unsafe fn affine_vector<S: Simd>(memory: &Memory, step: &Affine, from: usize, to
     S::store(memory.arena.add(to + c), activate::<S>(step.activation, value));
 }
 
-/// Where an operand's values lie and how they repeat.
+/// The place of an operand's values and how they repeat.
 struct Source {
     base: *const f32,
     row: usize,
@@ -116,8 +116,8 @@ impl Source {
 /// Computes one task of a binary step: some rows.
 ///
 /// # Safety
-/// As for the direct convolution's task. Where the output is an operand too, each vector is read
-/// before it is written and by nobody else.
+/// As for the direct convolution's task. If the output is also an operand, each vector is read before it is
+/// written, by the same task only.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
     memory: &Memory,

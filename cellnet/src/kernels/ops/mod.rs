@@ -1,4 +1,4 @@
-//! The operators, each cut into tasks that threads take, generic over the vectors of `arch`.
+//! The operators, each divided into tasks for threads, generic over the vectors of `arch`.
 
 pub(super) mod conv;
 pub(super) mod depthwise;

@@ -1,15 +1,15 @@
-//! A convolution and the depthwise one that reads it, a slice of channels at a time.
+//! Computes a convolution and the depthwise convolution that reads it, one slice of channels at a time.
 //!
-//! An inverted residual block expands a map to four or six times its channels, only for a depthwise convolution
-//! to read each of them once. Here a task computes some channels of the expanded map into its thread's scratch,
-//! small enough for the second cache, and convolves them from there: the expanded map is never written out,
-//! and its pixels lie next to each other instead of a page apart. Which steps can be paired, and that the
-//! second does not write over what the first still reads, is decided in [`crate::stage`].
+//! An inverted residual block expands a map to four or six times its channels, and a depthwise convolution
+//! reads each of them once. Here a task computes some channels of the expanded map into its thread's
+//! scratch, small enough for the L2 cache, and convolves them from there. The expanded map is never written
+//! to the arena, and its pixels lie next to each other instead of a page apart. [`crate::stage`] decides
+//! which steps can be paired, and ensures that the second does not overwrite the first's input.
 
 use crate::kernels::memory::{Memory, Slice, Task};
 use crate::plan::{Conv, Depthwise, Map};
 
-/// Two steps and how many channels of the map between them make a slice.
+/// Two steps, and the number of channels in a slice of the map between them.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Pair<'a> {
     pub(in crate::kernels) conv: &'a Conv,
@@ -17,7 +17,7 @@ pub(in crate::kernels) struct Pair<'a> {
     pub(in crate::kernels) slice: u32,
 }
 
-/// The map between the two, of one slice only.
+/// One slice of the map between the two steps.
 fn slice_map(pair: &Pair, maps: &[Map], offset: u64) -> Map {
     let whole = &maps[pair.conv.output as usize];
     Map { channels: pair.slice, stride: pair.slice, offset, ..*whole }
@@ -33,7 +33,7 @@ pub(in crate::kernels) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
     slice_map(pair, maps, 0).floats() as usize
 }
 
-/// The slice a task computes, in its scratch.
+/// The slice that a task computes, in the task's scratch.
 ///
 /// # Safety
 /// The scratch must lie within `memory`'s arena and be valid for [`scratch`] floats that no other thread touches.

@@ -28,7 +28,7 @@ fn neutral(pooling: Pooling) -> f32 {
     if pooling == Pooling::Max { f32::NEG_INFINITY } else { 0.0 }
 }
 
-/// A window cut to the map: rows and columns from and to.
+/// A window clipped to the map: ranges of rows and columns.
 struct Cut {
     rows: (usize, usize),
     columns: (usize, usize),
@@ -119,7 +119,8 @@ unsafe fn reduce_vector<S: Simd>(memory: &Memory, step: &Reduce, c: usize) {
     S::store(memory.arena.add(to), activate::<S>(step.activation, total));
 }
 
-/// Softmax of every pixel, in double precision: it is short and decides what people read.
+/// Softmax of every pixel, in double precision: it is short, and its results are the probabilities people
+/// see.
 ///
 /// # Safety
 /// As for the direct convolution's task.

@@ -1,5 +1,5 @@
-//! The product of two computed maps: what Grad-CAM needs where a head has hidden layers. Small, so it is
-//! kept plain: dot products over the channels.
+//! The product of two computed maps, which Grad-CAM needs for heads with hidden layers. It is small, so
+//! plain dot products over the channels suffice.
 
 use crate::kernels::arch::simd::Simd;
 use crate::kernels::memory::{Memory, part};

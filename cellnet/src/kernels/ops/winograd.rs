@@ -1,10 +1,10 @@
 //! Winograd convolution for dense 3×3 kernels of stride 1: F(2×2, 3×3) and F(4×4, 3×3).
 //!
-//! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A` (Lavin and Gray, arXiv:1509.09308). The weights' side is done at
-//! pack time. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`,
-//! multiply each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
-//! transform back with bias, activation and residual. Input tiles that stick out of the map read its
-//! halo, which the plan makes wide enough; outputs that stick out are dropped.
+//! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A` (Lavin and Gray, arXiv:1509.09308). Weights are transformed when
+//! packing. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`, multiply
+//! each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
+//! transform back with bias, activation and residual. Input tiles that extend past the map read its halo,
+//! which the plan makes wide enough; outputs that extend past the map are dropped.
 
 use std::mem::MaybeUninit;
 
@@ -17,11 +17,11 @@ use crate::plan::{Activation, Algorithm, Conv, Map};
 const BLOCK: usize = 28;
 /// Most lanes multiplied before transforming back.
 const LANES: usize = 32;
-/// Outputs of one tile before they are stored: written before they are read.
+/// Outputs of one tile before they are stored; written before they are read.
 #[repr(align(64))]
 struct Buffer(MaybeUninit<[f32; 16 * LANES]>);
 
-/// Floats of scratch a block may take where inputs are many: 1 MiB.
+/// Limit on a block's scratch if there are many inputs, in floats: 1 MiB.
 const SCRATCH: usize = 256 * 1024;
 
 /// One-dimensional transforms; two-dimensional ones apply them to rows and to columns.
@@ -97,7 +97,7 @@ impl Transform for F4 {
     }
 }
 
-/// Tiles of a step: rows, columns, and how many are worked on at once.
+/// Tiles of a step: rows, columns, and tiles per block.
 #[derive(Clone, Copy)]
 struct Tiles {
     down: usize,
@@ -154,7 +154,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(
     }
 }
 
-/// What the stages of one block share.
+/// Data shared by the stages of one block.
 struct Block<'a> {
     memory: &'a Memory<'a>,
     step: &'a Conv,
@@ -165,7 +165,7 @@ struct Block<'a> {
     count: usize,
     /// Transformed inputs `[position][tile][inputs]`.
     v: *mut f32,
-    /// Products `[tile][position][LANES]`: a tile's lie at distances known beforehand.
+    /// Products `[tile][position][LANES]`, so that distances within a tile are constants.
     m: *mut f32,
     inputs: usize,
 }
@@ -209,7 +209,7 @@ impl Block<'_> {
         (index / self.tiles.across, index % self.tiles.across)
     }
 
-    /// Where a tile's inputs begin.
+    /// First input of a tile.
     #[inline(always)]
     unsafe fn input_of<F: Transform>(&self, tile: usize) -> *const f32 {
         let (down, across) = self.place(tile);
@@ -220,7 +220,8 @@ impl Block<'_> {
     }
 }
 
-/// Picks the transform by its side: the channel loop's macro takes one generic argument only.
+/// Selects the transform by its side, because the macro for the channel loop takes only one generic
+/// argument.
 #[inline(always)]
 unsafe fn transform_input_of<S: Simd>(block: &Block, from: *const f32, to: *mut f32, side: usize) {
     if side == F4::IN {
@@ -255,7 +256,7 @@ unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, from: *const f32
     }
 }
 
-/// Multiplies and transforms back as many lanes as one tile of the micro-kernel takes.
+/// Multiplies and transforms back as many lanes as fit one tile of the micro-kernel.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usize) -> usize {
@@ -302,7 +303,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
     width
 }
 
-/// Transforms `width` lanes of a tile back; activation, residual, store.
+/// Transforms `width` lanes of a tile back, applies activation and residual, and stores.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize, width: usize) {
@@ -338,7 +339,7 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
             }
         }
     }
-    // Outputs that stick out stay where they are.
+    // Outputs past the map are not stored.
     let mut places: [*mut f32; 16] = std::array::from_fn(|k| values.wrapping_add(k * width));
     for i in 0..rows {
         for j in 0..columns {
@@ -348,7 +349,7 @@ unsafe fn finish<S: Simd, F: Transform>(block: &Block, tile: usize, lane: usize,
     (S::ACTIVATE_ROWS)(activation, values, (F::OUT * F::OUT, width), places.as_ptr());
 }
 
-/// One vector of a tile's products, transformed back with its bias to `[position][width]`.
+/// Transforms one vector of a tile's products back, with its bias, to `[position][width]`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn transform_output<S: Simd, F: Transform>(

@@ -1,4 +1,4 @@
-//! Nodes whose inputs are all constants (or shapes) are computed while packing.
+//! Computes nodes whose inputs are all constants (or shapes) while packing.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -7,7 +7,7 @@ use super::super::source::{Attributes, attribute_tensor};
 use super::{Lowerer, Refused, Tensor};
 
 impl Lowerer {
-    /// The node's value if it can be had now; `None` if it depends on the input.
+    /// The node's value, or `None` if it depends on the model's input.
     pub(super) fn fold(&self, node: &NodeProto) -> Result<Option<Constant>, Refused> {
         let attributes = Attributes(node);
         match node.op_type.as_deref().unwrap_or_default() {
@@ -59,7 +59,7 @@ fn literal(node: &NodeProto) -> Result<Constant, Refused> {
     }
     match attributes.attribute("value_int").and_then(|a| a.i) {
         Some(value) => Ok(Constant::ints(vec![], vec![value])),
-        None => Err("it has no value of a known kind".to_owned()),
+        None => Err("its value has an unsupported kind".to_owned()),
     }
 }
 
@@ -131,7 +131,7 @@ fn cast(a: &Constant, to: i64) -> Constant {
     Constant { dims: a.dims.clone(), data }
 }
 
-/// Removes or adds axes of one element.
+/// Removes or adds axes of length one.
 fn squeeze(node: &NodeProto, a: &Constant, axes: Option<&Constant>) -> Option<Constant> {
     let attribute = Attributes(node).ints("axes").map(<[i64]>::to_vec);
     let axes = attribute.or_else(|| axes.and_then(Constant::as_ints).map(<[i64]>::to_vec));

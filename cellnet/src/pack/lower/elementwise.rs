@@ -1,4 +1,4 @@
-//! Operators on single values: functions of one, of two, and of three.
+//! Elementwise operators with one, two and three operands.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -30,7 +30,7 @@ impl Lowerer {
             "HardSwish" => Activation::HardSwish,
             "Swish" if attributes.float("alpha", 1.0) == 1.0 => Activation::Silu,
             "Gelu" if !matches!(attributes.text("approximate"), "" | "none") => {
-                return Err("approximate".to_owned());
+                return Err("its approximation is not supported".to_owned());
             }
             "Gelu" => Activation::Gelu,
             "Erf" => Activation::Erf,
@@ -40,7 +40,7 @@ impl Lowerer {
             "Sqrt" => Activation::Sqrt,
             "Reciprocal" => Activation::Reciprocal,
             "Neg" | "Not" => Activation::None,
-            _ => return Err("this engine does not know it".to_owned()),
+            _ => return Err("the engine does not support it".to_owned()),
         };
         let view = self.view(node, 0)?;
         let channels = view.shape.channels;
@@ -99,7 +99,7 @@ impl Lowerer {
         }
     }
 
-    /// `op` of two tensors of which at least one is computed.
+    /// `op` of two tensors, at least one of which is not constant.
     fn apply(
         &mut self,
         label: &str,
@@ -140,7 +140,7 @@ impl Lowerer {
         }
     }
 
-    /// A bound on one side: a clip.
+    /// A clip with one bound: a minimum or maximum with a constant.
     fn bounded(
         &mut self,
         label: &str,
@@ -183,11 +183,11 @@ impl Lowerer {
     }
 }
 
-/// Axes and shape two computed tensors repeat to.
+/// Axes and shape of two computed tensors under broadcasting.
 fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
     let refuse = || format!("{:?} {:?} against {:?} {:?}", a.axes, a.dims(), b.axes, b.dims());
     if a.pads != [0; 4] || b.pads != [0; 4] {
-        return Err("padding is only possible right before a convolution".to_owned());
+        return Err("padding is supported only directly before a convolution".to_owned());
     }
     let rank = a.axes.len().max(b.axes.len());
     let mut axes = Vec::new();
@@ -223,12 +223,12 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
 /// A constant's shape on the map and its values in the map's order.
 type OnMap = (Shape, Vec<f32>);
 
-/// Axes and shape a computed tensor and a constant repeat to, and the constant on that map.
+/// Axes and shape of a computed tensor and a constant under broadcasting, and the constant on that map.
 fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap), Refused> {
     let refuse =
         || format!("{:?} {:?} against a constant {:?}", view.axes, view.dims(), constant.dims);
     if view.pads != [0; 4] {
-        return Err("padding is only possible right before a convolution".to_owned());
+        return Err("padding is supported only directly before a convolution".to_owned());
     }
     let rank = view.axes.len().max(constant.dims.len());
     let mut shape = view.shape;
@@ -244,7 +244,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
         let axis = match (axis, dim) {
             (axis, 1) => axis,
             (axis, dim) if have == dim => axis,
-            // Repeating the computed side along a new axis.
+            // The computed side would have to be repeated along a new axis.
             (_, _) if have == 1 && shape.height == 1 => Axis::Height,
             (_, _) if have == 1 && shape.width == 1 => Axis::Width,
             _ => return Err(refuse()),
@@ -279,7 +279,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     Ok((axes, shape, (own, values)))
 }
 
-/// Scale and bias per channel, where the operation is no more than that.
+/// Scale and bias for each channel, if the operation is equivalent to them.
 fn as_affine(
     op: BinaryOp,
     (own, values): &OnMap,

@@ -10,7 +10,7 @@ use super::windows::moving;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
-/// A matrix `[rows][columns]` held as constant.
+/// A constant matrix `[rows][columns]`.
 struct Matrix {
     rows: usize,
     columns: usize,
@@ -71,7 +71,7 @@ impl Lowerer {
         Ok(Tensor::View(view.with(value, shape)))
     }
 
-    /// `x · weights + bias` over the channels of every pixel: weights `[outputs][inputs]`.
+    /// `x · weights + bias` over the channels of every pixel; weights `[outputs][inputs]`.
     fn dense(
         &mut self,
         node: &NodeProto,
@@ -107,7 +107,7 @@ impl Lowerer {
         self.product(node, [false, false], 1.0, None)
     }
 
-    /// `alpha · A · B + bias` with either side constant, or both computed.
+    /// `alpha · A · B + bias`, with one constant side or none.
     fn product(
         &mut self,
         node: &NodeProto,
@@ -115,7 +115,7 @@ impl Lowerer {
         alpha: f32,
         bias: Option<Vec<f32>>,
     ) -> Result<Tensor, Refused> {
-        let refuse = || "its weights are no matrix".to_owned();
+        let refuse = || "its weights are not a matrix".to_owned();
         let scaled = |m: Matrix| -> Vec<f32> { m.values.into_iter().map(|v| v * alpha).collect() };
         let flipped = |view: View, flip: bool| {
             let rank = view.axes.len();
@@ -151,11 +151,11 @@ impl Lowerer {
             (Tensor::View(a), Tensor::View(b)) if bias.is_none() && alpha == 1.0 => {
                 self.computed(node, &flipped(a, flips[0]), &flipped(b, flips[1]))
             }
-            _ => Err("a bias or factor this product cannot take".to_owned()),
+            _ => Err("its bias or factor is not supported".to_owned()),
         }
     }
 
-    /// Both sides computed: `[rows, channels] · [channels, pixels]`.
+    /// The product of two computed sides: `[rows, channels] · [channels, pixels]`.
     fn computed(&mut self, node: &NodeProto, a: &View, b: &View) -> Result<Tensor, Refused> {
         let rows = a.shape.pixels();
         let fits = a.shape.channels == b.shape.channels
@@ -203,7 +203,7 @@ impl Lowerer {
     }
 }
 
-/// The axis a product runs over must be the channels, as many as the matrix takes.
+/// Checks that a product runs over the channels, and that the matrix has as many rows.
 fn check_inner(view: &View, axis: Option<Axis>, inner: usize) -> Result<(), Refused> {
     let channels = view.shape.channels;
     let over = axis == Some(Axis::Channel) || (channels == 1 && axis == Some(Axis::One));

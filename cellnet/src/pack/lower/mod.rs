@@ -1,7 +1,7 @@
-//! From ONNX nodes to layers: one function per operator, each refusing with a reason what it cannot do.
+//! Turns ONNX nodes into layers: one function per operator, which refuses unsupported cases with a reason.
 //!
-//! Operators that only move axes become views, operators on constants are computed here, everything
-//! else becomes a layer of [`Net`]. Fusing is left to [`super::fuse`].
+//! Operators that only move axes become views, operators on constants are computed here, and all others
+//! become layers of [`Net`]. [`super::fuse`] fuses them.
 
 mod constants;
 mod elementwise;
@@ -20,10 +20,10 @@ use super::view::{Axis, View};
 use crate::error::PackError;
 use crate::plan::{Activation, Order};
 
-/// A refusal, before the node's name is added.
+/// The reason of a refusal, without the node's name.
 type Refused = String;
 
-/// What a tensor of the graph is.
+/// A tensor of the graph: a view of a value, or a constant.
 #[derive(Debug, Clone)]
 enum Tensor {
     View(View),
@@ -71,8 +71,8 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
     Ok(lowerer.net)
 }
 
-/// Height, width, channels and axes of an input. Three channels decide; where they do not, whether the
-/// graph transposes before its first convolution does.
+/// Height, width, channels and axes of an input. A dimension of three is taken for the channels; if that is
+/// ambiguous, a transpose before the first convolution decides.
 fn input_layout(dims: &[usize], channels_first: bool) -> Option<(Shape, Vec<Axis>)> {
     use Axis::{Channel, Height, One, Width};
     match *dims {
@@ -113,7 +113,7 @@ impl Lowerer {
         let op = node.op_type.as_deref().unwrap_or_default();
         let domain = node.domain.as_deref().unwrap_or_default();
         if !matches!(domain, "" | "ai.onnx") {
-            return Err(format!("its domain {domain} is not ONNX's own"));
+            return Err(format!("its domain {domain} is not supported"));
         }
         match op {
             "Conv" => self.conv(node),
@@ -135,21 +135,20 @@ impl Lowerer {
         }
     }
 
-    /// A declared output becomes one of the net.
+    /// Adds a declared output to the net.
     fn output(&mut self, name: String) -> Result<(), PackError> {
         let refuse =
             |reason: &str| PackError::Tensor { name: name.clone(), reason: reason.to_owned() };
         let view = match self.tensors.get(&name) {
             Some(Tensor::View(view)) => view.clone(),
             Some(Tensor::Constant(_)) => return Err(refuse("this output is a constant")),
-            None => return Err(refuse("no node gives this output")),
+            None => return Err(refuse("no node produces this output")),
         };
-        let order =
-            view.order().ok_or_else(|| refuse("its axes are in an order maps cannot give"))?;
+        let order = view.order().ok_or_else(|| refuse("its axes are in an unsupported order"))?;
         if view.pads != [0; 4] {
             return Err(refuse("it is padded"));
         }
-        // An input handed through, or a value two outputs share, needs a map of its own.
+        // An input returned as output, or a value shared by two outputs, needs its own map.
         let taken = |p: &NetTensor| p.value == view.value;
         let value = if self.net.inputs.iter().any(taken) {
             self.affine("copy", &view, Vec::new(), Vec::new(), Activation::None).value
@@ -173,19 +172,19 @@ impl Lowerer {
     fn tensor(&self, node: &NodeProto, index: usize) -> Result<&Tensor, Refused> {
         let name = node.input.get(index).filter(|n| !n.is_empty());
         let name = name.ok_or_else(|| format!("input {index} is missing"))?;
-        self.tensors.get(name).ok_or_else(|| format!("input {index}, `{name}`, is not known"))
+        self.tensors.get(name).ok_or_else(|| format!("input {index}, `{name}`, is unknown"))
     }
 
-    /// An input that is no constant and has no padding pending.
+    /// An input that is not a constant and has no pending padding.
     fn view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         let view = self.padded_view(node, index)?;
         if view.pads == [0; 4] {
             return Ok(view);
         }
-        Err("padding is only possible right before a convolution".to_owned())
+        Err("padding is supported only directly before a convolution".to_owned())
     }
 
-    /// An input that is no constant.
+    /// An input that is not a constant.
     fn padded_view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         match self.tensor(node, index)? {
             Tensor::View(view) => Ok(view.clone()),
@@ -205,7 +204,7 @@ impl Lowerer {
         }
     }
 
-    /// A constant input's elements, if it is given.
+    /// The elements of an optional constant input.
     fn maybe_floats(&self, node: &NodeProto, index: usize) -> Result<Option<Vec<f32>>, Refused> {
         if !Self::has(node, index) {
             return Ok(None);
@@ -213,7 +212,7 @@ impl Lowerer {
         Ok(Some(self.constant(node, index)?.to_floats()))
     }
 
-    /// Integers from an attribute (older operator sets) or else from a constant input.
+    /// Integers from an attribute (older operator sets) or from a constant input.
     fn ints(
         &self,
         node: &NodeProto,
@@ -227,7 +226,7 @@ impl Lowerer {
             return Ok(None);
         }
         let ints = self.constant(node, index)?.as_ints().map(<[i64]>::to_vec);
-        ints.map(Some).ok_or_else(|| format!("input {index} holds no integers"))
+        ints.map(Some).ok_or_else(|| format!("input {index} is not a list of integers"))
     }
 
     /// Adds a layer of the same shape.

@@ -9,7 +9,7 @@ use super::super::view::{Axis, View};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
-/// Dimensions after removing (or, with `adds`, adding) axes of one element.
+/// Dimensions after removing (or, with `adds`, adding) axes of length one.
 pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Option<Vec<usize>> {
     let rank = if adds { dims.len() + axes?.len() } else { dims.len() };
     let listed = |i: usize| {
@@ -26,7 +26,7 @@ pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Opti
 
 impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        // A transpose may stand between the padding and its convolution; the padding knows its axes.
+        // A transpose may stand between padding and convolution, because padding is kept by axis.
         let transposes = node.op_type.as_deref() == Some("Transpose");
         let view = if transposes { self.padded_view(node, 0)? } else { self.view(node, 0)? };
         let attributes = Attributes(node);
@@ -79,7 +79,10 @@ impl Lowerer {
                 && v.is(&axes)
         };
         if !views.iter().all(fits) {
-            return Err("only channels of equal maps can be joined".to_owned());
+            return Err(
+                "only maps of equal height and width can be concatenated, along their channels"
+                    .to_owned(),
+            );
         }
         let channels = views.iter().map(|v| v.shape.channels).sum();
         let shape = Shape { channels, ..first.shape };
@@ -94,7 +97,7 @@ impl Lowerer {
         Ok(Tensor::View(View::new(value, shape, axes)))
     }
 
-    /// Zeros around a map, left to the convolution that follows.
+    /// Zeros around a map, added to the padding of the convolution that follows.
     pub(super) fn pad(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let attributes = Attributes(node);
         let mode = attributes.text("mode");
@@ -103,7 +106,7 @@ impl Lowerer {
         }
         let value = self.maybe_floats(node, 2)?.and_then(|v| v.first().copied());
         if value.unwrap_or_else(|| attributes.float("value", 0.0)) != 0.0 {
-            return Err("it pads with another value than 0".to_owned());
+            return Err("it pads with a value other than 0".to_owned());
         }
         let mut view = self.view(node, 0)?;
         let pads = self.ints(node, "pads", 1)?.unwrap_or_default();
@@ -117,7 +120,7 @@ impl Lowerer {
                 Axis::Height => 0,
                 Axis::Width => 1,
                 _ if before == 0 && after == 0 => continue,
-                _ => return Err(format!("pads {pads:?} are not only of height and width")),
+                _ => return Err(format!("pads {pads:?} are not limited to height and width")),
             };
             view.pads[at] = usize::try_from(before).map_err(|_| format!("pads {pads:?}"))?;
             view.pads[at + 2] = usize::try_from(after).map_err(|_| format!("pads {pads:?}"))?;

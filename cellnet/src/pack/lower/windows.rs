@@ -1,4 +1,4 @@
-//! Pooling over windows, reductions and softmax; and the windows themselves.
+//! Windows, and the operators pooling, reduction and softmax.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -8,7 +8,7 @@ use super::super::view::{Axis, View};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, Pooling};
 
-/// Kernel, stride and padding from a node's attributes, and the size of what it gives.
+/// Kernel, stride and padding from a node's attributes, and the size of its output.
 pub(super) fn moving(
     node: &NodeProto,
     view: &View,
@@ -58,7 +58,7 @@ pub(super) fn moving(
         let free =
             free.ok_or_else(|| format!("kernel {kernel:?} on {size:?} with pads {pads:?}"))?;
         outputs[axis] = 1 + if ceil { free.div_ceil(stride[axis]) } else { free / stride[axis] };
-        // The last window must begin inside the map or the padding before it.
+        // The last window must begin inside the map or its leading padding.
         if ceil && (outputs[axis] - 1) * stride[axis] >= size[axis] + pads[axis] {
             outputs[axis] -= 1;
         }
@@ -79,10 +79,10 @@ impl Lowerer {
         };
         let max = node.op_type.as_deref() == Some("MaxPool");
         if node.output.len() > 1 {
-            return Err("its indices are asked for".to_owned());
+            return Err("its second output, the indices, is not supported".to_owned());
         }
         if view.pads != [0; 4] && !(max && self.is_positive(&view)) {
-            return Err("zeros before it would change the result".to_owned());
+            return Err("padding with zeros would change its result".to_owned());
         }
         let (mut moving, [height, width]) = moving(node, &view, kernel)?;
         for (pad, more) in moving.pads.iter_mut().zip(view.pads) {
@@ -104,7 +104,7 @@ impl Lowerer {
         Ok(Tensor::View(view.with(value, shape)))
     }
 
-    /// Whether a value cannot be negative: then zeros around it do not change a maximum.
+    /// Whether a value is never negative, so that zeros around it do not change a maximum.
     fn is_positive(&self, view: &View) -> bool {
         let layer = self.net.producer(view.value).and_then(|l| self.net.layers.get(l));
         let activation = match layer.map(|l| &l.kind) {
@@ -170,7 +170,7 @@ impl Lowerer {
         let axis = view.index(axis).and_then(|a| view.axes.get(a)).copied();
         let vector = view.shape.pixels() == 1;
         if !(axis == Some(Axis::Channel) && (vector || self.opset >= 13)) {
-            return Err(format!("it does not run over the channels of {:?}", view.dims()));
+            return Err(format!("it is not over the channels of {:?}", view.dims()));
         }
         let value = self.net.push(&super::label(node), Kind::Softmax, vec![view.value], view.shape);
         Ok(Tensor::View(view.with(value, view.shape)))

@@ -1,4 +1,5 @@
-//! Writes the messages of ONNX in a line each: nodes, attributes, constants, descriptions of values.
+//! Builders for ONNX messages: models, nodes, attributes, constants, and descriptions of inputs and
+//! outputs.
 //!
 //! ```
 //! use skincell_onnx::build::{attribute_ints, model, node, tensor, value, DataType};
@@ -24,7 +25,7 @@ use rten_onnx::onnx::{
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
-/// A file of one graph, written in this version of the standard operators.
+/// A model with this graph, for version `opset` of the standard operators.
 #[must_use]
 pub fn model(opset: i64, graph: GraphProto) -> ModelProto {
     let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) };
@@ -36,7 +37,7 @@ pub fn model(opset: i64, graph: GraphProto) -> ModelProto {
     }
 }
 
-/// A node with one output and no attributes, called `node_` and its output's name.
+/// A node with one output and no attributes, named `node_` followed by its output's name.
 #[must_use]
 pub fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
@@ -60,7 +61,7 @@ pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-/// A list of int64, as shapes and axes are given.
+/// A one-dimensional int64 constant, the form of shapes and axes.
 #[must_use]
 pub fn integers(name: &str, values: &[i64]) -> TensorProto {
     TensorProto {
@@ -72,7 +73,7 @@ pub fn integers(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
-/// A description of an input or output. A dimension that is no `i64` is left open.
+/// A description of an input or output. A dimension that does not fit `i64` is left variable.
 #[must_use]
 pub fn value<D: Copy + TryInto<i64>>(name: &str, dtype: DataType, dims: &[D]) -> ValueInfoProto {
     let dim = |size: &D| Dimension { dim_value: (*size).try_into().ok(), dim_param: None };

@@ -11,7 +11,7 @@ pub use skincell_onnx::build::{
     attribute_int as int, attribute_ints as ints, attribute_text as text, integers,
 };
 
-/// A constant of floats, each made from its index.
+/// A constant of floats, computed from each index.
 pub fn tensor(name: &str, dims: &[i64], element: impl Fn(usize) -> f32) -> TensorProto {
     let count = dims.iter().product::<i64>() as usize;
     build::tensor(name, dims, &(0..count).map(element).collect::<Vec<_>>())

@@ -1,10 +1,10 @@
-//! Models put into the compiled `portable`: as a data segment behind everything else in its memory, and
-//! their place written into the slot that [`crate::baked`] reads.
+//! Bakes models into the compiled `portable`: adds them as a data segment at the end of its memory, and
+//! writes their place into the slot that [`crate::baked`] reads.
 //!
-//! Compiled code stays as it is. A picture of an instance that has loaded its models (`wasmtime-wizer`)
-//! would save decoding a plan as well, a fraction of a millisecond for cellnet, and would have every
-//! build of this workspace compile wasmtime with other features; what costs time is the weights, which
-//! are not read here either.
+//! Code is not changed. A snapshot of an instance with loaded models (`wasmtime-wizer`) would also save
+//! decoding a plan, a fraction of a millisecond for cellnet, but every build of this workspace would then
+//! compile wasmtime with other features. Reading the weights would cost time, and baked weights are not
+//! read at all.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::baked::{Archive, MARK};
 
 /// Bytes of a page of linear memory.
 const PAGE: u64 = 64 << 10;
-/// Section of a component that is a core module.
+/// Id of a component's section with a core module.
 const MODULE_SECTION: u8 = 1;
-/// Sections of a module.
+/// Ids of a module's sections.
 const MEMORY_SECTION: u8 = 5;
 const DATA_SECTION: u8 = 11;
 const DATA_COUNT_SECTION: u8 = 12;
@@ -27,34 +27,34 @@ const DATA_COUNT_SECTION: u8 = 12;
 /// Why models cannot be baked.
 #[derive(Debug, thiserror::Error)]
 pub enum BakeError {
-    /// Bytes that are no WebAssembly.
+    /// The bytes are not WebAssembly.
     #[error("the component to bake into cannot be read: {0}")]
     Wasm(#[from] BinaryReaderError),
-    /// Some other component, or one that has models already.
+    /// The component is another one, or has models already.
     #[error("this is not the component to bake into ({0}); build skincell-portable")]
     Other(&'static str),
-    /// A folder without a model.
+    /// The folder has no model.
     #[error("{0} has neither a model.cell nor a model.onnx")]
     NoModel(PathBuf),
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// More than fits.
+    /// The models do not fit into a 32-bit memory.
     #[error("{0}")]
     TooLarge(String),
 }
 
-/// The component `provider` (`skincell_portable.wasm`) with the models of `folders` in its memory, each by
-/// the name of its folder: the packed one where there is one. The result reads no files and knows no other
-/// models.
+/// The component `provider` (`skincell_portable.wasm`) with the models of `folders` in its memory, each
+/// under its folder's name, packed if the folder has a packed model. The result reads no files and has no
+/// other models.
 ///
 /// # Errors
-/// [`BakeError`], with the file it is about.
+/// [`BakeError`] with the file or the reason.
 pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, BakeError> {
     let mut files = Vec::new();
     for folder in folders {
@@ -71,7 +71,7 @@ pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, Ba
     Ok([before, &head, &baked, &provider[module.end..]].concat())
 }
 
-/// What an engine reads of a model, by the paths of the archive.
+/// The files of a model that an engine reads, with their paths in the archive.
 fn model_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BakeError> {
     let read =
         |path: PathBuf| std::fs::read(&path).map_err(|source| BakeError::Read { path, source });
@@ -87,7 +87,7 @@ fn model_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BakeError> {
     taken.iter().map(|file| Ok((format!("{name}/{file}"), read(folder.join(file))?))).collect()
 }
 
-/// Where in a component the module with the slot is.
+/// The range of the component that is the module with the slot.
 fn module_with_slot(component: &[u8]) -> Result<Range<usize>, BakeError> {
     let (mut depth, mut found) = (0, None);
     for payload in Parser::new(0).parse_all(component) {
@@ -106,7 +106,7 @@ fn module_with_slot(component: &[u8]) -> Result<Range<usize>, BakeError> {
     found.ok_or(BakeError::Other("it has no place for models"))
 }
 
-/// A range of bytes that lie in memory.
+/// A range of bytes in memory.
 fn within(range: &Range<u64>) -> Range<usize> {
     range.start as usize..range.end as usize
 }
@@ -115,7 +115,7 @@ fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// What must be known of a module to give it more memory.
+/// The parts of a module that change when its memory grows.
 struct Layout {
     memory: MemoryType,
     /// Address of the slot's numbers.
@@ -157,9 +157,9 @@ fn layout(module: &[u8]) -> Result<Layout, BakeError> {
     }
 }
 
-/// Where an active segment begins.
+/// The address of an active segment.
 fn start(kind: &DataKind<'_>) -> Result<usize, BakeError> {
-    let unusual = BakeError::Other("its data lies at no fixed place");
+    let unusual = BakeError::Other("its data has no fixed address");
     let DataKind::Active { memory_index: 0, offset_expr } = kind else { return Err(unusual) };
     match offset_expr.get_operators_reader().read()? {
         Operator::I32Const { value } => Ok(value.cast_unsigned() as usize),
@@ -167,7 +167,7 @@ fn start(kind: &DataKind<'_>) -> Result<usize, BakeError> {
     }
 }
 
-/// The module with `archive` behind its memory and its place in the slot.
+/// The module with `archive` at the end of its memory and the archive's place in the slot.
 fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
     let layout = layout(module)?;
     let too_large = || BakeError::TooLarge("the models do not fit a 32-bit memory".to_owned());
@@ -197,7 +197,7 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
                 (layout.segments + 2).encode(&mut body);
                 let mut count = Vec::new();
                 layout.segments.encode(&mut count);
-                // Later segments are written over earlier ones: the slot's first.
+                // Later segments overwrite earlier ones, so the one with the slot comes first.
                 body.extend_from_slice(&module[layout.data.start + count.len()..layout.data.end]);
                 segment(layout.slot, &numbers, &mut body);
                 segment(address, archive, &mut body);
@@ -218,7 +218,7 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
 
 fn memory_section(memory: MemoryType) -> Result<Vec<u8>, BakeError> {
     if memory.memory64 || memory.shared || memory.maximum.is_some() {
-        return Err(BakeError::Other("its memory is of another kind"));
+        return Err(BakeError::Other("its memory has an unsupported type"));
     }
     let mut section = wasm_encoder::MemorySection::new();
     section.memory(wasm_encoder::MemoryType {
@@ -228,7 +228,7 @@ fn memory_section(memory: MemoryType) -> Result<Vec<u8>, BakeError> {
         shared: false,
         page_size_log2: memory.page_size_log2,
     });
-    // The encoder writes the length in front, which `header` writes here.
+    // The encoder writes the length first, which `header` writes here.
     let mut body = Vec::new();
     section.encode(&mut body);
     let mut length = Vec::new();
@@ -247,7 +247,7 @@ fn segment(address: u32, bytes: &[u8], out: &mut Vec<u8>) {
     bytes.encode(out);
 }
 
-/// What stands before the content of a section.
+/// The id and length of a section.
 fn header(id: u8, length: usize) -> Vec<u8> {
     let mut header = vec![id];
     length.encode(&mut header);
@@ -261,7 +261,7 @@ mod tests {
     use super::{BakeError, bake};
 
     #[test]
-    fn what_is_not_the_component_is_told_so() {
+    fn other_components_and_missing_models_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.cell"), "a model").unwrap();
         let none: [&std::path::Path; 0] = [];

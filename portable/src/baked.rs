@@ -1,29 +1,29 @@
-//! Models put into the compiled component: files in its memory from the start, read by nobody.
+//! Reads models baked into the compiled component: files that are in its memory from the start.
 //!
-//! `skincell model bake` adds them behind everything else in linear memory and writes their place into
-//! the slot below, which it finds by its mark. An instance then has them as pages of the component's
-//! image, which the host maps for all instances alike. [`Archive`] is what both sides agree on.
+//! `skincell model bake` adds them at the end of linear memory and writes their place into the slot below,
+//! which it finds by its mark. They are then pages of the component's image, which the host maps for all
+//! instances together. [`Archive`] is the format that both sides share.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// What the slot begins with, and nothing else in the component.
+/// The first bytes of the slot, unique in the component.
 pub const MARK: [u8; 16] = *b"\x9eskincell\x00bake\x01\xf3";
-/// Files begin at multiples of this, in memory too.
+/// Files begin at multiples of this, in the archive and in memory.
 pub const ALIGNMENT: usize = 64;
 
-/// A file inside.
+/// A file in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     /// `<model>/<file>`.
     path: String,
-    /// From the archive's begin.
+    /// Offset from the archive's start.
     start: u32,
     length: u32,
 }
 
-/// Files, as they lie in memory.
+/// A list of files, and the files themselves, in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Archive<'a> {
     bytes: &'a [u8],
@@ -31,17 +31,17 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'static> {
-    /// The archive of the files, by path, whose bytes are to lie at a multiple of [`ALIGNMENT`].
+    /// An archive of files, given by path. Its bytes must be placed at a multiple of [`ALIGNMENT`].
     ///
     /// # Errors
-    /// When they are more than a 32-bit memory holds, in words.
+    /// A message if the files do not fit into a 32-bit memory.
     pub fn pack(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, String> {
         let place = |start: usize, length: usize| {
             let end = start.checked_add(length).filter(|end| u32::try_from(*end).is_ok());
             end.ok_or_else(|| "the models are larger than a 32-bit memory".to_owned())
         };
-        // Where files begin depends on the list's length, which depends on where they begin: a list
-        // with the largest numbers is the longest.
+        // Offsets depend on the list's length, which depends on the offsets. The list with the largest
+        // numbers is the longest, so its length is used.
         let largest = |(path, _): &(String, Vec<u8>)| Entry {
             path: path.clone(),
             start: u32::MAX,
@@ -75,7 +75,7 @@ fn encode(entries: &[Entry]) -> Result<Vec<u8>, String> {
 }
 
 impl<'a> Archive<'a> {
-    /// The archive whose bytes these are; none where they are not one.
+    /// The archive in these bytes; `None` if they are not an archive.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let (length, rest) = bytes.split_first_chunk::<4>()?;
@@ -84,13 +84,13 @@ impl<'a> Archive<'a> {
         Some(Self { bytes, entries })
     }
 
-    /// Whether there is nothing inside.
+    /// Whether there are no files.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether there is a file of this model.
+    /// Whether there are files of this model.
     #[must_use]
     pub fn has(&self, model: &str) -> bool {
         self.entries.iter().any(|entry| Path::new(&entry.path).parent() == Some(Path::new(model)))
@@ -114,14 +114,13 @@ pub use slot::archive;
 #[cfg(target_family = "wasm")]
 #[allow(
     unsafe_code,
-    reason = "memory that the compiler did not lay out is reached by its address alone"
+    reason = "baked memory is not laid out by the compiler and is reached by its address"
 )]
 mod slot {
     use super::{Archive, MARK};
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Where the archive lies. Atomic, so that the compiler takes nothing for granted that is written
-    /// after it.
+    /// The place of the archive. Atomic, so that the compiler does not assume the values it compiled in.
     #[repr(C)]
     struct Slot {
         mark: [u8; 16],
@@ -131,19 +130,18 @@ mod slot {
 
     static SLOT: Slot = Slot { mark: MARK, address: AtomicU32::new(0), length: AtomicU32::new(0) };
 
-    /// The archive baked into this component; empty where there is none.
+    /// The archive baked into this component; empty if there is none.
     pub fn archive() -> Archive<'static> {
-        // The mark must stay beside the numbers.
+        // Keeps the mark in the binary, beside the numbers.
         std::hint::black_box(&SLOT.mark);
         let address = SLOT.address.load(Ordering::Relaxed) as usize;
         let length = SLOT.length.load(Ordering::Relaxed) as usize;
         if length == 0 {
             return Archive::default();
         }
-        // SAFETY: whoever wrote the slot (`bake`) has made memory larger by a range of
-        // its own behind all that the linker and the allocator know of, begun it at `address` and
-        // filled `length` bytes of it. Nothing here writes there, so the bytes live unchanged as long
-        // as the instance.
+        // SAFETY: `bake`, which wrote the slot, has grown memory by a range past everything the linker and
+        // the allocator use. The range begins at `address` and has `length` initialised bytes. Nothing
+        // writes there, so the bytes stay unchanged as long as the instance lives.
         let bytes: &'static [u8] = unsafe {
             std::slice::from_raw_parts(std::ptr::with_exposed_provenance(address), length)
         };
@@ -158,7 +156,7 @@ mod tests {
     use super::{ALIGNMENT, Archive};
 
     #[test]
-    fn files_come_out_as_they_went_in() {
+    fn archived_files_are_read_unchanged() {
         let files =
             [("a/model.cell", vec![1_u8; 100]), ("b/card.json", vec![]), ("b/x", vec![3; 65])];
         let files = files.map(|(path, bytes)| (path.to_owned(), bytes));

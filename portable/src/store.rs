@@ -1,9 +1,9 @@
-//! Which models there are, and the ones loaded so far.
+//! Finds models and keeps the loaded ones.
 //!
-//! Models are folders of the models folder, `/models` or what `WASI_NN_MODELS` names. Finding one looks
-//! at names only; loading happens when a run is prepared, as on the native side, and once an instance.
+//! Models are folders in the models folder: `/models`, or the value of `WASI_NN_MODELS`. Finding a model
+//! looks at file names only. It is loaded when a run is prepared, as in the runner, and once per instance.
 //!
-//! A component with baked models has these and no others, and looks for no file.
+//! A component with baked models has only those, and reads no files.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,9 +16,9 @@ use skincell_engines::{Cellnet, Engines, LoadError, Model, Rten, Source, StaticF
 
 use crate::baked::Archive;
 
-/// Variable that names another models folder.
+/// The variable that names another models folder.
 pub const FOLDER_VARIABLE: &str = "WASI_NN_MODELS";
-/// The models folder where the variable is not set.
+/// The models folder if the variable is not set.
 pub const FOLDER: &str = "/models";
 /// Longest name of a model.
 const LONGEST: usize = 64;
@@ -31,17 +31,17 @@ pub struct Store {
     loaded: RefCell<HashMap<String, Rc<dyn Model>>>,
 }
 
-/// Where a model is.
+/// The place of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// In a folder of files.
     Folder(PathBuf),
-    /// In the component.
+    /// Baked into the component.
     Baked,
 }
 
 impl Store {
-    /// The models of `baked`, or where that is empty those in the folders of `root`.
+    /// The models of `baked`, or the models in the folders of `root` if `baked` is empty.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, baked: Archive<'static>) -> Self {
         // Wasm has one thread.
@@ -49,7 +49,7 @@ impl Store {
         Self { root: root.into(), baked, engines, loaded: RefCell::default() }
     }
 
-    /// Where the model called `name` is, if it is anywhere.
+    /// The place of the model `name`, if it exists.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Place> {
         if !is_plain(name) {
@@ -64,10 +64,10 @@ impl Store {
         lies_there.then_some(Place::Folder(folder))
     }
 
-    /// The model called `name`, loaded unless it is already.
+    /// The model `name`, loaded on the first call.
     ///
     /// # Errors
-    /// [`LoadError`]; it is not kept, so the next caller tries again.
+    /// [`LoadError`]. Failures are not kept, so the next call tries again.
     pub fn load(&self, name: &str, place: &Place) -> Result<Rc<dyn Model>, LoadError> {
         if let Some(model) = self.loaded.borrow().get(name) {
             return Ok(Rc::clone(model));
@@ -88,7 +88,7 @@ impl Store {
     }
 }
 
-/// Whether `name` is a folder's name and no path: letters, digits, `.`, `_`, `-`, and no dot in front.
+/// Whether `name` is a plain folder name: letters, digits, `.`, `_`, `-`, not beginning with a dot.
 fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     !name.is_empty() && name.len() <= LONGEST && !name.starts_with('.') && name.bytes().all(plain)
@@ -101,7 +101,7 @@ mod tests {
     use super::{Archive, Place, Store, is_plain};
 
     #[test]
-    fn a_name_is_no_path() {
+    fn names_that_could_be_paths_are_refused() {
         for name in ["skin", "EfficientNetV2-S_300", "a.b"] {
             assert!(is_plain(name), "{name}");
         }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_baked_models_has_no_others() {
+    fn a_component_with_baked_models_has_no_others() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("cell")).unwrap();
         std::fs::write(root.path().join("cell/model.cell"), "not a model").unwrap();

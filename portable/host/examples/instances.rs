@@ -1,4 +1,4 @@
-//! A composed component under measurement, asked line by line; `bench/portable.py` drives it.
+//! Measures a composed component, one command per line; used by `bench/portable.py`.
 //!
 //! ```text
 //! instances COMPONENT.wasm FOLDER
@@ -6,7 +6,7 @@
 //! hold N PATH [PHOTO]     N instances, each kept after its answer: bytes of the process before and after
 //! ```
 //!
-//! It begins with a line on compiling. Each line on standard input is answered by a line of JSON.
+//! The first line of output is about compiling. Each line on standard input is answered by a line of JSON.
 
 use std::io::BufRead;
 use std::path::Path;

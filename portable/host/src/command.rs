@@ -1,4 +1,4 @@
-//! A WASI 0.2 command component, run with this process's streams.
+//! Runs a WASI 0.2 command component with this process's standard streams.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 const USAGE: &str = "usage: wasi-run [--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...";
 
-/// What a program reaches.
+/// The host state of a program.
 struct State {
     wasi: WasiCtx,
     table: ResourceTable,
@@ -21,11 +21,11 @@ impl WasiView for State {
     }
 }
 
-/// Runs `[--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...` and gives the program's own exit code. Folders are
-/// seen by the program under the same path, read-only.
+/// Runs `[--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...` and returns the program's exit code. The program
+/// sees the folders under the same paths, read-only.
 ///
 /// # Errors
-/// Wrong usage, a file that is no component, a trap.
+/// Wrong usage, a file that is not a component, or a trap.
 pub fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut wasi = WasiCtx::builder();
     wasi.inherit_stdio();

@@ -1,8 +1,9 @@
-//! What it takes to run our Wasm without the runner: a WASI program from the command line ([`command`]), two
-//! components made one ([`compose`]), one HTTP request to the result ([`proxy`]).
+//! Runs Wasm without the runner, for tests and measurements: a WASI program from the command line
+//! ([`command`]), the composition of two components ([`compose`]), one HTTP request to the result
+//! ([`proxy`]).
 //!
-//! For tests and measurements: the wasmtime is the one this workspace pins and builds
-//! anyway. It leaves out limits, deadlines and sockets, which a service needs and the runner has.
+//! It uses the wasmtime that this workspace builds anyway. Limits, deadlines and sockets, which a service
+//! needs, are in the runner only.
 
 pub mod command;
 pub mod compose;

@@ -5,9 +5,8 @@
 //! wasi-run --compose COMPONENT.wasm PROVIDER.wasm OUT.wasm
 //! ```
 //!
-//! The first form is what `CARGO_TARGET_WASM32_WASIP2_RUNNER` wants, and what `bench/engine` measures Wasm
-//! with. The second has the provider satisfy the component's imports of `wasi:nn`, as Spin does with a
-//! dependency.
+//! The first form fits `CARGO_TARGET_WASM32_WASIP2_RUNNER`, and `bench/engine` measures Wasm with it. The
+//! second satisfies the component's imports of `wasi:nn` with the provider, as Spin does with a dependency.
 
 use std::path::Path;
 use std::process::ExitCode;

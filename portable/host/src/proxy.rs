@@ -1,4 +1,4 @@
-//! A component that answers HTTP, asked in this process: no socket, no server.
+//! Sends HTTP requests to a component in this process, without sockets or a server.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-/// What an instance reaches.
+/// The host state of an instance.
 struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -36,7 +36,7 @@ impl WasiHttpView for State {
     }
 }
 
-/// Requests of a component to anywhere are denied.
+/// Denies all outgoing requests of a component.
 struct NoOutbound;
 
 type Sent = Result<(), wasmtime_wasi_http::Error>;
@@ -53,7 +53,7 @@ impl WasiHttpHooks for NoOutbound {
     }
 }
 
-/// Variables that a guest may ask for and this host does not have: asking ends the guest.
+/// Defines the variable interfaces that this host does not implement, so that calling them traps.
 fn trap_configuration(
     linker: &mut Linker<State>,
     component: &Component,
@@ -77,10 +77,10 @@ fn trap_configuration(
     Ok(())
 }
 
-/// Instances there may be at the same time.
+/// Most instances at the same time.
 const SLOTS: u32 = 16;
 
-/// A component, compiled, with nothing but WASI and HTTP to reach.
+/// A compiled component that can reach only WASI and HTTP.
 pub struct Proxy {
     pre: ProxyPre<State>,
 }
@@ -91,7 +91,7 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
-/// One instance of it. It serves one request, as an instance does on every host of WASI 0.2.
+/// The state of one instance, which serves one request.
 pub struct Instance {
     store: Store<State>,
     pre: ProxyPre<State>,
@@ -104,14 +104,14 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Proxy {
-    /// Compiles a component. One that imports anything else than WASI 0.2 and `wasi:http` is refused: so a
-    /// component that imports `wasi:nn` is, and that it was composed is proved by its being taken.
+    /// Compiles a component. Imports other than WASI 0.2 and `wasi:http` are refused, `wasi:nn` among them:
+    /// a component that is accepted has been composed with its provider.
     ///
     /// # Errors
-    /// Bytes that are no component, or an import nobody gives.
+    /// The bytes are not a component, or an import is not satisfied.
     pub fn new(component: &[u8]) -> Result<Self> {
         let mut config = Config::new();
-        // As servers have it: an instance takes a slot that is there already.
+        // Pooling, as in servers: an instance uses a slot that exists already.
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(SLOTS)
             .total_core_instances(SLOTS * 32)
@@ -128,7 +128,7 @@ impl Proxy {
         let mut linker = Linker::<State>::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-        // A guest that could ask this host for inference would prove nothing.
+        // With inference from this host, a test would not show that the component was composed.
         let imports = component.component_type();
         let mut imports = imports.imports(&engine);
         if let Some((name, _)) = imports.find(|(name, _)| name.starts_with("wasi:nn/")) {
@@ -138,10 +138,10 @@ impl Proxy {
         Ok(Self { pre: ProxyPre::new(linker.instantiate_pre(&component)?)? })
     }
 
-    /// What a fresh instance owns; it sees `folder`, read-only, as `/`.
+    /// The state of a fresh instance, which sees `folder`, read-only, as `/`.
     ///
     /// # Errors
-    /// A folder that cannot be opened.
+    /// The folder cannot be opened.
     pub fn open(&self, folder: &Path) -> Result<Instance> {
         let mut wasi = WasiCtx::builder();
         wasi.inherit_stderr().preopened_dir(folder, "/", FsPerms::ReadOnly)?;
@@ -150,10 +150,10 @@ impl Proxy {
         Ok(Instance { store: Store::new(self.pre.engine(), state), pre: self.pre.clone() })
     }
 
-    /// One request to a fresh instance that sees `folder` and is gone afterwards.
+    /// Sends one request to a fresh instance that sees `folder` and is dropped afterwards.
     ///
     /// # Errors
-    /// A trap, or an instance that gives no answer.
+    /// A trap, or an instance that ends without an answer.
     pub async fn ask(
         &self,
         folder: &Path,
@@ -164,10 +164,10 @@ impl Proxy {
 }
 
 impl Instance {
-    /// The answer, and what is left of the instance: its memory, as long as that is kept.
+    /// The answer, and the store, which keeps the instance's memory until it is dropped.
     ///
     /// # Errors
-    /// A trap, or an instance that gives no answer.
+    /// A trap, or an instance that ends without an answer.
     pub async fn ask(
         self,
         request: http::Request<Bytes>,

@@ -1,5 +1,5 @@
-//! cellnet's own tests, the kernels against the definition among them, compiled to Wasm (simd128) and run
-//! there: the back end that stock Spin uses.
+//! Runs cellnet's unit tests, which compare kernels with their definition, in Wasm (simd128): the back end
+//! on stock Spin.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -8,7 +8,7 @@ mod build;
 use std::process::{Command, Stdio};
 
 #[test]
-fn the_kernels_hold_in_wasm() {
+fn the_kernels_pass_their_tests_in_wasm() {
     let arguments = ["test", "--package", "cellnet", "--lib", "--no-run", "--release"];
     let program =
         build::built(&[&arguments[..], &["--target", "wasm32-wasip2"]].concat(), "cellnet-");
@@ -21,7 +21,7 @@ fn the_kernels_hold_in_wasm() {
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}", output.status);
-    // Not a run of nothing.
+    // The tests in question did run.
     for test in ["dense_convolutions", "winograd_convolutions", "depthwise_convolutions"] {
         assert!(text.contains(&format!("{test} ... ok")), "{test} did not run");
     }

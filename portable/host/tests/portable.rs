@@ -1,5 +1,5 @@
-//! The component composed with `wasi:nn` in Wasm is held to what the native one is held to, by both models:
-//! `skin` packed, for cellnet, and `imagenet` as a graph, for rten.
+//! The component composed with `wasi:nn` in Wasm must give the answers expected of the native one, with
+//! both models: `skin` packed, for cellnet, and `imagenet` as a graph, for rten.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use skincell_portable_host::compose::with_nn;
 use skincell_portable_host::proxy::Proxy;
 
-/// Photos asked about: each costs a second or so in Wasm.
+/// The photos used; each takes about a second in Wasm.
 const PHOTOS: [&str; 4] =
     ["drawn-eczema-1.jpg", "drawn-keratosis-1.jpg", "drawn-wart-2.jpg", "cat.png"];
 
@@ -24,7 +24,7 @@ fn composed() -> Proxy {
     Proxy::new(&with_nn(&component, &provider).unwrap()).unwrap()
 }
 
-/// A folder that looks to the component as under Spin: `/models/<name>/` with card and model.
+/// A folder with the mounts of Spin: `/models/<name>/` with card and model.
 fn mounted() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let repository = build::repository().canonicalize().unwrap();
@@ -33,7 +33,7 @@ fn mounted() -> tempfile::TempDir {
         std::fs::create_dir_all(&folder).unwrap();
         for file in ["card.json", "model.onnx", "model.onnx.data"] {
             let from = repository.join("models").join(model).join(file);
-            // A link out of the mounted folder would not be followed.
+            // Links out of the mounted folder are not followed.
             std::fs::hard_link(&from, folder.join(file))
                 .or_else(|_| std::fs::copy(&from, folder.join(file)).map(|_| ()))
                 .unwrap();
@@ -66,7 +66,7 @@ fn compare(answer: &Value, expected: &Value, tolerance: f64, what: &str) {
     assert_eq!(got[0]["class"], want[0]["class"], "{what}");
     for want in want {
         let got = got.iter().find(|got| got["index"] == want["index"]);
-        // A class of so small a share that it is not among the first five has next to none.
+        // A class outside the first five has a probability of almost zero.
         let share = got.map_or(0.0, |got| got["probability"].as_f64().unwrap() / 100.0);
         let off = (share - want["probability"].as_f64().unwrap()).abs();
         assert!(off <= tolerance, "{what}: {} is off by {off}", want["class"]);
@@ -74,7 +74,7 @@ fn compare(answer: &Value, expected: &Value, tolerance: f64, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn composed_with_inference_in_wasm_it_answers_as_natively() {
+async fn answers_with_inference_in_wasm_are_the_expected_ones() {
     let (proxy, root) = (composed(), mounted());
     let expected = build::repository().join("tests/photos/expected.json");
     let expected: Value = serde_json::from_slice(&std::fs::read(expected).unwrap()).unwrap();

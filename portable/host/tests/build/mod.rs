@@ -1,4 +1,4 @@
-//! Wasm to test, built by cargo as a child: at no cost where it is fresh.
+//! Builds Wasm for tests with a child cargo.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,8 +8,8 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Runs cargo with `arguments` and gives the path of the Wasm file it made whose name begins as `name`
-/// does up to its extension.
+/// Runs cargo with `arguments` and returns the path of the built Wasm file whose name begins with `name`,
+/// without its extension.
 pub fn built(arguments: &[&str], name: &str) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
@@ -18,7 +18,7 @@ pub fn built(arguments: &[&str], name: &str) -> PathBuf {
         .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
-    // What cargo tells this test about its own package is not true of the one to be built.
+    // Removes the variables that describe this test's own package.
     for (variable, _) in std::env::vars_os() {
         let variable = variable.to_string_lossy().into_owned();
         let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];

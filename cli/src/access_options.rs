@@ -1,4 +1,4 @@
-//! The flags of `up` about who may come in: tokens, rate, other pages, TLS.
+//! The flags of `up` for access control: tokens, rate limits, CORS, TLS.
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -9,40 +9,40 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Flags about who may come in.
+/// Flags for access control.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Who may come in")]
-pub struct DoorOptions {
-    /// Want a bearer token of this file, one a line; changes are taken up while it runs. Probes, and what
-    /// the manifest declares `open`, need none.
+#[command(next_help_heading = "Access")]
+pub struct AccessOptions {
+    /// Require a bearer token from this file, one per line; changes apply while it runs. Probes and routes
+    /// that the manifest declares `open` need no token.
     #[arg(long, value_name = "FILE", env = "SKINCELL_TOKENS_FILE")]
     tokens_file: Option<PathBuf>,
 
-    /// Let each client address ask this often, such as 10/s or 100/m; more is answered 429.
+    /// Requests allowed for each client address, such as 10/s or 100/m; more are answered 429.
     #[arg(long, value_name = "N/s|m|h", env = "SKINCELL_RATE_LIMIT")]
     rate_limit: Option<Rate>,
 
-    /// Believe the X-Forwarded-For of proxies in this network; may be given several times.
+    /// Trust X-Forwarded-For from proxies in this network; may be given several times.
     #[arg(long, value_name = "NETWORK", env = "SKINCELL_TRUSTED_PROXIES", value_delimiter = ',')]
     #[arg(value_parser = network)]
     trusted_proxy: Vec<ipnet::IpNet>,
 
-    /// Let each client address have so many connections, trusted proxies aside; more are answered 503
-    /// [default: three quarters of all].
+    /// Connections allowed for each client address except trusted proxies; more are answered 503 [default:
+    /// three quarters of all].
     #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONNECTIONS_PER_ADDRESS")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     max_connections_per_address: Option<u16>,
 
-    /// Serve /healthz, /readyz, /metrics and /memory on an address of their own, in plain HTTP and without a
-    /// token, and not on --listen; port 0 takes a free one, which is printed.
+    /// Serve /healthz, /readyz, /metrics and /memory on this address instead of --listen, over plain HTTP
+    /// and without a token; with port 0 a free port is chosen and printed.
     #[arg(long, value_name = "ADDRESS", env = "SKINCELL_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// Let the pages of this origin call, or of any with *; may be given several times.
+    /// Allow calls from pages of this origin (CORS), or of any origin with *; may be given several times.
     #[arg(long, value_name = "ORIGIN", env = "SKINCELL_CORS_ORIGINS", value_delimiter = ',')]
     cors_origin: Vec<String>,
 
-    /// Speak TLS with this certificate chain, a PEM file; a new one is taken up while it runs.
+    /// Serve TLS with this certificate chain, a PEM file; a changed file is reloaded.
     #[arg(long, value_name = "FILE", env = "SPIN_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -51,11 +51,11 @@ pub struct DoorOptions {
     tls_key: Option<PathBuf>,
 }
 
-impl DoorOptions {
-    /// The certificate, where there is one.
+impl AccessOptions {
+    /// The certificate, if one is given.
     ///
     /// # Errors
-    /// With the file that cannot be used.
+    /// A message with the file that cannot be used.
     pub fn tls(&self) -> anyhow::Result<Option<Arc<Tls>>> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificates), Some(key)) => {
@@ -67,11 +67,11 @@ impl DoorOptions {
         }
     }
 
-    /// The door to `app`.
+    /// Access control for `app`.
     ///
     /// # Errors
-    /// With the flag that cannot be followed.
-    pub fn door(&self, app: &App) -> anyhow::Result<Arc<Door>> {
+    /// A message with the invalid flag.
+    pub fn access(&self, app: &App) -> anyhow::Result<Arc<Door>> {
         let tokens = self.tokens_file.as_deref().map(Tokens::read).transpose();
         Ok(Arc::new(Door::new(Rules {
             tokens: tokens.context("--tokens-file")?,
@@ -84,12 +84,12 @@ impl DoorOptions {
         })))
     }
 
-    /// Connections that one address may have.
+    /// Connections allowed for one address.
     pub fn connections_per_address(&self) -> Option<usize> {
         self.max_connections_per_address.map(usize::from)
     }
 
-    /// What should be said of the door before anybody comes.
+    /// A warning if others can reach `address` without a token or without TLS.
     pub fn warning(&self, address: SocketAddr) -> Option<String> {
         if address.ip().to_canonical().is_loopback() {
             return None;
@@ -97,29 +97,29 @@ impl DoorOptions {
         let (token, tls) = (self.tokens_file.is_some(), self.tls_cert.is_some());
         match (token, tls) {
             (false, _) => Some(format!(
-                "{address} can be reached by others and no token is wanted: set --tokens-file, or keep \
-                 it behind something that asks who comes"
+                "{address} can be reached by others and requires no token: set --tokens-file, or put it \
+                 behind a proxy that authenticates clients"
             )),
             (true, false) => Some(format!(
-                "tokens and photos come to {address} unencrypted: set --tls-cert and --tls-key, or keep \
-                 it behind a proxy that has them"
+                "tokens and photos reach {address} unencrypted: set --tls-cert and --tls-key, or put it \
+                 behind a proxy with TLS"
             )),
             (true, true) => None,
         }
     }
 }
 
-/// What should be said of the admin port before anybody comes: it wants no token and speaks no TLS.
+/// A warning if others can reach the admin port, which has neither tokens nor TLS.
 pub fn admin_warning(address: SocketAddr) -> Option<String> {
     (!address.ip().to_canonical().is_loopback()).then(|| {
         format!(
-            "--admin-listen: {address} can be reached by others, and tells everybody who asks about models and \
-             memory: give it a loopback address, or keep it in a network of your own"
+            "--admin-listen: {address} can be reached by others, and shows models and memory without a \
+             token: use a loopback address or a private network"
         )
     })
 }
 
-/// A network as `10.0.0.0/8`, or one address.
+/// Parses a network such as `10.0.0.0/8`, or one address.
 fn network(text: &str) -> Result<ipnet::IpNet, String> {
     let address = || text.parse::<IpAddr>().map(Into::into);
     text.parse()
@@ -129,17 +129,17 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DoorOptions, admin_warning, network};
+    use super::{AccessOptions, admin_warning, network};
     use clap::{Args, FromArgMatches};
 
-    fn options(flags: &[&str]) -> DoorOptions {
-        let command = DoorOptions::augment_args(clap::Command::new("up"));
+    fn options(flags: &[&str]) -> AccessOptions {
+        let command = AccessOptions::augment_args(clap::Command::new("up"));
         let matches = command.try_get_matches_from([&["up"], flags].concat()).unwrap();
-        DoorOptions::from_arg_matches(&matches).unwrap()
+        AccessOptions::from_arg_matches(&matches).unwrap()
     }
 
     #[test]
-    fn only_what_others_can_reach_is_warned_of() {
+    fn only_addresses_that_others_can_reach_give_warnings() {
         let warns =
             |flags: &[&str], address: &str| options(flags).warning(address.parse().unwrap());
         for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
@@ -152,7 +152,7 @@ mod tests {
         assert!(warns(&tokens, "0.0.0.0:1").unwrap().contains("--tls-cert"));
         let all = ["--tokens-file", "t", "--tls-cert", "c", "--tls-key", "k"];
         assert_eq!(warns(&all, "0.0.0.0:1"), None);
-        // The admin port has neither tokens nor TLS, whatever the other has.
+        // The admin port never has tokens or TLS.
         assert_eq!(admin_warning("127.0.0.1:1".parse().unwrap()), None);
         assert!(admin_warning("0.0.0.0:1".parse().unwrap()).unwrap().contains("loopback"));
     }

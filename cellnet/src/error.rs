@@ -36,7 +36,8 @@ pub enum OpenError {
     },
     /// The file is shorter or longer than its header says.
     #[error(
-        "the file has {found} bytes but declares {expected}: it was cut short or damaged; pack or copy it again"
+        "the file has {found} bytes but declares {expected}: it was cut short or damaged; \
+         pack or copy it again"
     )]
     Length {
         /// Bytes in the file.
@@ -46,7 +47,8 @@ pub enum OpenError {
     },
     /// A part does not match its checksum.
     #[error(
-        "checksum of the {part} is {found:08x}, expected {expected:08x}: the file is damaged; pack or copy it again"
+        "checksum of the {part} is {found:08x}, expected {expected:08x}: the file is damaged; \
+         pack or copy it again"
     )]
     Checksum {
         /// `header`, `plan` or `weights`.

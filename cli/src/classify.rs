@@ -1,6 +1,6 @@
-//! `skincell classify`: photos and folders of them through the same component, without a server.
+//! `skincell classify`: sends photos and folders of photos through the component, without a server.
 //!
-//! `photos` finds the files, this asks the component, `report` does with the answers what was asked for.
+//! `photos` finds the files, this module calls the component, and `report` prints and writes the answers.
 
 mod canvas;
 mod csv;
@@ -29,43 +29,43 @@ Examples:
   skincell classify photo.jpg
   skincell classify photo.jpg -o heat.png          write the heatmap over the photo
   skincell classify holiday/ -o heatmaps/          every photo in a folder, one heatmap each
-  skincell classify holiday/ --csv > all.csv       a row a photo, for a spreadsheet
-  skincell classify holiday/ --json > all.jsonl    one JSON object a line
+  skincell classify holiday/ --csv > all.csv       one row per photo, for a spreadsheet
+  skincell classify holiday/ --json > all.jsonl    one JSON object per line
   skincell classify holiday/ --contact-sheet sheet.png
-                                                   all of them with heatmaps and bars on one picture
+                                                   all photos with heatmaps and bars on one picture
 
-Folders are searched to their leaves; hidden files are left out. A photo that fails is reported on
-standard error, the others go on, and the exit code is 1.")]
+Folders are searched with all their subfolders; hidden files are skipped. If a photo fails, it is
+reported on standard error, the others continue, and the exit code is 1.")]
 pub struct Classify {
-    /// The photos, or folders of them: JPEG, PNG, WebP, BMP or GIF.
+    /// Photos or folders of photos: JPEG, PNG, WebP, BMP or GIF.
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
 
-    /// Write the heatmap here: a PNG file, or for several photos a folder.
+    /// Write heatmaps here: a PNG file for one photo, a folder for several.
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// Print one JSON object per photo and line.
+    /// Print one JSON object per line and photo.
     #[arg(long)]
     json: bool,
 
-    /// Print a table for spreadsheets, one photo a row.
+    /// Print CSV with one row per photo.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 
-    /// Draw all photos with their heatmaps and bars on one picture, a PNG.
+    /// Draw all photos with heatmaps and bars on one picture, a PNG.
     #[arg(long, value_name = "FILE")]
     contact_sheet: Option<PathBuf>,
 
-    /// How many classes to show.
+    /// Number of classes to show.
     #[arg(long, value_name = "N", default_value_t = 7)]
     top_k: usize,
 
-    /// Show the heatmap of this class, by name or index [default: the first].
+    /// Show the heatmap of this class, by name or index [default: the most likely].
     #[arg(long, value_name = "CLASS")]
     class: Option<String>,
 
-    /// Which model to ask [default: the application's].
+    /// The model to use [default: the application's].
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -74,12 +74,12 @@ pub struct Classify {
 }
 
 impl Classify {
-    /// Classifies every photo, in order; 1 when some could not be.
+    /// Classifies every photo, in order; the exit code is 1 if a photo failed.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let photos = photos::find(&self.photos)?;
         if self.contact_sheet.is_some() && photos.len() > sheet::MOST {
             let (most, found) = (sheet::MOST, photos.len());
-            bail!("--contact-sheet takes up to {most} photos, these are {found}: name fewer");
+            bail!("--contact-sheet takes up to {most} photos, not {found}: give fewer");
         }
         let app = self.run.load()?;
         let settings = self.run.settings()?;
@@ -90,7 +90,7 @@ impl Classify {
             let mut waiting = photos.into_iter();
             let mut tasks = VecDeque::new();
             loop {
-                // As many under way as there are slots; results are shown in the order given.
+                // As many photos at once as the service has permits; results are shown in the given order.
                 while tasks.len() < service.plan().concurrency {
                     let Some(photo) = waiting.next() else { break };
                     tasks.push_back(tokio::spawn(ask(Arc::clone(&service), photo, target.clone())));
@@ -114,7 +114,7 @@ impl Classify {
         Report::new(form, total, output, self.contact_sheet.clone())
     }
 
-    /// The request target, with what was asked for as its query.
+    /// The request target, with the options in its query.
     fn target(&self) -> String {
         let wants_heatmap = self.output.is_some() || self.json || self.contact_sheet.is_some();
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -129,7 +129,7 @@ impl Classify {
     }
 }
 
-/// Reads one photo and asks the component about it.
+/// Reads one photo and posts it to the component.
 async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> Outcome {
     let path = photo.clone();
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
@@ -140,7 +140,7 @@ async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> Outcome {
     }
 }
 
-/// Posts a photo to the component and gives its JSON answer.
+/// Posts a photo to the component and returns its JSON answer.
 async fn post(service: &Service, file: Bytes, target: &str) -> anyhow::Result<Value> {
     let request = Request::post(target)
         .header(header::HOST, "localhost")
@@ -150,7 +150,7 @@ async fn post(service: &Service, file: Bytes, target: &str) -> anyhow::Result<Va
     let answer = service.handle(request, None).await;
     let status = answer.status();
     let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+    let body = body.map_err(|error| anyhow::anyhow!("the answer was cut off: {error}"))?.to_bytes();
     let answer: Value = serde_json::from_slice(&body).context("the answer is not JSON")?;
     if !status.is_success() {
         bail!("{}", answer["detail"].as_str().unwrap_or("the component gave no reason"));

@@ -1,11 +1,11 @@
-//! `skincell completions`: what a shell needs to complete commands and flags.
+//! `skincell completions`: prints completion scripts for shells.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use std::io;
 use std::process::ExitCode;
 
-/// Print completions for a shell.
+/// Print a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -13,13 +13,13 @@ Examples:
   skincell completions zsh > \"${fpath[1]}/_skincell\"
   skincell completions fish > ~/.config/fish/completions/skincell.fish")]
 pub struct Completions {
-    /// Which shell.
+    /// The shell.
     #[arg(value_enum)]
     shell: Shell,
 }
 
 impl Completions {
-    /// Prints the completions of the command line `C`.
+    /// Prints the completion script of the command line `C`.
     pub fn run<C: CommandFactory>(self) -> ExitCode {
         clap_complete::generate(self.shell, &mut C::command(), "skincell", &mut io::stdout());
         ExitCode::SUCCESS

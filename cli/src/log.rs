@@ -1,5 +1,5 @@
-//! What is logged, on standard error: lines for people, or a JSON object a line for machines. No bytes of
-//! a photo, no token, no query is ever in it.
+//! Logging to standard error, as text or as one JSON object per line. Logs never contain photo bytes,
+//! tokens or queries.
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
@@ -14,19 +14,20 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum LogFormat {
-    /// For people; in colour on a terminal.
+    /// Text; in colour on a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// wasi-nn's own log repeats every error a guest was given, as an error of the host's.
+/// wasmtime-wasi-http also logs the failed outgoing requests that it reports to the guest.
 const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
-/// Logs from here on; `RUST_LOG` says what. Lines are queued, so that nobody waits for whoever reads them.
+/// Starts logging, at the level set by `RUST_LOG`. Lines are queued, so that a slow reader does not block
+/// the server.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
@@ -40,7 +41,7 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// An event as one object: `time`, `level`, `target`, `message`, and its fields beside them.
+/// Formats an event as one object with `time`, `level`, `target`, `message` and the event's fields.
 struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_object_whatever_is_said() {
+    fn every_event_is_one_line_with_one_object() {
         let sink = Sink::default();
         let writer = sink.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -1,8 +1,8 @@
-//! The binary `skincell`: reads flags, calls the rooms, prints. What it does is in the libraries.
+//! The binary `skincell`: reads flags, calls the libraries and prints results. It has no logic of its own.
 
+mod access_options;
 mod classify;
 mod completions;
-mod door_options;
 mod engine_library;
 mod log;
 mod model;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Photos of skin in, ranked classes and Grad-CAM heatmaps out. Not a medical device.
 ///
-/// Serves the Spin application in the current folder with a native wasi-nn: every request gets a fresh,
+/// Serves the Spin application in the current folder with a native wasi-nn. Every request gets a fresh,
 /// isolated instance, and models stay mapped files.
 #[derive(Debug, Parser)]
 #[command(name = "skincell", version, propagate_version = true, max_term_width = 100)]
@@ -30,16 +30,16 @@ Examples:
   skincell classify photos/ --contact-sheet sheet.png
                                            a folder of photos on one picture
   skincell model prepare raw.onnx --labels labels.txt -o models/mine
-                                           make your own model ready to serve
+                                           prepare your own model for serving
 
-Exit codes: 0 done, 1 something failed (the message says what to do; of `classify`: at least one photo),
-2 wrong usage.
-Environment: RUST_LOG sets what is logged, such as `debug` or `skincell_runner=trace`.")]
+Exit codes: 0 success, 1 failure (the message says what to do; for `classify`: at least one photo
+failed), 2 wrong usage.
+Environment: RUST_LOG sets the log level, such as `debug` or `skincell_runner=trace`.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 
-    /// How log lines are written, on standard error.
+    /// Format of log lines on standard error.
     #[arg(long, global = true, value_name = "FORMAT", env = "SKINCELL_LOG_FORMAT")]
     #[arg(default_value = "human", help_heading = "Log")]
     log_format: log::LogFormat,
@@ -49,14 +49,14 @@ struct Arguments {
 enum Command {
     Up(up::Up),
     Classify(classify::Classify),
-    /// Work on models before they are served: prepare, quantize, inspect, check and measure them.
+    /// Prepare, quantize, inspect, check and measure models before they are served.
     #[command(subcommand, arg_required_else_help = true)]
     Model(model::ModelCommand),
     Completions(completions::Completions),
 }
 
-/// How long whoever reads our output may take for the last of it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time allowed to write the rest of the output before the process ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     skincell_runner::allocator::give_memory_back();
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     });
     for queue in [output_queue::stdout(), output_queue::stderr()] {
-        queue.finish(LAST_WORDS);
+        queue.finish(FLUSH_TIMEOUT);
     }
     code
 }

@@ -1,4 +1,4 @@
-//! The flags that `up` and `classify` share: which application, and what a request may use.
+//! The flags shared by `up` and `classify`: the application, and the limits of a request.
 
 use crate::engine_library::EngineLibrary;
 use crate::pack::{PackFlags, pack_and_report};
@@ -14,15 +14,15 @@ use skincell_runner::settings::{EngineChoice, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Flags about the application and its limits.
+/// Flags for the application and its limits.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// The application: a spin.toml, or the folder that holds one.
+    /// The application: a spin.toml, or a folder with one.
     #[arg(short = 'f', long = "from", value_name = "PATH", default_value = ".")]
     #[arg(alias = "file", alias = "from-file")]
     from: PathBuf,
 
-    /// Run the manifest's build commands first, as `spin build` does, and pack the models for cellnet.
+    /// First run the manifest's build commands, as `spin build` does, and pack the models for cellnet.
     #[arg(long)]
     build: bool,
 
@@ -30,30 +30,30 @@ pub struct RunOptions {
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     environment: Vec<(String, String)>,
 
-    /// Give an application variable its value: NAME=VALUE, NAME=@FILE, @FILE.json or @FILE.toml. Else
-    /// SPIN_VARIABLE_<NAME> is taken, from the environment or from `.env`.
+    /// Set an application variable: NAME=VALUE, NAME=@FILE, @FILE.json or @FILE.toml. Otherwise
+    /// SPIN_VARIABLE_<NAME> is used, from the environment or from `.env`.
     #[arg(long = "variable", value_name = "VARIABLE")]
     variables: Vec<String>,
 
-    /// Apply this profile of the manifest's components.
+    /// Use this profile of the manifest's components.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
 
-    /// Who runs the models: cellnet takes folders with a model.cell, rten every ONNX graph, and
-    /// onnxruntime too, where its library is named. auto takes the first of cellnet, onnxruntime if half
-    /// the memory limit has room for its private copy of the weights, and rten.
+    /// The engine that runs the models: cellnet takes folders with a model.cell; rten takes every ONNX
+    /// graph; so does onnxruntime, if its library is named. auto takes the first of cellnet, onnxruntime
+    /// (if half the memory limit has room for its private copy of the weights) and rten.
     #[arg(long, value_name = "ENGINE", env = "SKINCELL_ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
     #[command(flatten)]
     engine_lib: EngineLibrary,
 
-    /// Threads for inference, all requests together [default: the number of cores].
+    /// Threads for inference, shared by all requests [default: the number of cores].
     #[arg(long, value_name = "N", env = "OMP_NUM_THREADS")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// Memory the service may hold: auto is the control group's limit or the machine's memory.
+    /// Memory the service may use: auto is the control group's limit or the machine's memory.
     #[arg(
         long,
         value_name = "auto|SIZE|none",
@@ -63,37 +63,38 @@ pub struct RunOptions {
     #[arg(value_parser = memory_limit)]
     memory_limit: MemoryLimit,
 
-    /// Requests at work at the same time [default: what cores and memory allow].
+    /// Requests processed at the same time [default: as cores and memory allow].
     #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONCURRENCY")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     max_concurrency: Option<u16>,
 
-    /// Memory one instance may have; a photo that needs more is answered 413 [default: 64MiB, or what
-    /// the memory limit allows].
+    /// Memory of one instance; a photo that needs more is answered 413 [default: 64MiB, or less if the
+    /// memory limit requires it].
     #[arg(long, value_name = "SIZE", env = "SPIN_MAX_INSTANCE_MEMORY")]
     max_instance_memory: Option<ByteSize>,
 
-    /// Let components load ONNX models from their own bytes (wasi:nn load), so many bytes a request. Only
-    /// for components you trust: how much memory such a graph takes when it runs is not known beforehand.
+    /// Let components load ONNX models from bytes (wasi:nn load), up to this size per request. Only for
+    /// components you trust: the memory such a graph needs when it runs is not known beforehand.
     #[arg(long, value_name = "SIZE", env = "SKINCELL_ALLOW_GUEST_MODELS")]
     allow_guest_models: Option<ByteSize>,
 
-    /// Time a request's body may take to come, and its instance to answer; waiting in line is apart.
+    /// Time limit for receiving a request's body and for its instance to answer, without the time in the
+    /// queue.
     #[arg(long, value_name = "TIME", env = "SKINCELL_REQUEST_TIMEOUT", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
-    /// Where compiled components are kept [default: ~/.cache/skincell].
+    /// Folder for compiled components [default: ~/.cache/skincell].
     #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Compile at every start and keep nothing.
+    /// Compile at every start, without a cache.
     #[arg(long, conflicts_with = "cache_dir")]
     disable_cache: bool,
 }
 
 impl RunOptions {
-    /// The application: what Spin hands over when it starts us, or else the manifest.
+    /// The application that Spin passes when it starts this program, or else the one in the manifest.
     fn app(&self) -> anyhow::Result<App> {
         let mut variables = Values::from_environment(Path::new("."))?;
         for argument in &self.variables {
@@ -113,7 +114,7 @@ impl RunOptions {
         }
     }
 
-    /// Reads the manifest, and builds if asked to.
+    /// Reads the manifest, and builds if `--build` is given.
     pub fn load(&self) -> anyhow::Result<App> {
         let app = self.app()?;
         if self.build {
@@ -123,7 +124,7 @@ impl RunOptions {
         Ok(app)
     }
 
-    /// What these flags say of how a service is run; the rest is the default.
+    /// The settings given by these flags; the rest are defaults.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
         let default = Settings::default();
@@ -148,8 +149,8 @@ impl RunOptions {
     }
 }
 
-/// Packs the models that have no packed file. A missing folder is no error here: the request for its model is
-/// answered with one.
+/// Packs the models that have no packed file. A missing folder is not an error here; a request for its
+/// model gets one.
 fn pack_models(app: &App) -> anyhow::Result<()> {
     for component in &app.components {
         for folder in component.models.iter().map(|name| component.models_folder.join(name)) {
@@ -161,8 +162,8 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime for the service: threads for sockets, where guests without a body begin, one more than there may be
-/// of those; and one for each guest that turns out to be work, of which there are never more than have slots.
+/// A runtime for the service. Requests without a body start on its worker threads, so there is one more
+/// worker than there may be of those; a request that becomes long work moves to a thread of its own.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(LIGHT_SLOTS + 1)

@@ -1,4 +1,4 @@
-//! Answers for people: a photo's classes as bars of text.
+//! Formats a photo's classes as bars of text.
 
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -31,7 +31,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn bars_are_as_long_as_the_probability() {
+    fn bar_lengths_are_proportional_to_probabilities() {
         let given = json!({
             "model": { "notice": "drawings only" },
             "results": [

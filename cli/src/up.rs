@@ -1,6 +1,6 @@
 //! `skincell up`: serves the application until it is told to stop.
 
-use crate::door_options::{DoorOptions, admin_warning};
+use crate::access_options::{AccessOptions, admin_warning};
 use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
@@ -19,16 +19,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
-/// What the kernel may hold of a connection to the admin port each way, in bytes.
+/// Socket buffer of a connection to the admin port, in bytes, for each direction.
 const ADMIN_BUFFER: u32 = 64 << 10;
 
-/// Serve the application, each request in a fresh instance.
+/// Serve the application, with a fresh instance for each request.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Endpoints of the runner itself, beside the application's own:
-  /healthz  answers while the process lives
-  /readyz   503 while shutting down or while a model cannot be loaded, and why
-  /memory   private and mapped memory, budget, models, requests, as JSON
+Endpoints of the runner itself, besides the application's:
+  /healthz  200 while the process runs
+  /readyz   503 with the reason during shutdown or when a model cannot be loaded
+  /memory   private and mapped memory, budget, models and requests as JSON
   /metrics  the same and more for Prometheus
 
 Examples:
@@ -44,71 +44,71 @@ pub struct Up {
     run: RunOptions,
 
     #[command(flatten)]
-    door: DoorOptions,
+    access: AccessOptions,
 
-    /// Address and port to listen on; port 0 takes a free one, which is printed.
+    /// Address and port to listen on; with port 0 a free port is chosen and printed.
     #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR")]
     #[arg(default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
 
-    /// Requests that may wait for their turn; the next ones are answered 503 at once.
+    /// Requests that may wait in the queue; further ones are answered 503 at once.
     #[arg(long, value_name = "N", env = "SKINCELL_QUEUE", default_value_t = 64)]
     queue: usize,
 
-    /// How long a request may wait for its turn.
+    /// How long a request may wait in the queue.
     #[arg(long, value_name = "TIME", env = "SKINCELL_QUEUE_TIMEOUT", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     queue_timeout: Duration,
 
-    /// Longest request body; more is answered 413.
+    /// Largest request body; larger ones are answered 413.
     #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_UPLOAD", default_value = "16MiB")]
     max_body: bytesize::ByteSize,
 
-    /// Load every model at the start instead of at its first request.
+    /// Load every model at startup instead of at its first request.
     #[arg(long, env = "SKINCELL_PRELOAD")]
     preload: bool,
 
-    /// Unload a model that nobody has asked for this long.
+    /// Unload a model after this time without requests.
     #[arg(long, value_name = "TIME", env = "SKINCELL_UNLOAD_AFTER", default_value = "10m")]
     #[arg(value_parser = humantime::parse_duration)]
     unload_after: Duration,
 
-    /// How long accepted requests may go on after SIGTERM or Ctrl-C.
+    /// How long accepted requests may continue after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "TIME", env = "SKINCELL_DRAIN_TIMEOUT", default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// Where the port of --listen is taken, take the next that is free.
+    /// If the port of --listen is in use, choose the next free one.
     #[arg(long)]
     find_free_port: bool,
 
-    /// Print only the address, and nothing of what components print.
+    /// Print only the address, and hide the output of components.
     #[arg(short, long, alias = "sh", alias = "shush", conflicts_with = "follow")]
     quiet: bool,
 
-    /// Show only what this component prints; may be given several times.
+    /// Show only the output of this component; may be given several times.
     #[arg(long, value_name = "COMPONENT")]
     follow: Vec<String>,
 
-    /// Keep what components print in this folder, as <component>_stdout.txt and <component>_stderr.txt.
+    /// Write the output of components to this folder, as <component>_stdout.txt and <component>_stderr.txt.
     #[arg(short = 'L', long, value_name = "FOLDER", env = "SPIN_LOG_DIR")]
     log_dir: Option<PathBuf>,
 
-    /// Empty the files of --log-dir first.
+    /// Empty the files in --log-dir at startup.
     #[arg(long)]
     truncate_logs: bool,
 
-    /// Print the help of these flags alone, as Spin asks a trigger to.
+    /// Print only the help of these flags; part of Spin's protocol for triggers.
     #[arg(long, hide = true)]
     help_args_only: bool,
 
-    /// Print which flags there are, as JSON on standard error, as Spin asks a trigger to.
+    /// Print the list of flags as JSON on standard error; part of Spin's protocol for triggers.
     #[arg(long, hide = true)]
     launch_metadata_only: bool,
 }
 
 impl Up {
-    /// Serves until a signal; 0 when everything accepted was finished.
+    /// Serves until a signal arrives; the exit code is 0 if all accepted requests were finished.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if self.help_args_only || self.launch_metadata_only {
             return self.describe_flags();
@@ -122,7 +122,7 @@ impl Up {
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
             let listener = self.listener(service.plan().socket_buffer)?;
-            let admin = self.door.admin_listen.map(|address| {
+            let admin = self.access.admin_listen.map(|address| {
                 let listener = server::listen(address, ADMIN_BUFFER);
                 listener.with_context(|| format!("--admin-listen: cannot listen on {address}"))
             });
@@ -140,12 +140,12 @@ impl Up {
             if !self.quiet {
                 print_summary(&service, &settings, start.elapsed());
             }
-            if let Some(warning) = self.door.warning(address) {
+            if let Some(warning) = self.access.warning(address) {
                 tracing::warn!("{warning}");
             }
             server::serve(service, listener, admin, &server_settings, stop).await
         })?;
-        // A run of a model cannot be stopped; nobody waits for it any more.
+        // A run of a model cannot be stopped, so the process does not wait for it.
         runtime.shutdown_background();
         Ok(ExitCode::SUCCESS)
     }
@@ -166,7 +166,7 @@ impl Up {
             },
             preload: self.preload,
             unload_after: self.unload_after,
-            admin_apart: self.door.admin_listen.is_some(),
+            admin_apart: self.access.admin_listen.is_some(),
             ..self.run.settings()?
         })
     }
@@ -175,11 +175,11 @@ impl Up {
         let variable = |name: &str| std::env::var(name).ok();
         let traces = TraceSettings::read(variable, &app.name, &app.version)?;
         let tracer = traces.map(Tracer::new).transpose().context("cannot send traces")?;
-        let tls = self.door.tls()?;
-        let (door, drain_timeout) = (self.door.door(app)?, self.drain_timeout);
+        let tls = self.access.tls()?;
+        let (door, drain_timeout) = (self.access.access(app)?, self.drain_timeout);
         Ok(ServerSettings {
             drain_timeout,
-            connections_per_address: self.door.connections_per_address(),
+            connections_per_address: self.access.connections_per_address(),
             door,
             tls,
             tracer,
@@ -187,7 +187,7 @@ impl Up {
         })
     }
 
-    /// The socket: on `--listen`, or with `--find-free-port` on the first free port from there on.
+    /// The socket on `--listen`, or with `--find-free-port` on the first free port from there.
     fn listener(&self, buffer: u32) -> anyhow::Result<TcpListener> {
         let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
         let mut taken = None;
@@ -208,7 +208,7 @@ impl Up {
         })
     }
 
-    /// What Spin asks of a trigger before it starts it: the help of the flags, or their names.
+    /// Prints the help of the flags, or their names. Spin asks a trigger for these before it starts it.
     fn describe_flags(&self) -> anyhow::Result<ExitCode> {
         let mut command = Self::augment_args(clap::Command::new("up"));
         if self.help_args_only {
@@ -231,7 +231,7 @@ impl Up {
     }
 }
 
-/// Prints a line, for whoever reads it.
+/// Prints a line through the output queue, so that a slow reader does not block the server.
 fn say(line: &str) {
     output_queue::stdout().put(format!("{line}\n").as_bytes());
 }
@@ -257,7 +257,7 @@ fn print_summary(service: &Service, settings: &Settings, took: Duration) {
     say("Not a medical device. Stop with Ctrl-C.");
 }
 
-/// Why a model is run by this engine.
+/// Why this engine runs the model.
 fn why(engine: &str, asked: EngineChoice) -> &'static str {
     match (engine, asked) {
         (_, EngineChoice::Auto) if engine == "cellnet" => "packed for it in model.cell",
@@ -269,7 +269,7 @@ fn why(engine: &str, asked: EngineChoice) -> &'static str {
     }
 }
 
-/// How the budget is spent, as a sum.
+/// The memory budget as a sum of its parts.
 fn budget_sum(service: &Service) -> String {
     let plan = service.plan();
     let size = |bytes: u64| bytesize::ByteSize::b(bytes).display().iec().to_string();

@@ -1,5 +1,5 @@
-//! A picture to draw on: filled boxes, photos, and lines of text in DejaVu Sans, which has every letter
-//! of Vietnamese. What does not fit is cut off, never drawn outside.
+//! A picture to draw on: filled boxes, photos, and text in DejaVu Sans, which has every Vietnamese letter.
+//! Drawing is clipped to the picture.
 
 use ab_glyph::{Font as _, FontRef, PxScale, ScaleFont as _, point};
 use anyhow::Context;
@@ -8,14 +8,14 @@ use skincell_vision::photo::Photo;
 /// Red, green, blue.
 pub type Colour = [u8; 3];
 
-/// Where a line of text begins, and how wide it may be, in pixels.
+/// Start and largest width of a line of text, in pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     /// Left edge.
     pub x: u32,
     /// Upper edge.
     pub y: u32,
-    /// Room to the right.
+    /// Largest width.
     pub width: u32,
 }
 
@@ -43,7 +43,7 @@ impl Font {
         text.chars().map(|letter| scaled.h_advance(scaled.glyph_id(letter))).sum()
     }
 
-    /// As much of the line as fits, with an ellipsis where some does not.
+    /// The line, shortened with an ellipsis if it does not fit.
     fn fitted(&self, size: f32, text: &str, width: u32) -> String {
         let room = width as f32;
         let mut kept: String = text.chars().filter(|letter| !letter.is_control()).collect();
@@ -73,7 +73,7 @@ impl Canvas {
         Self { width, height, pixels: colour.repeat(width as usize * height as usize) }
     }
 
-    /// The picture as a photo; `None` where it has no pixels.
+    /// The picture as a photo; `None` if it has no pixels.
     pub fn into_photo(self) -> Option<Photo> {
         Photo::from_rgb(self.width, self.height, self.pixels)
     }
@@ -87,7 +87,7 @@ impl Canvas {
         }
     }
 
-    /// Lays a photo down with its upper left corner at `x`, `y`.
+    /// Draws a photo with its upper left corner at `x`, `y`.
     pub fn picture(&mut self, photo: &Photo, x: u32, y: u32) {
         let rows = photo.pixels().chunks_exact(photo.width() as usize * 3);
         for (row, line) in (y..).zip(rows) {
@@ -97,7 +97,7 @@ impl Canvas {
         }
     }
 
-    /// Writes one line, cut to its place.
+    /// Writes one line, shortened to its place.
     pub fn text(&mut self, font: &Font, size: f32, colour: Colour, place: Place, text: &str) {
         let scale = PxScale::from(size);
         let scaled = font.0.as_scaled(scale);
@@ -116,7 +116,7 @@ impl Canvas {
         }
     }
 
-    /// Writes one line that ends where its place does; gives its width.
+    /// Writes one right-aligned line; returns its width.
     pub fn text_right(
         &mut self,
         font: &Font,
@@ -158,7 +158,7 @@ impl Canvas {
         }
     }
 
-    /// Mixes `cover`, 0 to 1, of a colour into a pixel; outside the picture nothing happens.
+    /// Blends a colour into a pixel with opacity `cover`, 0 to 1; pixels outside the picture are ignored.
     fn blend(&mut self, x: u32, y: u32, colour: Colour, cover: f32) {
         if x >= self.width || y >= self.height {
             return;
@@ -178,7 +178,7 @@ mod tests {
     use super::{Canvas, Font, Place};
 
     #[test]
-    fn lines_are_cut_to_their_place() {
+    fn lines_are_shortened_to_their_place() {
         let font = Font::regular().unwrap();
         let long = "Ghẻ, bệnh Lyme, các bệnh do ký sinh trùng và vết cắn".repeat(3);
         let cut = font.fitted(14.0, &long, 200);

@@ -1,10 +1,10 @@
-//! Answers as a table for spreadsheets: RFC 4180, one photo a row, one class a column pair.
+//! Answers as CSV (RFC 4180): one row per photo, two columns per class.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-/// The first row, for as many classes as an answer ranks.
+/// The first row, for `top_k` classes.
 pub fn header(top_k: usize) -> String {
     let mut row = vec!["photo".to_owned(), "error".to_owned()];
     for rank in 1..=top_k {
@@ -13,7 +13,7 @@ pub fn header(top_k: usize) -> String {
     row.join(",") + "\r\n"
 }
 
-/// The row of one photo: its classes with their per cent, or what went wrong.
+/// The row of one photo: its classes with their percentages, or the error.
 pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
     let mut row = vec![field(&photo.display().to_string())];
     row.push(field(answer.err().unwrap_or_default()));
@@ -28,8 +28,8 @@ pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
     row.join(",") + "\r\n"
 }
 
-/// A field, in quotes where it needs them. A text that a spreadsheet would run as a formula gets an
-/// apostrophe: a photo's name may come from anybody.
+/// A field, quoted if necessary. Text that a spreadsheet would run as a formula gets an apostrophe, because
+/// file names are untrusted.
 fn field(text: &str) -> String {
     let guarded = match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),

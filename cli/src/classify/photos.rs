@@ -1,19 +1,19 @@
-//! Which photos are meant: files as named, and folders with all that is in them, in the order of names.
+//! Finds the photos: named files, and all photos in named folders, sorted by name.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// What a file in a folder must end with to be taken for a photo. One that was named is always taken: its
-/// bytes say what it is, and a mistake is reported.
+/// Extensions of photos in a folder. A file named on the command line is always used, and reported if it is
+/// not a photo.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "heic", "avif"];
 
-/// The photos under `named`, folders searched to their leaves, hidden files left out.
+/// The photos in `named`, with all subfolders, without hidden files.
 ///
 /// # Errors
-/// When nothing is left, or a folder cannot be read. A file that is not there is left to be reported
-/// with the others.
+/// If a folder has no photos or cannot be read. A missing file is not an error here; it is reported with
+/// its result.
 pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut photos = Vec::new();
     for path in named {
@@ -21,7 +21,11 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             let mut found = BTreeSet::new();
             search(path, &mut found)?;
             if found.is_empty() {
-                bail!("no photo in {}: it looks for {}", path.display(), ENDINGS.join(", "));
+                bail!(
+                    "no photo in {}: expected files with the extensions {}",
+                    path.display(),
+                    ENDINGS.join(", ")
+                );
             }
             photos.extend(found);
         } else {
@@ -39,7 +43,7 @@ fn search(folder: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
-        // Links to folders are not followed: they may lead in a circle.
+        // Links to folders are not followed: they may form a cycle.
         if kind.is_dir() {
             search(&path, found)?;
         } else if has_photo_ending(&path) {
@@ -60,7 +64,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn folders_are_searched_in_the_order_of_names() {
+    fn photos_in_folders_are_sorted_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("b/c")).unwrap();

@@ -1,5 +1,5 @@
-//! What becomes of the answers: printed as bars, JSON lines or CSV, heatmaps and contact sheet written, a
-//! progress bar over it all on standard error.
+//! Prints answers as bars, JSON lines or CSV, writes heatmaps and the contact sheet, and shows progress on
+//! standard error.
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write as _};
@@ -15,37 +15,37 @@ use super::csv;
 use super::sheet::{self, Entry};
 use crate::table;
 
-/// How answers are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
-    /// For people.
+    /// Bars of text.
     Bars,
-    /// One JSON object a line.
+    /// One JSON object per line.
     JsonLines,
-    /// One row a photo, with this many classes.
+    /// One row per photo.
     Csv {
-        /// Classes in a row.
+        /// Classes per row.
         top_k: usize,
     },
 }
 
-/// A photo, its bytes and what the component said.
+/// A photo, its bytes and the component's answer.
 pub struct Outcome {
-    /// Where it lies.
+    /// The photo's path.
     pub photo: PathBuf,
-    /// What was read of it, empty where nothing was.
+    /// The file's bytes; empty if it could not be read.
     pub file: Bytes,
     /// The JSON answer.
     pub answer: anyhow::Result<Value>,
 }
 
-/// Where answers go.
+/// The output of a run.
 pub struct Report {
     form: Form,
     bar: ProgressBar,
     total: usize,
     failed: usize,
-    /// The heatmaps' file, or their folder where there are several.
+    /// The heatmap's file, or the folder for several heatmaps.
     output: Option<(PathBuf, bool)>,
     written: HashSet<PathBuf>,
     sheet: Option<(PathBuf, Vec<Entry>)>,
@@ -53,7 +53,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of `total` photos. `output` is where heatmaps go, and whether that is a folder.
+    /// A report of `total` photos. `output` is the path for heatmaps, and whether it is a folder.
     pub fn new(
         form: Form,
         total: usize,
@@ -72,10 +72,10 @@ impl Report {
         }
     }
 
-    /// Takes the next photo's answer.
+    /// Adds the next photo's answer.
     ///
     /// # Errors
-    /// When it cannot be printed; a photo that failed is reported, and no error.
+    /// If it cannot be printed. A failed photo is reported and is not an error here.
     pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
         let Outcome { photo, file, answer } = outcome;
         if self.bar.position() == 0 {
@@ -106,10 +106,10 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the contact sheet, says how it went, and gives how many photos failed.
+    /// Writes the contact sheet, prints a summary, and returns the number of failed photos.
     ///
     /// # Errors
-    /// When the sheet cannot be written.
+    /// If the sheet cannot be written.
     pub fn finish(mut self) -> anyhow::Result<usize> {
         let done = self.total - self.failed;
         if let Some((path, entries)) = self.sheet.take() {
@@ -137,7 +137,7 @@ impl Report {
         }
     }
 
-    /// What is printed of a photo, with its line's end; nothing where standard error says it.
+    /// The text printed for a photo, with a final newline; empty if the error goes to standard error.
     fn text(&self, photo: &Path, answer: Result<&Value, &str>) -> String {
         match (self.form, answer) {
             (Form::Bars, Ok(answer)) => table::answer(photo, answer) + "\n",
@@ -156,7 +156,8 @@ impl Report {
         }
     }
 
-    /// Prints without tearing the progress bar. A reader that has gone, such as `head`, ends it quietly.
+    /// Prints without disturbing the progress bar. If the reader has closed the pipe, as `head` does, the
+    /// program ends quietly.
     fn print(&self, text: &str) -> anyhow::Result<()> {
         let printed = self.bar.suspend(|| io::stdout().write_all(text.as_bytes()));
         match printed {
@@ -186,7 +187,7 @@ impl Report {
     }
 }
 
-/// A name in `folder` that no other photo of this run has: two folders may hold photos of one name.
+/// A file name in `folder` that this run has not used: photos in two folders may have the same name.
 fn free(folder: &Path, name: &str, written: &HashSet<PathBuf>) -> PathBuf {
     let first = folder.join(format!("{name}.png"));
     let others = (2_u32..).map(|n| folder.join(format!("{name}-{n}.png")));
@@ -205,7 +206,7 @@ fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
     made.unwrap_or_else(|error| Entry::failed(name, format!("{error:#}")))
 }
 
-/// A bar on standard error for many photos; nothing for one, or where nobody watches.
+/// A progress bar on standard error; hidden for one photo, or if it is not a terminal.
 fn progress(photos: usize) -> ProgressBar {
     let bar = ProgressBar::new(photos as u64);
     if photos < 2 {
@@ -218,10 +219,10 @@ fn progress(photos: usize) -> ProgressBar {
     bar.with_style(style)
 }
 
-/// Photos a second, in whole ones where there are some.
+/// Photos per second, without decimals from 10 on.
 fn rate(state: &ProgressState, words: &mut dyn std::fmt::Write) {
     let rate = state.per_sec();
-    // A bar that cannot be written is no reason to stop.
+    // A failure to write the bar is ignored.
     let _ = write!(words, "{rate:.*}/s", usize::from(rate < 10.0));
 }
 
@@ -232,7 +233,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     #[test]
-    fn two_photos_of_one_name_get_two_heatmaps() {
+    fn photos_of_the_same_name_get_separate_heatmaps() {
         let mut written: HashSet<PathBuf> = HashSet::new();
         for expected in ["out/a.png", "out/a-2.png", "out/a-3.png"] {
             let path = free(Path::new("out"), "a", &written);

@@ -1,5 +1,5 @@
-//! The contact sheet: many photos on one picture, each beside its heatmap and its likeliest classes as
-//! bars. Leaves out where photos and answers come from.
+//! Draws the contact sheet: many photos on one picture, each beside its heatmap and its most likely classes
+//! as bars.
 
 use anyhow::{Context, bail};
 use base64::Engine as _;
@@ -33,18 +33,18 @@ const CLASSES: usize = 4;
 /// Most photos on one sheet: 100 MB of pixels.
 pub const MOST: usize = 1000;
 
-/// What is shown of an answer: the photo, its heatmap, and classes with per cent.
+/// The shown part of an answer: the photo, its heatmap, and classes with percentages.
 type Shown = (Photo, Option<Photo>, Vec<(String, f64)>);
 
 /// A photo on the sheet.
 pub struct Entry {
     name: String,
-    /// Its answer, or what went wrong.
+    /// The answer, or the error.
     shown: Result<Shown, String>,
 }
 
 impl Entry {
-    /// A photo with its answer, made small at once: a sheet holds many.
+    /// A photo with its answer, scaled down at once to save memory.
     pub fn answered(name: String, file: &[u8], answer: &Value) -> anyhow::Result<Self> {
         let photo = small(file)?;
         let heatmap = match answer["heatmap_base64"].as_str() {
@@ -68,7 +68,7 @@ impl Entry {
     }
 }
 
-/// The photo as large as its place, whatever its shape: as the model sees it.
+/// The photo stretched to its place.
 fn small(file: &[u8]) -> anyhow::Result<Photo> {
     let size = (PICTURE, PICTURE);
     Ok(resize::resize(&photo::decode(file, size, &Limits::default())?, size.0, size.1)?)
@@ -77,10 +77,10 @@ fn small(file: &[u8]) -> anyhow::Result<Photo> {
 /// The sheet as a PNG, `title` above and `notice` below.
 pub fn draw(title: &str, notice: &str, entries: &[Entry]) -> anyhow::Result<Vec<u8>> {
     if entries.is_empty() || entries.len() > MOST {
-        bail!("a contact sheet takes 1 to {MOST} photos, these are {}", entries.len());
+        bail!("a contact sheet takes 1 to {MOST} photos, not {}", entries.len());
     }
     let (regular, bold) = (Font::regular()?, Font::bold()?);
-    // About as wide as high, and never wider than a screen can show.
+    // About square, and never wider than a screen.
     let columns = ((entries.len() as f64 / 3.0).sqrt().ceil() as u32).clamp(1, 4);
     let rows = u32::try_from(entries.len())?.div_ceil(columns);
     let width = columns * (CARD_WIDTH + GAP) + GAP;
@@ -163,13 +163,13 @@ mod tests {
         assert_eq!(pixel(bar + 131, y), super::TRACK);
         let ink = |rows: std::ops::Range<u32>| {
             rows.flat_map(|y| (0..width).map(move |x| (x, y)))
-                // Strokes are thinner than a pixel: what is at least half of it counts.
+                // Strokes are thinner than a pixel, so pixels that are at least half ink count.
                 .filter(|&(x, y)| is_half(&pixel(x, y), super::PAPER, super::ALARM))
                 .count()
         };
-        assert_eq!(ink(TITLE..TITLE + CARD_HEIGHT), 0, "nothing went wrong with the first");
-        // 31 letters of a dozen pixels each, less the thin ones.
-        assert!(ink(TITLE + CARD_HEIGHT + GAP..height) > 100, "the second says what did");
+        assert_eq!(ink(TITLE..TITLE + CARD_HEIGHT), 0, "the first has no error");
+        // 31 letters of about a dozen pixels each, fewer for thin ones.
+        assert!(ink(TITLE + CARD_HEIGHT + GAP..height) > 100, "the second shows its error");
     }
 
     /// Whether a pixel is between `ink` and the middle of `paper` and `ink`, in each channel.

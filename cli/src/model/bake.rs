@@ -1,4 +1,4 @@
-//! `skincell model bake`: models inside a component that gives `wasi:nn`, for hosts without it.
+//! `skincell model bake`: puts models into a component that implements `wasi:nn`, for hosts without it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,22 +10,22 @@ use skincell_portable::bake::bake;
 
 use crate::pack::{PackFlags, pack_and_report};
 
-/// Where `spin build` leaves the component that models are baked into.
+/// The component that models are baked into, as built by `spin build`.
 const PROVIDER: &str = "target/wasm32-wasip2/release/skincell_portable.wasm";
 
 /// Flags of `skincell model bake`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For stock Spin, which has no wasi-nn: the component that this writes gives it, with the models in its
-memory. An instance begins with them there, shared by all instances until somebody writes, and reads
-no files. Name it in spin.toml:
+Stock Spin has no wasi-nn. The component written here implements it and has the models in its
+memory, which all instances share until one writes to it; it reads no files. Name it in
+spin.toml:
   [component.skincell.dependencies]
   \"wasi:nn@0.2.0-rc-2024-10-28\" = { path = \"skin.wasm\" }
 
 Example:
   skincell model bake models/skin -o skin.wasm")]
 pub(crate) struct BakeArguments {
-    /// The model folders; each model is asked for by its folder's name
+    /// The model folders; each model is loaded by its folder's name
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
 
@@ -33,7 +33,7 @@ pub(crate) struct BakeArguments {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// Leave folders without a model.cell to rten, instead of packing them for cellnet first
+    /// Do not pack folders without a model.cell for cellnet first; rten runs them
     #[arg(long)]
     no_pack: bool,
 
@@ -43,10 +43,10 @@ pub(crate) struct BakeArguments {
     provider: PathBuf,
 }
 
-/// Packs what cellnet takes and is not packed, bakes, writes.
+/// Packs the folders that are not packed yet, bakes, and writes the component.
 ///
 /// # Errors
-/// What is missing or refused, with the file it was about.
+/// A file is missing or refused.
 pub(crate) fn run(arguments: &BakeArguments) -> anyhow::Result<ExitCode> {
     let provider = std::fs::read(&arguments.provider).with_context(|| {
         let file = arguments.provider.display();
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &BakeArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a file that whoever reads it meanwhile sees whole or not at all.
+/// Writes a file atomically, so that readers never see a part of it.
 fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));

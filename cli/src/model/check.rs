@@ -1,4 +1,4 @@
-//! `skincell model check`: the answers of every engine, beside each other.
+//! `skincell model check`: compares the answers of all engines.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,20 +14,22 @@ use crate::engine_library::EngineLibrary;
 /// Flags of `skincell model check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each photo goes the way of a request: decoded, turned upright, resized, normalised. A .npy file holds
-the model's input as it is. The exit code is 1 when an answer is further away than tolerated.
+Photos are processed as in a request: decoded, turned upright, resized, normalised. A .npy file
+is used as the model's input unchanged. The exit code is 1 if an answer differs by more than the
+tolerance.
 
 Examples:
   skincell model check models/skin tests/photos
-  skincell model check models/skin tests/photos --keep answers.json      keep the answers
+  skincell model check models/skin tests/photos --keep answers.json      save the answers
   skincell model check models/skin tests/photos --against answers.json   and compare with them later")]
 pub(crate) struct CheckArguments {
     /// The prepared folder
     model: PathBuf,
-    /// Photos, tensors (.npy) and folders of such
+    /// Photos, tensors (.npy), or folders of them
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// Which engine: cellnet, rten or onnxruntime; may be given again [default: all that take the folder]
+    /// The engine: cellnet, rten or onnxruntime; may be given several times [default: all that take the
+    /// folder]
     #[arg(long, value_name = "ENGINE")]
     engine: Vec<String>,
     #[command(flatten)]
@@ -38,13 +40,13 @@ pub(crate) struct CheckArguments {
     /// Compare with the answers in this file
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Write the first engine's answers into this file
+    /// Save the first engine's answers to this file
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
-    /// Largest difference of a probability that passes, of 1
+    /// Largest accepted difference of a probability (0 to 1)
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-3)]
     tolerance: f32,
-    /// Largest difference of a heatmap that passes, of 1
+    /// Largest accepted difference of a heatmap (0 to 1)
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 2e-3)]
     heatmap_tolerance: f32,
 }
@@ -52,7 +54,7 @@ pub(crate) struct CheckArguments {
 /// Runs `model check`.
 ///
 /// # Errors
-/// What cannot be run at all.
+/// A model or photo cannot be run.
 pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     let options = CheckOptions {
         folder: arguments.model,
@@ -77,7 +79,7 @@ pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     if let Some(path) = &arguments.keep {
         let text = serde_json::to_string_pretty(&report.reference)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
-        println!("answers kept in {}", path.display());
+        println!("answers saved in {}", path.display());
     }
     let failed = report.rows.iter().filter(|row| !row.passed).count();
     if report.passed() {
@@ -85,7 +87,7 @@ pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!(
-        "{failed} of {} answers are further away than {:e} (probabilities) or {:e} (heatmaps)",
+        "{failed} of {} answers differ by more than {:e} (probabilities) or {:e} (heatmaps)",
         report.rows.len(),
         options.probability_tolerance,
         options.heatmap_tolerance

@@ -1,4 +1,4 @@
-//! The server's engines, by name: what `up` runs is what `check`, `measure` and `quantize` see.
+//! The server's engines by name, so that `check`, `measure` and `quantize` use the same engines as `up`.
 
 use std::path::Path;
 #[cfg(feature = "onnxruntime")]
@@ -9,7 +9,7 @@ use anyhow::bail;
 use skincell_engines::OnnxRuntime;
 use skincell_engines::{Cellnet, Engine, Rten};
 
-/// The engines there are, the one a server prefers first.
+/// All engines, in the server's order of preference.
 fn all(threads: usize, library: Option<&Path>) -> anyhow::Result<Vec<Box<dyn Engine>>> {
     let mut engines: Vec<Box<dyn Engine>> =
         vec![Box::new(Cellnet::new(threads)), Box::new(Rten::new(threads))];
@@ -24,10 +24,10 @@ fn all(threads: usize, library: Option<&Path>) -> anyhow::Result<Vec<Box<dyn Eng
     Ok(engines)
 }
 
-/// The engines of these names, or all of them where none is named.
+/// The engines with these names, or all engines if no name is given.
 ///
 /// # Errors
-/// A name that no engine has, or no library where one was said to be.
+/// A name is unknown, or the named library does not exist.
 pub(super) fn engines(
     named: &[String],
     threads: usize,
@@ -44,7 +44,7 @@ pub(super) fn engines(
     Ok(engines)
 }
 
-/// Whether ONNX Runtime loads the file, and in what time, as `model inspect` says it of an engine.
+/// Whether ONNX Runtime loads the file, and how fast, as a row for `model inspect`.
 #[cfg(feature = "onnxruntime")]
 pub(super) fn in_onnxruntime(model: &Path, library: &Path) -> (&'static str, bool, String) {
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! `skincell model inspect`: a model as a table.
+//! `skincell model inspect`: prints a model as a table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ pub(crate) struct InspectArguments {
 /// Runs `model inspect`.
 ///
 /// # Errors
-/// What is wrong with the files.
+/// A file cannot be read.
 pub(super) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let mut found = inspect(&arguments.model)?;
     if let Some(library) = arguments.library.path() {
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lines of a name and what belongs to it.
+/// A table of names and values.
 struct Table(String);
 
 impl Table {

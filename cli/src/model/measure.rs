@@ -1,4 +1,4 @@
-//! `skincell model measure`: what serving a model costs, in a process that does nothing else.
+//! `skincell model measure`: measures the cost of serving a model, in a separate process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,9 +16,9 @@ use crate::engine_library::EngineLibrary;
 /// Flags of `skincell model measure`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each engine is measured in a process of its own. Private memory is the engine's alone; mapped memory
-are pages of the model's files, which the kernel takes back when it must; peak is the most of both,
-the program itself included.
+Each engine is measured in a separate process. Private memory is the engine's own; mapped memory
+is pages of the model's files, which the kernel can reclaim; peak is the maximum of both
+together, including the program.
 
 Examples:
   skincell model measure models/skin tests/photos
@@ -26,10 +26,11 @@ Examples:
 pub(crate) struct MeasureArguments {
     /// The prepared folder
     model: PathBuf,
-    /// Photos, tensors (.npy) and folders of such
+    /// Photos, tensors (.npy), or folders of them
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// Which engine: cellnet, rten or onnxruntime; may be given again [default: all that take the folder]
+    /// The engine: cellnet, rten or onnxruntime; may be given several times [default: all that take the
+    /// folder]
     #[arg(long, value_name = "ENGINE")]
     engine: Vec<String>,
     #[command(flatten)]
@@ -37,10 +38,10 @@ pub(crate) struct MeasureArguments {
     /// Threads of the engine
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// How often each photo is run
+    /// Number of runs of each photo
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Measure in this process and print JSON; what the command starts for each engine
+    /// Measure in this process and print JSON; the command starts itself with this flag for each engine
     #[arg(long, hide = true)]
     inside: bool,
 }
@@ -48,7 +49,7 @@ pub(crate) struct MeasureArguments {
 /// Runs `model measure`.
 ///
 /// # Errors
-/// What cannot be loaded or run.
+/// A model or photo cannot be loaded or run.
 pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
     let library = arguments.library.path();
     let engines = engines(&arguments.engine, arguments.threads, library.as_deref())?;
@@ -74,7 +75,7 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How a model is to be measured.
+/// The settings of a measurement.
 pub(super) struct Run<'a> {
     pub(super) engine: &'static str,
     pub(super) library: Option<&'a Path>,
@@ -82,10 +83,10 @@ pub(super) struct Run<'a> {
     pub(super) rounds: usize,
 }
 
-/// Measures a folder in a process started for it.
+/// Measures a folder in a new process.
 ///
 /// # Errors
-/// What that process says, or that it did not start.
+/// The error of that process, or a failure to start it.
 pub(super) fn in_own_process(
     folder: &Path,
     photos: &[PathBuf],

@@ -1,4 +1,4 @@
-//! `skincell model …`: flags and printing for the room `modelkit`.
+//! `skincell model …`: flags and output for the crate `modelkit`.
 
 mod bake;
 mod check;
@@ -22,30 +22,30 @@ use crate::pack::{PackFlags, pack_and_report};
 /// The subcommands of `skincell model`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Make a folder that can be served out of an exported ONNX classifier.
+    /// Prepare a trained classifier as a folder that can be served.
     Prepare(Box<prepare::PrepareArguments>),
-    /// Show what a model holds, and which engine takes it.
+    /// Show what a model contains, and which engines take it.
     Inspect(inspect::InspectArguments),
     /// Run photos through every engine and compare the answers.
     Check(check::CheckArguments),
-    /// Write a prepared model in fewer bits, and say what that did.
+    /// Write a prepared model with fewer bits, and measure the effect.
     Quantize(quantize::QuantizeArguments),
-    /// Measure what serving a model costs: load, time a photo, memory.
+    /// Measure the cost of serving a model: loading, time per photo, memory.
     Measure(measure::MeasureArguments),
-    /// Pack model folders for the engine cellnet, which is smaller and faster where it takes a model.
+    /// Pack model folders for the engine cellnet, which is smaller and faster for the models it supports.
     Pack(PackArguments),
-    /// Put models into a component that gives wasi:nn, for stock Spin.
+    /// Put models into a component that implements wasi:nn, for stock Spin.
     Bake(bake::BakeArguments),
 }
 
 /// Flags of `skincell model pack`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Writes model.cell beside model.onnx; `prepare` and `up --build` do the same. A model whose graph
-cellnet does not take is named with the operator in the way, and stays with rten.
+Writes model.cell beside model.onnx; `prepare` and `up --build` do the same. A model that cellnet
+does not support is reported with the operator in question, and stays with rten.
 
-Dense 3x3 convolutions may be computed by a faster algorithm that rounds a little more; each one's
-error is measured, and --max-error says how much is let pass.
+Dense 3x3 convolutions may be computed by a faster, slightly less accurate algorithm; the error
+of each is measured and must not exceed --max-error.
 
 Example:
   skincell model pack models/skin models/imagenet
@@ -61,7 +61,7 @@ pub(crate) struct PackArguments {
 /// Runs a subcommand.
 ///
 /// # Errors
-/// Whatever the subcommand could not do, with the file it was about.
+/// The subcommand's failure, with the file in question.
 pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
         ModelCommand::Prepare(arguments) => prepare::run(*arguments),

@@ -1,4 +1,4 @@
-//! `skincell model prepare`: from an exported classifier to a folder that can be served.
+//! `skincell model prepare`: turns a trained classifier into a folder that can be served.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,99 +19,100 @@ use crate::pack::{PackFlags, pack_and_report};
 
 const PREPARE_HELP: &str = "\
 What it does:
-  The exported graph is checked and cleared; a second output, the Grad-CAM maps of all classes, is
-  added to it; the weights go into a file of their own, so that a server maps them instead of
-  copying them. The result is a folder with model.onnx, model.onnx.data and card.json.
+  The exported graph is checked and simplified. A second output with the Grad-CAM maps of all
+  classes is added. The weights are written to a separate file, so that a server can map them
+  instead of copying them. The result is a folder with model.onnx, model.onnx.data and card.json.
 
 Example, a Keras EfficientNetV2, which normalises inside the model:
   skincell model prepare dermatology.keras --labels labels.txt -o models/skin --force
 
-Example, a PyTorch export, photos brought to it as torchvision does:
+Example, a PyTorch export with torchvision's preprocessing:
   skincell model prepare raw.onnx --labels labels.txt -o models/skin --preprocess torch \\
       --notice \"Not a medical device.\"
 
-Example, one score, the probability of the second label:
+Example, a model with one score, the probability of the second label:
   skincell model prepare mole.onnx --labels benign,malignant -o models/mole
 
-What was written is compared with the framework it came from on photos (--photos, else three drawings);
-a probability that differs by more than --max-difference is refused.
+The result is compared with the original framework on photos (--photos, or else three drawings),
+and refused if a probability differs by more than --max-difference.
 
-Labels are lines of text (a tab and a name to show may follow), CSV or JSON, in the order of the
-model's scores:
+Labels are lines of text (optionally followed by a tab and a display name), CSV or JSON, in the
+order of the model's scores:
   Heathy<TAB>Healthy";
 
 /// Flags of `skincell model prepare`.
 #[derive(Debug, Args)]
 #[command(after_help = PREPARE_HELP)]
 pub(crate) struct PrepareArguments {
-    /// The classifier: an ONNX file (weights in files beside it are read too), a Keras model (.keras,
+    /// The classifier: an ONNX file (with or without weights in files beside it), a Keras model (.keras,
     /// .h5, a SavedModel folder), or a PyTorch program (.pt2, .pt)
     model: PathBuf,
-    /// The classes in the order of the scores: a file (text, CSV, JSON), or a list such as
-    /// benign,malignant [default: what the model or a file beside it names]
+    /// The classes in the order of the scores: a file (text, CSV, JSON), or a list such as benign,malignant
+    /// [default: the names in the model or in a file beside it]
     #[arg(long, value_name = "FILE|A,B,C")]
     labels: Option<String>,
-    /// The folder to write; its last part is the model's name
+    /// The folder to write; its last component is the model's name
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
-    /// The name the model is asked for by, if not the folder's
+    /// The model's name in requests, if it is not the folder's
     #[arg(long, default_value = "")]
     name: String,
-    /// One line on the model, for people
+    /// A one-line description of the model
     #[arg(long, default_value = "")]
     title: String,
-    /// What every answer must carry, such as "Not a medical device."
+    /// A notice included in every answer, such as "Not a medical device."
     #[arg(long, default_value = "")]
     notice: String,
     /// SPDX expression of the weights' licence
     #[arg(long, default_value = "")]
     license: String,
-    /// Where the weights came from
+    /// The source of the weights
     #[arg(long, default_value = "")]
     source: String,
     #[command(flatten)]
     preprocess: PreprocessFlags,
-    /// What a server sends: normalised float32, or the bytes themselves, normalised in the graph
+    /// The model's input: float32 normalised by the server, or bytes normalised in the graph
     #[arg(long, value_enum, default_value_t = InputKind::F32)]
     input: InputKind,
-    /// The photo's size, for a model that leaves it open
+    /// The input size, for a model with variable input size
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(u32, u32)>,
-    /// Order of the input's axes, where the graph does not show it
+    /// Order of the input's axes, if the graph does not show it
     #[arg(long, value_enum)]
     layout: Option<LayoutKind>,
-    /// Which output are the scores, for a model with several; any tensor of the graph may be named
+    /// The output with the scores, for a model with several; may be any tensor of the graph
     #[arg(long = "scores", value_name = "NAME")]
     scores: Option<String>,
-    /// What the scores are: logits that softmax or sigmoid makes probabilities of, logarithms of
-    /// probabilities, or probabilities already (none) [default: what graph and numbers show]
+    /// The activation that turns scores into probabilities: softmax or sigmoid of logits, log-softmax for
+    /// logarithms of probabilities, none for probabilities [default: inferred from the graph and its
+    /// scores]
     #[arg(long, value_enum)]
     activation: Option<ActivationKind>,
-    /// Fixes an input beside the photo; may be repeated
+    /// A constant for an input other than the photo; may be given several times
     #[arg(long, value_name = "NAME=VALUE[,VALUE...]", value_parser = parse_default)]
     input_default: Vec<(String, Vec<f32>)>,
-    /// Largest difference of a probability, 0 to 1, from the framework the model came from
+    /// Largest accepted difference of a probability (0 to 1) from the original framework
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-4)]
     max_difference: f64,
-    /// Write a PNG of what the model sees of the first photo
+    /// Write the first photo as the model sees it to this PNG
     #[arg(long, value_name = "FILE")]
     preview: Option<PathBuf>,
-    /// Which map Grad-CAM shows: the last convolution's raw output, the activation after it, or none
-    /// at all [default: conv where its bias is known and it is all that is pooled, else activation]
+    /// The feature map for Grad-CAM: the last convolution's output, the activation after it, or no heatmap
+    /// [default: conv if its bias is known and only it is pooled, else activation]
     #[arg(long, value_enum)]
     cam_target: Option<TargetKind>,
-    /// Whose gradient Grad-CAM shows: the class's probability, or its score before softmax
+    /// The value whose gradient Grad-CAM shows: the class's probability, or its score before softmax
     #[arg(long, value_enum, default_value_t = BasisKind::Probability)]
     cam_basis: BasisKind,
-    /// Whether the last convolution's bias is its own, or what a folded batch norm left [default: as the
-    /// file says; where it does not, the activation is shown, which is right either way]
+    /// Whether the last convolution's bias is its own or comes from a folded batch norm [default: as the
+    /// file says; if it does not, the activation is used, which is correct in both cases]
     #[arg(long, value_enum)]
     conv_bias: Option<BiasKind>,
-    /// The Python that exports a Keras or PyTorch model; it needs what models/keras/requirements.txt or
-    /// models/torch/requirements.txt says
+    /// The Python that exports a Keras or PyTorch model; it needs the packages in
+    /// models/keras/requirements.txt or models/torch/requirements.txt
     #[arg(long, value_name = "PYTHON", env = "SKINCELL_PYTHON", default_value = "python3")]
     python: PathBuf,
-    /// Replace the folder if it is there already
+    /// Replace the folder if it exists
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -158,18 +159,18 @@ enum BiasKind {
 }
 
 fn parse_default(text: &str) -> Result<(String, Vec<f32>), String> {
-    let wanted = "wanted is NAME=VALUE[,VALUE...], such as age=54";
-    let (name, values) = text.split_once('=').ok_or(wanted)?;
+    let expected = "write NAME=VALUE[,VALUE...], such as age=54";
+    let (name, values) = text.split_once('=').ok_or(expected)?;
     let values: Result<Vec<f32>, _> = values.split(',').map(|v| v.trim().parse::<f32>()).collect();
-    let values = values.map_err(|error| format!("{error}; {wanted}"))?;
+    let values = values.map_err(|error| format!("{error}; {expected}"))?;
     if !values.iter().all(|value| value.is_finite()) {
-        return Err(format!("a value is not finite; {wanted}"));
+        return Err(format!("a value is not finite; {expected}"));
     }
     Ok((name.to_owned(), values))
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
-    let wrong = || format!("{text:?} is no size; wanted is WIDTHxHEIGHT, such as 300x300");
+    let wrong = || format!("{text:?} is not a size; write WIDTHxHEIGHT, such as 300x300");
     let (width, height) = text.split_once('x').ok_or_else(wrong)?;
     let side = |side: &str| side.parse::<u32>().map_err(|_| wrong());
     Ok((side(width)?, side(height)?))
@@ -178,7 +179,7 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
 /// Runs `model prepare`.
 ///
 /// # Errors
-/// What is wrong with the labels, the model or the folder.
+/// The labels, the model or the folder are not usable.
 pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     if let Some(advice) = advice(&arguments.model).filter(|_| !arguments.model.is_dir()) {
         bail!("{}: {advice}", arguments.model.display());
@@ -209,7 +210,7 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The flags as the library takes them.
+/// The flags as options of the library.
 fn options(
     arguments: PrepareArguments,
     model: PathBuf,
@@ -265,7 +266,7 @@ fn options(
     }
 }
 
-/// Files that tools lay beside a model to name its classes.
+/// Files with class names that tools write beside a model.
 const BESIDE: [&str; 6] = [
     "labels.txt",
     "class_names.txt",
@@ -275,7 +276,7 @@ const BESIDE: [&str; 6] = [
     "config.json",
 ];
 
-/// The classes: of a file, of a list, or of a file beside the model. None where the model may name them.
+/// The classes from a file, a list, or a file beside the model. Empty if the model itself may name them.
 fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
     let read = |path: &Path| -> anyhow::Result<Vec<Class>> {
         let text = std::fs::read_to_string(path);
@@ -285,12 +286,12 @@ fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
     let Some(given) = given else {
         let folder = if model.is_dir() { Some(model) } else { model.parent() };
         let found = BESIDE.iter().filter_map(|name| Some(folder?.join(name))).find(|file| {
-            // A config.json without classes is about something else.
+            // A config.json without classes is not a list of labels.
             let is_config = file.file_name().is_some_and(|name| name == "config.json");
             file.is_file() && (!is_config || read(file).is_ok())
         });
         let Some(found) = found else { return Ok(Vec::new()) };
-        println!("labels are read from {}, which lies beside the model", found.display());
+        println!("labels are read from {}, found beside the model", found.display());
         return read(&found);
     };
     let path = Path::new(given);
@@ -299,7 +300,7 @@ fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
     }
     let classes = read(path)?;
     if classes.is_empty() {
-        bail!("labels {given}: no class in it");
+        bail!("labels {given}: the file has no classes");
     }
     Ok(classes)
 }

@@ -1,5 +1,5 @@
-//! What `model prepare` tells at its end: how the model is fed and read, what of that was assumed, how far
-//! the result is from what it came from.
+//! The final report of `model prepare`: preprocessing and interpretation of scores, with assumptions
+//! marked, and the difference from the original.
 
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     }
     if !card.assumed.is_empty() {
         println!(
-            "  note       assumed, because nothing says it: {}; --preprocess and --activation say it",
+            "  note       assumed because no file states it: {}; set it with --preprocess and --activation",
             card.assumed.join(", ")
         );
     }
@@ -104,10 +104,10 @@ fn seen(report: &Report) -> String {
     format!("R {}; G {}; B {}", channel(0), channel(1), channel(2))
 }
 
-/// Writes what the model sees of the first photo as a PNG.
+/// Writes the first photo, as the model sees it, as a PNG.
 ///
 /// # Errors
-/// Where the photo cannot be read or the file not be written.
+/// If the photo cannot be read or the file cannot be written.
 pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::Result<()> {
     let photo = match photos::list(given)?.first() {
         Some(path) => {
@@ -121,6 +121,6 @@ pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::
     let seen: Photo = view::view(&photo, input)?.photo;
     std::fs::write(file, overlay::encode_png(&seen)?)
         .with_context(|| file.display().to_string())?;
-    println!("  preview    {}: what the model sees of the first photo", file.display());
+    println!("  preview    {}: the first photo as the model sees it", file.display());
     Ok(())
 }

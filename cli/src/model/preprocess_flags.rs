@@ -1,5 +1,4 @@
-//! How photos are brought to a model's input: a convention by name, each part by its own flag, and what
-//! lies beside the model.
+//! The preprocessing of photos: a named convention, a flag for each part, or a file beside the model.
 
 use std::path::Path;
 
@@ -7,32 +6,31 @@ use clap::{Args, ValueEnum};
 use skincell_modelkit::preprocess::{Convention, Preprocess, beside};
 use skincell_vision::card::{ChannelOrder, Filter, Fit};
 
-/// Flags of `skincell model prepare` on preprocessing.
+/// Flags of `skincell model prepare` for preprocessing.
 #[derive(Debug, Args)]
 pub(super) struct PreprocessFlags {
-    /// How photos were prepared in training: range, order of channels, filter and crop at once
-    /// [default: what preprocessor_config.json or config.json beside the model says, else 0 to 255, RGB,
-    /// the whole photo stretched by Lanczos]
+    /// The convention photos were prepared by in training: range, order of channels, filter and crop
+    /// [default: preprocessor_config.json or config.json beside the model, else 0 to 255, RGB, the whole
+    /// photo stretched by Lanczos]
     #[arg(long, value_enum)]
     preprocess: Option<ConventionKind>,
-    /// Subtracted from the R, G and B of each pixel, which run from 0 to 255
+    /// Subtracted from R, G and B of each pixel (0 to 255)
     #[arg(long, value_name = "R,G,B", value_parser = parse_triple)]
     mean: Option<[f32; 3]>,
-    /// Divides R, G and B afterwards
+    /// Divisor of R, G and B, after subtracting the mean
     #[arg(long, value_name = "R,G,B", value_parser = parse_triple)]
     std: Option<[f32; 3]>,
     /// Order of the channels in the tensor
     #[arg(long, value_enum)]
     channels: Option<OrderKind>,
-    /// The resampling filter, with antialiasing as Pillow has it; *-sharp without, as TensorFlow and
-    /// OpenCV have it
+    /// The resampling filter, with antialiasing as in Pillow; *-sharp without, as in TensorFlow and OpenCV
     #[arg(long, value_enum)]
     filter: Option<FilterKind>,
-    /// Which part of the photo is seen: all of it stretched, the middle after the shorter side was resized
-    /// (crop), the largest middle part of the ratio (cover), all of it with bars (pad)
+    /// The part of the photo that is used: all of it stretched, the centre after resizing the shorter side
+    /// (crop), the largest centred part with the input's aspect ratio (cover), all of it with bars (pad)
     #[arg(long, value_enum)]
     fit: Option<FitKind>,
-    /// With --fit crop: the input's side by the resized shorter side, such as 0.875
+    /// With --fit crop: the input's side divided by the resized shorter side, such as 0.875
     #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     crop_ratio: Option<f64>,
 }
@@ -97,8 +95,8 @@ impl ConventionKind {
 }
 
 impl PreprocessFlags {
-    /// Every part, by the flag for it, else by `--preprocess`, else by what the model was recognised as,
-    /// else by a file beside the model; and who said what, for the report.
+    /// Each part from its own flag, else from `--preprocess`, else from a file beside the model, else from
+    /// the convention the model was recognised by; and the sources, for the report.
     pub(super) fn parts(
         &self,
         model: &Path,
@@ -117,7 +115,7 @@ impl PreprocessFlags {
             sources.push(format!("recognised as {convention:?}"));
             parts = parts.or(convention.parts());
         }
-        // The centre crop of a filter or range alone would be a surprise: the ratio goes with the crop.
+        // A crop without a ratio is a crop of the whole shorter side.
         if parts.fit == Some(Fit::Crop) && parts.crop_ratio.is_none() && parts.shortest.is_none() {
             parts.crop_ratio = Some(1.0);
         }
@@ -161,14 +159,14 @@ fn parse_triple(text: &str) -> Result<[f32; 3], String> {
     match numbers.as_deref() {
         Ok([r, g, b]) => Ok([*r, *g, *b]),
         Ok([one]) => Ok([*one; 3]),
-        Ok(other) => Err(format!("{} numbers; one each for R, G and B is wanted", other.len())),
-        Err(error) => Err(format!("{error}; wanted is a list such as 127.5,127.5,127.5")),
+        Ok(other) => Err(format!("{} numbers; give one each for R, G and B", other.len())),
+        Err(error) => Err(format!("{error}; write a list such as 127.5,127.5,127.5")),
     }
 }
 
 fn parse_ratio(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(ratio) if ratio > 0.1 && ratio <= 1.0 => Ok(ratio),
-        _ => Err("wanted is a ratio above 0.1 and up to 1, such as 0.875".to_owned()),
+        _ => Err("give a ratio above 0.1 and up to 1, such as 0.875".to_owned()),
     }
 }

@@ -1,10 +1,10 @@
-//! What is being done right now, on one line of the terminal that the next one overwrites.
+//! Shows the current step on one line of the terminal, which the next step overwrites.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A line of progress; nothing where nobody looks.
+/// A progress line; hidden if standard error is not a terminal.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
@@ -18,12 +18,12 @@ impl Progress {
         Self(bar)
     }
 
-    /// Shows what is being done.
+    /// Shows the current step.
     pub(super) fn show(&self, words: &str) {
         self.0.set_message(words.to_owned());
     }
 
-    /// Shows what is being done, and how far.
+    /// Shows the current step and its progress.
     pub(super) fn show_part(&self, words: &str, done: usize, total: usize) {
         self.0.set_message(format!("{words}, {done} of {total}"));
     }

@@ -1,4 +1,4 @@
-//! `skincell model quantize`: fewer bits, and what that did, measured on the spot.
+//! `skincell model quantize`: writes a model with fewer bits and measures the effect.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,37 +20,37 @@ use crate::pack::{PackFlags, pack_and_report};
 /// Flags of `skincell model quantize`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-fp16 halves the file. The engines here compute in float32 and turn the weights back when they load
-the model, so private memory grows; it pays where the file travels.
+fp16 halves the file. The engines compute in float32 and convert the weights when they load the
+model, so private memory grows; it is useful if the size of the file matters.
 
-int8 quarters the convolutions' weights, which stay mapped; the ranges of what goes into them are found
-on the photos. It pays where the file and mapped memory count more than time.
+int8 quarters the convolutions' weights, which stay mapped; the ranges of their inputs are
+measured on the photos. It is useful if the file and mapped memory matter more than time.
 
 Examples:
   skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos
   skincell model quantize models/skin -o models/skin-int8 --to int8 \\
-      --photos mine/some --compare mine/others      judged on photos the ranges were not found on")]
+      --photos mine/some --compare mine/others      ranges and comparison on separate photos")]
 pub(crate) struct QuantizeArguments {
     /// The prepared folder
     model: PathBuf,
     /// The folder to write
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
-    /// What the weights become
+    /// Format of the weights
     #[arg(long, value_enum)]
     to: FormatFlag,
-    /// Photos to find ranges on, the more like real use the better: files, or folders of such
+    /// Photos to measure ranges on, as similar to real use as possible: files or folders
     #[arg(long, required = true, num_args = 1.., value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// Photos to compare on and to measure with [default: those of --photos]
+    /// Photos to compare and measure with [default: those of --photos]
     #[arg(long, num_args = 1.., value_name = "PHOTO")]
     compare: Vec<PathBuf>,
-    /// Threads to measure time with
+    /// Threads for measuring time
     #[arg(long, default_value_t = 1)]
     threads: usize,
     #[command(flatten)]
     library: EngineLibrary,
-    /// Replace the folder if it is there already
+    /// Replace the folder if it exists
     #[arg(long)]
     force: bool,
 }
@@ -64,7 +64,7 @@ enum FormatFlag {
 /// Runs `model quantize`.
 ///
 /// # Errors
-/// What cannot be read, run or written.
+/// A file cannot be read or written, or a model cannot be run.
 pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     let options = QuantizeOptions {
         folder: arguments.model,
@@ -149,15 +149,15 @@ fn print_agreement(report: &QuantizeReport, agreement: &Agreement, output: &Path
     }
 }
 
-/// Says whether the new format pays: of the engine that serves the model before and after, and of any
-/// other that takes both.
+/// Whether the new format saves memory, for the engine that serves the model before and after, and for any
+/// other engine that takes both.
 fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
     let mut verdicts = Vec::new();
     if let (Some((was, then)), Some((is, now))) = (before.first(), after.first()) {
         let engines = if was == is {
             format!("served by {is}")
         } else {
-            format!("served by {is}, for {was} does not take it")
+            format!("served by {is}, because {was} does not take it")
         };
         verdicts.extend(verdict(&engines, then, now));
     }
@@ -168,7 +168,7 @@ fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
     verdicts
 }
 
-/// One change of memory and time in words; `None` where the system does not count memory.
+/// The change of memory and time as a sentence; `None` if the system does not report memory.
 fn verdict(about: &str, then: &Measured, now: &Measured) -> Option<String> {
     let mib = |kb: u64| kb as f64 / 1024.0;
     let (was, is) =

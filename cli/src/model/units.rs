@@ -1,11 +1,11 @@
-//! Sizes, for people.
+//! Human-readable sizes.
 
-/// Bytes as people write them.
+/// Bytes with a binary unit.
 pub(super) fn bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).display().iec().to_string()
 }
 
-/// kB of memory as people write them; `?` where the system does not say.
+/// Memory given in kB, as MiB; `?` if the system does not report it.
 pub(super) fn kilobytes(count: Option<u64>) -> String {
     count.map_or("?".to_owned(), |kb| format!("{:.1} MiB", kb as f64 / 1024.0))
 }

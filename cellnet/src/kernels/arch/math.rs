@@ -137,8 +137,8 @@ pub(in crate::kernels) unsafe fn activate_run<S: Simd>(
 /// which may be the place it was read from.
 ///
 /// # Safety
-/// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each of the `rows`
-/// pointers at `to` for writes of one.
+/// `width` must be a multiple of `S::LANES`; `from` must be valid for reads of all rows, and each of the
+/// `rows` pointers at `to` for writes of one row.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(in crate::kernels) unsafe fn activate_rows<S: Simd>(

@@ -36,7 +36,8 @@ pub(in crate::kernels) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
 /// The slice that a task computes, in the task's scratch.
 ///
 /// # Safety
-/// The scratch must lie within `memory`'s arena and be valid for [`scratch`] floats that no other thread touches.
+/// The scratch must lie in `memory`'s arena and be valid for [`scratch`] floats that no other thread
+/// touches.
 pub(in crate::kernels) unsafe fn slice(memory: &Memory, pair: &Pair, task: Task) -> Slice {
     let channels = (memory.map(pair.conv.output).channels as usize).next_multiple_of(8);
     let first = task.index * pair.slice as usize;

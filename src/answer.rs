@@ -1,6 +1,6 @@
-//! From what is known about a photo, or what went wrong, to an HTTP response.
+//! Turns results and problems into HTTP responses.
 //!
-//! The one place that knows the members of the answer and the headers every response carries.
+//! It defines the members of the answer, and the headers of every response.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The answer to a photo, as JSON or as the overlay itself.
 ///
 /// # Errors
-/// [`Problem::NoHeatmap`] where the overlay was asked for and there is none.
+/// [`Problem::NoHeatmap`] if the overlay was requested and there is none.
 pub fn prediction(
     form: Form,
     card: &Card,
@@ -71,7 +71,7 @@ pub fn json(value: &impl Serialize) -> Result<Response<Vec<u8>>, Problem> {
     Ok(with_type("application/json", body))
 }
 
-/// Bytes as a response of 200.
+/// A response with status 200 and these bytes.
 #[must_use]
 pub fn with_type(content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
     let mut response = Response::new(body);
@@ -79,8 +79,8 @@ pub fn with_type(content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>>
     response
 }
 
-/// The response to a request: the outcome, a problem as RFC 9457 has it, and the headers that all
-/// carry. Nothing may be cached: answers are about somebody's skin.
+/// The response to a request: the outcome, or its problem in the form of RFC 9457, with the headers of
+/// every response. Responses must not be cached, because they are about a person's skin.
 #[must_use]
 pub fn finish(head: &Parts, outcome: Result<Response<Vec<u8>>, Problem>) -> Response<Vec<u8>> {
     let request_id = request_id(head);
@@ -106,7 +106,7 @@ fn refusal(problem: &Problem, request_id: Option<&str>) -> Response<Vec<u8>> {
     refusal_with(problem, "application/problem+json", problem.to_json(request_id))
 }
 
-/// A problem as a response whose body says it in another form.
+/// A response to a problem, with a body in another form.
 #[must_use]
 pub fn refusal_with(
     problem: &Problem,
@@ -130,7 +130,7 @@ pub fn refusal_with(
     response
 }
 
-/// The request's name, if it came with a sensible one: the host or a proxy gives it, we pass it on.
+/// The request's id, if a valid one came with it: it is set by the host or a proxy and returned.
 fn request_id(head: &Parts) -> Option<HeaderValue> {
     const LONGEST: usize = 128;
     let id = head.headers.get(&REQUEST_ID)?;
@@ -144,21 +144,21 @@ fn request_id(head: &Parts) -> Option<HeaderValue> {
 #[cfg_attr(test, schemars(rename = "Prediction"))]
 pub(crate) struct PredictResponse<'a> {
     model: Model<'a>,
-    /// The likeliest classes, best first.
+    /// The most likely classes, in descending order.
     results: Vec<Class<'a>>,
     /// The overlay as PNG, of the model's input size.
     heatmap_base64: Option<String>,
     /// The class the heatmap explains.
     heatmap_class: Option<&'a str>,
-    /// Whose gradient it shows.
+    /// The score whose gradient it shows.
     heatmap_basis: Option<Basis>,
     /// With `heatmap=maps`: the heatmaps of several classes as numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_maps: Option<Vec<Map<'a>>>,
-    /// The part of the photo that the heatmap and the overlay cover; left out where it is the whole photo.
+    /// The part of the photo that heatmap and overlay cover; omitted if it is the whole photo.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_region: Option<Region>,
-    /// Why there is no heatmap, where there is none.
+    /// The reason, if there is no heatmap.
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap_missing: Option<&'a str>,
     timing_ms: Timing,
@@ -169,7 +169,7 @@ pub(crate) struct PredictResponse<'a> {
 #[cfg_attr(test, schemars(rename = "AnsweringModel"))]
 struct Model<'a> {
     name: &'a str,
-    /// What every reader must know, such as "not a medical device".
+    /// A notice for every reader, such as "not a medical device".
     notice: &'a str,
 }
 
@@ -177,12 +177,12 @@ struct Model<'a> {
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "RankedClass"))]
 struct Class<'a> {
-    /// The label, as the model was trained with it.
+    /// The label used in training.
     class: &'a str,
-    /// The name for people, where the card has another one.
+    /// A display name, if the card has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     display: Option<&'a str>,
-    /// Per cent.
+    /// Probability in per cent.
     probability: f64,
     index: usize,
 }
@@ -197,7 +197,7 @@ struct Map<'a> {
     basis: Basis,
     width: u32,
     height: u32,
-    /// 0 to 1 with 4 decimals, rows from the top, over the whole photo or `heatmap_region`.
+    /// Values from 0 to 1 with 4 decimals, in rows from the top, over the whole photo or `heatmap_region`.
     values: Vec<f64>,
 }
 
@@ -257,8 +257,8 @@ fn numbers<'a>(card: &'a Card, ClassMap { class, heatmap }: &ClassMap) -> Option
     })
 }
 
-/// Per cent with 4 decimals: what f32 can tell, and few enough that 1000 classes, each rounded by at
-/// most 0.00005, still sum to 100 ± 0.05.
+/// Per cent with 4 decimals: the precision of f32, and the sum of 1000 classes, each rounded by at most
+/// 0.00005, is still 100 ± 0.05.
 fn per_cent(probability: f32) -> f64 {
     (f64::from(probability) * 1e6).round() / 1e4
 }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_has_the_members_of_the_wire() {
+    fn the_answer_has_the_documented_members() {
         let card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let ranking =
             [Ranked { index: 0, probability: 0.75 }, Ranked { index: 1, probability: 0.25 }];
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_rfc_9457() {
+    fn problems_have_the_form_of_rfc_9457() {
         let problem = || Problem::MethodNotAllowed { method: "PUT".to_owned(), allow: "POST" };
         let response = finish(&head("PUT", Some("r-1")), Err(problem()));
         assert_eq!(response.status(), 405);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn head_has_headers_only() {
+    fn responses_to_head_have_headers_only() {
         let page = || Ok(with_type("text/html", b"page".to_vec()));
         let get = finish(&head("GET", None), page());
         assert_eq!(

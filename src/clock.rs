@@ -1,4 +1,4 @@
-//! How long the stages of one answer took, in milliseconds.
+//! Measures the stages of one answer in milliseconds.
 
 use std::time::Instant;
 
@@ -12,16 +12,16 @@ use serde::Serialize;
 pub struct Timing {
     /// From the photo's bytes to the input tensor.
     pub decode: f64,
-    /// The model, its first load included.
+    /// The run of the model, including its first load.
     pub inference: f64,
     /// Heatmap and overlay.
     pub heatmap: f64,
-    /// From the request's head to here, the upload included.
+    /// From the request's head to the answer, including the upload.
     pub total: f64,
 }
 
 impl Timing {
-    /// The value of a `Server-Timing` header: what a browser's developer tools show.
+    /// The value of a `Server-Timing` header, which a browser's developer tools show.
     #[must_use]
     pub fn header(&self) -> String {
         let Self { decode, inference, heatmap, total } = self;
@@ -31,7 +31,7 @@ impl Timing {
     }
 }
 
-/// Measures one stage after the other.
+/// A stopwatch for consecutive stages.
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
@@ -39,7 +39,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts with the request.
+    /// Starts the measurement.
     #[must_use]
     pub fn start() -> Self {
         let now = Instant::now();

@@ -1,7 +1,7 @@
-//! Bodies under `Content-Encoding`: gzip and deflate, as RFC 9110 (8.4.1) names them.
+//! Decodes bodies with `Content-Encoding` gzip or deflate (RFC 9110, 8.4.1).
 //!
-//! A body is decoded as it is read, so what it inflates to is never held before `Body` has counted it.
-//! It leaves out the counting, and codings that few clients have (br, zstd).
+//! A body is decoded as it is read, so that `Body` counts decoded bytes before they are kept. Codings that
+//! few clients use (br, zstd) are not supported.
 
 use std::io::{self, Read};
 
@@ -11,23 +11,23 @@ use http::header::CONTENT_ENCODING;
 
 use crate::problem::{Problem, excerpt};
 
-/// What `Accept-Encoding` of a refusal says (RFC 9110, 12.5.3).
+/// The `Accept-Encoding` of a refusal (RFC 9110, 12.5.3).
 pub(crate) const ACCEPTED: &str = "gzip, deflate, identity";
 
-/// Most codings that one body may be under. Each takes a window of 32 KiB.
+/// Most codings of one body. Each needs a window of 32 KiB.
 const MOST: usize = 4;
 
-/// A coding that is decoded here.
+/// A supported coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
     Gzip,
     Deflate,
 }
 
-/// The codings that a request says its body is under, in the order they were applied.
+/// The codings declared for a request's body, in the order they were applied.
 ///
 /// # Errors
-/// [`Problem::UnsupportedEncoding`] for another coding, or too many.
+/// [`Problem::UnsupportedEncoding`] for another coding, or for too many.
 pub(crate) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Problem> {
     let mut found = Vec::new();
     for line in headers.get_all(CONTENT_ENCODING) {
@@ -47,10 +47,10 @@ pub(crate) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Problem> {
     Ok(found)
 }
 
-/// Bytes as they were before `codings` were applied to what `reader` gives.
+/// Decodes the bytes of `reader` by undoing `codings`.
 ///
 /// # Errors
-/// What reading the first bytes gives, see [`problem`].
+/// An error of reading the first bytes; see [`problem`].
 pub(crate) fn decode(
     reader: Box<dyn Read + Send>,
     codings: &[Coding],
@@ -61,8 +61,8 @@ pub(crate) fn decode(
     })
 }
 
-/// RFC 9110's deflate is zlib's format (RFC 1950); some clients send its bare stream (RFC 1951), as
-/// browsers know of servers. A zlib header's two bytes are a multiple of 31, its method is 8.
+/// RFC 9110's deflate is the zlib format (RFC 1950), but some clients send the raw stream (RFC 1951), as
+/// some servers do. In a zlib header the method is 8 and the two bytes are a multiple of 31.
 fn deflate(mut reader: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
     let mut start = Vec::with_capacity(2);
     reader.by_ref().take(2).read_to_end(&mut start)?;
@@ -76,7 +76,7 @@ fn deflate(mut reader: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>
     })
 }
 
-/// The problem behind an error of reading: the body's own where that is the cause.
+/// The problem for a read error: the body's own problem if that is the cause.
 pub(crate) fn problem(error: io::Error) -> Problem {
     let why = match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends too early",

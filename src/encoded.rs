@@ -1,5 +1,5 @@
-//! Base64 text and `data:` URLs to the bytes they stand for, as browsers, cameras and scripts write
-//! them: either alphabet, wrapped or not, padded or not.
+//! Decodes base64 text and `data:` URLs as browsers, cameras and scripts write them: in either alphabet,
+//! with or without line breaks and padding.
 
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -14,22 +14,22 @@ const ENGINE: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How many letters of base64 tell whether a photo begins there: whole groups of four, for 24 bytes.
+/// Letters of base64 that are enough to recognise a photo: whole groups of four, for 24 bytes.
 const ENOUGH: usize = 32;
 
-/// Most bytes in front of the comma of a `data:` URL: a media type with its parameters is short, and a
-/// comma further on would belong to something else.
+/// Most bytes before the comma of a `data:` URL: a media type with parameters is short, and a later comma
+/// would belong to something else.
 const LONGEST_HEAD: usize = 1024;
 
-/// Whether `bytes` begin like a photo of any kind, one that is not decoded here (HEIC, AVIF) included.
+/// Whether `bytes` begin like a photo, including formats that are not decoded (HEIC, AVIF).
 pub(crate) fn is_photo(bytes: &[u8]) -> bool {
     photo::sniff(bytes).is_some() || bytes.get(4..8) == Some(b"ftyp")
 }
 
-/// The photo that `value` is, or is the base64 of; `value` itself where it is neither.
+/// The photo in `value`, as bytes or as base64.
 ///
 /// # Errors
-/// The bytes that were given.
+/// `value` itself, if it is not a photo.
 pub(crate) fn photo(value: Vec<u8>) -> Result<Vec<u8>, Vec<u8>> {
     if is_photo(&value) {
         return Ok(value);
@@ -37,7 +37,7 @@ pub(crate) fn photo(value: Vec<u8>) -> Result<Vec<u8>, Vec<u8>> {
     if !begins_photo(&value) {
         return Err(value);
     }
-    // What begins so and then breaks off is told by `decode`, which the caller asks for the reason.
+    // If the rest is damaged, the caller gets the reason from `decode`.
     decode(value.clone()).map_err(|_| value)
 }
 
@@ -52,10 +52,10 @@ fn begins_photo(text: &[u8]) -> bool {
 
 /// The bytes that `text` encodes: base64, or a `data:` URL of it.
 ///
-/// Takes the text by value and tidies it in place: a photo is held twice at most.
+/// Takes the text by value and normalises it in place, so that a photo is held at most twice.
 ///
 /// # Errors
-/// [`Problem::BadBase64`], with the offset (white space not counted) where there is one.
+/// [`Problem::BadBase64`], with the offset (without white space) if known.
 pub(crate) fn decode(mut text: Vec<u8>) -> Result<Vec<u8>, Problem> {
     let start = payload_start(&text)?;
     text.drain(..start);
@@ -69,7 +69,7 @@ pub(crate) fn decode(mut text: Vec<u8>) -> Result<Vec<u8>, Problem> {
     ENGINE.decode(&text).map_err(|error| bad(&reason(error)))
 }
 
-/// A letter of either alphabet (RFC 4648, sections 4 and 5) as one of the first.
+/// Maps a letter of either alphabet (RFC 4648, sections 4 and 5) to the standard one.
 fn standard(letter: u8) -> u8 {
     match letter {
         b'-' => b'+',
@@ -81,19 +81,19 @@ fn standard(letter: u8) -> u8 {
 fn reason(error: DecodeError) -> String {
     match error {
         DecodeError::InvalidByte(at, byte) if byte.is_ascii_graphic() => {
-            format!("there is no `{}` in base64, as at offset {at}", char::from(byte))
+            format!("`{}` at offset {at} is not a base64 character", char::from(byte))
         }
         DecodeError::InvalidByte(at, byte) => {
-            format!("there is no byte {byte} in base64, as at offset {at}")
+            format!("byte {byte} at offset {at} is not a base64 character")
         }
         DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) => {
-            "it ends in the middle of a byte, as if it were cut short".to_owned()
+            "it ends in the middle of a byte; it may be cut short".to_owned()
         }
         DecodeError::InvalidPadding => "its padding with `=` is wrong".to_owned(),
     }
 }
 
-/// Where the base64 begins: behind the comma of a `data:` URL (RFC 2397), else at once.
+/// The start of the base64: after the comma of a `data:` URL (RFC 2397), else 0.
 fn payload_start(text: &[u8]) -> Result<usize, Problem> {
     let blank = text.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     let head = text.get(blank..text.len().min(blank + LONGEST_HEAD)).unwrap_or_default();
@@ -101,7 +101,7 @@ fn payload_start(text: &[u8]) -> Result<usize, Problem> {
         head.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
     };
     if ["http:", "https:", "blob:", "file:"].into_iter().any(is_a) {
-        return Err(bad("it is an address, and nothing is fetched from addresses"));
+        return Err(bad("it is an address, and photos are not fetched from addresses"));
     }
     if !is_a("data:") {
         return Ok(blank);
@@ -114,7 +114,7 @@ fn payload_start(text: &[u8]) -> Result<usize, Problem> {
     }
 }
 
-/// Whether one of the parameters of a `data:` URL is the word `base64`.
+/// Whether a `data:` URL has the parameter `base64`.
 fn says_base64(head: &[u8]) -> bool {
     let mut parameters = head.split(|byte| *byte == b';').skip(1);
     parameters.any(|parameter| parameter.trim_ascii().eq_ignore_ascii_case(b"base64"))
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_clients_send_is_decoded() {
+    fn base64_of_common_clients_is_decoded() {
         let three: Option<&[u8]> = Some(&[0xfb, 0xff, 0]);
         let four: Option<&[u8]> = Some(&[0xfb, 0xff, 0, 1]);
         let cases: [(&str, &str, Option<&[u8]>); 24] = [
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_photo_is_told_from_its_base64() {
+    fn photos_and_their_base64_are_recognised() {
         const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
         let text = base64::engine::general_purpose::STANDARD.encode(PNG);
         let url = format!("data:image/png;base64,{text}");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offset_is_named() {
+    fn errors_name_the_offset() {
         let error = decode(b"AAAA*AAA".to_vec()).unwrap_err().to_string();
         assert!(error.contains("`*`") && error.contains("offset 4"), "{error}");
     }

@@ -1,7 +1,7 @@
-//! Where the host calls in: the WASI 0.2 incoming handler, and the way out.
+//! The WASI 0.2 incoming handler: receives the host's request and sends the response.
 //!
-//! A component of WASI 0.2 gets one instance a request on every host; `x-instance-requests` lets
-//! anybody check it. It leaves out everything about the request itself (`respond`).
+//! Every host of WASI 0.2 gives each request its own instance; the header `x-instance-requests` makes this
+//! checkable. `respond` handles the request itself.
 
 #![allow(
     unsafe_code,
@@ -20,8 +20,8 @@ use wasi::io::streams::{InputStream, StreamError};
 use crate::body::{CHUNK, Source};
 use crate::nn::Host;
 
-/// Requests this instance has served. It lives in linear memory, so it reads 1 wherever every
-/// request gets a memory of its own.
+/// Requests served by this instance. The counter is in linear memory, so it is always 1 if every request
+/// gets a fresh memory.
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 
 #[http_component]
@@ -35,7 +35,7 @@ async fn handle(incoming: IncomingRequest, out: ResponseOutparam) {
     send(response, out).await;
 }
 
-/// The host's request as the `http` crate's.
+/// The host's request as a request of the `http` crate.
 fn request(incoming: IncomingRequest) -> Result<http::Request<impl Source>, http::Error> {
     let mut request = http::Request::builder()
         .method(incoming.method().to_string().as_str())
@@ -48,7 +48,7 @@ fn request(incoming: IncomingRequest) -> Result<http::Request<impl Source>, http
     request.body(HostBody { stream, _body: body })
 }
 
-/// A request line or header the host let through and the `http` crate does not.
+/// The response to a request line or header that the host accepted and the `http` crate rejects.
 fn refused(error: &http::Error) -> http::Response<Vec<u8>> {
     let mut response = http::Response::new(format!("{error}\n").into_bytes());
     *response.status_mut() = http::StatusCode::BAD_REQUEST;
@@ -59,17 +59,19 @@ async fn send(response: http::Response<Vec<u8>>, out: ResponseOutparam) {
     let (head, body) = response.into_parts();
     let headers = Fields::new();
     for (name, value) in &head.headers {
-        // A header the host forbids is left out; the answer itself must not fail over it.
+        // Headers that the host forbids are left out, so that the response itself does not fail.
         let _ = headers.append(name.as_str(), value.as_bytes());
     }
     let outgoing = OutgoingResponse::new(headers);
     let _ = outgoing.set_status_code(head.status.as_u16());
     if let Err(error) = out.set_with_body(outgoing, body).await {
-        eprintln!("the answer could not be sent to its end, the client may have gone: {error}");
+        eprintln!(
+            "the response could not be sent completely; the client may have disconnected: {error}"
+        );
     }
 }
 
-/// The body as the host streams it. The stream is dropped before the body it belongs to.
+/// The body as the host streams it. Fields drop in order, so the stream goes before the body it belongs to.
 struct HostBody<B> {
     stream: Option<InputStream>,
     _body: Option<B>,

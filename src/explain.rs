@@ -1,5 +1,5 @@
-//! The heatmap: whether one is wanted, of which class, and the picture of it. Leaves out the
-//! arithmetic and the drawing (`skincell_vision`).
+//! Decides whether to make a heatmap and for which class, and makes it. `skincell_vision` computes and
+//! draws it.
 
 use skincell_vision::card::{Basis, Card};
 use skincell_vision::gradcam::{self, GradCamError};
@@ -16,17 +16,17 @@ use crate::settings::Settings;
 /// Whether to make a heatmap, decided before anything is computed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeatmapRequest {
-    /// Of the class at this index, or of the most probable one, in this form.
+    /// Make one for the class at this index, or for the most likely class, in this form.
     Make(Option<usize>, HeatmapForm),
-    /// None, for this reason: the end of "no heatmap, …".
+    /// No heatmap, for this reason (the end of "no heatmap, …").
     Skip(String),
 }
 
 impl HeatmapRequest {
-    /// What the operator allows, the request asks for, and the model can give.
+    /// The request for a heatmap, given the operator's settings, the request's options and the model.
     ///
     /// # Errors
-    /// [`Problem::UnknownClass`], also where no heatmap will be made.
+    /// [`Problem::UnknownClass`], even if no heatmap will be made.
     pub fn of(settings: &Settings, options: &Options, card: &Card) -> Result<Self, Problem> {
         let class = options.class.as_deref().map(|asked| find_class(card, asked)).transpose()?;
         if !settings.gradcam {
@@ -42,15 +42,14 @@ impl HeatmapRequest {
         Ok(Self::Make(class, options.heatmap.unwrap_or(HeatmapForm::Overlay)))
     }
 
-    /// Whether the Grad-CAM output is to be fetched.
+    /// Whether the Grad-CAM output is needed.
     #[must_use]
     pub fn is_make(&self) -> bool {
         matches!(self, Self::Make(..))
     }
 }
 
-/// The class called `asked`: by label, by display name, by either without regard to case, or by
-/// index.
+/// The class `asked`, by label or display name, with or without matching case, or by index.
 fn find_class(card: &Card, asked: &str) -> Result<usize, Problem> {
     let folded = asked.to_lowercase();
     let by = |fits: &dyn Fn(&str) -> bool| {
@@ -74,7 +73,7 @@ fn unknown_class(card: &Card, asked: &str) -> Problem {
     Problem::UnknownClass { class: excerpt(asked), model: card.name.clone(), known }
 }
 
-/// What explains an answer, or why nothing does.
+/// The heatmap of an answer, or the reason for none.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heatmap {
     /// The overlay.
@@ -83,12 +82,12 @@ pub enum Heatmap {
         png: Vec<u8>,
         /// Index of the class it explains.
         class: usize,
-        /// Whose gradient it shows.
+        /// The score whose gradient it shows.
         basis: Basis,
     },
-    /// The maps of several classes as numbers, the one asked for first; never empty.
+    /// The maps of several classes as numbers, the requested one first; never empty.
     Maps(Vec<ClassMap>),
-    /// None, for this reason: the end of "no heatmap, …".
+    /// No heatmap, for this reason (the end of "no heatmap, …").
     Missing(String),
 }
 
@@ -97,14 +96,15 @@ pub enum Heatmap {
 pub struct ClassMap {
     /// Index of the class it explains.
     pub class: usize,
-    /// Its values, as the model gave them, over what it saw of the photo.
+    /// Its values, over the part of the photo that the model saw.
     pub heatmap: gradcam::Heatmap,
 }
 
-/// Makes the wished heatmap over what the model saw of the photo out of all classes' maps.
+/// Makes the requested heatmap, over the part of the photo that the model saw, from the maps of all
+/// classes.
 ///
 /// # Errors
-/// [`Problem::Internal`] where a step fails that the checks before should have ruled out.
+/// [`Problem::Internal`] if a step fails that earlier checks should have ruled out.
 pub fn explain(
     heatmap_request: &HeatmapRequest,
     card: &Card,
@@ -131,13 +131,13 @@ pub fn explain(
     match (made, form) {
         (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
         (Ok(maps), HeatmapForm::Overlay) => draw(&seen.photo, maps),
-        // The classes are known all the same: half an answer is better than none.
+        // The classes are still valid, so they are answered without a heatmap.
         (Err(error @ GradCamError::NotFinite { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
         (Err(error), _) => Err(internal("the heatmap", &error)),
     }
 }
 
-/// The classes whose maps are given: `first`, then the likeliest others, few enough for any answer.
+/// The classes whose maps are answered: `first`, then the most likely others, up to a limit.
 fn mapped(first: usize, ranking: &[Ranked]) -> impl Iterator<Item = usize> {
     let others = ranking.iter().map(|ranked| ranked.index).filter(move |index| *index != first);
     std::iter::once(first).chain(others).take(DEFAULT_TOP_K)
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_is_named_in_several_ways() {
+    fn a_class_is_found_by_label_display_name_and_index() {
         let cases = [
             ("Heathy", Some(0)),
             ("Healthy", Some(0)),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_decides_whether_there_is_a_heatmap() {
+    fn setting_option_and_model_decide_whether_a_heatmap_is_made() {
         let without = Card { gradcam: None, gradcam_missing: Some("Erfc".to_owned()), ..card() };
         let cases = [
             (card(), true, None, Ok(())),

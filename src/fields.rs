@@ -1,18 +1,18 @@
-//! The photo among the fields of a form: which of them it is, and what must not be guessed.
+//! Finds the photo among the fields of a form.
 //!
-//! A file in a field with a photo's name is the photo, whatever is in it. A file in any other field is
-//! the photo if its bytes are one, or if nothing else could be. Text in a field with a photo's name is
-//! the photo if it is base64 of one. Two photos are refused: an answer for either could be the wrong
-//! one. It leaves out how a form is written (`multipart`, `url_form`).
+//! A file in a field with a photo's name is the photo, with any content. A file in any other field is the
+//! photo if its bytes are one, or if no other field can be. Text in a field with a photo's name is the
+//! photo if it is base64 of one. Two photos are refused, because an answer for either could be the wrong
+//! one. `multipart` and `url_form` parse the forms.
 
 use crate::encoded;
 use crate::problem::{Problem, excerpt};
 
-/// What clients call the field of a photo; `[]` or an index in brackets may stand behind it.
+/// Names of a photo's field, which may be followed by `[]` or an index in brackets.
 pub(crate) const PHOTO_NAMES: [&str; 9] =
     ["image", "file", "photo", "img", "upload", "picture", "images", "files", "photos"];
 
-/// Most names of fields that are kept to be told to a client who sent no photo.
+/// Most field names that are kept for the error message about a missing photo.
 const MOST_NAMES: usize = 8;
 
 /// Whether `name` is one of [`PHOTO_NAMES`].
@@ -22,12 +22,12 @@ pub(crate) fn is_photo_name(name: &str) -> bool {
     PHOTO_NAMES.iter().any(|known| known.eq_ignore_ascii_case(plain))
 }
 
-/// A field as a form has it.
+/// A field of a form.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Field<'a> {
-    /// Its name, empty where it has none.
+    /// Its name; empty if it has none.
     pub(crate) name: &'a str,
-    /// Whether it has a file name, be it empty.
+    /// Whether it has a file name, possibly empty.
     pub(crate) is_file: bool,
 }
 
@@ -38,23 +38,23 @@ impl Field<'_> {
     }
 }
 
-/// What the fields seen so far hold.
+/// The fields seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     /// The name of the photo's field, and its bytes.
     photo: Option<(String, Vec<u8>)>,
-    /// What is taken for the photo, or says why there is none, where no field has one.
+    /// The value used as the photo if no field has one; decoding it gives the reason.
     spare: Option<Result<Vec<u8>, Problem>>,
     names: Vec<String>,
 }
 
 impl Fields {
-    /// Whether nothing has been kept that could be the photo.
+    /// Whether no value has been kept that could be the photo.
     pub(crate) fn is_empty(&self) -> bool {
         self.photo.is_none() && self.spare.is_none()
     }
 
-    /// Notes a field that is nothing to us, to name it where the photo is missing.
+    /// Records an unused field, to name it if the photo is missing.
     pub(crate) fn skip(&mut self, name: &str) {
         if self.names.len() < MOST_NAMES {
             self.names.push(excerpt(name));
@@ -64,10 +64,10 @@ impl Fields {
     /// Takes the value of a field that [`Field::may_be_photo`].
     ///
     /// # Errors
-    /// [`Problem::SeveralPhotos`] where there was one before.
+    /// [`Problem::SeveralPhotos`] if there was one before.
     pub(crate) fn add(&mut self, field: Field<'_>, value: Vec<u8>) -> Result<(), Problem> {
         if value.trim_ascii().is_empty() {
-            // An untouched file input of a browser is a part without bytes.
+            // A browser sends an empty part for an unused file input.
             self.skip(field.name);
             return Ok(());
         }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_photos() {
+    fn names_of_photo_fields_are_recognised() {
         for name in
             ["image", "Photo", "image[]", "images[0]", "files", "files[]", "FILE", "img", "upload"]
         {
@@ -133,7 +133,7 @@ mod tests {
     const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0";
 
     #[test]
-    fn the_photo_is_told_from_the_rest() {
+    fn the_photo_is_found_among_other_fields() {
         /// Name, whether it is a file, value.
         type Given<'a> = &'a [(&'a str, bool, &'a [u8])];
         type Case<'a> = (&'a str, Given<'a>, Result<&'a [u8], &'a str>);

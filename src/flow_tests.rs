@@ -1,5 +1,5 @@
-//! The main path as a whole, from request to response, on a model done by hand
-//! ([`RedOrBlue`]): what the end-to-end tests cannot see from outside, and see slower.
+//! Tests the main path from request to response with a model that is computed by hand ([`RedOrBlue`]). It
+//! covers cases that end-to-end tests cannot reach or reach more slowly.
 
 use http::{Request, Response};
 
@@ -25,7 +25,7 @@ fn post(path: &str, content_type: &str, body: &[u8]) -> Request<Chunks> {
     request.body(chunks(body, 13)).unwrap()
 }
 
-/// What the service says, with `skin` and `plain` (which has no Grad-CAM) mounted.
+/// The response, with the models `skin` and `plain` (without Grad-CAM) mounted.
 fn ask(request: Request<Chunks>, inference: &impl Inference) -> Response<Vec<u8>> {
     ask_with(request, inference, |settings| settings)
 }
@@ -48,7 +48,7 @@ fn json(response: &Response<Vec<u8>>) -> serde_json::Value {
     serde_json::from_slice(response.body()).unwrap()
 }
 
-/// The `type` of a problem, without what all have in common.
+/// The `type` of a problem, without the common prefix.
 fn problem(response: &Response<Vec<u8>>) -> String {
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     let body = json(response);
@@ -143,7 +143,7 @@ fn every_form_gives_the_same_results() {
     assert!(answers.all(|answer| answer == first));
 }
 
-/// A body said to be under a content coding.
+/// A request with a `Content-Encoding`.
 fn under(coding: &'static str, path: &str, body: &[u8]) -> Request<Chunks> {
     let mut request = post(path, "image/bmp", body);
     request.headers_mut().insert("content-encoding", coding.parse().unwrap());
@@ -151,7 +151,7 @@ fn under(coding: &'static str, path: &str, body: &[u8]) -> Request<Chunks> {
 }
 
 #[test]
-fn an_encoding_that_is_not_decoded_is_told_which_are() {
+fn an_unsupported_encoding_is_answered_with_the_supported_ones() {
     for path in ["/predict", "/v2/models/skin/infer"] {
         let response = ask(under("zstd", path, b"photo"), &RedOrBlue);
         assert_eq!(response.status(), 415, "{path}");
@@ -161,7 +161,7 @@ fn an_encoding_that_is_not_decoded_is_told_which_are() {
 }
 
 #[test]
-fn what_goes_wrong_has_a_type() {
+fn every_problem_has_its_type() {
     let photo = bmp(1, 2, 3);
     let mut png_only = post("/predict?gradcam=0", "image/bmp", &photo);
     png_only.headers_mut().insert("accept", "image/png".parse().unwrap());
@@ -194,7 +194,7 @@ fn what_goes_wrong_has_a_type() {
 }
 
 #[test]
-fn what_the_host_says_is_told_apart() {
+fn each_error_of_the_host_has_its_own_problem() {
     let (model, why) = ("skin".to_owned(), "busy".to_owned());
     let same = || (model.clone(), why.clone());
     let granted = |(model, why)| InferenceError::NotGranted { model, why };
@@ -216,7 +216,7 @@ fn what_the_host_says_is_told_apart() {
 }
 
 #[test]
-fn a_broken_heatmap_does_not_cost_the_classes() {
+fn classes_are_answered_without_an_invalid_heatmap() {
     let host = Fixed(Ok(outputs(1.0, f32::INFINITY)));
     let answer = json(&ask(post("/predict", "image/bmp", &bmp(1, 2, 3)), &host));
     assert_eq!(answer["results"][0]["class"], "Heathy");
@@ -229,14 +229,14 @@ fn outputs(logit: f32, cam: f32) -> Vec<crate::inference::OutputTensor> {
 }
 
 #[test]
-fn bad_settings_are_said_at_once() {
+fn bad_settings_are_reported_first() {
     let request = Request::get("/health").body(chunks(b"", 1)).unwrap();
     let broken = |name: &str| (name == "SKINCELL_MAX_BODY").then(|| "lots".to_owned());
     assert_eq!(problem(&crate::respond(request, broken, &RedOrBlue)), "bad-settings");
 }
 
 #[test]
-fn what_can_be_read_is_read() {
+fn readable_resources_are_served() {
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
         ("/page/main.js", "text/javascript; charset=utf-8"),

@@ -1,20 +1,19 @@
-//! Running a model: what the host is asked for, and the check of what it gave against the card
-//! before any of it is used.
+//! Runs a model through the host, and checks its outputs against the card before they are used.
 //!
-//! [`Inference`] is the seam: wasi-nn in the component (`nn`), arithmetic by hand in tests.
+//! [`Inference`] has two implementations: wasi-nn in the component (`nn`), and arithmetic by hand in tests.
 
 use skincell_vision::card::Card;
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
-/// A tensor that came back from a model.
+/// An output of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputTensor {
     /// Name of the graph's output.
     pub name: String,
     /// Length of each axis, outermost first.
     pub dimensions: Vec<u32>,
-    /// Whether its elements are 32-bit floats, the only ones read here; else what they are.
+    /// The element type; only 32-bit floats are read.
     pub element: Element,
     /// The elements, little-endian, last axis fastest.
     pub data: Vec<u8>,
@@ -23,24 +22,24 @@ pub struct OutputTensor {
 /// Element type of an [`OutputTensor`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Element {
-    /// IEEE 754 single.
+    /// IEEE 754 single precision.
     F32,
-    /// Any other, by name.
+    /// Another type, by name.
     Other(String),
 }
 
 /// A host that runs models.
 pub trait Inference {
-    /// Makes sure that `model` can be run, without running it.
+    /// Checks that `model` can be run, without running it.
     ///
     /// # Errors
-    /// [`InferenceError`] with what the host said.
+    /// [`InferenceError`] with the host's message.
     fn load(&self, model: &str) -> Result<(), InferenceError>;
 
-    /// Runs `model` on one named input and gives those outputs that are `wanted` and exist.
+    /// Runs `model` on one named input and returns those outputs that are `wanted` and exist.
     ///
     /// # Errors
-    /// [`InferenceError`] with what the host said.
+    /// [`InferenceError`] with the host's message.
     fn infer(
         &self,
         model: &str,
@@ -49,72 +48,73 @@ pub trait Inference {
     ) -> Result<Vec<OutputTensor>, InferenceError>;
 }
 
-/// Why a model gave no answer, or one that its card rules out.
+/// Why inference failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InferenceError {
-    /// The host knows no such model, or does not grant it.
+    /// The host has no such model, or does not grant it.
     #[error(
-        "the host does not load model {model:?} for this component ({why}): add it to ai_models in spin.toml, or name another, see /models"
+        "the host does not load model {model:?} for this component ({why}): add it to ai_models \
+         in spin.toml, or name another, see /models"
     )]
     NotGranted {
         /// The model.
         model: String,
-        /// What the host said.
+        /// The host's message.
         why: String,
     },
-    /// It could not be loaded now.
+    /// The model could not be loaded.
     #[error(
         "model {model:?} cannot be loaded ({why}): try again later, the service's log says more"
     )]
     Unavailable {
         /// The model.
         model: String,
-        /// What the host said.
+        /// The host's message.
         why: String,
     },
-    /// It took too long.
+    /// The model exceeded its time limit.
     #[error(
         "model {model:?} did not answer in time ({why}): try again when the service is less busy"
     )]
     Timeout {
         /// The model.
         model: String,
-        /// What the host said.
+        /// The host's message.
         why: String,
     },
-    /// It was loaded and failed on this photo.
+    /// The model failed on this photo.
     #[error("model {model:?} failed on this photo ({why}): run `skincell model check` on it")]
     Failed {
         /// The model.
         model: String,
-        /// What the host said.
+        /// The host's message.
         why: String,
     },
-    /// It answered something else than its card says.
+    /// The outputs do not match the card.
     #[error("model {model:?} gave {found}, its card says {expected}: prepare the model again")]
     Mismatch {
         /// The model.
         model: String,
-        /// What came.
+        /// What was found.
         found: String,
-        /// What the card says.
+        /// What the card declares.
         expected: String,
     },
 }
 
-/// What a model says about one photo.
+/// A model's outputs for one photo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// The score tensor, `[classes]`, as `card.output` describes it.
     pub scores: Vec<f32>,
-    /// The Grad-CAM maps of all classes, `[classes, height, width]`, where they were wanted.
+    /// The Grad-CAM maps of all classes, `[classes, height, width]`, if requested.
     pub cam: Option<Vec<f32>>,
 }
 
-/// Runs the card's model on `tensor`; its Grad-CAM output is fetched only where `with_cam`.
+/// Runs the card's model on `tensor`; fetches its Grad-CAM output only if `with_cam`.
 ///
 /// # Errors
-/// [`InferenceError`] for what the host said, or outputs other than the card's.
+/// [`InferenceError`] if the host fails or the outputs do not match the card.
 pub fn run(
     inference: &impl Inference,
     card: &Card,
@@ -136,8 +136,8 @@ pub fn run(
     Ok(Scores { scores, cam })
 }
 
-/// The elements of the output `name`, once its type, shape and length are as the card says. A batch
-/// axis of 1 in front is expected, and may be missing.
+/// The elements of the output `name`, after checking its type, shape and length against the card. A leading
+/// batch axis of 1 is expected, but may be missing.
 fn floats(
     card: &Card,
     outputs: &[OutputTensor],
@@ -162,7 +162,7 @@ fn floats(
         return Err(mismatch(format!("{name:?} of {dimensions:?}")));
     }
     let (elements, rest) = output.data.as_chunks::<4>();
-    // The card bounds each side, so this product of at most 100,000 · 1024 · 1024 fits.
+    // The card limits each side, so the product is at most 100,000 · 1024 · 1024.
     if !rest.is_empty() || elements.len() as u64 != shape.iter().product::<u64>() {
         return Err(mismatch(format!("{name:?} of {dimensions:?} in {} bytes", output.data.len())));
     }
@@ -175,8 +175,8 @@ pub(crate) mod tests {
     use crate::models::tests::card_json;
     use skincell_vision::card::Dtype;
 
-    /// A model of two classes whose logits are the mean of red and of blue, in 0 to 1 times 4, and
-    /// whose maps are class 0 top left, class 1 bottom right, so that every step can be done by hand.
+    /// A model of two classes that can be computed by hand. Its logits are 4 times the means of red and of
+    /// blue (0 to 1), and its maps are 1 at the top left for class 0 and at the bottom right for class 1.
     pub(crate) struct RedOrBlue;
 
     impl Inference for RedOrBlue {
@@ -201,7 +201,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A host that always gives the same.
+    /// A host that always returns the same outputs.
     pub(crate) struct Fixed(pub(crate) Result<Vec<OutputTensor>, InferenceError>);
 
     impl Inference for Fixed {
@@ -277,7 +277,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_cam_is_not_fetched_unasked() {
+    fn the_cam_is_fetched_only_on_request() {
         let card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let tensor =
             PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };

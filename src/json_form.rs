@@ -1,7 +1,7 @@
-//! `{"image": "<base64 or data: URL>", "top_k": 3, …}`: the photo and the options of a JSON body.
+//! Reads the photo and the options of a JSON body: `{"image": "<base64 or data: URL>", "top_k": 3, …}`.
 //!
-//! Read member by member with serde, not into a tree: a hostile body of nested arrays costs nothing
-//! that way, and an unknown member is named without being kept.
+//! Members are read one by one with serde, not into a tree, so that a hostile body of nested arrays needs
+//! no memory, and an unknown member is named without being kept.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::options::{self, Options};
 use crate::problem::{Problem, excerpt};
 use crate::{encoded, fields};
 
-/// Reads a JSON body and gives its photo; options among its members are set in `options`.
+/// Reads a JSON body and returns its photo; options among its members are set in `options`.
 ///
 /// # Errors
 /// [`Problem::BadJson`], [`Problem::MissingImage`], [`Problem::BadBase64`],
@@ -21,7 +21,7 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Prob
     let mut reader = serde_json::Deserializer::from_slice(without_bom(&body));
     let members = reader.deserialize_map(MembersVisitor).map_err(bad)?;
     reader.end().map_err(bad)?;
-    // The text has been copied out: without the body there is room for what it decodes to.
+    // The text has been copied out, so the body is freed before decoding.
     drop(body);
     if let Some(name) = members.unknown {
         return Err(Problem::UnknownOption { name });
@@ -39,7 +39,7 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Prob
     }
 }
 
-/// The text behind a byte order mark, which some clients write before JSON (RFC 8259, 8.1).
+/// The text without a byte order mark, which some clients write before JSON (RFC 8259, 8.1).
 pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
@@ -48,12 +48,12 @@ fn missing(found: &str) -> Problem {
     Problem::MissingImage { form: "JSON object", found: found.to_owned() }
 }
 
-/// What the object held.
+/// The object's members.
 #[derive(Default)]
 struct Members {
     /// The name of the photo's member, and its text.
     image: Option<(String, String)>,
-    /// The names of two members that both have a photo.
+    /// The names of two members with photos.
     several: Option<(String, String)>,
     options: Vec<(String, String)>,
     unknown: Option<String>,
@@ -95,7 +95,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// A member's name, no more of it than an answer would show.
+/// A member's name, shortened to what an answer shows.
 struct Name(String);
 
 impl<'de> Deserialize<'de> for Name {
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// An option's value as text, whichever way it was written; empty for `null`.
+/// An option's value as text; empty for `null`.
 struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_bodies_are_told_apart() {
+    fn each_kind_of_bad_body_has_its_own_problem() {
         let deep = format!("{{\"image\": {}1", "[".repeat(100_000));
         let deep_and_ignored = format!("{{\"more\": {}1", "[".repeat(100_000));
         let cases = [

@@ -1,9 +1,9 @@
 //! The component: a photo of skin in, ranked classes and a Grad-CAM heatmap out.
 //!
-//! A WASI 0.2 HTTP component (`entry`) that asks its host for inference through wasi-nn (`nn`).
-//! Everything between the two is plain functions, tested natively. It never touches a pixel by hand
-//! (`skincell_vision` does), holds no model, and keeps nothing from one request to the next: an
-//! instance serves one and is dropped.
+//! A WASI 0.2 HTTP component (`entry`) that runs inference through its host's wasi-nn (`nn`). Everything
+//! between the two is plain functions, tested natively. Image processing is in `skincell_vision`. The
+//! component contains no model and keeps nothing between requests: an instance serves one request and is
+//! dropped.
 
 pub mod answer;
 pub mod body;
@@ -49,10 +49,10 @@ use crate::options::DEFAULT_TOP_K;
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
 
-/// What `/openapi.json` says, see `openapi`.
+/// The body of `/openapi.json`; see `openapi`.
 const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
-/// Answers a request, with `variable` as the environment.
+/// Answers a request; `variable` looks up environment variables.
 pub fn respond<S: Source>(
     request: Request<S>,
     variable: impl Fn(&str) -> Option<String>,
@@ -65,7 +65,8 @@ pub fn respond<S: Source>(
     answer::finish(&head, outcome)
 }
 
-/// The routes, and what each takes. Health looks at no model: it says that the component runs.
+/// Dispatches a request by path and method. `/health` only shows that the component runs; it does not look
+/// at models.
 fn route<S: Source>(
     head: &Parts,
     source: S,
@@ -124,7 +125,7 @@ fn predict<S: Source>(
     answer::prediction(form, &card, &ranking, heatmap, seen.region, timing)
 }
 
-/// The photo as the model sees it. Takes the file's bytes, to be rid of them before inference.
+/// The photo as the model sees it. Takes the file's bytes by value, to free them before inference.
 fn decode(bytes: Vec<u8>, card: &Card, settings: &Settings) -> Result<View, Problem> {
     let photo = view::decode_as(&bytes, &card.input, &Limits::default(), settings.colors)?;
     drop(bytes);

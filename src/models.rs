@@ -1,7 +1,7 @@
-//! The model cards mounted read-only under `/models`: which models there are, and the card of one.
+//! Lists the model cards mounted read-only under `/models`, and reads the card of a model.
 //!
-//! A model's folder, its card's `name` and the name the host loads it by are the same. It leaves out
-//! whether the host grants it: only loading it tells.
+//! A model's folder, its card's `name` and the name the host loads it by are the same. Whether the host
+//! grants the model is known only after loading it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use skincell_vision::card::{Card, Target, is_model_name};
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
 
-/// The card of the model `asked` for, or of the default one.
+/// The card of the model `asked`, or of the default model.
 ///
 /// # Errors
 /// [`Problem::UnknownModel`], [`Problem::BadCard`].
@@ -23,7 +23,7 @@ pub fn find(settings: &Settings, asked: Option<&str>) -> Result<Card, Problem> {
         Some(name) => name,
         None => return Err(unknown(settings, "")),
     };
-    // Only a plain name may become part of a path.
+    // Only a valid name may become part of a path.
     if !is_model_name(&name) {
         return Err(unknown(settings, &name));
     }
@@ -43,7 +43,7 @@ fn parse(name: &str, json: &[u8]) -> Result<Card, Problem> {
     Err(bad(format!("card.json names {:?}, its folder {name:?}", card.name)))
 }
 
-/// The model a request gets that names none: the setting, else the first by name.
+/// The model for requests that name none: the one in the settings, else the first by name.
 fn default_name(settings: &Settings) -> Option<String> {
     settings.default_model.clone().or_else(|| names(settings).into_iter().next())
 }
@@ -76,12 +76,12 @@ fn unknown(settings: &Settings, name: &str) -> Problem {
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "Models"))]
 pub struct Listing {
-    /// The model a request gets that names none.
+    /// The model for requests that name none.
     default: Option<String>,
     models: Vec<Entry>,
 }
 
-/// One model of a [`Listing`]: its card in short, or why there is none to show.
+/// One model of a listing: a summary of its card, or the reason why the card is invalid.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(untagged)]
@@ -115,7 +115,7 @@ struct Size {
     height: u32,
 }
 
-/// Every mounted model. No model is touched: this reads cards only.
+/// Every mounted model. This reads cards only and loads no model.
 #[must_use]
 pub fn list(settings: &Settings) -> Listing {
     let default = default_name(settings);
@@ -223,7 +223,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_listing_shows_what_is_mounted() {
+    fn the_listing_shows_the_mounted_models() {
         let skin = card_json("skin");
         let (_folder, settings) = mounted(&[("skin", &skin), ("broken", "{")], Some("skin"));
         let listing = serde_json::to_value(list(&settings)).unwrap();

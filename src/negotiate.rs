@@ -1,4 +1,4 @@
-//! Which form of answer a client asked for with `Accept` (RFC 9110, section 12.5.1).
+//! Chooses the form of the answer by `Accept` (RFC 9110, section 12.5.1).
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -14,10 +14,10 @@ pub enum Form {
     Png,
 }
 
-/// The form the client likes best; JSON where it likes both the same or does not say.
+/// The client's preferred form; JSON if both are equal or there is no header.
 ///
 /// # Errors
-/// [`Problem::NotAcceptable`] when it takes neither.
+/// [`Problem::NotAcceptable`] if the client accepts neither.
 pub fn answer_form(headers: &HeaderMap) -> Result<Form, Problem> {
     let lines: Vec<&str> =
         headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
@@ -33,7 +33,7 @@ pub fn answer_form(headers: &HeaderMap) -> Result<Form, Problem> {
     Ok(if png > json { Form::Png } else { Form::Json })
 }
 
-/// The `q` of the most specific range that covers `kind/subtype`, 0 where none does.
+/// The `q` of the most specific range that matches `kind/subtype`; 0 if none does.
 fn quality(accept: &str, kind: &str, subtype: &str) -> f32 {
     let mut best = (0, 0.0);
     for range in accept.split(',') {
@@ -62,7 +62,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn accept_decides() {
+    fn the_form_follows_accept() {
         let cases = [
             ("", Some(Form::Json)),
             ("*/*", Some(Form::Json)),

@@ -1,9 +1,8 @@
-//! `openapi.json`, this service as OpenAPI 3.1 says it, made from the code; the test below holds the file
-//! to it, so that the component carries the text and none of what makes it.
+//! Generates `openapi.json`, the OpenAPI 3.1 description of this service, from the code. The test below
+//! compares it with the file, so that the component contains only the text and not the generator.
 //!
-//! The schemas of answers and of inference requests come from the very types that are written and read,
-//! the options from the list they are read by. Only what has no type is written here: which route takes
-//! what, and which statuses can come of it.
+//! Schemas come from the types that are serialised and parsed, and options from the list used for parsing.
+//! Only routes and status codes are written here.
 
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -11,36 +10,36 @@ use serde_json::{Map, Value, json};
 use crate::options::NAMES;
 use crate::{answer, models, problem, v2};
 
-/// The statuses of problems with a photo, as the component or a runner around it gives them.
+/// The status codes of problems with a photo, from the component or the runner.
 const PHOTO_PROBLEMS: [(&str, &str); 13] = [
     ("400", "The request, its body or an option is malformed"),
     ("404", "No such model, or none that the host grants"),
-    ("406", "Accept rules out JSON and PNG"),
-    ("408", "The body came too slowly"),
-    ("409", "The overlay was asked for and there is none"),
+    ("406", "Accept excludes JSON and PNG"),
+    ("408", "The body arrived too slowly"),
+    ("409", "The overlay was requested and there is none"),
     ("413", "The body, or the memory its photo needs, is too large"),
-    ("415", "Not a form, type or format that is taken"),
+    ("415", "The form, type or format is not supported"),
     ("422", "The photo is damaged, empty or has too many pixels"),
     ("429", "Too many requests by this client: see Retry-After"),
     ("500", "The model, its card or the service is broken"),
     ("503", "Too busy, or the model cannot be loaded now: see Retry-After"),
-    ("504", "It took too long"),
-    ("401", "A token is needed here"),
+    ("504", "The time limit was exceeded"),
+    ("401", "A token is required"),
 ];
 
-/// The statuses of errors under `/v2`.
+/// The status codes of errors under `/v2`.
 const INFERENCE_PROBLEMS: [(&str, &str); 8] = [
-    ("400", "The request does not fit the model or itself"),
-    ("401", "A token is needed here"),
+    ("400", "The request is inconsistent or does not fit the model"),
+    ("401", "A token is required"),
     ("404", "No such model or version, or none that the host grants"),
     ("413", "The body is too large"),
     ("429", "Too many requests by this client"),
     ("500", "The model or its card is broken"),
     ("503", "Not ready, or too busy"),
-    ("504", "It took too long"),
+    ("504", "The time limit was exceeded"),
 ];
 
-/// Schemas of what is answered and of what is read, collected as they are referred to.
+/// The schemas of answers and of requests, collected as they are referenced.
 struct Schemas {
     answers: SchemaGenerator,
     requests: SchemaGenerator,
@@ -65,8 +64,8 @@ fn document() -> Value {
             "title": "skincell",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "A photo of skin in, ranked classes and a Grad-CAM heatmap out",
-            "description": "Not a medical device. Every answer is made in a memory of its own, \
-                            which is gone with it; no photo is stored.",
+            "description": "Not a medical device. Every request gets a fresh, isolated memory; \
+             no photo is stored.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
@@ -105,7 +104,7 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
     let health = schemas.answers.subschema_for::<answer::Health>().to_value();
     let listing = schemas.answers.subschema_for::<models::Listing>().to_value();
     let get = |id: &str, summary: &str, schema: Value| {
-        let refused = json!({"description": "A token is needed here"});
+        let refused = json!({"description": "A token is required"});
         let content = json!({"application/json": {"schema": schema}});
         json!({"get": {"operationId": id, "summary": summary, "tags": ["service"], "responses": {
             "200": {"description": summary, "content": content}, "401": refused}}})
@@ -118,7 +117,7 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
     ])
 }
 
-/// The forms in which a photo is posted.
+/// The content types in which a photo is posted.
 fn photo_forms() -> Value {
     let members = |image: Value| {
         let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
@@ -129,7 +128,7 @@ fn photo_forms() -> Value {
     let text = json!({"type": "string", "format": "photo-base64", "contentEncoding": "base64",
                       "description": "Base64 of the file, or a data: URL of it"});
     let mut json_form = members(text);
-    // In JSON an option may be null, and counts as not given.
+    // In JSON an option may be null, which counts as not given.
     for name in NAMES {
         let schema = json_form["properties"][name].take();
         json_form["properties"][name] = json!({"anyOf": [schema, {"type": "null"}]});
@@ -143,14 +142,14 @@ fn photo_forms() -> Value {
     })
 }
 
-/// What an option takes, and what it does. An empty text counts as not given.
+/// An option's schema and description. An empty text counts as not given.
 fn option(name: &str) -> (Value, &'static str) {
     let texts = |texts: &[&str]| json!({"type": "string", "enum": texts});
     match name {
         "top_k" => (
             json!({"anyOf": [{"type": "integer", "minimum": 1, "maximum": u32::MAX},
                              {"type": "string", "pattern": "^([1-9][0-9]{0,8})?$"}]}),
-            "How many classes to rank",
+            "Number of classes to rank",
         ),
         "gradcam" => (
             json!({"anyOf": [{"type": "boolean"}, {"enum": [0, 1]}, texts(&["true", "1", "yes", "on", "false", "0", "no", "off", ""])]}),
@@ -158,11 +157,11 @@ fn option(name: &str) -> (Value, &'static str) {
         ),
         "heatmap" => (
             texts(&["overlay", "maps", ""]),
-            "overlay: a PNG of the likeliest class. maps: numbers, for each of the ranked classes",
+            "overlay: a PNG for the most likely class. maps: numbers for each of the ranked classes",
         ),
         "model" => (
             json!({"anyOf": [{"type": "string", "format": "model-name"}, texts(&[""])]}),
-            "Which model answers, by its name in /models",
+            "The model to use, by its name in /models",
         ),
         _ => (
             json!({"anyOf": [{"type": "string", "format": "class-name"}, texts(&[""]),
@@ -184,11 +183,11 @@ fn operations(answers: &mut SchemaGenerator) -> [Operation; 7] {
     let inferred = answers.subschema_for::<v2::Inferred<'static>>();
     let index = answers.subschema_for::<Vec<v2::Indexed>>();
     [
-        ("", "server", "What this server is", server),
-        ("/health/live", "live", "Whether it lives", live),
-        ("/health/ready", "ready", "Whether its cards are usable", ready),
-        ("/models/{model}", "metadata", "What a model takes and gives", metadata),
-        ("/models/{model}/ready", "modelReady", "Whether the host loads a model", model_ready),
+        ("", "server", "Name and version of the server", server),
+        ("/health/live", "live", "Whether the server is live", live),
+        ("/health/ready", "ready", "Whether all model cards are valid", ready),
+        ("/models/{model}", "metadata", "A model's inputs and outputs", metadata),
+        ("/models/{model}/ready", "modelReady", "Whether the host can load a model", model_ready),
         ("/models/{model}/infer", "infer", "Run a model on its input tensor", inferred),
         ("/repository/index", "index", "The models, as Triton lists them", index),
     ]
@@ -204,7 +203,7 @@ fn inference_paths(schemas: &mut Schemas) -> Map<String, Value> {
         if id == "infer" {
             content["application/octet-stream"] = json!({});
             operation["requestBody"] = json!({"required": true, "description":
-                "Raw tensors may stand behind the JSON: Inference-Header-Content-Length says where",
+                "Raw tensors may follow the JSON, whose length is in Inference-Header-Content-Length",
                 "content": {"application/json": {"schema": request}}});
         }
         if id == "ready" {
@@ -233,14 +232,14 @@ fn problems(rows: &[(&str, &str)], media_type: &str, content: &Value) -> Map<Str
         .collect()
 }
 
-/// `SKINCELL_BLESS=1 cargo test -p skincell openapi` writes the file again.
+/// `SKINCELL_BLESS=1 cargo test -p skincell openapi` rewrites the file.
 #[test]
-fn the_file_is_what_the_code_says() {
+fn the_file_is_what_the_code_generates() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/openapi.json");
     let made = serde_json::to_string_pretty(&document()).unwrap() + "\n";
     if std::env::var_os("SKINCELL_BLESS").is_some() {
         std::fs::write(path, &made).unwrap();
     }
     let kept = std::fs::read_to_string(path).unwrap();
-    assert!(kept == made, "src/openapi.json is old: run again with SKINCELL_BLESS=1");
+    assert!(kept == made, "src/openapi.json is out of date: run again with SKINCELL_BLESS=1");
 }

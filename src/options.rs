@@ -1,45 +1,45 @@
-//! What a request asks for beside its photo: `top_k`, `gradcam`, `class`, `heatmap` and `model`, from
-//! the query, form fields or JSON members alike. Leaves out what they mean for one model (`predict`).
+//! The options of a request, `top_k`, `gradcam`, `class`, `heatmap` and `model`, from the query, form
+//! fields or JSON members.
 //!
-//! Where one is given twice, the later wins, and a body comes after the query. An empty value counts
-//! as not given, as browsers send untouched form fields.
+//! If one is given twice, the later wins, and the body comes after the query. An empty value counts as not
+//! given, because browsers send unused form fields as empty.
 
 use crate::problem::{Problem, excerpt};
 
-/// Longest value an option may have, in bytes: a class label is the longest of them.
+/// Longest value of an option in bytes; class labels are the longest values.
 pub const MAX_VALUE: usize = 1024;
 
-/// How many classes an answer ranks where `top_k` is not given: all of a small model, the head of a
-/// large one.
+/// Default of `top_k`: all classes of a small model, the first ones of a large model.
 pub const DEFAULT_TOP_K: usize = 10;
 
-/// What was asked for; `None` where it was not said.
+/// The options; `None` if not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How many classes to rank, at least 1.
+    /// Number of classes to rank, at least 1.
     pub top_k: Option<usize>,
     /// Whether to make a heatmap.
     pub gradcam: Option<bool>,
-    /// Which class the heatmap explains, by label or index.
+    /// The class of the heatmap, by label or index.
     pub class: Option<String>,
-    /// How the heatmap is given.
+    /// The form of the heatmap.
     pub heatmap: Option<HeatmapForm>,
-    /// Which model answers.
+    /// The model to use.
     pub model: Option<String>,
 }
 
-/// The two ways to give a heatmap.
+/// The two forms of a heatmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeatmapForm {
-    /// Drawn over the photo, as one PNG. What a request gets that does not say.
+    /// Drawn over the photo, as one PNG. The default.
     Overlay,
-    /// As numbers, for each of the likeliest classes: for who draws it, such as the page.
+    /// As numbers, for each of the most likely classes, for clients that draw it themselves, such as the
+    /// page.
     Maps,
 }
 
 impl Options {
-    /// The options in a query string, strictly: a mistyped name is an error, because a request that
-    /// goes to the wrong model unnoticed is worse.
+    /// The options in a query string. A mistyped name is an error; otherwise a request could silently go to
+    /// the wrong model.
     ///
     /// # Errors
     /// [`Problem::UnknownOption`], [`Problem::BadOption`].
@@ -53,10 +53,10 @@ impl Options {
         Ok(options)
     }
 
-    /// Sets the option `name`; `false` where there is none of that name.
+    /// Sets the option `name`; `false` if there is no option of that name.
     ///
     /// # Errors
-    /// [`Problem::BadOption`] for a value it does not take.
+    /// [`Problem::BadOption`] for an invalid value.
     pub fn set(&mut self, name: &str, value: &str) -> Result<bool, Problem> {
         let value = value.trim();
         let bad = |name, allowed| Err(Problem::BadOption { name, value: excerpt(value), allowed });
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heatmap_is_drawn_or_given_as_numbers() {
+    fn a_heatmap_has_two_forms() {
         let form = |query| Options::from_query(query).map(|options| options.heatmap);
         assert_eq!(form("heatmap=maps").unwrap(), Some(HeatmapForm::Maps));
         assert_eq!(form("heatmap=Overlay").unwrap(), Some(HeatmapForm::Overlay));

@@ -1,14 +1,13 @@
-//! The page at `/`: a few hand-written files compiled into the component, with a policy that lets the
-//! browser run and load nothing else.
+//! The page at `/`: hand-written files compiled into the component, with a policy that lets the browser
+//! load nothing else.
 
 use http::Response;
 use http::header::{self, HeaderName, HeaderValue};
 
 use crate::answer;
 
-/// What the browser is told with every file of the page. Scripts, styles and requests from here only;
-/// photos from memory (`blob:`); no text ever becomes markup (trusted types); the camera, and nothing
-/// else of the device.
+/// Headers of every file of the page. They allow scripts, styles and requests from this origin only; photos
+/// from memory (`blob:`); no text as markup (trusted types); and of the device's features only the camera.
 const POLICIES: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -42,7 +41,7 @@ pub(crate) fn asset(path: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// The page's file at `path` as a response; empty where there is none.
+/// The page's file at `path` as a response; empty if there is none.
 #[must_use]
 pub(crate) fn answer(path: &str) -> Response<Vec<u8>> {
     let (content_type, text) = asset(path).unwrap_or(("text/plain", ""));
@@ -58,7 +57,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Largest page, in bytes as sent: what a phone on a slow network loads in a second or two.
+    /// Largest page, in bytes as sent: a phone on a slow network loads it in a second or two.
     const LARGEST: usize = 60 * 1024;
 
     /// Every path that the file at `path` refers to, resolved by hand: `page/x` from the HTML, `./x`
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_whole_and_small() {
+    fn the_page_is_complete_and_small() {
         let mut found = BTreeSet::from(["/".to_owned()]);
         let mut open = vec!["/".to_owned()];
         while let Some(path) = open.pop() {
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_keeps_its_own_policy() {
+    fn the_page_complies_with_its_policy() {
         let (_, html) = asset("/").unwrap();
         for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "javascript:"] {
             assert!(!html.contains(forbidden), "{forbidden} would be blocked or leave this host");

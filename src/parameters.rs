@@ -1,13 +1,12 @@
-//! The parameters of a header field, `value; name=value; name="value"`, as clients really write them.
+//! Parses the parameters of a header field, `value; name=value; name="value"`, as clients write them.
 //!
-//! RFC 9110 (5.6.6) wants a value quoted that has `=`, `/`, `:` or a space in it. Many clients do not
-//! quote, so an unquoted value ends at the next `;` and nowhere earlier. It leaves out what a parameter
-//! means.
+//! RFC 9110 (5.6.6) requires quotes for a value with `=`, `/`, `:` or a space. Many clients do not quote,
+//! so here an unquoted value ends only at the next `;`.
 
 /// A parameter: its name in lower case, and its value without quotes.
 pub(crate) type Parameter = (String, String);
 
-/// The parameters behind the first `;` of a field, in order.
+/// The parameters after the first `;` of a field, in order.
 pub(crate) fn parameters(field: &str) -> Vec<Parameter> {
     let mut rest = field.split_once(';').map_or("", |(_, rest)| rest);
     let mut found = Vec::new();
@@ -22,18 +21,18 @@ pub(crate) fn parameters(field: &str) -> Vec<Parameter> {
         if !name.is_empty() {
             found.push((name, value));
         }
-        // Whatever stands between a closing quote and the next `;` belongs to nothing.
+        // Text between a closing quote and the next `;` is ignored.
         rest = after.split_once(';').map_or("", |(_, rest)| rest);
     }
     found
 }
 
-/// The value of the first parameter called `name`, which is in lower case.
+/// The value of the first parameter `name`, given in lower case.
 pub(crate) fn parameter(field: &str, name: &str) -> Option<String> {
     parameters(field).into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
-/// The value that `text` begins with, and what follows it.
+/// The value at the start of `text`, and the rest.
 fn value(text: &str) -> (String, &str) {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {
@@ -45,7 +44,7 @@ fn value(text: &str) -> (String, &str) {
     while let Some((at, letter)) = letters.next() {
         match (letter, letters.peek()) {
             ('"', _) => return (value, quoted.get(at + 1..).unwrap_or_default()),
-            // Only these two are escaped: a backslash of `C:\photo.jpg` is one.
+            // Only these two can be escaped; the backslash in `C:\photo.jpg` is literal.
             ('\\', Some((_, next @ ('"' | '\\')))) => {
                 value.push(*next);
                 letters.next();
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_clients_write_is_understood() {
+    fn parameters_of_common_clients_are_parsed() {
         let cases: [(&str, &[(&str, &str)]); 18] = [
             ("multipart/form-data", &[]),
             ("multipart/form-data; boundary=abc", &[("boundary", "abc")]),

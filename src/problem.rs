@@ -1,9 +1,9 @@
-//! Every way a request can fail, and the one table from each to its `type`, status and title.
+//! Every way a request can fail, and the table of their `type`, status and title.
 //!
-//! Answers are RFC 9457 `application/problem+json`. A `type` is `urn:skincell:problem:<name>`: an
-//! absolute URI, as the RFC recommends, that stays the same under every host and route prefix and
-//! does not pretend that something can be fetched there. What each problem says ends with what to do
-//! next. It leaves out HTTP itself: `answer` turns a problem into a response.
+//! Answers are RFC 9457 `application/problem+json`. A `type` is `urn:skincell:problem:<name>`: an absolute
+//! URI, as the RFC recommends, that is the same under every host and route prefix and does not suggest that
+//! it can be fetched. Each message ends with what to do next. `answer` turns a problem into an HTTP
+//! response.
 
 #[cfg(test)]
 use schemars::JsonSchema;
@@ -15,223 +15,227 @@ use thiserror::Error;
 use crate::inference::InferenceError;
 use crate::settings::SettingsError;
 
-/// What every `type` begins with.
+/// The prefix of every `type`.
 const TYPE_PREFIX: &str = "urn:skincell:problem:";
 
-/// Why a request was not answered as asked.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Problem {
-    /// No such route.
+    /// The path is unknown.
     #[error("there is nothing at {path:?}: post a photo to /predict, or get /, /health or /models")]
     UnknownPath {
-        /// The path asked for, cut by [`excerpt`].
+        /// The requested path, shortened by [`excerpt`].
         path: String,
     },
-    /// A route with another method.
+    /// The path does not support the method.
     #[error("{method:?} is not served here: use {allow}")]
     MethodNotAllowed {
-        /// The method asked for, cut by [`excerpt`].
+        /// The requested method, shortened by [`excerpt`].
         method: String,
-        /// What the `Allow` header says.
+        /// The value of the `Allow` header.
         allow: &'static str,
     },
-    /// `Accept` rules out both forms of an answer.
+    /// `Accept` excludes both forms of an answer.
     #[error(
         "Accept is {accept:?}: ask for application/json (classes and heatmap) or image/png (the overlay)"
     )]
     NotAcceptable {
-        /// The header, cut by [`excerpt`].
+        /// The header, shortened by [`excerpt`].
         accept: String,
     },
-    /// Nothing was posted.
+    /// The body is empty.
     #[error(
-        "the request has no body: post a photo as multipart field `image`, as raw image bytes, or as JSON {{\"image\": \"<base64>\"}}"
+        "the request has no body: post a photo as multipart field `image`, as raw image bytes, \
+         or as JSON {{\"image\": \"<base64>\"}}"
     )]
     NoBody,
-    /// A `Content-Type` that is none of the three forms.
+    /// The `Content-Type` is none of the three forms.
     #[error(
-        "Content-Type is {found}, and the body is no photo: send multipart/form-data with a field `image`, the photo itself, or application/json"
+        "Content-Type is {found}, and the body is not a photo: send multipart/form-data with a \
+         field `image`, the photo itself, or application/json"
     )]
     UnsupportedContentType {
-        /// What was declared, quoted, or "missing".
+        /// The declared type, quoted, or "missing".
         found: String,
     },
-    /// A `Content-Encoding` that is not decoded here.
+    /// The `Content-Encoding` is not supported.
     #[error(
         "Content-Encoding {found:?} is not decoded: send the body plain, or as gzip or deflate"
     )]
     UnsupportedEncoding {
-        /// The coding, cut by [`excerpt`].
+        /// The coding, shortened by [`excerpt`].
         found: String,
     },
-    /// A body that is not what its `Content-Encoding` says.
+    /// The body does not match its `Content-Encoding`.
     #[error(
-        "the body cannot be decoded as its Content-Encoding says ({why}): send it again, or plain and without that header"
+        "the body cannot be decoded as its Content-Encoding says ({why}): send it again, or \
+         plain and without that header"
     )]
     BadEncoding {
-        /// What is wrong.
+        /// The reason.
         why: &'static str,
     },
-    /// More bytes than `SKINCELL_MAX_BODY`, as they came or once they were decoded.
+    /// The body is larger than `SKINCELL_MAX_BODY`, before or after decoding.
     #[error("the body {}: send at most {limit} bytes, a smaller photo will do", over(*.actual, *.limit))]
     BodyTooLarge {
         /// The cap in bytes.
         limit: u64,
-        /// What `Content-Length` declared, where it did.
+        /// The declared `Content-Length`, if there is one.
         actual: Option<u64>,
     },
-    /// The client or the connection stopped in the middle.
+    /// The body ended early.
     #[error("the body broke off after {received} bytes: send it again")]
     BodyInterrupted {
-        /// Bytes that had arrived.
+        /// Bytes received.
         received: u64,
-        /// What the host said, in words of its own: for a log, not for the client.
+        /// The host's message, for the log and not for the client.
         why: String,
     },
-    /// Not `multipart/form-data` inside.
+    /// The body is not valid `multipart/form-data`.
     #[error(
         "the multipart body cannot be read ({why}): let curl -F or the browser's FormData build it"
     )]
     BadForm {
-        /// What is wrong.
+        /// The reason.
         why: &'static str,
     },
-    /// A part whose header block does not end, such as one with a file name of megabytes.
+    /// The header block of a part is too long, for example with a file name of megabytes.
     #[error("a part's header is longer than {limit} bytes: shorten its file name")]
     PartHeaderTooLong {
         /// The cap in bytes.
         limit: u64,
     },
-    /// More parts than a form for one photo can need.
+    /// The form has more parts than one photo can need.
     #[error("the form has more than {limit} parts: send one photo a request, in the field `image`")]
     TooManyParts {
         /// The cap.
         limit: u64,
     },
-    /// More than one photo, where an answer is for one.
+    /// The request has more than one photo.
     #[error(
-        "there are two photos, in `{first}` and in `{second}`: send one a request, and post the other by itself"
+        "there are two photos, in `{first}` and in `{second}`: send one a request, and post the \
+         other by itself"
     )]
     SeveralPhotos {
-        /// The field or member of the first, cut by [`excerpt`].
+        /// The field or member of the first, shortened by [`excerpt`].
         first: String,
-        /// That of the second, cut by [`excerpt`].
+        /// The field or member of the second, shortened by [`excerpt`].
         second: String,
     },
-    /// No field of a photo, or an empty one.
+    /// The photo's field is missing or empty.
     #[error("no photo in the {form}, which has {found}: put it in `image`")]
     MissingImage {
-        /// Which form: "form" or "JSON object".
+        /// "form" or "JSON object".
         form: &'static str,
-        /// What was there instead.
+        /// What was found instead.
         found: String,
     },
-    /// Not JSON, or not an object.
+    /// The body is not a JSON object.
     #[error("the JSON body cannot be read ({why}): send {{\"image\": \"<base64 or data: URL>\"}}")]
     BadJson {
-        /// What the parser said, cut by [`excerpt`].
+        /// The parser's message, shortened by [`excerpt`].
         why: String,
     },
-    /// Text that should be base64 and is not.
+    /// The photo's text is not base64.
     #[error(
         "the photo's text is not base64 ({why}): encode the file's bytes, or send them raw as image/jpeg"
     )]
     BadBase64 {
-        /// What is wrong, with the offset where there is one.
+        /// The reason, with the offset if known.
         why: String,
     },
-    /// The bytes are not a photo that can be decoded.
+    /// The photo cannot be decoded.
     #[error(transparent)]
     Photo(#[from] PhotoError),
-    /// A query parameter or JSON member nobody knows.
+    /// A query parameter or JSON member is unknown.
     #[error(
         "there is no option {name:?}: the options are top_k, gradcam, class, heatmap and model"
     )]
     UnknownOption {
-        /// The name given, cut by [`excerpt`].
+        /// The given name, shortened by [`excerpt`].
         name: String,
     },
-    /// An option with a value outside what it takes.
+    /// An option has an invalid value.
     #[error("`{name}` is {value:?}: it takes {allowed}")]
     BadOption {
-        /// Which option.
+        /// The option's name.
         name: &'static str,
-        /// The value given, cut by [`excerpt`].
+        /// The given value, shortened by [`excerpt`].
         value: String,
-        /// What it takes.
+        /// The valid values.
         allowed: &'static str,
     },
-    /// A model that is not served.
+    /// The model does not exist.
     #[error("there is no model {name:?}: {known}")]
     UnknownModel {
-        /// The name asked for, cut by [`excerpt`].
+        /// The requested name, shortened by [`excerpt`].
         name: String,
-        /// Which there are, as the end of a sentence.
+        /// The existing models, as the end of a sentence.
         known: String,
     },
-    /// A version of a model, where each has the one.
-    #[error("there is no version {version:?}: every model has the one version 1, or name none")]
+    /// The version does not exist; every model has only version 1.
+    #[error("there is no version {version:?}: every model has version 1 only; use it or name none")]
     UnknownVersion {
-        /// The version asked for, cut by [`excerpt`].
+        /// The requested version, shortened by [`excerpt`].
         version: String,
     },
-    /// A request of the Open Inference Protocol that does not fit the model or itself.
+    /// A request of the Open Inference Protocol is inconsistent or does not fit the model.
     #[error("the inference request {why}; see the model's metadata")]
     BadInference {
-        /// What is wrong, as the end of a sentence.
+        /// The reason, as the end of a sentence.
         why: String,
     },
-    /// A class the model does not have.
+    /// The model does not have the class.
     #[error("model {model:?} has no class {class:?}: name one of {known}")]
     UnknownClass {
-        /// The class asked for, cut by [`excerpt`].
+        /// The requested class, shortened by [`excerpt`].
         class: String,
         /// The model.
         model: String,
         /// Some of its classes, and the range of the index.
         known: String,
     },
-    /// `Accept: image/png` where there is no heatmap to draw.
+    /// `Accept: image/png`, but there is no heatmap to draw.
     #[error("there is no heatmap to draw, {why}: ask for application/json instead")]
     NoHeatmap {
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// An environment variable of the component that cannot be used.
+    /// An environment variable of the component has an invalid value.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A `card.json` that cannot be used.
+    /// A `card.json` is invalid.
     #[error("model {name:?} cannot be served, its {why}: run `skincell model prepare` again")]
     BadCard {
         /// The model's folder.
         name: String,
-        /// What is wrong with its card.
+        /// The reason.
         why: String,
     },
-    /// The host's inference failed.
+    /// Inference failed.
     #[error(transparent)]
     Inference(#[from] InferenceError),
-    /// The model's scores are no scores, such as NaN.
+    /// The model's scores are invalid, for example NaN.
     #[error(transparent)]
     Scores(#[from] RankError),
-    /// A step that cannot fail with checked inputs did.
+    /// A step failed that cannot fail with checked inputs.
     #[error("{step} failed ({why}): this is a fault in skincell, please report it")]
     Internal {
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// What it said.
+        /// The error message.
         why: String,
     },
 }
 
-/// What a problem is to a client: a row of the table.
+/// A row of the table of problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    /// Last part of the `type`.
+    /// The last part of the `type`.
     pub name: &'static str,
     /// HTTP status.
     pub status: u16,
-    /// `title`: the same for every occurrence.
+    /// `title`, the same for every occurrence.
     pub title: &'static str,
 }
 
@@ -281,7 +285,7 @@ impl Problem {
         Kind { name, status, title }
     }
 
-    /// `limit` and `actual` of the problem's extension members, where a number was exceeded.
+    /// The extension members `limit` and `actual`, if a limit was exceeded.
     #[must_use]
     pub fn numbers(&self) -> (Option<u64>, Option<u64>) {
         match self {
@@ -294,7 +298,7 @@ impl Problem {
         }
     }
 
-    /// The body of the answer, with `request_id` as the client or the host named the request.
+    /// The body of the response; `request_id` comes from the client or the host.
     #[must_use]
     pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
         let kind = self.kind();
@@ -308,12 +312,12 @@ impl Problem {
             actual,
             request_id,
         };
-        // Strings and numbers always have a JSON form; an empty body is the honest fallback.
+        // Strings and numbers always have a JSON form, so the fallback is never used.
         serde_json::to_vec(&body).unwrap_or_default()
     }
 }
 
-/// The members of RFC 9457, section 3.1, and ours.
+/// The members of RFC 9457, section 3.1, and extensions.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "Problem"))]
@@ -322,9 +326,9 @@ pub(crate) struct ProblemBody<'a> {
     r#type: String,
     title: &'static str,
     status: u16,
-    /// What is wrong with this request, and what to do next.
+    /// The problem with this request, and what to do next.
     detail: String,
-    /// What was exceeded, where a number was, in bytes, pixels or parts.
+    /// The exceeded limit, if there is one, in bytes, pixels or parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -333,7 +337,7 @@ pub(crate) struct ProblemBody<'a> {
     request_id: Option<&'a str>,
 }
 
-/// The rows for a model that gave no answer, or one that its card rules out.
+/// The rows for failed inference.
 fn inference_kind(error: &InferenceError) -> Kind {
     let (name, status, title) = match error {
         InferenceError::NotGranted { .. } => {
@@ -351,8 +355,8 @@ fn inference_kind(error: &InferenceError) -> Kind {
     Kind { name, status, title }
 }
 
-/// The rows for a photo that cannot be decoded: 415 where the format is not taken, 422 where the
-/// file breaks its own, 413 where decoding it would not fit an instance.
+/// The rows for photos that cannot be decoded: 415 if the format is not supported, 422 if the file is
+/// invalid, 413 if decoding does not fit into an instance's memory.
 fn photo_kind(error: &PhotoError) -> Kind {
     let (name, status, title) = match error {
         PhotoError::Empty => ("missing-image", 400, "No photo in the body"),
@@ -387,7 +391,7 @@ fn photo_numbers(error: &PhotoError) -> (Option<u64>, Option<u64>) {
     }
 }
 
-/// At most 80 characters of what a client sent, so that an answer never echoes megabytes.
+/// At most 80 characters of a client's text, so that an answer never echoes megabytes.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
     const MOST: usize = 80;

@@ -1,13 +1,14 @@
-//! What the operator sets: the component's environment, read once a request (an instance serves one).
+//! The component's settings, read from its environment for each request.
 //!
-//! `environment` in `spin.toml` or `--env` on the command line; see the names on [`Settings`].
+//! They are set by `environment` in `spin.toml` or `--env` on the command line; [`Settings`] lists the
+//! variables.
 
 use std::path::PathBuf;
 
 use skincell_vision::photo::Colors;
 use thiserror::Error;
 
-/// Body cap where `SKINCELL_MAX_BODY` is not set, in bytes: 16 MiB.
+/// Default of `SKINCELL_MAX_BODY`: 16 MiB.
 pub const DEFAULT_MAX_BODY: u64 = 16 << 20;
 
 /// Where `spin.toml` mounts the cards: `<name>/card.json` each.
@@ -18,24 +19,24 @@ const MODELS_FOLDER: &str = "/models";
 pub struct Settings {
     /// Folder of the model cards, `/models`.
     pub models: PathBuf,
-    /// `SKINCELL_MODEL`: the model a request gets that names none. Unset: the first by name.
+    /// `SKINCELL_MODEL`: the model for requests that name none. If unset, the first by name.
     pub default_model: Option<String>,
     /// `SKINCELL_MAX_BODY`: largest request body in bytes; `KiB` and `MiB` are understood.
     pub max_body: u64,
-    /// `ENABLE_GRADCAM`, read as the origin app reads it: `true`, `1` or `yes`, default on.
+    /// `ENABLE_GRADCAM`, as in the origin app: on for `true`, `1` or `yes`; on by default.
     pub gradcam: bool,
-    /// `SKINCELL_COLOR`: `srgb`, the default, converts a photo's colour profile; `stored` keeps the numbers of the
-    /// file, as the origin app did.
+    /// `SKINCELL_COLOR`: `srgb`, the default, converts from the photo's colour profile; `stored` uses the
+    /// file's values unchanged, as the origin app did.
     pub colors: Colors,
 }
 
-/// A variable that cannot be used.
+/// A variable has an invalid value.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SettingsError {
-    /// A body cap that is no size.
+    /// `SKINCELL_MAX_BODY` is not a size above 0.
     #[error("SKINCELL_MAX_BODY is {0:?}: set bytes above 0, such as 16777216 or 16MiB")]
     MaxBody(String),
-    /// Neither of the two ways to read colours.
+    /// `SKINCELL_COLOR` is neither of the two values.
     #[error("SKINCELL_COLOR is {0:?}: set srgb or stored")]
     Color(String),
 }
@@ -44,7 +45,7 @@ impl Settings {
     /// Reads the settings with `variable` as the environment.
     ///
     /// # Errors
-    /// [`SettingsError`] for a body cap that is no size, and for colours that are not known.
+    /// [`SettingsError`] for the first invalid variable.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let max_body = match set("SKINCELL_MAX_BODY") {
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn gradcam_is_read_as_the_origin_reads_it() {
+    fn gradcam_is_read_as_in_the_origin_app() {
         let cases = [
             ("true", true),
             ("1", true),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_one_of_two() {
+    fn colours_have_two_valid_values() {
         let colors = |value| read("SKINCELL_COLOR", value).map(|settings| settings.colors);
         assert_eq!(colors("srgb"), Ok(Colors::Srgb));
         assert_eq!(colors(" stored "), Ok(Colors::Stored));

@@ -1,8 +1,7 @@
-//! `application/x-www-form-urlencoded`: a photo as base64 in a field, as PHP, jQuery and `curl -d` send it.
+//! Reads `application/x-www-form-urlencoded` with a photo as base64, as sent by PHP, jQuery and `curl -d`.
 //!
-//! A `+` stands for a space there. Base64 has `+` as well, and clients that do not escape it send the
-//! photo's as they are; so in the photo's field a `+` stays one. It leaves out which field is the photo
-//! (`fields`).
+//! In this form a `+` stands for a space, but it is also a base64 character that some clients do not
+//! escape; so in the photo's field a `+` is kept. `fields` decides which field is the photo.
 
 use percent_encoding::percent_decode;
 
@@ -10,10 +9,10 @@ use crate::fields::{Field, Fields};
 use crate::options::{self, Options};
 use crate::problem::Problem;
 
-/// Reads the form and gives its photo; options among its fields are set in `options`.
+/// Reads the form and returns its photo; options among its fields are set in `options`.
 ///
 /// # Errors
-/// Those of [`Fields`], or one of the options'.
+/// The problems of [`Fields`] and of options.
 pub(crate) fn read(body: &[u8], options: &mut Options) -> Result<Vec<u8>, Problem> {
     let mut fields = Fields::default();
     for pair in body.split(|byte| *byte == b'&') {
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_forms_are_told_apart() {
+    fn each_kind_of_bad_form_has_its_own_problem() {
         let cases = [
             ("", "missing-image"),
             ("image", "missing-image"),

@@ -1,9 +1,9 @@
-//! The Open Inference Protocol, version 2, over HTTP: what KServe, Triton and OpenVINO Model Server
-//! speak, so that their clients work here unchanged.
+//! The Open Inference Protocol, version 2, over HTTP, as in KServe, Triton and OpenVINO Model Server; their
+//! clients work unchanged.
 //!
-//! A model takes its input tensor, prepared by the client as its card says, and gives its scores, the
-//! probabilities made of them, and the Grad-CAM maps as an output like any other. Every model has the
-//! one version `1`. It leaves out photos: those are `/predict`'s.
+//! A model's input is a tensor that the client prepares as the card says. Its outputs are the scores, the
+//! probabilities computed from them, and the Grad-CAM maps. Every model has only version `1`. Photos are
+//! posted to `/predict` instead.
 
 mod request;
 mod response;
@@ -32,13 +32,13 @@ pub(crate) use response::Inferred;
 /// The only version of every model.
 const VERSION: &str = "1";
 
-/// The part of `path` behind `/v2`, where it is a path of this protocol.
+/// The part of `path` after `/v2`, if it is a path of this protocol.
 #[must_use]
 pub(crate) fn below(path: &str) -> Option<&str> {
     path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Answers the request for `path`, which is what [`below`] gave, errors in the protocol's own form.
+/// Answers the request for `path`, a result of [`below`]. Errors have the protocol's own form.
 #[must_use]
 pub(crate) fn answer<S: Source>(
     head: &Parts,
@@ -58,7 +58,7 @@ fn route<S: Source>(
     inference: &impl Inference,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let segments: Vec<&str> = path.split('/').skip(1).filter(|part| !part.is_empty()).collect();
-    // A version may stand behind the model, and says nothing.
+    // A version may follow the model.
     let (model, action) = match segments.as_slice() {
         ["models", model, "versions", version, action @ ..] => {
             check_version(version)?;
@@ -105,7 +105,7 @@ fn infer<S: Source>(
     response::write(&card, &asked, &scores)
 }
 
-/// The card of the model `name`, without its Grad-CAM output where the operator switched it off.
+/// The card of the model `name`, without its Grad-CAM output if the operator switched it off.
 fn served(settings: &Settings, name: &str) -> Result<Card, Problem> {
     let mut card = models::find(settings, Some(name))?;
     card.gradcam = card.gradcam.filter(|_| settings.gradcam);
@@ -119,7 +119,7 @@ fn check_version(version: &str) -> Result<(), Problem> {
     }
 }
 
-/// What this server is.
+/// Name and version of the server.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "ServerMetadata"))]
@@ -142,14 +142,14 @@ pub(crate) struct Live {
     live: bool,
 }
 
-/// Whether every mounted model has a card that can be used, and there is one.
+/// Whether there are mounted models and all have a valid card.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(crate) struct Ready {
     ready: bool,
 }
 
-/// Looks at cards only, so that a probe every second keeps no model loaded.
+/// Looks at cards only, so that frequent probes do not keep models loaded.
 fn ready(settings: &Settings) -> Result<Response<Vec<u8>>, Problem> {
     let names = models::names(settings);
     let ready =
@@ -168,7 +168,7 @@ pub(crate) struct ModelReady {
     ready: bool,
 }
 
-/// Asks the host: only it knows whether it grants the model and can load it.
+/// Asks the host, which alone knows whether it grants the model and can load it.
 fn model_ready(
     settings: &Settings,
     inference: &impl Inference,
@@ -179,7 +179,7 @@ fn model_ready(
     answer::json(&ModelReady { name: card.name, ready: true })
 }
 
-/// What a model takes and gives.
+/// A model's inputs and outputs.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "ModelMetadata"))]
@@ -202,7 +202,7 @@ fn metadata(settings: &Settings, name: &str) -> Result<Response<Vec<u8>>, Proble
     })
 }
 
-/// A model of the repository, as Triton lists it.
+/// A model in the repository, as in Triton.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(crate) struct Indexed {
@@ -221,7 +221,7 @@ fn index(settings: &Settings) -> Result<Response<Vec<u8>>, Problem> {
     answer::json(&models::names(settings).into_iter().map(entry).collect::<Vec<_>>())
 }
 
-/// The protocol's own form of an error.
+/// An error in the protocol's own form.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "InferenceError"))]

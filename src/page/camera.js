@@ -1,13 +1,13 @@
-// The camera: a viewfinder in a dialog, or the phone's own camera where a page may not have one.
+// The camera: a viewfinder in a dialog, or the phone's own camera app if the page may not use the camera.
 
 const at = (id) => document.getElementById(id);
 let stream = null;
 let facing = 'environment';
 
-/** Whether this page may ask for a camera: only over https or on this machine. */
+/** Whether this page may use a camera: only over https or on localhost. */
 export const isHere = () => Boolean(navigator.mediaDevices?.getUserMedia);
 
-/** Wires the dialog; `take` gets each photo as a file, `fail` what the browser says. */
+/** Connects the dialog; `take` receives each photo as a file, `fail` the browser's error. */
 export function wire(take, fail) {
   const dialog = at('camera');
   at('shutter').addEventListener('click', async () => {
@@ -37,7 +37,7 @@ async function start() {
   await at('viewfinder').play();
 }
 
-// Without it the camera's light would stay on.
+// Without this the camera's light would stay on.
 function stop() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;

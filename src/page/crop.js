@@ -1,9 +1,10 @@
-// The crop frame over the photo: corners to drag, or to move with the arrow keys. Leaves out drawing.
+// The crop frame over the photo, whose corners are dragged or moved with the arrow keys. `photo.js` draws
+// the photo.
 
 const SMALLEST = 0.08;
 const STEP = 0.02;
 
-/** Wires the frame. `get` gives the crop, as parts of the photo; `set` takes a new one. */
+/** Connects the frame. `get` returns the crop in fractions of the photo; `set` receives a new one. */
 export function wire(frame, get, set) {
   frame.addEventListener('pointerdown', (event) => drag(frame, event, get(), set));
   frame.addEventListener('keydown', (event) => {
@@ -16,7 +17,7 @@ export function wire(frame, get, set) {
   });
 }
 
-/** Lays the frame over its part of the photo. */
+/** Places the frame over its part of the photo. */
 export function place(frame, crop, isWhole) {
   const { style } = frame;
   for (const [side, part] of [['left', crop.x], ['top', crop.y], ['width', crop.width], ['height', crop.height]]) {
@@ -43,7 +44,7 @@ function drag(frame, start, crop, set) {
   for (const type of ['pointerup', 'pointercancel']) frame.addEventListener(type, end);
 }
 
-/** The crop with one corner, or all of it, moved by a part of the photo; it stays inside. */
+/** The crop with one corner, or all of it, moved by a fraction of the photo; it stays inside the photo. */
 function moved({ x, y, width, height }, corner, dx, dy) {
   let [left, top, right, bottom] = [x, y, x + width, y + height];
   if (!corner) {

@@ -1,7 +1,7 @@
-// A heatmap from numbers to pixels: bilinear, half-pixel centres, matplotlib's jet. The same picture as
-// the PNG of /predict, so that page and programs show the same.
+// Draws a heatmap from numbers: bilinear, half-pixel centres, matplotlib's jet. The picture equals the PNG
+// of /predict.
 
-/** The three colour curves of jet: pairs of place and strength, both 0 to 1. */
+/** The three colour curves of jet: pairs of position and intensity, both 0 to 1. */
 const RED = [[0, 0], [0.35, 0], [0.66, 1], [0.89, 1], [1, 0.5]];
 const GREEN = [[0, 0], [0.125, 0], [0.375, 1], [0.64, 1], [0.91, 0], [1, 0]];
 const BLUE = [[0, 0.5], [0.11, 1], [0.34, 1], [0.65, 0], [1, 0]];
@@ -29,7 +29,7 @@ export function paint(map, canvas, side = 224) {
   canvas.getContext('2d').putImageData(image, 0, 0);
 }
 
-/** The same over a part of the photo, `region` in fractions of its sides; the rest stays clear. */
+/** Draws `map` over a part of the photo, given in fractions of its sides; the rest stays transparent. */
 export function paintPart(map, canvas, { left, top, width, height }, side = 448) {
   const whole = document.createElement('canvas');
   paint(map, whole);
@@ -38,12 +38,12 @@ export function paintPart(map, canvas, { left, top, width, height }, side = 448)
   canvas.getContext('2d').drawImage(whole, left * side, top * side, width * side, height * side);
 }
 
-/** Draws the scale from little to much. */
+/** Draws the colour scale from low to high. */
 export function paintScale(canvas) {
   paint({ width: 256, height: 1, values: Array.from(LEVELS, (_, level) => level / 255) }, canvas, 256);
 }
 
-// Which two of `from` samples each of `to` lies between, and how far along.
+// For each of `to` samples, the two of `from` samples it lies between, and the weight of the second.
 function taps(from, to) {
   return Array.from({ length: to }, (_, index) => {
     const at = Math.min(Math.max(((index + 0.5) * from) / to - 0.5, 0), from - 1);

@@ -1,5 +1,5 @@
-// The page: from a chosen photo to its answer. One state at a time; what belongs to it has its name in
-// data-in. Words, photo, crop, heatmap, camera and requests are modules of their own.
+// The page: from a chosen photo to its answer. It has one state at a time; elements are shown in the states
+// listed in their data-in. Words, photo, crop, heatmap, camera and requests are separate modules.
 
 import * as camera from './camera.js';
 import * as crop from './crop.js';
@@ -29,7 +29,7 @@ function enter(next) {
   speakAll();
 }
 
-/** Says everything again, after a change of state or language. */
+/** Updates all texts after a change of state or language. */
 function speakAll() {
   document.documentElement.lang = language;
   document.title = `skincell: ${say('title')}`;
@@ -95,7 +95,7 @@ function showPhoto() {
   const facts = { name: photo.name, width, height, size: size(photo.file.size) };
   at('facts').textContent = say(isShown ? 'facts' : 'factsUnshown', facts);
   if (!isShown) return at('stage').style.setProperty('--ratio', 1.5);
-  // While it is cropped the whole photo is seen, afterwards what was sent of it.
+  // The whole photo is shown during cropping, afterwards only the part that was sent.
   const seen = state === 'edit' ? { x: 0, y: 0, width: 1, height: 1 } : photo.crop;
   const [fullWidth, fullHeight] = photos.turnedSize(photo);
   const longest = Math.max(fullWidth * seen.width, fullHeight * seen.height);
@@ -143,7 +143,7 @@ async function look() {
       stop = () => { isStopped = true; request.stop(); };
       return request.answer;
     };
-    // What this browser shows and the service does not decode is sent once more, as the browser sees it.
+    // If this browser can show a file that the service cannot decode, it is sent again as a JPEG.
     answer = await post(false).catch((error) => {
       if (error.mayEncode && photo.bitmap) return post(true);
       throw error;
@@ -178,7 +178,7 @@ function progress(key, value) {
   at('stage-of-work').textContent = words;
   if (value === undefined) at('progress').removeAttribute('value');
   else at('progress').value = value;
-  // Said once a stage, not once a per cent.
+  // Announced once per stage, not for every per cent.
   if (at('status').dataset.stage !== key) at('status').textContent = words;
   at('status').dataset.stage = key;
 }
@@ -232,7 +232,7 @@ function chosenName() {
   return className(result);
 }
 
-/** What is seen, as a PNG with a line that says what it is. */
+/** The photo with its heatmap as a PNG, with a caption. */
 function picture() {
   const canvas = document.createElement('canvas');
   const [shown, context] = [at('photo'), canvas.getContext('2d')];
@@ -272,7 +272,7 @@ async function copyCurl() {
     await navigator.clipboard.writeText(command);
     at('copied').textContent = say('copied');
   } catch {
-    // Without https there is no clipboard: show it to be copied by hand.
+    // Without https there is no clipboard, so the command is shown for copying by hand.
     at('copied').textContent = command;
   }
 }

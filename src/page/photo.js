@@ -1,20 +1,20 @@
-// A chosen photo before it is sent: opened, turned, cropped, shrunk. Leaves out how it is shown.
+// Opens, turns, crops and shrinks a chosen photo before it is sent.
 
-/** Photos above this many pixels are shrunk to it before they are sent, unless told not to. */
+/** Larger photos are shrunk to this many pixels before they are sent, unless the user switches it off. */
 export const MOST_PIXELS = 4e6;
 
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
 
-/** A photo as chosen. `bitmap` is null where this browser cannot decode it: HEIC, mostly, outside Safari. */
+/** The chosen photo. `bitmap` is null if this browser cannot decode it, mostly HEIC outside Safari. */
 export async function open(file) {
   let bitmap = null;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: 'from-image' });
-  } catch { /* The server may still know the format, or say best why not. */ }
+  } catch { /* The server may still decode the format, or explain why not. */ }
   return { file, name: file.name || 'photo.png', bitmap, turns: 0, crop: { ...WHOLE } };
 }
 
-/** Turns a photo by quarters, clockwise, its crop with it. */
+/** Turns a photo and its crop by quarter turns clockwise. */
 export function turn(photo, quarters) {
   for (let left = (quarters + 4) % 4; left > 0; left -= 1) {
     const { x, y, width, height } = photo.crop;
@@ -23,7 +23,7 @@ export function turn(photo, quarters) {
   }
 }
 
-/** Whether the whole photo is to be sent. */
+/** Whether the whole photo will be sent. */
 export function isWhole({ crop }) {
   return crop.width > 0.995 && crop.height > 0.995;
 }
@@ -32,26 +32,26 @@ export function uncrop(photo) {
   photo.crop = { ...WHOLE };
 }
 
-/** Width and height in pixels, as turned, without regard to the crop. */
+/** Width and height in pixels of the turned photo, without the crop. */
 export function turnedSize({ bitmap, turns }) {
   return turns % 2 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
 }
 
-/** Width and height in pixels of what would be sent, before any shrinking. */
+/** Width and height in pixels of the part to be sent, before shrinking. */
 export function croppedSize(photo) {
   const [width, height] = turnedSize(photo);
   const { crop } = photo;
   return [Math.max(1, Math.round(width * crop.width)), Math.max(1, Math.round(height * crop.height))];
 }
 
-/** Draws the part `crop` of the turned photo on `canvas`, `scale` canvas pixels to one of its own. */
+/** Draws the part `crop` of the turned photo on `canvas`, scaled by `scale`. */
 export function draw(photo, canvas, crop, scale) {
   const [width, height] = turnedSize(photo);
   canvas.width = Math.max(1, Math.round(width * crop.width * scale));
   canvas.height = Math.max(1, Math.round(height * crop.height * scale));
   const context = canvas.getContext('2d');
   context.imageSmoothingQuality = 'high';
-  // Transparent photos show white, as printed.
+  // Transparent parts become white, as on paper.
   context.fillStyle = '#fff';
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.scale(canvas.width / (width * crop.width), canvas.height / (height * crop.height));
@@ -61,18 +61,18 @@ export function draw(photo, canvas, crop, scale) {
   context.drawImage(photo.bitmap, -photo.bitmap.width / 2, -photo.bitmap.height / 2);
 }
 
-// How the formats that the service decodes begin; a dot is any byte. It is told by bytes there, too.
+// The first bytes of the formats that the service decodes; a dot stands for any byte.
 const DECODED = [/^\xff\xd8\xff/, /^\x89PNG\r\n\x1a\n/, /^RIFF[^]{4}WEBP/, /^GIF8[79]a/, /^BM/];
 
-/** Whether the service decodes files that begin so. AVIF, HEIC and others it does not. */
+/** Whether the service decodes this file's format. It does not decode AVIF, HEIC and others. */
 async function isDecoded(file) {
   const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 16).arrayBuffer()));
   return DECODED.some((format) => format.test(start));
 }
 
 /**
- * The file to send: the chosen one itself where nothing has to change, else a JPEG, whatever this
- * browser can show. `mustEncode` is for a file that the service turned out not to take.
+ * The file to send: the chosen file if nothing has to change, else a JPEG of any format this browser
+ * can show. `mustEncode` is set after the service refused the file's format.
  */
 export async function toSend(photo, mayShrink, mustEncode = false) {
   if (!photo.bitmap) return photo.file;
@@ -81,7 +81,7 @@ export async function toSend(photo, mayShrink, mustEncode = false) {
   const isUnchanged = isWhole(photo) && photo.turns === 0 && !needsShrinking && !mustEncode;
   if (isUnchanged && await isDecoded(photo.file)) return photo.file;
   const scale = needsShrinking ? Math.sqrt(MOST_PIXELS / (width * height)) : 1;
-  // A canvas may be refused for its size: then a smaller one must do.
+  // The browser may refuse a canvas of this size; then a smaller one is used.
   return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));
 }
 

@@ -1,6 +1,6 @@
-// What the page says to the service, and what it hears: the models, the answer to a photo, problems.
+// Requests to the service: the models, and the answer to a photo; and its problems.
 
-/** A kind of problem people can do something about, by the name of its RFC 9457 type. */
+/** Kinds of problems that people can do something about, by the name of their RFC 9457 type. */
 const KINDS = {
   photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type', 'several-photos'],
   heic: ['heic'],
@@ -14,10 +14,10 @@ const KINDS = {
   token: ['unauthorized', 'missing-token', 'wrong-token'],
 };
 
-/** Formats and features that the service does not decode, and a browser may. A damaged file is none of them. */
+/** Problems with formats and features that a browser may still decode. A damaged file is not among them. */
 const MAY_ENCODE = ['not-an-image', 'heic', 'avif', 'unsupported-image-feature', 'image-needs-too-much-memory'];
 
-/** Something that went wrong: a kind for people, and the service's own words. */
+/** A problem: its kind, and the service's own message. */
 export class Problem extends Error {
   constructor(kind, detail, seconds, mayEncode = false) {
     super(detail);
@@ -33,14 +33,14 @@ function problemOf(status, body, retryAfter) {
   return new Problem(kind, detail.filter(Boolean).join(' '), retryAfter ?? '10', MAY_ENCODE.includes(name));
 }
 
-/** The models there are, and the default one. */
+/** All models, and the default one. */
 export async function listModels(token) {
   const response = await fetch('models', { headers: authorization(token) });
   if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get('retry-after'));
   return response.json();
 }
 
-/** Posts a photo. Gives the answer to come and a way to stop; tells `sent` each share, 0 to 1. */
+/** Posts a photo. Returns a promise of the answer and a function to cancel; calls `sent` with the progress, 0 to 1. */
 export function predict(file, name, model, token, sent) {
   const request = new XMLHttpRequest();
   const form = new FormData();
@@ -50,7 +50,7 @@ export function predict(file, name, model, token, sent) {
   request.responseType = 'json';
   request.setRequestHeader('accept', 'application/json');
   for (const [header, value] of Object.entries(authorization(token))) request.setRequestHeader(header, value);
-  // fetch tells nothing about how far an upload is.
+  // fetch does not report upload progress.
   request.upload.addEventListener('progress', (event) => event.lengthComputable && sent(event.loaded / event.total));
   request.upload.addEventListener('load', () => sent(1));
   const answer = new Promise((done, fail) => {
@@ -70,14 +70,14 @@ function authorization(token) {
   return token ? { authorization: `Bearer ${token}` } : {};
 }
 
-/** A command that asks the same of the file on the user's device. */
+/** A curl command for the same request with the file on the user's device. */
 export function curl(name, model, chosen) {
   const query = new URLSearchParams({ ...(model && { model }), ...(chosen !== null && { class: chosen }) });
   const address = new URL(`predict?${query}`, location.href).href;
   return `curl --data-binary @${quoted(name)} -H 'Content-Type: application/octet-stream' ${quoted(address)}`;
 }
 
-// As a POSIX shell takes it, whatever is in it.
+// Quotes any text for a POSIX shell.
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,4 +1,4 @@
-// Every word the page says, in English and Vietnamese, and the one place that knows which is spoken.
+// All texts of the page, in English and Vietnamese, and the chosen language.
 
 const english = {
   noticeLabel: 'Please note',
@@ -116,7 +116,7 @@ const vietnamese = {
   api: 'Cách gọi từ chương trình khác (OpenAPI)',
 };
 
-// What a problem's type means to whoever sees it: a title, and what to do next.
+// The title and advice for each type of problem.
 const englishProblems = {
   photo: ['This is not a photo that can be read.', 'Choose a JPEG, PNG, WebP, BMP or GIF file.'],
   heic: ['This is a HEIC photo, which neither this browser nor the service can read.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible. Safari can send it as it is.'],
@@ -169,7 +169,7 @@ const languages = {
 
 const KEPT = 'skincell-language';
 
-/** The language spoken: the one chosen before, else the browser's, else English. */
+/** The language: the one chosen before, else the browser's, else English. */
 export let language = first();
 
 function first() {
@@ -178,18 +178,18 @@ function first() {
   return navigator.languages.some((name) => name.toLowerCase().startsWith('vi')) ? 'vi' : 'en';
 }
 
-// A browser may forbid storage; then the choice lasts as long as the page.
+// A browser may forbid storage; then the choice lasts until the page is closed.
 function read() {
   try { return localStorage.getItem(KEPT); } catch { return null; }
 }
 
-/** Speaks `name` from here on, and keeps the choice. */
+/** Switches to the language `name` and stores the choice. */
 export function speak(name) {
   language = name;
   try { localStorage.setItem(KEPT, name); } catch { /* see read */ }
 }
 
-/** The words called `key`, with each {name} replaced by that member of `values`. */
+/** The text `key`, with each {name} replaced by that member of `values`. */
 export function say(key, values = {}) {
   return fill(languages[language].words[key], values);
 }
@@ -199,24 +199,24 @@ export function problemWords(kind, values) {
   return languages[language].problems[kind].map((text) => fill(text, values));
 }
 
-/** A class's name for people. `result` has the members `class` (or `label`) and perhaps `display`. */
+/** The display name of a class. `result` has the members `class` (or `label`) and perhaps `display`. */
 export function className(result) {
   const label = result.class ?? result.label;
   return languages[language].classes[label] ?? result.display ?? label;
 }
 
-/** A number from 0 to 100 as people write it. */
+/** Formats a percentage, 0 to 100. */
 export function percent(value, digits = 1) {
   const format = { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits };
   return new Intl.NumberFormat(language, format).format(value / 100);
 }
 
-/** Milliseconds as people write them. */
+/** Formats milliseconds. */
 export function milliseconds(value) {
   return new Intl.NumberFormat(language, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
 }
 
-/** A number of bytes as people write it. */
+/** Formats a number of bytes. */
 export function size(bytes) {
   const [value, unit] = bytes < 1e6 ? [bytes / 1e3, 'kilobyte'] : [bytes / 1e6, 'megabyte'];
   const format = { style: 'unit', unit, maximumFractionDigits: value < 10 ? 1 : 0 };

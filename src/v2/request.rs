@@ -1,7 +1,7 @@
-//! An inference request: JSON, with the tensor among it or as raw bytes behind it.
+//! Reads an inference request: JSON, with the tensor in it or as raw bytes after it.
 //!
-//! The shape is known from the card, so nothing is ever reserved because a request says so: what does
-//! not have exactly the model's name, type and shape is refused, and numbers beyond it are not kept.
+//! The shape is known from the card, so a request cannot make the component reserve memory: a tensor must
+//! have exactly the model's name, type and shape, and further numbers are not kept.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,55 +20,55 @@ use crate::body::{Body, Source};
 use crate::json_form::without_bom;
 use crate::problem::{Problem, excerpt};
 
-/// The header that says where the JSON ends and raw tensors begin, in bytes.
+/// The header with the length of the JSON in bytes; raw tensors follow it.
 pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
-/// Longest list of tensors, or of axes, that is read at all.
+/// Longest list of tensors or axes that is read.
 const LONGEST_LIST: usize = 16;
 
 /// Deepest nesting of a tensor's data; a model's input has four axes.
 const DEEPEST: usize = 8;
 
-/// What was asked for, beside the input tensor.
+/// The request without its input tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InferRequest {
-    /// Given back with the answer.
+    /// Returned with the answer.
     pub(super) id: Option<String>,
-    /// The outputs to answer with, in order.
+    /// The requested outputs, in order.
     pub(super) outputs: Vec<RequestedOutput>,
 }
 
-/// One output to answer with.
+/// A requested output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequestedOutput {
     pub(super) output: Output,
     pub(super) described: Description,
-    /// As raw bytes behind the JSON.
+    /// As raw bytes after the JSON.
     pub(super) is_binary: bool,
-    /// As this many classes, `score:index:label` each, the highest first.
+    /// As this many classes, `score:index:label` each, in descending order.
     pub(super) classification: Option<usize>,
 }
 
 impl InferRequest {
-    /// Whether the Grad-CAM output is to be fetched.
+    /// Whether the Grad-CAM output is needed.
     pub(super) fn wants_cam(&self) -> bool {
         self.outputs.iter().any(|wanted| wanted.output == Output::Cam)
     }
 }
 
-/// What is posted.
+/// The body of an inference request.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "InferenceRequest"))]
 pub(crate) struct InferRequestBody<'a> {
-    /// Given back with the answer.
+    /// Returned with the answer.
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
-    /// The model's one input.
+    /// The model's only input.
     #[serde(borrow)]
     #[cfg_attr(test, schemars(with = "Vec<Input<'a>>", length(min = 1, max = 1)))]
     inputs: List<Input<'a>>,
-    /// The outputs to answer with; all where it is missing or empty.
+    /// The requested outputs; all if missing or empty.
     #[serde(borrow, default)]
     #[cfg_attr(test, schemars(with = "Option<Vec<Requested<'a>>>", length(max = 16)))]
     outputs: Option<List<Requested<'a>>>,
@@ -80,19 +80,19 @@ pub(crate) struct InferRequestBody<'a> {
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "InputTensor"))]
 struct Input<'a> {
-    /// The model's, see its metadata.
+    /// The input's name, as in the model's metadata.
     #[serde(borrow)]
     name: Cow<'a, str>,
-    /// The model's.
+    /// The input's shape, as in the model's metadata.
     #[cfg_attr(test, schemars(with = "Vec<u64>", length(max = 16)))]
     shape: List<u64>,
-    /// The model's: `FP32` or `UINT8`.
+    /// The input's element type, `FP32` or `UINT8`, as in the model's metadata.
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     #[serde(default)]
     parameters: Parameters,
-    /// The numbers in row-major order, flat or nested; missing where they are raw bytes behind the JSON.
-    // Kept as text: only once the rest fits the card are its numbers read.
+    /// The numbers in row-major order, flat or nested; missing if they follow the JSON as raw bytes.
+    // Kept as text, because the numbers are read only after the rest matched the card.
     #[serde(borrow, default)]
     #[cfg_attr(test, schemars(with = "Option<Vec<f64>>"))]
     data: Option<&'a RawValue>,
@@ -108,24 +108,24 @@ struct Requested<'a> {
     parameters: Parameters,
 }
 
-/// The parameters this service knows, wherever they stand; others are no concern of it.
+/// The supported parameters of requests, inputs and outputs; others are ignored.
 #[derive(Default, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 struct Parameters {
-    /// On an input: its bytes stand behind the JSON, this many.
+    /// On an input: its number of raw bytes after the JSON.
     binary_data_size: Option<u64>,
-    /// On an output: answer with bytes behind the JSON.
+    /// On an output: answer with raw bytes after the JSON.
     binary_data: Option<bool>,
-    /// On the request: the same for every output.
+    /// On the request: `binary_data` for every output.
     binary_data_output: Option<bool>,
-    /// On an output: answer with this many `score:index:label`, best first.
+    /// On an output: answer with this many `score:index:label`, in descending order.
     classification: Option<u64>,
 }
 
-/// Reads what is asked for and the input tensor of `card`'s model.
+/// Reads the request and the input tensor of `card`'s model.
 ///
 /// # Errors
-/// [`Problem::BadInference`], [`Problem::BadJson`], and those of the body.
+/// [`Problem::BadInference`], [`Problem::BadJson`], and the problems of reading a body.
 pub(super) fn read<S: Source>(
     head: &Parts,
     source: S,
@@ -160,7 +160,7 @@ pub(super) fn read<S: Source>(
     Ok((request, PhotoTensor { dimensions, dtype: card.input.dtype, data }))
 }
 
-/// The tensor's elements from the JSON, or `None` where they are the `raw` bytes behind it.
+/// The tensor's elements from the JSON, or `None` if they are the `raw` bytes after it.
 fn inline(
     body: &InferRequestBody<'_>,
     card: &Card,
@@ -181,12 +181,12 @@ fn inline(
     }
     let size = expected.shape.iter().try_fold(1_u64, |size, length| size.checked_mul(*length));
     let elements = size.and_then(|size| usize::try_from(size).ok());
-    let elements = elements.ok_or_else(|| bad("is for a tensor too large here".to_owned()))?;
+    let elements = elements.ok_or_else(|| bad("is for a tensor that is too large".to_owned()))?;
     let bytes = elements.saturating_mul(tensors::element_size(card.input.dtype));
     match (input.data, input.parameters.binary_data_size) {
         (None, Some(declared)) if declared == bytes as u64 && raw == bytes => Ok(None),
         (None, Some(declared)) => Err(bad(format!(
-            "declares {declared} bytes of {:?} and has {raw} behind its JSON: send {bytes}",
+            "declares {declared} bytes of {:?} and has {raw} after its JSON: send {bytes}",
             expected.name
         ))),
         (Some(data), None) if raw == 0 => {
@@ -206,7 +206,7 @@ fn inline(
     }
 }
 
-/// The outputs to answer with: those named, or all.
+/// The requested outputs: the named ones, or all.
 fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferRequest, Problem> {
     let known = tensors::outputs(card);
     let all_binary = body.parameters.binary_data_output.unwrap_or(false);
@@ -227,7 +227,9 @@ fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferReques
                 let classes = requested.parameters.classification.filter(|classes| *classes > 0);
                 if classes.is_some() && found.0 == Output::Cam {
                     let name = &found.1.name;
-                    return Err(bad(format!("wants {name:?} classified, which has maps")));
+                    return Err(bad(format!(
+                        "asks to classify {name:?}: this output does not support classification"
+                    )));
                 }
                 Ok(RequestedOutput {
                     is_binary: requested.parameters.binary_data.unwrap_or(all_binary),
@@ -242,7 +244,7 @@ fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferReques
 
 fn unknown_output(name: &str, known: &[(Output, Description)]) -> Problem {
     let known: Vec<&str> = known.iter().map(|(_, described)| described.name.as_str()).collect();
-    bad(format!("wants the output {:?}: there are {known:?}", excerpt(name)))
+    bad(format!("asks for the output {:?}: there are {known:?}", excerpt(name)))
 }
 
 fn check_finite(card: &Card, data: &[u8]) -> Result<(), Problem> {
@@ -297,7 +299,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     }
 }
 
-/// Elements in row-major order, little-endian, `most` bytes of them at most.
+/// Elements in row-major order, little-endian, at most `most` bytes.
 struct Flat {
     dtype: Dtype,
     most: usize,
@@ -320,7 +322,7 @@ impl Flat {
     }
 }
 
-/// A list of numbers, or of such lists: the protocol allows both, flat or nested.
+/// A list of numbers or of nested lists; the protocol allows both.
 struct Level<'a> {
     flat: &'a mut Flat,
     depth: usize,

@@ -1,4 +1,5 @@
-//! The answer to an inference request: JSON, and behind it the tensors that were requested as bytes.
+//! Writes the answer to an inference request: JSON, followed by the tensors that were requested as raw
+//! bytes.
 
 use http::Response;
 use http::header::{HeaderName, HeaderValue};
@@ -15,7 +16,7 @@ use crate::answer;
 use crate::inference::{InferenceError, Scores};
 use crate::problem::Problem;
 
-/// What a model answered.
+/// The answer of a model.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "InferenceResponse"))]
@@ -40,7 +41,7 @@ struct Tensor<'a> {
     data: Option<Values>,
 }
 
-/// How many bytes of this tensor stand behind the JSON.
+/// The number of this tensor's raw bytes after the JSON.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "BinarySize"))]
@@ -57,10 +58,10 @@ enum Values {
     Texts(Vec<String>),
 }
 
-/// Writes the outputs that were requested.
+/// Writes the requested outputs.
 ///
 /// # Errors
-/// [`Problem::Scores`], [`Problem::Inference`] for numbers that are none.
+/// [`Problem::Scores`] or [`Problem::Inference`] for numbers that are not finite.
 pub(super) fn write(
     card: &Card,
     request: &InferRequest,
@@ -116,7 +117,7 @@ fn tensor<'a>(
     let before = raw.len();
     match values {
         Values::Numbers(numbers) => raw.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
-        // Each element of BYTES stands behind its length in 4 bytes.
+        // Each element of BYTES is preceded by its length in 4 bytes.
         Values::Texts(texts) => {
             for text in texts {
                 raw.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -137,7 +138,7 @@ fn classified(card: &Card, values: &[f32], classes: usize) -> Vec<String> {
     rank::rank(values, classes).into_iter().map(text).collect()
 }
 
-/// JSON has no infinity, and no client a use for one.
+/// JSON cannot represent infinity or NaN.
 fn finite<'a>(card: &Card, values: &'a [f32]) -> Result<&'a [f32], InferenceError> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(values),

@@ -1,11 +1,11 @@
-//! A model's tensors in the protocol's words, told from its card alone: names, types and shapes.
+//! Describes a model's tensors for the protocol, from its card: names, types and shapes.
 
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
 use skincell_vision::card::{Card, Dtype, Layout};
 
-/// The output that this service computes from the scores: `[1, classes]`, 0 to 1.
+/// The output that this component computes from the scores: `[1, classes]`, 0 to 1.
 pub(super) const PROBABILITIES: &str = "probabilities";
 
 /// A tensor's name, element type and shape.
@@ -17,16 +17,16 @@ pub(crate) struct Description {
     pub(super) name: String,
     /// `FP32` or `UINT8`.
     pub(super) datatype: &'static str,
-    /// Length of each axis, outermost first; never -1, nothing here is variable.
+    /// Length of each axis, outermost first; never -1, because no axis is variable.
     pub(super) shape: Vec<u64>,
 }
 
-/// What an output is made of.
+/// The source of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Output {
-    /// The score tensor as the graph gives it.
+    /// The score tensor of the graph.
     Scores,
-    /// The probabilities made of it.
+    /// The probabilities computed from the scores.
     Probabilities,
     /// The Grad-CAM maps of all classes.
     Cam,
@@ -42,7 +42,7 @@ pub(super) fn input(card: &Card) -> Description {
     Description { name: card.input.name.clone(), datatype: datatype(card.input.dtype), shape }
 }
 
-/// The output tensors, in the order they are answered in.
+/// The output tensors, in the order of the answer.
 pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
     let classes = card.classes.len() as u64;
     let described = |name: &str, shape| Description {
@@ -55,7 +55,7 @@ pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
         let shape = vec![1, classes, u64::from(map.height), u64::from(map.width)];
         outputs.push((Output::Cam, described(&map.output, shape)));
     }
-    // A graph that has an output of this name keeps it.
+    // If the graph has an output of this name, it is kept instead.
     if outputs.iter().all(|(_, output)| output.name != PROBABILITIES) {
         outputs.push((Output::Probabilities, described(PROBABILITIES, vec![1, classes])));
     }

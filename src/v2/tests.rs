@@ -1,4 +1,4 @@
-//! The protocol as a client meets it, on a model done by hand.
+//! Tests the protocol with a model that is computed by hand.
 
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::inference::{Inference, InferenceError};
 use crate::models::tests::{card_json, mounted};
 use crate::settings::Settings;
 
-/// What the service says with the model `skin`: `photo` UINT8 [1, 4, 4, 3] in, two classes out.
+/// The response with the model `skin`: input `photo` UINT8 [1, 4, 4, 3], two classes.
 fn ask(request: Request<Chunks>, inference: &impl Inference, gradcam: bool) -> Response<Vec<u8>> {
     let card = card_json("skin");
     let (_folder, settings) = mounted(&[("skin", &card)], Some("skin"));
@@ -22,7 +22,7 @@ fn get(path: &str) -> Response<Vec<u8>> {
     ask(Request::get(path).body(chunks(b"", 1)).unwrap(), &RedOrBlue, true)
 }
 
-/// `POST /v2/models/skin/infer`, with the length of the JSON declared where `raw` stands behind it.
+/// `POST /v2/models/skin/infer`, with the length of the JSON declared if `raw` follows it.
 fn infer(document: &Value, raw: &[u8]) -> Response<Vec<u8>> {
     let json = document.to_string();
     let mut request = Request::post("/v2/models/skin/infer");
@@ -69,7 +69,7 @@ fn the_server_and_its_models_describe_themselves() {
 }
 
 #[test]
-fn json_and_raw_tensors_give_the_same() {
+fn json_and_raw_tensors_give_the_same_answer() {
     let flat = infer(&request(json!(red())), b"");
     let answer = body(&flat);
     assert_eq!(answer["id"], "7");
@@ -86,7 +86,7 @@ fn json_and_raw_tensors_give_the_same() {
 }
 
 #[test]
-fn outputs_come_as_they_are_asked_for() {
+fn outputs_have_the_requested_form() {
     let mut document = request(json!(red()));
     document["outputs"] = json!([
         {"name": "probabilities", "parameters": {"classification": 1}},
@@ -107,7 +107,7 @@ fn outputs_come_as_they_are_asked_for() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_in_the_protocols_words() {
+fn invalid_requests_are_refused_in_the_protocols_form() {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut document = request(json!(red()));
         change(&mut document);
@@ -146,13 +146,13 @@ fn what_does_not_fit_is_refused_in_the_protocols_words() {
             "no tensor",
         ),
         (with(&|_| ()), b"x", "twice"),
-        (raw(48), &[0; 47], "47 behind"),
+        (raw(48), &[0; 47], "47 after"),
         (raw(u64::MAX), &[0; 48], "18446744073709551615 bytes"),
         (with(&|d| d["outputs"] = json!([{"name": "x"}])), b"", "\"probabilities\"]"),
         (
             with(&|d| d["outputs"] = json!([{"name": "cam", "parameters": {"classification": 1}}])),
             b"",
-            "has maps",
+            "does not support classification",
         ),
     ];
     for (document, raw, expect) in cases {
@@ -165,7 +165,7 @@ fn what_does_not_fit_is_refused_in_the_protocols_words() {
 }
 
 #[test]
-fn headers_lie_in_vain() {
+fn false_headers_are_refused() {
     let json = request(json!(red())).to_string();
     for (name, value) in [
         ("inference-header-content-length", "99999999999999999999"),
@@ -179,9 +179,9 @@ fn headers_lie_in_vain() {
     }
 }
 
-/// Triton's clients compress on request; some write a byte order mark.
+/// Triton's clients can compress; some clients write a byte order mark.
 #[test]
-fn a_compressed_request_is_the_request() {
+fn a_compressed_request_gives_the_same_answer() {
     let text = format!("\u{feff}{}", request(json!(red())));
     let plain = body(&infer(&request(json!(red())), b""));
     for (name, coding) in [("gzip", "gzip"), ("deflate", "zlib"), ("deflate", "raw")] {
@@ -193,7 +193,7 @@ fn a_compressed_request_is_the_request() {
 }
 
 #[test]
-fn wrong_paths_and_methods_are_said() {
+fn wrong_paths_and_methods_are_refused() {
     let cases = [
         ("GET", "/v2/models/gone", 404),
         ("GET", "/v2/models/..", 404),
@@ -213,7 +213,7 @@ fn wrong_paths_and_methods_are_said() {
 }
 
 #[test]
-fn what_the_host_refuses_is_not_ready() {
+fn a_model_that_the_host_refuses_is_not_ready() {
     let (model, why) = ("skin".to_owned(), "no grant".to_owned());
     let host = Fixed(Err(InferenceError::NotGranted { model, why }));
     let request = Request::get("/v2/models/skin/ready").body(chunks(b"", 1)).unwrap();

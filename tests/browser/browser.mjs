@@ -1,5 +1,5 @@
-// A Chromium with a pretended camera, and what every test of the page needs: a fresh page that fails on
-// any script error, any blocked resource and any request to another host; axe-core; screenshots.
+// A Chromium with a simulated camera, and helpers for the page's tests: a fresh page that fails on any
+// script error, blocked resource or request to another host; axe-core; screenshots.
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
@@ -10,20 +10,20 @@ import { repository } from './service.mjs';
 const axe = readFileSync(join(import.meta.dirname, 'node_modules/axe-core/axe.min.js'), 'utf8');
 const pictures = process.env.SKINCELL_SCREENSHOTS;
 
-/** Starts Debian's Chromium; CHROMIUM names another one. */
+/** Starts Debian's Chromium, or the one that CHROMIUM names. */
 export function launch() {
   const known = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
   const executablePath = known.find((path) => path && existsSync(path));
   if (!executablePath) throw new Error('no Chromium: apt-get install chromium, or set CHROMIUM');
   const flags = ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'];
-  // Chromium's own sandbox needs rights that containers mostly lack.
+  // Chromium's sandbox needs privileges that containers mostly lack.
   return chromium.launch({ executablePath, args: [...flags, '--no-sandbox'] });
 }
 
 /** A photo of tests/photos. */
 export const photo = (name) => join(repository, 'tests/photos', name);
 
-/** Opens the page in a browser profile of its own, and gives it to `test`. */
+/** Opens the page in a separate browser profile and passes it to `test`. */
 export async function visit(browser, address, options, test) {
   const context = await browser.newContext({ locale: 'en-GB', viewport: { width: 1200, height: 800 }, ...options });
   context.setDefaultTimeout(20_000);
@@ -62,9 +62,9 @@ export async function look(page) {
   await page.locator('#classes label').first().waitFor();
 }
 
-/** Fails on any finding of axe-core, each named with its element. */
+/** Fails on any finding of axe-core, and names each with its element. */
 export async function assertAccessible(page, state) {
-  // Evaluated by the debugger: the page's policy would rightly block a script of another origin.
+  // Evaluated by the debugger, because the page's policy blocks scripts of other origins.
   await page.evaluate(axe);
   const { violations, passes } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
   const found = violations.flatMap(({ id, help, nodes }) => nodes.map((node) => `${id}: ${help} at ${node.target}`));
@@ -73,7 +73,7 @@ export async function assertAccessible(page, state) {
   return passes.length;
 }
 
-/** Writes what is seen to the folder SKINCELL_SCREENSHOTS, where it is set. */
+/** Writes a screenshot to the folder SKINCELL_SCREENSHOTS, if it is set. */
 export async function picture(page, name, options = {}) {
   if (!pictures) return;
   await page.mouse.move(1, 1);

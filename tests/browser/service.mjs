@@ -1,5 +1,6 @@
-// The service under test: the repository's own application, served by the binary on a free port, killed
-// at the end. SKINCELL_BIN names another binary, SKINCELL_WASM another component. Leaves out building.
+// The service under test: the repository's own application, served by the binary on a free port and killed
+// at the end. SKINCELL_BIN names another binary, SKINCELL_WASM another component. Both must have been
+// built.
 
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,7 +11,7 @@ import { createInterface } from 'node:readline';
 export const repository = resolve(import.meta.dirname, '../..');
 const START = 60_000;
 
-/** Starts it, and gives its address and a way to stop. */
+/** Starts the service; returns its address and a function to stop it. */
 export async function serve() {
   const target = join(repository, 'target');
   const binary = process.env.SKINCELL_BIN
@@ -22,7 +23,7 @@ export async function serve() {
   const folder = mkdtempSync(join(tmpdir(), 'skincell-browser-'));
   const manifest = readFileSync(join(repository, 'spin.toml'), 'utf8');
   writeFileSync(join(folder, 'spin.toml'), manifest.replace(/^source = .*$/m, `source = ${JSON.stringify(wasm)}`));
-  // Copied: what a link leads to outside the application's folder is not mounted.
+  // Copied: links out of the application's folder are not mounted.
   for (const model of ['skin', 'imagenet']) {
     cpSync(join(repository, 'models', model), join(folder, 'models', model), { recursive: true });
   }

@@ -1,5 +1,5 @@
-"""tritonclient[http] as it comes from PyPI against /v2: metadata, ready, infer with JSON and with binary
-tensors, classification, errors. What it infers must be what /predict says of the same photo.
+"""Runs tritonclient[http] from PyPI against /v2: metadata, ready, infer with JSON and with binary tensors,
+classification, errors. Its results must equal those of /predict for the same photo.
 
     python tests/clients/inference_protocol.py
 """
@@ -18,14 +18,14 @@ from service import REPOSITORY, serve
 
 PHOTOS = REPOSITORY / "tests/photos"
 MODELS = REPOSITORY / "models"
-# A photo of the model's size is not resized: only the 4 decimals of /predict differ.
+# A photo of the model's size is not resized, so only the 4 decimals of /predict differ.
 EXACT = 0.0001
-# Pillow's Lanczos and the service's agree to a level of 255; a percent is what that may cost.
+# Pillow's Lanczos and the service's differ by at most one level of 255, which may cost a percent.
 RESIZED = 1.0
 
 
 def prepared(picture, card):
-    """The input tensor of a photo, as the card says: what every client of a raw model has to do."""
+    """The input tensor of a photo, prepared by the card, as every client of a raw model must do."""
     shown = card["input"]
     size = (shown["width"], shown["height"])
     pixels = numpy.asarray(picture.convert("RGB").resize(size, Image.LANCZOS))
@@ -56,7 +56,7 @@ def predicted(address, model, file):
 
 
 def compare(client, address, model):
-    """Every photo, as it is and at the model's own size, JSON and binary, against /predict."""
+    """Every photo, unchanged and at the model's size, by JSON and by binary data, against /predict."""
     card = json.loads((MODELS / model / "card.json").read_text())
     size = (card["input"]["width"], card["input"]["height"])
     furthest = {"exact": 0.0, "resized": 0.0}
@@ -96,7 +96,7 @@ def describe(client):
 
 
 def classify(client):
-    """Triton's classification extension, and all outputs where none is named."""
+    """Triton's classification extension, and all outputs if none is named."""
     tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
     tensor.set_data_from_numpy(numpy.zeros((1, 3, 224, 224), numpy.float32))
     wanted = triton.InferRequestedOutput("probabilities", class_count=3)
@@ -110,7 +110,7 @@ def classify(client):
 
 
 def refuse(client):
-    """Errors come as the protocol's own, so that the client raises its own exception."""
+    """Errors have the protocol's form, so that the client raises its own exception."""
     tensor = triton.InferInput("image", [1, 3, 10, 10], "FP32")
     tensor.set_data_from_numpy(numpy.zeros((1, 3, 10, 10), numpy.float32))
     for model, version in [("skin", ""), ("nosuch", ""), ("skin", "2")]:

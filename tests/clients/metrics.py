@@ -1,9 +1,9 @@
-"""/metrics under load, held to Prometheus' own checker: photos are posted by several clients, figures are
-scraped meanwhile, and at the end they must add up to what was sent.
+"""Checks /metrics under load with Prometheus' own checker: several clients post photos while figures are
+scraped, and at the end the figures must equal what was sent.
 
     python tests/clients/metrics.py
 
-Needs `promtool` (Debian package prometheus); without it the check is skipped with a word.
+Needs `promtool` (Debian package prometheus); without it the check is skipped with a message.
 """
 
 import concurrent.futures
@@ -34,7 +34,7 @@ def scrape(address):
 
 
 def sum_of(text, name, *labels):
-    """The sum of all samples of a metric that carry these labels."""
+    """The sum of all samples of a metric with these labels."""
     found = re.findall(rf"(?m)^{name}(\{{[^}}]*\}})? (\S+)$", text)
     return sum(float(value) for written, value in found if all(label in written for label in labels))
 

@@ -1,10 +1,10 @@
-"""schemathesis against the running service: every operation of /openapi.json, at least 1,000 cases in
-all, every check, no failure.
+"""Runs schemathesis against the service: every operation of /openapi.json, at least 1,000 cases in total,
+with every check, and no failure.
 
     python tests/clients/openapi.py                             # half a minute, 1,500 cases
-    SKINCELL_EXAMPLES=1000 python tests/clients/openapi.py      # three minutes, 1,000 of each operation that takes something
+    SKINCELL_EXAMPLES=1000 python tests/clients/openapi.py      # three minutes, 1,000 per operation with input
 
-SKINCELL_EXAMPLES is how many cases an operation with parameters or a body gets; one without has ten.
+SKINCELL_EXAMPLES is the number of cases of an operation with parameters or a body; others have ten.
 """
 
 import json
@@ -27,7 +27,7 @@ def main():
         command = [
             pathlib.Path(sys.executable).with_name("st"), "--config-file", HERE / "schemathesis.toml",
             "run", f"{address}/openapi.json", "--url", address, "--max-examples", EXAMPLES,
-            # One thread: Python 3.11 counts the depth of its parser for all threads together.
+            # One thread, because Python 3.11 counts the depth of its parser for all threads together.
             "--seed", "1", "--workers", "1", "--report", "ndjson", "--report-ndjson-path", report,
         ]
         failed = subprocess.run(command, cwd=HERE, check=False).returncode
@@ -42,7 +42,7 @@ def main():
 
 
 def count_cases(events):
-    """Requests that were sent, by operation."""
+    """The number of requests sent, by operation."""
     cases = {}
     for event in events:
         finished = event.get("ScenarioFinished")

@@ -1,5 +1,5 @@
-"""What the formats of openapi.json stand for, so that schemathesis makes requests that should be taken
-beside those that should not: photos, and names of the repository's own models and their classes.
+"""Defines the formats of openapi.json for schemathesis, so that it makes valid requests as well as invalid
+ones: photos, and names of the repository's own models and their classes.
 """
 
 import base64
@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import strategies
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-# Small ones, of each format: a thousand of them are posted.
+# Small files of each format, because a thousand of them are posted.
 PHOTOS = [
     (REPOSITORY / "tests/photos" / name).read_bytes()
     for name in ("drawn-acne-2.jpg", "drawn-eczema-2.png", "drawn-infestation-2.webp")
@@ -24,7 +24,7 @@ def read(path):
 
 
 OPTIONS = [parameter["name"] for parameter in read("src/openapi.json")["paths"]["/predict"]["post"]["parameters"]]
-# What is a class of every model: the indices of the smallest.
+# Classes of every model: the indices of the smallest model.
 CLASSES = min(len(read(f"models/{name}/card.json")["classes"]) for name in MODELS)
 
 photos = strategies.sampled_from(PHOTOS)
@@ -38,7 +38,7 @@ for media_type in ("image/*", "application/octet-stream"):
 
 
 def bound_class(options):
-    """An index is below the number of classes; JSON's 7.0 is one too."""
+    """Whether a value is a class index, below the number of classes; JSON's 7.0 counts too."""
     index = options.get("class")
     if type(index) in (int, float) and index >= 0 and index == int(index):
         options["class"] = int(index) % CLASSES
@@ -46,7 +46,7 @@ def bound_class(options):
 
 @schemathesis.hook
 def map_query(context, query):
-    """What a schema cannot say of a query, where an index is text."""
+    """Checks of a query that a schema cannot express, because an index is text there."""
     index = query.get("class") if isinstance(query, dict) else None
     if isinstance(index, str) and index.isdecimal():
         query["class"] = str(int(index) % CLASSES)
@@ -57,8 +57,8 @@ def map_query(context, query):
 
 @schemathesis.hook
 def map_body(context, body):
-    """What a schema cannot say: a form may have fields that are none of ours, but none whose name no form
-    can carry; and an index is below the number of classes.
+    """Restrictions that a schema cannot express: names of a form's unknown fields must be valid in a form, and an
+    index is below the number of classes.
     """
     if not isinstance(body, dict) or "image" not in body:
         return body
@@ -69,7 +69,7 @@ def map_body(context, body):
 
 @schemathesis.hook
 def filter_body(context, body):
-    """A form carries text only: a number that is no text there is one on the wire, an empty list is nothing."""
+    """Form values are text: a number becomes text when sent, and an empty list is not sent at all."""
     if not isinstance(body, dict) or type(body.get("image")) is str:
         return True
     return all(isinstance(body.get(name, ""), str) for name in OPTIONS)
@@ -77,15 +77,15 @@ def filter_body(context, body):
 
 @schemathesis.hook
 def filter_case(context, case):
-    """To schemathesis any text is outside a format of ours; an empty one (spaces do not
-    count), a true name or an index is inside.
+    """schemathesis takes any text for a violation of our formats, but an empty text (apart from spaces), an existing
+    name or an index is valid.
     """
     mutations = getattr(case.meta.phase.data, "mutations", ())
     return not mutations or not all(is_inside(mutation, case) for mutation in mutations)
 
 
 def is_inside(mutation, case):
-    """Whether an option that should have left its format still has a value the format stands for."""
+    """Whether an option that should violate its format still has a valid value."""
     given = case.body if mutation.parameter_location == "body" else case.query
     name = mutation.path[-1] if mutation.path else None
     if mutation.keywords != ("format",) or name not in ("model", "class") or not isinstance(given, dict):

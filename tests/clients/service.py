@@ -1,7 +1,7 @@
 """The service under test: the repository's own application on a free port, killed at the end.
 
-SKINCELL_BIN names another binary, SKINCELL_WASM another component, SKINCELL_URL a service that runs
-already. Leaves out building.
+SKINCELL_BIN names another binary, SKINCELL_WASM another component, SKINCELL_URL a service that runs already.
+Both must have been built.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ START_SECONDS = 60
 
 @contextlib.contextmanager
 def serve():
-    """Gives the address of a running service, without a slash at its end."""
+    """Yields the address of a running service, without a trailing slash."""
     running = os.environ.get("SKINCELL_URL")
     if running:
         yield running.rstrip("/")
@@ -37,7 +37,7 @@ def serve():
         source = f"source = {json.dumps(str(wasm))}"
         manifest = re.sub(r"(?m)^source = .*$", lambda _: source, manifest)
         pathlib.Path(folder, "spin.toml").write_text(manifest)
-        # Copied: what a link leads to outside the application's folder is not mounted.
+        # Copied, because links out of the application's folder are not mounted.
         for model in ("skin", "imagenet"):
             shutil.copytree(REPOSITORY / "models" / model, pathlib.Path(folder, "models", model))
         flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache"]
@@ -50,7 +50,7 @@ def serve():
 
 
 def address_of(child):
-    """The address that the service prints, waited for a while."""
+    """The address that the service prints, waited for with a time limit."""
     found = []
     ready = threading.Event()
 

@@ -1,5 +1,5 @@
-"""The snippets of docs/clients against the running service, each as a reader would run it. What a machine
-lacks (node, php) is skipped with a word.
+"""Runs the snippets of docs/clients against the service, as a reader would. Snippets whose interpreter (node,
+php) is missing are skipped with a message.
 
     python tests/clients/snippets.py
 """
@@ -26,7 +26,7 @@ BEST = "Psoriasis pictures Lichen Planus and related diseases"
 
 
 def run(name, command):
-    """Runs a snippet in a folder of its own; its first line must name the class of the photo."""
+    """Runs a snippet in a separate folder; its first line must name the class of the photo."""
     if not shutil.which(command[0]):
         print(f"skipped {name}: there is no {command[0]} here")
         return
@@ -41,7 +41,7 @@ def run(name, command):
 
 
 def django_view(address):
-    """The view with an uploaded file, a data URL, nothing, and a file that is no photo."""
+    """Tests the view with an uploaded file, a data URL, an empty request, and a file that is not a photo."""
     os.environ["SKINCELL_URL"] = address
     settings.configure(ALLOWED_HOSTS=["*"], DATABASES={}, SECRET_KEY="tests only")
     django.setup()

@@ -1,5 +1,5 @@
-//! An application in a temporary folder: the repository's own `spin.toml`, with models of tests in
-//! place of the real ones and the misbehaving guest beside the component.
+//! An application in a temporary folder: the repository's own `spin.toml`, with test models instead of the
+//! real ones, and the misbehaving guest besides the component.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use crate::artifacts::{artifacts, repository, two_inputs};
 use crate::{colours, damaged, dot};
 
-/// An application, gone with this value.
+/// An application whose folder is deleted when this value is dropped.
 #[derive(Debug)]
 pub struct App {
     folder: TempDir,
@@ -20,7 +20,7 @@ impl App {
     /// The component with these models mounted, and the guest under `/guest/...`:
     ///
     /// - `colours`, the default: see [`colours`].
-    /// - `plain`, granted: the same without a Grad-CAM output.
+    /// - `plain`, granted: `colours` without a Grad-CAM output.
     /// - `private`, mounted, not granted.
     /// - `broken`, granted: its graph is not ONNX.
     /// - `misfit`, granted: its card lists one class too many.
@@ -46,7 +46,7 @@ impl App {
         app
     }
 
-    /// Models that no engine takes, all granted: [`damaged::all`].
+    /// An application with damaged models, all granted; see [`damaged::all`].
     #[must_use]
     pub fn with_damaged_models() -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
@@ -59,7 +59,7 @@ impl App {
         app
     }
 
-    /// The repository's own models, as served.
+    /// An application with the repository's own models.
     #[must_use]
     pub fn with_own_models() -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
@@ -72,7 +72,8 @@ impl App {
         app
     }
 
-    /// The model `skin` granted and none there yet, but for the labels: for a test that prepares one.
+    /// An application without models, only with the labels and a grant for `skin`: for tests that prepare a
+    /// model.
     #[must_use]
     pub fn without_models() -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
@@ -84,7 +85,7 @@ impl App {
         app
     }
 
-    /// `guests/two-inputs`, which has nothing to do with skin, with its model `dot`.
+    /// The application `guests/two-inputs`, unrelated to skin, with its model `dot`.
     #[must_use]
     pub fn with_two_inputs() -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
@@ -97,7 +98,7 @@ impl App {
         app
     }
 
-    /// A manifest of the test's own, in which `GUEST` stands for the path of the guest.
+    /// An application with this manifest, in which `GUEST` stands for the path of the guest.
     #[must_use]
     pub fn with_manifest(manifest: &str) -> Self {
         let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
@@ -113,7 +114,7 @@ impl App {
         self.folder.path()
     }
 
-    /// The repository's manifest with what a test must change: where the Wasm lies, the grant, the
+    /// The repository's manifest with the changes for tests: the paths of the Wasm files, the grants, the
     /// default model, and one more component.
     fn write_manifest(&self, granted: &[&str], default_model: &str) {
         let own = repository().join("spin.toml");
@@ -137,12 +138,13 @@ impl App {
     }
 }
 
-/// The files of the folder `from` in the new folder `to`: a mount takes no symbolic link out of the application.
+/// Hard-links the files of `from` into the new folder `to`, because mounts do not follow symbolic links out
+/// of the application.
 fn link_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the folder is made");
     for entry in fs::read_dir(from).expect("the folder is read") {
         let (from, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
-        // Where the file system is another one, the file is copied.
+        // On another file system, the file is copied.
         let linked = fs::hard_link(&from, to.join(&name));
         linked.or_else(|_| fs::copy(&from, to.join(&name)).map(drop)).expect("the file is there");
     }

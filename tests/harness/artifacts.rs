@@ -1,5 +1,5 @@
-//! The binary, which cargo built for the tests of its package, and the components, built by cargo as a
-//! child: once a test process, and at no cost where they are fresh.
+//! The binary, which cargo has built for the tests of its package, and the components, built by a child
+//! cargo once per test process.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -7,28 +7,29 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Longest a build may take: a cold one on a small machine is several minutes.
+/// Time limit of a build; a cold one on a small machine takes several minutes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
-/// What is under test, and what tests it.
+/// The programs under test, and the test guest.
 #[derive(Debug)]
 pub struct Artifacts {
-    /// The binary `skincell`; `SKINCELL_BIN` names another one to test instead.
+    /// The binary `skincell`, or the one that `SKINCELL_BIN` names.
     pub runner: PathBuf,
     /// The component.
     pub component: PathBuf,
-    /// The component that misbehaves, `guests/`.
+    /// The misbehaving component, `guests/`.
     pub guests: PathBuf,
 }
 
-/// The artifacts, built if need be.
+/// The artifacts, built if necessary.
 #[must_use]
 pub fn artifacts() -> &'static Artifacts {
     static ARTIFACTS: OnceLock<Artifacts> = OnceLock::new();
     ARTIFACTS.get_or_init(|| {
         let wasm = ["--release", "--target", "wasm32-wasip2", "-p"];
         Artifacts {
-            // Exactly what `spin.toml` builds, alone, so that no other package's features leak in.
+            // The same build as in `spin.toml`, one package alone, so that no other package's features
+            // apply.
             component: build(&[&wasm[..], &["skincell"]].concat(), "skincell.wasm"),
             guests: build(&[&wasm[..], &["skincell-guests"]].concat(), "skincell_guests.wasm"),
             runner: ["SKINCELL_BIN", "CARGO_BIN_EXE_skincell"]
@@ -40,7 +41,7 @@ pub fn artifacts() -> &'static Artifacts {
     })
 }
 
-/// wasi-nn in Wasm, `portable/`, built if need be: only a few tests want it.
+/// wasi-nn in Wasm, `portable/`, built if necessary; only a few tests need it.
 #[must_use]
 pub fn portable() -> &'static Path {
     static PORTABLE: OnceLock<PathBuf> = OnceLock::new();
@@ -50,7 +51,7 @@ pub fn portable() -> &'static Path {
     })
 }
 
-/// The application of two inputs, `guests/two-inputs/`, built if need be.
+/// The application `guests/two-inputs/`, built if necessary.
 pub(crate) fn two_inputs() -> &'static Path {
     static TWO_INPUTS: OnceLock<PathBuf> = OnceLock::new();
     TWO_INPUTS.get_or_init(|| {
@@ -65,12 +66,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
-/// Runs `cargo build` and gives the path of the artifact called `name`.
+/// Runs `cargo build` and returns the path of the artifact `name`.
 fn build(arguments: &[&str], name: &str) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg("build").arg("--message-format=json-render-diagnostics").args(arguments);
     cargo.current_dir(repository()).stdin(Stdio::null()).stdout(Stdio::piped());
-    // What cargo tells this test about its own package is not true of the ones to be built.
+    // Removes the variables that describe this test's own package.
     for (variable, _) in std::env::vars_os() {
         let variable = variable.to_string_lossy().into_owned();
         let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
@@ -100,7 +101,7 @@ fn build(arguments: &[&str], name: &str) -> PathBuf {
     artifact(&messages, name).unwrap_or_else(|| panic!("cargo build {arguments:?} made no {name}"))
 }
 
-/// The file called `name` among cargo's messages, one JSON document a line.
+/// The file `name` in cargo's messages, which are one JSON document per line.
 fn artifact(messages: &str, name: &str) -> Option<PathBuf> {
     let files = messages
         .lines()

@@ -1,4 +1,4 @@
-//! A client: whole requests through a library, torn ones by hand on a socket.
+//! An HTTP client: complete requests through a library, incomplete ones by hand on a socket.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::runner::Runner;
 
-/// Longest any answer may take.
+/// Time limit of an answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What `type` of our problems begins with.
+/// The prefix of a problem's `type`.
 const TYPE_PREFIX: &str = "urn:skincell:problem:";
 
-/// A response, read to its end.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// Status.
@@ -27,7 +27,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The header field `name`, empty where it is missing.
+    /// The header field `name`; empty if it is missing.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("header values are ASCII"))
@@ -40,7 +40,7 @@ impl Answer {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:.300}"))
     }
 
-    /// The body of an answer to a photo as text, without what no two runs have alike.
+    /// The body of an answer to a photo as text, without the timing, which differs between runs.
     #[must_use]
     pub fn results(&self) -> String {
         let mut answer = self.json();
@@ -50,8 +50,8 @@ impl Answer {
         answer.to_string()
     }
 
-    /// The name of the problem, once it is a whole one: RFC 9457 with our `type`, the same status
-    /// inside and outside, words for a reader, and a request to refer to.
+    /// The name of the problem, after checking that it is complete: RFC 9457 with our `type`, the
+    /// response's status, a title, a detail and a request id.
     #[must_use]
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -68,7 +68,7 @@ impl Answer {
     }
 }
 
-/// A request to be sent.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: Method,
@@ -104,7 +104,7 @@ impl Request {
         Self::predict("", "multipart/form-data; boundary=cell", body)
     }
 
-    /// The same with one more header field; an empty value leaves it out.
+    /// Adds a header field, unless the value is empty.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         if !value.is_empty() {
@@ -132,7 +132,7 @@ impl Request {
     }
 }
 
-/// A client without a proxy, for which a refusal is an answer like any other.
+/// A client without a proxy that returns error statuses as answers.
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -150,14 +150,14 @@ pub fn get(runner: &Runner, path: &str) -> Answer {
     Request::new(Method::GET, path).send(runner)
 }
 
-/// One part of a form: what comes after `form-data; `, and its content.
+/// One part of a form: the rest of the disposition after `form-data; `, and the content.
 #[must_use]
 pub fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
     let head = format!("--cell\r\nContent-Disposition: form-data; {disposition}\r\n\r\n");
     [head.as_bytes(), content, b"\r\n"].concat()
 }
 
-/// A socket to the runner that gives up after a while.
+/// A connection to the runner, with a time limit.
 #[must_use]
 pub fn connect(runner: &Runner) -> TcpStream {
     let socket = TcpStream::connect(runner.address()).expect("the runner accepts");
@@ -166,14 +166,14 @@ pub fn connect(runner: &Runner) -> TcpStream {
     socket
 }
 
-/// The head of a `POST /predict` with further header lines, each ended by `\r\n`.
+/// The head of a `POST /predict` with additional header lines, each ending with `\r\n`.
 #[must_use]
 pub fn predict_head(lines: &str) -> String {
     format!("POST /predict HTTP/1.1\r\nHost: test\r\n{lines}\r\n")
 }
 
-/// Sends `head`, then `chunk` again and again until the runner answers or closes; gives the status
-/// line and how many bytes of chunks were sent by then.
+/// Sends `head`, then `chunk` repeatedly until the runner answers or closes. Returns the status line and
+/// the number of bytes of chunks sent.
 #[must_use]
 pub fn send_until_answered(runner: &Runner, head: &str, chunk: &[u8]) -> (String, usize) {
     let mut socket = connect(runner);
@@ -188,18 +188,17 @@ pub fn send_until_answered(runner: &Runner, head: &str, chunk: &[u8]) -> (String
     while !reader.is_finished() {
         match socket.write(chunk) {
             Ok(length) => sent += length,
-            // Closed: the answer is in the other half.
+            // The runner has closed its receiving half; the answer can still be read.
             Err(_) => break,
         }
     }
     (reader.join().expect("the reader ends"), sent)
 }
 
-/// Sends `head` and all of `body`, as far as the runner takes it, and only then reads the answer to its
-/// end.
+/// Sends `head` and `body`, as far as the runner accepts it, and only then reads the answer.
 ///
 /// # Errors
-/// When the connection is reset under the answer, or the answer is not one.
+/// If the connection is reset during the answer, or the answer is not valid.
 pub fn send_all_then_read(runner: &Runner, head: &str, body: &[u8]) -> std::io::Result<Answer> {
     let mut socket = connect(runner);
     socket.write_all(head.as_bytes())?;
@@ -209,7 +208,7 @@ pub fn send_all_then_read(runner: &Runner, head: &str, body: &[u8]) -> std::io::
     parse_answer(&bytes).ok_or_else(|| std::io::Error::other("this is no whole answer"))
 }
 
-/// An answer as it came over the wire, on a connection that ended with it.
+/// Parses an answer from the bytes of a closed connection.
 fn parse_answer(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let mut lines = std::str::from_utf8(bytes.get(..end)?).ok()?.split("\r\n");

@@ -1,8 +1,8 @@
-//! A model whose every number can be checked by hand: how red, green and blue a photo is.
+//! A model that can be computed by hand: it classifies photos by how red, green and blue they are.
 //!
 //! `photo [1, 3, 8, 8]`, 0 to 1 → 1×1 convolution, the identity → ReLU → mean over the map → dense,
-//! [`GAIN`] times the identity → `scores [1, 3]`. So the logits are `GAIN` times the mean of each
-//! channel, and the Grad-CAM of a class is that channel. Prepared by `modelkit`, as any other.
+//! [`GAIN`] times the identity → `scores [1, 3]`. So the logits are `GAIN` times the mean of each channel,
+//! and the Grad-CAM of a class is its channel. `modelkit` prepares it like any other model.
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ use crate::graph::{ints, model, node, tensor, value};
 
 /// Width and height of the model's input in pixels.
 pub const SIDE: u32 = 8;
-/// Logit of a channel at its brightest.
+/// Logit of a channel at full brightness.
 pub const GAIN: f32 = 4.0;
 /// The classes, in the order of the scores.
 pub const CLASSES: [&str; 3] = ["red", "green", "blue"];
-/// What its card says, and every answer of it.
+/// The notice in its card and its answers.
 pub const NOTICE: &str = "It knows colours. Not a medical device.";
 
-/// Per cent of each class, by the formula: softmax of `GAIN` times each channel's mean, 0 to 1.
+/// The expected percentages: softmax of `GAIN` times each channel's mean (0 to 1).
 #[must_use]
 pub fn per_cent(means: [f32; 3]) -> [f64; 3] {
     let powers = means.map(|mean| f64::from(mean * GAIN).exp());
@@ -29,7 +29,7 @@ pub fn per_cent(means: [f32; 3]) -> [f64; 3] {
     powers.map(|power| power / sum * 100.0)
 }
 
-/// The model as an exporter writes it: ONNX, its weights within.
+/// The model as an exporter writes it: ONNX with inline weights.
 #[must_use]
 pub fn exported() -> Vec<u8> {
     graph().write_buf().expect("the graph is encoded")

@@ -1,29 +1,29 @@
-//! ONNX files that are damaged, each in one way, made of the model [`crate::colours`]: what no engine may load, and
-//! over none of which it may forget to return.
+//! Damaged ONNX files, each with one defect, made from the model [`crate::colours`]. No engine may load
+//! them, and every engine must return.
 
 use std::path::Path;
 
 use crate::colours::exported;
 
-/// More bytes of a number than a number has: whoever reads on until it ends does not come back.
+/// A varint with more bytes than any number has; a reader that waits for its end never returns.
 const ENDLESS: [u8; 12] = [0xff; 12];
-/// Files made by chance beside those made by hand.
+/// Number of randomly damaged files, besides the hand-made ones.
 const RANDOM: u64 = 24;
-/// Graphs within graphs.
+/// Depth of nested graphs.
 const DEEP: usize = 500;
 
 /// A damaged file.
 #[derive(Debug)]
 pub struct Damaged {
-    /// What is wrong with it; a folder's name.
+    /// Its defect, used as a folder's name.
     pub name: String,
     /// The content of `model.onnx`.
     pub bytes: Vec<u8>,
-    /// Whether it has to be refused; else it has to be answered, in whatever way.
+    /// Whether it must be refused; otherwise any answer will do.
     pub is_refused: bool,
 }
 
-/// All of them; the same at every call.
+/// All damaged files, the same at every call.
 #[must_use]
 pub fn all() -> Vec<Damaged> {
     let named =
@@ -36,10 +36,10 @@ pub fn all() -> Vec<Damaged> {
     all
 }
 
-/// Writes each into a folder of its name under `models`.
+/// Writes each file into a folder of its name in `models`.
 ///
 /// # Panics
-/// When the folder cannot be written.
+/// If the folder cannot be written.
 pub fn write(models: &Path, all: &[Damaged]) {
     std::fs::write(models.join("outside.data"), [0; 36]).expect("a file outside is written");
     for damaged in all {
@@ -51,7 +51,7 @@ pub fn write(models: &Path, all: &[Damaged]) {
     }
 }
 
-/// Numbers and lengths without an end, or beyond the end, wherever a reader meets one.
+/// Endless numbers, and lengths past the end, in every kind of field.
 fn numbers() -> Vec<(&'static str, Vec<u8>)> {
     let model = |addition: &[u8]| [&exported(), addition].concat();
     let tensor = |inside: &[u8]| model(&field(7, &field(5, inside)));
@@ -77,7 +77,7 @@ fn numbers() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Weights in files that are not the model's own.
+/// Weights in files outside the model's folder.
 fn data_files() -> Vec<(&'static str, Vec<u8>)> {
     let at = |location: &[u8]| {
         let entry = |key: &str, value: &[u8]| {
@@ -103,23 +103,23 @@ fn data_files() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Graphs in attributes of nodes of graphs.
+/// Nested graphs, in attributes of nodes.
 fn nested() -> Vec<u8> {
     let graph = (0..DEEP).fold(Vec::new(), |graph, _| field(1, &field(5, &field(6, &graph))));
     [exported(), field(7, &graph)].concat()
 }
 
-/// An endless number written over the file at a place that `seed` gives.
+/// An endless number written over the file at an offset derived from `seed`.
 fn by_chance(seed: u64) -> Damaged {
     let mut bytes = exported();
-    // Knuth's multiplier (The Art of Computer Programming, 3.3.4): neighbouring seeds lie far apart.
+    // Knuth's multiplier (The Art of Computer Programming, 3.3.4): neighbouring seeds give distant offsets.
     let at = seed.wrapping_add(1).wrapping_mul(6_364_136_223_846_793_005) >> 33;
     let at = usize::try_from(at).unwrap_or(0) % (bytes.len() - ENDLESS.len());
     bytes[at..at + ENDLESS.len()].copy_from_slice(&ENDLESS);
     Damaged { name: format!("by-chance-{seed}"), bytes, is_refused: false }
 }
 
-/// A field that holds bytes or a message.
+/// A field with bytes or a message.
 fn field(number: u64, inside: &[u8]) -> Vec<u8> {
     [varint(number << 3 | 2), varint(inside.len() as u64), inside.to_vec()].concat()
 }

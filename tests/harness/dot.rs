@@ -1,5 +1,5 @@
-//! A model that is no classifier and takes two inputs: `left` and `right`, `[1, 3]` each → `product
-//! [1, 3]`, element by element, and `dot [1, 1]`, the sum of it.
+//! A model with two inputs that is not a classifier: `left` and `right`, `[1, 3]` each → `product [1, 3]`,
+//! elementwise, and `dot [1, 1]`, its sum.
 
 use std::path::Path;
 

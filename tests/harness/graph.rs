@@ -1,10 +1,10 @@
-//! ONNX graphs written by hand, a line an operator.
+//! Builders for ONNX graphs of tests.
 
 use rten_onnx::onnx::{DataType, GraphProto, ModelProto, ValueInfoProto};
 use skincell_onnx::build;
 pub(crate) use skincell_onnx::build::{attribute_ints as ints, node, tensor};
 
-/// The graph as a file's content, of the operator set 17.
+/// A model with this graph, of operator set 17.
 pub(crate) fn model(graph: GraphProto) -> ModelProto {
     build::model(17, graph)
 }

@@ -1,13 +1,13 @@
-//! What the end-to-end tests share: the binary and the components, built once; an application with
-//! a model done by hand; a runner as a child process; a client; photos, good and hostile.
+//! Shared parts of the end-to-end tests: the binary and the components, built once; an application with a
+//! model that can be computed by hand; a runner as a child process; a client; valid and hostile photos.
 //!
-//! Everything is made in temporary folders, listens on port 0, waits with a bound, and is gone with
-//! the value that stands for it. The tests themselves are in `cases/`.
+//! Everything uses temporary folders, port 0 and time limits, and is removed when its value is dropped. The
+//! tests are in `cases/`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "what goes wrong here fails the test, with its message"
+    reason = "failures here fail the test with their message"
 )]
 
 mod app;

@@ -1,4 +1,4 @@
-//! Photos: one that is well, and files that lie, bomb or stop early.
+//! Test photos: valid ones, and files with false headers, decompression bombs or early ends.
 
 use std::io::Write as _;
 
@@ -9,7 +9,7 @@ use skincell_vision::photo::Photo;
 
 use crate::artifacts::repository;
 
-/// A PNG of `width` × `height` pixels, each as `colour` says of its column and row.
+/// A PNG of `width` × `height` pixels; `colour` maps column and row to a colour.
 #[must_use]
 pub fn png(width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
     let rows = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
@@ -18,7 +18,7 @@ pub fn png(width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) -> Vec
     encode_png(&photo).expect("it is encoded")
 }
 
-/// A good photo: red on its left half, blue on its right, 64×48.
+/// A valid photo of 64×48 pixels, red on its left half and blue on its right.
 #[must_use]
 pub fn red_and_blue() -> Vec<u8> {
     png(64, 48, |x, _| if x < 32 { [255, 0, 0] } else { [0, 0, 255] })
@@ -45,7 +45,7 @@ pub fn heic() -> Vec<u8> {
     [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], &[0; 100]].concat()
 }
 
-/// These pieces, one after the other, in gzip.
+/// The concatenated pieces in gzip.
 #[must_use]
 pub fn gzip(pieces: &[&[u8]]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -61,20 +61,20 @@ pub fn gzip_bomb() -> Vec<u8> {
     gzip(&[&[0; 1 << 20][..]; 256])
 }
 
-/// A GIF whose screen has no columns and no rows, with one frame of 1×1.
+/// A GIF with a logical screen of 0×0 and one frame of 1×1.
 #[must_use]
 pub fn gif_without_screen() -> Vec<u8> {
     let frame = [0x2C, 0, 0, 0, 0, 1, 0, 1, 0, 0x80, 0, 0, 0, 0, 0, 0, 2, 2, 0x44, 1, 0, 0x3B];
     [&b"GIF89a"[..], &[0; 7], &frame].concat()
 }
 
-/// A PNG of this size without any pixels.
+/// A PNG of this size without pixel data.
 #[must_use]
 pub fn hollow_png(width: u32, height: u32) -> Vec<u8> {
     [png_header(width, height), png_chunk(b"IEND", &[])].concat()
 }
 
-/// A good PNG with a chunk (`zTXt`, `iCCP` or `iTXt`) that inflates to 1 GiB before its pixels.
+/// A valid PNG with a chunk (`zTXt`, `iCCP` or `iTXt`) before its pixels that inflates to 1 GiB.
 #[must_use]
 pub fn with_bomb(name: &[u8; 4]) -> Vec<u8> {
     const HEADER: usize = 8 + 25;
@@ -87,7 +87,7 @@ pub fn with_bomb(name: &[u8; 4]) -> Vec<u8> {
     [start, &png_chunk(name, &[head, &bomb(1024)].concat()), rest].concat()
 }
 
-/// A progressive JPEG with its scans repeated 250 times over.
+/// A progressive JPEG with its scans repeated 250 times.
 #[must_use]
 pub fn many_scans() -> Vec<u8> {
     let file = fixture("progressive.jpg");
@@ -134,6 +134,6 @@ fn bomb(mebibytes: usize) -> Vec<u8> {
     encoder.write_all(&vec![0; 1 << 20]).expect("memory takes it");
     encoder.flush().expect("memory takes it");
     let (header, block) = encoder.get_ref().split_at(2);
-    // A flushed block stands alone, so it may be repeated; the last, empty one ends the stream.
+    // A flushed block is self-contained, so it may be repeated; the last, empty one ends the stream.
     [header, &block.repeat(mebibytes), &[1, 0, 0, 0xFF, 0xFF, 0, 0, 0, 0]].concat()
 }

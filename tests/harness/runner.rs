@@ -1,4 +1,4 @@
-//! `skincell up` as a child process on a free port, killed with the value that stands for it.
+//! Runs `skincell up` as a child process on a free port, and kills it when the value is dropped.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use crate::app::App;
 use crate::artifacts::artifacts;
 
-/// Longest a start may take. A warm one is milliseconds; the first compiles the components, with a
-/// compiler that may itself be unoptimised.
+/// Time limit of a start. A warm one takes milliseconds; the first one compiles the components, perhaps
+/// with an unoptimised compiler.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Longest a stop may take.
+/// Time limit of a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running service.
@@ -28,13 +28,13 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts the service with further `flags` of `skincell up`, and waits until it listens.
+    /// Starts the service with additional `flags` of `skincell up`, and waits until it listens.
     #[must_use]
     pub fn start(app: &App, flags: &[&str]) -> Self {
         Self::start_with::<&str>(app, flags, &[])
     }
 
-    /// The same, with environment variables.
+    /// Like [`Runner::start`], with environment variables.
     #[must_use]
     pub fn start_with<V: AsRef<OsStr>>(
         app: &App,
@@ -43,7 +43,7 @@ impl Runner {
     ) -> Self {
         let log = app.path().join("runner.log");
         let errors = File::create(&log).expect("the log is made");
-        // Shared by all tests, so that only the first of them compiles.
+        // Shared by all tests, so that only the first one compiles.
         let cache = artifacts().component.with_file_name("tests-cache");
         let mut child = Command::new(&artifacts().runner)
             .args(["up", "--listen", "127.0.0.1:0", "--from"])
@@ -51,9 +51,9 @@ impl Runner {
             .arg("--cache-dir")
             .arg(cache)
             .args(flags)
-            // What it stages goes with the application's folder, even when it is killed.
+            // Its temporary files are deleted with the application's folder, even if it is killed.
             .env("TMPDIR", app.path())
-            // Who runs the models is each test's own business.
+            // Each test chooses its engine itself.
             .env_remove("ORT_DYLIB_PATH")
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -64,7 +64,7 @@ impl Runner {
         let stdout = child.stdout.take().expect("stdout is piped");
         let (send, lines) = mpsc::channel();
         std::thread::spawn(move || {
-            // Reads on after the address, so that the runner never waits for us.
+            // Continues reading after the address, so that the runner never blocks on a full pipe.
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some((_, address)) = line.split_once("://") {
                     let _ = send.send(address.parse());
@@ -77,7 +77,7 @@ impl Runner {
         runner
     }
 
-    /// What `skincell up` says when it refuses to start.
+    /// The error of `skincell up` when it refuses to start.
     #[must_use]
     pub fn refused(app: &App, flags: &[&str]) -> String {
         let output = Command::new(&artifacts().runner)
@@ -99,7 +99,7 @@ impl Runner {
         assert!(kill.is_ok_and(|status| status.success()), "the signal is sent");
     }
 
-    /// Waits for its end, with a bound, and gives its exit code.
+    /// Waits for its end, with a time limit, and returns its exit code.
     #[must_use]
     pub fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -112,19 +112,19 @@ impl Runner {
         panic!("the runner did not stop within {STOP_TIMEOUT:?}")
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The most memory it has held so far, in bytes (VmHWM).
+    /// Peak memory so far, in bytes (VmHWM).
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
         self.status_bytes("VmHWM:")
     }
 
-    /// Private memory it holds now, in bytes (RssAnon).
+    /// Current private memory, in bytes (RssAnon).
     #[must_use]
     pub fn private_bytes(&self) -> u64 {
         self.status_bytes("RssAnon:")
@@ -138,7 +138,7 @@ impl Runner {
         kib << 10
     }
 
-    /// The most private memory it held while `work` was done, as far as a look every millisecond shows it.
+    /// Peak private memory during `work`, sampled every millisecond.
     pub fn private_peak<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
         let is_done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -169,7 +169,7 @@ impl Drop for Runner {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            eprintln!("--- what the runner said:\n{log}---");
+            eprintln!("--- log of the runner:\n{log}---");
         }
     }
 }

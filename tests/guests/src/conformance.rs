@@ -1,5 +1,6 @@
-//! Every call of wasi-nn, right and wrong, one line each: the case, what came of it, and for a run its
-//! outputs. Whoever gives wasi-nn must give the same lines; `tests/cases/conformance.rs` compares them.
+//! Makes valid and invalid calls of every function of wasi-nn and prints one line each: the case, the
+//! result, and for a run its outputs. Every implementation must give the same lines;
+//! `tests/cases/conformance.rs` compares them.
 
 use super::nn::bindings::wasi::nn::errors::Error;
 use super::nn::bindings::wasi::nn::graph::{
@@ -7,7 +8,7 @@ use super::nn::bindings::wasi::nn::graph::{
 };
 use super::nn::bindings::wasi::nn::tensor::{Tensor, TensorType};
 
-/// Dimensions of the input of the model that is asked.
+/// Dimensions of the model's input.
 const DIMENSIONS: [u32; 4] = [1, 3, 8, 8];
 const ELEMENTS: usize = 3 * 8 * 8;
 
@@ -70,7 +71,7 @@ fn encodings(lines: &mut Lines) {
     ));
 }
 
-/// A tensor gives back what it was made of, whether or not that makes sense.
+/// A tensor returns the values it was made of, even if they are inconsistent.
 fn tensors(lines: &mut Lines) {
     use TensorType::{Bf16, Fp16, Fp32, Fp64, I32, I64, U8};
     for ty in [Fp16, Fp32, Fp64, Bf16, U8, I32, I64] {
@@ -90,7 +91,7 @@ fn runs(context: &GraphExecutionContext, lines: &mut Lines) {
     lines.push(format!("another\t{}", outcome(context, vec![("photo", dark)])));
     let large = floats(&DIMENSIONS, &[1e30; ELEMENTS]);
     lines.push(format!("large\t{}", outcome(context, vec![("photo", large)])));
-    // Outputs outlive what they came from.
+    // Outputs outlive their context.
     let second = load_by_name("colours").and_then(|graph| graph.init_execution_context());
     let kept = second.and_then(|second| second.compute(vec![named(right())]));
     lines.push(format!("kept\t{}", kept.map_or_else(|error| code(&error), |o| outputs(&o))));
@@ -130,7 +131,7 @@ fn refusals(context: &GraphExecutionContext, lines: &mut Lines) {
     }
 }
 
-/// An input the model takes: a ramp.
+/// A valid input: a ramp.
 fn right() -> (&'static str, Tensor) {
     let ramp: Vec<f32> = (0..ELEMENTS).map(|i| i as f32 / ELEMENTS as f32).collect();
     ("photo", floats(&DIMENSIONS, &ramp))

@@ -1,6 +1,6 @@
-//! A component that does what no component should, one way for each path: what the runner must
-//! survive. A few paths show what it was given instead: variables, environment, files, headers, wasi-nn.
-//! The tests in `tests/cases/` say what must come of each.
+//! A component that misbehaves, in one way for each path; the runner must survive all of them. A few paths
+//! show what the component was given: variables, environment, files, headers, wasi-nn. The tests in
+//! `tests/cases/` check the results.
 
 #![cfg(target_family = "wasm")]
 #![allow(
@@ -23,7 +23,7 @@ use std::sync::Mutex;
 use spin_sdk::http::{Fields, IncomingRequest, OutgoingResponse, ResponseOutparam};
 use spin_sdk::http_component;
 
-/// What an earlier request to the same memory left here: nothing, if memories are not shared.
+/// A marker left by an earlier request in the same memory; empty if memories are not shared.
 static MARKER: Mutex<Option<String>> = Mutex::new(None);
 
 #[http_component]
@@ -66,16 +66,16 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
 
 async fn answer(text: &str, out: ResponseOutparam) {
     let response = OutgoingResponse::new(Fields::new());
-    // A client that has gone is not this guest's business.
+    // A disconnected client is ignored.
     let _ = out.set_with_body(response, text.as_bytes().to_vec()).await;
 }
 
-/// The request's body, or what of it can be read.
+/// The request's body, or the part of it that can be read.
 async fn body(request: IncomingRequest) -> Vec<u8> {
     request.into_body().await.unwrap_or_default()
 }
 
-/// Begins an answer and never ends it.
+/// Begins a response and never ends it.
 fn break_off(out: ResponseOutparam) -> ! {
     let response = OutgoingResponse::new(Fields::new());
     let body = response.body();
@@ -86,26 +86,26 @@ fn break_off(out: ResponseOutparam) -> ! {
     std::process::abort()
 }
 
-/// The value of a variable, or what Spin's interface says instead.
+/// The value of a variable, or the error of Spin's interface.
 fn variable(name: &str) -> String {
     spin_sdk::variables::get(name).unwrap_or_else(|error| format!("{error:?}"))
 }
 
-/// Prints `text`, to both streams.
+/// Prints `text` to standard output and standard error.
 fn print(text: &str) -> &'static str {
     println!("{text}");
     eprintln!("{text}");
     "printed"
 }
 
-/// The `spin-*` header fields of the request, a line each.
+/// The `spin-*` header fields of the request, one per line.
 fn spin_headers(request: &IncomingRequest) -> String {
     let fields = request.headers().entries();
     let spins = fields.into_iter().filter(|(name, _)| name.starts_with("spin-"));
     spins.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(&value))).collect()
 }
 
-/// Tensors there and back: `bytes,count`.
+/// Sends tensors to the host and back; the query is `bytes,count`.
 fn move_tensors(query: &str) -> String {
     let numbers = query.split_once(',').map(|(bytes, count)| (bytes.parse(), count.parse()));
     match numbers {
@@ -114,7 +114,7 @@ fn move_tensors(query: &str) -> String {
     }
 }
 
-/// Leaves `mark` in a static and gives what was there before, or "nothing".
+/// Stores `mark` in a static and returns the previous value, or "nothing".
 fn swap_marker(mark: &str) -> String {
     let Ok(mut marker) = MARKER.lock() else { return "poisoned".to_owned() };
     marker.replace(mark.to_owned()).unwrap_or_else(|| "nothing".to_owned())
@@ -126,7 +126,7 @@ fn spin() -> ! {
     }
 }
 
-/// Takes memory, and touches it, until there is none.
+/// Allocates and touches memory until there is none left.
 fn allocate() -> ! {
     let mut held = Vec::new();
     loop {
@@ -134,7 +134,7 @@ fn allocate() -> ! {
     }
 }
 
-/// As deep as the stack is, and on.
+/// Recurses until the stack overflows.
 fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     if depth == 0 { 0 } else { recurse(depth + 1).wrapping_add(frame[black_box(0)]) }

@@ -1,4 +1,4 @@
-//! wasi-nn without measure: contexts, runs and tensors, as many as the host gives.
+//! Excessive use of wasi-nn: as many contexts, runs and tensors as the host allows.
 
 use bindings::wasi::nn::errors::Error;
 use bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding, load, load_by_name};
@@ -17,13 +17,14 @@ fn code(error: &Error) -> String {
     format!("{:?}", error.code())
 }
 
-/// Makes one execution context of `model`.
+/// Makes an execution context of `model`.
 pub(crate) fn context(model: &str) -> String {
     let context = load_by_name(model).and_then(|graph| graph.init_execution_context());
     context.map_or_else(|error| code(&error), |_| "ready".to_owned())
 }
 
-/// Makes 10,000 execution contexts of `model` and keeps them: how many there were, and what ended it.
+/// Makes up to 10,000 execution contexts of `model` and keeps them; returns their number and the error that
+/// ended it.
 pub(crate) fn contexts(model: &str) -> String {
     let graph = match load_by_name(model) {
         Ok(graph) => graph,
@@ -39,7 +40,8 @@ pub(crate) fn contexts(model: &str) -> String {
     held.len().to_string()
 }
 
-/// Runs `model` 10,000 times, on nothing: how many were tried, and what ended it.
+/// Runs `model` up to 10,000 times without inputs; returns the number of attempts and the error that ended
+/// it.
 pub(crate) fn computes(model: &str) -> String {
     let context = load_by_name(model).and_then(|graph| graph.init_execution_context());
     let context = match context {
@@ -47,7 +49,7 @@ pub(crate) fn computes(model: &str) -> String {
         Err(error) => return code(&error),
     };
     for tried in 0..10_000 {
-        // Without inputs every run is refused, and counted.
+        // A run without inputs is refused, but counted.
         match context.compute(Vec::new()).map_err(|error| code(&error)) {
             Err(kind) if kind.contains("RuntimeError") => {}
             Err(kind) => return format!("{tried} {kind}"),
@@ -57,7 +59,7 @@ pub(crate) fn computes(model: &str) -> String {
     "without end".to_owned()
 }
 
-/// Offers the host a model of its own, and makes a context of it.
+/// Loads a model from bytes and makes a context of it.
 pub(crate) fn load_bytes(model: Vec<u8>) -> String {
     let context = load(&[model], GraphEncoding::Onnx, ExecutionTarget::Cpu)
         .and_then(|graph| graph.init_execution_context());
@@ -67,7 +69,7 @@ pub(crate) fn load_bytes(model: Vec<u8>) -> String {
     }
 }
 
-/// Asks for a model by this name.
+/// Loads a model by name.
 pub(crate) fn load_name(name: &str) -> String {
     match load_by_name(name) {
         Ok(_) => "loaded".to_owned(),
@@ -75,7 +77,7 @@ pub(crate) fn load_name(name: &str) -> String {
     }
 }
 
-/// Hands tensors of `bytes` to the host and never lets go of one.
+/// Passes tensors of `bytes` to the host and never drops one.
 pub(crate) fn leak_tensors(bytes: u32) -> ! {
     let data = vec![7; bytes as usize];
     loop {
@@ -83,7 +85,8 @@ pub(crate) fn leak_tensors(bytes: u32) -> ! {
     }
 }
 
-/// Hands the host `count` tensors of `bytes` one after the other and takes each back: how many bytes came.
+/// Passes `count` tensors of `bytes` to the host one after the other and reads each back; returns the bytes
+/// read.
 pub(crate) fn move_tensors(bytes: u32, count: u32) -> String {
     let data = vec![7; bytes as usize];
     let there_and_back = |_| Tensor::new(&[bytes], TensorType::U8, &data).data().len();

@@ -1,9 +1,9 @@
-//! Printing by WASI's own calls, in ways that the standard library never does it.
+//! Prints by calling WASI directly, in ways that the standard library never does.
 
 use wasi::cli::{stderr::get_stderr, stdout::get_stdout};
 use wasi::io::poll::poll;
 
-/// Writes without having asked how much it may: the host has to end it.
+/// Writes without asking how much it may write; the host must trap.
 pub(crate) fn at_once() -> &'static str {
     match get_stdout().write(b"at once\n") {
         Ok(()) => "written",
@@ -11,11 +11,11 @@ pub(crate) fn at_once() -> &'static str {
     }
 }
 
-/// Asks in every way that does not wait, and then writes what it may, waiting for that in the end.
+/// Asks how much it may write in every non-blocking way, then writes that much, and finally waits.
 pub(crate) fn when_ready() -> &'static str {
     let (out, errors) = (get_stdout(), get_stderr());
     let (out_ready, errors_ready) = (out.subscribe(), errors.subscribe());
-    // Whether they are is not asked: one that is polled once and dropped has waited for nothing.
+    // The results are ignored: the pollables are only polled once and dropped.
     out_ready.ready();
     errors_ready.ready();
     poll(&[&out_ready, &errors_ready]);

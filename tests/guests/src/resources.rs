@@ -1,8 +1,8 @@
-//! Resources of every kind in any order, as a script of bytes says: what one instance can make the host hold.
+//! Creates host resources of every kind in any order, by a script of bytes, to find how much one instance
+//! can make the host hold.
 //!
-//! A byte is a step, the next two say how many and how large; the script ends where they run out. What was
-//! made is kept until the script lets go of it. The last step of all is a pause, so that whoever looks at the
-//! host sees it all together.
+//! A byte is a step, and the next two give number and size. Resources are kept until the script drops them.
+//! At the end it pauses, so that a test can measure the host while everything is held.
 
 use crate::nn::bindings::wasi::nn::tensor::{Tensor, TensorType};
 use wasi::cli::{stdin::get_stdin, stdout::get_stdout};
@@ -22,7 +22,7 @@ const KINDS: u8 = 12;
 /// Nanoseconds of the last pause.
 const PAUSE: u64 = 30_000_000;
 
-/// What is kept. Children come before what they belong to, so that they are dropped first.
+/// The kept resources. Children come before their parents, so that they are dropped first.
 #[derive(Default)]
 struct Held {
     pollables: Vec<Pollable>,
@@ -38,7 +38,7 @@ struct Held {
     tensors: Vec<Tensor>,
 }
 
-/// Runs the script: how many things were made in vain.
+/// Runs the script; returns the number of failed steps.
 pub(crate) fn run(script: &[u8]) -> String {
     let (mut held, mut refused) = (Held::default(), 0_u32);
     for step in script.as_chunks::<3>().0 {
@@ -54,14 +54,14 @@ pub(crate) fn run(script: &[u8]) -> String {
     format!("{refused} refused")
 }
 
-/// What is mounted at this path, open.
+/// The mounted file or folder at this path.
 fn open(path: &str) -> Option<Descriptor> {
     let (folder, _) = get_directories().into_iter().next()?;
     folder.open_at(PathFlags::empty(), path, OpenFlags::empty(), DescriptorFlags::READ).ok()
 }
 
 impl Held {
-    /// Makes one thing of a kind, about 2^`size` bytes of it where it has bytes; `None` where the host says no.
+    /// Makes one resource of a kind, of about 2^`size` bytes if it has bytes; `None` if the host refuses.
     fn make(&mut self, kind: u8, size: u8) -> Option<()> {
         let bytes = 1_usize << (size % 17);
         match kind {
@@ -85,7 +85,7 @@ impl Held {
             6 => self.descriptors.push(open("data/large")?),
             7 => {
                 let stream = self.descriptors.last()?.read_via_stream(0).ok()?;
-                // Begun, and left with what was read ahead.
+                // Started, and left with the data that was read ahead.
                 let _ = stream.read(64 << 10);
                 stream.subscribe().block();
                 self.inputs.push(stream);
@@ -103,7 +103,7 @@ impl Held {
         Some(())
     }
 
-    /// Writes as much as a body takes without being read.
+    /// Writes as much as a body accepts without being read.
     fn keep_body(&mut self, body: OutgoingBody) -> Option<()> {
         let stream = body.write().ok()?;
         while let Ok(room @ 1..) = stream.check_write() {

@@ -1,7 +1,7 @@
-//! Any calls of wasi-nn in any order, as a script of bytes says: what a fuzzer writes.
+//! Makes calls of wasi-nn in any order, by a script of bytes from a fuzzer.
 //!
-//! A byte is a call, the next ones are its arguments; the script ends where they run out. Handles are
-//! kept in lists and picked by number, so that they are used, dropped and leaked in any order.
+//! A byte is a call, and the next ones are its arguments. Handles are kept in lists and picked by number,
+//! so that they are used, dropped and leaked in any order.
 
 use crate::nn::bindings::wasi::nn::graph::{
     ExecutionTarget, Graph, GraphEncoding, load, load_by_name,
@@ -9,7 +9,7 @@ use crate::nn::bindings::wasi::nn::graph::{
 use crate::nn::bindings::wasi::nn::inference::GraphExecutionContext;
 use crate::nn::bindings::wasi::nn::tensor::{Tensor, TensorType};
 
-/// Names a script may pick; any other it spells.
+/// Names a script may pick; it spells out any other name.
 const NAMES: [&str; 6] = ["colours", "photo", "", "../colours", "scores", "broken"];
 const TYPES: [TensorType; 7] = [
     TensorType::Fp16,
@@ -31,7 +31,7 @@ struct Handles {
     ran: usize,
 }
 
-/// What is left of the script.
+/// The rest of the script.
 struct Script<'a>(std::slice::Iter<'a, u8>);
 
 impl Script<'_> {
@@ -48,7 +48,7 @@ impl Script<'_> {
         Some(String::from_utf8_lossy(&letters).into_owned())
     }
 
-    /// A tensor: of the right input's shape, or of whatever the script says.
+    /// A tensor with the shape of the model's input, or with a shape from the script.
     fn tensor(&mut self) -> Option<Tensor> {
         let ty = TYPES[usize::from(self.byte()? % 7)];
         let shape = self.byte()?;
@@ -71,7 +71,7 @@ fn take<T>(list: &mut Vec<T>, number: u8) -> Option<T> {
     Some(list.swap_remove(place))
 }
 
-/// Runs the script: how many calls were errors, and how many runs were none.
+/// Runs the script; returns the numbers of failed calls and of successful runs.
 pub(crate) fn run(script: &[u8]) -> String {
     let (mut script, mut handles) = (Script(script.iter()), Handles::default());
     while step(&mut script, &mut handles).is_some() {}

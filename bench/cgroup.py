@@ -1,7 +1,7 @@
-"""A memory control group for one process: made, entered, read, removed. Versions 1 and 2; needs root.
+"""Creates, enters, reads and removes a memory control group for one process. Versions 1 and 2; needs root.
 
-Only the standard library. Where no group can be made, `available()` says why, and whoever measures says so
-too instead of measuring something else.
+Only the standard library. If no group can be created, `available()` gives the reason, which the measuring
+script prints instead of measuring something else.
 """
 
 import os

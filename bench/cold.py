@@ -1,12 +1,12 @@
-"""From a process's start to its first heatmap, and what the whole service then comes to hold.
+"""Measures the time from a process's start to its first heatmap, and the service's memory afterwards.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/setup.py python keras model
     python3 bench/cold.py [--starts 11] [--out FILE]
 
-EfficientNetV2-S with its 80 MB of weights, its files in the page cache, the component's machine code in the
-compile cache. Exits with 1 where the median takes more than 0.4 s, or private memory after 200 photos with
-heatmaps by 8 clients is above 32 MB. One minute.
+EfficientNetV2-S with 80 MB of weights; its files are in the page cache, the component's machine code in the
+compile cache. Exits with 1 if the median exceeds 0.4 s, or private memory after 200 photos with heatmaps from
+8 clients exceeds 32 MB. Takes one minute.
 """
 
 import argparse

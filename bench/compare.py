@@ -1,12 +1,12 @@
-"""skincell beside what a user would pick instead: same photos, same model, same threads, one run.
+"""Compares skincell with its alternatives: same photos, same model, same threads, one run.
 
     python3 bench/setup.py
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/compare.py [--threads 1] [--rounds 20] [--only NAME ...] [--out bench/results/compare.json]
 
-All servers run at the same time, idle but for the one that is asked; requests go to them in turns, so that
-whatever else the machine does meets all alike. Prints a table, the ratios that the project promises with
-"holds" or "DOES NOT HOLD", writes JSON, and draws it. What is not set up is left out by name. Six minutes.
+All servers run at the same time, and requests alternate between them, so that other load on the machine
+affects all equally. Prints a table and the promised ratios with "holds" or "DOES NOT HOLD", writes JSON, and
+draws it. Servers that are not set up are skipped by name. Takes six minutes.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Draws `docs/images/memory.png`: private memory over photos, beside what the origin app reports of itself.
+"""Draws `docs/images/memory.png`: private memory over photos, beside the origin app's own report.
 
     python3 bench/soak.py origin
     python3 bench/curve.py          # needs matplotlib
 
-Every number of ours comes from `bench/results/soak-origin.json`; the origin's are its own report, in words in
+Our numbers come from `bench/results/soak-origin.json`, the origin app's from its own report, described in
 `docs/memory.md`.
 """
 

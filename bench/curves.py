@@ -1,11 +1,11 @@
-"""Latency and private memory over clients, over a photo's size and over a model's, as curves.
+"""Measures latency and private memory over the number of clients, the photo's size and the model's size.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/setup.py python keras model
     bench/.env/python/bin/python bench/curves.py [clients] [megapixels] [weights] [--out bench/results/curves.json]
 
-Private memory is the most there was while requests were under way, sampled by the kernel's own figure. At each
-point the servers take turns. Writes JSON, and `draw.py` makes the pictures in docs/images. Six minutes.
+Private memory is the peak during requests, sampled from the kernel's figure. At each point the servers
+alternate. Writes JSON, and `draw.py` makes the pictures in docs/images. Takes six minutes.
 """
 
 import argparse

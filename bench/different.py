@@ -1,4 +1,4 @@
-"""Photos that differ: PNGs drawn by a seeded recipe, so that no two get the same answer.
+"""Draws different photos by a seeded recipe, as PNGs, so that no two get the same answer.
 
 Only the standard library.
 """

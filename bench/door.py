@@ -1,11 +1,11 @@
-"""Whether the time a refusal takes tells anything about the token: 10,000 tries each of guesses that share
-nothing, half, all but the last letter with a real token, and of longer ones, in turns on one connection.
+"""Tests whether the time of a refusal reveals anything about the token: 10,000 guesses each that share
+nothing, half, or all but the last letter with a real token, and longer ones, alternating on one connection.
 
     python3 bench/door.py [--tries 10000]
 
-Prints the median of each kind, and for each pair how often one took longer than the other, with the odds
-of that where there is no difference. Exits with 1 when a pair differs at p < 0.001, or when a guess is let
-in. Needs `cargo build --release`.
+Prints the median of each kind, and for each pair how often one took longer than the other, with the
+probability of that under no difference. Exits with 1 if a pair differs at p < 0.001, or if a guess is
+accepted. Needs `cargo build --release`.
 """
 
 import argparse

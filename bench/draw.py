@@ -1,9 +1,9 @@
-"""Draws what the benches measured: bars of a comparison, curves over clients, megapixels and weights.
+"""Draws the results of benchmarks: bars of a comparison, curves over clients, megapixels and weights.
 
     bench/.env/python/bin/python bench/draw.py compare bench/results/compare.json
     bench/.env/python/bin/python bench/draw.py curves bench/results/curves.json
 
-Pictures go to docs/images, with machine and date at their foot. Knows no figure that is not in the file.
+Pictures go to docs/images, with machine and date at the bottom. All figures come from the file.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Each engine's run and private memory beside ONNX Runtime's own `run`, at one thread and at two, and which
-engine the default takes for which model.
+"""Compares each engine's run time and private memory with ONNX Runtime's own `run`, with one thread and with
+two, and shows the engine that is the default for each model.
 
     cargo build --release -p skincell-cli && python3 bench/setup.py python keras model
     python3 bench/engines.py [--rounds 3] [--out FILE]
 
-Every engine runs in a process that does nothing else, in turns: skincell's by `skincell model measure`, ONNX
-Runtime by its own Python package as its documentation uses it. Two minutes.
+Every engine runs in a separate process, alternating: skincell's by `skincell model measure`, ONNX Runtime by
+its Python package as in its documentation. Takes two minutes.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""A fault table: what goes wrong around the service, and whether it is well afterwards. Exits with 1 where not.
+"""A table of faults around the service; tests whether it works afterwards. Exits with 1 if it does not.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell -p skincell-guests
     python3 bench/faults.py [ROW …]
 
-Every row starts a service of its own, does its worst, and then asks for a photo whose answer is known: it
-must be 200 and the same. Loopback only, bounded in time, only the standard library. `disk` mounts a small
-file system and needs root; where it cannot, that is said. `strangers.py` has the rows about clients that mean
-no good.
+Every row starts its own service, causes the fault, and then posts a photo with a known answer: the response
+must be 200 and the same. Loopback only, with time limits, only the standard library. `disk` mounts a small
+file system and needs root; without root it is skipped with a message. `strangers.py` has the rows about
+hostile clients.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Grad-CAM on a full-size EfficientNetV2-S against the origin app's own way: maps, pictures, price.
+"""Compares Grad-CAM on a full-size EfficientNetV2-S with the origin app's method: maps, pictures, cost.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 -m venv .venv && .venv/bin/pip install -r tests/reference/requirements.txt
@@ -7,11 +7,11 @@
     .venv/bin/python bench/gradcam.py price FOLDER      # time and memory with Grad-CAM and without
     .venv/bin/python bench/gradcam.py tape FOLDER       # the same for Keras and its tape
 
-The weights are random, the batch norms calibrated on the photos and then jittered, so that each of
-them does something. Where the original leaves the map of a probability blank, because its softmax is
-saturated, the map of the logit is wanted, as the component shows it. `check` exits with 1 where a map is further away than 2e-3 or a picture than 2 of
-255 on average; `price` where Grad-CAM costs more than 3 % time or 4 MB. Nothing made here is kept in
-the repository. Where ORT_DYLIB_PATH names a library, ONNX Runtime is among the engines.
+The weights are random, the batch norms calibrated on the photos and then jittered, so that each has an
+effect. If the original leaves the map of a probability blank because its softmax is saturated, the map of the
+logit is expected, as the component shows it. `check` exits with 1 if a map differs by more than 2e-3, or a
+picture by more than 2 of 255 on average; `price` if Grad-CAM costs more than 3 % time or 4 MB. Its files are
+not kept in the repository. If ORT_DYLIB_PATH names a library, ONNX Runtime is among the engines.
 """
 
 import argparse

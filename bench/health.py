@@ -1,12 +1,12 @@
-"""`GET /health`, which looks at no model: what host and instance cost, beside `wasmtime serve`.
+"""Measures `GET /health`, which uses no model: the cost of host and instance, compared with `wasmtime serve`.
 
     python3 bench/setup.py wasmtime
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/health.py [--seconds 3] [--rounds 5] [--out FILE]
 
-The same component in both, in turns. Exits with 1 where skincell answers fewer requests a second, with 1
-client or with 8, or takes more than 1 ms for one. `/healthz`, which the runner answers by itself, shows what of
-it is HTTP alone.
+Both serve the same component, alternating. Exits with 1 if skincell answers fewer requests per second, with 1
+client or with 8, or needs more than 1 ms for one. `/healthz`, which the runner answers itself, shows the
+share of HTTP.
 """
 
 import argparse

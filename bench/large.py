@@ -1,17 +1,17 @@
-"""Large photos: what a 12-megapixel JPEG costs beside Pillow, whether scaled decoding changes answers, and
-whether the largest photos of each format fit into an instance of 64 MiB.
+"""Tests large photos: the cost of a 12-megapixel JPEG compared with Pillow, whether scaled decoding changes
+answers, and whether the largest photos of each format fit into an instance of 64 MiB.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/setup.py python model
     bench/.env/python/bin/python bench/large.py [--rounds 15] [--out FILE]
     bench/.env/python/bin/python bench/large.py --beside OTHER.wasm
 
-`--beside` compares the decode of the default filter with that of another build of the component, in turns in one run,
-and the resampling filters with each other; it needs no model but the repository's own, so no set-up either.
+`--beside` compares decoding with the default filter with another build of the component, alternating in one
+run, and the resampling filters with each other. It needs only the repository's own models, so no set-up.
 
-The photos are those of tests/photos, enlarged; a sensor's noise is drawn over them, so that they compress as a
-camera's do. Time is what the service itself tells of decoding (which includes Lanczos to 300x300 and the tensor), in
-turns with Pillow's full decode and Lanczos. Exits with 1 where a promise is broken. Three minutes.
+The photos are those of tests/photos, enlarged and with sensor noise, so that they compress like a camera's.
+The time is the service's own figure for decoding (including Lanczos to 300x300 and the tensor), alternating
+with Pillow's full decode and Lanczos. Exits with 1 if a promise is broken. Takes three minutes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Requests as clients send them, one after the other or many at once, and what they took.
+"""Sends requests, one after the other or concurrently, and measures their time.
 
-Only the standard library. A client keeps its connection and sends the next request when the answer to the
-last has come.
+Only the standard library. A client keeps its connection and sends the next request after the answer to the
+last one.
 """
 
 import http.client

@@ -1,11 +1,11 @@
-"""What the release runner holds in memory, and how soon it answers: the figures in the README.
+"""Measures the release runner's memory and start-up time, for the figures in the README.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/memory.py [--clients 8] [--requests 1000] [--json FILE]
 
-Prints private (RssAnon) and mapped (RssFile) memory before the first photo, after 100 photos with
-heatmaps and after the rest, and the median time from process start to /healthz with a warm compile
-cache. Exits with 1 where a figure is above what the project promises.
+Prints private (RssAnon) and mapped (RssFile) memory before the first photo, after 100 photos with heatmaps
+and after the rest, and the median time from process start to /healthz with a warm compile cache. Exits with 1
+if a figure exceeds its promise.
 """
 
 import argparse

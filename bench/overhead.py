@@ -1,12 +1,13 @@
-"""What a request costs beside the engine's own run: upload, decoding, instance, tensors, heatmap, JSON.
+"""Measures the cost of a request in addition to the engine's run: upload, decoding, instance, tensors,
+heatmap, JSON.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/setup.py python keras model
     python3 bench/overhead.py [--threads 1] [--rounds 8] [--engine cellnet] [--out FILE]
 
-A 300x300 JPEG is posted to a service, without a heatmap and with one, in turns with the engine's run of the same
-model and photo by `skincell model measure`, in a process that does nothing else. Exits with 1 where a request
-takes more than 1.08 of the run, or one with a heatmap more than 1.06 of one without. One minute for an engine.
+A 300x300 JPEG is posted to a service, without and with a heatmap, alternating with the engine's run of the
+same model and photo by `skincell model measure` in a separate process. Exits with 1 if a request takes more
+than 1.08 times the run, or one with a heatmap more than 1.06 times one without. Takes one minute per engine.
 """
 
 import argparse

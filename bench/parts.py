@@ -1,11 +1,13 @@
-"""What the parts of a request cost, by Criterion: decode, resize, tensor, heatmap, overlay and PNG natively; a fresh
-instance, tensors between guest and host, a run of each engine and whole requests in the runner, without a socket.
+"""Measures the parts of a request with Criterion: decode, resize, tensor, heatmap, overlay and PNG natively;
+in the runner, a fresh instance, tensors between guest and host, a run of each engine, and whole requests
+without a socket.
 
     cargo build --release --target wasm32-wasip2 -p skincell -p skincell-guests
     python3 bench/parts.py [--seconds 3] [--out FILE]
 
-Runs `cargo bench` for both packages (some minutes to build), prints each part's median with its 95 % interval and
-keeps them. ORT_DYLIB_PATH names ONNX Runtime's library, whose run is left out without it. Passes no judgement.
+Runs `cargo bench` for both packages (building takes some minutes), prints each part's median with its 95 %
+interval and stores them. ORT_DYLIB_PATH names ONNX Runtime's library; without it, that run is skipped. Checks
+no promises.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The servers that skincell is compared with, as `setup.py` installed them into `bench/.env`.
+"""Starts the servers that skincell is compared with, installed by `setup.py` into `bench/.env`.
 
-Each starts on a free port of loopback with so many threads and answers `POST /predict` with a photo as the
-body. Leaves out what is compared: `compare.py` does that.
+Each listens on a free loopback port with a given number of threads and answers `POST /predict` with a photo
+as the body. `compare.py` compares them.
 """
 
 import os

@@ -1,15 +1,16 @@
-"""Inference in Wasm beside the native one: latency, the start of an instance, memory of eight.
+"""Compares inference in Wasm with the native one: latency, start of an instance, memory of eight instances.
 
     cargo build --release && cargo build --release -p skincell-portable-host --example instances
     cargo build --release --target wasm32-wasip2 -p skincell          (and -p skincell-portable, -p skincell-guests)
     python3 bench/portable.py [MODEL_FOLDER ...] [--rounds 15] [--json bench/results/portable.json]
 
-For each model folder, `models/skin` if none is named: the same photo is posted in turns to `skincell up --threads 1`
-and to fresh instances of the component composed with inference in Wasm, whose model is read from a mounted file
-or was baked (`skincell model bake`), by cellnet and by rten. The start of an instance is the time from nothing to an
-execution context of the model, its answer included. Private memory is what the kernel counts as RssAnon, by
-instance of eight that are kept after their answer; what a run of cellnet keeps for itself is the activations. Exits
-with 1 where the ways differ, or what `up --build` makes (cellnet, baked) breaks a promise. Only the standard library.
+For each model folder, `models/skin` if none is named: the same photo is posted alternately to `skincell up
+--threads 1` and to fresh instances of the component composed with inference in Wasm, by cellnet and by rten,
+with the model in a mounted file or baked (`skincell model bake`). The start of an instance is the time until
+it has an execution context of the model and has answered. Private memory is the kernel's RssAnon per
+instance, of eight that are kept after their answer; a run of cellnet keeps its activations. Exits with 1 if
+the answers differ, or if the result of `up --build` (cellnet, baked) breaks a promise. Only the standard
+library.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""What the proofs share: an application to be ill-treated, answers without what no two runs have alike, and many
-clients at once. Only the standard library."""
+"""Shared by the proofs: an application under test, answers without their varying parts, and concurrent
+clients. Only the standard library."""
 
 import contextlib
 import itertools

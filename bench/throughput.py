@@ -1,9 +1,9 @@
-"""Photos a second of the release runner, with heatmaps: the figure that deploy/figures.toml prices.
+"""Measures photos per second of the release runner, with heatmaps, for deploy/figures.toml.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/throughput.py [--clients 8] [--requests 400] [--rounds 3]
 
-Clients and service share the machine's cores, as they will not where it is deployed: the figure is on the safe side.
+Clients and service share the machine's cores, unlike in a deployment, so the figure is conservative.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""A model larger than the memory: `skincell up` in a memory cgroup, by cellnet and by rten in turns.
+"""Serves a model larger than the memory: `skincell up` in a memory cgroup, with cellnet and rten alternating.
 
     python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--rounds 20] [--keep]
 
-Prepares MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's
-application, starts one server for each engine, each in a cgroup of its own of so many MiB, and posts the
-same photo to them in turns. Printed for each: answers, median time of a request and of the inference in
-it, the cgroup's peak, and processes killed. The model's files are dropped from the page cache first, so
-that their pages count against the cgroups and not against whoever read them before. Exits with 1 where
-cellnet leaves a photo unanswered, is killed, or is slower than rten.
+Prepares MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's application,
+starts one server for each engine, each in its own cgroup of this many MiB, and posts the same photo to them
+alternately. Prints for each: answers, median time of a request and of its inference, the cgroup's peak, and
+processes killed. The model's files are first dropped from the page cache, so that their pages count against
+the cgroups and not against an earlier reader. Exits with 1 if cellnet leaves a photo unanswered, is killed,
+or is slower than rten.
 
 Needs root, Linux with cgroup v1 or v2 memory control, and `onnx`.
 """

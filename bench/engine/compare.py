@@ -1,13 +1,13 @@
-"""cellnet beside ONNX Runtime: same input, results compared, times taken in turns within one run.
+"""Compares cellnet with ONNX Runtime: the same input, results and alternating times within one run.
 
     python compare.py CELL_BINARY MODEL.onnx ... [--threads 1,2] [--rounds 30] [--rten BINARY]
                       [--algorithms all|f2|direct] [--isa NAME] [--keep]
 
-CELL_BINARY is the example `cell` of the crate (`cargo build --release -p cellnet --example cell`), the
-rten binary the example `rten_serve`. Needs `numpy`, `onnx` and `onnxruntime`. Every engine runs once per
-round, in turns, and with one thread all on the same core, so that other load on the machine meets all alike:
-on a shared machine one core may for minutes be a third slower than the other. Medians decide, minima and the time
-on the processor are printed beside them. Exits with 1 where a ratio or an error is above what is promised.
+CELL_BINARY is the example `cell` of the crate (`cargo build --release -p cellnet --example cell`), the rten
+binary the example `rten_serve`. Needs `numpy`, `onnx` and `onnxruntime`. Every engine runs once per round;
+with one thread, all on the same core, so that other load on the machine affects all equally: on a shared
+machine one core may be a third slower than the other for minutes. Medians decide; minima and processor time
+are printed too. Exits with 1 if a ratio or an error exceeds its promise.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Writes ONNX classifiers of real architectures with seeded random weights, to measure engines on.
+"""Writes ONNX classifiers of real architectures with seeded random weights, for measuring engines.
 
     python make_models.py OUT_FOLDER [NAME ...]      such as efficientnetv2-s, efficientnetv2-s@0.5
 
 Shapes, strides, activations and squeeze-and-excite are the published ones; weights are He-scaled normal
-numbers from one seed per model, so that activations neither die nor explode. Graphs are as PyTorch's
-exporter writes them (NCHW, BatchNormalization folded or not as noted), but for `*-nhwc`, which is as
-tf2onnx writes Keras models: NHWC with Transpose around every convolution.
+numbers from one seed per model, so that activations neither vanish nor explode. Graphs have the form of
+PyTorch's exporter (NCHW, BatchNormalization folded or not as noted), except `*-nhwc`, which has the form of
+tf2onnx for Keras models: NHWC with Transpose around every convolution.
 
-Every model ends in logits, softmax, and a `cam` output as `skincell model prepare` adds it for the
-target "activation" and one dense layer: Gemm of the dense layer's weights with the last feature map.
+Every model ends in logits, softmax, and a `cam` output like the one `skincell model prepare` adds for the
+target "activation" and one dense layer: a Gemm of the dense layer's weights with the last feature map.
 """
 
 import sys

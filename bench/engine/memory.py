@@ -1,11 +1,11 @@
-"""What a process that runs a `model.cell` holds, and how long it takes to get there.
+"""Measures the memory of a process that runs a `model.cell`, and its start-up time.
 
     python memory.py CELL_BINARY MODEL.onnx [--threads 1] [--keep]
 
-Prints: private memory (RssAnon) above that of the same process before it opened the model, mapped file
-pages (RssFile), time to open, the first run against the steady median (page cache warm), and the file
-against the raw weights. The process is started several times and medians decide. Exits with 1 where a
-figure is above what is promised. Needs `numpy` and `onnx`.
+Prints private memory (RssAnon) in excess of the same process before it opened the model, mapped file pages
+(RssFile), time to open, the first run relative to the steady median (page cache warm), and the file's size
+relative to the raw weights. The process is started several times and medians decide. Exits with 1 if a figure
+exceeds its promise. Needs `numpy` and `onnx`.
 """
 
 import argparse

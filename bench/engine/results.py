@@ -1,8 +1,8 @@
-"""What the scripts beside this one found: judged against what is promised, and kept.
+"""Compares the results of the scripts in this folder with the promises, and stores them.
 
-Every script makes one `Results`, gives it its figures, and exits with `results.end()`: 1 where a promise is
-broken. With `--keep` the figures go into `bench/results/engine.json`, each with limit, machine, date and
-commit, in place of the one of the same name before. `python results.py` writes them into the table in
+Every script makes one `Results`, adds its figures, and exits with `results.end()`: 1 if a promise is broken.
+With `--keep` the figures are written to `bench/results/engine.json`, each with limit, machine, date and
+commit, replacing the earlier figure of the same name. `python results.py` writes them into the table in
 `cellnet/README.md`.
 """
 

@@ -1,11 +1,11 @@
-"""Who is nearer to the truth: cellnet and ONNX Runtime against the same graph in double precision.
+"""Compares cellnet and ONNX Runtime with the same graph in double precision.
 
     python truth.py CELL_BINARY MODEL.onnx ... [--algorithms all|f2|direct] [--keep]
 
-Where two engines in single precision differ, the difference says nothing about which is off. Here every
-operator is computed by NumPy in float64 and both are held against that: probabilities by their largest
-difference, maps relative to their largest value. Exits with 1 where cellnet is further off than ONNX
-Runtime's own error and the promised difference together. Needs `numpy`, `onnx` and `onnxruntime`.
+A difference between two engines in single precision does not show which one is inaccurate. Here NumPy
+computes every operator in float64 as the reference: probabilities are compared by their largest difference,
+maps relative to their largest value. Exits with 1 if cellnet's error exceeds the sum of ONNX Runtime's own
+error and the promised difference. Needs `numpy`, `onnx` and `onnxruntime`.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""cellnet beside rten, both compiled to Wasm and run by wasmtime in this process's place, in turns.
+"""Compares cellnet with rten, both compiled to Wasm and run by wasmtime, alternating.
 
     python wasm.py WASI_RUN CELL_BINARY CELL.wasm RTEN_SERVE.wasm MODEL.onnx ... [--rounds 10] [--keep]
 
-WASI_RUN is `wasi-run` of `portable/host`; the Wasm files are the examples of the crate, built by
-`cargo build --release --target wasm32-wasip2 -p cellnet --features beside-rten --example cell --example
-rten_serve`. CELL_BINARY, the native example, packs. One thread, Wasm has no more, and both on the same core.
-Exits with 1 where the ratio is above what is promised. Needs `numpy`, `onnx` and `onnxruntime` (for the shape of the input).
+WASI_RUN is `wasi-run` of `portable/host`; the Wasm files are the examples of the crate, built by `cargo build
+--release --target wasm32-wasip2 -p cellnet --features beside-rten --example cell --example rten_serve`.
+CELL_BINARY, the native example, packs. Both use one thread (Wasm has no more) on the same core. Exits with 1
+if the ratio exceeds its promise. Needs `numpy`, `onnx` and `onnxruntime` (for the shape of the input).
 """
 
 import argparse

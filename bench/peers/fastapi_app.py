@@ -1,9 +1,9 @@
-"""What a user would write today: FastAPI under uvicorn, ONNX Runtime, one session for all requests.
+"""A typical service: FastAPI under uvicorn, ONNX Runtime, one session for all requests.
 
     PEER_MODEL=big.onnx PEER_THREADS=1 uvicorn --port 8000 fastapi_app:app
 
-A photo is the request's body. No heatmap: a gradient needs more than ONNX Runtime has. Written for the
-bench alone.
+A photo is the request's body. There is no heatmap, because ONNX Runtime computes no gradients. For benchmarks
+only.
 """
 
 import io

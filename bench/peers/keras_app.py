@@ -1,9 +1,9 @@
-"""The origin app's way of answering: Keras, `predict`, then Grad-CAM by a gradient tape, under gunicorn.
+"""Answers like the origin app: Keras `predict`, then Grad-CAM by a gradient tape, under gunicorn.
 
     PEER_MODEL=big.keras PEER_THREADS=1 gunicorn --workers 1 --threads 2 --bind 127.0.0.1:8000 keras_app:app
 
-Plain WSGI: what Django adds is not what is compared. The model is loaded at import, as there. A photo is
-the request's body; `?gradcam=false` leaves the heatmap out. Written for the bench alone.
+Plain WSGI, because Django's overhead is not compared. The model is loaded at import, as in the origin app. A
+photo is the request's body; `?gradcam=false` omits the heatmap. For benchmarks only.
 """
 
 import base64

@@ -1,9 +1,9 @@
-"""ONNX Runtime by itself, as its own documentation uses it: one run for each line on standard input.
+"""Runs ONNX Runtime alone, as in its documentation: one run for each line on standard input.
 
     python onnxruntime_serve.py MODEL.onnx THREADS
 
-Answers each line with the milliseconds of the run and the private kilobytes above those before the model
-was loaded.
+Answers each line with the milliseconds of the run and the private kilobytes gained since before the model was
+loaded.
 """
 
 import re

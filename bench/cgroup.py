@@ -12,7 +12,7 @@ V2 = pathlib.Path("/sys/fs/cgroup")
 
 
 def available():
-    """None, or why no memory group can be made here."""
+    """None, or the reason why no memory group can be created."""
     if os.geteuid() != 0:
         return "only root makes control groups"
     if (V1 / "memory.limit_in_bytes").exists():
@@ -26,7 +26,7 @@ def available():
 
 
 class Group:
-    """A group of so many bytes, as a context manager."""
+    """A group with this limit in bytes, as a context manager."""
 
     def __init__(self, name, limit):
         self.v1 = (V1 / "memory.limit_in_bytes").exists()
@@ -39,7 +39,7 @@ class Group:
         return self
 
     def resize(self, limit):
-        """The limit is another from now on."""
+        """Changes the limit."""
         (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(limit))
 
     def __exit__(self, *_):
@@ -50,7 +50,7 @@ class Group:
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
     def figures(self):
-        """Peak in bytes, how often the limit was met (file pages were given back then), processes killed."""
+        """Peak in bytes, how often the limit was reached (file pages were reclaimed then), processes killed."""
         read = lambda name: (self.path / name).read_text()
         if self.v1:
             events = dict(line.split() for line in read("memory.oom_control").splitlines())

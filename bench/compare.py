@@ -25,7 +25,7 @@ CLIENTS, SLICE_S, STARTS = 8, 4, 3
 WAYS = {"heatmap": "", "plain": "?gradcam=false"}
 NO_HEATMAP = {"fastapi"}
 
-# What is promised: of whom, what, how, against whom, at most (or at least).
+# The promises: system, figure, way, compared system, largest (or smallest) ratio.
 PROMISES = [
     ("onnxruntime", "p50", "plain", "fastapi", 0.95),
     ("onnxruntime", "throughput", "plain", "fastapi", -1.05),
@@ -45,7 +45,7 @@ PROMISES = [
 
 
 def systems(threads):
-    """How each is started, by name."""
+    """The start function of each server, by name."""
     there, missing = installed()
     engines = ["cellnet", "rten"] + (["onnxruntime"] if library() else [])
     found = {e: lambda e=e: Service(*skincell_flags(e, threads), app=APP) for e in engines}
@@ -60,7 +60,7 @@ def ways(name):
 
 
 def cold(starters, images):
-    """Seconds from a process's start to its first answer, with a heatmap where it has one."""
+    """Seconds from a process's start to its first answer, with a heatmap if it has one."""
     times = {name: [] for name in starters}
     for _ in range(STARTS):
         for name, start in starters.items():
@@ -72,7 +72,7 @@ def cold(starters, images):
 
 
 def in_turns(servers, images, rounds):
-    """Milliseconds of requests by one client, for each system and way."""
+    """Milliseconds of requests from one client, for each system and way."""
     clients = {
         (name, way): Photographer(server, images, query)
         for name, server in servers.items()
@@ -84,14 +84,14 @@ def in_turns(servers, images, rounds):
     for _ in range(rounds):
         for key, client in clients.items():
             first = client.post()[0]
-            # Whoever is quick is asked more often, in the same turn.
+            # Fast servers get more requests in the same turn.
             more = min(4, int(400 / first))
             taken[key] += [first] + [client.post()[0] for _ in range(more)]
     return taken
 
 
 def at_once(servers, images):
-    """Answers a second to many clients, for each system and way; its best way is one slice of two."""
+    """Answers per second to many clients, for each system and way, from the better of two slices."""
     rates = {}
     for _ in range(2):
         for name, server in servers.items():
@@ -153,7 +153,7 @@ def show(result):
 
 
 def judge(result):
-    """Each promise with its ratio; how many do not hold."""
+    """Prints each promise with its ratio; returns how many do not hold."""
     broken = 0
     print()
     for one, what, way, other, limit in PROMISES:

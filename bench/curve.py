@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from service import ROOT
 
 MIB = 1 << 20
-# The origin's report in MB: process, model and warm-up before the first photo, and what every photo leaves.
+# The origin app's report in MB: process, model and warm-up before the first photo, and growth per photo.
 BEFORE, EACH, AT_WORK = (150 + 250 + 50, 200 + 300 + 50), (20, 30), (150, 200)
 INK, QUIET, OURS, THEIRS, LIMIT = "#1d2433", "#6b7486", "#0b6e8f", "#c2571a", "#b3203a"
 
@@ -33,7 +33,7 @@ def axes_in_our_style():
 
 
 def beside(axes, photos, mib):
-    """Left: both, on a scale of powers of ten."""
+    """Left: both, on a logarithmic scale."""
     axes.set_xscale("log")
     axes.set_xlim(0.8, photos[-1] * 1.6)
     axes.set_ylim(0, 960)
@@ -56,7 +56,7 @@ def beside(axes, photos, mib):
 
 
 def close_up(axes, photos, mib, slope):
-    """Right: ours alone, on even scales."""
+    """Right: ours alone, on linear scales."""
     axes.plot(photos, mib, color=OURS, linewidth=1.4)
     axes.axvline(500, color=QUIET, linewidth=0.8, linestyle=":")
     top = max(mib) * 1.6

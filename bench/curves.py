@@ -23,13 +23,13 @@ from service import BINARY, ROOT, Service, machine, photos
 MIB = 1 << 20
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 MEGAPIXELS = (0.1, 0.3, 1, 3, 6, 12, 24, 48)
-# Of EfficientNetV2-S's channels; the weights go with their square.
+# Shares of EfficientNetV2-S's channels; weights grow with the square.
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SLICE_S, POSTS = 3, 5
 
 
 class Watch:
-    """The most private memory of a server while this lives, in MiB."""
+    """A server's peak private memory while this context is active, in MiB."""
 
     def __init__(self, server):
         self.server, self.most, self.ends = server, 0, threading.Event()
@@ -50,7 +50,7 @@ class Watch:
 
 
 def starters(names, app=APP):
-    """How to start each of these, those that are set up."""
+    """The start function of each named server that is set up."""
     kinds, missing = installed()
     found = {}
     for name in names:
@@ -66,12 +66,12 @@ def starters(names, app=APP):
 
 
 def over_clients():
-    """p50 in ms, answers a second and private MiB for each server and number of clients, no heatmaps."""
+    """p50 in ms, answers per second and private MiB for each server and number of clients, without heatmaps."""
     images, rows = photos(), []
     for clients in CLIENTS:
         for name, start in starters(["cellnet", "onnxruntime", "fastapi", "keras"]).items():
             if name == "keras" and clients > 4:
-                continue  # it would answer nobody within a minute
+                continue  # it would answer no client within a minute
             with start() as server:
                 Photographer(server, images, "?gradcam=false").post()
                 with Watch(server) as watch:
@@ -83,7 +83,7 @@ def over_clients():
 
 
 def over_megapixels():
-    """p50 in ms and private MiB for each server and photo, a JPEG with a sensor's noise."""
+    """p50 in ms and private MiB for each server and photo, a JPEG with sensor noise."""
     rows = []
     with contextlib.ExitStack() as stack:
         servers = {n: stack.enter_context(s()) for n, s in starters(["cellnet", "fastapi"]).items()}

@@ -33,6 +33,6 @@ def drawn(seed, side=256):
 
 
 def variants(some, count):
-    """So many photos that differ: those given first, then drawn ones."""
+    """This many different photos: the given ones first, then drawn ones."""
     some = list(dict.fromkeys(some))[:count]
     return some + [drawn(seed) for seed in range(count - len(some))]

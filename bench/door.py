@@ -27,7 +27,7 @@ WARM_UP = 200
 
 
 def guesses():
-    """One guess of each kind: what a comparison that stops early, or one by length, would tell apart."""
+    """One guess of each kind, which a comparison that stops early or depends on the length would distinguish."""
     wrong = "z" * len(TOKEN)
     half = len(TOKEN) // 2
     return {
@@ -48,7 +48,7 @@ def start(folder):
 
 
 def measure(address, tries):
-    """Seconds of each try, by kind; the kinds in another order each time."""
+    """Seconds of each try, by kind; the order of kinds varies."""
     kinds = guesses()
     took = {kind: [] for kind in kinds}
     order = list(kinds)
@@ -70,8 +70,8 @@ def measure(address, tries):
 
 
 def slower(one, other):
-    """In which share of the tries the one took longer, and how likely a share so far from a half is where
-    there is no difference (a sign test: the tries of a pair came one after the other).
+    """The share of tries in which `one` took longer, and the probability of a share this far from a half under no
+    difference (a sign test: the tries of a pair came one after the other).
     """
     more = sum(a > b for a, b in zip(one, other))
     less = sum(a < b for a, b in zip(one, other))

@@ -36,7 +36,7 @@ plt.rcParams.update({
 
 
 def plain(value, _=None):
-    """A number as people write it."""
+    """Formats a number for people."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
@@ -88,7 +88,7 @@ def compare(result):
 
 
 def curves(axes, rows, what, title, unit, over):
-    """One curve for each server, its name at the curve's end."""
+    """One curve for each server, with its name at the curve's end."""
     ends = []
     for name in SERVERS:
         points = sorted((row["x"], row[what]) for row in rows if row["server"] == name)
@@ -99,7 +99,7 @@ def curves(axes, rows, what, title, unit, over):
         axes.plot(xs, ys, color=colour, marker=mark, markersize=5, linewidth=2, clip_on=False)
         if xs[-1] == max(row["x"] for row in rows):
             ends.append([xs[-1], ys[-1], label, colour])
-        else:  # it ends among the others
+        else:  # it ends between other curves
             axes.annotate(label, (xs[-1], ys[-1]), (4, 8), textcoords="offset points", color=colour,
                           fontsize=9, fontweight="bold", ha="right")  # fmt: skip
     axes.set_xscale("log")
@@ -118,7 +118,7 @@ def curves(axes, rows, what, title, unit, over):
 
 
 def name_ends(axes, ends):
-    """Writes each name beside its curve's end, moved apart where they would touch."""
+    """Writes each name at its curve's end, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     if high / low < 10:  # at least a decade, so that a flat curve looks flat
         middle = (low * high) ** 0.5

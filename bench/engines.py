@@ -25,7 +25,7 @@ PHOTO = ROOT / "tests" / "photos" / "drawn-eczema-1.jpg"
 
 
 def own_run(threads):
-    """ONNX Runtime's own package: median milliseconds of a run, and private MiB after the last."""
+    """ONNX Runtime's Python package: median milliseconds of a run, and private MiB after the last run."""
     script = ROOT / "bench" / "peers" / "onnxruntime_serve.py"
     command = [PYTHON / "bin" / "python", script, FOLDER / "model.onnx", threads]
     done = subprocess.run([str(word) for word in command], input="\n" * (RUNS + 1), check=True,
@@ -47,7 +47,7 @@ def measure(threads, rounds):
 
 
 def choices():
-    """What `--engine auto` takes: with and without model.cell, with and without a library and room for it."""
+    """The engine that `--engine auto` chooses, with and without model.cell, library and room for it."""
     plain = APP.parent / "unpacked"
     (plain / "models" / MODEL).mkdir(parents=True, exist_ok=True)
     for name in ("card.json", "model.onnx", "model.onnx.data"):

@@ -42,7 +42,7 @@ def head(length):
 
 
 def leavers(service, _, expected):
-    """1,000 clients hang up at random points."""
+    """1,000 clients disconnect at random points."""
     dice = random.Random(5)
     whole = head(len(PHOTO)) + PHOTO
 
@@ -67,7 +67,7 @@ def leavers(service, _, expected):
 
 
 def slow(service, _, expected):
-    """200 clients send heads and bodies byte by byte while good ones are served."""
+    """200 clients send heads and bodies byte by byte while regular clients are served."""
     stop, clients = threading.Event(), []
     for number in range(200):
         client = socket.create_connection((service.host, service.port), timeout=30)
@@ -97,7 +97,7 @@ def replace(path, data):
 
 
 def model(service, folder, expected):
-    """Model file missing, back, replaced by rename 50 times under load, truncated in place 20 times under load."""
+    """A model file is missing, restored, then under load replaced by rename 50 times and truncated 20 times."""
     path = folder / "models" / "skin" / "model.cell"
     data, seen = path.read_bytes(), collections.Counter()
     onnx = {p: p.read_bytes() for p in path.parent.glob("model.onnx*")}
@@ -141,7 +141,7 @@ def model(service, folder, expected):
 
 
 def guests(service, _, expected):
-    """A guest that traps, spins, allocates without end, leaks handles and tensors, opens 10,000 contexts."""
+    """A guest traps, spins, allocates without end, leaks handles and tensors, and opens 10,000 contexts."""
     seen = {}
     for path in ("trap", "panic", "recurse", "allocate", "handles", "tensors", "contexts?skin", "loop", "silent"):
         seen[path] = service.get(f"/guest/{path}")[0]
@@ -152,7 +152,7 @@ def guests(service, _, expected):
 
 
 def terminate(service, _, expected):
-    """SIGTERM under load: every request that was accepted is answered, and the exit code is 0."""
+    """SIGTERM under load: every accepted request is answered, and the exit code is 0."""
     outcomes, refused, lock = [], [0], threading.Lock()
 
     def ask():
@@ -184,7 +184,7 @@ def terminate(service, _, expected):
 
 
 def disk():
-    """The disk is full: the compile cache cannot be written, and the service starts and serves all the same."""
+    """The disk is full: the compile cache cannot be written, but the service starts and serves."""
     if os.geteuid() != 0:
         return True, "SKIPPED: only root mounts a small file system"
     with tempfile.TemporaryDirectory() as cache, application() as app:

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Before this folder, which has an `engines` of its own.
+# Before this folder, which also has a module `engines`.
 sys.path[:0] = [str(ROOT / "tests" / "reference"), str(ROOT / "models" / "keras")]
 SIDE, SEED, SPREAD = 300, 20240607, 1.5
 TARGETS = ["conv", "activation"]
@@ -36,7 +36,7 @@ ALPHA = 0.4
 
 
 def skincell(*arguments, expect=0):
-    """Runs the release binary and gives what it printed."""
+    """Runs the release binary and returns its output."""
     command = [ROOT / "target" / "release" / "skincell", *map(str, arguments)]
     command[0] = Path(os.environ.get("SKINCELL", command[0]))
     done = subprocess.run(command, capture_output=True, text=True)
@@ -59,8 +59,8 @@ def network(pictures):
     random = np.random.default_rng(SEED)
     norms = [l for l in before.layers if isinstance(l, layers.BatchNormalization)]
     for norm in norms:
-        # A block's last batch norm decides how much it adds to what went past it. As in a trained
-        # network that is little: blocks of equal weight would make chaos of rounding errors.
+        # A block's last batch norm scales its contribution to the shortcut. It is small, as in a trained
+        # network; # with blocks of equal weight, rounding errors would grow chaotically.
         size = 0.25 if "project" in norm.name else 1.0
         norm.gamma.assign(size * random.uniform(0.7, 1.4, norm.gamma.shape))
         norm.beta.assign(size * random.normal(0, 0.3, norm.beta.shape))
@@ -76,7 +76,7 @@ def network(pictures):
 
 
 def calibrate(model, norms, photos):
-    """Sets the statistics of batch norms to those of the photos, nothing dropped on the way."""
+    """Sets the statistics of batch norms to those of the photos, without dropout."""
     dropouts = [layer for layer in model.layers if hasattr(layer, "rate")]
     rates = [layer.rate for layer in dropouts]
     for layer in dropouts:
@@ -103,7 +103,7 @@ def drawn(photo, heat):
 
 
 def make(folder):
-    """Writes the model, the photos, and what the original method says of them."""
+    """Writes the model, the photos, and the original method's results."""
     from make import photos, reference
 
     import numpy as np
@@ -138,7 +138,7 @@ def make(folder):
     for target, kept in answers.items():
         (folder / f"{target}.json").write_text(json.dumps(kept))
     print(f"{folder}: {before.count_params()} parameters, {SIDE}x{SIDE}, {CLASSES} classes; "
-          f"{blanks} maps are blank for the original, the logit's are wanted there")  # fmt: skip
+          f"{blanks} maps are blank in the original; the logit's are expected there")  # fmt: skip
 
 
 def app(folder):
@@ -156,7 +156,7 @@ def check(folder):
     from engines import ENGINES, differences
 
     bad = 0
-    # The Keras file itself once, as its owner would, and what was exported of it once.
+    # Once from the Keras file, as a user would, and once from its export.
     for target, source in zip(TARGETS, ["big.keras", "big.onnx"], strict=True):
         prepared = folder / "models" / f"big-{target}"
         made = skincell("model", "prepare", folder / source, "--labels", LABELS, "-o", prepared,
@@ -175,7 +175,7 @@ def check(folder):
 
 
 def pictures(folder):
-    """Compares overlays, each of every class and photo; 1 where one is too far away."""
+    """Compares the overlays of every class and photo; returns 1 if one differs too much."""
     import numpy as np
     from PIL import Image
 
@@ -197,13 +197,13 @@ def pictures(folder):
 
 
 def measured(prepared, photo, engine):
-    """What `skincell model measure` says of one engine, in a process of its own."""
+    """The result of `skincell model measure` for one engine, in a separate process."""
     done = skincell("model", "measure", prepared, photo, "--engine", engine, "--rounds", 5, "--inside")
     return json.loads(done.stdout)
 
 
 def price(folder, rounds):
-    """The graph with `cam` against the one without, taking turns."""
+    """The graph with `cam` compared with the one without, alternating."""
     plain = folder / "models" / "big-plain"
     skincell("model", "prepare", folder / "big.onnx", "--labels", LABELS, "-o", plain,
              "--cam-target", "none", "--force")  # fmt: skip

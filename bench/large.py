@@ -31,14 +31,14 @@ from peers import APP, COMPONENT, skincell_flags
 from service import ROOT, Service, machine
 
 SIDE, SHARE, POINTS, KEPT = 300, 0.45, 1.0, 0.97
-# Random weights make chaos of a rounding: what scaled decoding does to answers is asked of trained models.
+# Random weights amplify rounding, so the effect of scaled decoding is measured with trained models.
 TRAINED, TRAINED_SIDE = ("skin", "imagenet"), 224
 Image.MAX_IMAGE_PIXELS = None
 PHOTOS = ROOT / "tests" / "photos"
 
 
 def enlarged(path, width, height, noise=4.0):
-    """The photo at this size, with a sensor's noise."""
+    """The photo at this size, with sensor noise."""
     photo = Image.open(path).convert("RGB").resize((width, height), Image.BICUBIC)
     random = np.random.default_rng(1)
     pixels = np.asarray(photo, np.int16)
@@ -55,20 +55,20 @@ def encoded(photo, kind, **options):
 
 
 def by_pillow(jpeg, side=SIDE):
-    """How many milliseconds the full decode and Lanczos took, and the photo they gave."""
+    """Milliseconds of the full decode and Lanczos, and the resulting photo."""
     begin = time.perf_counter()
     small = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side), Image.LANCZOS)
     return (time.perf_counter() - begin) * 1e3, small
 
 
 def rounded_once(photo, side):
-    """Lanczos as Pillow's, but in float32 until the end: Pillow's own rounds to 8 bits after each direction."""
+    """Pillow's Lanczos, but in float32 until the end; Pillow itself rounds to 8 bits after each direction."""
     bands = [np.asarray(band.convert("F").resize((side, side), Image.LANCZOS)) for band in photo.split()]
     return Image.fromarray(np.clip(np.rint(np.stack(bands, -1)), 0, 255).astype(np.uint8))
 
 
 def price(service, rounds):
-    """Milliseconds of decoding, ours and Pillow's, in turns."""
+    """Milliseconds of decoding, ours and Pillow's, alternating."""
     jpeg = encoded(enlarged(PHOTOS / "skin.jpg", 4000, 3000), "JPEG", quality=85)
     client = Photographer(service, [jpeg], "?gradcam=false")
     client.post()
@@ -86,9 +86,9 @@ def shares(service, photo, model):
 
 
 def agreement(service):
-    """For each test photo at 12 megapixels and each of the repository's trained models: whether the top class is
-    the same, and the largest difference of a probability in points, between scaled decoding and Pillow's; and as a
-    floor the same difference where Pillow decodes as fully, and its Lanczos rounds once instead of twice."""
+    """Compares scaled decoding with Pillow for each test photo at 12 megapixels and each trained model: whether the
+    top class is the same, and the largest difference of a probability in points. The floor is the difference
+    between Pillow and a Lanczos that rounds once instead of twice, both after full decoding."""
     rows = []
     for path in sorted(PHOTOS.iterdir()):
         if path.suffix not in (".jpg", ".png", ".webp"):
@@ -105,7 +105,7 @@ def agreement(service):
 
 
 def largest_of_each_format():
-    """Names and bytes of photos as phones' and programs' largest are."""
+    """Names and bytes of photos as large as the largest that phones and programs write."""
     noisy = lambda width, height: enlarged(PHOTOS / "skin.jpg", width, height)
     yield "48-megapixel JPEG", encoded(noisy(8000, 6000), "JPEG", quality=80)
     yield "50-megapixel JPEG, 8160x6144", encoded(noisy(8160, 6144), "JPEG", quality=80)
@@ -120,8 +120,8 @@ def largest_of_each_format():
 
 
 def largest():
-    """Answers to those by an instance of 64 MiB: name, bytes, ms of decoding, ms in all, and by how many MiB the
-    process's peak rose, each in a service of its own."""
+    """Answers to these photos by an instance of 64 MiB: name, bytes, ms of decoding, ms in total, and the rise of the
+    process's peak in MiB, each in a separate service."""
     flags = ["--quiet", "--max-instance-memory", "64MiB", "--max-body", "32MiB", "--env", "SKINCELL_MAX_BODY=32MiB"]
     for name, photo in largest_of_each_format():
         with Service(*flags) as service:

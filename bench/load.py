@@ -13,7 +13,7 @@ HEADERS = {"Content-Type": "application/octet-stream"}
 
 
 class Photographer:
-    """One client that posts photos in turn over one connection."""
+    """One client that posts photos one after the other over one connection."""
 
     def __init__(self, server, photos, query=""):
         self.server, self.photos, self.query = server, photos, query
@@ -32,7 +32,7 @@ class Photographer:
                 body = answer.read()
                 break
             except (http.client.HTTPException, ConnectionError):
-                # A server may close a connection that was idle; a second failure is one.
+                # A server may close an idle connection; a second failure is an error.
                 self.connection = None
                 if attempt == 2:
                     raise
@@ -42,7 +42,7 @@ class Photographer:
 
 
 def crowd(server, photos, clients, seconds, query=""):
-    """`clients` at once for about so long: (answers a second, milliseconds of each)."""
+    """Runs `clients` concurrently for about this long: (answers per second, milliseconds of each)."""
     end, taken, lock = time.perf_counter() + seconds, [], threading.Lock()
     failures = []
 
@@ -69,7 +69,7 @@ def crowd(server, photos, clients, seconds, query=""):
 
 
 def small_requests(server, path, clients, seconds):
-    """GETs of one path by bare sockets, so that the client costs little: (a second, milliseconds)."""
+    """GETs one path over bare sockets, so that the client costs little: (answers per second, milliseconds)."""
     request = f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode()
     end, taken, lock = time.perf_counter() + seconds, [], threading.Lock()
 
@@ -97,7 +97,7 @@ def small_requests(server, path, clients, seconds):
 
 
 def whole(connection):
-    """Reads one answer, of a declared length or in chunks."""
+    """Reads one answer, with a declared length or in chunks."""
     data = connection.recv(65536)
     if not data.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"answered {data[:200]}")
@@ -115,7 +115,7 @@ def whole(connection):
 
 
 def quantile(values, share):
-    """The value that so great a share of them do not exceed."""
+    """The quantile: the value that this share of them does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

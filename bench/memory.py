@@ -33,7 +33,7 @@ def start_ms():
 
 
 def rounds(service, requests, clients):
-    """Posts photos in rounds of 100 and gives the memory after each."""
+    """Posts photos in rounds of 100 and returns the memory after each."""
     images, curve = photos(), []
     for done in range(100, requests + 1, 100):
         outcomes = service.post_photos(images, 100, clients)

@@ -30,7 +30,7 @@ photo.save(sys.argv[2], quality=90)
 
 
 def bare(engine, threads, photo, rounds=EACH):
-    """What `skincell model measure` says of one engine, in a process of its own."""
+    """The result of `skincell model measure` for one engine, in a separate process."""
     command = [BINARY, "model", "measure", APP / "models" / MODEL, photo, "--engine", engine,
                "--threads", threads, "--rounds", rounds, "--inside"]  # fmt: skip
     if engine == "onnxruntime":
@@ -40,7 +40,7 @@ def bare(engine, threads, photo, rounds=EACH):
 
 
 def measure(engine, threads, rounds):
-    """Medians in milliseconds: the run, the request, the request with a heatmap, and the stages it tells."""
+    """Medians in milliseconds: the run, the request, the request with a heatmap, and its stages."""
     taken, stages = {"run": [], "plain": [], "heatmap": []}, []
     with tempfile.TemporaryDirectory() as folder, Service(*skincell_flags(engine, threads), app=APP) as service:
         photo = pathlib.Path(folder) / "square.jpg"

@@ -23,7 +23,7 @@ PACKAGES = ("skincell-vision", "skincell-runner")
 
 
 def measured(package, seconds, folder):
-    """Runs the benches of a package: what each took, nanoseconds by name."""
+    """Runs the benchmarks of a package; returns nanoseconds by name."""
     command = ["cargo", "bench", "-p", package, "--", "--noplot", "--warm-up-time", "1",
                "--measurement-time", str(seconds)]  # fmt: skip
     environment = os.environ | {"CRITERION_HOME": str(folder)}

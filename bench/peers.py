@@ -66,7 +66,7 @@ class Peer(Server):
 
 
 class Keras(Peer):
-    """The origin app's way: one gunicorn worker with two threads, the model loaded at import."""
+    """Like the origin app: one gunicorn worker with two threads, the model loaded at import."""
 
     def command(self):
         return [KERAS / "bin" / "gunicorn", "--workers", 1, "--threads", 2, "--timeout", TIMEOUT_S,
@@ -88,7 +88,7 @@ class Fastapi(Peer):
 
 
 class Wasmtime(Peer):
-    """`wasmtime serve` with the very same component, over OpenVINO."""
+    """`wasmtime serve` with the same component, over OpenVINO."""
 
     def command(self):
         return [WASMTIME, "serve", "-Scli,nn", f"-Snn-graph=openvino::{OPENVINO / MODEL}",
@@ -96,12 +96,12 @@ class Wasmtime(Peer):
                 "--addr", f"127.0.0.1:{self.port}", COMPONENT]  # fmt: skip
 
     def environment(self):
-        # Where openvino's crate looks for libopenvino_c.so, and how OpenVINO's oneTBB is held to a core.
+        # The folder where the crate openvino finds libopenvino_c.so, and the limit on OpenVINO's threads.
         return {"LD_LIBRARY_PATH": str(ENV / "openvino-libs"), "OMP_NUM_THREADS": str(self.threads)}
 
 
 def skincell_flags(engine, threads):
-    """What `skincell up` is started with, to serve the same model."""
+    """The options of `skincell up` for serving the same model."""
     flags = ["--quiet", "--engine", engine, "--threads", threads]
     if engine == "onnxruntime":
         flags += ["--engine-lib", library()]
@@ -109,7 +109,7 @@ def skincell_flags(engine, threads):
 
 
 def installed():
-    """The peers that are there, by name, and why the others are not."""
+    """The available peers by name, and the reasons why others are missing."""
     wants = {"keras": (Keras, KERAS, SAVED), "fastapi": (Fastapi, PYTHON, ONNX),
              "wasmtime": (Wasmtime, WASMTIME, OPENVINO / MODEL / "model.xml")}  # fmt: skip
     there, missing = {}, {}

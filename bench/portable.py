@@ -28,7 +28,8 @@ HOST = ROOT / "target" / "release" / "examples" / "instances"
 WASI_RUN = ROOT / "target" / "release" / "wasi-run"
 PHOTO = ROOT / "tests" / "photos" / "drawn-eczema-1.jpg"
 HELD = 8
-# What is kept, cellnet with a baked model: most milliseconds to a context, most MiB an instance beyond its activations.
+# The promises for cellnet with a baked model: milliseconds to a context, MiB per instance besides
+# activations.
 KEPT, START_MS, BEYOND_MIB = "cellnet, baked", 2.0, 4.0
 MIB = 1 << 20
 
@@ -58,7 +59,7 @@ def run(*words):
 
 
 def mounted(folder, model, engine):
-    """A folder as a component sees it under `/`, with the one file its engine reads."""
+    """A folder as a component sees it under `/`, with the only file its engine reads."""
     inside = folder / "models" / model.name
     inside.mkdir(parents=True)
     files = ["model.cell"] if engine == "cellnet" else ["model.onnx", "model.onnx.data"]
@@ -68,7 +69,7 @@ def mounted(folder, model, engine):
 
 
 def compositions(work, model):
-    """(name, composed with the component, composed with the guest, folder) of each way to run it in Wasm."""
+    """(name, composed with the component, composed with the guest, folder) for each way to run it in Wasm."""
     portable = WASM / "skincell_portable.wasm"
     for engine in ("cellnet", "rten"):
         folder = mounted(work / engine, model, engine)
@@ -85,7 +86,7 @@ def compositions(work, model):
 
 
 def native(work, model):
-    """An application of this model alone, for the runner."""
+    """An application with only this model, for the runner."""
     app = work / "native"
     shutil.copytree(model, app / "models" / model.name)
     manifest = (ROOT / "spin.toml").read_text()

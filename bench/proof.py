@@ -17,7 +17,7 @@ GUESTS = WASM.with_name("skincell_guests.wasm")
 
 @contextlib.contextmanager
 def application():
-    """A copy of the application whose models may be damaged, with the ill-mannered guest beside it."""
+    """A copy of the application whose models may be damaged, with the misbehaving guest."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for name in ("skin", "imagenet"):
@@ -37,7 +37,7 @@ ai_models = ["skin"]
 
 
 def answer(service, connection, photo, query="", headers=()):
-    """Status and body without what no two runs have alike; 0 where the connection broke."""
+    """Status and body without their varying parts; 0 if the connection broke."""
     fields = {"Content-Type": "application/octet-stream", **dict(headers)}
     connection.request("POST", "/predict" + query, body=photo, headers=fields)
     response = connection.getresponse()
@@ -52,7 +52,7 @@ def answer(service, connection, photo, query="", headers=()):
 
 
 def crowd(service, jobs, clients):
-    """Posts `jobs`, (photo, query) each, from so many clients; gives the answers in the jobs' order."""
+    """Posts `jobs`, each (photo, query), from this many clients; returns the answers in the order of jobs."""
     outcomes, numbers = [None] * len(jobs), itertools.count()
 
     def client():

@@ -21,7 +21,7 @@ TIMEOUT_S = 60
 
 
 class Server:
-    """A process that answers HTTP at `host` and `port`, both set by whoever starts it."""
+    """A process that answers HTTP at `host` and `port`, both set by the subclass."""
 
     process: subprocess.Popen
     host: str
@@ -60,7 +60,7 @@ class Server:
         return total
 
     def post_photos(self, photos, requests, clients, query=""):
-        """Posts `requests` photos in turn from `clients` connections; gives (seconds, status) of each."""
+        """Posts `requests` photos from `clients` connections; returns (seconds, status) of each."""
 
         def client(number):
             connection, outcomes = self.connect(), []
@@ -106,7 +106,7 @@ class Service(Server):
 
 
 def family(pid):
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid] + [one for child in map(int, children) for one in family(child)]
 
@@ -119,7 +119,7 @@ def photos():
 
 
 def machine():
-    """What a figure must be quoted with."""
+    """The machine and date that a figure must be quoted with."""
     info = pathlib.Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     cores = len(re.findall(r"^processor\s*:", info, re.M))
@@ -127,7 +127,7 @@ def machine():
 
 
 def keep(name, kept, figures):
-    """Keeps a proof's figures in `bench/results`, with what they must be quoted with."""
+    """Stores a proof's figures in `bench/results`, with machine and date."""
     folder = ROOT / "bench" / "results"
     folder.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()

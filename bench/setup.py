@@ -35,7 +35,7 @@ def run(*command, **options):
 
 
 def environment(folder, requirements):
-    """A virtual environment with these requirements; half a one is made again."""
+    """A virtual environment with these requirements; an incomplete one is made again."""
     done = folder / "done"
     if done.exists() and done.read_text() == requirements.read_text():
         return
@@ -61,7 +61,7 @@ def keras():
 
 
 def model():
-    """The model in everybody's form."""
+    """The model in the format of every server."""
     if not (SAVED.exists() and ONNX.exists()):
         run(KERAS / "bin" / "python", ROOT / "bench" / "gradcam.py", "make", SAVED.parent,
             env=os.environ | {"SKINCELL": str(BINARY)})  # fmt: skip
@@ -88,8 +88,8 @@ print(json.dumps([output.get_any_name() for output in model.outputs]))
 
 
 def for_openvino(prepared):
-    """The prepared graph as OpenVINO's own files; the card says where its outputs are, for wasi-nn over
-    OpenVINO names them by number."""
+    """The prepared graph as OpenVINO's files. The card gives the outputs by number, because wasi-nn over OpenVINO
+    names them so."""
     folder = OPENVINO / MODEL
     if (folder / "card.json").exists():
         return

@@ -93,7 +93,7 @@ class Server:
         self.address = line.strip().rsplit("/", 1)[-1] if "http://" in line else None
 
     def post(self, photo):
-        """Milliseconds of the request and of the inference in it, or what went wrong."""
+        """Milliseconds of the request and of its inference, or the error."""
         connection = http.client.HTTPConnection(self.address, timeout=60)
         begin = time.perf_counter()
         try:
@@ -117,7 +117,7 @@ class Server:
 
 
 def judge(args, answers, groups):
-    """Results: everything answered, nobody killed, and the two engines beside each other."""
+    """The results: answers, killed processes, and the ratio of the two engines."""
     model, results, p50 = Path(args.model).stem, Results(args.keep), {}
     for engine, all_answers in answers.items():
         good = [a for a in all_answers if isinstance(a, tuple)]
@@ -153,7 +153,7 @@ def main():
         model = prepare(args, app)
         sizes = {p.name: p.stat().st_size / 2**20 for p in model.iterdir()}
         print(f"limit {args.limit} MiB; " + ", ".join(f"{n} {s:.1f} MiB" for n, s in sizes.items()))
-        # Outside of any cgroup once, so that the component's machine code is in the cache.
+        # Started once outside of any cgroup, so that the component's machine code is in the cache.
         Server(args, app, "cellnet").close()
         drop(model)
         groups = {e: Group(e, args.limit * 2**20) for e in ("cellnet", "rten")}

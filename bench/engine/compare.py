@@ -41,7 +41,7 @@ def runtime(path, threads):
 
 
 def name_of(path):
-    """The file's name, or the folder's where all files are called alike."""
+    """The file's name, or the folder's if all files have the same name."""
     path = Path(path).resolve()
     return path.parent.name if path.stem == "model" else path.stem
 
@@ -59,7 +59,7 @@ class Serve:
         return float(self.process.stdout.readline())
 
     def cpu(self):
-        """Milliseconds its first thread has been on a processor: what it takes with nobody beside it."""
+        """Processor time of its first thread in milliseconds, which is independent of other load."""
         return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e6
 
     def close(self):
@@ -151,7 +151,7 @@ def take_turns(rounds, threads, serves, session, given):
 def measure(args, results, named, threads, given, files):
     (model, path), (cell, photo) = named, files
     cores = os.sched_getaffinity(0)
-    # Whoever is started from here on, ONNX Runtime's session and the others' processes, stays on them.
+    # Everything started from here on, ONNX Runtime's session and the other processes, stays on these cores.
     os.sched_setaffinity(0, {max(cores)} if threads == 1 else cores)
     session = runtime(path, threads)
     extra = ["--threads", str(threads)]

@@ -172,7 +172,7 @@ def fused(b, x, out, k, s, ratio, act):
 
 
 def efficientnetv2_s(folder, name="efficientnetv2-s", nhwc=False, width=1.0):
-    """`width` is the share of its channels, in steps of 8: the weights go with its square."""
+    """`width` is the share of channels, in steps of 8; weights grow with its square."""
     b = Builder(name, 300, 1, nhwc=nhwc)
     of = lambda channels: max(8, round(channels * width / 8) * 8)
     x = b.conv("input", of(24), 3, 2, act="silu")

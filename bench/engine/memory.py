@@ -20,7 +20,7 @@ import onnx
 
 from results import Results
 
-# Most MiB of private memory, milliseconds to open, first run and file relative to steady run and weights.
+# Limits: MiB of private memory, milliseconds to open, first run over steady run, file over weights.
 PRIVATE, OPEN, FIRST, FILE = 12.0, 5.0, 1.5, 1.12
 STARTS = 7
 

@@ -42,7 +42,7 @@ class Results:
         self.keep, self.figures = keep, {}
 
     def add(self, line, name, figure, limit=None, unit="", note=""):
-        """A figure of a line of the engine's promises; `limit` is the most it may be, if there is one."""
+        """Adds a figure; `limit` is its largest promised value, if there is one."""
         holds = None if limit is None else bool(figure <= limit)
         self.figures[name] = {
             "line": line, "figure": float(f"{figure:.4g}"), "limit": limit, "unit": unit, "holds": holds,
@@ -52,7 +52,7 @@ class Results:
         print(f"  {name}: {figure:.4g}{' ' + unit if unit else ''}{word}{'; ' + note if note else ''}", flush=True)
 
     def end(self):
-        """Keeps the figures if asked to; the exit code."""
+        """Stores the figures if `--keep` is given; returns the exit code."""
         if self.keep:
             kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
             kept.update(self.figures)
@@ -65,7 +65,7 @@ class Results:
 
 
 def table(kept):
-    """The figures as Markdown, grouped by what machine and commit they come from."""
+    """The figures as Markdown, grouped by machine and commit."""
     lines = ["| | figure | at most | holds |", "|---|---|---|---|"]
     for name, figure in sorted(kept.items(), key=lambda item: (item[1]["line"], item[0])):
         unit = f" {figure['unit']}" if figure["unit"] else " ×" if "beside" in name else ""

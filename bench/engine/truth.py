@@ -106,7 +106,7 @@ def truth(path, value):
 
 
 def distance(output, got, want):
-    """Of probabilities, or relative to the largest of a map."""
+    """The largest difference: of probabilities, or relative to the largest value of a map."""
     if output == "logits":
         return np.abs(softmax(got) - softmax(want)).max()
     return np.abs(got - want).max() / np.abs(want).max()

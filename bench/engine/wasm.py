@@ -20,7 +20,7 @@ import numpy as np
 from compare import Serve, make_input, name_of, runtime
 from results import Results
 
-# Most of rten's time.
+# Largest promised ratio to rten's time.
 RATIO = 0.4
 
 

@@ -30,7 +30,7 @@ PARTS = keras.Model(MODEL.input, [MODEL.get_layer("top_conv").output, MODEL.outp
 
 
 def heatmap(image):
-    """The map of the likeliest class, 0 to 1, `[10, 10]`."""
+    """The map of the most likely class, 0 to 1, `[10, 10]`."""
     with tf.GradientTape() as tape:
         conv, scores = PARTS(image)
         best = scores[:, int(tf.argmax(scores[0]))]
@@ -62,7 +62,7 @@ def predict(body, with_map):
 
 
 def app(environ, start_response):
-    """WSGI: POST a photo; anything else says that the process lives."""
+    """WSGI: POST a photo; any other request shows that the process runs."""
     if environ["REQUEST_METHOD"] == "POST":
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         answer = predict(body, "gradcam=false" not in environ.get("QUERY_STRING", ""))

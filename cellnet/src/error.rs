@@ -131,7 +131,7 @@ pub enum InferenceError {
     /// The memory of the workspace could not be allocated.
     #[error("no memory for a workspace of {bytes} bytes; run fewer at once")]
     Memory {
-        /// Bytes asked for.
+        /// Bytes requested.
         bytes: usize,
     },
     /// The workspace belongs to another model.

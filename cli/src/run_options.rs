@@ -162,8 +162,8 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime for the service. Requests without a body start on its worker threads, so there is one more
-/// worker than there may be of those; a request that becomes long work moves to a thread of its own.
+/// A runtime for the service. Its worker threads serve the sockets and start requests without a body, so
+/// there is one more worker than such requests; a request that becomes long work moves to its own thread.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(LIGHT_SLOTS + 1)

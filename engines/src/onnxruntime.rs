@@ -102,7 +102,7 @@ impl OnnxRuntime {
     /// Loads an ONNX file of any name, with private weights.
     ///
     /// # Errors
-    /// [`LoadError`], with the file and what is wrong with it.
+    /// [`LoadError`] with the file and the reason.
     pub fn load_file(&self, path: &Path) -> Result<Box<dyn Model>, LoadError> {
         self.open(path.to_path_buf(), true)
     }

@@ -39,7 +39,7 @@ pub enum OutlineError {
     Damaged {
         /// Offset in the file.
         at: usize,
-        /// What is wrong there.
+        /// The reason.
         problem: &'static str,
     },
 }

@@ -34,7 +34,7 @@ pub enum ReadError {
     Outline {
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         error: OutlineError,
     },
     /// The wire format is right, but a field cannot be decoded.
@@ -52,7 +52,7 @@ pub enum ReadError {
         tensor: String,
         /// The path as the model gives it.
         location: String,
-        /// What is wrong with it, and what to do.
+        /// The reason, and what to do.
         problem: String,
     },
     /// A tensor's bytes do not match its declaration.
@@ -62,7 +62,7 @@ pub enum ReadError {
         tensor: String,
         /// Its declared dimensions.
         dims: Vec<i64>,
-        /// What is wrong.
+        /// The reason.
         problem: String,
     },
     /// A `Constant` node without a value, or with a value that is not a number.

@@ -47,7 +47,7 @@ fn all(values: &[f32], wanted: f32) -> bool {
 fn shifted_relu6(net: &Net, value: ValueId) -> Option<ValueId> {
     let (mut inner, scale, bias, mut activation) = affine_of(net, value)?;
     let (mut scale, mut bias) = (scale, bias);
-    // ReLU, followed by a minimum.
+    // ReLU6 may be written as a ReLU followed by a minimum.
     if activation == (Activation::Clip { low: f32::NEG_INFINITY, high: 6.0 })
         && scale.is_empty()
         && bias.is_empty()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lists the modules that import each other, and exits with 1 when there are any that KNOWN does not list.
+"""Lists modules that import each other, and exits with 1 if any are not listed in KNOWN.
 
 Modules of one folder are compared with one another, each with everything below it: crate by crate for Rust
 (`src/`), and file by file for the Python of `bench/` and `tests/`. A circle of more than two modules is listed as

@@ -1,12 +1,12 @@
-"""Makes the Spin plugin out of the binary, and installs it the way Spin does to see that it works.
+"""Makes the Spin plugin from the binary, and tests it by installing it as Spin does.
 
     python3 deploy/plugin.py [--binary FILE] [--out FOLDER] [--url URL]
     spin plugins install --file target/plugin/skincell.json
     spin skincell up
 
 Writes FOLDER/skincell-<version>-<os>-<arch>.tar.gz and FOLDER/skincell.json, the manifest. Without --url the
-manifest names the package by its path; with it, the package is to lie at URL/<its name>. Only the standard
-library, and `jsonschema` where it is installed. Exits with 1 where the result is not what Spin takes.
+manifest names the package by its path; with it, the package must be at URL/<its name>. Only the standard
+library, and `jsonschema` if it is installed. Exits with 1 if Spin would not accept the result.
 """
 
 import argparse

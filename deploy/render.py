@@ -1,9 +1,9 @@
 """Renders the files of this folder, and the tables of docs/deploy.md, from figures.toml.
 
-    python3 deploy/render.py            writes them
-    python3 deploy/render.py --check    names those that are not as rendered; exits with 1 if there are any
+    python3 deploy/render.py            writes the files
+    python3 deploy/render.py --check    lists files that are out of date; exits with 1 if there are any
 
-Only the standard library. Whether what it writes is well formed is validate.py's business.
+Only the standard library. validate.py checks the results.
 """
 
 import math

@@ -1,12 +1,12 @@
-"""Builds the static binary and runs it in an otherwise empty root: what a `FROM scratch` image holds.
+"""Builds the static binary and runs it in an otherwise empty root, like that of a `FROM scratch` image.
 
     python3 deploy/static.py [--binary FILE] [--photos 20]
 
-The root holds the binary, spin.toml, the component and models/skin, and nothing else: no libc, no shell, no /proc, no
-/tmp. The service runs there as a user of its own, answers photos, and is asked for its health and memory. Printed:
-size of binary and root, time from process start to /healthz (compiling, then with a warm cache), memory. Needs root for
-the change of root, the Rust target `x86_64-unknown-linux-musl` and a musl C compiler (Debian: musl-tools); without
-them it says so and exits with 2. Only the standard library.
+The root has only the binary, spin.toml, the component and models/skin: no libc, no shell, no /proc, no /tmp.
+The service runs there as a user of its own, answers photos, and is asked for its health and memory. Printed:
+size of binary and root, time from process start to /healthz (compiling, then with a warm cache), memory.
+Needs root for the change of root, the Rust target `x86_64-unknown-linux-musl` and a musl C compiler (Debian:
+musl-tools); without them it prints a message and exits with 2. Only the standard library.
 """
 
 import argparse

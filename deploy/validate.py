@@ -1,10 +1,11 @@
-"""Holds what render.py wrote to its schemas: Kubernetes' own, and ours of Render and SpinKube (schemas/).
+"""Checks the files from render.py against schemas: Kubernetes' own, and ours for Render and SpinKube
+(schemas/).
 
     pip install -r deploy/requirements.txt
     python3 deploy/validate.py
 
-Checks as well what no schema says: that the image, the port and the paths of one file are those of the others,
-that limits are not below requests, and that the files a Containerfile copies are there. Exits with 1.
+Also checks what schemas cannot express: that image, port and paths agree between files, that limits are not
+below requests, and that the files a Containerfile copies exist. Exits with 1 on a problem.
 """
 
 import json

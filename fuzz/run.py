@@ -1,10 +1,10 @@
-"""Builds a fuzz target and runs it for a while. Exits with 1 where it finds something.
+"""Builds a fuzz target and runs it for a given time. Exits with 1 if it finds something.
 
     python3 fuzz/run.py photo upload card manifest prepare nn [--seconds 600] [--json FILE]
 
-Works with the pinned toolchain: `instrument` adds the coverage counters. What is learnt stays in `fuzz/work`, a
-finding too; `--keep` writes the smallest corpus that covers as much to `fuzz/corpus`, if it is small enough to
-be kept there. Only the standard library.
+Works with the pinned toolchain: `instrument` adds the coverage counters. The corpus and findings stay in
+`fuzz/work`; `--keep` writes the smallest corpus with the same coverage to `fuzz/corpus`, if it is small
+enough. Only the standard library.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-//! Whatever a model's card says: an error, or a card that is the same when it is written and read again.
+//! Parsing any bytes as a model's card gives an error, or a card that is unchanged after writing and
+//! reading it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

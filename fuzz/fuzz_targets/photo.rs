@@ -1,7 +1,7 @@
-//! Whatever bytes are posted as a photo: an error, or a photo of at most the size asked for; and never more
-//! memory than the limits allow.
+//! Decoding any bytes gives an error, or a photo of at most the requested size, and never uses more memory
+//! than the limits allow.
 //!
-//! The first byte chooses the size asked for; the rest is the file. Seeds: every format of
+//! The first byte selects the requested size; the rest is the file. Seeds: every format in
 //! `vision/tests/fixtures`, and the test photos.
 #![no_main]
 
@@ -14,7 +14,7 @@ use skincell_vision::resize::resize;
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const LIMITS: Limits = Limits { max_side: 4096, max_pixels: 1 << 22, max_alloc: 8 << 20 };
-/// What decoders hold for tables and the like, whatever the photo, in bytes.
+/// Memory of decoders for tables and the like, independent of the photo, in bytes.
 const SLACK: usize = 1 << 20;
 
 fuzz_target!(|data: &[u8]| {

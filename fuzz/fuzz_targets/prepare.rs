@@ -1,6 +1,6 @@
-//! Whatever ONNX file is to be prepared: an error, or a folder whose card can be read.
+//! Preparing any ONNX file gives an error, or a folder with a card that can be read.
 //!
-//! Runs in memory where there is `/dev/shm`. Graphs that ask for much memory or time are the user's own; the
+//! Runs in memory if `/dev/shm` exists. Graphs that need much memory or time are the user's own choice; the
 //! limits of `run.py` end those.
 #![no_main]
 

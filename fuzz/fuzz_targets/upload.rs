@@ -1,8 +1,8 @@
-//! Whatever bytes are posted, in whichever form and under whichever content coding: a problem or a photo,
-//! and the same photo however the bytes were cut into chunks.
+//! Reading any body, in any form and with any content coding, gives a problem or a photo, and the same
+//! photo for every division into chunks.
 //!
-//! The first byte chooses the content type and the coding, the second the size of the chunks; the rest is
-//! the body. Of the last content type the boundary is the fuzzer's as well: the body's first line.
+//! The first byte selects the content type and the coding, the second the size of the chunks; the rest is
+//! the body. For the last content type, the body's first line is the boundary.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +24,7 @@ const CODINGS: [&str; 4] = ["", "gzip", "deflate", "gzip, deflate"];
 /// Longest body, in bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// A body cut into chunks of one size.
+/// A body divided into chunks of one size.
 struct Chunks {
     body: Vec<u8>,
     size: usize,

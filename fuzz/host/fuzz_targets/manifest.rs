@@ -1,4 +1,4 @@
-//! Whatever a `spin.toml` says: an error with words in it, or a manifest.
+//! Parsing any text as a `spin.toml` gives an error with a message, or a manifest.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Whatever a guest calls of wasi-nn: it is told, or ended, and the next request is answered.
+//! Any calls of wasi-nn by a guest end with an error or a trap, and the next request is answered.
 //!
 //! The input is a script that a real component runs (`tests/guests/src/script.rs`), in a real instance of a
 //! real service, without sockets: every dtype, rank, length, name, and order of handles. Needs the guests:

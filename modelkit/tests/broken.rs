@@ -126,7 +126,7 @@ fn graphs() -> Vec<Case> {
         changed("2 GB of declared dims", &["\"w\"", "2147483648 bytes", "holds 1728"], |model| {
             first_weights(model).dims = vec![1 << 29];
         }),
-        changed("dims past 64 bits", &["\"w\"", "past 64 bits"], |model| {
+        changed("dims past 64 bits", &["\"w\"", "exceeds 64 bits"], |model| {
             first_weights(model).dims = vec![1 << 62, 1 << 62];
         }),
         changed("a negative dim", &["\"w\"", "negative"], |model| {

@@ -18,13 +18,17 @@ pub(super) const MAX_PROFILE: usize = 2 << 20;
 #[derive(Debug)]
 pub(super) struct Color(Box<ColorProfile>);
 
-/// Bytes that reading a profile of `length` bytes and converting by it take: the file's own and its curves and
-/// tables as floats.
+/// Bytes that reading a profile of `length` bytes and converting by it take: the file's own, its curves and tables as
+/// floats, and where it is long enough to have tables, the grid that colours are looked up in and what makes it.
 pub(super) fn memory(length: usize) -> u64 {
-    match length {
-        0 => 0,
-        length => (length.min(MAX_PROFILE) as u64) * 5 + (512 << 10),
-    }
+    /// Profiles of curves alone are mostly shorter.
+    const CURVES: usize = 8 << 10;
+    let fixed = match length {
+        0 => return 0,
+        1..=CURVES => 512 << 10,
+        _ => 4 << 20,
+    };
+    (length.min(MAX_PROFILE) as u64) * 5 + fixed
 }
 
 /// What samples a file has.

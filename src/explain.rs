@@ -125,10 +125,16 @@ pub fn explain(
     let made = match form {
         HeatmapForm::Overlay => of(class).map(|heatmap| vec![ClassMap { class, heatmap }]),
         HeatmapForm::Maps => mapped(class, ranking)
-            .map(|class| Ok(ClassMap { class, heatmap: of(class)? }))
+            .map(|other| Ok(ClassMap { class: other, heatmap: of(other)? }))
+            // Of the others those that have none are left out.
+            .filter(|made| match made {
+                Err(GradCamError::Unlikely { class: other, .. }) => *other == class,
+                _ => true,
+            })
             .collect(),
     };
     match (made, form) {
+        (Err(error @ GradCamError::Unlikely { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
         (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
         (Ok(maps), HeatmapForm::Overlay) => draw(&seen.photo, maps),
         // The classes are still valid, so they are answered without a heatmap.

@@ -2,7 +2,8 @@
 //!
 //! [`Inference`] has two implementations: wasi-nn in the component (`nn`), and arithmetic by hand in tests.
 
-use skincell_vision::card::Card;
+use skincell_vision::card::{Card, MapClasses};
+use skincell_vision::gradcam::Cam;
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
@@ -107,8 +108,8 @@ pub enum InferenceError {
 pub struct Scores {
     /// The score tensor, `[classes]`, as `card.output` describes it.
     pub scores: Vec<f32>,
-    /// The Grad-CAM maps of all classes, `[classes, height, width]`, if requested.
-    pub cam: Option<Vec<f32>>,
+    /// The Grad-CAM maps, as the card describes them, if requested.
+    pub cam: Option<Cam>,
 }
 
 /// Runs the card's model on `tensor`; fetches its Grad-CAM output only if `with_cam`.
@@ -124,13 +125,21 @@ pub fn run(
     let map = card.gradcam.as_ref().filter(|_| with_cam);
     let mut wanted = vec![card.output.name.as_str()];
     wanted.extend(map.map(|map| map.output.as_str()));
+    let listed = map.and_then(|map| match &map.classes {
+        MapClasses::All => None,
+        MapClasses::Likeliest { count, output } => Some((output.as_str(), u64::from(*count))),
+    });
+    wanted.extend(listed.map(|(output, _)| output));
     let outputs = inference.infer(&card.name, (&card.input.name, tensor), &wanted)?;
     let classes = card.classes.len() as u64;
     let scores = floats(card, &outputs, &card.output.name, &[classes])?;
     let cam = map
         .map(|map| {
-            let shape = [classes, u64::from(map.height), u64::from(map.width)];
-            floats(card, &outputs, &map.output, &shape)
+            let rows = map.rows(card.classes.len()) as u64;
+            let shape = [rows, u64::from(map.height), u64::from(map.width)];
+            let maps = floats(card, &outputs, &map.output, &shape)?;
+            let of = listed.map(|(output, count)| floats(card, &outputs, output, &[count]));
+            Ok(Cam { maps, classes: of.transpose()?.unwrap_or_default() })
         })
         .transpose()?;
     Ok(Scores { scores, cam })
@@ -263,7 +272,7 @@ pub(crate) mod tests {
                 (Ok(scores), Ok(())) => {
                     assert_eq!(
                         scores,
-                        Scores { scores: vec![1.0, 2.0], cam: Some(vec![0.5; 8]) },
+                        Scores { scores: vec![1.0, 2.0], cam: Some(vec![0.5; 8].into()) },
                         "{name}"
                     );
                 }
@@ -274,6 +283,24 @@ pub(crate) mod tests {
                 (found, _) => panic!("{name}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn maps_of_the_likeliest_classes_come_with_their_classes() {
+        let mut card = Card::parse(card_json("skin").as_bytes()).unwrap();
+        let output = "cam_classes".to_owned();
+        card.gradcam.as_mut().unwrap().classes = MapClasses::Likeliest { count: 1, output };
+        let photo =
+            || PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
+        let mut outputs = vec![
+            self::output("logits", &[1, 2], &[1.0, 2.0]),
+            self::output("cam", &[1, 2, 2, 2], &[0.5; 8]),
+        ];
+        let missing = run(&Fixed(Ok(outputs.clone())), &card, photo(), true).unwrap_err();
+        assert!(missing.to_string().contains("cam_classes"), "{missing}");
+        outputs.push(self::output("cam_classes", &[1, 1], &[1.0]));
+        let scores = run(&Fixed(Ok(outputs)), &card, photo(), true).unwrap();
+        assert_eq!(scores.cam, Some(Cam { maps: vec![0.5; 8], classes: vec![1.0] }));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod warnings;
 mod write;
 
 pub use compare::{CompareError, Comparison, Given, Reference};
+pub use gradcam::Price;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};
 pub use onnx::engine::EngineError;

@@ -12,7 +12,7 @@ use skincell_vision::card::{
 use thiserror::Error;
 
 use crate::compare::{self, CompareError, Comparison, Reference};
-use crate::gradcam::{self, Wanted};
+use crate::gradcam::{self, Price, Wanted};
 use crate::interface::{self, InterfaceError, Photo};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
@@ -77,6 +77,8 @@ pub struct PrepareOptions {
     pub activation: Option<SaidActivation>,
     /// The feature map of the Grad-CAM.
     pub target: CamTarget,
+    /// The layer or node whose map is shown, by its name; the last map if `None`.
+    pub layer: Option<String>,
     /// The score whose gradient is shown.
     pub basis: Basis,
     /// Whether the last convolution's bias is its own, and not what a folded batch norm left; the graph
@@ -113,6 +115,7 @@ impl Default for PrepareOptions {
             scores: None,
             activation: None,
             target: CamTarget::Solvable,
+            layer: None,
             basis: Basis::Probability,
             own_bias: None,
             force: false,
@@ -159,6 +162,9 @@ pub enum PrepareError {
          order of its scores"
     )]
     NoLabels,
+    /// The layer that was named has no heatmap.
+    #[error("--cam-layer: {0}")]
+    Layer(String),
     /// The card.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -192,6 +198,8 @@ pub struct Report {
     pub card: Card,
     /// The last convolution and the channels of its map, where there is a Grad-CAM output.
     pub conv: Option<(String, usize)>,
+    /// What the Grad-CAM output costs, where there is one.
+    pub price: Option<Price>,
     /// How probabilities come about, for people.
     pub probabilities: String,
     /// How far the result is from what the model came from.
@@ -262,6 +270,7 @@ pub fn prepare_from(
     if options.input == Dtype::U8 {
         interface::take_bytes(&mut graph, &mut input);
     }
+    let price = solved.as_ref().ok().map(|added| added.price);
     let (gradcam, missing, conv) = match solved {
         Ok(added) => {
             notes.extend(added.note);
@@ -279,6 +288,7 @@ pub fn prepare_from(
         parameters: graph.parameters(),
         card,
         conv,
+        price,
         probabilities: settled.how,
         comparison,
         seen,
@@ -354,7 +364,7 @@ fn solve(
     scores: &Scores,
     shifts: &fold::Shifts,
     options: &PrepareOptions,
-) -> Result<Result<gradcam::Added, String>, EngineError> {
+) -> Result<Result<gradcam::Added, String>, PrepareError> {
     let only = match options.target {
         CamTarget::None => return Ok(Err("the model was prepared without".to_owned())),
         CamTarget::Solvable => None,
@@ -364,9 +374,23 @@ fn solve(
         Ok(tail) => tail,
         Err(refusal) => return Ok(Err(refusal.to_string())),
     };
-    let wanted = Wanted { target: only, basis: options.basis, own_bias: options.own_bias };
-    let added = gradcam::add(graph, probe, scores, &tail, shifts, wanted)?;
-    Ok(added.map_err(|refusal| refusal.to_string()))
+    let wanted = Wanted {
+        target: only,
+        basis: options.basis,
+        own_bias: options.own_bias.or(graph.own_biases),
+    };
+    let named = match &options.layer {
+        None => None,
+        Some(name) => match gradcam::named(graph, probe, name)? {
+            Ok(named) => Some(named),
+            Err(refusal) => return Err(PrepareError::Layer(refusal.to_string())),
+        },
+    };
+    let added = gradcam::add(graph, probe, scores, (&tail, named.as_ref()), shifts, wanted)?;
+    match added {
+        Err(refusal) if named.is_some() => Err(PrepareError::Layer(refusal.to_string())),
+        added => Ok(added.map_err(|refusal| refusal.to_string())),
+    }
 }
 
 fn card(

@@ -235,6 +235,16 @@ def fix_names(model, renamed):
         names[:] = [renamed.get(name, name) for name in names]
 
 
+def conv_bias(model):
+    """Whose the biases of a network's convolutions are: its own, or what batch norms will have left; else None."""
+    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
+    convolutions = [layer for layer in layers if hasattr(layer, "kernel_size") and hasattr(layer, "use_bias")]
+    if convolutions and not any(layer.use_bias for layer in convolutions):
+        return "folded"
+    normed = any("Normalization" in type(layer).__name__ for layer in layers)
+    return "own" if convolutions and not normed else None
+
+
 def export(model, path, size=None, opset=OPSET):
     """Writes `model` to `path`; `size` is (height, width) where the model leaves them open."""
     shapes, names = input_shapes(model, size), input_names(model)
@@ -251,6 +261,8 @@ def export(model, path, size=None, opset=OPSET):
         raise SystemExit(f"ONNX has nothing for TensorFlow's {', '.join(sorted(left))}: replace the layer that "
                          "needs it, or export the model without it")
     versions = {"opset": opset, "keras": keras.__version__, "tensorflow": tf.__version__}
+    if kind := conv_bias(model):
+        versions["skincell.conv_bias"] = kind
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)
     return exported, names, given

@@ -120,6 +120,19 @@ def tensors(answers):
     return [tensor for value in values if value is not None for tensor in tensors(value)]
 
 
+def conv_bias(model):
+    """Whose the biases of a network's convolutions are: its own, or what batch norms will have left; else None."""
+    def kind(module):
+        return getattr(module, "original_name", type(module).__name__)
+
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    convolutions = [module for module in modules if kind(module) == "Conv2d"]
+    if convolutions and all(getattr(module, "bias", None) is None for module in convolutions):
+        return "folded"
+    normed = any("Norm" in kind(module) for module in modules)
+    return "own" if convolutions and not normed else None
+
+
 def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
     """Writes `model` to `path`; `shapes` are its inputs', `exporter` "dynamo" or "script"."""
     inputs = tuple(torch.zeros(shape) for shape in shapes)
@@ -144,6 +157,8 @@ def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
         )
     exported = onnx.load(path)
     versions = {"opset": opset, "torch": torch.__version__, "exporter": exporter}
+    if kind := conv_bias(model):
+        versions["skincell.conv_bias"] = kind
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)
     return exported, outputs

@@ -52,7 +52,7 @@ pub(super) struct RequestedOutput {
 impl InferRequest {
     /// Whether the Grad-CAM output is needed.
     pub(super) fn wants_cam(&self) -> bool {
-        self.outputs.iter().any(|wanted| wanted.output == Output::Cam)
+        self.outputs.iter().any(|wanted| matches!(wanted.output, Output::Cam | Output::CamClasses))
     }
 }
 
@@ -225,7 +225,7 @@ fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferReques
                 let found = known.iter().find(|(_, described)| described.name == requested.name);
                 let found = found.ok_or_else(|| unknown_output(&requested.name, &known))?;
                 let classes = requested.parameters.classification.filter(|classes| *classes > 0);
-                if classes.is_some() && found.0 == Output::Cam {
+                if classes.is_some() && matches!(found.0, Output::Cam | Output::CamClasses) {
                     let name = &found.1.name;
                     return Err(bad(format!(
                         "asks to classify {name:?}: this output does not support classification"

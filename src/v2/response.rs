@@ -74,7 +74,8 @@ pub(super) fn write(
         let values = match requested.output {
             Output::Scores => &scores.scores,
             Output::Probabilities => &probabilities,
-            Output::Cam => finite(card, scores.cam.as_deref().unwrap_or_default())?,
+            Output::Cam => finite(card, scores.cam.as_ref().map_or(&[][..], |cam| &cam.maps))?,
+            Output::CamClasses => scores.cam.as_ref().map_or(&[][..], |cam| &cam.classes),
         };
         outputs.push(tensor(card, requested, values, &mut raw));
     }

@@ -3,7 +3,7 @@
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
-use skincell_vision::card::{Card, Dtype, Layout};
+use skincell_vision::card::{Card, Dtype, Layout, MapClasses};
 
 /// The output that this component computes from the scores: `[1, classes]`, 0 to 1.
 pub(super) const PROBABILITIES: &str = "probabilities";
@@ -28,8 +28,10 @@ pub(super) enum Output {
     Scores,
     /// The probabilities computed from the scores.
     Probabilities,
-    /// The Grad-CAM maps of all classes.
+    /// The Grad-CAM maps.
     Cam,
+    /// Which classes the maps are of, where not every class has one.
+    CamClasses,
 }
 
 /// The input tensor: batch 1, channels in RGB order, prepared as the card's `mean` and `std` say.
@@ -52,8 +54,12 @@ pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
     };
     let mut outputs = vec![(Output::Scores, described(&card.output.name, vec![1, classes]))];
     if let Some(map) = &card.gradcam {
-        let shape = vec![1, classes, u64::from(map.height), u64::from(map.width)];
+        let rows = map.rows(card.classes.len()) as u64;
+        let shape = vec![1, rows, u64::from(map.height), u64::from(map.width)];
         outputs.push((Output::Cam, described(&map.output, shape)));
+        if let MapClasses::Likeliest { count, output } = &map.classes {
+            outputs.push((Output::CamClasses, described(output, vec![1, u64::from(*count)])));
+        }
     }
     // If the graph has an output of this name, it is kept instead.
     if outputs.iter().all(|(_, output)| output.name != PROBABILITIES) {

@@ -180,10 +180,11 @@ def stir(net, seed):
 def as_map(t, before):
     """[1, channels, rows, columns], of tokens or of a map whose channels come last."""
     if t.dim() == 3:
-        t = t[:, before:]
+        # CLIP's tokens come before the batch.
+        t = (t if t.shape[0] == 1 else t.transpose(0, 1))[:, before:]
         side = round(t.shape[1] ** 0.5)
         return t.transpose(1, 2).reshape(1, t.shape[2], side, side)
-    return t.permute(0, 3, 1, 2) if t.shape[2] == t.shape[1] else t
+    return t.permute(0, 3, 1, 2) if t.shape[2] == t.shape[1] != t.shape[3] else t
 
 
 def export(net, path, dynamo, simplified):
@@ -203,6 +204,67 @@ def export(net, path, dynamo, simplified):
     onnx.save(model, path)
 
 
+def kept_maps(net, shown, before, activation):
+    """Of each photo the probabilities, and every class's map of the gradient of its probability and its logit."""
+    net, kept = net.double(), {}
+    net.get_submodule(shown).register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
+    found = {"probabilities": [], "act": [], "logit": []}
+    for photo in photos():
+        z = net(photo.requires_grad_())[0]
+        p = activation(z)
+        found["probabilities"].append(p.detach().numpy())
+        for key, scores in (("act", p), ("logit", z)):
+            maps = []
+            for score in scores:
+                (g,) = torch.autograd.grad(score, kept["act"], retain_graph=True)
+                maps.append(finished(as_map(kept["act"], before), as_map(g, before)))
+            found[key].append(np.stack(maps))
+    return found
+
+
+def keep(folder, found):
+    entries, at, flat = {}, 0, []
+    for key, values in found.items():
+        values = np.stack(values)
+        entries[key] = {"shape": values.shape, "offset": at}
+        at += values.size
+        flat.append(values.ravel())
+    (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
+    (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
+class Labels(nn.Module):
+    """Forty labels, each with a probability of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Sequential(nn.Conv2d(3, 12, 3, 4, 1), nn.SiLU(), nn.Conv2d(12, 24, 1), nn.ReLU())
+        self.norm, self.fc = nn.LayerNorm(24), nn.Linear(24, 40)
+
+    def forward(self, x):
+        return torch.sigmoid(self.fc(self.norm(self.last(x).mean((2, 3)))))
+
+
+# Nets of forty classes, of which the likeliest have maps.
+MANY = {
+    "vit": (lambda: timm_vit(num_classes=40), *CLS),
+    "labels": (Labels, "last", None),
+}
+
+
+def write_many(name, seed):
+    make, shown, before = MANY[name]
+    torch.manual_seed(seed)
+    net = stir(make(), seed)
+    folder = OUT.parent / "likeliest" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    export(net, folder / "model.onnx", False, False)
+    # The labels' probabilities are the net's own; the logit is that of the sigmoid.
+    if name == "labels":
+        net.forward = lambda x: net.fc(net.norm(net.last(x).mean((2, 3))))
+    keep(folder, kept_maps(net, shown, before, torch.sigmoid if name == "labels" else lambda z: F.softmax(z, 0)))
+
+
 def write(name, seed):
     make, shown, before = NETS[name]
     torch.manual_seed(seed)
@@ -211,28 +273,10 @@ def write(name, seed):
     for way, dynamo in ways.items():
         (OUT / way).mkdir(parents=True, exist_ok=True)
         export(net, OUT / way / "model.onnx", dynamo, name in SIMPLIFIED)
-    net, kept = net.double(), {}
-    net.get_submodule(shown).register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
-    found = {"probabilities": [], "act": []}
-    for photo in photos():
-        p = F.softmax(net(photo.requires_grad_())[0], 0)
-        t = kept["act"]
-        t = t[0] if isinstance(t, tuple) else t
-        maps = []
-        for c in range(CLASSES):
-            (g,) = torch.autograd.grad(p[c], t, retain_graph=True)
-            maps.append(finished(as_map(t, before), as_map(g, before)))
-        found["probabilities"].append(p.detach().numpy())
-        found["act"].append(np.stack(maps))
-    entries, at, flat = {}, 0, []
-    for key, values in found.items():
-        values = np.stack(values)
-        entries[key] = {"shape": values.shape, "offset": at}
-        at += values.size
-        flat.append(values.ravel())
-    for folder in (OUT / way for way in ways):
-        (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
-        (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
+    found = kept_maps(net, shown, before, lambda z: F.softmax(z, 0))
+    del found["logit"]
+    for way in ways:
+        keep(OUT / way, found)
     print(name, np.round(found["probabilities"][0], 3))
 
 
@@ -241,3 +285,6 @@ if __name__ == "__main__":
     for number, name in enumerate(NETS):
         if len(sys.argv) == 1 or name in sys.argv[1:]:
             write(name, 20261127 + number)
+    for number, name in enumerate(MANY):
+        if len(sys.argv) == 1 or f"many_{name}" in sys.argv[1:]:
+            write_many(name, 20261227 + number)

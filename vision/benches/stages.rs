@@ -88,6 +88,7 @@ fn drawing(criterion: &mut Criterion) {
         basis: Basis::Probability,
         layer: None,
         of: skincell_vision::card::Form::Logits,
+        classes: skincell_vision::card::MapClasses::All,
     };
     let cam: Vec<f32> = (0..700_u16).map(|i| f32::from(i % 97) - 40.0).collect();
     let even = [1.0 / 7.0; 7];

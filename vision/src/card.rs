@@ -206,7 +206,7 @@ pub enum Activation {
     Sigmoid,
 }
 
-/// The Grad-CAM output: `[1, classes, height, width]`, f32.
+/// The Grad-CAM output: `[1, rows, height, width]`, f32; a row is a class, unless `classes` says otherwise.
 ///
 /// Holds, for each class, `M_c = Σ_k (h·w · ∂logit_c/∂t_k averaged over the map) · t_k`, where `t` is
 /// the target feature map (design decision 5); the reader mixes classes and normalises.
@@ -230,6 +230,44 @@ pub struct GradCam {
     /// has no logits, as a mean of two softmaxes. The maps are then those of [`Basis::Probability`] already.
     #[serde(default = "Form::logits", skip_serializing_if = "Form::is_logits")]
     pub of: Form,
+    /// Which classes have maps.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub classes: MapClasses,
+}
+
+impl GradCam {
+    /// The number of maps in the output of a model of so many classes.
+    #[must_use]
+    pub fn rows(&self, classes: usize) -> usize {
+        match &self.classes {
+            MapClasses::All => classes,
+            MapClasses::Likeliest { count, .. } => *count as usize * self.sets(),
+        }
+    }
+
+    /// How often each of the likeliest classes has a map: that of its probability first, then that of its
+    /// logit; or the only one there is.
+    pub(crate) fn sets(&self) -> usize {
+        if self.basis == Basis::Probability && self.of == Form::Logits { 2 } else { 1 }
+    }
+}
+
+/// Which classes of a photo have Grad-CAM maps.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum MapClasses {
+    /// Every class, in the order of the scores.
+    #[default]
+    All,
+    /// As many as `count`, the likeliest first, where maps of all would cost too much. Where the gradient is that
+    /// of probabilities, the first `count` maps are theirs, through the activation, and as many of the same
+    /// classes' logits follow.
+    Likeliest {
+        /// How many classes.
+        count: u32,
+        /// Name of the graph's output that says which: `[1, count]`, f32, whole numbers.
+        output: String,
+    },
 }
 
 /// The feature map a Grad-CAM is computed on.
@@ -376,6 +414,12 @@ impl Card {
         if let Some(map) = &self.gradcam {
             check_side("gradcam.width", map.width, MAX_MAP_SIDE)?;
             check_side("gradcam.height", map.height, MAX_MAP_SIDE)?;
+            if let MapClasses::Likeliest { count, .. } = map.classes
+                && (count == 0 || count as usize > self.classes.len())
+            {
+                let problem = format!("is {count}; the model has {} classes", self.classes.len());
+                return Err(CardError::Value { field: "gradcam.classes.count", problem });
+            }
         }
         if self.classes.is_empty() || self.classes.len() > MAX_CLASSES {
             let problem =

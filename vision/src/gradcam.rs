@@ -2,7 +2,7 @@
 //! class's heatmap. Leaves out the maps themselves (the graph's business, see `modelkit`) and the
 //! drawing (`overlay`).
 
-use crate::card::{Activation, Basis, Form, GradCam};
+use crate::card::{Activation, Basis, Form, GradCam, MapClasses};
 use thiserror::Error;
 
 /// A map is shown where its maximum is above this (the origin app's threshold); below it there is
@@ -56,19 +56,54 @@ impl Heatmap {
     }
 }
 
+/// The Grad-CAM outputs of one run, as [`GradCam`] describes them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cam {
+    /// `[rows, height, width]`.
+    pub maps: Vec<f32>,
+    /// Of which classes the maps are, as whole numbers; empty where every class has one.
+    pub classes: Vec<f32>,
+}
+
+impl From<Vec<f32>> for Cam {
+    fn from(maps: Vec<f32>) -> Self {
+        Self { maps, classes: Vec::new() }
+    }
+}
+
+/// A [`Cam`] that lies elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct CamView<'a> {
+    maps: &'a [f32],
+    classes: &'a [f32],
+}
+
+impl<'a> From<&'a Cam> for CamView<'a> {
+    fn from(cam: &'a Cam) -> Self {
+        Self { maps: &cam.maps, classes: &cam.classes }
+    }
+}
+
+/// Maps of every class.
+impl<'a, M: AsRef<[f32]> + ?Sized> From<&'a M> for CamView<'a> {
+    fn from(maps: &'a M) -> Self {
+        Self { maps: maps.as_ref(), classes: &[] }
+    }
+}
+
 /// Why a heatmap cannot be made.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum GradCamError {
     /// The graph's output has another number of elements than the card says.
     #[error(
-        "the model's Grad-CAM output has {found} values, its card says {classes} classes x \
-         {height} x {width}: prepare the model again"
+        "the model's Grad-CAM output has {found} values, its card says {rows} maps of {height} x {width}: \
+         prepare the model again"
     )]
     Shape {
         /// Elements in the output.
         found: usize,
-        /// Classes, by the number of probabilities.
-        classes: usize,
+        /// Maps, by the card and the number of probabilities.
+        rows: usize,
         /// Rows by the card.
         height: u32,
         /// Columns by the card.
@@ -82,6 +117,30 @@ pub enum GradCamError {
         /// How many there are.
         classes: usize,
     },
+    /// A class that is not among those that have maps.
+    #[error(
+        "the model gives heatmaps of the {count} likeliest classes of a photo, and class {class} is none of \
+         them: ask for one of the first {count} results"
+    )]
+    Unlikely {
+        /// The index asked for.
+        class: usize,
+        /// How many classes have maps.
+        count: usize,
+    },
+    /// The output that says which classes have maps holds something else.
+    #[error(
+        "the model's output of the classes of its maps holds {found:?}, its card says {count} of {classes} \
+         classes: prepare the model again"
+    )]
+    Classes {
+        /// What it holds.
+        found: Vec<f32>,
+        /// How many classes have maps.
+        count: usize,
+        /// How many classes there are.
+        classes: usize,
+    },
     /// A value is NaN or infinite.
     #[error("the model's {what} {index} is not finite: run `skincell model check` on this model")]
     NotFinite {
@@ -92,7 +151,7 @@ pub enum GradCamError {
     },
 }
 
-/// The heatmap of `class` from `cam`, the maps `M` of all classes, `[classes, map.height,
+/// The heatmap of `class` from `cam`, the maps `M` of all classes or of the likeliest, `[rows, map.height,
 /// map.width]` f32 (see [`GradCam`]), and `probabilities`, `[classes]`, 0 to 1.
 ///
 /// With [`Basis::Probability`] the gradient of the class's probability `p_c` is taken through the
@@ -103,18 +162,20 @@ pub enum GradCamError {
 /// basis [`Basis::Logit`]; all zeros where that is flat, too.
 ///
 /// Where the graph has taken the gradient of the probabilities ([`GradCam::of`]), `M` is that of `p_c` already,
-/// and the map is `relu(M_c / (h·w))`, normalised likewise.
+/// and the map is `relu(M_c / (h·w))`, normalised likewise. Of the likeliest classes only, it has gone through the
+/// activation, too.
 ///
 /// # Errors
 /// [`GradCamError`] for a shape other than the card's, a class out of range, or a value that is
 /// not finite.
-pub fn heatmap(
-    cam: &[f32],
+pub fn heatmap<'a>(
+    cam: impl Into<CamView<'a>>,
     map: &GradCam,
     probabilities: &[f32],
     activation: Activation,
     class: usize,
 ) -> Result<Heatmap, GradCamError> {
+    let CamView { maps: cam, classes } = cam.into();
     let area = check(cam, map, probabilities, class)?;
     let done = |values: Vec<f32>, basis: Basis| Heatmap {
         width: map.width,
@@ -122,6 +183,21 @@ pub fn heatmap(
         values,
         basis,
     };
+    if let MapClasses::Likeliest { count, .. } = map.classes {
+        let at = place(classes, count as usize, probabilities.len(), class)?;
+        let of = |row: usize, divisor: f64| {
+            let row = cam.chunks_exact(area).nth(row).unwrap_or_default();
+            normalised(&row.iter().map(|&m| f64::from(m) / divisor).collect::<Vec<_>>())
+        };
+        if map.basis == Basis::Probability {
+            let found = of(at, area as f64);
+            if found.is_some() || map.sets() == 1 {
+                return Ok(done(found.unwrap_or_else(|| vec![0.0; area]), Basis::Probability));
+            }
+        }
+        let logit = of(at + (map.sets() - 1) * count as usize, 1.0);
+        return Ok(done(logit.unwrap_or_else(|| vec![0.0; area]), Basis::Logit));
+    }
     if map.of == Form::Probabilities {
         let own: Vec<f64> =
             (0..probabilities.len()).map(|j| f64::from(u8::from(j == class))).collect();
@@ -139,7 +215,22 @@ pub fn heatmap(
     Ok(done(normalised(&logit).unwrap_or_else(|| vec![0.0; area]), Basis::Logit))
 }
 
-/// Values per class, once everything is known to fit.
+/// Where among the classes that have maps one is.
+fn place(
+    listed: &[f32],
+    count: usize,
+    classes: usize,
+    class: usize,
+) -> Result<usize, GradCamError> {
+    let known = |c: &f32| c.fract() == 0.0 && *c >= 0.0 && (*c as usize) < classes;
+    if listed.len() != count || !listed.iter().all(known) {
+        return Err(GradCamError::Classes { found: listed.to_vec(), count, classes });
+    }
+    let found = listed.iter().position(|c| *c as usize == class);
+    found.ok_or(GradCamError::Unlikely { class, count })
+}
+
+/// Values per map, once everything is known to fit.
 fn check(
     cam: &[f32],
     map: &GradCam,
@@ -149,8 +240,9 @@ fn check(
     let classes = probabilities.len();
     let (width, height) = (map.width, map.height);
     let area = u64::from(width) * u64::from(height);
-    if area == 0 || area.checked_mul(classes as u64) != Some(cam.len() as u64) {
-        return Err(GradCamError::Shape { found: cam.len(), classes, height, width });
+    let rows = map.rows(classes);
+    if area == 0 || rows == 0 || area.checked_mul(rows as u64) != Some(cam.len() as u64) {
+        return Err(GradCamError::Shape { found: cam.len(), rows, height, width });
     }
     if class >= classes {
         return Err(GradCamError::Class { class, classes });
@@ -160,7 +252,7 @@ fn check(
             return Err(GradCamError::NotFinite { what, index });
         }
     }
-    Ok(cam.len() / classes)
+    Ok(cam.len() / rows)
 }
 
 /// `∂p_class/∂logit_j` for every class `j`. Summed, never as `1 - p`: near 1 that has no digits

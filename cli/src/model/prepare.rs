@@ -101,6 +101,10 @@ pub(crate) struct PrepareArguments {
     /// [default: conv if its bias is known and only it is pooled, else activation]
     #[arg(long, value_enum)]
     cam_target: Option<TargetKind>,
+    /// The layer or node whose map Grad-CAM shows, by its name in PyTorch, Keras or the ONNX file, such as
+    /// features.29 or blocks.11.norm1 [default: the last map that everything passes]
+    #[arg(long, value_name = "NAME", conflicts_with = "cam_target")]
+    cam_layer: Option<String>,
     /// The value whose gradient Grad-CAM shows: the class's probability, or its score before softmax
     #[arg(long, value_enum, default_value_t = BasisKind::Probability)]
     cam_basis: BasisKind,
@@ -257,6 +261,7 @@ fn options(
             Some(TargetKind::Activation) => CamTarget::Only(Target::Activation),
             Some(TargetKind::None) => CamTarget::None,
         },
+        layer: arguments.cam_layer,
         basis: match arguments.cam_basis {
             BasisKind::Probability => Basis::Probability,
             BasisKind::Logit => Basis::Logit,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use skincell_modelkit::{Report, photos, samples};
-use skincell_vision::card::{ChannelOrder, Fit, Input};
+use skincell_vision::card::{ChannelOrder, Fit, Input, MapClasses};
 use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
@@ -31,19 +31,7 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     println!("  sees       {}", seen(report));
     println!("  scores     {} of {} classes", card.output.name, card.classes.len());
     println!("  activation {}{}", report.probabilities, assumed("activation"));
-    match (&card.gradcam, &report.conv, &card.gradcam_missing) {
-        (Some(map), Some((conv, channels)), _) => println!(
-            "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
-            map.output,
-            map.width,
-            map.height,
-            map.target,
-            map.basis,
-            layer = map.layer.as_deref().unwrap_or(conv)
-        ),
-        (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
-        _ => {}
-    }
+    print_heatmap(report);
     let (graph, weights) = report.bytes;
     println!(
         "  weights    {} parameters, {} bytes to map beside a graph of {graph} bytes",
@@ -67,6 +55,35 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
         println!(
             "  note       assumed because no file states it: {}; set it with --preprocess and --activation",
             card.assumed.join(", ")
+        );
+    }
+}
+
+/// Which map is shown, and what it costs.
+fn print_heatmap(report: &Report) {
+    let card = &report.card;
+    match (&card.gradcam, &report.conv, &card.gradcam_missing) {
+        (Some(map), Some((conv, channels)), _) => println!(
+            "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
+            map.output,
+            map.width,
+            map.height,
+            map.target,
+            map.basis,
+            layer = map.layer.as_deref().unwrap_or(conv)
+        ),
+        (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
+        _ => {}
+    }
+    if let (Some(price), Some(map)) = (report.price, &card.gradcam) {
+        let of = match &map.classes {
+            MapClasses::All => "all classes".to_owned(),
+            MapClasses::Likeliest { count, .. } => format!("the {count} likeliest classes"),
+        };
+        println!(
+            "  price      {:.2} % more multiplications and about {:.1} MiB more memory, maps of {of}",
+            price.share * 100.0,
+            price.bytes as f64 / f64::from(1 << 20)
         );
     }
 }

@@ -135,7 +135,7 @@ impl Map {
         let (channels, height, width) = match (shape, tokens) {
             (&[1, channels, height, width], None) if axis == 1 => (channels, height, width),
             (&[1, height, width, channels], None) if axis == 3 => (channels, height, width),
-            (&[1, _, _], Some(Tokens { height, width, .. })) => (shape[axis], height, width),
+            (&[_, _, _], Some(Tokens { height, width, .. })) => (shape[axis], height, width),
             _ => return None,
         };
         Some(Self { axis, channels, height, width, tokens })
@@ -151,7 +151,7 @@ pub(super) fn product(
     classes: usize,
 ) -> String {
     let int = |side: usize| i64::try_from(side).unwrap_or(i64::MAX);
-    let last = map.axis == 3 || (map.axis == 2 && map.tokens.is_some());
+    let last = map.tokens.map_or(map.axis == 3, |tokens| map.axis > tokens.axis);
     let value = &match map.tokens {
         None => value.to_owned(),
         Some(Tokens { axis, from, height, width }) => {
@@ -161,7 +161,11 @@ pub(super) fn product(
     };
     let maps = match matrix {
         Matrix::Identity if last => {
-            let perm: &[i64] = if map.tokens.is_some() { &[0, 2, 1] } else { &[0, 3, 1, 2] };
+            let perm: &[i64] = match map.tokens {
+                None => &[0, 3, 1, 2],
+                Some(Tokens { axis: 0, .. }) => &[1, 2, 0],
+                Some(_) => &[0, 2, 1],
+            };
             let perm = vec![ints_attribute("perm", perm)];
             graph.emit(&name("maps"), "Transpose", &[value], perm)
         }

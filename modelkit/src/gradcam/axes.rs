@@ -12,7 +12,7 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
         "Shape" | "Size" | "ConstantOfShape" | "IsNaN" | "Equal" | "Greater" | "Less"
         | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "ArgMax" => Vec::new(),
         "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather" | "Pad" | "Resize"
-        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" => {
+        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
             input(node, 0).into_iter().collect()
         }
         _ => reads(node),
@@ -54,7 +54,12 @@ pub(super) fn channel_axis(
                 let to = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
                 let lead: usize = from.iter().take(axis).product();
                 let fits = |a: &usize| to[*a] == all && to[..*a].iter().product::<usize>() == lead;
-                (0..to.len()).find(fits).unwrap_or(rank.saturating_sub(1))
+                // Groups of channels are taken apart or joined, before axes that stay.
+                let stay =
+                    from.iter().rev().zip(to.iter().rev()).take_while(|(a, b)| a == b).count();
+                let groups = (axis + stay < from.len()).then(|| to.len().checked_sub(stay + 1));
+                let groups = groups.flatten().unwrap_or(rank.saturating_sub(1));
+                (0..to.len()).find(fits).unwrap_or(groups)
             }
             None => rank.saturating_sub(1),
         },

@@ -46,6 +46,7 @@ pub(super) fn rule(
         "Expand" => step.expanded(),
         "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => step.mean(),
         "ReduceMax" | "GlobalMaxPool" => step.max(),
+        "ReduceL2" => step.length(),
         "Slice" | "Gather" => step.part(),
         "Conv" => step.pointwise(),
         "Where" => step.chosen(),
@@ -351,6 +352,19 @@ impl Step<'_> {
         let gradient = self.kept(x.dims.len(), &axes);
         let factor = if op(self.node) == "ReduceSum" { 1.0 } else { 1.0 / count as f32 };
         Ok(vec![(x.name, self.sheet.times(&gradient, factor))])
+    }
+
+    /// y = √(Σ x²): `x / y`.
+    fn length(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let axes = self.reduced(x.dims.len())?;
+        let gradient = self.kept(x.dims.len(), &axes);
+        let mut dims = x.dims.clone();
+        axes.iter().for_each(|a| dims[*a] = 1);
+        let value = Val::new(output(self.node), &self.y_shape()?);
+        let value = self.sheet.reshape(&value, &dims);
+        let share = self.sheet.binary("Div", &x, &value)?;
+        Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
     }
 
     /// To where the maximum is, in equal parts where it is at several places.

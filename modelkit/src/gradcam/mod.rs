@@ -13,13 +13,16 @@ mod bias;
 mod closed;
 mod fold;
 mod general;
+mod layer;
 mod linear;
 mod place;
+mod price;
 mod products;
 mod refusal;
 mod reverse;
 mod rows;
 mod rules;
+mod seeds;
 mod sheet;
 mod slope;
 mod tangent;
@@ -31,13 +34,16 @@ use rten_onnx::onnx::NodeProto;
 use skincell_vision::card::{Basis, Form, GradCam, Target};
 
 use assemble::Map;
-use closed::Matrix;
 pub(crate) use closed::channel_shape;
+pub(crate) use layer::named;
 use linear::Summed;
 pub(crate) use place::{Tail, find};
+pub use price::Price;
+use price::price;
 pub(crate) use refusal::Refusal;
 use reverse::{Adjoint, Shapes, between, walk};
 pub(crate) use rows::pull_up;
+use seeds::Seeds;
 use tokens::Tokens;
 
 use crate::onnx::engine::{EngineError, Probe};
@@ -65,9 +71,11 @@ pub(crate) struct Added {
     pub(crate) channels: usize,
     /// What the reader should know about the choice.
     pub(crate) note: Option<String>,
+    pub(crate) price: Price,
 }
 
-/// Adds the output; on a refusal the graph is as it was.
+/// Adds the output for the last map `tail`, or for the one that the user named; on a refusal the graph is as
+/// it was.
 ///
 /// # Errors
 /// The inner [`Refusal`] names the operator in the way; the outer error is the engine's.
@@ -75,10 +83,18 @@ pub(crate) fn add(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
-    tail: &Tail,
+    (tail, named): (&Tail, Option<&Tail>),
     shifts: &Shifts,
     wanted: Wanted,
 ) -> Result<Result<Added, Refusal>, EngineError> {
+    if let Some(named) = named {
+        let source = bias::source(graph, named, shifts, wanted.own_bias);
+        let target = if named.conv.is_some() { Target::Conv } else { Target::Activation };
+        let (value, axis, tokens) = (named.pooled.clone(), named.axis, named.tokens);
+        let chosen = Chosen { value, axis, target, tokens, likeliest: false };
+        let wanted = Wanted { target: Some(target), ..wanted };
+        return attempt(graph, probe, scores, tail, &chosen, &source, wanted);
+    }
     let source = bias::source(graph, tail, shifts, wanted.own_bias);
     let conv = tail.conv.and_then(|i| graph.nodes.get(i)).map(|n| output(n).to_owned());
     if let (Some(conv), None | Some(Target::Conv)) = (conv, wanted.target) {
@@ -89,7 +105,13 @@ pub(crate) fn add(
             return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.to_owned() }));
         }
         if wanted.target.is_some() || !unknown {
-            let target = Chosen { value: conv, axis: 1, target: Target::Conv, tokens: None };
+            let target = Chosen {
+                value: conv,
+                axis: 1,
+                target: Target::Conv,
+                tokens: None,
+                likeliest: false,
+            };
             let added = attempt(graph, probe, scores, tail, &target, &source, wanted)?;
             if added.is_ok() || wanted.target.is_some() {
                 return Ok(added);
@@ -100,16 +122,19 @@ pub(crate) fn add(
         return Ok(Err(Refusal { node: format!("\"{}\"", tail.pooled), why }));
     }
     let (value, axis, tokens) = (tail.pooled.clone(), tail.axis, tail.tokens);
-    let target = Chosen { value, axis, target: Target::Activation, tokens };
+    let target = Chosen { value, axis, target: Target::Activation, tokens, likeliest: false };
     attempt(graph, probe, scores, tail, &target, &source, wanted)
 }
 
 /// The map to be shown.
+#[derive(Clone)]
 struct Chosen {
     value: String,
     axis: usize,
     target: Target,
     tokens: Option<Tokens>,
+    /// Whether the likeliest classes alone have maps.
+    likeliest: bool,
 }
 
 fn attempt(
@@ -121,26 +146,40 @@ fn attempt(
     source: &bias::Source,
     wanted: Wanted,
 ) -> Result<Result<Added, Refusal>, EngineError> {
-    let shapes = shapes(graph, probe, &chosen.value, scores.differentiated())?;
-    let nodes = graph.nodes.len();
-    let result = build(graph, shapes, scores, tail, chosen, source, wanted);
+    let shapes = shapes(graph, probe, &chosen.value, scores)?;
+    let first = graph.nodes.len();
+    let classes: usize = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
+    let mut result = build(graph, shapes, scores, tail, chosen, source, wanted);
+    if classes > FEW && result.as_ref().is_ok_and(|added| !added.price.is_small()) {
+        undo(graph, first);
+        let chosen = Chosen { likeliest: true, ..chosen.clone() };
+        result = build(graph, shapes, scores, tail, &chosen, source, wanted);
+    }
     if result.is_err() {
-        graph.nodes.truncate(nodes);
-        graph.drop_unused();
-    } else {
-        types::widen(graph, nodes);
+        undo(graph, first);
     }
     Ok(result)
 }
 
-/// Shapes of everything the nodes between two values give and take.
+/// Takes off what was added from a node on.
+fn undo(graph: &mut Graph, first: usize) {
+    let added: Vec<String> = graph.nodes.drain(first..).flat_map(|node| node.output).collect();
+    graph.outputs.retain(|o| o.name.as_ref().is_none_or(|name| !added.contains(name)));
+    graph.drop_unused();
+}
+
+/// Up to so many classes all have maps, whatever they cost.
+const FEW: usize = 16;
+
+/// Shapes of everything that the nodes between the target and the scores give and take.
 fn shapes<'p>(
     graph: &Graph,
     probe: &'p mut Probe,
     target: &str,
-    logits: &str,
+    scores: &Scores,
 ) -> Result<&'p Shapes, EngineError> {
-    let mut names = vec![target, logits];
+    let logits = scores.differentiated();
+    let mut names = vec![target, logits, &scores.output];
     for node in between(graph, target, logits).into_iter().filter_map(|i| graph.nodes.get(i)) {
         names.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
         let taken = node.input.iter().map(String::as_str);
@@ -160,11 +199,53 @@ fn build(
 ) -> Result<Added, Refusal> {
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
     let refuse = |why: String| Refusal { node: made.clone(), why };
-    let from = scores.differentiated();
-    let classes: usize = shapes.get(from).map_or(0, |s| s.iter().product());
+    let (first, before) = (graph.nodes.len(), graph.constants.keys().cloned().collect());
     let shape = shapes.get(&chosen.value).cloned().unwrap_or_default();
     let map = Map::new(&shape, chosen.axis, chosen.tokens)
         .ok_or_else(|| refuse(format!("its map has shape {shape:?}, not that of an image")))?;
+    let classes = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
+    let seeds = if chosen.likeliest {
+        seeds::likeliest(graph, scores, classes, wanted.basis).map_err(&refuse)?
+    } else {
+        seeds::all(classes)
+    };
+    let rows = seeds.rows;
+    let listed = seeds.classes.clone();
+    let (part, all) = weights(graph, shapes, scores, tail, chosen, (&map, seeds), wanted)?;
+    let value = assemble::shown(graph, chosen, source, &part, &map, shape.len());
+    let output = assemble::product(graph, &value, &part.matrix, &map, rows);
+    graph.outputs.push(value_info(&output, &[1, rows, map.height, map.width]));
+    types::widen(graph, first);
+    let side = |s: usize| u32::try_from(s).unwrap_or(u32::MAX);
+    let card = GradCam {
+        output,
+        width: side(map.width),
+        height: side(map.height),
+        target: chosen.target,
+        basis: wanted.basis,
+        layer: Some(layer(graph, &chosen.value)),
+        of: if scores.logits.is_some() { Form::Logits } else { scores.form },
+        classes: listed,
+    };
+    let note = note(all, chosen, source, wanted, &map);
+    let price = price(graph, shapes, first, &before);
+    Ok(Added { card, conv: made, channels: map.channels, note, price })
+}
+
+/// α: how much each channel of the map weighs for each row of the seeds; and the number of channels of the last
+/// map, where these are a part of them.
+fn weights(
+    graph: &mut Graph,
+    shapes: &Shapes,
+    scores: &Scores,
+    tail: &Tail,
+    chosen: &Chosen,
+    (map, seeds): (&Map, Seeds),
+    wanted: Wanted,
+) -> Result<(assemble::Part, Option<usize>), Refusal> {
+    let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
+    let refuse = |why: String| Refusal { node: made.clone(), why };
+    let from = scores.differentiated();
     let mut path: Vec<NodeProto> =
         between(graph, &chosen.value, from).iter().map(|i| graph.nodes[*i].clone()).collect();
     let mut summed = Summed::new();
@@ -184,7 +265,8 @@ fn build(
     if automatic && !whole {
         return Err(refuse("it is one branch of the last map".to_owned()));
     }
-    let adjoints = walk(graph, shapes, &path, &region, &summed, (from, Matrix::Identity, classes))?;
+    let start = (from, seeds.matrix, seeds.rows);
+    let adjoints = walk(graph, shapes, &path, &region, &summed, start)?;
     let mut parts = Vec::new();
     let mut reached: Vec<_> = adjoints.into_iter().collect();
     reached.sort_by(|a, b| a.0.cmp(&b.0));
@@ -203,22 +285,9 @@ fn build(
         let part = assemble::part(graph, adjoint, tangent, &shape, map.channels);
         parts.push(part.map_err(&refuse)?);
     }
-    let part = assemble::joined(graph, parts).map_err(&refuse)?;
-    let value = assemble::shown(graph, chosen, source, &part, &map, shape.len());
-    let output = assemble::product(graph, &value, &part.matrix, &map, classes);
-    graph.outputs.push(value_info(&output, &[1, classes, map.height, map.width]));
-    let side = |s: usize| u32::try_from(s).unwrap_or(u32::MAX);
-    let card = GradCam {
-        output,
-        width: side(map.width),
-        height: side(map.height),
-        target: chosen.target,
-        basis: wanted.basis,
-        layer: Some(layer(graph, &chosen.value)),
-        of: if scores.logits.is_some() { Form::Logits } else { scores.form },
-    };
-    let note = note(shapes, tail, chosen, source, wanted, &map);
-    Ok(Added { card, conv: made, channels: map.channels, note })
+    let all = shapes.get(&tail.pooled).and_then(|s| s.get(tail.axis)).copied();
+    let share = all.filter(|all| region.tangents.contains_key(&tail.pooled) && *all > map.channels);
+    Ok((assemble::joined(graph, parts).map_err(&refuse)?, share))
 }
 
 /// The name by which people know what gives a value: its node's, or else the value's own.
@@ -228,20 +297,20 @@ fn layer(graph: &Graph, value: &str) -> String {
 }
 
 fn note(
-    shapes: &Shapes,
-    tail: &Tail,
+    all: Option<usize>,
     chosen: &Chosen,
     source: &bias::Source,
     wanted: Wanted,
     map: &Map,
 ) -> Option<String> {
-    let all = shapes.get(&tail.pooled).and_then(|s| s.get(tail.axis)).copied().unwrap_or(0);
-    match (chosen.target, source) {
-        (Target::Conv, _) if all > map.channels => Some(format!(
-            "Grad-CAM shows a branch: {} of the {all} channels that are pooled; --cam-target \
-             activation shows them all",
+    if let Some(all) = all {
+        return Some(format!(
+            "Grad-CAM shows a branch: {} of the {all} channels that are pooled; --cam-target activation \
+             shows them all",
             map.channels
-        )),
+        ));
+    }
+    match (chosen.target, source) {
         (Target::Conv, bias::Source::Unknown(_)) => Some(
             "the bias of the last convolution was taken for what a folded batch norm left there; if \
              the layer had a bias of its own, prepare again with --conv-bias own"

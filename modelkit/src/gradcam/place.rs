@@ -23,7 +23,8 @@ pub(crate) struct Tail {
     pub(crate) axis: usize,
     /// Index of the last convolution's node before it that gives a map of that size.
     pub(crate) conv: Option<usize>,
-    /// Where the map is a sequence, `[1, tokens, channels]` or `[1, channels, tokens]`.
+    /// Where the map is a sequence, `[1, tokens, channels]`, `[tokens, 1, channels]` or
+    /// `[1, channels, tokens]`.
     pub(crate) tokens: Option<Tokens>,
 }
 
@@ -151,11 +152,12 @@ fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>
             continue;
         }
         match *shape {
-            [1, a, b] if a > 1 && b > 1 => {
+            [1, a, b] | [a, 1, b] if a > 1 && b > 1 => {
                 if tracer.channels(value).is_some() {
                     return Ok(Some(value));
                 }
-                if a.min(b) >= SEQUENCE {
+                // What two computed tensors were multiplied to is no sequence of places.
+                if a.min(b) >= SEQUENCE && tracer.is_spatial(value) {
                     return Err(value);
                 }
             }
@@ -176,6 +178,7 @@ fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>
 fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
     let (graph, shapes) = (tracer.graph, tracer.shapes);
     let mut pooled = found.to_owned();
+    let mut powered = false;
     while let Some((_, node)) = graph.producer_of(&pooled) {
         let held = |value: &&String| !graph.constants.contains_key(*value);
         let data: Vec<&String> = node.input.iter().filter(held).collect();
@@ -187,6 +190,9 @@ fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
         let sequence = rank(&pooled) == 3;
         let moves = match op(node) {
             "MaxPool" | "AveragePool" | "Transpose" | "Identity" | "Dropout" | "Cast" => true,
+            // Generalised mean pooling: a power of what is cut off above 0.
+            "Pow" => true,
+            "Clip" | "Max" => powered,
             "Reshape" | "Flatten" => input(node, 0).is_some_and(|x| rank(x) == 4),
             // Class tokens are cut off.
             "Slice" => sequence && tracer.channels(data[0]).is_some_and(|(_, t)| t.is_some()),
@@ -197,7 +203,10 @@ fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
             _ => false,
         };
         match data.first().filter(|before| moves && passes.contains(before)) {
-            Some(before) => pooled = (*before).clone(),
+            Some(before) => {
+                powered = op(node) == "Pow";
+                pooled = (*before).clone();
+            }
             None => break,
         }
     }

@@ -114,6 +114,9 @@ fn narrowed(
     rows: Rows,
 ) -> Option<Vec<NodeProto>> {
     let y = shapes.get(output(node))?.clone();
+    if op(node) == "Concat" {
+        return one_part(graph, shapes, node, rows);
+    }
     let cuts = cuts(graph, shapes, node, &y, rows.axis)?;
     let mut new = node.clone();
     if matches!(op(node), "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze") {
@@ -139,6 +142,27 @@ fn narrowed(
     }
     nodes.push(new);
     Some(nodes)
+}
+
+/// Rows that lie in one of the parts that a node joins.
+fn one_part(
+    graph: &mut Graph,
+    shapes: &Shapes,
+    node: &NodeProto,
+    rows: Rows,
+) -> Option<Vec<NodeProto>> {
+    let rank = shapes.get(output(node))?.len();
+    (axis_of(node, 0, rank)? == rows.axis).then_some(())?;
+    let mut start = 0;
+    for part in &node.input {
+        let side = *dims_of(graph, shapes, part)?.get(rows.axis)?;
+        if start <= rows.from && rows.from + rows.count <= start + side {
+            let own = Rows { from: rows.from - start, ..rows };
+            return Some(vec![selection(graph, node, part, own, false)]);
+        }
+        start += side;
+    }
+    None
 }
 
 /// A node of the same name and output that gives its first input in another shape.
@@ -181,6 +205,10 @@ fn cuts(
             (!over.contains(&axis)).then_some(vec![(0, axis)])?
         }
         "MatMul" if axis + 2 == rank => vec![(0, x()?.len().checked_sub(2)?)],
+        "MatMul" if axis + 2 < rank && x()?.len() == rank => {
+            let weights = input(node, 1).and_then(|w| dims_of(graph, shapes, w))?;
+            (weights.len() == 2).then_some(vec![(0, axis)])?
+        }
         "Gemm" if axis == 0 && int(node, "transA", 0) == 0 => {
             let bias = input(node, 2).and_then(|c| dims_of(graph, shapes, c));
             let long = bias.is_some_and(|dims| dims.len() == 2 && dims[0] != 1);

@@ -133,6 +133,12 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
             w.by("Mul", &bell, std::f32::consts::FRAC_2_SQRT_PI)
         }
         "Neg" => w.number(-1.0),
+        // 1 above 0, −1 below, 0 at 0
+        "Abs" => {
+            let (above, below) = (w.between(x, Some(0.0), None)?, w.between(x, None, Some(0.0))?);
+            w.call("Sub", &[&above, &below])
+        }
+        "Sign" => w.number(0.0),
         // eˣ = y
         "Exp" => y.to_owned(),
         "Log" => w.call("Reciprocal", &[x]),

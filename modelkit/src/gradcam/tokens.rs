@@ -3,7 +3,7 @@
 //! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both: the
 //! reshape that joined rows and columns, and the concatenation. Neither is guessed from a length.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
@@ -21,6 +21,9 @@ pub(crate) struct Tokens {
     pub(crate) width: usize,
 }
 
+/// What is known of values along an axis.
+type Seen = HashMap<(String, usize), Option<Tokens>>;
+
 /// How far back the making of a map is looked at.
 const STEPS: usize = 32;
 
@@ -33,14 +36,17 @@ pub(super) struct Tracer<'a> {
 impl Tracer<'_> {
     /// The tokens of a value along an axis.
     pub(super) fn tokens(&self, value: &str, axis: usize) -> Option<Tokens> {
-        self.trace(value, axis, &mut HashSet::new())
+        self.trace(value, axis, &mut Seen::new())
     }
 
     /// The axis of a map's channels, and of a sequence the tokens; `None` for a sequence without places.
     pub(super) fn channels(&self, value: &str) -> Option<(usize, Option<Tokens>)> {
-        if self.shapes.get(value).is_some_and(|shape| shape.len() == 3) {
-            let tokens = self.tokens(value, 1).or_else(|| self.tokens(value, 2))?;
-            return Some((3 - tokens.axis, Some(tokens)));
+        if let Some(shape) = self.shapes.get(value).filter(|shape| shape.len() == 3) {
+            let long: Vec<usize> = (0..3).filter(|axis| shape[*axis] > 1).collect();
+            let [first, second] = long[..] else { return None };
+            let other = |tokens: Tokens| if tokens.axis == first { second } else { first };
+            let tokens = self.tokens(value, first).or_else(|| self.tokens(value, second))?;
+            return Some((other(tokens), Some(tokens)));
         }
         Some((channel_axis(self.graph, self.shapes, value), None))
     }
@@ -91,15 +97,18 @@ impl Tracer<'_> {
         self.graph.constants.get(value).map(|t| &t.dims).or_else(|| self.shapes.get(value))
     }
 
-    fn trace(
-        &self,
-        value: &str,
-        axis: usize,
-        seen: &mut HashSet<(String, usize)>,
-    ) -> Option<Tokens> {
-        if !seen.insert((value.to_owned(), axis)) {
-            return None;
+    fn trace(&self, value: &str, axis: usize, seen: &mut Seen) -> Option<Tokens> {
+        let key = (value.to_owned(), axis);
+        if let Some(known) = seen.get(&key) {
+            return *known;
         }
+        seen.insert(key.clone(), None);
+        let found = self.search(value, axis, seen);
+        seen.insert(key, found);
+        found
+    }
+
+    fn search(&self, value: &str, axis: usize, seen: &mut Seen) -> Option<Tokens> {
         let (_, node) = self.graph.producer_of(value)?;
         let y = self.shapes.get(value)?;
         match op(node) {
@@ -125,7 +134,7 @@ impl Tracer<'_> {
                             None => y.len() - 1 - axis,
                         },
                         // Rows of a product are those of its first factor.
-                        "MatMul" if input(node, 0) != Some(before) || axis + 2 != y.len() => {
+                        "MatMul" if input(node, 0) != Some(before) || axis + 1 >= y.len() => {
                             return None;
                         }
                         "Gemm" if input(node, 0) != Some(before) || axis != 0 => return None,
@@ -140,12 +149,7 @@ impl Tracer<'_> {
         }
     }
 
-    fn taken(
-        &self,
-        node: &NodeProto,
-        axis: usize,
-        seen: &mut HashSet<(String, usize)>,
-    ) -> Option<Tokens> {
+    fn taken(&self, node: &NodeProto, axis: usize, seen: &mut Seen) -> Option<Tokens> {
         let before = input(node, 0)?;
         let (along, (from, count), drops) = taken(self.graph, node, self.shapes.get(before)?)?;
         let back = if drops && along <= axis { axis + 1 } else { axis };
@@ -158,12 +162,7 @@ impl Tracer<'_> {
         whole.then_some(Tokens { axis, from: first, ..found })
     }
 
-    fn reshaped(
-        &self,
-        node: &NodeProto,
-        axis: usize,
-        seen: &mut HashSet<(String, usize)>,
-    ) -> Option<Tokens> {
+    fn reshaped(&self, node: &NodeProto, axis: usize, seen: &mut Seen) -> Option<Tokens> {
         let before = input(node, 0)?;
         let (x, y) = (self.shapes.get(before)?, self.shapes.get(output(node))?);
         if let Some(back) = kept_axis(y, axis, x) {

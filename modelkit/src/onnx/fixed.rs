@@ -15,6 +15,9 @@ use skincell_onnx::Constant;
 /// Largest number of elements of a value that becomes a constant.
 const MOST_ELEMENTS: usize = 1 << 18;
 
+/// Arithmetic on constants of up to so many elements is done as well, such as an exponent's reciprocal.
+const FEW_ELEMENTS: usize = 64;
+
 /// Replaces values that follow from shapes by constants; `probe` was loaded from the graph as it is.
 ///
 /// # Errors
@@ -23,6 +26,7 @@ pub(crate) fn fix_shapes(graph: &mut Graph, probe: &Probe) -> Result<(), EngineE
     let mut varies: HashSet<&str> = graph.inputs.iter().filter_map(|i| i.name.as_deref()).collect();
     let mut shaped: HashSet<&str> = HashSet::new();
     let mut wanted: HashSet<&str> = HashSet::new();
+    let few = |i: &&str| graph.constants.get(*i).is_some_and(|c| c.len() <= FEW_ELEMENTS);
     for node in &graph.nodes {
         let taken = reads(node);
         let outputs = node.output.iter().map(String::as_str);
@@ -31,6 +35,7 @@ pub(crate) fn fix_shapes(graph: &mut Graph, probe: &Probe) -> Result<(), EngineE
             varies.extend(outputs);
         } else if matches!(op(node), "Shape" | "Size" | "ConstantOfShape" | "Range")
             || taken.iter().any(|i| shaped.contains(i))
+            || (!taken.is_empty() && taken.iter().all(few))
         {
             shaped.extend(outputs);
         }
@@ -83,8 +88,8 @@ fn dtype(graph: &Graph, value: &str, left: usize) -> Option<DataType> {
         "Where" => like(1),
         "Identity" | "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Concat"
         | "Gather" | "Transpose" | "Tile" | "Range" | "Add" | "Sub" | "Mul" | "Div" | "Mod"
-        | "Neg" | "Floor" | "Ceil" | "Sqrt" | "Max" | "Min" | "ReduceProd" | "ScatterND"
-        | "Pow" => like(0),
+        | "Neg" | "Reciprocal" | "Floor" | "Ceil" | "Sqrt" | "Max" | "Min" | "ReduceProd"
+        | "ScatterND" | "Pow" => like(0),
         _ => None,
     }
 }

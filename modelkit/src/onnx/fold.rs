@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::onnx::graph::{Graph, float, float_attribute, input, op, output};
+use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op, output};
 use skincell_onnx::Constant;
 
 /// What a folded batch norm added to each channel, by the name of the folded convolution's output:
@@ -44,9 +44,12 @@ pub(crate) fn drop_identities(graph: &mut Graph) {
 }
 
 /// Writes operators that rten does not know with others that it does: `Erfc`, which tf2onnx leaves in
-/// for Keras's gelu although ONNX has no such operator, as `1 − erf(x)`, and `Selu` as `γ·elu(x)`.
+/// for Keras's gelu although ONNX has no such operator, as `1 − erf(x)`, `Selu` as `γ·elu(x)`,
+/// and `Sign`, which rten takes for 1 at 0.
 pub(crate) fn replace_unknown(graph: &mut Graph) {
-    while let Some(index) = graph.nodes.iter().position(|n| matches!(op(n), "Erfc" | "Selu")) {
+    while let Some(index) =
+        graph.nodes.iter().position(|n| matches!(op(n), "Erfc" | "Selu" | "Sign"))
+    {
         let node = graph.nodes.remove(index);
         let end = graph.nodes.len();
         let x = input(&node, 0).unwrap_or_default();
@@ -54,6 +57,14 @@ pub(crate) fn replace_unknown(graph: &mut Graph) {
             let one = graph.add_constant("erfc/one", Constant::scalar(1.0));
             let erf = graph.emit("erfc/erf", "Erf", &[x], vec![]);
             graph.emit("erfc/value", "Sub", &[&one, &erf], vec![]);
+        } else if op(&node) == "Sign" {
+            let zero = graph.add_constant("sign/zero", Constant::scalar(0.0));
+            let to = || vec![int_attribute("to", 1)];
+            let above = graph.emit("sign/above", "Greater", &[x, &zero], vec![]);
+            let above = graph.emit("sign/one", "Cast", &[&above], to());
+            let below = graph.emit("sign/below", "Less", &[x, &zero], vec![]);
+            let below = graph.emit("sign/minus", "Cast", &[&below], to());
+            graph.emit("sign/value", "Sub", &[&above, &below], vec![]);
         } else {
             // Defaults of ONNX Selu, from Klambauer et al. 2017.
             let alpha = float_attribute("alpha", float(&node, "alpha", 1.673_263_2));

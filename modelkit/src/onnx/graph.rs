@@ -26,6 +26,9 @@ pub(crate) struct Graph {
     pub(crate) outputs: Vec<ValueInfoProto>,
     pub(crate) ir_version: i64,
     pub(crate) opsets: Vec<OperatorSetIdProto>,
+    /// Whether the biases of convolutions are their own, and not what batch norms left, where the exporter
+    /// knows it of all of them.
+    pub(crate) own_biases: Option<bool>,
 }
 
 /// The operator's name.

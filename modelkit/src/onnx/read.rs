@@ -51,6 +51,10 @@ pub enum ReadError {
     Operators(String),
 }
 
+/// What our exporters write of the layers: `own` where no batch norm follows a convolution, `folded` where no
+/// convolution has a bias.
+const CONV_BIAS: &str = "skincell.conv_bias";
+
 /// Oldest standard operator set worked on: from 11 on, `Gemm` has an optional bias.
 const MIN_OPSET: i64 = 11;
 
@@ -59,7 +63,7 @@ const MIN_OPSET: i64 = 11;
 /// # Errors
 /// [`ReadError`], naming the first thing found wrong.
 pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
-    let ModelFile { nodes, constants, inputs, outputs, ir_version, opsets, .. } =
+    let ModelFile { nodes, constants, inputs, outputs, ir_version, opsets, metadata } =
         skincell_onnx::read(path)?;
     let mut graph = Graph {
         nodes,
@@ -69,6 +73,11 @@ pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
         // 4 is the first version whose initialisers need not be inputs too; 8 goes with opset 13.
         ir_version: ir_version.unwrap_or(8).max(8),
         opsets,
+        own_biases: metadata.get(CONV_BIAS).and_then(|kind| match kind.as_str() {
+            "own" => Some(true),
+            "folded" => Some(false),
+            _ => None,
+        }),
     };
     check_operators(&graph)?;
     sort(&mut graph)?;

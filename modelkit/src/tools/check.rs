@@ -211,6 +211,10 @@ fn answer(
         let likely = rank(&probabilities, CLASSES).into_iter().map(|ranked| ranked.index);
         for class in likely.chain(also.iter().copied()) {
             let found = heatmap(cam, map, &probabilities, card.output.activation, class);
+            // A class asked for may be too unlikely to have a map.
+            if matches!(found, Err(GradCamError::Unlikely { .. })) {
+                continue;
+            }
             let fail = |error| CheckError::Maps { engine, file: file.to_owned(), error };
             heatmaps.insert(class, Heatmap::values(&found.map_err(fail)?).to_vec());
         }

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use skincell_engines::{Dtype, Engine, LoadError, Model, RunError, Source, Tensor};
-use skincell_vision::card::{self, Card, CardError};
+use skincell_vision::card::{self, Card, CardError, GradCam, MapClasses};
+use skincell_vision::gradcam::Cam;
 use skincell_vision::rank::RankError;
 use skincell_vision::tensor;
 use thiserror::Error;
@@ -84,8 +85,8 @@ pub enum ServedError {
 pub struct Outcome {
     /// `[classes]`, as the graph gives them.
     pub scores: Vec<f32>,
-    /// `[classes, height, width]`, where the card has a Grad-CAM output.
-    pub cam: Option<Vec<f32>>,
+    /// The maps, where the card has a Grad-CAM output.
+    pub cam: Option<Cam>,
 }
 
 /// A folder's card, and its model in an engine.
@@ -188,7 +189,14 @@ impl Served {
             }
         };
         let scores = take(&self.card.output.name)?;
-        let cam = self.card.gradcam.as_ref().map(|map| take(&map.output)).transpose()?;
+        let cam = |map: &GradCam| {
+            let classes = match &map.classes {
+                MapClasses::All => Vec::new(),
+                MapClasses::Likeliest { output, .. } => take(output)?,
+            };
+            Ok::<_, ServedError>(Cam { maps: take(&map.output)?, classes })
+        };
+        let cam = self.card.gradcam.as_ref().map(cam).transpose()?;
         Ok(Outcome { scores, cam })
     }
 }

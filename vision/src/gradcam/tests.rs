@@ -20,6 +20,7 @@ fn map(basis: Basis) -> GradCam {
         basis,
         layer: None,
         of: Form::Logits,
+        classes: MapClasses::All,
     }
 }
 
@@ -159,7 +160,7 @@ fn what_does_not_fit_is_an_error() {
     let cam = [0.0; CLASSES * AREA];
     let even = [0.25; CLASSES];
     let soft = Activation::Softmax;
-    let shape = |found, classes| GradCamError::Shape { found, classes, height: 3, width: 4 };
+    let shape = |found, rows| GradCamError::Shape { found, rows, height: 3, width: 4 };
     let with = |at: usize, value: f32| {
         let mut cam = cam;
         cam[at] = value;
@@ -244,4 +245,32 @@ fn maps_of_probabilities_are_shown_as_they_are() {
             }
         }
     }
+}
+
+/// Maps of the two likeliest of four classes, 2 and 0: of their probabilities, then of their logits.
+#[test]
+fn the_likeliest_classes_alone_have_maps() {
+    let classes = MapClasses::Likeliest { count: 2, output: "cam_classes".to_owned() };
+    let map = |basis| GradCam { width: 2, height: 1, classes: classes.clone(), ..map(basis) };
+    let maps = vec![1.0, 4.0, 0.0, -3.0, 8.0, 2.0, 5.0, 10.0];
+    let of = |listed: &[f32], class| {
+        let cam = Cam { maps: maps.clone(), classes: listed.to_vec() };
+        heatmap(&cam, &map(Basis::Probability), &[0.3, 0.1, 0.5, 0.1], Activation::Softmax, class)
+    };
+    let listed = [2.0, 0.0];
+    let likeliest = of(&listed, 2).unwrap();
+    assert_eq!((likeliest.values(), likeliest.basis()), (&[0.25, 1.0][..], Basis::Probability));
+    // The other's probability falls everywhere: its logit's map is shown.
+    let other = of(&listed, 0).unwrap();
+    assert_eq!((other.values(), other.basis()), (&[0.5, 1.0][..], Basis::Logit));
+    assert_eq!(of(&listed, 1), Err(GradCamError::Unlikely { class: 1, count: 2 }));
+    for wrong in [&[2.0][..], &[2.0, 0.5], &[2.0, -1.0], &[2.0, 4.0], &[2.0, f32::NAN]] {
+        assert!(matches!(of(wrong, 2), Err(GradCamError::Classes { .. })), "{wrong:?}");
+    }
+    let cam = Cam { maps: maps[..4].to_vec(), classes: listed.to_vec() };
+    let p = [0.3, 0.1, 0.5, 0.1];
+    let logit = heatmap(&cam, &map(Basis::Logit), &p, Activation::Softmax, 2).unwrap();
+    assert_eq!((logit.values(), logit.basis()), (&[0.25, 1.0][..], Basis::Logit));
+    let short = heatmap(&cam, &map(Basis::Probability), &p, Activation::Softmax, 2);
+    assert_eq!(short, Err(GradCamError::Shape { found: 4, rows: 4, height: 1, width: 2 }));
 }

@@ -1,0 +1,107 @@
+//! The scores whose gradients are wanted: each class's, or those of the likeliest classes of the photo.
+
+use rten_onnx::onnx::{DataType, NodeProto};
+use skincell_vision::card::{Activation, Basis, Form, MapClasses};
+
+use super::closed::{Matrix, name};
+use super::sheet::{Sheet, Val};
+use crate::onnx::graph::{Graph, int_attribute, value_info};
+use crate::scores::Scores;
+use skincell_onnx::Constant;
+
+/// How many classes have maps where all are too many.
+pub(super) const LIKELIEST: usize = 10;
+
+/// Rows `[rows, scores]` to start the walk from.
+pub(super) struct Seeds {
+    pub(super) matrix: Matrix,
+    pub(super) rows: usize,
+    pub(super) classes: MapClasses,
+}
+
+/// One row a class.
+pub(super) fn all(classes: usize) -> Seeds {
+    Seeds { matrix: Matrix::Identity, rows: classes, classes: MapClasses::All }
+}
+
+/// One row for each of the likeliest classes; for the gradient of probabilities their rows of the
+/// activation's Jacobian first, `p_c·(Σ_{j≠c} p_j)` at the class and `−p_c·p_j` elsewhere.
+///
+/// # Errors
+/// A step that does not fit, as the end of a sentence.
+pub(super) fn likeliest(
+    graph: &mut Graph,
+    scores: &Scores,
+    classes: usize,
+    basis: Basis,
+) -> Result<Seeds, String> {
+    let count = LIKELIEST.min(classes);
+    let indices = top(graph, &scores.output, count);
+    let sheet = &mut Sheet { graph };
+    let float = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+    let chosen = sheet.call("Cast", &[&indices], float.clone(), &[1, count]);
+    let column = sheet.reshape(&indices, &[count, 1]);
+    let row: Vec<i64> = (0..).take(classes).collect();
+    let row = sheet.constant(Constant { dims: vec![1, classes], ..Constant::i64_list(&row) });
+    let hit = sheet.call("Equal", &[&column, &row], vec![], &[count, classes]);
+    let own = sheet.call("Cast", &[&hit], float, &[count, classes]);
+    let mut parts = Vec::new();
+    if let (Some(logits), Basis::Probability) = (&scores.logits, basis) {
+        let p = if scores.form == Form::Probabilities {
+            Val::new(&scores.output, &[1, classes])
+        } else {
+            let logits = Val::new(logits, &[1, classes]);
+            let (operator, attributes) = match scores.activation {
+                Activation::Softmax => ("Softmax", vec![int_attribute("axis", 1)]),
+                Activation::Sigmoid => ("Sigmoid", vec![]),
+            };
+            sheet.call(operator, &[&logits], attributes, &[1, classes])
+        };
+        parts.push(jacobian(sheet, &own, &p, scores.activation)?);
+    }
+    parts.push(own);
+    let rows = sheet.concat(&parts, 0);
+    let output = sheet.graph.emit("cam_classes", "Identity", &[&chosen.name], vec![]);
+    sheet.graph.outputs.push(value_info(&output, &[1, count]));
+    let number = u32::try_from(count).unwrap_or(u32::MAX);
+    Ok(Seeds {
+        rows: rows.side(0),
+        matrix: Matrix::Held { name: rows.name, transposed: false },
+        classes: MapClasses::Likeliest { count: number, output },
+    })
+}
+
+/// `∂p_c/∂logit_j` for the classes c of `own`, `[count, classes]` with a 1 at each; without a difference
+/// that loses its digits where p_c is nearly 1.
+fn jacobian(sheet: &mut Sheet, own: &Val, p: &Val, activation: Activation) -> Result<Val, String> {
+    let negative = sheet.times(own, -1.0);
+    let rest = sheet.plus(&negative, 1.0);
+    let mine = sheet.binary("Mul", own, p)?;
+    if activation == Activation::Sigmoid {
+        let below = sheet.times(p, -1.0);
+        let below = sheet.plus(&below, 1.0);
+        return sheet.binary("Mul", &mine, &below);
+    }
+    let others = sheet.binary("Mul", &rest, p)?;
+    let (mine, sum) = (sheet.sum(&mine, &[1]), sheet.sum(&others, &[1]));
+    let diagonal = sheet.binary("Mul", own, &sum)?;
+    let row = sheet.binary("Sub", &diagonal, &others)?;
+    sheet.binary("Mul", &row, &mine)
+}
+
+/// Indices of the largest scores, `[1, count]`, the largest first.
+fn top(graph: &mut Graph, scores: &str, count: usize) -> Val {
+    let number = Constant::i64_list(&[i64::try_from(count).unwrap_or(i64::MAX)]);
+    let number = graph.add_constant(&name("count"), number);
+    let (values, indices) = (graph.fresh(&name("top")), graph.fresh(&name("top_indices")));
+    graph.nodes.push(NodeProto {
+        name: Some(values.clone()),
+        op_type: Some("TopK".to_owned()),
+        input: vec![scores.to_owned(), number],
+        output: vec![values, indices],
+        attribute: vec![int_attribute("axis", 1)],
+        domain: None,
+    });
+    let indices = graph.nodes.last().and_then(|n| n.output.get(1)).cloned().unwrap_or_default();
+    Val::new(&indices, &[1, count])
+}

@@ -1,0 +1,93 @@
+//! Networks of so many classes that only the likeliest have maps: these against PyTorch's autograd in float64.
+//!
+//! `tests/reference/tokens.py` made the fixtures.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::expected::{Expected, largest};
+use skincell_engines::{Engine, Rten};
+use skincell_modelkit::served::Served;
+use skincell_modelkit::{parse_labels, prepare};
+use skincell_vision::card::{Basis, Card, MapClasses};
+use skincell_vision::gradcam::{GradCamError, heatmap};
+use skincell_vision::photo::Photo;
+use skincell_vision::rank::{probabilities, rank};
+use skincell_vision::tensor::from_photo;
+
+const SIDE: usize = 32;
+const PHOTOS: usize = 3;
+const CLASSES: usize = 40;
+const LIKELIEST: usize = 10;
+const TOLERANCE: f32 = 2e-3;
+
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
+}
+
+/// The largest difference of the maps of the likeliest classes; the others are refused.
+fn compare(folder: &Path, model: &Served, card: &Card) -> f32 {
+    let expected = Expected::read(folder);
+    let photos = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
+    let map = card.gradcam.as_ref().expect("a map");
+    let key = if map.basis == Basis::Logit { "logit" } else { "act" };
+    let mut off = 0.0_f32;
+    for index in 0..PHOTOS {
+        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
+        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
+        let tensor = from_photo(&photo, &card.input).expect("a tensor");
+        let outcome = model.run(&tensor).expect("runs");
+        let found = probabilities(&outcome.scores, &card.output).expect("finite");
+        assert!(largest(&found, expected.part("probabilities", &[index])) < 1e-4);
+        let cam = outcome.cam.expect("maps");
+        let ranked = rank(&found, CLASSES);
+        for (place, class) in ranked.iter().map(|r| r.index).enumerate() {
+            let heat = heatmap(&cam, map, &found, card.output.activation, class);
+            if place >= LIKELIEST {
+                assert_eq!(heat, Err(GradCamError::Unlikely { class, count: LIKELIEST }));
+                continue;
+            }
+            let heat = heat.expect("a map");
+            let mut wanted = expected.part(key, &[index, class]);
+            if heat.basis() != map.basis {
+                // No positive gradient of the probability is left anywhere: the logit's map is shown.
+                assert!(wanted.iter().all(|v| *v == 0.0), "photo {index}, class {class}");
+                wanted = expected.part("logit", &[index, class]);
+            }
+            off = off.max(largest(heat.values(), wanted));
+        }
+    }
+    off
+}
+
+#[test]
+fn the_likeliest_classes_have_the_maps_of_autograd() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    for name in ["vit", "labels"] {
+        for basis in [Basis::Probability, Basis::Logit] {
+            let folder = reference().join("likeliest").join(name);
+            let mut options = common::options(folder.join("model.onnx"), home.path());
+            let labels: Vec<String> = (0..CLASSES).map(|i| format!("class {i}")).collect();
+            options.classes = parse_labels(&labels.join("\n")).expect("labels");
+            (options.mean, options.std) = ([127.5; 3], [127.5; 3]);
+            (options.basis, options.force) = (basis, true);
+            let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let card = report.card;
+            let map = card.gradcam.as_ref().unwrap_or_else(|| panic!("{:?}", card.gradcam_missing));
+            let likeliest = MapClasses::Likeliest { count: 10, output: "cam_classes".to_owned() };
+            assert_eq!(map.classes, likeliest, "{name}: {:?}", report.price);
+            let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
+            engines.extend(common::onnx_runtime());
+            for engine in &engines {
+                let model = Served::open(&home.path().join("out"), engine.as_ref()).expect("loads");
+                let off = compare(&folder, &model, &card);
+                println!("{name} {basis:?} {} {off:.1e}", model.engine());
+                assert!(off < TOLERANCE, "{name} {basis:?} {}: {off}", model.engine());
+            }
+        }
+    }
+}

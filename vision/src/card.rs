@@ -31,6 +31,9 @@ pub struct Card {
     pub source: String,
     /// The tensor the model takes.
     pub input: Input,
+    /// Numbers that the model takes beside the photo, such as an age.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Field>,
     /// The tensor of class scores it gives.
     pub output: Output,
     /// The Grad-CAM output, if the model has one.
@@ -72,6 +75,19 @@ pub struct Input {
     pub resize: Resize,
 }
 
+/// Numbers beside the photo: an input of the graph, f32. A request may set them.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Field {
+    /// Name of the graph's input.
+    pub name: String,
+    /// Length of each axis.
+    pub shape: Vec<u32>,
+    /// What is taken where a request says nothing, last axis fastest.
+    pub default: Vec<f32>,
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -98,7 +114,8 @@ pub struct Resize {
     pub antialias: bool,
     /// Which part of the photo the model sees.
     pub fit: Fit,
-    /// With [`Fit::Crop`]: pixels of the photo's shorter side before the crop.
+    /// With [`Fit::Crop`]: pixels of the photo's shorter side before the crop. With [`Fit::Stretch`]: pixels of
+    /// both sides before the middle is cut out, as DeiT's and BEiT's processors do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortest: Option<u32>,
     /// With [`Fit::Pad`]: R, G, B of the bars.
@@ -132,7 +149,8 @@ pub enum Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// All of it, stretched to the input's ratio.
+    /// All of it, stretched to the input's ratio; with [`Resize::shortest`] to a square of that side, of which the
+    /// middle is cut out.
     Stretch,
     /// The shorter side is brought to [`Resize::shortest`] pixels and the middle cut out, as
     /// torchvision's `Resize` and `CenterCrop` do.
@@ -330,6 +348,10 @@ pub enum CardError {
 pub const MAX_INPUT_SIDE: u32 = 4096;
 /// Largest number of classes a card may list.
 pub const MAX_CLASSES: usize = 100_000;
+/// Most fields a card may list.
+pub const MAX_FIELDS: usize = 16;
+/// Most numbers a field may have.
+pub const MAX_FIELD_LENGTH: usize = 4096;
 /// Largest Grad-CAM side a card may declare.
 pub const MAX_MAP_SIDE: u32 = 1024;
 
@@ -372,15 +394,20 @@ impl Input {
             (Fit::Crop, None) => {
                 bad("input.resize.shortest", "is missing; crop needs it".to_owned())
             }
-            (Fit::Crop, Some(side)) if !(least..=2 * MAX_INPUT_SIDE).contains(&side) => bad(
-                "input.resize.shortest",
-                format!(
-                    "is {side}; {least} (the input's longer side) to {} are served",
-                    2 * MAX_INPUT_SIDE
-                ),
-            ),
-            (Fit::Stretch | Fit::Cover | Fit::Pad, Some(_)) => {
-                bad("input.resize.shortest", "is given, and only crop has it".to_owned())
+            (Fit::Crop | Fit::Stretch, Some(side))
+                if !(least..=2 * MAX_INPUT_SIDE).contains(&side) =>
+            {
+                bad(
+                    "input.resize.shortest",
+                    format!(
+                        "is {side}; {least} (the input's longer side) to {} are served",
+                        2 * MAX_INPUT_SIDE
+                    ),
+                )
+            }
+            (Fit::Cover | Fit::Pad, Some(_)) => {
+                let problem = "is given, and only crop and stretch have it";
+                bad("input.resize.shortest", problem.to_owned())
             }
             _ => Ok(()),
         }
@@ -411,6 +438,7 @@ impl Card {
             return Err(CardError::Value { field: "name", problem });
         }
         self.input.check()?;
+        self.check_fields()?;
         if let Some(map) = &self.gradcam {
             check_side("gradcam.width", map.width, MAX_MAP_SIDE)?;
             check_side("gradcam.height", map.height, MAX_MAP_SIDE)?;
@@ -425,6 +453,28 @@ impl Card {
             let problem =
                 format!("has {} entries; 1 to {MAX_CLASSES} are served", self.classes.len());
             return Err(CardError::Value { field: "classes", problem });
+        }
+        Ok(())
+    }
+
+    fn check_fields(&self) -> Result<(), CardError> {
+        let bad = |problem: String| Err(CardError::Value { field: "fields", problem });
+        if self.fields.len() > MAX_FIELDS {
+            return bad(format!("has {} entries; {MAX_FIELDS} are served", self.fields.len()));
+        }
+        for Field { name, shape, default } in &self.fields {
+            let sides = shape.iter().map(|side| u64::from(*side));
+            let count = sides.fold(1_u64, u64::saturating_mul);
+            if count != default.len() as u64 || !(1..=MAX_FIELD_LENGTH).contains(&default.len()) {
+                let given = default.len();
+                return bad(format!(
+                    "{name:?} of shape {shape:?} has {given} numbers; as many as the shape says, 1 to \
+                     {MAX_FIELD_LENGTH}, are served"
+                ));
+            }
+            if default.iter().any(|number| !number.is_finite()) || *name == self.input.name {
+                return bad(format!("{name:?} is not finite, or has the name of the photo"));
+            }
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ fn decode_target(input: &Input) -> (u32, u32) {
         return (u32::MAX, u32::MAX);
     }
     let (width, height) = match (fit, shortest) {
-        (Fit::Crop, Some(side)) => (side, side),
+        (Fit::Crop | Fit::Stretch, Some(side)) => (side, side),
         // One side fills the input whatever the photo's ratio, so the larger reduction rules.
         _ => (input.width, input.height),
     };
@@ -131,6 +131,14 @@ impl Placement {
                 let left = ((resized_width - width) / 2.0).round_ties_even();
                 let top = ((resized_height - height) / 2.0).round_ties_even();
                 let (x, y) = (across / resized_width, down / resized_height);
+                let part = (extent.left + left * x, extent.top + top * y, width * x, height * y);
+                Self { part, size, at: (0, 0) }
+            }
+            (Fit::Stretch, Some(side)) => {
+                // transformers: (side - crop) // 2.
+                let side = f64::from(side);
+                let (left, top) = (((side - width) / 2.0).floor(), ((side - height) / 2.0).floor());
+                let (x, y) = (across / side, down / side);
                 let part = (extent.left + left * x, extent.top + top * y, width * x, height * y);
                 Self { part, size, at: (0, 0) }
             }
@@ -228,7 +236,7 @@ mod tests {
     fn views_are_those_of_training_pipelines() {
         use Filter::{Bicubic, Bilinear, Lanczos, Nearest};
         let plain = |filter, antialias| resize(filter, antialias, Fit::Stretch, None);
-        let cases: [(&str, Resize, (u32, u32)); 10] = [
+        let cases: [(&str, Resize, (u32, u32)); 11] = [
             ("bicubic", plain(Bicubic, true), (48, 40)),
             ("bilinear", plain(Bilinear, true), (48, 40)),
             ("nearest", plain(Nearest, false), (48, 40)),
@@ -236,6 +244,7 @@ mod tests {
             ("pad", resize(Bicubic, true, Fit::Pad, None), (48, 40)),
             ("crop_bilinear", resize(Bilinear, true, Fit::Crop, Some(55)), (49, 49)),
             ("crop_bicubic", resize(Bicubic, true, Fit::Crop, Some(55)), (49, 49)),
+            ("squash", resize(Bicubic, true, Fit::Stretch, Some(55)), (49, 49)),
             ("sharp_bilinear", plain(Bilinear, false), (48, 40)),
             ("sharp_bicubic", plain(Bicubic, false), (48, 40)),
             ("sharp_nearest", plain(Nearest, false), (48, 40)),
@@ -272,6 +281,7 @@ mod tests {
             ((20, 40), fit(Fit::Cover, None), [0.0, 0.25, 1.0, 0.5]),
             ((40, 20), fit(Fit::Crop, Some(10)), [0.25, 0.0, 0.5, 1.0]),
             ((40, 20), fit(Fit::Crop, Some(20)), [0.375, 0.25, 0.25, 0.5]),
+            ((40, 20), fit(Fit::Stretch, Some(20)), [0.25, 0.25, 0.5, 0.5]),
             // Five rows of picture between two and three rows of bars: round(2.5) is 2.
             ((40, 20), fit(Fit::Pad, None), [0.0, -0.4, 1.0, 2.0]),
         ] {

@@ -3,7 +3,9 @@
     python views.py pillow torchvision tensorflow     # each needs the library it names, and Pillow 12.3
 
 Pillow up to 12 resamples across first and then down, with 8 bits between, as models of today were trained with;
-Pillow 13 goes down first where that is cheaper, which on noise is up to 9 levels of another rounding.
+Pillow 13 goes down first where that is cheaper, which on noise is up to 9 levels of another rounding. On photos the two
+agree: all of `tests/photos` by three filters at three sizes, 207 pictures, are the same to the byte. So 12.3 is the
+one these pictures are made with.
 
 Every file is `view_<name>.rgb`, of the size the test in `src/view.rs` says. Inputs are made by the formula in
 `make.py`. TensorFlow's results are rounded to the nearest level.
@@ -47,6 +49,7 @@ def pillow():
         for kind, method in kinds.items():
             keep(f"{kind}_{shape}", picture.resize(TARGET, method))
         keep(f"cover_{shape}", ImageOps.fit(picture, TARGET, Image.LANCZOS))
+        keep(f"squash_{shape}", picture.resize((55, 55), Image.BICUBIC).crop((3, 3, 52, 52)))
         keep(f"pad_{shape}", ImageOps.pad(picture, TARGET, Image.BICUBIC, color=(10, 20, 30)))
 
 

@@ -37,14 +37,14 @@ pub trait Inference {
     /// [`InferenceError`] with the host's message.
     fn load(&self, model: &str) -> Result<(), InferenceError>;
 
-    /// Runs `model` on one named input and returns those outputs that are `wanted` and exist.
+    /// Runs `model` on its named inputs and returns those outputs that are `wanted` and exist.
     ///
     /// # Errors
     /// [`InferenceError`] with the host's message.
     fn infer(
         &self,
         model: &str,
-        input: (&str, PhotoTensor),
+        inputs: Vec<(&str, PhotoTensor)>,
         wanted: &[&str],
     ) -> Result<Vec<OutputTensor>, InferenceError>;
 }
@@ -112,7 +112,8 @@ pub struct Scores {
     pub cam: Option<Cam>,
 }
 
-/// Runs the card's model on `tensor`; fetches its Grad-CAM output only if `with_cam`.
+/// Runs the card's model on the photo's `tensor` and on `fields`; fetches its Grad-CAM output only if
+/// `with_cam`.
 ///
 /// # Errors
 /// [`InferenceError`] if the host fails or the outputs do not match the card.
@@ -120,6 +121,7 @@ pub fn run(
     inference: &impl Inference,
     card: &Card,
     tensor: PhotoTensor,
+    fields: Vec<(&str, PhotoTensor)>,
     with_cam: bool,
 ) -> Result<Scores, InferenceError> {
     let map = card.gradcam.as_ref().filter(|_| with_cam);
@@ -130,7 +132,9 @@ pub fn run(
         MapClasses::Likeliest { count, output } => Some((output.as_str(), u64::from(*count))),
     });
     wanted.extend(listed.map(|(output, _)| output));
-    let outputs = inference.infer(&card.name, (&card.input.name, tensor), &wanted)?;
+    let mut inputs = vec![(card.input.name.as_str(), tensor)];
+    inputs.extend(fields);
+    let outputs = inference.infer(&card.name, inputs, &wanted)?;
     let classes = card.classes.len() as u64;
     let scores = floats(card, &outputs, &card.output.name, &[classes])?;
     let cam = map
@@ -196,9 +200,10 @@ pub(crate) mod tests {
         fn infer(
             &self,
             _: &str,
-            (_, tensor): (&str, PhotoTensor),
+            inputs: Vec<(&str, PhotoTensor)>,
             wanted: &[&str],
         ) -> Result<Vec<OutputTensor>, InferenceError> {
+            let tensor = &inputs[0].1;
             let pixels = tensor.data.as_chunks::<3>().0;
             let mean = |channel: usize| {
                 pixels.iter().map(|rgb| f32::from(rgb[channel])).sum::<f32>() / pixels.len() as f32
@@ -221,7 +226,7 @@ pub(crate) mod tests {
         fn infer(
             &self,
             _: &str,
-            _: (&str, PhotoTensor),
+            _: Vec<(&str, PhotoTensor)>,
             _: &[&str],
         ) -> Result<Vec<OutputTensor>, InferenceError> {
             self.0.clone()
@@ -268,7 +273,7 @@ pub(crate) mod tests {
         for (name, outputs, expect) in cases {
             let tensor =
                 PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
-            match (run(&Fixed(Ok(outputs)), &card, tensor, true), expect) {
+            match (run(&Fixed(Ok(outputs)), &card, tensor, vec![], true), expect) {
                 (Ok(scores), Ok(())) => {
                     assert_eq!(
                         scores,
@@ -308,7 +313,7 @@ pub(crate) mod tests {
         let card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let tensor =
             PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
-        let scores = run(&RedOrBlue, &card, tensor, false).unwrap();
+        let scores = run(&RedOrBlue, &card, tensor, vec![], false).unwrap();
         assert_eq!(scores, Scores { scores: vec![0.0, 0.0], cam: None });
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::options::{self, Options};
 use crate::problem::{Problem, excerpt};
@@ -81,6 +82,10 @@ impl<'de> Visitor<'de> for MembersVisitor {
                         _ => members.image = Some((name.to_owned(), text)),
                     }
                 }
+                "fields" => {
+                    let raw: Box<RawValue> = map.next_value()?;
+                    members.options.push(("fields".to_owned(), fields_text(raw.get())));
+                }
                 name if options::is_option(name) => {
                     let Scalar(value) = map.next_value()?;
                     members.options.push((name.to_owned(), value));
@@ -92,6 +97,14 @@ impl<'de> Visitor<'de> for MembersVisitor {
             }
         }
         Ok(members)
+    }
+}
+
+/// The object itself, or the text of it; empty for `null`.
+fn fields_text(raw: &str) -> String {
+    match raw {
+        "null" => String::new(),
+        raw => serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned()),
     }
 }
 
@@ -186,8 +199,20 @@ mod tests {
                     class: Some("1".to_owned()),
                     heatmap: None,
                     model: Some("skin".to_owned()),
+                    fields: Vec::new(),
                 },
             ),
+            (
+                r#"{"fields": {"age": 54, "site": [0, 1]}, "image": "AAEC"}"#,
+                Options {
+                    fields: vec![
+                        ("age".to_owned(), vec![54.0]),
+                        ("site".to_owned(), vec![0.0, 1.0]),
+                    ],
+                    ..Options::default()
+                },
+            ),
+            (r#"{"image": "AAEC", "fields": null}"#, Options::default()),
         ];
         for (body, expect) in cases {
             let mut options = Options::default();
@@ -220,6 +245,8 @@ mod tests {
             (r#"{"image": "AAEC", "topk": 3}"#, "unknown-option"),
             (r#"{"image": "AAEC", "more": [[1, {"a": "b"}]]}"#, "unknown-option"),
             (r#"{"image": "AAEC", "top_k": 1.5}"#, "bad-option"),
+            (r#"{"image": "AAEC", "fields": [1]}"#, "bad-option"),
+            (r#"{"image": "AAEC", "fields": {"age": {"years": 1}}}"#, "bad-option"),
             (r#"{"image": "AAEC", "gradcam": "maybe"}"#, "bad-option"),
         ];
         for (body, expect) in cases {

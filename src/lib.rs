@@ -18,6 +18,7 @@ mod fields;
 mod flow_tests;
 pub mod inference;
 mod json_form;
+mod model_fields;
 pub mod models;
 mod multipart;
 pub mod negotiate;
@@ -107,6 +108,7 @@ fn predict<S: Source>(
     let upload = upload::read(head, source, settings.max_body)?;
     let card = models::find(settings, upload.options.model.as_deref())?;
     let heatmap_request = HeatmapRequest::of(settings, &upload.options, &card)?;
+    let fields = model_fields::tensors(&card, &upload.options.fields)?;
     let top_k = upload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     clock.lap();
 
@@ -114,7 +116,8 @@ fn predict<S: Source>(
     let tensor = tensor::from_photo(&seen.photo, &card.input).map_err(internal("the tensor"))?;
     let decode = clock.lap();
 
-    let scores = inference::run(inference, &card, tensor, heatmap_request.is_make())?;
+    let with_cam = heatmap_request.is_make();
+    let scores = inference::run(inference, &card, tensor, fields, with_cam)?;
     let inference = clock.lap();
 
     let probabilities = rank::probabilities(&scores.scores, &card.output)?;

@@ -104,6 +104,9 @@ struct Summary {
     input: Size,
     gradcam: Option<Target>,
     gradcam_missing: Option<String>,
+    /// Numbers beside the photo, which a request may set; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fields: Vec<skincell_vision::card::Field>,
     classes: Vec<skincell_vision::card::Class>,
 }
 
@@ -130,6 +133,7 @@ pub fn list(settings: &Settings) -> Listing {
             input: Size { width: card.input.width, height: card.input.height },
             gradcam: card.gradcam.map(|gradcam| gradcam.target),
             gradcam_missing: card.gradcam_missing,
+            fields: card.fields,
             classes: card.classes,
         })),
         Err(problem) => Entry::Broken { name, error: problem.to_string() },

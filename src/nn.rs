@@ -34,19 +34,20 @@ impl Inference for Host {
     fn infer(
         &self,
         model: &str,
-        (input, tensor): (&str, PhotoTensor),
+        inputs: Vec<(&str, PhotoTensor)>,
         wanted: &[&str],
     ) -> Result<Vec<OutputTensor>, InferenceError> {
         let graph = load_by_name(model).map_err(|error| not_loaded(model, &error))?;
         let context = graph.init_execution_context().map_err(|error| not_loaded(model, &error))?;
-        let ty = match tensor.dtype {
-            Dtype::F32 => TensorType::Fp32,
-            Dtype::U8 => TensorType::U8,
-        };
-        let tensor = HostTensor::new(&tensor.dimensions, ty, &tensor.data);
-        let outputs = context
-            .compute(vec![(input.to_owned(), tensor)])
-            .map_err(|error| not_computed(model, &error))?;
+        let inputs = inputs.into_iter().map(|(name, tensor)| {
+            let ty = match tensor.dtype {
+                Dtype::F32 => TensorType::Fp32,
+                Dtype::U8 => TensorType::U8,
+            };
+            (name.to_owned(), HostTensor::new(&tensor.dimensions, ty, &tensor.data))
+        });
+        let outputs =
+            context.compute(inputs.collect()).map_err(|error| not_computed(model, &error))?;
         let wanted = outputs.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
         Ok(wanted.map(|(name, tensor)| fetch(name, tensor)).collect())
     }

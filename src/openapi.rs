@@ -163,6 +163,12 @@ fn option(name: &str) -> (Value, &'static str) {
             json!({"anyOf": [{"type": "string", "format": "model-name"}, texts(&[""])]}),
             "The model to use, by its name in /models",
         ),
+        "fields" => (
+            json!({"anyOf": [{"type": "string", "format": "fields-json"}, texts(&[""])]}),
+            "Numbers for the inputs beside the photo, as JSON text: an object of numbers or lists of them by the names \
+             that /models lists, such as {\"age\": 54}. In a JSON body the object itself is taken as well. What is \
+             left out has the default of /models",
+        ),
         _ => (
             json!({"anyOf": [{"type": "string", "format": "class-name"}, texts(&[""]),
                              {"type": "integer", "minimum": 0}]}),

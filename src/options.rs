@@ -1,8 +1,12 @@
-//! The options of a request, `top_k`, `gradcam`, `class`, `heatmap` and `model`, from the query, form
-//! fields or JSON members.
+//! The options of a request, `top_k`, `gradcam`, `class`, `heatmap`, `model` and `fields`, from the
+//! query, form fields or JSON members.
 //!
 //! If one is given twice, the later wins, and the body comes after the query. An empty value counts as not
 //! given, because browsers send unused form fields as empty.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
 
 use crate::problem::{Problem, excerpt};
 
@@ -13,7 +17,7 @@ pub const MAX_VALUE: usize = 1024;
 pub const DEFAULT_TOP_K: usize = 10;
 
 /// The options; `None` if not given.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Number of classes to rank, at least 1.
     pub top_k: Option<usize>,
@@ -25,6 +29,8 @@ pub struct Options {
     pub heatmap: Option<HeatmapForm>,
     /// The model to use.
     pub model: Option<String>,
+    /// Numbers for the inputs beside the photo, by their names.
+    pub fields: Vec<(String, Vec<f32>)>,
 }
 
 /// The two forms of a heatmap.
@@ -76,6 +82,12 @@ impl Options {
                 "maps" => self.heatmap = Some(HeatmapForm::Maps),
                 _ => return bad("heatmap", "overlay (a PNG) or maps (numbers)"),
             },
+            "fields" => match parse_fields(value) {
+                Some(fields) => self.fields = fields,
+                None => {
+                    return bad("fields", "a JSON object of numbers, such as {\"age\": 54}");
+                }
+            },
             "class" if value.len() <= MAX_VALUE => self.class = Some(value.to_owned()),
             "class" => return bad("class", "a class's label or index"),
             _ if value.len() <= MAX_VALUE => self.model = Some(value.to_owned()),
@@ -86,12 +98,33 @@ impl Options {
 }
 
 /// The names of all options.
-pub const NAMES: [&str; 5] = ["top_k", "gradcam", "class", "heatmap", "model"];
+pub const NAMES: [&str; 6] = ["top_k", "gradcam", "class", "heatmap", "model", "fields"];
 
 /// Whether there is an option of this name.
 #[must_use]
 pub fn is_option(name: &str) -> bool {
     NAMES.contains(&name)
+}
+
+/// The number or numbers of a field.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Numbers {
+    One(f32),
+    Many(Vec<f32>),
+}
+
+/// Finite numbers by name, one at least; `None` for anything else.
+fn parse_fields(text: &str) -> Option<Vec<(String, Vec<f32>)>> {
+    let short = Some(text).filter(|text| text.len() <= MAX_VALUE)?;
+    let named: BTreeMap<String, Numbers> = serde_json::from_str(short).ok()?;
+    let listed = named.into_iter().map(|(name, numbers)| match numbers {
+        Numbers::One(number) => (name, vec![number]),
+        Numbers::Many(numbers) => (name, numbers),
+    });
+    let fields: Vec<(String, Vec<f32>)> = listed.collect();
+    let finite = fields.iter().all(|(_, numbers)| numbers.iter().all(|n| n.is_finite()));
+    (finite && !fields.is_empty()).then_some(fields)
 }
 
 fn parse_switch(text: &str) -> Option<bool> {
@@ -114,6 +147,7 @@ mod tests {
             class: class.map(str::to_owned),
             heatmap: None,
             model: model.map(str::to_owned),
+            fields: Vec::new(),
         };
         let long = format!("class={}", "a".repeat(MAX_VALUE + 1));
         let cases: [(&str, Result<Options, &str>); 20] = [
@@ -158,5 +192,23 @@ mod tests {
         assert!(options.set("model", "imagenet").unwrap());
         assert!(!options.set("csrfmiddlewaretoken", "x").unwrap());
         assert_eq!((options.model.as_deref(), options.top_k), (Some("imagenet"), Some(2)));
+    }
+
+    #[test]
+    fn fields_are_numbers_by_name() {
+        let fields = |text: &str| {
+            let mut options = Options::default();
+            options.set("fields", text).map(|_| options.fields).map_err(|p| p.kind().name)
+        };
+        let named = |name: &str, numbers: &[f32]| (name.to_owned(), numbers.to_vec());
+        let both = vec![named("age", &[54.0]), named("site", &[0.0, 1.5])];
+        assert_eq!(fields("{\"site\": [0, 1.5], \"age\": 54}"), Ok(both));
+        assert_eq!(fields(""), Ok(Vec::new()));
+        let long = format!("{{\"age\": [{}1]}}", "1,".repeat(MAX_VALUE));
+        for text in
+            ["{}", "{\"age\": \"old\"}", "[1]", "{\"age\": 1e99}", "{\"age\": null}", "{", &long]
+        {
+            assert_eq!(fields(text), Err("bad-option"), "{text:.40}");
+        }
     }
 }

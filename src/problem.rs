@@ -165,6 +165,26 @@ pub enum Problem {
         /// The valid values.
         allowed: &'static str,
     },
+    /// A field that the model does not take.
+    #[error("model {model:?} has no field {name:?}: it {known}")]
+    UnknownField {
+        /// The name given, cut by [`excerpt`].
+        name: String,
+        /// The model.
+        model: String,
+        /// What it takes, as the end of a sentence.
+        known: String,
+    },
+    /// A field with another count of numbers.
+    #[error("the field {name:?} has {found} numbers, the model takes {wanted} there")]
+    BadField {
+        /// Which field.
+        name: String,
+        /// How many came.
+        found: usize,
+        /// How many it takes.
+        wanted: usize,
+    },
     /// The model does not exist.
     #[error("there is no model {name:?}: {known}")]
     UnknownModel {
@@ -271,6 +291,8 @@ impl Problem {
             Self::Photo(error) => return photo_kind(error),
             Self::UnknownOption { .. } => ("unknown-option", 400, "No such option"),
             Self::BadOption { .. } => ("bad-option", 400, "Option value not taken"),
+            Self::UnknownField { .. } => ("unknown-field", 400, "No such field"),
+            Self::BadField { .. } => ("bad-field", 400, "Field value not taken"),
             Self::UnknownModel { .. } => ("unknown-model", 404, "No such model"),
             Self::UnknownVersion { .. } => ("unknown-version", 404, "No such version"),
             Self::BadInference { .. } => ("bad-inference", 400, "Inference request not taken"),

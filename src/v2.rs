@@ -19,6 +19,7 @@ use skincell_vision::card::Card;
 use crate::answer;
 use crate::body::Source;
 use crate::inference::{self, Inference};
+use crate::model_fields;
 use crate::models;
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
@@ -101,7 +102,8 @@ fn infer<S: Source>(
 ) -> Result<Response<Vec<u8>>, Problem> {
     let card = served(settings, name)?;
     let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
-    let scores = inference::run(inference, &card, tensor, asked.wants_cam())?;
+    let fields = model_fields::tensors(&card, &[])?;
+    let scores = inference::run(inference, &card, tensor, fields, asked.wants_cam())?;
     response::write(&card, &asked, &scores)
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use skincell_modelkit::pack::{PackError, PackFolderError, PackOptions, pack};
+use skincell_modelkit::served::read_card;
 
 /// Flags for the accuracy of a packed model.
 #[derive(Debug, Clone, Default, Args)]
@@ -30,6 +31,10 @@ fn parse_error(text: &str) -> Result<f64, String> {
 /// # Errors
 /// A file cannot be read or written.
 pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Result<()> {
+    if read_card(folder).is_ok_and(|card| !card.fields.is_empty()) {
+        eprintln!("{} stays with rten: it takes numbers beside the photo", folder.display());
+        return Ok(());
+    }
     let options = PackOptions { max_error: flags.max_error, photos: flags.photos.clone() };
     match pack(folder, &options) {
         Ok(packed) => {

@@ -67,13 +67,25 @@ pub enum InterfaceError {
         /// Its height.
         height: usize,
     },
-    /// Not float32.
-    #[error("input \"{name}\" takes {dtype} elements; export the model with float32 input")]
+    /// Neither floating point nor bytes.
+    #[error(
+        "input \"{name}\" takes {dtype} elements; a photo is float32, float16 or uint8: export the model \
+         with one of these"
+    )]
     Type {
         /// The input.
         name: String,
         /// Its element type.
         dtype: String,
+    },
+    /// A range for a model that takes the pixels as they are.
+    #[error(
+        "input \"{name}\" takes bytes, the pixels as they are, and the model normalises them itself; leave \
+         --mean, --std and --preprocess out, or name a --preprocess of the range 0 to 255"
+    )]
+    Bytes {
+        /// The input.
+        name: String,
     },
     /// Three channels on no axis, or on two.
     #[error(
@@ -184,6 +196,28 @@ pub(crate) fn input_of(
     };
     graph.inputs = vec![value_info(&name, &shape_of(&input))];
     Ok(input)
+}
+
+/// Gives a graph that takes the photo as bytes a float32 input, which it casts; whether it was such a one.
+pub(crate) fn bytes_to_float(graph: &mut Graph) -> bool {
+    let is_photo = |value: &&ValueInfoProto| {
+        element_type(value) == DataType::UINT8 && dimensions(value).len() == 4
+    };
+    let Some(photo) = graph.inputs.iter().find(is_photo).cloned() else { return false };
+    let name = photo.name.clone().unwrap_or_default();
+    let to = vec![int_attribute("to", i64::from(DataType::UINT8.0))];
+    let bytes = graph.fresh("input/bytes");
+    graph.replace_reads(&name, &bytes);
+    graph.emit("input/bytes", "Cast", &[&name], to);
+    if let Some(cast) = graph.nodes.pop() {
+        graph.nodes.insert(0, cast);
+    }
+    for input in graph.inputs.iter_mut().filter(|input| input.name == photo.name) {
+        if let Some(tensor) = input.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()) {
+            tensor.elem_type = Some(DataType::FLOAT);
+        }
+    }
+    true
 }
 
 /// Width and height, from the model or, where it leaves them open, as asked for.

@@ -8,6 +8,7 @@
 //! | `"akiec",` | a list copied out of a script |
 //! | `["akiec", …]`, `{"akiec": 0, …}`, `{"0": "akiec", …}` | `json.dump` of a list or of Keras's `class_indices` |
 //! | `{"id2label": {…}}`, `{"label_names": […]}` | transformers, timm |
+//! | `{0: 'akiec', …}` | Python's `print`, Ultralytics inside its ONNX files |
 
 use std::collections::HashMap;
 
@@ -158,7 +159,29 @@ fn in_order(mut pairs: Vec<(usize, String)>) -> Result<Vec<String>, LabelsError>
     }
 }
 
+/// The labels of a dictionary as Python prints it, `{0: 'akiec', 1: "bcc"}`; `None` for anything else.
+fn python_dictionary(text: &str) -> Option<Result<Vec<String>, LabelsError>> {
+    let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
+    let mut pairs = Vec::new();
+    while !rest.is_empty() {
+        let (number, label) = rest.split_once(':')?;
+        let number = number.trim().parse().ok()?;
+        let label = label.trim_start();
+        let quote = label.chars().next().filter(|c| ['\'', '"'].contains(c))?;
+        let label = label.get(1..)?;
+        let escaped = |at: usize| label.get(..at).is_some_and(|before| before.ends_with('\\'));
+        let (end, _) = label.match_indices(quote).find(|(at, _)| !escaped(*at))?;
+        pairs.push((number, label.get(..end)?.replace('\\', "")));
+        rest = label.get(end + 1..)?.trim_start();
+        rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+    }
+    Some(in_order(pairs)).filter(|found| !matches!(found, Ok(labels) if labels.is_empty()))
+}
+
 fn json(text: &str) -> Result<Vec<Class>, LabelsError> {
+    if let Some(labels) = python_dictionary(text) {
+        return Ok(labels?.iter().map(|label| class(label, None)).collect());
+    }
     // A list as Python prints it has single quotes.
     let value = serde_json::from_str::<Value>(text)
         .or_else(|error| serde_json::from_str(&text.replace('\'', "\"")).map_err(|_| error))
@@ -247,6 +270,7 @@ mod tests {
             "[\"akiec\", \"bcc\", \"mole, benign\"]",
             "['akiec', 'bcc', 'mole, benign']",
             "{\"bcc\": 1, \"akiec\": 0, \"mole, benign\": 2}",
+            "{0: 'akiec', 1: \"bcc\", 2: 'mole, benign'}",
             "{\"0\": \"akiec\", \"2\": \"mole, benign\", \"1\": \"bcc\"}",
             "{\"architectures\": [\"X\"], \"id2label\": {\"0\": \"akiec\", \"1\": \"bcc\", \"2\": \"mole, benign\"}}",
         ] {
@@ -284,6 +308,8 @@ mod tests {
                 names(text)
             );
         }
+        assert_eq!(names("{0: 'it\\'s', 1: 'b'}"), Ok(vec!["it's".to_owned(), "b".to_owned()]));
+        assert!(matches!(names("{0: 'a', 2: 'b'}"), Err(LabelsError::Numbers { .. })));
         let twice = LabelsError::Twice { label: "a".to_owned(), first: 1, second: 2 };
         assert_eq!(names("0 a\n1 a"), Err(twice));
     }

@@ -13,6 +13,7 @@
 
 mod compare;
 pub mod export;
+mod fields;
 mod gradcam;
 mod interface;
 mod labels;

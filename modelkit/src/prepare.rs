@@ -6,21 +6,25 @@
 use std::path::PathBuf;
 
 use skincell_vision::card::{
-    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Fit, GradCam, Input, Layout,
-    Output, Resize, Target,
+    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Field, Fit, GradCam, Input,
+    Layout, Output, Resize, Target,
 };
 use thiserror::Error;
 
 use crate::compare::{self, CompareError, Comparison, Reference};
+use crate::fields;
 use crate::gradcam::{self, Price, Wanted};
 use crate::interface::{self, InterfaceError, Photo};
+use crate::labels::parse_labels;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::graph::Graph;
+use crate::onnx::integer;
 use crate::onnx::read::{ReadError, read, refuse_private};
+use crate::onnx::single;
 use crate::onnx::{fixed, fold};
 use crate::photos::{self, PhotosError};
-use crate::scores::{self, SaidActivation, Scores, ScoresError};
+use crate::scores::{self, SaidActivation, Scores, ScoresError, Settled};
 use crate::warnings;
 use crate::write::{Draft, WriteError};
 
@@ -61,7 +65,7 @@ pub struct PrepareOptions {
     pub layout: Option<Layout>,
     /// Which of these settings nobody said, for the card.
     pub assumed: Vec<String>,
-    /// Numbers for inputs beside the photo, which become constants.
+    /// Numbers for inputs beside the photo, taken where a request says nothing.
     pub defaults: Vec<(String, Vec<f32>)>,
     /// Photos to compare on; drawings of our own where there are none.
     pub photos: Vec<PathBuf>,
@@ -237,29 +241,18 @@ pub fn prepare_from(
 ) -> Result<Report, PrepareError> {
     let draft = Draft::begin(&options.output, options.force)?;
     progress(Step::Read);
-    let Loaded { mut graph, mut input, classes, chosen } = load(options)?;
+    let Loaded { graph, mut input, classes, chosen, mut assumed } = load(options)?;
     let mut notes = Vec::new();
     let samples = photos::samples(&options.photos, &input)?;
     let original = compare::original(&graph, &chosen, &samples)?;
     let defaults = (input.name.as_str(), &options.defaults[..]);
     let right = compare::expected(reference, &chosen, &original, &samples, defaults)?;
-    fold::drop_identities(&mut graph);
-    let shifts = fold::fold_batch_norms(&mut graph);
-
-    progress(Step::Probe);
-    let shape = interface::shape_of(&input);
-    let probe = Probe::new(&graph, &shape)?;
-    fixed::fix_shapes(&mut graph, &probe)?;
-    let mut probe = Probe::new(&graph, &shape)?;
-    let (count, said) = (classes.len(), options.activation);
-    let settled = scores::settle(&mut graph, &mut probe, &chosen, &original, count, said)?;
+    let twin = (!options.defaults.is_empty())
+        .then(|| fields::with_other_numbers(&graph, &options.defaults));
+    let with = With { input: &input, chosen: &chosen, original: &original, classes: classes.len() };
+    let Built { mut graph, settled, solved } = build(graph, &with, options, progress)?;
+    let twin = twin.map(|twin| build(twin, &with, options, &mut |_| {}));
     let scores = &settled.scores;
-    narrow(&mut graph, &shape)?;
-    let mut probe = Probe::new(&graph, &shape)?;
-
-    progress(Step::Solve);
-    let solved = solve(&mut graph, &mut probe, scores, &shifts, options)?;
-    graph.drop_unused();
     progress(Step::Compare);
     let output =
         Output { name: scores.output.clone(), form: scores.form, activation: scores.activation };
@@ -267,6 +260,7 @@ pub fn prepare_from(
     let comparison = compare::compare(&graph, &output, &samples, right, &settled.reading, allowed)?;
     notes.extend(warnings::of(&graph, &input, &samples, &comparison)?);
     let seen = warnings::seen(&input, &samples);
+    let fields = open_fields(&mut graph, twin, &options.defaults, &mut notes);
     if options.input == Dtype::U8 {
         interface::take_bytes(&mut graph, &mut input);
     }
@@ -278,10 +272,10 @@ pub fn prepare_from(
         }
         Err(why) => (None, Some(why), None),
     };
-    let mut card = card(options, classes, input, output, gradcam, missing);
     if settled.assumed {
-        card.assumed.push("activation".to_owned());
+        assumed.push("activation".to_owned());
     }
+    let card = Card { assumed, fields, ..card(options, classes, input, output, gradcam, missing) };
     progress(Step::Write);
     let bytes = write(draft, &graph, &card)?;
     Ok(Report {
@@ -307,6 +301,68 @@ fn narrow(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// Said where the numbers of inputs beside the photo went into what was made.
+const FIXED: &str =
+    "the numbers of --input-default are part of what was made; a request cannot set them";
+
+/// What a graph is built with.
+struct With<'a> {
+    input: &'a Input,
+    chosen: &'a str,
+    original: &'a [Vec<f32>],
+    classes: usize,
+}
+
+/// A graph whose scores are settled, with its Grad-CAM output or the reason there is none.
+struct Built {
+    graph: Graph,
+    settled: Settled,
+    solved: Result<gradcam::Added, String>,
+}
+
+fn build(
+    mut graph: Graph,
+    with: &With<'_>,
+    options: &PrepareOptions,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Built, PrepareError> {
+    fold::drop_identities(&mut graph);
+    let shifts = fold::fold_batch_norms(&mut graph);
+    progress(Step::Probe);
+    let shape = interface::shape_of(with.input);
+    let probe = Probe::new(&graph, &shape)?;
+    fixed::fix_shapes(&mut graph, &probe)?;
+    let mut probe = Probe::new(&graph, &shape)?;
+    let (chosen, original, said) = (with.chosen, with.original, options.activation);
+    let settled = scores::settle(&mut graph, &mut probe, chosen, original, with.classes, said)?;
+    narrow(&mut graph, &shape)?;
+    let mut probe = Probe::new(&graph, &shape)?;
+    progress(Step::Solve);
+    let solved = solve(&mut graph, &mut probe, &settled.scores, &shifts, options)?;
+    graph.drop_unused();
+    Ok(Built { graph, settled, solved })
+}
+
+/// Opens the inputs beside the photo where a request may set them; else it is noted that it may not.
+fn open_fields(
+    graph: &mut Graph,
+    twin: Option<Result<Built, PrepareError>>,
+    defaults: &[(String, Vec<f32>)],
+    notes: &mut Vec<String>,
+) -> Vec<Field> {
+    let Some(twin) = twin else { return Vec::new() };
+    match twin.ok().and_then(|twin| fields::opened(graph, twin.graph, defaults)) {
+        Some((open, fields)) => {
+            *graph = open;
+            fields
+        }
+        None => {
+            notes.push(FIXED.to_owned());
+            Vec::new()
+        }
+    }
+}
+
 /// A model that was read, with its photo and its scores found.
 struct Loaded {
     graph: Graph,
@@ -314,6 +370,8 @@ struct Loaded {
     classes: Vec<Class>,
     /// The value that holds the scores, as they are in the file.
     chosen: String,
+    /// What of the input nobody said.
+    assumed: Vec<String>,
 }
 
 fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
@@ -322,15 +380,24 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     let chosen = interface::output(&mut graph, options.scores.as_deref())?;
     graph.drop_unused();
     refuse_private(&graph)?;
+    single::widen(&mut graph);
+    let takes_bytes = interface::bytes_to_float(&mut graph);
     let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
-    if input.resize.fit == Fit::Crop {
+    if takes_bytes && (input.mean, input.std) != ([0.0; 3], [1.0; 3]) {
+        return Err(InterfaceError::Bytes { name: input.name }.into());
+    }
+    let squashed = input.resize.fit == Fit::Stretch && options.crop_ratio < 1.0;
+    if input.resize.fit == Fit::Crop || squashed {
         let side = f64::from(input.width.max(input.height)) / options.crop_ratio;
         // timm and torchvision: floor(224 / 0.875) = 256.
         input.resize.shortest.get_or_insert(side.floor() as u32);
     }
     input.check()?;
     fold::replace_unknown(&mut graph);
-    Ok(Loaded { graph, input, classes, chosen })
+    integer::widen(&mut graph);
+    let mut assumed = options.assumed.clone();
+    assumed.retain(|part| part != "range" || !takes_bytes);
+    Ok(Loaded { graph, input, classes, chosen, assumed })
 }
 
 /// Largest difference of a probability that passes where nothing else is said.
@@ -347,13 +414,21 @@ fn photo(options: &PrepareOptions) -> Photo {
     }
 }
 
-/// The classes given, or those whose names the graph holds.
+/// The classes given, or those whose names the graph or its metadata hold.
 fn classes(options: &PrepareOptions, graph: &Graph) -> Result<Vec<Class>, PrepareError> {
     if !options.classes.is_empty() {
         return Ok(options.classes.clone());
     }
-    let inside = interface::labels_inside(graph).ok_or(PrepareError::NoLabels)?;
-    Ok(inside.into_iter().map(|label| Class { label, display: None }).collect())
+    if let Some(inside) = interface::labels_inside(graph) {
+        return Ok(inside.into_iter().map(|label| Class { label, display: None }).collect());
+    }
+    let file = skincell_onnx::read(&options.model).map_err(ReadError::File)?;
+    let named = file
+        .metadata
+        .get("names")
+        .and_then(|names| parse_labels(names).ok())
+        .filter(|found| !found.is_empty());
+    named.ok_or(PrepareError::NoLabels)
 }
 
 /// Adds the Grad-CAM output for the target asked for, or for the first that can be solved. The inner
@@ -411,10 +486,11 @@ fn card(
         license: options.license.clone(),
         source: options.source.clone(),
         input,
+        fields: Vec::new(),
         output,
         gradcam,
         gradcam_missing,
-        assumed: options.assumed.clone(),
+        assumed: Vec::new(),
         classes,
     }
 }

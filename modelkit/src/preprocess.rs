@@ -3,6 +3,7 @@
 //!
 //! Ranges are given as `mean` and `std` in units of 0–255, R, G, B, as in the card.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -29,7 +30,8 @@ pub struct Preprocess {
     pub fit: Option<Fit>,
     /// With a crop: the input's side by the resized shorter side.
     pub crop_ratio: Option<f64>,
-    /// With a crop: the resized shorter side in pixels, which rules over the ratio.
+    /// With a crop: the resized shorter side in pixels, which rules over the ratio. Of a photo that is stretched: the
+    /// side of the square whose middle is seen.
     pub shortest: Option<u32>,
     /// With bars: their colour.
     pub fill: Option<[u8; 3]>,
@@ -100,6 +102,9 @@ impl Preprocess {
     /// These parts, and those of `other` where this says nothing.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
+        // What goes with one way to fit a photo says nothing of another.
+        let same = self.fit.is_none() || self.fit == other.fit;
+        let resized = other.shortest.filter(|_| same && self.crop_ratio.is_none());
         Self {
             mean: self.mean.or(other.mean),
             std: self.std.or(other.std),
@@ -111,8 +116,8 @@ impl Preprocess {
                 other.antialias
             }),
             fit: self.fit.or(other.fit),
-            crop_ratio: self.crop_ratio.or(other.crop_ratio),
-            shortest: self.shortest.or(other.shortest),
+            crop_ratio: self.crop_ratio.or(other.crop_ratio.filter(|_| same)),
+            shortest: self.shortest.or(resized),
             fill: self.fill.or(other.fill),
         }
     }
@@ -136,7 +141,7 @@ impl Preprocess {
         let filter = self.filter.unwrap_or(Filter::Lanczos);
         let antialias = self.antialias.unwrap_or(filter != Filter::Nearest);
         let fit = self.fit.unwrap_or(Fit::Stretch);
-        let shortest = self.shortest.filter(|_| fit == Fit::Crop);
+        let shortest = self.shortest.filter(|_| matches!(fit, Fit::Crop | Fit::Stretch));
         Resize { filter, antialias, fit, shortest, fill: self.fill.unwrap_or_default() }
     }
 }
@@ -156,6 +161,37 @@ pub fn beside(model: &Path) -> Option<(String, Preprocess)> {
     let config = read("config.json")?;
     let timm = config.get("pretrained_cfg")?;
     Some(("config.json".to_owned(), timm_config(timm)))
+}
+
+/// What an ONNX file says of its preprocessing in its own metadata, and who wrote it: Azure Custom Vision and
+/// other exporters for Windows ML (`Image.BitmapPixelFormat`), or Ultralytics.
+#[must_use]
+pub fn inside(model: &Path) -> Option<(String, Preprocess)> {
+    let is_onnx = model.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    // What cannot be read is told by whoever reads the model itself.
+    let held = Some(model).filter(|_| is_onnx).and_then(|model| skincell_onnx::read(model).ok())?;
+    of_metadata(&held.metadata)
+}
+
+fn of_metadata(held: &BTreeMap<String, String>) -> Option<(String, Preprocess)> {
+    let entry = |name: &str| held.get(name).map(String::as_str);
+    if entry("author") == Some("Ultralytics") && entry("task") == Some("classify") {
+        return Some(("Ultralytics' metadata".to_owned(), Convention::Ultralytics.parts()));
+    }
+    let order = match entry("Image.BitmapPixelFormat")? {
+        "Bgr8" | "Bgra8" => ChannelOrder::Bgr,
+        "Rgb8" | "Rgba8" => ChannelOrder::Rgb,
+        _ => return None,
+    };
+    let (mean, std) = match entry("Image.NominalPixelRange") {
+        Some("NominalRange_0_255") => ([0.0; 3], [1.0; 3]),
+        Some("Normalized_1_1") => ([127.5; 3], [127.5; 3]),
+        // Custom Vision's own code divides by 255 where the range is no other.
+        _ => ([0.0; 3], [255.0; 3]),
+    };
+    let parts = Convention::CustomVision.parts();
+    let parts = Preprocess { mean: Some(mean), std: Some(std), order: Some(order), ..parts };
+    Some(("the model's Image.BitmapPixelFormat".to_owned(), parts))
 }
 
 fn triple(value: Option<&Value>, scale: f32) -> Option<[f32; 3]> {
@@ -194,11 +230,14 @@ fn hugging_face(config: &Value) -> Preprocess {
         _ => None,
     };
     let size = config.get("size");
-    let shortest =
-        side(size, "shortest_edge").filter(|_| size.is_some_and(|s| s.get("height").is_none()));
+    let percent = config.get("crop_pct").and_then(Value::as_f64);
+    // A number alone is a square's side, except where ConvNeXT's share of the middle stands beside it.
+    let shortest = side(size.filter(|s| s.is_object()), "shortest_edge")
+        .filter(|_| size.is_some_and(|s| s.get("height").is_none()))
+        .or(side(size, "").filter(|_| percent.is_some()));
+    let square = side(size, "height");
     let crop = side(config.get("crop_size"), "height")
         .filter(|_| flag(config, "do_center_crop").unwrap_or(true));
-    let percent = config.get("crop_pct").and_then(Value::as_f64);
     let (fit, shortest) = match (shortest, crop, percent) {
         // ConvNeXT: below 384 pixels it is cropped, from there on it is stretched.
         (Some(side), None, Some(percent)) if side < 384 => {
@@ -207,7 +246,9 @@ fn hugging_face(config: &Value) -> Preprocess {
         (Some(_), None, Some(_)) => (Some(Fit::Stretch), None),
         (Some(side), Some(_), _) => (Some(Fit::Crop), Some(side)),
         (Some(side), None, None) => (Some(Fit::Crop), Some(side)),
-        (None, _, _) => (size.map(|_| Fit::Stretch), None),
+        // DeiT and BEiT: the middle of a stretched square.
+        (None, Some(_), _) => (Some(Fit::Stretch), square),
+        (None, None, _) => (size.map(|_| Fit::Stretch), None),
     };
     Preprocess {
         mean: mean.or(Some([0.0; 3])),
@@ -249,5 +290,121 @@ fn timm_config(config: &Value) -> Preprocess {
         fit: Some(fit),
         crop_ratio: Some(ratio),
         ..Preprocess::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Parts as a line: mean, std, order, filter, fit, crop.
+    fn line(parts: &Preprocess) -> String {
+        let resize = parts.resize();
+        format!(
+            "{:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
+            parts.mean.unwrap_or_default()[0],
+            parts.std.unwrap_or_default()[0],
+            parts.order.unwrap_or_default(),
+            resize.filter,
+            resize.antialias,
+            resize.fit,
+            resize.shortest,
+            parts.crop_ratio,
+        )
+    }
+
+    /// The files as transformers writes them for these architectures, cut to what counts.
+    #[test]
+    fn processors_of_hugging_face_are_read() {
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let cases = [
+            (
+                "ViTImageProcessor",
+                json!({"do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+                    "image_std": [0.5, 0.5, 0.5], "resample": 2, "rescale_factor": 0.003_921_568_627_450_98,
+                    "size": {"height": 224, "width": 224}}),
+                "127.5 127.5 Rgb Bilinear true Stretch None None",
+            ),
+            (
+                "DeiTImageProcessor",
+                json!({"crop_size": {"height": 224, "width": 224}, "do_center_crop": true, "do_normalize": true,
+                    "image_mean": mean, "image_std": std, "resample": 3,
+                    "rescale_factor": 0.003_921_568_627_450_98, "size": {"shortest_edge": 256}}),
+                "123.675 58.395 Rgb Bicubic true Crop Some(256) None",
+            ),
+            (
+                "BeitImageProcessor",
+                json!({"crop_size": {"height": 224, "width": 224}, "do_center_crop": true, "do_normalize": true,
+                    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 3,
+                    "rescale_factor": 0.003_921_568_627_450_98, "size": {"height": 256, "width": 256}}),
+                "127.5 127.5 Rgb Bicubic true Stretch Some(256) None",
+            ),
+            (
+                "ConvNextImageProcessor",
+                json!({"crop_pct": 0.875, "do_normalize": true, "image_mean": mean, "image_std": std,
+                    "resample": 3, "size": {"shortest_edge": 224}}),
+                "123.675 58.395 Rgb Bicubic true Crop Some(256) None",
+            ),
+            (
+                "ConvNextImageProcessor, large",
+                json!({"crop_pct": 0.875, "image_mean": mean, "image_std": std, "resample": 3,
+                    "size": {"shortest_edge": 384}}),
+                "123.675 58.395 Rgb Bicubic true Stretch None None",
+            ),
+            (
+                "MobileViTImageProcessor",
+                json!({"crop_size": {"height": 256, "width": 256}, "do_center_crop": true, "do_flip_channel_order": true,
+                    "do_normalize": false, "do_rescale": true, "resample": 2, "size": {"shortest_edge": 288}}),
+                "0.0 255.0 Bgr Bilinear true Crop Some(288) None",
+            ),
+            (
+                "an old feature extractor",
+                json!({"do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+                    "resample": 2, "size": 224}),
+                "127.5 127.5 Rgb Bilinear true Stretch None None",
+            ),
+        ];
+        for (name, config, expected) in cases {
+            assert_eq!(line(&hugging_face(&config)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn configs_of_timm_are_read() {
+        let config = json!({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+            "crop_pct": 0.95, "crop_mode": "center", "input_size": [3, 224, 224]});
+        let parts = timm_config(&config);
+        assert_eq!(line(&parts), "127.5 127.5 Rgb Bicubic true Crop None Some(0.95)");
+        let squash = timm_config(
+            &json!({"interpolation": "bilinear", "crop_mode": "squash", "crop_pct": 0.9}),
+        );
+        assert_eq!((squash.fit, squash.crop_ratio), (Some(Fit::Stretch), Some(0.9)));
+        let said = Preprocess { fit: Some(Fit::Stretch), ..Preprocess::default() };
+        assert_eq!(
+            said.or(parts).crop_ratio,
+            None,
+            "the ratio of a crop is none of a stretched photo"
+        );
+    }
+
+    #[test]
+    fn metadata_of_onnx_files_is_read() {
+        let of = |entries: &[(&str, &str)]| {
+            let held: BTreeMap<String, String> =
+                entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            of_metadata(&held).map(|(_, parts)| line(&parts))
+        };
+        let format = ("Image.BitmapPixelFormat", "Bgr8");
+        let range = ("Image.NominalPixelRange", "NominalRange_0_255");
+        let stretched = "Bicubic true Stretch None None";
+        assert_eq!(of(&[format, range]), Some(format!("0.0 1.0 Bgr {stretched}")));
+        assert_eq!(of(&[format]), Some(format!("0.0 255.0 Bgr {stretched}")));
+        let rgb = ("Image.BitmapPixelFormat", "Rgb8");
+        assert_eq!(of(&[rgb, range]), Some(format!("0.0 1.0 Rgb {stretched}")));
+        let yolo = [("author", "Ultralytics"), ("task", "classify"), ("names", "{0: 'a'}")];
+        assert_eq!(of(&yolo), Some("0.0 255.0 Rgb Bilinear true Crop None Some(1.0)".to_owned()));
+        assert_eq!(of(&[("author", "Ultralytics"), ("task", "detect")]), None);
+        assert_eq!(of(&[("Image.BitmapPixelFormat", "Gray8")]), None);
     }
 }

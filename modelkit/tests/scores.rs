@@ -8,7 +8,7 @@ mod common;
 use std::cell::RefCell;
 
 use common::{CLASSES, classifier, float_value, ints, node, noise, prepare_in, tensor};
-use rten::{Model, ModelOptions};
+use rten::{Model, ModelOptions, Value};
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, ModelProto, NodeProto, TensorProto,
 };
@@ -16,7 +16,7 @@ use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use skincell_modelkit::external::GRAPH_FILE;
 use skincell_modelkit::{Given, PrepareOptions, Reference, SaidActivation, prepare_from};
-use skincell_vision::card::{Activation, Card, Class, Form};
+use skincell_vision::card::{Activation, Card, Class, Field, Form};
 use skincell_vision::rank::probabilities;
 
 fn labels(count: usize) -> Vec<Class> {
@@ -111,7 +111,13 @@ fn served(
     let model = ModelOptions::with_all_ops().load_file(home.path().join("out").join(GRAPH_FILE));
     let model = model.unwrap();
     let ids = [model.node_id(&card.output.name).unwrap()];
-    let inputs = vec![(model.input_ids()[0], photo.view().into())];
+    let field = |field: &Field| {
+        let shape: Vec<usize> = field.shape.iter().map(|side| *side as usize).collect();
+        let numbers = Tensor::from_data(&shape, field.default.clone());
+        (model.node_id(&field.name).unwrap(), Value::from(numbers).into())
+    };
+    let mut inputs = vec![(model.node_id(&card.input.name).unwrap(), photo.view().into())];
+    inputs.extend(card.fields.iter().map(field));
     let scores: Tensor<f32> = model.run(inputs, &ids, None).unwrap().remove(0).try_into().unwrap();
     assert_eq!(scores.shape(), [1, count], "scores are [1, classes]");
     let scores: Vec<f32> = scores.iter().copied().collect();

@@ -88,7 +88,8 @@ pub(crate) struct PrepareArguments {
     /// scores]
     #[arg(long, value_enum)]
     activation: Option<ActivationKind>,
-    /// A constant for an input other than the photo; may be given several times
+    /// Numbers for an input other than the photo, such as an age, used unless the request's `fields` set it;
+    /// may be given several times
     #[arg(long, value_name = "NAME=VALUE[,VALUE...]", value_parser = parse_default)]
     input_default: Vec<(String, Vec<f32>)>,
     /// Largest accepted difference of a probability (0 to 1) from the original framework

@@ -5,28 +5,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use skincell_modelkit::{Report, photos, samples};
-use skincell_vision::card::{ChannelOrder, Fit, Input, MapClasses};
+use skincell_vision::card::{Card, ChannelOrder, Fit, Input, MapClasses};
 use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
 /// Prints the report of one model.
 pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     let card = &report.card;
-    let input = &card.input;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
     println!("{folder} is ready to serve as \"{}\"", card.name);
-    println!(
-        "  input      {} {}x{} {:?} {:?}",
-        input.name, input.width, input.height, input.layout, input.dtype
-    );
-    println!("  range      {}{}", range(input), assumed("range"));
-    let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
-    println!("  order      {order}{}", assumed("order"));
-    println!("  filter     {}{}", filter(input), assumed("filter"));
-    println!("  crop       {}{}", crop(input), assumed("crop"));
-    if !sources.is_empty() {
-        println!("             by {}", sources.join(", "));
+    print_input(card, sources);
+    for field in &card.fields {
+        let (name, default) = (&field.name, &field.default);
+        println!(
+            "  field      {name} of {:?}, {default:?} where a request says nothing",
+            field.shape
+        );
     }
     println!("  sees       {}", seen(report));
     println!("  scores     {} of {} classes", card.output.name, card.classes.len());
@@ -88,6 +83,25 @@ fn print_heatmap(report: &Report) {
     }
 }
 
+/// How a photo becomes the model's input.
+fn print_input(card: &Card, sources: &[String]) {
+    let input = &card.input;
+    let assumed =
+        |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
+    println!(
+        "  input      {} {}x{} {:?} {:?}",
+        input.name, input.width, input.height, input.layout, input.dtype
+    );
+    println!("  range      {}{}", range(input), assumed("range"));
+    let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
+    println!("  order      {order}{}", assumed("order"));
+    println!("  filter     {}{}", filter(input), assumed("filter"));
+    println!("  crop       {}{}", crop(input), assumed("crop"));
+    if !sources.is_empty() {
+        println!("             by {}", sources.join(", "));
+    }
+}
+
 fn range(input: &Input) -> String {
     match (input.mean, input.std) {
         ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]) => "0 to 255, as the pixels are".to_owned(),
@@ -108,6 +122,9 @@ fn crop(input: &Input) -> String {
     match (input.resize.fit, input.resize.shortest) {
         (Fit::Crop, Some(shortest)) => {
             format!("shorter side to {shortest}, then the middle {width}x{height}")
+        }
+        (Fit::Stretch, Some(side)) => {
+            format!("stretched to {side}x{side}, then the middle {width}x{height}")
         }
         (Fit::Cover, _) => format!("the largest middle part of the ratio {width}:{height}"),
         (Fit::Pad, _) => "none: the whole photo, with bars".to_owned(),

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use skincell_modelkit::preprocess::{Convention, Preprocess, beside};
+use skincell_modelkit::preprocess::{Convention, Preprocess, beside, inside};
 use skincell_vision::card::{ChannelOrder, Filter, Fit};
 
 /// Flags of `skincell model prepare` for preprocessing.
 #[derive(Debug, Args)]
 pub(super) struct PreprocessFlags {
     /// The convention photos were prepared by in training: range, order of channels, filter and crop
-    /// [default: preprocessor_config.json or config.json beside the model, else 0 to 255, RGB, the whole
-    /// photo stretched by Lanczos]
+    /// [default: preprocessor_config.json or config.json beside the model, else the ONNX metadata, else
+    /// 0 to 255, RGB, the whole photo stretched by Lanczos]
     #[arg(long, value_enum)]
     preprocess: Option<ConventionKind>,
     /// Subtracted from R, G and B of each pixel (0 to 255)
@@ -96,7 +96,8 @@ impl ConventionKind {
 
 impl PreprocessFlags {
     /// Each part from its own flag, else from `--preprocess`, else from a file beside the model, else from
-    /// the convention the model was recognised by; and the sources, for the report.
+    /// the model's metadata, else from the convention the model was recognised by; and the sources, for the
+    /// report.
     pub(super) fn parts(
         &self,
         model: &Path,
@@ -110,6 +111,9 @@ impl PreprocessFlags {
             parts = parts.or(kind.convention().parts());
         } else if let Some((file, found)) = beside(model) {
             sources.push(format!("{file} beside the model"));
+            parts = parts.or(found);
+        } else if let Some((who, found)) = inside(model) {
+            sources.push(who);
             parts = parts.or(found);
         } else if let Some(convention) = recognised {
             sources.push(format!("recognised as {convention:?}"));

@@ -3,6 +3,7 @@
 //! Serving is the runner's business; here a model is loaded from memory, run on one tensor, dropped.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rten::{Model, ModelOptions, NodeId, Value, ValueOrView};
 use rten_tensor::Tensor;
@@ -29,6 +30,13 @@ pub enum EngineError {
     },
 }
 
+/// Runs `work` of the engine's, in which a graph that fits no operator may panic.
+fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(EngineError::Run("it broke off inside an operator; export the model again".to_owned()))
+    })
+}
+
 fn run_error(error: impl std::fmt::Display) -> EngineError {
     EngineError::Run(error.to_string())
 }
@@ -45,7 +53,7 @@ impl GraphEngine {
         let bytes = external::in_one_piece(graph).map_err(|e| EngineError::Load(e.to_string()))?;
         let mut options = ModelOptions::with_all_ops();
         options.enable_optimization(false);
-        let model = options.load(bytes).map_err(|e| EngineError::Load(e.to_string()))?;
+        let model = guarded(|| options.load(bytes).map_err(|e| EngineError::Load(e.to_string())))?;
         match *model.input_ids() {
             [input] => Ok(Self { model, input }),
             ref inputs => Err(EngineError::Inputs { inputs: inputs.len() }),
@@ -56,7 +64,7 @@ impl GraphEngine {
     fn values(&self, input: ValueOrView, wanted: &[&str]) -> Result<Vec<Value>, EngineError> {
         let ids: Result<Vec<NodeId>, _> = wanted.iter().map(|w| self.model.node_id(w)).collect();
         let ids = ids.map_err(run_error)?;
-        self.model.run(vec![(self.input, input)], &ids, None).map_err(run_error)
+        guarded(|| self.model.run(vec![(self.input, input)], &ids, None).map_err(run_error))
     }
 
     /// The float32 values named, after a run on `input`.

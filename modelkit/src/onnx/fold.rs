@@ -75,6 +75,9 @@ pub(crate) fn replace_unknown(graph: &mut Graph) {
         }
         let mut new = graph.nodes.split_off(end);
         if let Some(last) = new.last_mut() {
+            // ONNX Runtime takes no two nodes of one name.
+            last.name =
+                node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
             last.output = vec![output(&node).to_owned()];
         }
         graph.nodes.splice(index..index, new);

@@ -7,4 +7,7 @@ pub mod external;
 pub(crate) mod fixed;
 pub(crate) mod fold;
 pub(crate) mod graph;
+pub(crate) mod integer;
+mod older;
 pub(crate) mod read;
+pub(crate) mod single;

@@ -9,7 +9,8 @@ use rten_onnx::onnx::NodeProto;
 use skincell_onnx::ModelFile;
 use thiserror::Error;
 
-use crate::onnx::graph::{Graph, label, reads};
+use crate::onnx::graph::{Graph, label, op, reads};
+use crate::onnx::older;
 
 /// Why an ONNX file cannot be worked on.
 #[derive(Debug, Error)]
@@ -55,9 +56,6 @@ pub enum ReadError {
 /// convolution has a bias.
 const CONV_BIAS: &str = "skincell.conv_bias";
 
-/// Oldest standard operator set worked on: from 11 on, `Gemm` has an optional bias.
-const MIN_OPSET: i64 = 11;
-
 /// Reads a model with all its weights.
 ///
 /// # Errors
@@ -80,16 +78,18 @@ pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
         }),
     };
     check_operators(&graph)?;
+    older::upgrade(&mut graph).map_err(ReadError::Operators)?;
     sort(&mut graph)?;
     Ok(graph)
 }
 
 fn check_operators(graph: &Graph) -> Result<(), ReadError> {
     let opset = graph.opset();
-    if opset < MIN_OPSET {
+    if opset < older::OLDEST {
         return Err(ReadError::Operators(format!(
-            "the model is written in operator set {opset}, {MIN_OPSET} is the oldest worked on; \
-             export it again with opset 17"
+            "the model is written in operator set {opset}, {oldest} is the oldest worked on; \
+             export it again with opset 17",
+            oldest = older::OLDEST
         )));
     }
     Ok(())
@@ -103,6 +103,22 @@ pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
     let private = |n: &&NodeProto| {
         !matches!(n.domain.as_deref().unwrap_or_default(), "" | "ai.onnx" | "com.microsoft")
     };
+    let integer = |n: &&NodeProto| op(n).starts_with("QLinear") || op(n) == "QGemm";
+    if let Some(node) = graph.nodes.iter().find(integer) {
+        return Err(ReadError::Operators(format!(
+            "{} computes on integers in a way no engine here knows; quantize in the form QDQ \
+             (quant_format=QuantFormat.QDQ), or prepare the model that was quantized",
+            label(node)
+        )));
+    }
+    let fused = |n: &&NodeProto| op(n).starts_with("Fused") || op(n).contains("Nchwc");
+    if let Some(node) = graph.nodes.iter().find(fused) {
+        return Err(ReadError::Operators(format!(
+            "{} was made by ONNX Runtime's optimisation, and only ONNX Runtime knows it; prepare the file \
+             that it was made of",
+            label(node)
+        )));
+    }
     match graph.nodes.iter().find(private) {
         None => Ok(()),
         Some(node) => Err(ReadError::Operators(format!(

@@ -173,8 +173,12 @@ impl Served {
     /// [`ServedError`] when the engine fails or an output of the card is not there.
     pub fn run(&self, photo: &tensor::PhotoTensor) -> Result<Outcome, ServedError> {
         let engine = self.engine;
-        let input = (self.card.input.name.clone(), for_engine(photo));
-        let outputs = self.model.run(&[input]);
+        let mut inputs = vec![(self.card.input.name.clone(), for_engine(photo))];
+        inputs.extend(self.card.fields.iter().map(|field| {
+            let bytes = field.default.iter().flat_map(|number| number.to_le_bytes()).collect();
+            (field.name.clone(), Tensor::new(field.shape.clone(), Dtype::F32, bytes))
+        }));
+        let outputs = self.model.run(&inputs);
         let outputs = outputs.map_err(|error| ServedError::Run { engine, error })?;
         let named = |name: &str| {
             let (_, tensor) = outputs.iter().find(|(output, _)| output == name)?;

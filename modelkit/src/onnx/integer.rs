@@ -1,0 +1,210 @@
+//! Integer products written so that every engine computes the same.
+//!
+//! On x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. Where the weights of a
+//! `ConvInteger` or `MatMulInteger` are wider than 7 bits these overflow, and probabilities come out wrong by any
+//! amount. Such products are computed in float32, `(x − zero_x) · (w − zero_w)`: exact up to 2²⁴, with weights of
+//! four bytes. Others are left as they are, those that `model quantize` writes among them.
+
+use rten_onnx::onnx::NodeProto;
+use skincell_onnx::Constant;
+use skincell_onnx::build::DataType;
+
+use crate::onnx::graph::{Graph, input, int, int_attribute, op, output};
+
+/// Replaces the products that may overflow; returns how many.
+pub(crate) fn widen(graph: &mut Graph) -> usize {
+    let mut widened = 0;
+    let mut index = 0;
+    while let Some(node) = graph.nodes.get(index) {
+        let product = match op(node) {
+            "ConvInteger" => "Conv",
+            "MatMulInteger" => "MatMul",
+            _ => {
+                index += 1;
+                continue;
+            }
+        };
+        let node = node.clone();
+        if fits(graph, &node) {
+            index += 1;
+            continue;
+        }
+        let end = graph.nodes.len();
+        replace(graph, &node, product);
+        let new = graph.nodes.split_off(end);
+        widened += 1;
+        let added = new.len();
+        graph.nodes.splice(index..=index, new);
+        index += added;
+    }
+    widened
+}
+
+/// Whether two products of these weights and any bytes fit into 16 bits, in the form that rten brings both to:
+/// a convolution's weights unsigned and its photo signed, a matrix product's the other way round.
+fn fits(graph: &Graph, node: &NodeProto) -> bool {
+    let Some(weights) = input(node, 1).and_then(|name| graph.constants.get(name)) else {
+        return false;
+    };
+    let bytes = || weights.bytes.iter().copied();
+    match (op(node), weights.dtype) {
+        ("ConvInteger", DataType::UINT8) => bytes().all(|byte| byte <= 127),
+        ("MatMulInteger", DataType::UINT8) => bytes().all(|byte| (64..=192).contains(&byte)),
+        ("MatMulInteger", DataType::INT8) => bytes().all(|byte| byte.cast_signed().abs() <= 64),
+        _ => false,
+    }
+}
+
+/// Appends the product in float32, under the name of the node's output.
+fn replace(graph: &mut Graph, node: &NodeProto, product: &str) {
+    let axis = if product == "Conv" { 0 } else { 1 };
+    let base = output(node).to_owned();
+    let left = centred(graph, &base, (input(node, 0), input(node, 2)), None);
+    let right = centred(graph, &base, (input(node, 1), input(node, 3)), Some(axis));
+    let attributes = node.attribute.clone();
+    let float = graph.emit(&format!("{base}/float"), product, &[&left, &right], attributes);
+    let to_float =
+        |node: &NodeProto| op(node) == "Cast" && int(node, "to", 0) == i64::from(DataType::FLOAT.0);
+    let readers = graph.consumers_of(&base);
+    if !graph.is_output(&base) && readers.iter().all(|at| to_float(&graph.nodes[*at])) {
+        graph.replace_reads(&base, &float);
+        return;
+    }
+    let whole = graph.emit(&format!("{base}/whole"), "Round", &[&float], vec![]);
+    let to = vec![int_attribute("to", i64::from(DataType::INT32.0))];
+    graph.emit(&format!("{base}/int32"), "Cast", &[&whole], to);
+    if let Some(last) = graph.nodes.last_mut() {
+        last.output = vec![base];
+    }
+}
+
+/// A value less its zero point, float32. A zero point for each channel lies along `axis`.
+fn centred(
+    graph: &mut Graph,
+    base: &str,
+    (value, zero): (Option<&str>, Option<&str>),
+    axis: Option<usize>,
+) -> String {
+    let value = value.unwrap_or_default();
+    if let Some(constant) = folded(graph, value, zero, axis) {
+        return graph.add_constant(&format!("{value}/float"), constant);
+    }
+    let to = || vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+    let float = graph.emit(&format!("{base}/bytes"), "Cast", &[value], to());
+    let Some(zero) = zero else { return float };
+    let zero = graph.emit(&format!("{base}/zero"), "Cast", &[zero], to());
+    graph.emit(&format!("{base}/centred"), "Sub", &[&float, &zero], vec![])
+}
+
+/// The same of constants.
+fn folded(graph: &Graph, value: &str, zero: Option<&str>, axis: Option<usize>) -> Option<Constant> {
+    let held = graph.constants.get(value)?;
+    let numbers = integers(held)?;
+    let zeros = match zero {
+        Some(zero) => integers(graph.constants.get(zero)?)?,
+        None => vec![0.0],
+    };
+    let after: usize = match axis {
+        Some(axis) => held.dims.get(axis + 1..)?.iter().product(),
+        None => numbers.len(),
+    };
+    let channel = |at: usize| at / after.max(1) % zeros.len().max(1);
+    let less = |(at, number): (usize, &f32)| Some(number - zeros.get(channel(at))?);
+    let values = numbers.iter().enumerate().map(less).collect::<Option<Vec<f32>>>()?;
+    Some(Constant::f32(&held.dims, &values))
+}
+
+/// The elements of a constant of bytes.
+fn integers(constant: &Constant) -> Option<Vec<f32>> {
+    let bytes = constant.bytes.iter();
+    match constant.dtype {
+        DataType::UINT8 => Some(bytes.map(|b| f32::from(*b)).collect()),
+        DataType::INT8 => Some(bytes.map(|b| f32::from(b.cast_signed())).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::engine::GraphEngine;
+    use crate::onnx::graph::{ints_attribute, value_info};
+    use rten_onnx::onnx::OperatorSetIdProto;
+    use rten_tensor::Tensor;
+    use rten_tensor::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn graph() -> Graph {
+        let standard = OperatorSetIdProto { domain: None, version: Some(17) };
+        Graph {
+            nodes: Vec::new(),
+            constants: BTreeMap::new(),
+            inputs: vec![value_info("image", &[1, 3, 2, 2])],
+            outputs: vec![value_info("y", &[1, 1, 2, 2])],
+            ir_version: 8,
+            opsets: vec![standard],
+        }
+    }
+
+    fn bytes(dtype: DataType, dims: &[usize], bytes: &[u8]) -> Constant {
+        Constant { dtype, dims: dims.to_vec(), bytes: bytes.to_vec() }
+    }
+
+    fn cast(graph: &mut Graph, from: &str, to: DataType) -> String {
+        graph.emit("cast", "Cast", &[from], vec![int_attribute("to", i64::from(to.0))])
+    }
+
+    /// Every pixel of the result of a convolution of a photo of one value.
+    fn convolved(pixel: f32, weights: Constant, zeros: (u8, Constant)) -> (usize, f32) {
+        let mut graph = graph();
+        let photo = cast(&mut graph, "image", DataType::UINT8);
+        let weights = graph.add_constant("w", weights);
+        let zero = graph.add_constant("zx", bytes(DataType::UINT8, &[], &[zeros.0]));
+        let around = graph.add_constant("zw", zeros.1);
+        let reads = [photo.as_str(), &weights, &zero, &around];
+        let ones = ["kernel_shape", "strides", "dilations"];
+        let mut strides = ones.map(|name| ints_attribute(name, &[1, 1])).to_vec();
+        strides.push(ints_attribute("pads", &[0; 4]));
+        let sums = graph.emit("sums", "ConvInteger", &reads, strides);
+        cast(&mut graph, &sums, DataType::FLOAT);
+        graph.nodes.last_mut().expect("the cast").output = vec!["y".to_owned()];
+        let widened = widen(&mut graph);
+        let engine = GraphEngine::load(&graph).expect("rten takes it");
+        let photo = Tensor::from_data(&[1, 3, 2, 2], vec![pixel; 12]);
+        let found = engine.run(photo.view().into(), &["y"]).expect("it runs");
+        (widened, found[0].iter().copied().next().expect("an element"))
+    }
+
+    #[test]
+    fn products_of_eight_bits_do_not_overflow() {
+        let zero = || bytes(DataType::UINT8, &[], &[0]);
+        let wide = bytes(DataType::UINT8, &[1, 3, 1, 1], &[255; 3]);
+        assert_eq!(convolved(255.0, wide, (0, zero())), (1, 3.0 * 255.0 * 255.0));
+        let around = bytes(DataType::UINT8, &[1], &[200]);
+        let wide = bytes(DataType::UINT8, &[1, 3, 1, 1], &[100, 255, 0]);
+        assert_eq!(convolved(250.0, wide, (10, around)), (1, 240.0 * (-100.0 + 55.0 - 200.0)));
+        let signed = bytes(DataType::INT8, &[1, 3, 1, 1], &[127, 128, 3]);
+        let none = bytes(DataType::INT8, &[], &[0]);
+        assert_eq!(convolved(255.0, signed, (0, none)), (1, 255.0 * 2.0));
+        let narrow = bytes(DataType::UINT8, &[1, 3, 1, 1], &[127, 0, 1]);
+        assert_eq!(convolved(255.0, narrow, (0, zero())), (0, 255.0 * 128.0), "left as it is");
+    }
+
+    #[test]
+    fn sums_that_are_read_as_integers_stay_integers() {
+        let mut graph = graph();
+        let photo = cast(&mut graph, "image", DataType::UINT8);
+        let weights =
+            graph.add_constant("w", bytes(DataType::INT8, &[2, 2], &[127, 129, 100, 255]));
+        let sums = graph.emit("sums", "MatMulInteger", &[&photo, &weights], vec![]);
+        let twice = graph.emit("twice", "Add", &[&sums, &sums], vec![]);
+        cast(&mut graph, &twice, DataType::FLOAT);
+        graph.nodes.last_mut().expect("the cast").output = vec!["y".to_owned()];
+        assert_eq!(widen(&mut graph), 1);
+        let engine = GraphEngine::load(&graph).expect("rten takes it");
+        let photo = Tensor::from_data(&[1, 3, 2, 2], vec![200.0; 12]);
+        let found = engine.run(photo.view().into(), &["y"]).expect("it runs");
+        let first: Vec<f32> = found[0].iter().copied().take(2).collect();
+        assert_eq!(first, [2.0 * 200.0 * 227.0, 2.0 * 200.0 * -128.0]);
+    }
+}

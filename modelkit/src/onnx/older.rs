@@ -1,0 +1,160 @@
+//! Brings graphs of the standard operator sets 7 to 10 to set 11, in which parameters that were attributes
+//! are inputs. Operators whose meaning did not change between these sets are left as they are.
+
+use rten_onnx::onnx::{AttributeProto, NodeProto, OperatorSetIdProto};
+use skincell_onnx::Constant;
+use skincell_onnx::build::attribute_text;
+
+use crate::onnx::graph::{Graph, int, label, op};
+
+/// The oldest set that is read: before it, operators broadcast as an attribute says.
+pub(super) const OLDEST: i64 = 7;
+/// The set that graphs are brought to.
+const TO: i64 = 11;
+
+/// Rewrites the graph where it is of an older set than 11.
+///
+/// # Errors
+/// Which node cannot be written in set 11, and why.
+pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
+    if !(OLDEST..TO).contains(&graph.opset()) {
+        return Ok(());
+    }
+    for index in 0..graph.nodes.len() {
+        let Some(mut node) = graph.nodes.get(index).cloned() else { continue };
+        match op(&node) {
+            "Clip" => clip(graph, &mut node),
+            "Pad" => pad(graph, &mut node),
+            "Slice" => slice(graph, &mut node),
+            "Upsample" | "Resize" => resize(graph, &mut node),
+            "BatchNormalization" if int(&node, "spatial", 1) == 0 => {
+                let what = label(&node);
+                return Err(format!("{what} has statistics for each place, which set 11 has not"));
+            }
+            _ => continue,
+        }
+        if let Some(held) = graph.nodes.get_mut(index) {
+            *held = node;
+        }
+    }
+    let standard =
+        |o: &&mut OperatorSetIdProto| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx"));
+    graph.opsets.iter_mut().filter(standard).for_each(|set| set.version = Some(TO));
+    Ok(())
+}
+
+/// Drops an attribute and gives it.
+fn take(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {
+    let at = node.attribute.iter().position(|a| a.name.as_deref() == Some(name))?;
+    Some(node.attribute.remove(at))
+}
+
+/// Sets input `at` of a node to a new constant.
+fn set_input(graph: &mut Graph, node: &mut NodeProto, at: usize, base: &str, value: Constant) {
+    let name = graph.add_constant(base, value);
+    if node.input.len() <= at {
+        node.input.resize(at + 1, String::new());
+    }
+    if let Some(input) = node.input.get_mut(at) {
+        *input = name;
+    }
+}
+
+fn clip(graph: &mut Graph, node: &mut NodeProto) {
+    for (at, name) in [(1, "min"), (2, "max")] {
+        if let Some(bound) = take(node, name).and_then(|a| a.f) {
+            set_input(graph, node, at, "clip/bound", Constant::scalar(bound));
+        }
+    }
+}
+
+fn pad(graph: &mut Graph, node: &mut NodeProto) {
+    let Some(pads) = take(node, "pads") else { return };
+    let value = take(node, "value").and_then(|a| a.f).unwrap_or(0.0);
+    set_input(graph, node, 1, "pad/pads", Constant::i64_list(&pads.ints));
+    set_input(graph, node, 2, "pad/value", Constant::scalar(value));
+}
+
+/// Set 10 has the inputs already.
+fn slice(graph: &mut Graph, node: &mut NodeProto) {
+    for (at, name) in [(1, "starts"), (2, "ends"), (3, "axes")] {
+        if let Some(list) = take(node, name) {
+            let list = Constant::i64_list(&list.ints);
+            set_input(graph, node, at, &format!("slice/{name}"), list);
+        }
+    }
+}
+
+/// `Upsample` and the `Resize` of set 10 take pixels whose indices times the scale are those of the result.
+fn resize(graph: &mut Graph, node: &mut NodeProto) {
+    let scales = match take(node, "scales") {
+        Some(list) => {
+            graph.add_constant("resize/scales", Constant::f32(&[list.floats.len()], &list.floats))
+        }
+        None => node.input.get(1).cloned().unwrap_or_default(),
+    };
+    node.op_type = Some("Resize".to_owned());
+    set_input(graph, node, 1, "resize/region", Constant::f32(&[0], &[]));
+    node.input.truncate(2);
+    node.input.push(scales);
+    node.attribute.push(attribute_text("coordinate_transformation_mode", "asymmetric"));
+    node.attribute.push(attribute_text("nearest_mode", "floor"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{int_attribute, ints_attribute, value_info};
+    use std::collections::BTreeMap;
+
+    fn graph(nodes: Vec<NodeProto>, version: i64) -> Graph {
+        Graph {
+            nodes,
+            constants: BTreeMap::new(),
+            inputs: vec![value_info("x", &[1, 3, 4, 4])],
+            outputs: vec![value_info("y", &[1, 3, 4, 4])],
+            ir_version: 8,
+            opsets: vec![OperatorSetIdProto { domain: None, version: Some(version) }],
+        }
+    }
+
+    fn node(operator: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+        NodeProto {
+            op_type: Some(operator.to_owned()),
+            input: vec!["x".to_owned()],
+            output: vec!["y".to_owned()],
+            attribute,
+            ..Default::default()
+        }
+    }
+
+    /// Inputs of the only node, and the constants they name.
+    fn inputs(graph: &Graph) -> Vec<Option<&Constant>> {
+        graph.nodes[0].input.iter().map(|name| graph.constants.get(name)).collect()
+    }
+
+    #[test]
+    fn attributes_become_inputs() {
+        let mut slice = node("Slice", vec![ints_attribute("starts", &[1])]);
+        slice.attribute.push(ints_attribute("ends", &[3]));
+        let mut made = graph(vec![slice], 9);
+        upgrade(&mut made).expect("it has a form in set 11");
+        let list = |numbers: &[i64]| Constant::i64_list(numbers);
+        assert_eq!(inputs(&made), [None, Some(&list(&[1])), Some(&list(&[3]))]);
+        assert_eq!((made.opset(), made.nodes[0].attribute.len()), (11, 0));
+
+        let mut made = graph(vec![node("Pad", vec![ints_attribute("pads", &[0, 0, 1, 1])])], 10);
+        upgrade(&mut made).expect("it has a form in set 11");
+        let zero = Constant::scalar(0.0);
+        assert_eq!(inputs(&made), [None, Some(&list(&[0, 0, 1, 1])), Some(&zero)]);
+    }
+
+    #[test]
+    fn newer_sets_are_left_alone_and_what_has_no_form_is_named() {
+        let norm = || node("BatchNormalization", vec![int_attribute("spatial", 0)]);
+        let mut newer = graph(vec![norm()], 11);
+        assert_eq!(upgrade(&mut newer), Ok(()));
+        let error = upgrade(&mut graph(vec![norm()], 8)).expect_err("it has none");
+        assert!(error.contains("BatchNormalization"), "{error}");
+    }
+}

@@ -1,0 +1,76 @@
+//! Numbers that a model takes beside the photo: those of the request, else the card's.
+
+use skincell_vision::card::{Card, Dtype, Field};
+use skincell_vision::tensor::PhotoTensor;
+
+use crate::problem::{Problem, excerpt};
+
+/// The tensors of the card's fields, by their names, with the numbers `given`.
+///
+/// # Errors
+/// [`Problem::UnknownField`], [`Problem::BadField`].
+pub(crate) fn tensors<'c>(
+    card: &'c Card,
+    given: &[(String, Vec<f32>)],
+) -> Result<Vec<(&'c str, PhotoTensor)>, Problem> {
+    let known = |name: &str| card.fields.iter().any(|field| field.name == name);
+    if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
+        let names: Vec<&str> = card.fields.iter().map(|field| field.name.as_str()).collect();
+        let known = match names.as_slice() {
+            [] => "takes a photo alone".to_owned(),
+            names => format!("takes {}", names.join(", ")),
+        };
+        return Err(Problem::UnknownField { name: excerpt(name), model: card.name.clone(), known });
+    }
+    card.fields.iter().map(|field| tensor(field, given)).collect()
+}
+
+fn tensor<'c>(
+    field: &'c Field,
+    given: &[(String, Vec<f32>)],
+) -> Result<(&'c str, PhotoTensor), Problem> {
+    let said = given.iter().rev().find(|(name, _)| *name == field.name);
+    let numbers = said.map_or(&field.default, |(_, numbers)| numbers);
+    let (found, wanted) = (numbers.len(), field.default.len());
+    if found != wanted {
+        return Err(Problem::BadField { name: field.name.clone(), found, wanted });
+    }
+    let data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let tensor = PhotoTensor { dimensions: field.shape.clone(), dtype: Dtype::F32, data };
+    Ok((&field.name, tensor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::tests::card_json;
+
+    #[test]
+    fn the_requests_numbers_rule_and_are_checked() {
+        let mut card = Card::parse(card_json("skin").as_bytes()).unwrap();
+        let field = |name: &str, default: &[f32]| Field {
+            name: name.to_owned(),
+            shape: vec![1, default.len() as u32],
+            default: default.to_vec(),
+        };
+        card.fields = vec![field("age", &[54.0]), field("site", &[0.0, 1.0])];
+        let numbers = |given: &[(&str, &[f32])]| {
+            let given: Vec<(String, Vec<f32>)> =
+                given.iter().map(|(name, list)| ((*name).to_owned(), list.to_vec())).collect();
+            let made = tensors(&card, &given).map_err(|problem| problem.kind().name)?;
+            Ok(made.into_iter().map(|(_, tensor)| tensor.data).collect::<Vec<_>>())
+        };
+        let bytes = |list: &[f32]| list.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(numbers(&[]), Ok(vec![bytes(&[54.0]), bytes(&[0.0, 1.0])]));
+        let said: [(&str, &[f32]); 1] = [("age", &[7.0])];
+        assert_eq!(numbers(&said), Ok(vec![bytes(&[7.0]), bytes(&[0.0, 1.0])]));
+        let cases: [(&str, &[f32], &str); 3] = [
+            ("sex", &[1.0], "unknown-field"),
+            ("site", &[1.0], "bad-field"),
+            ("age", &[1.0, 2.0], "bad-field"),
+        ];
+        for (name, list, expected) in cases {
+            assert_eq!(numbers(&[(name, list)]), Err(expected), "{name}");
+        }
+    }
+}

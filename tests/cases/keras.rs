@@ -4,44 +4,140 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
 use skincell_tests::client::Request;
 use skincell_tests::{App, Runner, artifacts, repository};
 use skincell_vision::photo::{Limits, decode};
 
-/// Saves a small network in the way of the origin app's, and a photo of its size; prints what Keras says
-/// of the photo.
-const KERAS: &str = r#"
-import json, sys
-import keras, numpy as np
+/// What every script begins with: a photo of the model's size and of no other, and what Keras says of it.
+const COMMON: &str = r#"
+import json, os, sys
+import numpy as np
 import tf2onnx
-from keras import layers
 from PIL import Image
 
+def photo(side):
+    y, x = np.mgrid[0:side, 0:side] / side
+    photo = np.stack([np.sin(7 * x + y), np.cos(9 * y), np.sin(5 * x * y)], -1) * 100 + 128
+    Image.fromarray(photo.astype("uint8")).save("photo.png")
+    return photo.astype("uint8")[None].astype("float32")
+
+def tell(keras, predicted, parts, image):
+    """Probabilities, and Grad-CAM of the likeliest class by a gradient tape: on the last convolution's raw
+    output, and on the activation behind it. `parts` are three functions, to these two and from the second on."""
+    import tensorflow as tf
+    to_conv, to_activation, to_scores = parts
+    best, heat = int(predicted[0].argmax()), {}
+    for name in ["conv", "activation"]:
+        with tf.GradientTape() as tape:
+            held = to_conv(image)
+            if name == "activation":
+                held = to_activation(held)
+            tape.watch(held)
+            score = to_scores(held if name == "activation" else to_activation(held))[0, best]
+        slope = tape.gradient(score, held).numpy()
+        cam = np.maximum((slope.mean((1, 2), keepdims=True) * held.numpy()).sum(-1)[0], 0)
+        heat[name] = (cam / cam.max()).tolist()
+    print(json.dumps({"probabilities": predicted[0].tolist(), "heat": heat}))
+"#;
+
+/// A small network in the way of the origin app's.
+const ORIGIN: &str = r#"
+import keras
+from keras import layers
+
 keras.utils.set_random_seed(7)
+convolution = layers.Conv2D(32, 3, strides=4, padding="same", use_bias=False, name="top_conv")
 model = keras.Sequential([
     keras.Input((300, 300, 3)), layers.Rescaling(1 / 128, -1),
     layers.Conv2D(16, 3, strides=8, use_bias=False), layers.BatchNormalization(), layers.Activation("swish"),
-    layers.Conv2D(32, 3, strides=4, padding="same", use_bias=False, name="top_conv"),
-    layers.BatchNormalization(), layers.Activation("swish"), layers.GlobalAveragePooling2D(),
+    convolution, layers.BatchNormalization(), layers.Activation("swish"), layers.GlobalAveragePooling2D(),
     layers.Dropout(0.3), layers.Dense(7, activation="softmax"),
 ])
-y, x = np.mgrid[0:300, 0:300] / 300
-photo = np.stack([np.sin(7 * x + y), np.cos(9 * y), np.sin(5 * x * y)], -1) * 100 + 128
-photo = photo.astype("uint8")
-Image.fromarray(photo).save("photo.png")
+image = photo(300)
 model.save("dermatology_stage1.keras")
-print(json.dumps(model.predict(photo[None].astype("float32"), verbose=0)[0].tolist()))
+at = model.layers.index(convolution) + 1
+chain = lambda part: lambda x: [x := layer(x, training=False) for layer in part][-1]
+parts = chain(model.layers[:at]), chain(model.layers[at:at + 2]), chain(model.layers[at + 2:])
+tell(keras, model.predict(image, verbose=0), parts, image)
+"#;
+
+/// The model of TensorFlow's tutorial on image classification, as it stands there: augmentation and Rescaling
+/// inside, Flatten, logits.
+const TUTORIAL: &str = r#"
+import keras
+import tensorflow as tf
+from keras import layers
+from keras.models import Sequential
+
+keras.utils.set_random_seed(5)
+img_height, img_width, num_classes = 180, 180, 7
+data_augmentation = keras.Sequential([
+    layers.RandomFlip("horizontal", input_shape=(img_height, img_width, 3)),
+    layers.RandomRotation(0.1), layers.RandomZoom(0.1),
+])
+model = Sequential([
+    data_augmentation, layers.Rescaling(1./255),
+    layers.Conv2D(16, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+    layers.Conv2D(32, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+    layers.Conv2D(64, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+    layers.Dropout(0.2), layers.Flatten(), layers.Dense(128, activation="relu"),
+    layers.Dense(num_classes, name="outputs"),
+])
+image = photo(180)
+model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(np.concatenate([image, 255 - image]), np.array([2, 5]), epochs=1, verbose=0)
+model.save("dermatology_stage1.keras")
+convolution = model.layers[6]
+chain = lambda part: lambda x: [x := layer(x, training=False) for layer in part][-1]
+before = chain(model.layers[1:6])
+raw = lambda x: tf.nn.bias_add(convolution.convolution_op(before(x), convolution.kernel), convolution.bias)
+parts = raw, tf.nn.relu, lambda x: tf.nn.softmax(chain(model.layers[7:])(x))
+tell(keras, tf.nn.softmax(model.predict(image, verbose=0)).numpy(), parts, image)
+"#;
+
+/// A Teachable Machine export: MobileNetV2 of Keras 2 and two dense layers, as their site names them, and labels.
+const TEACHABLE_MACHINE: &str = r#"
+import tf_keras as keras
+from tf_keras import layers
+
+keras.utils.set_random_seed(9)
+network = keras.applications.MobileNetV2((224, 224, 3), alpha=0.35, include_top=False, weights=None)
+image = photo(224) / 127.5 - 1
+for layer in network.layers:
+    if isinstance(layer, layers.BatchNormalization):
+        layer.momentum = 0.5
+for _ in range(8):
+    network(image, training=True)
+body = keras.Model(network.input, network.output, name="model1")
+features = keras.Sequential([body, layers.GlobalAveragePooling2D(
+    name="global_average_pooling2d_GlobalAveragePooling2D1")], name="sequential_1")
+head = keras.Sequential([layers.Dense(100, activation="relu", input_shape=(1280,), name="dense_Dense1"),
+                         layers.Dense(3, activation="softmax", use_bias=False, name="dense_Dense2")], name="sequential_3")
+model = keras.Sequential([features, head], name="sequential_4")
+model(image)
+os.mkdir("converted_keras")
+model.save("converted_keras/keras_model.h5")
+with open("converted_keras/labels.txt", "w") as file:
+    file.write("0 acne\n1 eczema\n2 healthy skin\n")
+at = next(i for i, layer in enumerate(network.layers) if layer.name == "Conv_1")
+to_conv = keras.Model(network.input, network.layers[at].output)
+rest = lambda x: network.layers[at + 2](network.layers[at + 1](x, training=False))
+parts = lambda x: to_conv(x, training=False), rest, lambda x: head(features.layers[1](x))
+tell(keras, model.predict(image, verbose=0), parts, image)
 "#;
 
 /// The Python with Keras, if there is one.
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("SKINCELL_PYTHON").map_or("python3".into(), PathBuf::from);
-    let probe = Command::new(&python).args(["-c", "import keras, tf2onnx, PIL"]).output();
+    let probe = Command::new(&python).args(["-c", "import keras, tf_keras, tf2onnx, PIL"]).output();
     let reason = match probe {
         Ok(output) if output.status.success() => return Some(python),
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
@@ -68,23 +164,36 @@ fn words(command: &str) -> Vec<&str> {
 }
 
 /// What Keras says of the photo that is now beside its model.
-fn keras(python: &Path, folder: &Path) -> Vec<f64> {
-    let made = Command::new(python).args(["-c", KERAS]).current_dir(folder).output().unwrap();
+#[derive(Deserialize)]
+struct Said {
+    probabilities: Vec<f64>,
+    /// Grad-CAM of the likeliest class by the card's target, rows from the top.
+    heat: BTreeMap<String, Vec<Vec<f64>>>,
+}
+
+fn keras(python: &Path, script: &str, folder: &Path) -> Said {
+    let script = format!("{COMMON}{script}");
+    let made = Command::new(python).args(["-c", &script]).current_dir(folder).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let printed = String::from_utf8(made.stdout).unwrap();
     serde_json::from_str(printed.lines().last().unwrap()).unwrap()
 }
 
-#[test]
-fn two_commands_of_the_readme_serve_a_keras_file() {
+/// Makes a model by the script, prepares and serves it by the README's commands, in whose words `swaps` are made, and
+/// holds the answer to Keras's.
+fn served_by_two_commands(script: &str, swaps: &[(&str, &str)], classes: &[&str]) {
     let Some(python) = python() else { return };
     let app = App::without_models();
-    let said = keras(&python, app.path());
+    let said = keras(&python, script, app.path());
     let commands = commands();
     let [prepare, up] = &commands[..] else { panic!("two commands are promised: {commands:?}") };
+    let swapped = |word: &str| {
+        let swap = swaps.iter().find(|(from, _)| *from == word);
+        swap.map_or(word, |(_, to)| to).to_owned()
+    };
 
     let prepared = Command::new(&artifacts().runner)
-        .args(words(prepare))
+        .args(words(prepare).into_iter().map(swapped))
         .current_dir(app.path())
         .env("SKINCELL_PYTHON", &python)
         .output()
@@ -95,22 +204,66 @@ fn two_commands_of_the_readme_serve_a_keras_file() {
     // What `--build` builds is built already, and the runner of tests adds a free port.
     assert_eq!(words(up), ["up", "--build"]);
     let runner = Runner::start(&app, &[]);
-    let photo = std::fs::read(app.path().join("photo.png")).unwrap();
-    let answer = Request::predict("", "image/png", photo).send(&runner);
+    let photo = || std::fs::read(app.path().join("photo.png")).unwrap();
+    let answer = Request::predict("?heatmap=maps", "image/png", photo()).send(&runner);
     assert_eq!(answer.status, 200, "{}", answer.json());
     let answer = answer.json();
-    let labels = std::fs::read_to_string(repository().join("models/labels/skin.txt")).unwrap();
-    let classes: Vec<&str> = labels.lines().map(|line| line.split('\t').next().unwrap()).collect();
-    assert_eq!(classes.len(), said.len());
-    for result in answer["results"].as_array().unwrap() {
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(
+        (results.len(), classes.len()),
+        (said.probabilities.len(), said.probabilities.len())
+    );
+    for result in results {
         let index = classes.iter().position(|class| result["class"] == *class).unwrap();
         let found = result["probability"].as_f64().unwrap() / 100.0;
-        println!("{}: {found:.6}, Keras {:.6}", classes[index], said[index]);
-        assert!((found - said[index]).abs() < 1e-5, "{}", classes[index]);
+        println!("{}: {found:.6}, Keras {:.6}", classes[index], said.probabilities[index]);
+        assert!((found - said.probabilities[index]).abs() < 1e-5, "{}", classes[index]);
     }
-    assert_eq!(answer["results"].as_array().unwrap().len(), classes.len());
+    let card = std::fs::read_to_string(app.path().join("models/skin/card.json")).unwrap();
+    let card: Value = serde_json::from_str(&card).unwrap();
+    let target = card["gradcam"]["target"].as_str().unwrap();
+    let map = &answer["heatmap_maps"][0];
+    assert_eq!((&map["index"], &map["basis"]), (&results[0]["index"], &Value::from("probability")));
+    let right = said.heat[target].concat();
+    let values = map["values"].as_array().unwrap();
+    assert_eq!(values.len(), right.len());
+    let off = values.iter().zip(&right).map(|(v, r)| (v.as_f64().unwrap() - r).abs());
+    let off = off.fold(0.0, f64::max);
+    println!("heatmap of {target}: within {off:.1e} of Keras's");
+    assert!(off < 2e-3, "{off}");
+
+    let answer = Request::predict("", "image/png", photo()).send(&runner).json();
     assert_eq!(answer["heatmap_basis"], "probability");
     let overlay = STANDARD.decode(answer["heatmap_base64"].as_str().unwrap()).unwrap();
-    let overlay = decode(&overlay, (300, 300), &Limits::default()).unwrap();
-    assert_eq!((overlay.width(), overlay.height()), (300, 300));
+    let (width, height) = (&card["input"]["width"], &card["input"]["height"]);
+    let side = |side: &Value| u32::try_from(side.as_u64().unwrap()).unwrap();
+    let overlay = decode(&overlay, (side(width), side(height)), &Limits::default()).unwrap();
+    assert_eq!((overlay.width(), overlay.height()), (side(width), side(height)));
+}
+
+/// The labels of `models/labels/skin.txt`.
+fn skin_labels() -> Vec<String> {
+    let labels = std::fs::read_to_string(repository().join("models/labels/skin.txt")).unwrap();
+    labels.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn two_commands_of_the_readme_serve_a_keras_file() {
+    let labels = skin_labels();
+    served_by_two_commands(ORIGIN, &[], &labels.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn two_commands_of_the_readme_serve_the_model_of_tensorflows_tutorial() {
+    let labels = skin_labels();
+    served_by_two_commands(TUTORIAL, &[], &labels.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn two_commands_of_the_readme_serve_a_teachable_machine_export() {
+    let swaps = [
+        ("dermatology_stage1.keras", "converted_keras/keras_model.h5"),
+        ("models/labels/skin.txt", "converted_keras/labels.txt"),
+    ];
+    served_by_two_commands(TEACHABLE_MACHINE, &swaps, &["acne", "eczema", "healthy skin"]);
 }

@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 ROOT = Path(__file__).parents[2]
 PHOTOS = sorted(p for p in (ROOT / "tests/photos").iterdir() if p.suffix in {".jpg", ".png", ".webp", ".bmp", ".gif"})
 SIDE, CLASSES, CHANNELS = 96, 7, 24
-CONVENTIONS = {"torch": ["torch", "timm", "ultralytics", "custom-vision"], "keras": ["keras", "tf", "caffe"]}
+CONVENTIONS = {"torch": ["torch", "timm", "ultralytics", "custom-vision"], "keras": ["keras", "tf", "caffe", "teachable-machine"]}
 
 
 def opened(path):
@@ -87,8 +87,13 @@ def keras_model(name, folder):
     from keras.src.applications.imagenet_utils import preprocess_input
 
     keras.utils.set_random_seed(3)
-    photos = np.stack([tf.image.resize(np.asarray(opened(p)), (SIDE, SIDE)).numpy() for p in PHOTOS])
-    if name != "keras":
+    if name == "teachable-machine":
+        # The code that their site gives for a Keras export.
+        fitted = [ImageOps.fit(opened(p), (SIDE, SIDE), Image.Resampling.LANCZOS) for p in PHOTOS]
+        photos = np.stack([np.asarray(photo, "float32") / 127.5 - 1 for photo in fitted])
+    else:
+        photos = np.stack([tf.image.resize(np.asarray(opened(p)), (SIDE, SIDE)).numpy() for p in PHOTOS])
+    if name in ("tf", "caffe"):
         photos = preprocess_input(photos, mode=name)
     stack = [keras.Input((SIDE, SIDE, 3))] + ([layers.Rescaling(1 / 127.5, -1)] if name == "keras" else [])
     for channels in (8, 16, CHANNELS):

@@ -1,105 +1,155 @@
-"""Which usual networks `skincell model prepare` takes, as Keras and timm export them: docs/models.md.
+"""The zoo: nets of other people, each prepared, served and compared with its own framework.
 
-    .venv/bin/python tests/reference/zoo.py keras FOLDER     # with models/keras/requirements.txt
-    .venv/bin/python tests/reference/zoo.py timm FOLDER      # with models/torch/requirements.txt
-    python3 tests/reference/zoo.py table FOLDER              # prepares each, prints the table
+    python3 tests/reference/zoo.py FOLDER --keras KERAS_PYTHON --torch TORCH_PYTHON      # all, about 40 minutes
+    python3 tests/reference/zoo.py FOLDER --keras … --torch … keras:VGG16 timm:dla34     # these, again
+    python3 tests/reference/zoo.py FOLDER --table                                        # of what is there already
 
-Random weights, 7 classes: what is looked at is the structure, which differs from exporter to
-exporter. `table` needs nothing but the binary, target/release/skincell or $SKINCELL.
+KERAS_PYTHON has models/keras/requirements.txt, TORCH_PYTHON models/torch/requirements.txt and the packages timm,
+torchvision, transformers, onnxsim and onnxconverter-common; both have onnxruntime and pillow. Nothing is fetched:
+weights are seeded, batch norms have seen three photos, last layers are scaled so that classes differ. Wanted are
+target/release/skincell ($SKINCELL names another) and the component. Served is by every engine that takes the folder,
+ONNX Runtime among them where ORT_DYLIB_PATH names its library.
+
+Each net is a process of its own, and a line of FOLDER/results.jsonl; what is there is not run again. The table goes
+into docs/models.md between its marks. Exits with 1 where an answer is wrong: a probability off by more than 1e-4, or
+a heatmap by more than 2e-3 of its maximum (more where the file itself rounds, see zoo_nets/onnx_nets.py).
 """
 
 import argparse
+import datetime
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-LABELS = ROOT / "models" / "labels" / "skin.txt"
-CLASSES = len(LABELS.read_text().splitlines())
-KERAS = ["ResNet50", "MobileNetV2", "DenseNet121", "ConvNeXtTiny", "EfficientNetB0", "EfficientNetV2S"]
-TIMM = ["resnet50", "mobilenetv2_100", "densenet121", "convnext_tiny", "efficientnet_b0",
-        "tf_efficientnetv2_s"]  # fmt: skip
-TARGETS = ["conv", "activation"]
+from zoo_nets import nets
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
+TIMEOUT = 900
+# Each source, the Python it needs, and its module.
+SOURCES = {"keras": ("keras", "keras_nets"), "torchvision": ("torch", "torch_nets"), "timm": ("torch", "torch_nets"),
+           "transformers": ("torch", "torch_nets"), "onnx": ("torch", "onnx_nets")}
 
 
-def export_keras(folder, names):
-    """One file for each network of KERAS, by models/keras/export.py."""
-    sys.path.insert(0, str(ROOT / "models" / "keras"))
-    import keras
-    from export import export
-
-    for name in names or KERAS:
-        path = folder / f"{name}.keras.onnx"
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
-        make = getattr(keras.applications, name)
-        model = make(weights=None, input_shape=(224, 224, 3), classes=CLASSES)
-        try:
-            export(model, str(path))
-        except SystemExit as refusal:
-            path.with_suffix(".refused").write_text(str(refusal))
-        print(name, flush=True)
+def names():
+    """Every net as source:name."""
+    lists = {"keras": nets.KERAS, "torchvision": nets.TORCHVISION, "timm": nets.TIMM, "transformers": nets.TRANSFORMERS,
+             "onnx": nets.VARIANTS}
+    return [f"{source}:{name}" for source, held in lists.items() for name in held]
 
 
-def export_timm(folder, names):
-    """Two files for each network of TIMM, one by each of PyTorch's exporters."""
-    sys.path.insert(0, str(ROOT / "models" / "torch"))
-    import torch
-    from export import export, load
+def one(name, cache):
+    """Runs one net in this process and prints its row."""
+    from zoo_nets import look
 
-    for name in names or TIMM:
-        for exporter in ["dynamo", "script"]:
-            torch.manual_seed(1)
-            path = folder / f"{name}.timm-{exporter}.onnx"
-            net, _ = load(f"timm:{name}", classes=CLASSES)
-            export(net, str(path), [[1, 3, 224, 224]], exporter=exporter)
-            print(name, exporter, flush=True)
+    source, net = name.split(":", 1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        made = importlib.import_module(f"zoo_nets.{SOURCES[source][1]}").make(source, net, folder)
+        row = look.compare(made, folder, cache)
+    print("row: " + json.dumps({"exported": made.exported} | row), flush=True)
 
 
-def prepared(model, target):
-    """How a model prepared for a target gets its heatmap, and whether cellnet packs it, in words."""
-    binary = os.environ.get("SKINCELL", ROOT / "target" / "release" / "skincell")
-    out = model.parent / "prepared" / f"{model.stem.lower()}-{target}"
-    command = [binary, "model", "prepare", model, "--labels", LABELS, "-o", out, "--force",
-               "--cam-target", target]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        return f"**refused**: {done.stderr.strip()}", ""
-    card = json.loads((out / "card.json").read_text())
-    # What is in the way begins with its operator: `LayerNormalization "node 7": there is no rule …`
-    cam, missing = card["gradcam"], card["gradcam_missing"] or ""
-    heat = f"{cam['width']}×{cam['height']}" if cam else f"none: no rule for {missing.split()[0]}"
-    unpacked = re.search(r"operator (\w+) .*cannot be packed", done.stderr)
-    packed = "yes" if "is packed" in done.stderr else f"no: {unpacked[1]}" if unpacked else done.stderr
-    return heat, packed
+def run(name, asked):
+    """Runs one net in a process of its own; gives its row."""
+    python = {"keras": asked.keras, "torch": asked.torch}[SOURCES[name.split(":")[0]][0]]
+    began = time.time()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    command = [python, __file__, str(asked.folder), "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
+        rows = re.findall(r"^row: (.*)$", done.stdout, re.M)
+        row = json.loads(rows[-1]) if rows else {"outcome": "failed", "reason": done.stderr.strip()[-600:]}
+    except subprocess.TimeoutExpired:
+        row = {"outcome": "failed", "reason": f"not done in {TIMEOUT} s"}
+    return {"name": name, "seconds": round(time.time() - began), "date": datetime.date.today().isoformat()} | row
 
 
-def table(folder, _):
-    """A row for each network and exporter, in Markdown; exporters that come to the same share one."""
-    rows = {}
-    for model in [*folder.glob("*.onnx"), *folder.glob("*.refused")]:
-        name, exporter = model.stem.split(".")
-        if model.suffix == ".refused":
-            cells = (f"**refused**: {model.read_text().strip()}", "", "")
+def results(folder):
+    """The last row of each net."""
+    file = folder / "results.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {row["name"]: row for row in rows}
+
+
+def short(reason):
+    """A reason in one cell."""
+    text = " ".join(reason.split()).replace("|", "\\|").replace("<", "&lt;")
+    return text if len(text) <= 240 else text[:239] + "…"
+
+
+def machine():
+    name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{name[1] if name else 'unknown processor'}, {os.cpu_count()} cores"
+
+
+def summary(rows):
+    outcomes = [row["outcome"] for row in rows]
+    wrong = sum(outcome in ("wrong", "unseen", "failed") for outcome in outcomes)
+    shown = sum(bool(row.get("maps")) for row in rows)
+    return wrong, f"{len(rows)} models, {wrong} wrong, {100 * shown / max(len(rows), 1):.0f} % with a heatmap"
+
+
+def table(rows):
+    number = lambda value: "" if value is None else f"{value:.1e}"
+    lines = ["| model | file | outcome | engines | probabilities | heatmaps | layer of the heatmap, or why there is none |",
+             "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["outcome"] == "refused":
+            cells = ["refused", "", "", "", short(row["reason"])]
         else:
-            found = [prepared(model, target) for target in TARGETS]
-            cells = (*(heat for heat, _ in found), found[0][1])
-        rows.setdefault((name, cells), []).append(exporter)
-    print("| network | exported by | Grad-CAM, convolution | Grad-CAM, activation | cellnet |")
-    print("|---|---|---|---|---|")
-    plain = {name: name.lower().removeprefix("tf_").replace("_", "") for name, _ in rows}
-    for (name, cells), exporters in sorted(rows.items(), key=lambda row: (plain[row[0][0]], row[1])):
-        print(f"| {name} | {', '.join(sorted(exporters))} | {' | '.join(cells)} |")
+            where = f"`{row['layer']}`, {row['map']}" if row.get("layer") else short(row.get("reason", ""))
+            cells = [row["outcome"], ", ".join(row.get("engines", [])), number(row.get("probability")),
+                     number(row.get("heatmap")), where]
+        lines.append(f"| {row['name']} | {row.get('exported', '')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write(rows):
+    """Puts the table into docs/models.md."""
+    page = ROOT / "docs" / "models.md"
+    before, rest = page.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    dates = sorted({row["date"] for row in rows})
+    head = f"{summary(rows)[1]}; {machine()}, {dates[0] if dates else ''}."
+    page.write_text(f"{before}{BEGIN}\n{head}\n\n{table(rows)}\n{END}{after}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="source:net to run again (default: what is not there yet)")
+    parser.add_argument("--keras", default=sys.executable, help="the Python with Keras")
+    parser.add_argument("--torch", default=sys.executable, help="the Python with PyTorch")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--table", action="store_true", help="run nothing, write the table")
+    asked = parser.parse_intermixed_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.one:
+        return one(asked.one, asked.folder / "cache")
+    order, there = names(), results(asked.folder)
+    wanted = [] if asked.table else asked.names or [name for name in order if name not in there]
+    for name in wanted:
+        row = run(name, asked)
+        with open(asked.folder / "results.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{name:40} {row['outcome']:8} {row.get('probability')} {row.get('heatmap')} {row.get('maps', '')} "
+              f"{row['seconds']} s {short(row.get('reason', ''))}", flush=True)
+    there = results(asked.folder)
+    rows = [there[name] for name in order if name in there]
+    if rows and len(rows) == len(order):
+        write(rows)
+    wrong, said = summary(rows)
+    print(said)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["keras", "timm", "table"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", help="networks to export (all)")
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    {"keras": export_keras, "timm": export_timm, "table": table}[asked.what](asked.folder, asked.names)
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Nets of keras.applications with seeded weights, and what Keras says of them."""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.ops.operation import Operation
+
+from zoo_nets.look import Net, Seen, Tensor
+from zoo_nets.nets import KERAS
+from zoo_nets.served import CLASSES, photos
+
+
+class Kept:
+    """Keeps every map that a call of a model makes, by layer, and what a layer's activation takes."""
+
+    def __init__(self):
+        self.found = []
+
+    def keep(self, name, value):
+        if tf.is_tensor(value) and len(value.shape) in (3, 4):
+            self.found.append((name, value))
+
+    def __enter__(self):
+        self.held = [(owner, owner.__call__) for owner in (Operation, keras.layers.Layer)]
+        kept = self
+
+        def wrapped(call):
+            def inside(layer, *args, **kwargs):
+                activation = getattr(layer, "activation", None)
+                plain = callable(activation) and getattr(activation, "__name__", "") != "linear"
+                if plain and not isinstance(activation, keras.layers.Layer):
+                    layer.activation = lambda x: kept.keep(layer.name, x) or activation(x)
+                try:
+                    made = call(layer, *args, **kwargs)
+                finally:
+                    if plain and not isinstance(activation, keras.layers.Layer):
+                        layer.activation = activation
+                kept.keep(layer.name, made)
+                return made
+
+            return inside
+
+        for owner, call in self.held:
+            owner.__call__ = wrapped(call)
+        return self
+
+    def __exit__(self, *_):
+        for owner, call in self.held:
+            owner.__call__ = call
+
+
+def reference(model):
+    """Keras's own answer: `predict` for the probabilities, a gradient tape for the maps."""
+
+    def look(photo):
+        batch = photo[None].astype("float64")
+        probabilities = model.predict(batch, verbose=0)[0]
+        image = tf.constant(batch)
+        with tf.GradientTape(persistent=True) as tape, Kept() as kept:
+            tape.watch(image)
+            given = model(image, training=False)
+            each = [given[0, index] for index in range(CLASSES)]
+        made = [Tensor(name, value.numpy().astype("float64"), value) for name, value in kept.found]
+
+        def gradient(index, handle):
+            found = tape.gradient(each[index], handle)
+            return np.zeros(handle.shape) if found is None else tf.convert_to_tensor(found).numpy().astype("float64")
+
+        return Seen(probabilities, made, gradient)
+
+    return look
+
+
+def stirred(model, side):
+    """Statistics as a trained net has them, and scores that differ from photo to photo."""
+    random = np.random.default_rng(1)
+    seen = np.stack(photos(side, side)).astype("float32")
+    # Inverted photos as well, so that no channel's statistics are those of three photos alone.
+    batch = np.concatenate([seen, 255 - seen])
+    flat = list(model._flatten_layers())
+    for layer in flat:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.5
+            if layer.gamma is not None:
+                layer.gamma.assign(layer.gamma * random.uniform(0.7, 1.3, layer.gamma.shape))
+            layer.beta.assign(layer.beta + random.uniform(-0.3, 0.3, layer.beta.shape))
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias.assign(layer.bias + random.uniform(-0.1, 0.1, layer.bias.shape))
+    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in flat):
+        for _ in range(8):
+            model(batch, training=True)
+    last = [layer for layer in flat if getattr(layer, "units", getattr(layer, "filters", None)) == CLASSES][-1]
+    logits = lambda: (lambda scores: scores - scores.mean(1, keepdims=True))(np.log(model.predict(seen, verbose=0) + 1e-30))
+    spread = (logits() - logits().mean(0)).std()
+    # More than this would bring float32's rounding before the eyes.
+    last.kernel.assign(last.kernel * np.clip(1 / max(spread, 1e-6), 0.1, 10))
+    last.bias.assign(last.bias - logits().mean(0) + random.uniform(-0.5, 0.5, CLASSES))
+    return model
+
+
+def make(_, name, folder):
+    side, ending = KERAS[name]
+    keras.utils.set_random_seed(1)
+    build = lambda: getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=CLASSES)
+    model = stirred(build(), side)
+    file = folder / f"net{ending}"
+    model.save(file)
+    # What is right is said in double precision.
+    keras.config.set_floatx("float64")
+    exact = build()
+    exact.set_weights(model.get_weights())
+    # The nets whose preprocess_input is apart from them take its range; the numbers are the same for both sides here.
+    return Net(file, ["--preprocess", "keras", "--python", sys.executable], (side, side), reference(exact),
+               exported=ending)

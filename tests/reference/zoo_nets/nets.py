@@ -1,0 +1,45 @@
+"""The names of the zoo's nets: what each takes and how it is written. Needs no framework."""
+
+# name: the photo's side and the file's ending.
+KERAS = {
+    "VGG16": (64, ".keras"), "ResNet50": (96, ".keras"), "ResNet50V2": (96, ".h5"), "InceptionV3": (128, ".keras"),
+    "Xception": (96, ".keras"), "MobileNet": (96, ".keras"), "MobileNetV2": (96, ".h5"),
+    "MobileNetV3Small": (96, ".keras"), "MobileNetV3Large": (96, ".keras"), "DenseNet121": (96, ".keras"),
+    "NASNetMobile": (96, ".keras"), "EfficientNetB0": (96, ".keras"), "EfficientNetV2B0": (96, ".keras"),
+    "EfficientNetV2S": (96, ".keras"), "ConvNeXtTiny": (96, ".keras"),
+}  # fmt: skip
+
+# name: the photo's side; "script" and "dynamo" are PyTorch's two exporters, ".pt" and ".pt2" files that
+# `model prepare` exports.
+TORCHVISION = {
+    "alexnet": (224, "script"), "vgg16": (224, "script"), "squeezenet1_1": (96, "dynamo"), "resnet18": (96, ".pt2"),
+    "resnet50": (96, "dynamo"), "densenet121": (96, "script"), "googlenet": (96, "script"),
+    "mobilenet_v2": (96, ".pt"), "mobilenet_v3_small": (96, "script"), "mobilenet_v3_large": (96, "dynamo"),
+    "shufflenet_v2_x1_0": (96, "script"), "efficientnet_b0": (96, "script"), "efficientnet_v2_s": (96, "dynamo"),
+    "regnet_y_400mf": (96, "script"), "convnext_tiny": (96, "script"), "swin_t": (96, "script"),
+}  # fmt: skip
+TIMM = {
+    "efficientnet_lite0": (96, "dynamo"), "efficientnet_b0": (96, "dynamo"), "tf_efficientnetv2_b0": (96, "script"),
+    "mobilenetv3_large_100": (96, ".pt2"), "mobilenetv4_conv_small": (96, "dynamo"), "resnet26d": (96, "dynamo"),
+    "ecaresnet26t": (96, "script"), "rexnet_100": (96, "script"), "ghostnet_100": (96, "script"),
+    "repvgg_a0": (96, "dynamo"), "convnext_tiny": (96, "dynamo"), "convnextv2_atto": (96, "dynamo"),
+    "edgenext_xx_small": (96, "script"), "mobilevit_xxs": (96, "dynamo"), "mobilevitv2_050": (96, "script"),
+    "vit_tiny_patch16_224": (96, "dynamo"), "deit_tiny_patch16_224": (96, "script"),
+    "swin_tiny_patch4_window7_224": (224, "dynamo"), "pvt_v2_b0": (96, "script"), "levit_128s": (224, "script"),
+    "fastvit_t8": (96, "script"), "resmlp_12_224": (224, "script"), "poolformer_s12": (96, "script"),
+    "tf_efficientnet_lite0": (96, "script"), "lcnet_050": (96, "dynamo"), "inception_next_atto": (96, "script"),
+}  # fmt: skip
+TRANSFORMERS = {
+    "ViT": (64, "script"), "DeiT": (64, "dynamo"), "Swin": (64, "script"), "ConvNext": (64, "script"),
+    "ConvNextV2": (64, "script"), "MobileViT": (64, "script"), "ResNet": (64, "script"), "RegNet": (64, "script"),
+    "Beit": (64, "script"), "MobileNetV2": (64, "script"), "EfficientNet": (64, "script"),
+    "PoolFormer": (64, "script"), "Dinov2": (56, "script"),
+}  # fmt: skip
+
+# Operator sets by PyTorch's two exporters, and what else is done to ONNX files.
+SCRIPT = [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+DYNAMO = [18, 19, 20, 21, 22, 23]
+OTHERS = ["onnxsim", "external data", "fp16 inside", "fp16", "QDQ int8", "QOperator int8", "dynamic int8", "channels last",
+          "bytes", "open batch", "open sides", "softmax", "unoptimised dynamo", "optimised by ONNX Runtime"]  # fmt: skip
+VARIANTS = [*(f"opset {n}, script" for n in SCRIPT), *(f"opset {n}, dynamo" for n in DYNAMO), *OTHERS]
+

@@ -1,0 +1,182 @@
+"""One small net of timm in the many ways ONNX files are written: operator sets, exporters, precisions, inputs."""
+
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from zoo_nets import torch_nets
+from zoo_nets.look import Net, Seen, Tensor
+from zoo_nets.served import CLASSES, photos
+
+SIDE = 96
+
+
+class Small(nn.Module):
+    """A residual net as people write it by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+        self.first = nn.Sequential(nn.Conv2d(16, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(24, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24))
+        self.third = nn.Sequential(nn.Conv2d(24, 40, 3, 1, 1, bias=False), nn.BatchNorm2d(40), nn.ReLU())
+        self.pool, self.drop, self.head = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.2), nn.Linear(40, CLASSES)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        x = self.third(torch.relu(x + self.second(x)))
+        return self.head(self.drop(self.pool(x).flatten(1)))
+
+
+def put_before(model, nodes, constants, value):
+    """Puts nodes in front of the graph; `value` is the new input."""
+    old = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["normalised" if name == old else name for name in node.input]
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    for index, node in enumerate(nodes):
+        model.graph.node.insert(index, node)
+    del model.graph.input[:]
+    model.graph.input.append(value)
+
+
+def channels_last(model):
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, SIDE, SIDE, 3])
+    put_before(model, [helper.make_node("Transpose", ["image"], ["normalised"], perm=[0, 3, 1, 2])], {}, image)
+
+
+def takes_bytes(model):
+    """The photo as uint8, cast and normalised inside."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, SIDE, SIDE])
+    nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+             helper.make_node("Sub", ["float", "mean"], ["less"]), helper.make_node("Div", ["less", "std"], ["normalised"])]
+    shaped = lambda numbers: np.array(numbers, "float32").reshape(1, 3, 1, 1)
+    put_before(model, nodes, {"mean": shaped(torch_nets.MEAN), "std": shaped(torch_nets.STD)}, image)
+
+
+def open_axes(model, axes):
+    for axis, name in axes.items():
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    del model.graph.value_info[:]
+
+
+def quantized(file, kind):
+    """By ONNX Runtime's own tool, calibrated on the photos."""
+    from onnxruntime import quantization as q
+
+    made = file.with_name("quantized.onnx")
+    if kind == "dynamic int8":
+        q.quantize_dynamic(file, made, op_types_to_quantize=["Conv", "MatMul", "Gemm"], weight_type=q.QuantType.QUInt8)
+        return made
+
+    class Photos(q.CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(photos(SIDE, SIDE))
+
+        def get_next(self):
+            photo = next(self.left, None)
+            return None if photo is None else {"image": torch_nets.tensor(photo).float().numpy()}
+
+    form = q.QuantFormat.QDQ if kind == "QDQ int8" else q.QuantFormat.QOperator
+    q.quantize_static(file, made, Photos(), quant_format=form, per_channel=kind == "QDQ int8")
+    return made
+
+
+def changed(name, net, folder):
+    """The file of one variant, and the flags to prepare it with."""
+    words = name.split(", ")
+    if words[0].startswith("opset"):
+        return torch_nets.written(net, SIDE, words[1], folder, int(words[0].split()[1])), torch_nets.FLAGS
+    if name == "unoptimised dynamo":
+        file = folder / "net.onnx"
+        torch.onnx.export(net, (torch.zeros(1, 3, SIDE, SIDE),), str(file), dynamo=True, optimize=False)
+        return file, torch_nets.FLAGS
+    file = torch_nets.written(net, SIDE, "script", folder, 17)
+    model, flags = onnx.load(file), list(torch_nets.FLAGS)
+    if name == "onnxsim":
+        from onnxsim import simplify
+
+        model, _ = simplify(model)
+    elif name == "external data":
+        onnx.save(model, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        return file, flags
+    elif name in ("fp16", "fp16 inside"):
+        from onnxconverter_common import float16
+
+        model = float16.convert_float_to_float16(model, keep_io_types=name == "fp16 inside")
+    elif "int8" in name:
+        return quantized(file, name), flags
+    elif name == "channels last":
+        channels_last(model)
+    elif name == "bytes":
+        takes_bytes(model)
+        flags = []
+    elif name == "open batch":
+        open_axes(model, {0: "batch"})
+    elif name == "open sides":
+        open_axes(model, {0: "batch", 1: "channels", 2: "height", 3: "width"})
+        flags += ["--size", f"{SIDE}x{SIDE}"]
+    elif name == "softmax":
+        model.graph.node.append(helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1))
+        model.graph.output[0].name = "probabilities"
+    elif name == "optimised by ONNX Runtime":
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
+        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return folder / "optimised.onnx", flags
+    onnx.save(model, file)
+    return file, flags
+
+
+def by_the_file(file, net):
+    """The file's own answer by ONNX Runtime, for int8: rounding has no gradient, so it is passed over, and the head
+    is pooling and one dense layer, whose weights are the float net's rounded as the file rounds them."""
+    model = onnx.load(file)
+    inner = [o for node in model.graph.node for o in node.output if node.op_type not in ("QuantizeLinear", "Constant")]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    weights = net.head.weight.detach().double().numpy()
+
+    def look(photo):
+        image = {"image": torch_nets.tensor(photo).float().numpy()}
+        values = dict(zip([o.name for o in session.get_outputs()], session.run(None, image)))
+        scores = values["scores"][0].astype("float64")
+        probabilities = np.exp(scores - scores.max())
+        probabilities /= probabilities.sum()
+        maps = {name: value for name, value in values.items() if value.ndim == 4 and value.dtype == np.float32}
+        tensors = [Tensor("", value.astype("float64"), name) for name, value in maps.items()]
+
+        def gradient(index, handle):
+            row = probabilities[index] * (weights[index] - probabilities @ weights)
+            places = maps[handle].shape[2] * maps[handle].shape[3]
+            # Behind a ReLU nothing passes where the map is below zero.
+            return row[None, :, None, None] / places * (maps[handle] > 0)
+
+        return Seen(probabilities, tensors, gradient)
+
+    return look
+
+
+def make(_, name, folder):
+    torch.manual_seed(1)
+    torch.set_num_threads(1)
+    net = torch_nets.stirred(Small(), SIDE)
+    file, flags = changed(name, net, folder)
+    loose = {}
+    reference = torch_nets.reference(net)
+    if "int8" in name:
+        # Two engines round a value half-way between two levels to different sides.
+        reference, loose = by_the_file(file, net), {"probability": 0.02, "heatmap": 0.05}
+    elif "fp16" in name:
+        reference = torch_nets.reference(net.half().float())
+        loose = {"probability": 2e-3, "heatmap": 0.01}
+    return Net(file, [*flags, "--python", sys.executable], (SIDE, SIDE), reference, exported="ONNX", **loose)

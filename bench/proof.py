@@ -6,10 +6,11 @@ import itertools
 import json
 import pathlib
 import shutil
+import subprocess
 import tempfile
 import threading
 
-from service import ROOT
+from service import BINARY, ROOT
 
 WASM = ROOT / "target" / "wasm32-wasip2" / "release" / "skincell.wasm"
 GUESTS = WASM.with_name("skincell_guests.wasm")
@@ -21,7 +22,10 @@ def application():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for name in ("skin", "imagenet"):
-            shutil.copytree(ROOT / "models" / name, folder / "models" / name)
+            model = folder / "models" / name
+            shutil.copytree(ROOT / "models" / name, model)
+            if not (model / "model.cell").exists():
+                subprocess.run([BINARY, "model", "pack", model], check=True, capture_output=True)
         manifest = (ROOT / "spin.toml").read_text()
         manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(WASM))
         manifest += f'''

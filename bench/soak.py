@@ -272,34 +272,36 @@ def hostile(arguments):
     images = photos()[:8]
     with tempfile.TemporaryDirectory() as folder, application() as app:
         flags = [*strangers.tokens(pathlib.Path(folder)), *strangers.certificate(pathlib.Path(folder)),
-                 "--admin-listen", "127.0.0.1:0", "--quiet"]
+                 "--quiet"]
         with Service(*flags, app=app) as service:
             target = strangers.Target(service.host, service.port, tls=True)
             alone = [good(target, image) for image in images]
         with limited("hostile", 64 * MIB, *flags, app=app) as (service, group):
             target = strangers.Target(service.host, service.port, tls=True)
-            for image in images:
-                good(target, image)
+            # Each good client has an address of its own, as strangers do, and has been served once.
+            clients = [target.of(f"127.0.3.{number + 1}") for number in range(32)]
+            with ThreadPoolExecutor(len(clients)) as pool:
+                list(pool.map(good, clients, images * 4))
             time.sleep(6)
             before, seen = state(service), collections.Counter()
             wrong, lock, end = [0], threading.Lock(), time.time() + arguments.seconds
 
             def client(number):
                 while time.time() < end:
-                    outcome = good(target, images[number % len(images)])
+                    outcome = good(clients[number], images[number % len(images)])
                     with lock:
                         seen[outcome[0]] += 1
                         wrong[0] += outcome[0] == 200 and outcome != alone[number % len(images)]
                     time.sleep(0.2)
 
             with strangers.attacked(target, *strangers.ATTACKS):
-                clients = [threading.Thread(target=client, args=(number,)) for number in range(32)]
-                for one in clients:
+                threads = [threading.Thread(target=client, args=(number,)) for number in range(len(clients))]
+                for one in threads:
                     one.start()
                 # A process of its own: this one's threads share an interpreter.
                 probe = subprocess.run([sys.executable, __file__, "probe-tls", service.host, str(service.port),
                                         str(arguments.seconds)], capture_output=True, text=True)
-                for one in clients:
+                for one in threads:
                     one.join()
             time.sleep(20)
             after, figures = state(service), group()

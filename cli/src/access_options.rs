@@ -27,8 +27,8 @@ pub struct AccessOptions {
     #[arg(value_parser = network)]
     trusted_proxy: Vec<ipnet::IpNet>,
 
-    /// Connections allowed for each client address except trusted proxies; more are answered 503 [default:
-    /// three quarters of all].
+    /// Connections allowed for each client address except trusted proxies; more are answered 503 [default: no
+    /// limit while connections are free].
     #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONNECTIONS_PER_ADDRESS")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     max_connections_per_address: Option<u16>,

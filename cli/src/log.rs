@@ -4,9 +4,11 @@
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 use skincell_runner::output_queue;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::IsTerminal;
-use std::time::SystemTime;
+use std::panic::PanicHookInfo;
+use std::time::{Duration, SystemTime};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -26,9 +28,13 @@ pub enum LogFormat {
 /// wasmtime-wasi-http also logs the failed outgoing requests that it reports to the guest.
 const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
+/// How long the message of a panic may wait to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Starts logging, at the level set by `RUST_LOG`. Lines are queued, so that a slow reader does not block
 /// the server.
 pub fn start(format: LogFormat) {
+    std::panic::set_hook(Box::new(tell_panic));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
     match format {
@@ -38,6 +44,22 @@ pub fn start(format: LogFormat) {
             log.with_ansi(is_coloured).with_target(false).compact().init();
         }
         LogFormat::Json => log.with_ansi(false).event_format(Json).init(),
+    }
+}
+
+/// Writes a panic as the standard library does, but through the queue of the log, so that an unread log does not
+/// block the thread.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("<unnamed>"));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        text += &trace.to_string();
+    }
+    output_queue::stderr().put(text.as_bytes());
+    if thread.name() == Some("main") {
+        // The panic may end the program.
+        output_queue::stderr().finish(LAST_WORDS);
     }
 }
 

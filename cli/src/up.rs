@@ -7,7 +7,7 @@ use clap::Args;
 use skincell_runner::app::App;
 use skincell_runner::output_queue;
 use skincell_runner::sandbox::OutputSettings;
-use skincell_runner::server::{self, ServerSettings};
+use skincell_runner::server::{self, HangUps, ServerSettings};
 use skincell_runner::service::Service;
 use skincell_runner::settings::{EngineChoice, Settings};
 use skincell_runner::trace::{TraceSettings, Tracer};
@@ -119,6 +119,7 @@ impl Up {
         let server_settings = self.server_settings(&app)?;
         let runtime = runtime()?;
         runtime.block_on(async {
+            let hang_ups = HangUps::new()?;
             let service = Arc::new(Service::start(app, &settings)?);
             let stop = server::stop_signal()?;
             let listener = self.listener(service.plan().socket_buffer)?;
@@ -143,7 +144,7 @@ impl Up {
             if let Some(warning) = self.access.warning(address) {
                 tracing::warn!("{warning}");
             }
-            server::serve(service, listener, admin, &server_settings, stop).await
+            server::serve(service, listener, admin, &server_settings, stop, hang_ups).await
         })?;
         // A run of a model cannot be stopped, so the process does not wait for it.
         runtime.shutdown_background();

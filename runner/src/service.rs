@@ -24,7 +24,7 @@ use crate::upload::Uploads;
 use anyhow::Context;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
@@ -62,6 +62,21 @@ struct Component {
 
 /// An answer: the runner's own, or a component's that may still be coming.
 pub type Answer = Response<Either<Full<Bytes>, ReplyBody>>;
+
+/// What must be known of a request to refuse it.
+pub(crate) struct Asked {
+    method: Method,
+    target: Uri,
+    id: String,
+}
+
+impl Asked {
+    /// What is asked by a request with this head.
+    pub(crate) fn by(head: &Parts) -> Self {
+        let (method, target) = (head.method.clone(), head.uri.clone());
+        Self { method, target, id: request_id::of(&head.headers) }
+    }
+}
 
 /// How often idle models and tight memory are looked after.
 const TIDY_EVERY: Duration = Duration::from_millis(250);
@@ -223,21 +238,25 @@ impl Service {
         own.unwrap_or_else(|| self.problem(&Problem::NoRoute(shortened(path)), &id))
     }
 
+    /// Whether requests wait although none is at work: for memory, which answers that are not read may hold.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.admission.waiting() > 0 && self.admission.at_work() == 0
+    }
+
     /// Notes a connection that was refused for its address.
     pub(crate) fn turned_away(&self) {
         self.metrics.refused(Refusal::Address.label());
     }
 
-    /// What is answered to a request that the door did not let in.
-    pub(crate) fn refuse(&self, head: &Parts, problem: &Problem) -> Answer {
-        let id = request_id::of(&head.headers);
-        let mut answer = self.problem(problem, &id);
-        if let Ok(value) = HeaderValue::from_str(&id) {
+    /// What is answered to a request that did not get in, or lost its place.
+    pub(crate) fn refuse(&self, asked: &Asked, problem: &Problem) -> Answer {
+        let mut answer = self.problem(problem, &asked.id);
+        if let Ok(value) = HeaderValue::from_str(&asked.id) {
             answer.headers_mut().insert(request_id::HEADER, value);
         }
-        let route = self.route(head.uri.path());
+        let route = self.route(asked.target.path());
         let status = answer.status().as_u16();
-        self.metrics.answered(&head.method, route.as_deref(), status, Duration::ZERO);
+        self.metrics.answered(&asked.method, route.as_deref(), status, Duration::ZERO);
         answer
     }
 
@@ -280,7 +299,10 @@ impl Service {
             .respond(Request::from_parts(head, upload), weight, slot.map_err(Problem::Busy)?)
             .await
             .map_err(Problem::Failed)?;
-        let hold = self.ledger.hold_answer(ReplyBody::BYTES);
+        let length = reply.headers().get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
+        let hold = self.ledger.hold_answer(most);
         let (metrics, id) = (Arc::clone(&self.metrics), id.to_owned());
         let broke_off = Box::new(move || {
             metrics.failed("broke-off");

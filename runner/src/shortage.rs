@@ -16,6 +16,11 @@ pub(crate) fn descriptor() -> io::Result<()> {
     ask("descriptor", libc::EMFILE)
 }
 
+/// A connection may be accepted.
+pub(crate) fn accept() -> io::Result<()> {
+    ask("accept", libc::EMFILE)
+}
+
 /// Memory may be mapped.
 pub(crate) fn memory() -> io::Result<()> {
     ask("memory", libc::ENOMEM)

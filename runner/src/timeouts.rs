@@ -14,6 +14,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// The same when every place for a connection is taken and another client waits for one.
     pub head_when_full: Duration,
+    /// The same for a client whose address has more connections than that of the one that waits.
+    pub head_of_many_when_full: Duration,
     /// A client that does not take its answer as fast as it comes must take this much of it in this time.
     pub answer: Portion,
     /// When every place is taken: a client that has been waited for this long in the middle of its request or
@@ -47,6 +49,7 @@ impl Default for Timeouts {
         Self {
             head: Duration::from_secs(15),
             head_when_full: Duration::from_secs(1),
+            head_of_many_when_full: Duration::from_millis(50),
             answer: Portion { bytes: 64 << 10, within: Duration::from_secs(30) },
             slow_when_full: Duration::from_secs(3),
             linger: Portion { bytes: 64 << 20, within: Duration::from_secs(5) },

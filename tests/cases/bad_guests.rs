@@ -200,6 +200,23 @@ fn a_trap_within_an_answer_is_not_a_whole_answer() {
     assert_eq!(good().send(&runner).status, 200);
 }
 
+#[test]
+fn a_guest_reaches_nobody() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    let somebody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let datagrams = std::net::UdpSocket::bind(somebody.local_addr().unwrap()).unwrap();
+    let answer = get(&runner, &format!("/guest/call?{}", somebody.local_addr().unwrap()));
+    let said = String::from_utf8(answer.body).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines.len() == 3 && lines[0].contains("HttpRequestDenied"), "{said}");
+    assert!(lines[1..].iter().all(|line| line.starts_with("Err(")), "{said}");
+    somebody.set_nonblocking(true).unwrap();
+    datagrams.set_nonblocking(true).unwrap();
+    assert!(somebody.accept().is_err(), "a connection came");
+    assert!(datagrams.recv_from(&mut [0; 8]).is_err(), "a datagram came");
+}
+
 /// A client that sends half a photo and then nothing is told so at the deadline.
 #[test]
 fn a_client_that_stalls_is_cut_off() {

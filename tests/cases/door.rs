@@ -125,25 +125,52 @@ fn what_is_open_brings_no_body() {
     assert_eq!(&answer, b"HTTP/1.1 401");
 }
 
+/// Nothing but the answer is sent, however long it takes: a client that reads one line sees its status.
 #[test]
 fn a_client_that_closes_its_half_is_answered() {
     let app = App::with_colours();
-    let runner = Runner::start(&app, &[]);
+    let runner = Runner::start(&app, &["--request-timeout", "1s"]);
     let photo = red_and_blue();
     let lines = format!("Content-Type: image/png\r\nContent-Length: {}\r\n", photo.len());
-    for request in [b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n".to_vec(), {
-        [predict_head(&lines).as_bytes(), &photo].concat()
-    }] {
-        let mut socket = connect(&runner);
-        socket.write_all(&request).unwrap();
-        socket.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer);
-        // One that takes long is asked first whether it is still there.
-        let last = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
-        assert!(last.starts_with("HTTP/1.1 200"), "{answer:.300}");
+    let whole = [predict_head(&lines).as_bytes(), &photo].concat();
+    let lines = "Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n";
+    let mut chunks = predict_head(lines).into_bytes();
+    for piece in photo.chunks(40) {
+        write!(chunks, "{:x}\r\n", piece.len()).unwrap();
+        chunks.extend([piece, b"\r\n"].concat());
     }
+    chunks.extend(b"0\r\n\r\n");
+    let requests: [(Vec<u8>, &str); 6] = [
+        (b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n".to_vec(), "HTTP/1.1 200"),
+        (whole, "HTTP/1.1 200"),
+        (chunks, "HTTP/1.1 200"),
+        (b"GET /guest/loop HTTP/1.1\r\nHost: t\r\n\r\n".to_vec(), "HTTP/1.1 504"),
+        (b"GET /guest/loop HTTP/1.0\r\nHost: t\r\n\r\n".to_vec(), "HTTP/1.0 504"),
+        (
+            b"POST /guest/loop HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\n\r\nx".to_vec(),
+            "HTTP/1.1 504",
+        ),
+    ];
+    for (request, expected) in requests {
+        for pause in [0, 300] {
+            let mut socket = connect(&runner);
+            socket.write_all(&request).unwrap();
+            std::thread::sleep(Duration::from_millis(pause));
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            socket.read_to_end(&mut answer).unwrap();
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(expected), "{expected} after {pause} ms: {answer:.300}");
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "one answer: {answer:.300}");
+        }
+    }
+    // One that ends in the middle of its body has nothing to be answered to.
+    let mut socket = connect(&runner);
+    socket.write_all(predict_head("Content-Length: 100\r\n").as_bytes()).unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let (mut answer, start) = (Vec::new(), Instant::now());
+    socket.read_to_end(&mut answer).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 /// `--admin-listen`: the runner's own endpoints are there and nowhere else.

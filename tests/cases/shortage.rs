@@ -102,6 +102,27 @@ fn a_lasting_shortage_leaves_nothing_behind() {
     }
 }
 
+/// While no connection can be accepted clients wait in the kernel, and nobody is lost.
+#[test]
+fn a_service_that_cannot_accept_goes_on_when_it_can() {
+    let app = App::with_colours();
+    let (orders, runner) = started(&app, &[]);
+    let expected = good().send(&runner).results();
+    // The next is accepted by a call that was made before there were orders.
+    order(&orders, "accept 1 1000000");
+    assert_eq!(get(&runner, "/healthz").status, 200);
+    let lifts = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        order(&orders, "accept 3 5");
+    });
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(good().send(&runner).results(), expected);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    lifts.join().unwrap();
+}
+
 /// For real: none at all, or a few more than are open.
 #[test]
 fn a_request_without_a_descriptor_to_spare_is_answered() {

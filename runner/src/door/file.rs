@@ -1,28 +1,32 @@
 //! A file that an operator replaces while the service runs: tokens, certificates.
 
+use crate::shortage;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Error, ErrorKind, Read as _, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// Notices when a file was changed, by its content: neither its length nor its times need to differ.
+///
+/// What is looked at is what is used: a file that changes between two looks, or cannot be opened at the second
+/// one, is never taken for the one that was used.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
-    seen: Mutex<Option<Mark>>,
+    used: Mutex<Option<Digested>>,
 }
 
 /// SHA-256.
-type Mark = [u8; 32];
+type Digested = [u8; 32];
 
-/// Beyond so many bytes a file is no longer looked at.
-const MOST: u64 = 4 << 20;
+/// The longest file that is read, in bytes.
+const LONGEST: u64 = 4 << 20;
 
 impl Watched {
-    /// The file as it is now.
+    /// A file of which nothing was used yet.
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: Mutex::new(mark(path)) }
+        Self { path: path.to_owned(), used: Mutex::default() }
     }
 
     /// Where it lies.
@@ -30,19 +34,25 @@ impl Watched {
         &self.path
     }
 
-    /// Whether it is another than at the last call. A file that is gone has not changed: it is being
-    /// replaced, or somebody erred, and what was read before holds.
-    pub(crate) fn has_changed(&self) -> bool {
-        let Some(now) = mark(&self.path) else { return false };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.replace(now) != Some(now)
+    /// Its content now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is longer than 4 MiB.
+    pub(crate) fn content(&self) -> Result<Vec<u8>> {
+        shortage::descriptor()?;
+        let (mut content, file) = (Vec::new(), File::open(&self.path)?);
+        if file.take(LONGEST + 1).read_to_end(&mut content)? as u64 > LONGEST {
+            return Err(Error::new(ErrorKind::FileTooLarge, "it is longer than 4 MiB"));
+        }
+        Ok(content)
     }
-}
 
-fn mark(path: &Path) -> Option<Mark> {
-    let mut content = Vec::new();
-    File::open(path).ok()?.take(MOST).read_to_end(&mut content).ok()?;
-    Some(Sha256::digest(&content).into())
+    /// Notes that this content is used, or was found to be of no use; whether it is another than before.
+    pub(crate) fn is_new(&self, content: &[u8]) -> bool {
+        let now: Digested = Sha256::digest(content).into();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.replace(now) != Some(now)
+    }
 }
 
 #[cfg(test)]
@@ -50,16 +60,21 @@ mod tests {
     use super::Watched;
     use std::fs::{File, FileTimes};
 
+    fn has_changed(watched: &Watched) -> bool {
+        watched.content().is_ok_and(|content| watched.is_new(&content))
+    }
+
     #[test]
     fn a_change_is_noticed_once_and_a_lost_file_is_none() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let watched = Watched::new(file.path());
-        assert!(!watched.has_changed());
+        assert!(has_changed(&watched), "nothing of it was used");
+        assert!(!has_changed(&watched));
         std::fs::write(file.path(), "longer").unwrap();
-        assert!(watched.has_changed());
-        assert!(!watched.has_changed());
+        assert!(has_changed(&watched));
+        assert!(!has_changed(&watched));
         file.close().unwrap();
-        assert!(!watched.has_changed());
+        assert!(!has_changed(&watched));
     }
 
     #[test]
@@ -68,9 +83,16 @@ mod tests {
         std::fs::write(file.path(), "first-token-of-mine").unwrap();
         let time = file.as_file().metadata().unwrap().modified().unwrap();
         let watched = Watched::new(file.path());
+        assert!(has_changed(&watched));
         std::fs::write(file.path(), "other-token-of-mine").unwrap();
         let writable = File::options().write(true).open(file.path()).unwrap();
         writable.set_times(FileTimes::new().set_modified(time)).unwrap();
-        assert!(watched.has_changed());
+        assert!(has_changed(&watched));
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_it() {
+        let error = Watched::new(std::path::Path::new("/dev/zero")).content().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
     }
 }

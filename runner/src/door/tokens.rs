@@ -63,7 +63,10 @@ impl Tokens {
     /// [`TokenError`], with the line that is no token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = Watched::new(path);
-        Ok(Self { known: RwLock::new(parse_file(path)?), file: Some(file) })
+        let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
+        let content = file.content().map_err(unreadable)?;
+        file.is_new(&content);
+        Ok(Self { known: RwLock::new(parse(&content, path)?), file: Some(file) })
     }
 
     #[cfg(test)]
@@ -75,8 +78,13 @@ impl Tokens {
     /// Reads the file again where it has changed. A file that cannot be used changes nothing, and is
     /// logged.
     pub(super) fn refresh(&self) {
-        let Some(file) = self.file.as_ref().filter(|file| file.has_changed()) else { return };
-        match parse_file(file.path()) {
+        let Some(file) = &self.file else { return };
+        // One that is gone has not changed: it is being replaced, or somebody erred.
+        let Ok(content) = file.content() else { return };
+        if !file.is_new(&content) {
+            return;
+        }
+        match parse(&content, file.path()) {
             Ok(read) => {
                 tracing::info!(tokens = read.len(), "the tokens were read again");
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) = read;
@@ -103,9 +111,9 @@ impl Tokens {
     }
 }
 
-fn parse_file(path: &Path) -> Result<Vec<Fingerprint>, TokenError> {
-    let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+fn parse(content: &[u8], path: &Path) -> Result<Vec<Fingerprint>, TokenError> {
+    // What is no text is no token either.
+    let text = String::from_utf8_lossy(content);
     let mut known = Vec::new();
     for (line, token) in (1..).zip(text.lines().map(str::trim)) {
         if token.is_empty() || token.starts_with('#') {

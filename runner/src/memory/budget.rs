@@ -129,8 +129,8 @@ pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
 const CONNECTION: u64 = 64 << 10;
 const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
-/// Places beyond those: for probes, and for the admin port.
-const MORE_CONNECTIONS: usize = 16;
+/// Places beyond those: eight of the admin port, and eight of each port for probes.
+const MORE_CONNECTIONS: usize = 24;
 /// What the kernel may hold of a connection each way, where there is room, and where there is little.
 const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;
 const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;

@@ -12,7 +12,7 @@ use super::{MAX_HEAD_BYTES, Port, ServerSettings, Stopping};
 use crate::admission;
 use crate::door::Refusal;
 use crate::problem::Problem;
-use crate::service::{Answer, Service};
+use crate::service::{Answer, Asked, Service};
 use crate::spin_headers::Encrypted;
 use crate::trace::Recording;
 use bytes::Bytes;
@@ -31,7 +31,10 @@ use tokio::net::TcpStream;
 
 /// How long a connection is read from before it is closed for idle: what arrived before the service was asked
 /// to stop is read by then.
-const LAST_LOOK: Duration = Duration::from_millis(250);
+pub(super) const LAST_LOOK: Duration = Duration::from_millis(250);
+
+/// How long a client may take to read that its place was given to another.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What a connection serves.
 #[derive(Clone)]
@@ -68,9 +71,13 @@ impl Serving {
                 }
             }
         };
+        let mut work = pin!(work);
         tokio::select! {
-            () = work => {}
-            () = place.lost() => tracing::debug!("a slow connection made room for another"),
+            () = &mut work => return,
+            () = place.lost() => tracing::debug!("a connection makes room for another"),
+        }
+        if place.refuse() {
+            let _ = tokio::time::timeout(LAST_WORD, work).await;
         }
     }
 
@@ -121,11 +128,11 @@ impl Serving {
                 TokioIo::new(socket),
                 service_fn(move |request: Request<_>| {
                     let (serving, place) = (serving.clone(), Arc::clone(&place));
-                    let version = request.version();
-                    let request = request.map(|body| place.exchange.incoming(version, body));
+                    let request = request.map(|body| place.exchange.incoming(body));
                     async move {
                         let (mut answer, recording) = serving.answer(request, client, &place).await;
-                        if place.exchange.has_unread_input() || place.for_probes {
+                        if place.exchange.has_unread_input() || place.for_probes || place.is_lost()
+                        {
                             // hyper closes by itself after unread input, and does not say so.
                             let close = HeaderValue::from_static("close");
                             answer.headers_mut().insert(header::CONNECTION, close);
@@ -155,10 +162,11 @@ impl Serving {
         if settings.tls.is_some() {
             head.extensions.insert(Encrypted);
         }
+        let asked = Asked::by(&head);
+        let full = || service.refuse(&asked, &Problem::Busy(admission::Refusal::Connections));
         let is_probe = settings.door.is_probe(head.uri.path());
         if place.for_probes && !is_probe {
-            let full = Problem::Busy(admission::Refusal::Connections);
-            return (service.refuse(&head, &full), None);
+            return (full(), None);
         }
         let origin = head.headers.get(header::ORIGIN).cloned();
         let admitted = settings.door.admit(&head, client, !body.is_end_stream());
@@ -170,13 +178,19 @@ impl Serving {
         });
         let mut answer = match admitted {
             Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
-            Err(Refusal::Problem(problem)) => service.refuse(&head, &problem),
+            Err(Refusal::Problem(problem)) => service.refuse(&asked, &problem),
             Ok(from) => {
                 head.extensions.insert(from);
                 let work = service.handle(Request::from_parts(head, body), Some(client));
-                match &recording {
-                    Some(recording) => recording.scope(work).await,
-                    None => work.await,
+                let work = async {
+                    match &recording {
+                        Some(recording) => recording.scope(work).await,
+                        None => work.await,
+                    }
+                };
+                tokio::select! {
+                    answer = work => answer,
+                    () = place.refused() => full(),
                 }
             }
         };

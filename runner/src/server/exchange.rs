@@ -7,7 +7,6 @@
 use crate::timeouts::{SLOWEST, Timeouts};
 use crate::trace::Recording;
 use bytes::Bytes;
-use http::Version;
 use hyper::body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +20,8 @@ use tokio::time::Instant;
 pub(super) struct Exchange {
     at_work: AtomicBool,
     unread: AtomicBool,
-    /// Whether all of the request has been read.
+    /// Whether no more of the request is to be read.
     is_whole: AtomicBool,
-    /// Whether the client understands an answer of the status 100 before its own.
-    knows_continue: AtomicBool,
     client: Mutex<Waiting>,
 }
 
@@ -58,7 +55,6 @@ impl Default for Exchange {
             at_work: AtomicBool::default(),
             unread: AtomicBool::default(),
             is_whole: AtomicBool::default(),
-            knows_continue: AtomicBool::default(),
             client: Mutex::new(client),
         }
     }
@@ -70,14 +66,15 @@ impl Exchange {
         self.at_work.load(Ordering::Acquire)
     }
 
-    /// Whether a request is being answered and nothing more of it can come.
-    pub(super) fn has_whole_request(&self) -> bool {
-        self.at_work() && self.is_whole.load(Ordering::Acquire)
+    /// Whether no more of the request is to be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
     }
 
-    /// Whether the client may be sent `100 Continue` (not one of HTTP/1.0).
-    pub(super) fn knows_continue(&self) -> bool {
-        self.knows_continue.load(Ordering::Acquire)
+    /// Whether more of the request's body is waited for.
+    pub(super) fn wants_body(&self) -> bool {
+        let client = self.client();
+        client.turn == Turn::Body && client.since.is_some()
     }
 
     /// Whether some of a request was not read.
@@ -91,8 +88,7 @@ impl Exchange {
     }
 
     /// A request's body; what is left of it when it is dropped is noted as unread.
-    pub(super) fn incoming<B: Body>(self: &Arc<Self>, version: Version, body: B) -> Incoming<B> {
-        self.knows_continue.store(version >= Version::HTTP_11, Ordering::Release);
+    pub(super) fn incoming<B: Body>(self: &Arc<Self>, body: B) -> Incoming<B> {
         self.at_work.store(true, Ordering::Release);
         let ended = body.is_end_stream();
         self.is_whole.store(ended, Ordering::Release);
@@ -120,17 +116,25 @@ impl Exchange {
         self.client().moved(bytes);
     }
 
-    /// How long the client has been waited for, if that is long enough to give its place to another.
-    pub(super) fn overdue(&self, now: Instant, timeouts: &Timeouts) -> Option<Overdue> {
+    /// How long the client has been waited for.
+    pub(super) fn waited(&self, now: Instant) -> Waited {
         let client = self.client();
-        let waited = client.before + client.since.map_or(Duration::ZERO, |since| now - since);
-        let owed = waited.as_millis() * u128::from(SLOWEST) / 1000;
-        let (idle, limit) = match client.turn {
-            Turn::Head => (true, timeouts.head_when_full),
-            Turn::Body | Turn::Answer => (false, timeouts.slow_when_full),
-        };
-        let slow = idle || u128::from(client.bytes) < owed;
-        (client.since.is_some() && waited >= limit && slow).then_some(Overdue { idle, waited })
+        let waits =
+            client.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let time = client.before + waits;
+        let is_now = client.since.is_some();
+        let is_idle = is_now && client.turn == Turn::Head;
+        Waited { time, is_now, is_idle, bytes: client.bytes }
+    }
+
+    /// Whether no request is at work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.client().turn == Turn::Head
+    }
+
+    /// Whether a request is at work whose answer has not begun.
+    pub(super) fn can_be_refused(&self) -> bool {
+        self.client().turn == Turn::Body
     }
 
     fn client(&self) -> MutexGuard<'_, Waiting> {
@@ -138,12 +142,30 @@ impl Exchange {
     }
 }
 
-/// A client that others should not have to wait for; the greater goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Overdue {
-    /// It has no request at work.
-    idle: bool,
-    waited: Duration,
+/// See [`Exchange::waited`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waited {
+    /// For how long, all of the turn together.
+    pub(super) time: Duration,
+    /// Whether it is waited for now; else it waits for us.
+    is_now: bool,
+    /// Whether it has no request at work.
+    pub(super) is_idle: bool,
+    /// What it moved meanwhile.
+    bytes: u64,
+}
+
+impl Waited {
+    /// Whether others should not have to wait for it; `has_many` is whether its address has more connections
+    /// than theirs.
+    pub(super) fn is_overdue(&self, has_many: bool, timeouts: &Timeouts) -> bool {
+        if self.is_idle {
+            let many = has_many.then_some(timeouts.head_of_many_when_full);
+            return self.time >= many.unwrap_or(timeouts.head_when_full);
+        }
+        let owed = self.time.as_millis() * u128::from(SLOWEST) / 1000;
+        self.is_now && self.time >= timeouts.slow_when_full && u128::from(self.bytes) < owed
+    }
 }
 
 impl Waiting {
@@ -208,6 +230,7 @@ impl<B: Body> Drop for Incoming<B> {
         if !self.ended && !self.body.is_end_stream() {
             self.exchange.leave_unread();
         }
+        self.exchange.is_whole.store(true, Ordering::Release);
         // From here on the client waits for us.
         self.exchange.client().moved(0);
     }

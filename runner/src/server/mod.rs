@@ -16,14 +16,15 @@ mod signals;
 mod socket;
 mod tls;
 
-pub use signals::stop_signal;
+pub use signals::{HangUps, stop_signal};
 pub use tls::Tls;
 
 use crate::door::Door;
 use crate::service::Service;
+use crate::shortage;
 use crate::timeouts::Timeouts;
 use crate::trace::Tracer;
-use connection::{Serving, turn_away};
+use connection::{LAST_LOOK, Serving, turn_away};
 use places::{Limits, Places, Refused};
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -42,7 +43,7 @@ pub struct ServerSettings {
     pub timeouts: Timeouts,
     /// How long accepted requests may go on after a signal to stop.
     pub drain_timeout: Duration,
-    /// Connections of one address; `None` is three quarters of all.
+    /// Connections of one address; `None` is as many as there are places, while nobody else wants any.
     pub connections_per_address: Option<usize>,
     /// Who may come in.
     pub door: Arc<Door>,
@@ -91,6 +92,9 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// How often files that an operator may have replaced are looked at.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
+/// How often it is seen whether slow clients are in others' way.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// How long the last traces may take to be sent.
 const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -110,20 +114,22 @@ pub fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> 
 }
 
 /// Serves `service` on `listener`, and its own endpoints on `admin` where that is given, until `stop` resolves;
-/// then says so on `/readyz`, accepts for another moment, and finishes what arrived.
+/// then says so on `/readyz`, accepts for another moment, and finishes what arrived. At each of `hang_ups` tokens
+/// and certificates are read again.
 ///
 /// # Errors
-/// When the process cannot be told to read its files again. Never for what a client does.
+/// When the last traces cannot be sent. Never for what a client does.
 pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
     admin: Option<TcpListener>,
     settings: &ServerSettings,
     stop: impl Future<Output = ()>,
+    hang_ups: HangUps,
 ) -> anyhow::Result<()> {
     let (stops, stopping) = watch::channel(false);
     let all = service.plan().connections;
-    let address = settings.connections_per_address.unwrap_or(all - all / 4);
+    let address = settings.connections_per_address.unwrap_or(usize::MAX);
     let door = |listener, port, limits| Listening {
         listener,
         places: Places::new(limits, settings.timeouts),
@@ -131,12 +137,12 @@ pub async fn serve(
         stopping: stopping.clone(),
     };
     let main = door(listener, Port::Main, Limits { all, address });
-    let limits = Limits { all: ADMIN_CONNECTIONS, address: ADMIN_CONNECTIONS };
+    let limits = Limits { all: ADMIN_CONNECTIONS, address: usize::MAX };
     let admin = admin.map(|listener| door(listener, Port::Admin, limits));
     let keeper = Arc::clone(&service);
     let keeper = tokio::spawn(async move { keeper.tidy().await });
-    let reader =
-        tokio::spawn(refresh(Arc::clone(&service), settings.clone(), signals::hang_ups()?));
+    let reader = tokio::spawn(refresh(Arc::clone(&service), settings.clone(), hang_ups));
+    let slow = tokio::spawn(end_slow(Arc::clone(&service), Arc::clone(&main.places)));
     // Until the very end: probes must see how the rest is getting on.
     let admin = tokio::spawn(async move {
         if let Some(admin) = admin {
@@ -151,7 +157,7 @@ pub async fn serve(
     };
     main.accept_until(told).await;
     main.drain(stops).await;
-    for task in [keeper, reader, admin] {
+    for task in [keeper, reader, slow, admin] {
         task.abort();
     }
     service.remove_files();
@@ -162,15 +168,11 @@ pub async fn serve(
 }
 
 /// Reads tokens and certificates again when they have changed, for ever: every few seconds, and on SIGHUP.
-async fn refresh(
-    service: Arc<Service>,
-    settings: ServerSettings,
-    mut hang_ups: tokio::signal::unix::Signal,
-) {
+async fn refresh(service: Arc<Service>, settings: ServerSettings, mut hang_ups: HangUps) {
     loop {
         tokio::select! {
             () = sleep(REFRESH_EVERY) => {}
-            _ = hang_ups.recv() => tracing::info!("SIGHUP: tokens and certificates are looked at"),
+            () = hang_ups.next() => tracing::info!("SIGHUP: tokens and certificates are looked at"),
         }
         let (door, tls) = (Arc::clone(&settings.door), settings.tls.clone());
         let look = move || {
@@ -181,6 +183,16 @@ async fn refresh(
         };
         if service.keeper.run(look).await.is_err() {
             tracing::error!("looking at tokens and certificates failed; it is tried again");
+        }
+    }
+}
+
+/// Ends clients that are slow while others wait for the memory they hold, for ever.
+async fn end_slow(service: Arc<Service>, places: Arc<Places>) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if service.is_held_up() {
+            places.end_slow();
         }
     }
 }
@@ -198,9 +210,13 @@ impl Listening {
     async fn accept_until(&self, told: impl Future<Output = ()>) {
         let mut told = pin!(told);
         loop {
+            let accept = async {
+                shortage::accept()?;
+                self.listener.accept().await
+            };
             let accepted = tokio::select! {
                 () = &mut told => return,
-                accepted = self.listener.accept() => accepted,
+                accepted = accept => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -249,12 +265,17 @@ impl Listening {
         let _ = stops.send(true);
         let Self { listener, places, .. } = self;
         drop(listener);
+        let looked = Instant::now() + LAST_LOOK;
         while places.taken() > 0 {
-            if Instant::now() >= end {
+            let now = Instant::now();
+            if now >= end {
                 tracing::warn!("requests were still at work after {patience:?}, and are cut off");
                 return;
             }
-            places.end_overdue();
+            // Until then idle connections are read from.
+            if now >= looked {
+                places.end_overdue();
+            }
             places.change().await;
         }
     }

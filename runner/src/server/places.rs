@@ -1,14 +1,17 @@
-//! Places for connections: how many there may be, how many of one address, and who gives up a place when all
-//! are taken and another client comes.
+//! Places for connections: how many there may be, and who gives one up when all are taken and another client
+//! comes.
 //!
-//! A client that has been waited for the longest goes first: silent ones after a second, slow ones after a few
-//! (`timeouts`). Requests at work are never ended for a newcomer. Where nobody can go, a few more places are
-//! kept, in which probes are answered and everybody else is told to come back. No sockets here.
+//! While places are free, everybody gets one. Then the client that has been waited for the longest goes, of the
+//! address with the most connections: silent ones after a second, sooner where their address
+//! has more than the newcomer's, slow ones after a few (`timeouts`). Requests at work are never ended for a newcomer, but
+//! for those of an address that has more than three quarters of all places. Where nobody can go, a few more places
+//! are kept, in which probes are answered and everybody else is told to come back. No sockets here.
 
-use super::exchange::{Exchange, Overdue};
+use super::exchange::Exchange;
 use crate::timeouts::Timeouts;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -25,8 +28,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Limits {
     /// In all, places for probes aside.
     pub(super) all: usize,
-    /// Of one address.
+    /// Of one address, whether places are free or not.
     pub(super) address: usize,
+}
+
+impl Limits {
+    /// What one address may keep when others want to come.
+    fn share(&self) -> usize {
+        self.all - self.all / 4
+    }
 }
 
 /// All places of one listener.
@@ -62,9 +72,19 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     leave: Arc<Notify>,
+    refuse: Notify,
+    is_lost: AtomicBool,
     pub(super) exchange: Arc<Exchange>,
     /// Whether only probes are answered in it.
     pub(super) for_probes: bool,
+}
+
+/// Somebody for whom others may have to go.
+struct Newcomer<'a> {
+    /// Connections its address has already.
+    own: usize,
+    now: Instant,
+    timeouts: &'a Timeouts,
 }
 
 /// Why there is no place.
@@ -104,19 +124,21 @@ impl Places {
     ) -> Result<Place, Refused> {
         let mut state = self.state();
         let own = address.map_or(0, |address| state.of(address));
+        let newcomer = Newcomer { own, now, timeouts: &self.timeouts };
         if own >= self.limits.address {
-            let overdue = state.most_overdue(now, &self.timeouts, |seat| seat.address == address);
+            let overdue = state.next_to_go(&newcomer, |seat| seat.address == address);
             state.free(overdue.ok_or(Refused::Address)?);
         }
         let mut for_probes = false;
         if state.seats.len() - state.for_probes >= self.limits.all {
-            match state.most_overdue(now, &self.timeouts, |seat| !seat.for_probes) {
-                Some(overdue) => state.free(overdue),
+            let overdue = state.next_to_go(&newcomer, |seat| !seat.for_probes);
+            match overdue.or_else(|| state.beyond_its_share(address, self.limits.share())) {
+                Some(number) => state.free(number),
                 None => for_probes = true,
             }
         }
         if for_probes && state.for_probes >= FOR_PROBES {
-            let overdue = state.most_overdue(now, &self.timeouts, |seat| seat.for_probes);
+            let overdue = state.next_to_go(&newcomer, |seat| seat.for_probes);
             state.free(overdue.ok_or(Refused::Full)?);
         }
         let (exchange, leave) = (Arc::new(Exchange::default()), Arc::new(Notify::new()));
@@ -127,14 +149,31 @@ impl Places {
             for_probes,
         };
         let number = state.seat(seat);
-        Ok(Place { places: Arc::clone(self), number, leave, exchange, for_probes })
+        Ok(Place {
+            places: Arc::clone(self),
+            number,
+            leave,
+            refuse: Notify::new(),
+            is_lost: AtomicBool::new(false),
+            exchange,
+            for_probes,
+        })
+    }
+
+    /// Ends every connection whose client reads its answer, or sends its body, too slowly for others to wait.
+    pub(super) fn end_slow(&self) {
+        self.end_overdue_among(|seat| !seat.exchange.is_idle());
     }
 
     /// Ends every connection whose client is overdue: nobody is waited for when the service stops.
     pub(super) fn end_overdue(&self) {
+        self.end_overdue_among(|_| true);
+    }
+
+    fn end_overdue_among(&self, which: impl Fn(&Seat) -> bool) {
         let mut state = self.state();
-        let now = Instant::now();
-        while let Some(overdue) = state.most_overdue(now, &self.timeouts, |_| true) {
+        let nobody = Newcomer { own: usize::MAX, now: Instant::now(), timeouts: &self.timeouts };
+        while let Some(overdue) = state.next_to_go(&nobody, &which) {
             state.free(overdue);
         }
         drop(state);
@@ -171,21 +210,31 @@ impl State {
         self.next
     }
 
-    /// Of the clients among `which` that are overdue, one of the address with the most connections that has
-    /// been waited for the longest.
-    fn most_overdue(
-        &self,
-        now: Instant,
-        timeouts: &Timeouts,
-        which: impl Fn(&Seat) -> bool,
-    ) -> Option<u64> {
+    /// Of the clients among `which` that may go for a newcomer, one of the address with the most connections that
+    /// has been waited for the longest.
+    fn next_to_go(&self, newcomer: &Newcomer<'_>, which: impl Fn(&Seat) -> bool) -> Option<u64> {
         let seats = self.seats.iter().filter(|(_, seat)| which(seat));
-        let overdue = seats.filter_map(|(number, seat)| {
-            let overdue: Overdue = seat.exchange.overdue(now, timeouts)?;
+        let can_go = seats.filter_map(|(number, seat)| {
             let neighbours = seat.address.map_or(0, |address| self.of(address));
-            Some(((neighbours, overdue), *number))
+            let has_many = neighbours > newcomer.own.saturating_add(1);
+            let waited = seat.exchange.waited(newcomer.now);
+            let goes = waited.is_overdue(has_many, newcomer.timeouts);
+            goes.then_some(((neighbours, waited.is_idle, waited.time), *number))
         });
-        overdue.max().map(|(_, number)| number)
+        can_go.max().map(|(_, number)| number)
+    }
+
+    /// The last to come of the address with the most connections, if those are more than its share and the
+    /// newcomer is somebody else: one that waits for its turn, rather than one whose answer is on its way.
+    fn beyond_its_share(&self, newcomer: Option<IpAddr>, share: usize) -> Option<u64> {
+        let (address, _) = self.of_address.iter().find(|(_, count)| **count > share)?;
+        if newcomer == Some(*address) {
+            return None;
+        }
+        let is_its = |seat: &Seat| !seat.for_probes && seat.address == Some(*address);
+        let seats = self.seats.iter().filter(|(_, seat)| is_its(seat));
+        let rank = |seat: &Seat, number: u64| (seat.exchange.can_be_refused(), number);
+        seats.max_by_key(|(number, seat)| rank(seat, **number)).map(|(number, _)| *number)
     }
 
     /// Frees a place; whoever has it is told to leave.
@@ -208,6 +257,27 @@ impl Place {
     /// Resolves when the place was given to another.
     pub(super) async fn lost(&self) {
         self.leave.notified().await;
+    }
+
+    /// Has the request at work refused, and the connection end with its answer; whether there is one that can
+    /// be.
+    pub(super) fn refuse(&self) -> bool {
+        let can_be = self.exchange.can_be_refused();
+        if can_be {
+            self.is_lost.store(true, Ordering::Release);
+            self.refuse.notify_one();
+        }
+        can_be
+    }
+
+    /// Resolves when the request at work is to be refused.
+    pub(super) async fn refused(&self) {
+        self.refuse.notified().await;
+    }
+
+    /// Whether the connection ends with its next answer.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
     }
 }
 
@@ -240,9 +310,7 @@ mod tests {
 
     /// Begins a request whose body is at an end: from now on the client waits for us.
     fn work(place: &Place) -> impl Sized + use<> {
-        place
-            .exchange
-            .incoming(http::Version::HTTP_11, http_body_util::Empty::<bytes::Bytes>::new())
+        place.exchange.incoming(http_body_util::Empty::<bytes::Bytes>::new())
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,6 +355,35 @@ mod tests {
         let gone = lost.by_ref().filter_map(futures_ready).count();
         assert_eq!(gone, 2);
         assert!(futures_ready(Box::pin(lone.lost())).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_only_address_has_all_places_and_gives_a_quarter_back_to_others() {
+        let places = places(8, usize::MAX);
+        let all: Vec<_> = (0..8).map(|_| from(&places, 1).unwrap()).collect();
+        let _at_work: Vec<_> = all.iter().map(work).collect();
+        assert!(!all.iter().any(|place| place.for_probes));
+        assert!(from(&places, 1).unwrap().for_probes, "its own do not go for it");
+        let others: Vec<_> = (0..2).map(|_| from(&places, 2).unwrap()).collect();
+        assert!(!others.iter().any(|place| place.for_probes));
+        for refused in [7, 6] {
+            assert!(futures_ready(Box::pin(all[refused].lost())).is_some());
+            assert!(all[refused].refuse(), "it is answered");
+        }
+        let _at_work = others.iter().map(work).collect::<Vec<_>>();
+        assert!(from(&places, 2).unwrap().for_probes, "three quarters stay");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_clients_of_one_address_go_at_once_for_another() {
+        let places = places(4, usize::MAX);
+        let mut many = vec![from(&places, 1).unwrap()];
+        advance(Duration::from_millis(1)).await;
+        many.extend((0..3).map(|_| from(&places, 1).unwrap()));
+        advance(TIMEOUTS().head_of_many_when_full).await;
+        assert!(from(&places, 1).unwrap().for_probes, "not for its own");
+        assert!(!from(&places, 2).unwrap().for_probes);
+        assert!(futures_ready(Box::pin(many[0].lost())).is_some(), "the one that waited longest");
     }
 
     #[tokio::test(start_paused = true)]

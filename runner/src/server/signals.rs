@@ -18,9 +18,20 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 /// SIGHUP, which by default would end the process: tokens and certificates are to be read again.
-///
-/// # Errors
-/// When the signal handler cannot be set up.
-pub(super) fn hang_ups() -> std::io::Result<Signal> {
-    signal(SignalKind::hangup())
+#[derive(Debug)]
+pub struct HangUps(Signal);
+
+impl HangUps {
+    /// From now on the process is not ended by it.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be set up.
+    pub fn new() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Resolves at the next one.
+    pub(super) async fn next(&mut self) {
+        let _ = self.0.recv().await;
+    }
 }

@@ -6,7 +6,7 @@
 //! `paced`'s, below TLS.
 
 use super::exchange::Exchange;
-use super::half_close::{ARE_YOU_THERE, HalfClose, Step};
+use super::half_close::HalfClose;
 use super::refusal;
 use crate::timeouts::Portion;
 use std::io::{ErrorKind, IoSlice, Result};
@@ -75,17 +75,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
             if buffer.filled().len() > before || buffer.remaining() == 0 {
                 break;
             }
-            if !self.exchange.has_whole_request() {
+            if !self.exchange.at_work() {
                 return Poll::Ready(Ok(()));
             }
-            let can_be_asked = self.exchange.knows_continue();
-            match ready!(self.half_close.poll_next(can_be_asked, context)) {
-                Step::Ask => ready!(self.poll_ask(context))?,
-                Step::Look => {}
-                Step::Left => return Poll::Ready(Ok(())),
+            if !self.exchange.is_whole() {
+                // What was read before may not have reached whoever reads the body: that is asked first.
+                ready!(self.half_close.poll_body(context));
+                if self.exchange.wants_body() {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
             }
+            // Nothing goes between the parts of an answer; what has left shows in those.
+            let may_send = !self.has_begun && !self.has_rest;
+            let next = ready!(self.half_close.poll_next(may_send, context));
+            self.send_ahead(next, context)?;
         }
-        self.half_close.bytes_came();
         if !self.exchange.at_work() {
             self.has_begun = false;
             self.heads.see(buffer.filled().get(before..).unwrap_or_default());
@@ -104,7 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if self.refusal.is_some() {
             return self.poll_refusal(context).map_ok(|()| bytes.len());
         }
-        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        let (ahead, rest) = self.beyond_ahead(bytes)?;
+        let written = Pin::new(&mut self.inner).poll_write(context, rest).map_ok(|n| n + ahead);
         self.wrote(&written, bytes.len());
         written
     }
@@ -114,8 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        if let [only] = pieces {
-            return self.poll_write(context, only);
+        if let [first, rest @ ..] = pieces
+            && (rest.is_empty() || !self.half_close.ahead().is_empty())
+        {
+            return self.poll_write(context, first);
         }
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
         self.wrote(&written, pieces.iter().map(|piece| piece.len()).sum());
@@ -127,6 +135,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if !self.exchange.at_work() {
+            self.half_close.answered();
+        }
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
@@ -162,8 +173,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 impl<S: AsyncWrite + Unpin> Socket<S> {
     /// Notes how far an answer has been written.
     fn wrote(&mut self, written: &Poll<Result<usize>>, offered: usize) {
+        if written.is_ready() {
+            self.half_close.begun();
+        }
         self.has_begun = true;
         self.has_rest = !matches!(written, Poll::Ready(Ok(length)) if *length == offered);
+    }
+
+    /// How much of an answer whose first bytes these are was sent ahead, and the rest of them.
+    fn beyond_ahead<'a>(&self, bytes: &'a [u8]) -> Result<(usize, &'a [u8])> {
+        let ahead = self.half_close.ahead();
+        match bytes.strip_prefix(ahead) {
+            Some(rest) => Ok((ahead.len(), rest)),
+            None => Err(ErrorKind::InvalidData.into()),
+        }
     }
 
     /// Where hyper answers a head it cannot read with a bare status, sets up what is sent instead.
@@ -193,21 +216,18 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Asks a client that has closed its half whether it still reads, unless its answer has begun: that asks
-    /// as well. A client that cannot take so little at once is not waited for.
-    fn poll_ask(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.has_begun || self.has_rest {
-            return Poll::Ready(Ok(()));
+    /// Sends a byte of an answer ahead of it. A client that cannot take a byte at once is asked again later.
+    fn send_ahead(&mut self, byte: &[u8], context: &mut Context<'_>) -> Result<()> {
+        match Pin::new(&mut self.inner).poll_write(context, byte) {
+            Poll::Ready(Ok(0)) => return Err(ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(_)) => self.half_close.sent(),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
         }
-        if let Poll::Ready(written) = Pin::new(&mut self.inner).poll_write(context, ARE_YOU_THERE)
-            && written? < ARE_YOU_THERE.len()
-        {
-            return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+        match Pin::new(&mut self.inner).poll_flush(context) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
         }
-        if let Poll::Ready(flushed) = Pin::new(&mut self.inner).poll_flush(context) {
-            flushed?;
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

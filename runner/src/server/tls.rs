@@ -31,18 +31,21 @@ impl Tls {
     /// With the file that cannot be used, and why.
     pub fn read(certificates: &Path, key: &Path) -> anyhow::Result<Self> {
         let (certificates, key) = (Watched::new(certificates), Watched::new(key));
-        let current = RwLock::new(Arc::new(configuration(certificates.path(), key.path())?));
+        let pair = Pair::read(&certificates, &key)?;
+        pair.is_new(&certificates, &key);
+        let current = RwLock::new(Arc::new(pair.configuration(&certificates, &key)?));
         Ok(Self { certificates, key, current })
     }
 
     /// Reads the files again where they have changed. Files that cannot be used, such as a certificate
     /// whose key is not there yet, change nothing.
     pub(super) fn refresh(&self) {
-        // Both are asked, so that neither is seen as new once more.
-        if !(self.certificates.has_changed() | self.key.has_changed()) {
+        let (certificates, key) = (&self.certificates, &self.key);
+        let Ok(pair) = Pair::read(certificates, key) else { return };
+        if !pair.is_new(certificates, key) {
             return;
         }
-        match configuration(self.certificates.path(), self.key.path()) {
+        match pair.configuration(certificates, key) {
             Ok(read) => {
                 tracing::info!("the certificates were read again");
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
@@ -65,21 +68,42 @@ impl Tls {
     }
 }
 
-fn configuration(certificates: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
-    let shown = certificates.display();
-    let chain = CertificateDer::pem_file_iter(certificates)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("cannot read certificates in {shown}"))?;
-    if chain.is_empty() {
-        bail!("{shown} holds no certificate: it needs `-----BEGIN CERTIFICATE-----`");
+/// What both files hold.
+struct Pair {
+    certificates: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Pair {
+    fn read(certificates: &Watched, key: &Watched) -> anyhow::Result<Self> {
+        let content = |file: &Watched| {
+            file.content().with_context(|| format!("cannot read {}", file.path().display()))
+        };
+        Ok(Self { certificates: content(certificates)?, key: content(key)? })
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("cannot read a private key in {}", key.display()))?;
-    let mut configuration = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .with_context(|| format!("{shown} and {} do not go together", key.display()))?;
-    configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(configuration)
+
+    fn is_new(&self, certificates: &Watched, key: &Watched) -> bool {
+        // Both are asked, so that neither is seen as new once more.
+        certificates.is_new(&self.certificates) | key.is_new(&self.key)
+    }
+
+    fn configuration(&self, certificates: &Watched, key: &Watched) -> anyhow::Result<ServerConfig> {
+        let (shown, key) = (certificates.path().display(), key.path().display());
+        let chain = CertificateDer::pem_slice_iter(&self.certificates)
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(|| format!("cannot read certificates in {shown}"))?;
+        if chain.is_empty() {
+            bail!("{shown} holds no certificate: it needs `-----BEGIN CERTIFICATE-----`");
+        }
+        let private = PrivateKeyDer::from_pem_slice(&self.key)
+            .with_context(|| format!("cannot read a private key in {key}"))?;
+        let provider = Arc::new(ring::default_provider());
+        let mut configuration = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .with_context(|| format!("{shown} and {key} do not go together"))?;
+        configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(configuration)
+    }
 }

@@ -60,6 +60,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "recurse" => answer(&recurse(1).to_string(), out).await,
         "silent" => drop(out),
         "break-off" => break_off(out),
+        "call" => answer(&call(query), out).await,
         other => answer(&format!("there is no {other:?} here"), out).await,
     }
 }
@@ -84,6 +85,22 @@ fn break_off(out: ResponseOutparam) -> ! {
         let _ = stream.blocking_write_and_flush(b"half");
     }
     std::process::abort()
+}
+
+/// Tries to reach `address` by a request, a stream and a datagram: what came of each, a line each.
+fn call(address: &str) -> String {
+    use wasi::http::outgoing_handler;
+    use wasi::http::types::{Fields, OutgoingRequest, Scheme};
+    let request = OutgoingRequest::new(Fields::new());
+    let _ = request.set_scheme(Some(&Scheme::Http));
+    let _ = request.set_authority(Some(address));
+    let answer = outgoing_handler::handle(request, None).map(|answer| {
+        answer.subscribe().block();
+        answer.get()
+    });
+    let stream = std::net::TcpStream::connect(address).map(drop);
+    let datagram = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(b"x", address));
+    format!("{answer:?}\n{stream:?}\n{datagram:?}")
 }
 
 /// The value of a variable, or the error of Spin's interface.

@@ -301,10 +301,11 @@ pub(crate) mod tests {
             self::output("logits", &[1, 2], &[1.0, 2.0]),
             self::output("cam", &[1, 2, 2, 2], &[0.5; 8]),
         ];
-        let missing = run(&Fixed(Ok(outputs.clone())), &card, photo(), true).unwrap_err();
+        let missing =
+            run(&Fixed(Ok(outputs.clone())), &card, photo(), Vec::new(), true).unwrap_err();
         assert!(missing.to_string().contains("cam_classes"), "{missing}");
         outputs.push(self::output("cam_classes", &[1, 1], &[1.0]));
-        let scores = run(&Fixed(Ok(outputs)), &card, photo(), true).unwrap();
+        let scores = run(&Fixed(Ok(outputs)), &card, photo(), Vec::new(), true).unwrap();
         assert_eq!(scores.cam, Some(Cam { maps: vec![0.5; 8], classes: vec![1.0] }));
     }
 

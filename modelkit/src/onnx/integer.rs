@@ -143,6 +143,7 @@ mod tests {
             outputs: vec![value_info("y", &[1, 1, 2, 2])],
             ir_version: 8,
             opsets: vec![standard],
+            own_biases: None,
         }
     }
 

@@ -115,6 +115,7 @@ mod tests {
             outputs: vec![value_info("y", &[1, 3, 4, 4])],
             ir_version: 8,
             opsets: vec![OperatorSetIdProto { domain: None, version: Some(version) }],
+            own_biases: None,
         }
     }
 

@@ -47,8 +47,8 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// Writes a panic as the standard library does, but through the queue of the log, so that an unread log does not
-/// block the thread.
+/// Writes a panic as the standard library does, but through the queue of the log, so that an unread log does
+/// not block the thread.
 fn tell_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("<unnamed>"));

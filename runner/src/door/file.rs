@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Notices when a file was changed, by its content: neither its length nor its times need to differ.
 ///
-/// What is looked at is what is used: a file that changes between two looks, or cannot be opened at the second
-/// one, is never taken for the one that was used.
+/// What is looked at is what is used: a file that changes between two looks, or cannot be opened at the
+/// second one, is never taken for the one that was used.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,

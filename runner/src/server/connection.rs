@@ -1,4 +1,5 @@
-//! One connection, from the first byte to the last: its layers, and its requests from the door to their answers.
+//! One connection, from the first byte to the last: its layers, and its requests from the door to their
+//! answers.
 //!
 //! ```text
 //! TCP ─ paced ─ TLS, where there is a certificate ─ socket ─ hyper ─ answer

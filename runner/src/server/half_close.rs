@@ -30,8 +30,8 @@ pub(super) struct HalfClose {
 }
 
 impl HalfClose {
-    /// The client has ended its half, and not all of its request was read, as far as is known: that may be seen
-    /// again once this is ready.
+    /// The client has ended its half, and not all of its request was read, as far as is known: that may be
+    /// seen again once this is ready.
     pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let wait = self.body.get_or_insert_with(|| Box::pin(sleep(TURN)));
         ready!(wait.as_mut().poll(context));

@@ -113,9 +113,9 @@ pub fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> 
     socket.listen(1024)
 }
 
-/// Serves `service` on `listener`, and its own endpoints on `admin` where that is given, until `stop` resolves;
-/// then says so on `/readyz`, accepts for another moment, and finishes what arrived. At each of `hang_ups` tokens
-/// and certificates are read again.
+/// Serves `service` on `listener`, and its own endpoints on `admin` where that is given, until `stop`
+/// resolves; then says so on `/readyz`, accepts for another moment, and finishes what arrived. At each of
+/// `hang_ups` tokens and certificates are read again.
 ///
 /// # Errors
 /// When the last traces cannot be sent. Never for what a client does.

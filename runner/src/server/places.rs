@@ -1,11 +1,12 @@
 //! Places for connections: how many there may be, and who gives one up when all are taken and another client
 //! comes.
 //!
-//! While places are free, everybody gets one. Then the client that has been waited for the longest goes, of the
-//! address with the most connections: silent ones after a second, sooner where their address
-//! has more than the newcomer's, slow ones after a few (`timeouts`). Requests at work are never ended for a newcomer, but
-//! for those of an address that has more than three quarters of all places. Where nobody can go, a few more places
-//! are kept, in which probes are answered and everybody else is told to come back. No sockets here.
+//! While places are free, everybody gets one. Then the client that has been waited for the longest goes, of
+//! the address with the most connections: silent ones after a second, sooner where their address has more
+//! than the newcomer's, slow ones after a few (`timeouts`). Requests at work are never ended for a newcomer,
+//! but for those of an address that has more than three quarters of all places. Where nobody can go, a few
+//! more places are kept, in which probes are answered and everybody else is told to come back. No sockets
+//! here.
 
 use super::exchange::Exchange;
 use crate::timeouts::Timeouts;
@@ -210,8 +211,8 @@ impl State {
         self.next
     }
 
-    /// Of the clients among `which` that may go for a newcomer, one of the address with the most connections that
-    /// has been waited for the longest.
+    /// Of the clients among `which` that may go for a newcomer, one of the address with the most connections
+    /// that has been waited for the longest.
     fn next_to_go(&self, newcomer: &Newcomer<'_>, which: impl Fn(&Seat) -> bool) -> Option<u64> {
         let seats = self.seats.iter().filter(|(_, seat)| which(seat));
         let can_go = seats.filter_map(|(number, seat)| {

@@ -1,6 +1,6 @@
-//! The room that all uploads share. It is taken as it is filled, so that whoever announces much and sends little
-//! holds little; those that come fast may count on what they announced, so that two half-read bodies do not
-//! wait for each other.
+//! The room that all uploads share. It is taken as it is filled, so that whoever announces much and sends
+//! little holds little; those that come fast may count on what they announced, so that two half-read bodies
+//! do not wait for each other.
 //!
 //! When others wait, the slowest body of the address that holds the most is let go, and an address that holds
 //! nothing comes before one that does. Numbers only; bytes are `upload`'s.

@@ -404,7 +404,8 @@ def unread_answers():
 
 def crowded():
     """Row 6: an only address has all places; others get theirs although those of the first are at work."""
-    ask = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
+    # The runner answers this itself: no instance is waited for, only a place.
+    ask = f"GET /memory HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
     work = f"POST /guest/loop HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 1\r\n\r\nx".encode()
     only, others, clients = [], [], []
     with served("--memory-limit", "64MiB") as (_, target):

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use skincell_runner::compose::{Dependency, compose};
 use skincell_tests::client::get;
@@ -169,15 +170,20 @@ fn output_is_kept_and_followed() {
     let runner = Runner::start(&app, &flags);
     assert_eq!(text(&runner, "/users/7/print?spoken"), "printed");
     assert_eq!((kept("stdout"), kept("stderr")), ("spoken\n".to_owned(), "spoken\n".to_owned()));
-    let shown = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
-    assert!(shown.contains("spoken\n"), "{shown}");
+    // The terminal's lines are queued, so that one that is not read blocks nobody.
+    let shown = || std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    let start = Instant::now();
+    while !shown().contains("spoken\n") {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", shown());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     drop(runner);
     let runner =
         Runner::start(&app, &["--variable", "region=eu", "-q", "-L", folder, "--truncate-logs"]);
     assert_eq!(text(&runner, "/users/7/print?quiet"), "printed");
     assert_eq!(kept("stderr"), "quiet\n");
-    let shown = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
-    assert!(!shown.contains("quiet\n"), "{shown}");
+    drop(runner);
+    assert!(!shown().contains("quiet\n"), "{}", shown());
 }
 
 /// The runner serves any application: this one is no classifier, and its model takes two inputs.

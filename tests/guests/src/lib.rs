@@ -94,6 +94,7 @@ fn call(address: &str) -> String {
     let request = OutgoingRequest::new(Fields::new());
     let _ = request.set_scheme(Some(&Scheme::Http));
     let _ = request.set_authority(Some(address));
+    let _ = request.set_path_with_query(Some("/"));
     let answer = outgoing_handler::handle(request, None).map(|answer| {
         answer.subscribe().block();
         answer.get()

@@ -2,7 +2,6 @@
 //!
 //! Each kernel is compiled as one function per instruction set.
 
-#[cfg(target_arch = "x86_64")]
 use crate::kernels::arch::isa::{Isa, Set};
 use crate::kernels::arch::portable;
 #[cfg(target_arch = "x86_64")]

@@ -291,13 +291,13 @@ pub fn prepare_from(
     })
 }
 
-/// Has only those rows computed that the scores read.
-fn narrow(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineError> {
+/// Has only those rows computed that the scores read; `scores` are those that are differentiated.
+fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), EngineError> {
     let mut probe = Probe::new(graph, photo)?;
     let made = graph.nodes.iter().flat_map(|n| n.output.iter().map(String::as_str));
     let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
     let mut shapes = probe.learn(&made)?.clone();
-    gradcam::pull_up(graph, &mut shapes);
+    gradcam::pull_up(graph, &mut shapes, scores);
     Ok(())
 }
 
@@ -335,7 +335,7 @@ fn build(
     let mut probe = Probe::new(&graph, &shape)?;
     let (chosen, original, said) = (with.chosen, with.original, options.activation);
     let settled = scores::settle(&mut graph, &mut probe, chosen, original, with.classes, said)?;
-    narrow(&mut graph, &shape)?;
+    narrow(&mut graph, &shape, settled.scores.differentiated())?;
     let mut probe = Probe::new(&graph, &shape)?;
     progress(Step::Solve);
     let solved = solve(&mut graph, &mut probe, &settled.scores, &shifts, options)?;

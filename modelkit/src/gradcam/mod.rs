@@ -151,21 +151,21 @@ fn attempt(
     let classes: usize = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
     let mut result = build(graph, shapes, scores, tail, chosen, source, wanted);
     if classes > FEW && result.as_ref().is_ok_and(|added| !added.price.is_small()) {
-        undo(graph, first);
+        undo(graph, first, scores);
         let chosen = Chosen { likeliest: true, ..chosen.clone() };
         result = build(graph, shapes, scores, tail, &chosen, source, wanted);
     }
     if result.is_err() {
-        undo(graph, first);
+        undo(graph, first, scores);
     }
     Ok(result)
 }
 
-/// Takes off what was added from a node on.
-fn undo(graph: &mut Graph, first: usize) {
+/// Takes off what was added from a node on. Nothing else may read the logits, and another attempt needs them.
+fn undo(graph: &mut Graph, first: usize, scores: &Scores) {
     let added: Vec<String> = graph.nodes.drain(first..).flat_map(|node| node.output).collect();
     graph.outputs.retain(|o| o.name.as_ref().is_none_or(|name| !added.contains(name)));
-    graph.drop_unused();
+    graph.drop_unused_but(Some(scores.differentiated()));
 }
 
 /// Up to so many classes all have maps, whatever they cost.

@@ -30,7 +30,8 @@ struct Reader {
 }
 
 /// Moves selections up as far as they go; `shapes` are those of all values of the graph, and kept in step.
-pub(crate) fn pull_up(graph: &mut Graph, shapes: &mut Shapes) {
+/// The value `kept` stays although nothing may read it yet.
+pub(crate) fn pull_up(graph: &mut Graph, shapes: &mut Shapes, kept: &str) {
     drop_idle(graph, shapes);
     let mut index = graph.nodes.len();
     while index > 0 {
@@ -48,7 +49,7 @@ pub(crate) fn pull_up(graph: &mut Graph, shapes: &mut Shapes) {
         graph.nodes.splice(index..=index, narrow);
     }
     drop_idle(graph, shapes);
-    graph.drop_unused();
+    graph.drop_unused_but(Some(kept));
 }
 
 /// The rows that all readers of a node's output select together, where they are few.

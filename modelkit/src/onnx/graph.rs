@@ -183,8 +183,13 @@ impl Graph {
 
     /// Drops nodes and constants that no output needs.
     pub(crate) fn drop_unused(&mut self) {
-        let mut needed: BTreeSet<String> =
-            self.outputs.iter().filter_map(|o| o.name.clone()).collect();
+        self.drop_unused_but(None);
+    }
+
+    /// Drops nodes and constants that neither an output nor the value `kept` needs.
+    pub(crate) fn drop_unused_but(&mut self, kept: Option<&str>) {
+        let outputs = self.outputs.iter().filter_map(|o| o.name.clone());
+        let mut needed: BTreeSet<String> = outputs.chain(kept.map(str::to_owned)).collect();
         let mut kept = vec![false; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
             if node.output.iter().any(|o| needed.contains(o)) {

@@ -294,9 +294,7 @@ pub fn prepare_from(
 /// Has only those rows computed that the scores read; `scores` are those that are differentiated.
 fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), EngineError> {
     let mut probe = Probe::new(graph, photo)?;
-    let made = graph.nodes.iter().flat_map(|n| n.output.iter().map(String::as_str));
-    let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
-    let mut shapes = probe.learn(&made)?.clone();
+    let mut shapes = probe.learn_made(&graph.nodes)?.clone();
     gradcam::pull_up(graph, &mut shapes, scores);
     Ok(())
 }

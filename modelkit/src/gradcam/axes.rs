@@ -1,6 +1,8 @@
 //! Which inputs of a node matter to a derivative, and what becomes of axes on the way.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use rten_onnx::onnx::NodeProto;
 
@@ -17,6 +19,20 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
         }
         _ => reads(node),
     }
+}
+
+/// The sides of a constant, or of a value whose shape is known.
+pub(super) fn dims_of<'g, Name: Borrow<str> + Eq + Hash>(
+    graph: &'g Graph,
+    shapes: &'g HashMap<Name, Vec<usize>>,
+    value: &str,
+) -> Option<&'g Vec<usize>> {
+    graph.constants.get(value).map(|t| &t.dims).or_else(|| shapes.get(value))
+}
+
+/// An axis as a place among `rank` axes; a negative one counts from the end.
+pub(super) fn axis_in(rank: usize, axis: i64) -> Option<usize> {
+    usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
 }
 
 /// The axis of the channels of a map, by what made it.
@@ -42,11 +58,7 @@ pub(super) fn channel_axis(
             let perm = ints(node, "perm").unwrap_or_default();
             perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)).unwrap_or(1)
         }
-        "Concat" => {
-            let axis = int(node, "axis", 1);
-            let full = i64::try_from(rank).unwrap_or(4);
-            usize::try_from(if axis < 0 { axis + full } else { axis }).unwrap_or(1)
-        }
+        "Concat" => axis_in(rank, int(node, "axis", 1)).unwrap_or(1),
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => match shapes.get(before) {
             Some(from) => {
                 let axis = channel_axis(graph, shapes, before);
@@ -86,9 +98,10 @@ pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Opti
         (None, Some(name)) => graph.constants.get(name)?.to_i64()?,
         (None, None) => (0..i64::try_from(rank).ok()?).collect(),
     };
-    let full = i64::try_from(rank).ok()?;
-    let axis = |a: &i64| usize::try_from(if *a < 0 { a + full } else { *a }).ok();
-    axes.iter().map(axis).collect::<Option<Vec<_>>>().filter(|a| a.iter().all(|a| *a < rank))
+    axes.iter()
+        .map(|axis| axis_in(rank, *axis))
+        .collect::<Option<Vec<_>>>()
+        .filter(|a| a.iter().all(|a| *a < rank))
 }
 
 /// What a Slice or Gather takes, where that is neighbouring places along one axis: the axis, the
@@ -98,10 +111,8 @@ pub(super) fn taken(
     node: &NodeProto,
     shape: &[usize],
 ) -> Option<(usize, (usize, usize), bool)> {
-    let rank = i64::try_from(shape.len()).ok()?;
-    let place = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
     if op(node) == "Gather" {
-        let axis = place(int(node, "axis", 0))?;
+        let axis = axis_in(shape.len(), int(node, "axis", 0))?;
         let side = i64::try_from(*shape.get(axis)?).ok()?;
         let tensor = graph.constants.get(input(node, 1)?)?;
         let indices = tensor.to_i64()?;
@@ -123,7 +134,7 @@ pub(super) fn taken(
     let ([start], [end], [axis], [1]) = (&starts[..], &ends[..], &axes[..], &steps[..]) else {
         return None;
     };
-    let axis = place(*axis)?;
+    let axis = axis_in(shape.len(), *axis)?;
     let side = i64::try_from(*shape.get(axis)?).ok()?;
     let at = |v: i64| (if v < 0 { v + side } else { v }).clamp(0, side);
     let (from, to) = (at(*start), at(*end));

@@ -18,9 +18,7 @@ pub(crate) fn named(
     probe: &mut Probe,
     name: &str,
 ) -> Result<Result<Tail, Refusal>, EngineError> {
-    let made = graph.nodes.iter().flat_map(|n| n.output.iter().map(String::as_str));
-    let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
-    let shapes = probe.learn(&made)?;
+    let shapes = probe.learn_made(&graph.nodes)?;
     let tracer = Tracer { graph, shapes };
     let map = |index: usize| {
         let value = output(graph.nodes.get(index)?);

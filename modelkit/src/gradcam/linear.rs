@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{flows, kept_axis, taken};
+use super::axes::{axis_in, dims_of, flows, kept_axis, taken};
 use super::tokens::Tokens;
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
@@ -78,10 +78,8 @@ impl Linear<'_> {
                 Some(After::Summed(to?, from))
             }
             "Split" => {
-                let along = int(node, "axis", 0);
-                let rank = i64::try_from(shape.len()).ok()?;
-                let along = if along < 0 { along + rank } else { along };
-                (usize::try_from(along).ok()? != axis).then_some(After::Summed(axis, from))
+                let along = axis_in(shape.len(), int(node, "axis", 0))?;
+                (along != axis).then_some(After::Summed(axis, from))
             }
             "Slice" | "Gather" => {
                 let (along, (first, count), drops) = taken(self.graph, node, shape)?;
@@ -111,8 +109,7 @@ impl Linear<'_> {
         let same = Some(After::Summed(axis, from));
         // Whether another operand treats all tokens alike.
         let alike = |other: &str| {
-            let dims = self.graph.constants.get(other).map(|t| &t.dims);
-            let dims = dims.or_else(|| self.shapes.get(other))?;
+            let dims = dims_of(self.graph, self.shapes, other)?;
             let at = (axis + dims.len()).checked_sub(shape.len());
             at.is_none_or(|at| dims[at] == 1).then_some(())
         };
@@ -133,9 +130,7 @@ impl Linear<'_> {
                 same
             }
             "MatMul" if alone && input(node, 0) == Some(x) && shape.len() == y.len() => {
-                let b = input(node, 1)?;
-                let dims = self.graph.constants.get(b).map(|t| &t.dims);
-                let dims = dims.or_else(|| self.shapes.get(b))?;
+                let dims = dims_of(self.graph, self.shapes, input(node, 1)?)?;
                 (axis + 1 < shape.len() && dims.len() == 2).then_some(same)?
             }
             "Gemm" if alone && input(node, 0) == Some(x) && int(node, "transA", 0) == 0 => {

@@ -98,9 +98,7 @@ pub(crate) fn find(
         let node = nodes().next_back().map(label).unwrap_or_default();
         Ok(Err(Refusal { node, why: why.to_owned() }))
     };
-    let made = nodes().flat_map(|n| n.output.iter().map(String::as_str));
-    let made: Vec<&str> = made.filter(|o| !o.is_empty()).collect();
-    let shapes = probe.learn(&made)?;
+    let shapes = probe.learn_made(nodes())?;
     let tracer = Tracer { graph, shapes };
     // What only class tokens pass is no way from the places of the photo.
     let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::reduced_axes;
+use super::axes::{axis_in, dims_of, reduced_axes};
 use super::reverse::Shapes;
 use super::sheet::broadcast;
 use crate::onnx::graph::{Graph, input, int, ints, op, output, reads};
@@ -85,10 +85,7 @@ fn peak(nodes: &[NodeProto], shapes: &HashMap<&str, Vec<usize>>) -> u64 {
 
 fn multiplications(graph: &Graph, shapes: &HashMap<&str, Vec<usize>>, node: &NodeProto) -> f64 {
     let out = elements(shapes, output(node)) as f64;
-    let dims = |index: usize| {
-        let name = input(node, index)?;
-        graph.constants.get(name).map(|c| c.dims.clone()).or_else(|| shapes.get(name).cloned())
-    };
+    let dims = |index: usize| dims_of(graph, shapes, input(node, index)?);
     let each = match op(node) {
         "Conv" => dims(1).map(|w| w.iter().skip(1).product::<usize>()),
         "MatMul" => dims(0).and_then(|a| a.last().copied()),
@@ -108,16 +105,10 @@ fn inferred(
     node: &NodeProto,
     index: usize,
 ) -> Option<Vec<usize>> {
-    let dims = |index: usize| {
-        let name = input(node, index)?;
-        graph.constants.get(name).map(|c| c.dims.clone()).or_else(|| shapes.get(name).cloned())
-    };
+    let dims = |index: usize| dims_of(graph, shapes, input(node, index)?).cloned();
     let list = |index: usize| {
         let list = graph.constants.get(input(node, index)?).and_then(Constant::to_i64)?;
         list.into_iter().map(|v| usize::try_from(v).ok()).collect::<Option<Vec<usize>>>()
-    };
-    let place = |axis: i64, rank: usize| {
-        usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
     };
     let x = dims(0)?;
     Some(match op(node) {
@@ -136,7 +127,7 @@ fn inferred(
             y
         }
         "Concat" => {
-            let axis = place(int(node, "axis", 0), x.len())?;
+            let axis = axis_in(x.len(), int(node, "axis", 0))?;
             let mut y = x;
             let side = |i: usize| dims(i)?.get(axis).copied();
             *y.get_mut(axis)? = (0..node.input.len()).map(side).sum::<Option<usize>>()?;

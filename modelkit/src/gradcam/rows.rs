@@ -3,16 +3,12 @@
 //! A classifier that reads a class token runs the rest of its last block for that token alone then, and the
 //! gradient of the class token is all that the walk meets. The scores stay the same up to rounding.
 
-use std::collections::HashMap;
-
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{kept_axis, reduced_axes, taken};
+use super::axes::{axis_in, dims_of, kept_axis, reduced_axes, taken};
+use super::reverse::Shapes;
 use crate::onnx::graph::{Graph, input, int, int_attribute, ints, op, output};
 use skincell_onnx::Constant;
-
-/// Shapes of the values, for one photo.
-type Shapes = HashMap<String, Vec<usize>>;
 
 /// Neighbouring places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +124,7 @@ fn narrowed(
     let mut nodes = Vec::new();
     for (index, axis) in cuts {
         let value = new.input.get(index)?.clone();
-        let mut dims = dims_of(graph, shapes, &value)?;
+        let mut dims = dims_of(graph, shapes, &value)?.clone();
         if dims[axis] != y[rows.axis] {
             return None;
         }
@@ -219,7 +215,7 @@ fn cuts(
             Some(perm) => vec![(0, usize::try_from(*perm.get(axis)?).ok()?)],
             None => vec![(0, rank - 1 - axis)],
         },
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => vec![(0, kept_axis(y, axis, &x()?)?)],
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => vec![(0, kept_axis(y, axis, x()?)?)],
         _ => return None,
     })
 }
@@ -232,13 +228,8 @@ fn takes_all(graph: &Graph, shapes: &Shapes, node: &NodeProto) -> Option<()> {
     (ordered && indices.dims.len() > 1).then_some(())
 }
 
-fn dims_of(graph: &Graph, shapes: &Shapes, value: &str) -> Option<Vec<usize>> {
-    graph.constants.get(value).map(|t| t.dims.clone()).or_else(|| shapes.get(value).cloned())
-}
-
 fn axis_of(node: &NodeProto, default: i64, rank: usize) -> Option<usize> {
-    let axis = int(node, "axis", default);
-    usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
+    axis_in(rank, int(node, "axis", default))
 }
 
 /// Removes selections of everything, and writes those that only give another shape as the Reshape they are.

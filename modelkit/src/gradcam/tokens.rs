@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{channel_axis, flows, kept_axis, taken};
+use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, taken};
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
 /// The tokens that are places of the photo, row by row: `height · width` of them along an axis.
@@ -93,10 +93,6 @@ impl Tracer<'_> {
         true
     }
 
-    fn dims(&self, value: &str) -> Option<&Vec<usize>> {
-        self.graph.constants.get(value).map(|t| &t.dims).or_else(|| self.shapes.get(value))
-    }
-
     fn trace(&self, value: &str, axis: usize, seen: &mut Seen) -> Option<Tokens> {
         let key = (value.to_owned(), axis);
         if let Some(known) = seen.get(&key) {
@@ -112,13 +108,13 @@ impl Tracer<'_> {
         let (_, node) = self.graph.producer_of(value)?;
         let y = self.shapes.get(value)?;
         match op(node) {
-            "Concat" if self.axis_of(node, y.len()) == Some(axis) => {
+            "Concat" if axis_in(y.len(), int(node, "axis", 0)) == Some(axis) => {
                 let mut offset = 0;
                 for part in &node.input {
                     if let Some(found) = self.trace(part, axis, seen) {
                         return Some(Tokens { axis, from: found.from + offset, ..found });
                     }
-                    offset += self.dims(part)?.get(axis)?;
+                    offset += dims_of(self.graph, self.shapes, part)?.get(axis)?;
                 }
                 None
             }
@@ -175,10 +171,5 @@ impl Tracer<'_> {
         let at = (0..x.len().checked_sub(1)?).find(joins)?;
         let map = x.len() == 4 && x[0] == 1 && self.is_spatial(before);
         map.then_some(Tokens { axis, from: 0, height: x[at], width: x[at + 1] })
-    }
-
-    fn axis_of(&self, node: &NodeProto, rank: usize) -> Option<usize> {
-        let axis = int(node, "axis", 0);
-        usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
     }
 }

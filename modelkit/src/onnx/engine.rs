@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rten::{Model, ModelOptions, NodeId, Value, ValueOrView};
+use rten_onnx::onnx::NodeProto;
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use thiserror::Error;
@@ -116,6 +117,15 @@ impl Probe {
             _ => None,
         };
         Ok(values.into_iter().map(element).collect())
+    }
+
+    /// Learns the shapes of all that these nodes make.
+    pub(crate) fn learn_made<'n>(
+        &mut self,
+        nodes: impl IntoIterator<Item = &'n NodeProto>,
+    ) -> Result<&HashMap<String, Vec<usize>>, EngineError> {
+        let made = nodes.into_iter().flat_map(|n| n.output.iter().map(String::as_str));
+        self.learn(&made.filter(|o| !o.is_empty()).collect::<Vec<_>>())
     }
 
     /// Learns the shapes of some values.

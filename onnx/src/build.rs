@@ -2,11 +2,11 @@
 //! outputs.
 //!
 //! ```
-//! use skincell_onnx::build::{attribute_ints, model, node, tensor, value, DataType};
+//! use skincell_onnx::build::{ints_attribute, model, node, tensor, value, DataType};
 //! use rten_onnx::onnx::GraphProto;
 //!
 //! let mut conv = node("Conv", &["image", "weights"], "scores");
-//! conv.attribute = vec![attribute_ints("strides", &[8, 8])];
+//! conv.attribute = vec![ints_attribute("strides", &[8, 8])];
 //! let file = model(17, GraphProto {
 //!     node: vec![conv],
 //!     initializer: vec![tensor("weights", &[5, 3, 8, 8], &[0.1; 960])],
@@ -91,25 +91,25 @@ pub fn value<D: Copy + TryInto<i64>>(name: &str, dtype: DataType, dims: &[D]) ->
 
 /// An attribute of one integer.
 #[must_use]
-pub fn attribute_int(name: &str, value: i64) -> AttributeProto {
+pub fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::INT) }
 }
 
 /// An attribute of several integers.
 #[must_use]
-pub fn attribute_ints(name: &str, values: &[i64]) -> AttributeProto {
+pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::INTS) }
 }
 
 /// An attribute of one float.
 #[must_use]
-pub fn attribute_float(name: &str, value: f32) -> AttributeProto {
+pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
     AttributeProto { f: Some(value), ..attribute(name, AttributeType::FLOAT) }
 }
 
 /// An attribute of text.
 #[must_use]
-pub fn attribute_text(name: &str, value: &str) -> AttributeProto {
+pub fn text_attribute(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.to_owned()), ..attribute(name, AttributeType::STRING) }
 }
 

@@ -22,5 +22,5 @@ pub use outline::OutlineError;
 #[cfg(feature = "read")]
 pub use {
     constant::Constant,
-    read::{ModelFile, ReadError, attribute_constant, read},
+    read::{ModelFile, ReadError, attribute_constant, is_standard, opset, read},
 };

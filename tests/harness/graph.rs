@@ -2,7 +2,7 @@
 
 use rten_onnx::onnx::{DataType, GraphProto, ModelProto, ValueInfoProto};
 use skincell_onnx::build;
-pub(crate) use skincell_onnx::build::{attribute_ints as ints, node, tensor};
+pub(crate) use skincell_onnx::build::{ints_attribute as ints, node, tensor};
 
 /// A model with this graph, of operator set 17.
 pub(crate) fn model(graph: GraphProto) -> ModelProto {

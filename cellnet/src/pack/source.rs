@@ -29,8 +29,6 @@ pub(super) struct Declared {
 /// Reads the graph at `path`.
 pub(super) fn read(path: &Path) -> Result<Source, PackError> {
     let file = skincell_onnx::read(path)?;
-    let is_standard = |domain: Option<&str>| domain.unwrap_or_default().is_empty();
-    let standard = file.opsets.iter().find(|set| is_standard(set.domain.as_deref()));
     let mut constants = HashMap::new();
     for (name, constant) in file.constants {
         let constant = numbers(&name, constant)?;
@@ -41,7 +39,7 @@ pub(super) fn read(path: &Path) -> Result<Source, PackError> {
         constants,
         inputs: file.inputs.iter().map(declared).collect::<Result<_, _>>()?,
         outputs: file.outputs.into_iter().filter_map(|output| output.name).collect(),
-        opset: standard.and_then(|set| set.version).unwrap_or(0),
+        opset: skincell_onnx::opset(&file.opsets).unwrap_or(0),
     })
 }
 

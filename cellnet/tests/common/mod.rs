@@ -8,7 +8,7 @@ use rten_onnx::onnx::{
 };
 use skincell_onnx::build::{self, value};
 pub use skincell_onnx::build::{
-    attribute_int as int, attribute_ints as ints, attribute_text as text, integers,
+    int_attribute as int, integers, ints_attribute as ints, text_attribute as text,
 };
 
 /// A constant of floats, computed from each index.

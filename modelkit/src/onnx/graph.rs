@@ -10,8 +10,7 @@ use rten_onnx::onnx::{AttributeProto, NodeProto, OperatorSetIdProto, TensorProto
 use skincell_onnx::Constant;
 use skincell_onnx::build::DataType;
 pub(crate) use skincell_onnx::build::{
-    attribute_float as float_attribute, attribute_int as int_attribute,
-    attribute_ints as ints_attribute, value as typed_value_info,
+    float_attribute, int_attribute, ints_attribute, value as typed_value_info,
 };
 
 /// An ONNX graph with its weights in memory.
@@ -96,10 +95,7 @@ pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
 impl Graph {
     /// Version of the standard operators the graph is written in.
     pub(crate) fn opset(&self) -> i64 {
-        let standard = |o: &&OperatorSetIdProto| {
-            matches!(o.domain.as_deref().unwrap_or_default(), "" | "ai.onnx")
-        };
-        self.opsets.iter().find(standard).and_then(|o| o.version).unwrap_or(1)
+        skincell_onnx::opset(&self.opsets).unwrap_or(1)
     }
 
     /// The node that makes a value.

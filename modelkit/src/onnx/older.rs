@@ -1,9 +1,9 @@
 //! Brings graphs of the standard operator sets 7 to 10 to set 11, in which parameters that were attributes
 //! are inputs. Operators whose meaning did not change between these sets are left as they are.
 
-use rten_onnx::onnx::{AttributeProto, NodeProto, OperatorSetIdProto};
+use rten_onnx::onnx::{AttributeProto, NodeProto};
 use skincell_onnx::Constant;
-use skincell_onnx::build::attribute_text;
+use skincell_onnx::build::text_attribute;
 
 use crate::onnx::graph::{Graph, int, label, op};
 
@@ -37,9 +37,8 @@ pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
             *held = node;
         }
     }
-    let standard =
-        |o: &&mut OperatorSetIdProto| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx"));
-    graph.opsets.iter_mut().filter(standard).for_each(|set| set.version = Some(TO));
+    let standard = graph.opsets.iter_mut().filter(|set| skincell_onnx::is_standard(set));
+    standard.for_each(|set| set.version = Some(TO));
     Ok(())
 }
 
@@ -97,14 +96,15 @@ fn resize(graph: &mut Graph, node: &mut NodeProto) {
     set_input(graph, node, 1, "resize/region", Constant::f32(&[0], &[]));
     node.input.truncate(2);
     node.input.push(scales);
-    node.attribute.push(attribute_text("coordinate_transformation_mode", "asymmetric"));
-    node.attribute.push(attribute_text("nearest_mode", "floor"));
+    node.attribute.push(text_attribute("coordinate_transformation_mode", "asymmetric"));
+    node.attribute.push(text_attribute("nearest_mode", "floor"));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::onnx::graph::{int_attribute, ints_attribute, value_info};
+    use rten_onnx::onnx::OperatorSetIdProto;
     use std::collections::BTreeMap;
 
     fn graph(nodes: Vec<NodeProto>, version: i64) -> Graph {

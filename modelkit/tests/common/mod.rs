@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rten_onnx::onnx::{DataType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use skincell_modelkit::{PrepareError, PrepareOptions, Report, parse_labels, prepare};
 use skincell_onnx::build::{self, value};
-pub use skincell_onnx::build::{attribute_ints as ints, node, tensor};
+pub use skincell_onnx::build::{ints_attribute as ints, node, tensor};
 
 /// Channels of the last convolution of [`classifier`].
 pub const CHANNELS: usize = 16;

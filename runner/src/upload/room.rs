@@ -6,7 +6,7 @@
 //! nothing comes before one that does. Numbers only; bytes are `upload`'s.
 
 use crate::timeouts::{Timeouts, pace_for};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -210,10 +210,13 @@ impl State {
         self.bodies.values().map(|body| body.held).sum()
     }
 
-    /// Bytes that bodies of an address hold.
-    fn of(&self, address: Option<IpAddr>) -> u64 {
-        let own = self.bodies.values().filter(|body| body.address == address);
-        own.map(|body| body.held).sum()
+    /// Bytes that the bodies of each address hold, of addresses that hold any.
+    fn held_by_address(&self) -> HashMap<Option<IpAddr>, u64> {
+        let mut held = HashMap::new();
+        for body in self.bodies.values().filter(|body| body.held > 0) {
+            *held.entry(body.address).or_default() += body.held;
+        }
+        held
     }
 
     /// Says of each body whether it is slow, where that can be said anew.
@@ -249,8 +252,10 @@ impl State {
 
     /// Of those that wait and hold nothing, whoever comes next: an address that holds nothing comes first.
     fn next_in_line(&self) -> Option<u64> {
+        let held = self.held_by_address();
         let waiting = self.bodies.iter().filter(|(_, body)| body.waits && body.held == 0);
-        waiting.min_by_key(|(number, body)| (self.of(body.address) > 0, **number)).map(|(n, _)| *n)
+        let rank = |body: &Holder, number| (held.contains_key(&body.address), number);
+        waiting.min_by_key(|(number, body)| rank(body, **number)).map(|(number, _)| *number)
     }
 
     /// Lets a slow body go, or the last one to begin where all wait for each other; whether there was one.
@@ -262,7 +267,9 @@ impl State {
             return false;
         }
         let slow = held.iter().filter(|(_, body)| body.is_slow && !body.is_complete);
-        let slowest = slow.max_by_key(|(_, body)| (self.of(body.address), body.held));
+        let of_address = self.held_by_address();
+        let rank = |body: &Holder| (of_address.get(&body.address).copied(), body.held);
+        let slowest = slow.max_by_key(|(_, body)| rank(body));
         let stuck = held.iter().all(|(_, body)| body.waits);
         let chosen = match slowest {
             Some((number, _)) => Some((*number, LetGo::Slow)),

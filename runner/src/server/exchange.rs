@@ -18,7 +18,6 @@ use tokio::time::Instant;
 /// One connection's state.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    at_work: AtomicBool,
     unread: AtomicBool,
     /// Whether no more of the request is to be read.
     is_whole: AtomicBool,
@@ -52,7 +51,6 @@ impl Default for Exchange {
             bytes: 0,
         };
         Self {
-            at_work: AtomicBool::default(),
             unread: AtomicBool::default(),
             is_whole: AtomicBool::default(),
             client: Mutex::new(client),
@@ -63,7 +61,7 @@ impl Default for Exchange {
 impl Exchange {
     /// Whether a request was taken and its answer has not ended.
     pub(super) fn at_work(&self) -> bool {
-        self.at_work.load(Ordering::Acquire)
+        self.client().turn != Turn::Head
     }
 
     /// Whether no more of the request is to be read.
@@ -89,7 +87,6 @@ impl Exchange {
 
     /// A request's body; what is left of it when it is dropped is noted as unread.
     pub(super) fn incoming<B: Body>(self: &Arc<Self>, body: B) -> Incoming<B> {
-        self.at_work.store(true, Ordering::Release);
         let ended = body.is_end_stream();
         self.is_whole.store(ended, Ordering::Release);
         self.client().begin(Turn::Body, None);
@@ -125,11 +122,6 @@ impl Exchange {
         let is_now = client.since.is_some();
         let is_idle = is_now && client.turn == Turn::Head;
         Waited { time, is_now, is_idle, bytes: client.bytes }
-    }
-
-    /// Whether no request is at work.
-    pub(super) fn is_idle(&self) -> bool {
-        self.client().turn == Turn::Head
     }
 
     /// Whether a request is at work whose answer has not begun.
@@ -266,7 +258,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
 impl<B> Drop for Outgoing<B> {
     fn drop(&mut self) {
-        self.exchange.at_work.store(false, Ordering::Release);
         self.exchange.client().begin(Turn::Head, Some(Instant::now()));
     }
 }

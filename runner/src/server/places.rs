@@ -163,7 +163,7 @@ impl Places {
 
     /// Ends every connection whose client reads its answer, or sends its body, too slowly for others to wait.
     pub(super) fn end_slow(&self) {
-        self.end_overdue_among(|seat| !seat.exchange.is_idle());
+        self.end_overdue_among(|seat| seat.exchange.at_work());
     }
 
     /// Ends every connection whose client is overdue: nobody is waited for when the service stops.

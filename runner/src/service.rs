@@ -15,6 +15,7 @@ use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::problem::Problem;
 use crate::request_id;
+use crate::routes::Match;
 use crate::sandbox::{CompileCache, Failure, Instances, Limits, Output, ReplyBody, Sandbox};
 use crate::settings::Settings;
 use crate::spin_headers;
@@ -24,7 +25,7 @@ use crate::upload::Uploads;
 use anyhow::Context;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use std::net::SocketAddr;
@@ -63,19 +64,15 @@ struct Component {
 /// An answer: the runner's own, or a component's that may still be coming.
 pub type Answer = Response<Either<Full<Bytes>, ReplyBody>>;
 
-/// What must be known of a request to refuse it.
+/// What is known of a request once its head is read: worked out once, whatever becomes of it.
 pub(crate) struct Asked {
-    method: Method,
-    target: Uri,
+    start: Instant,
     id: String,
-}
-
-impl Asked {
-    /// What is asked by a request with this head.
-    pub(crate) fn by(head: &Parts) -> Self {
-        let (method, target) = (head.method.clone(), head.uri.clone());
-        Self { method, target, id: request_id::of(&head.headers) }
-    }
+    method: Method,
+    /// Where it leads in the application, if it does.
+    found: Option<Match>,
+    /// The route it is answered under, as the manifest or we spell it; never a client's own words.
+    pub(crate) route: Option<String>,
 }
 
 /// How often idle models and tight memory are looked after.
@@ -197,6 +194,22 @@ impl Service {
         self.gauge.set_limit(budget);
     }
 
+    /// What is asked by a request with this head.
+    pub(crate) fn asked(&self, head: &Parts) -> Asked {
+        let path = head.uri.path();
+        let ours = admin::PATHS.iter().find(|known| **known == path);
+        let is_own = ours.is_some() && !self.admin_apart;
+        let found = if is_own { None } else { self.app.routes.find(path) };
+        let route = ours.map(|known| (*known).to_owned());
+        Asked {
+            start: Instant::now(),
+            id: request_id::of(&head.headers),
+            method: head.method.clone(),
+            route: route.or_else(|| found.as_ref().map(|found| found.route.clone())),
+            found,
+        }
+    }
+
     /// Answers one request. `client` is who sent it, where it came over a socket.
     ///
     /// Dropping the future stops whatever was begun.
@@ -204,30 +217,34 @@ impl Service {
     where
         B: Body<Data = Bytes>,
     {
-        let start = Instant::now();
-        let id = request_id::of(request.headers());
-        let method = request.method().clone();
-        let route = self.route(request.uri().path());
+        let (head, body) = request.into_parts();
+        let asked = self.asked(&head);
+        self.answer(Request::from_parts(head, body), &asked, client).await
+    }
+
+    /// The same of a request of which it is known what it asks.
+    pub(crate) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        asked: &Asked,
+        client: Option<SocketAddr>,
+    ) -> Answer
+    where
+        B: Body<Data = Bytes>,
+    {
         let own = if self.admin_apart {
             admin::spins(self, &request)
         } else {
             admin::answer(self, &request)
         };
-        let mut answer = match own {
+        let answer = match own {
             Some(answer) => answer.map(Either::Left),
-            None => match self.dispatch(request, &id, client).await {
+            None => match self.dispatch(request, asked, client).await {
                 Ok(answer) => answer,
-                Err(problem) => self.problem(&problem, &id),
+                Err(problem) => self.problem(&problem, &asked.id),
             },
         };
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            answer.headers_mut().insert(request_id::HEADER, value);
-        }
-        let (status, head_after) = (answer.status().as_u16(), start.elapsed());
-        self.metrics.answered(&method, route.as_deref(), status, head_after);
-        let trace_id = trace::current_id();
-        tracing::debug!(request_id = id, trace_id, %method, status, ?head_after, "answered");
-        answer
+        self.finished(answer, asked, asked.start.elapsed())
     }
 
     /// Answers one request to the admin port.
@@ -250,42 +267,41 @@ impl Service {
 
     /// What is answered to a request that did not get in, or lost its place.
     pub(crate) fn refuse(&self, asked: &Asked, problem: &Problem) -> Answer {
-        let mut answer = self.problem(problem, &asked.id);
-        if let Ok(value) = HeaderValue::from_str(&asked.id) {
-            answer.headers_mut().insert(request_id::HEADER, value);
-        }
-        let route = self.route(asked.target.path());
-        let status = answer.status().as_u16();
-        self.metrics.answered(&asked.method, route.as_deref(), status, Duration::ZERO);
-        answer
+        self.finished(self.problem(problem, &asked.id), asked, Duration::ZERO)
     }
 
-    /// The route a path is answered under, as the manifest or we spell it; never a client's own words.
-    pub(crate) fn route(&self, path: &str) -> Option<String> {
-        let ours =
-            admin::PATHS.iter().find(|known| **known == path).map(|known| (*known).to_owned());
-        ours.or_else(|| self.app.routes.find(path).map(|found| found.route))
+    /// Names the request in its answer, and counts it.
+    fn finished(&self, mut answer: Answer, asked: &Asked, head_after: Duration) -> Answer {
+        let Asked { id, method, route, .. } = asked;
+        if let Ok(value) = HeaderValue::from_str(id) {
+            answer.headers_mut().insert(request_id::HEADER, value);
+        }
+        let status = answer.status().as_u16();
+        self.metrics.answered(method, route.as_deref(), status, head_after);
+        let trace_id = trace::current_id();
+        tracing::debug!(request_id = id, trace_id, %method, status, ?head_after, "answered");
+        answer
     }
 
     async fn dispatch<B>(
         &self,
         request: Request<B>,
-        id: &str,
+        asked: &Asked,
         client: Option<SocketAddr>,
     ) -> Result<Answer, Problem>
     where
         B: Body<Data = Bytes>,
     {
-        let path = request.uri().path();
-        let found = self.app.routes.find(path).ok_or_else(|| Problem::NoRoute(shortened(path)))?;
+        let no_route = || Problem::NoRoute(shortened(request.uri().path()));
+        let found = asked.found.as_ref().ok_or_else(no_route)?;
         let trigger = self.app.triggers.get(found.target);
         let component = match trigger.map(|trigger| &trigger.target) {
             Some(Target::Component(index)) => self.components.get(*index),
             Some(Target::Static(response)) => return Ok(static_answer(response)),
             None => None,
         };
-        let component = component.ok_or_else(|| Problem::NoRoute(shortened(path)))?;
-        let request = spin_headers::prepare(request, &found, id, client)?;
+        let component = component.ok_or_else(no_route)?;
+        let request = spin_headers::prepare(request, found, &asked.id, client)?;
         let (head, body) = request.into_parts();
         let need = self.plan.need(component.grants.activation());
         let weight = if body.is_end_stream() { Weight::Light } else { Weight::Full };
@@ -303,7 +319,7 @@ impl Service {
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
         let hold = self.ledger.hold_answer(most);
-        let (metrics, id) = (Arc::clone(&self.metrics), id.to_owned());
+        let (metrics, id) = (Arc::clone(&self.metrics), asked.id.clone());
         let broke_off = Box::new(move || {
             metrics.failed("broke-off");
             tracing::warn!(request_id = id, "the component's answer broke off after its head");

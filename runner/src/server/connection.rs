@@ -13,7 +13,7 @@ use super::{MAX_HEAD_BYTES, Port, ServerSettings, Stopping};
 use crate::admission;
 use crate::door::Refusal;
 use crate::problem::Problem;
-use crate::service::{Answer, Asked, Service};
+use crate::service::{Answer, Service};
 use crate::spin_headers::Encrypted;
 use crate::trace::Recording;
 use bytes::Bytes;
@@ -163,7 +163,7 @@ impl Serving {
         if settings.tls.is_some() {
             head.extensions.insert(Encrypted);
         }
-        let asked = Asked::by(&head);
+        let asked = service.asked(&head);
         let full = || service.refuse(&asked, &Problem::Busy(admission::Refusal::Connections));
         let is_probe = settings.door.is_probe(head.uri.path());
         if place.for_probes && !is_probe {
@@ -173,16 +173,13 @@ impl Serving {
         let admitted = settings.door.admit(&head, client, !body.is_end_stream());
         let wanted = admitted.is_ok() && !is_probe;
         let tracer = settings.tracer.as_ref().filter(|_| wanted);
-        let recording = tracer.and_then(|tracer| {
-            let route = service.route(head.uri.path());
-            tracer.begin(&mut head, route)
-        });
+        let recording = tracer.and_then(|tracer| tracer.begin(&mut head, asked.route.clone()));
         let mut answer = match admitted {
             Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
             Err(Refusal::Problem(problem)) => service.refuse(&asked, &problem),
             Ok(from) => {
                 head.extensions.insert(from);
-                let work = service.handle(Request::from_parts(head, body), Some(client));
+                let work = service.answer(Request::from_parts(head, body), &asked, Some(client));
                 let work = async {
                     match &recording {
                         Some(recording) => recording.scope(work).await,

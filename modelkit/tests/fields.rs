@@ -20,7 +20,7 @@ fn with_age() -> ModelProto {
     graph.input.push(float_value("age", &[1, 1]));
     graph.node.pop();
     let mut joined = node("Concat", &["f", "age"], "joined");
-    joined.attribute = vec![skincell_onnx::build::attribute_int("axis", 1)];
+    joined.attribute = vec![skincell_onnx::build::int_attribute("axis", 1)];
     graph.node.extend([
         joined,
         node("Gemm", &["joined", "hidden", "hidden_b"], "h"),

@@ -9,20 +9,17 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::expected::{Expected, largest};
+use common::expected::{Expected, largest, photos, reference};
 use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{CamTarget, Report, parse_labels, prepare};
 use skincell_vision::card::{Basis, Card, Target};
 use skincell_vision::gradcam::heatmap;
-use skincell_vision::photo::Photo;
 use skincell_vision::rank::probabilities;
-use skincell_vision::tensor::from_photo;
 
-const SIDE: usize = 32;
 const PHOTOS: usize = 3;
 const CLASSES: usize = 4;
 /// Of the largest value; the engines compute in float32.
@@ -41,22 +38,14 @@ const FOR_CELLNET: &[&str] = &[
     "temperature",
 ];
 
-fn reference() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
-}
-
 /// Largest differences of probabilities and maps, and the number of maps that are not blank.
 fn compare(folder: &Path, model: &mut Served, card: &Card) -> (f32, f32, usize) {
     let expected = Expected::read(folder);
-    let photos = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
     let map = card.gradcam.as_ref().expect("a map");
     let key = if map.target == Target::Conv { "conv" } else { "act" };
     let (mut off, mut maps, mut shown) = (0.0_f32, 0.0_f32, 0);
-    for index in 0..PHOTOS {
-        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
-        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
-        let tensor = from_photo(&photo, &card.input).expect("a tensor");
-        let outcome = model.run(&tensor).expect("runs");
+    for (index, tensor) in photos(&card.input, PHOTOS).iter().enumerate() {
+        let outcome = model.run(tensor).expect("runs");
         let found = probabilities(&outcome.scores, &card.output).expect("finite");
         off = off.max(largest(&found, expected.part("probabilities", &[index])));
         let cam = outcome.cam.expect("maps");

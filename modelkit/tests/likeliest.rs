@@ -6,41 +6,29 @@
 
 mod common;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::expected::{Expected, largest};
+use common::expected::{Expected, largest, photos, reference};
 use skincell_engines::{Engine, Rten};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{parse_labels, prepare};
 use skincell_vision::card::{Basis, Card, MapClasses};
 use skincell_vision::gradcam::{GradCamError, heatmap};
-use skincell_vision::photo::Photo;
 use skincell_vision::rank::{probabilities, rank};
-use skincell_vision::tensor::from_photo;
 
-const SIDE: usize = 32;
 const PHOTOS: usize = 3;
 const CLASSES: usize = 40;
 const LIKELIEST: usize = 10;
 const TOLERANCE: f32 = 2e-3;
 
-fn reference() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
-}
-
 /// The largest difference of the maps of the likeliest classes; the others are refused.
 fn compare(folder: &Path, model: &Served, card: &Card) -> f32 {
     let expected = Expected::read(folder);
-    let photos = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
     let map = card.gradcam.as_ref().expect("a map");
     let key = if map.basis == Basis::Logit { "logit" } else { "act" };
     let mut off = 0.0_f32;
-    for index in 0..PHOTOS {
-        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
-        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
-        let tensor = from_photo(&photo, &card.input).expect("a tensor");
-        let outcome = model.run(&tensor).expect("runs");
+    for (index, tensor) in photos(&card.input, PHOTOS).iter().enumerate() {
+        let outcome = model.run(tensor).expect("runs");
         let found = probabilities(&outcome.scores, &card.output).expect("finite");
         assert!(largest(&found, expected.part("probabilities", &[index])) < 1e-4);
         let cam = outcome.cam.expect("maps");

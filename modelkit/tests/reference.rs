@@ -11,18 +11,15 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::expected::{Expected, largest};
+use common::expected::{Expected, largest, photos, reference};
 use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::{Outcome, Served};
 use skincell_modelkit::{CamTarget, parse_labels, prepare};
 use skincell_vision::card::{Activation, Basis, Card, Form, GradCam, Target};
 use skincell_vision::gradcam::heatmap;
-use skincell_vision::photo::Photo;
 use skincell_vision::rank::probabilities;
-use skincell_vision::tensor::from_photo;
 
-const SIDE: usize = 32;
 const PHOTOS: usize = 5;
 const CLASSES: usize = 4;
 
@@ -32,7 +29,7 @@ const MAP_TOLERANCE: f32 = 2e-3;
 const PROBABILITY_TOLERANCE: f32 = 1e-5;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/fixtures")
+    reference().join("fixtures")
 }
 
 /// Prepares a fixture for a target and loads it into every engine that takes it.
@@ -73,15 +70,11 @@ struct Seen {
 fn compare(name: &str, model: &mut Served, card: &Card, basis: Basis) -> Seen {
     let folder = fixtures().join(name);
     let expected = Expected::read(&folder);
-    let photos = fs::read(fixtures().join("photos.u8")).expect("photos");
     let map = GradCam { basis, ..card.gradcam.clone().expect("a map") };
     let way = format!("{:?}/{basis:?}", map.target).to_lowercase();
     let mut seen = Seen::default();
-    for index in 0..PHOTOS {
-        let photo = &photos[index * SIDE * SIDE * 3..(index + 1) * SIDE * SIDE * 3];
-        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, photo.to_vec()).expect("a photo");
-        let photo = from_photo(&photo, &card.input).expect("a tensor");
-        let Outcome { scores, cam } = model.run(&photo).expect("runs");
+    for (index, photo) in photos(&card.input, PHOTOS).iter().enumerate() {
+        let Outcome { scores, cam } = model.run(photo).expect("runs");
         let cam = cam.expect("maps");
         let softmax = name == "head_logits";
         assert_eq!(card.output.form == Form::Logits, softmax, "{name}");

@@ -214,6 +214,18 @@ def halve(path):
     onnx.save(model, path)
 
 
+def keep(folder, found):
+    """Writes arrays, by name, as `expected.f32`, and where each begins as `expected.json`."""
+    entries, at, flat = {}, 0, []
+    for key, values in found.items():
+        values = np.stack(values)
+        entries[key] = {"shape": values.shape, "offset": at}
+        at += values.size
+        flat.append(values.ravel())
+    (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
+    (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
 def write(name, seed):
     head, parts, act, bias = NETS[name]
     torch.manual_seed(seed)
@@ -230,12 +242,12 @@ def write(name, seed):
         halve(folder / "model.onnx")
     net = net.double()
     kept = {}
-    keep = lambda key: lambda m, i, o: kept.__setitem__(key, o)
-    net.body.conv.register_forward_hook(keep("conv"))
+    catch = lambda key: lambda m, i, o: kept.__setitem__(key, o)
+    net.body.conv.register_forward_hook(catch("conv"))
     where = net.parts[0] if name == "branches" else net.body.act
-    where.register_forward_hook(keep("act"))
+    where.register_forward_hook(catch("act"))
     if name == "gate":
-        net.parts[0].register_forward_hook(keep("act"))
+        net.parts[0].register_forward_hook(catch("act"))
     if name == "layer_norm_of_places":
         net.parts[0].register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
     found = {"probabilities": [], "conv": [], "act": []}
@@ -252,14 +264,7 @@ def write(name, seed):
                 order = (0, 3, 1, 2) if last else (0, 1, 2, 3)
                 maps.append(finished(t.permute(*order), g.permute(*order)))
             found[key].append(np.stack(maps))
-    entries, at, flat = {}, 0, []
-    for key, values in found.items():
-        values = np.stack(values)
-        entries[key] = {"shape": values.shape, "offset": at}
-        at += values.size
-        flat.append(values.ravel())
-    (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
-    (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
+    keep(folder, found)
     print(name, np.round(found["probabilities"][0], 3))
 
 

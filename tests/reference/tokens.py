@@ -9,7 +9,6 @@ those of the photo left out. Writes tests/reference/heads.
 
 import contextlib
 import io
-import json
 import sys
 import warnings
 
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from heads import CLASSES, OUT, SIDE, finished, photos
+from heads import CLASSES, OUT, SIDE, finished, keep, photos
 
 warnings.filterwarnings("ignore")
 
@@ -220,17 +219,6 @@ def kept_maps(net, shown, before, activation):
                 maps.append(finished(as_map(kept["act"], before), as_map(g, before)))
             found[key].append(np.stack(maps))
     return found
-
-
-def keep(folder, found):
-    entries, at, flat = {}, 0, []
-    for key, values in found.items():
-        values = np.stack(values)
-        entries[key] = {"shape": values.shape, "offset": at}
-        at += values.size
-        flat.append(values.ravel())
-    (folder / "expected.f32").write_bytes(np.concatenate(flat).astype("<f4").tobytes())
-    (folder / "expected.json").write_text(json.dumps(entries, indent=1) + "\n")
 
 
 class Labels(nn.Module):

@@ -230,7 +230,7 @@ def write(name, seed):
     tokens.export(net, folder / "model.onnx", False, False)
     found = tokens.kept_maps(net, shown, 1 if name == "clip" else 0, lambda z: F.softmax(z, 0))
     del found["logit"]
-    tokens.keep(folder, found)
+    heads.keep(folder, found)
     print(name, np.round(found["probabilities"][0], 3))
 
 

@@ -2,9 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use skincell_vision::card::Input;
+use skincell_vision::photo::Photo;
+use skincell_vision::tensor::{PhotoTensor, from_photo};
+
+/// Columns and rows of the photos that fixtures are made with.
+const SIDE: usize = 32;
+
+/// The folder of the recipes and their fixtures.
+pub fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
+}
+
+/// The first `count` photos that fixtures are made with, as an input takes them.
+pub fn photos(input: &Input, count: usize) -> Vec<PhotoTensor> {
+    let pixels = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
+    let tensor = |pixels: &[u8]| {
+        let photo = Photo::from_rgb(SIDE as u32, SIDE as u32, pixels.to_vec()).expect("a photo");
+        from_photo(&photo, input).expect("a tensor")
+    };
+    let photos: Vec<_> = pixels.chunks_exact(SIDE * SIDE * 3).take(count).map(tensor).collect();
+    assert_eq!(photos.len(), count, "photos");
+    photos
+}
 
 /// Where an array begins in `expected.f32`, in elements, and its shape.
 #[derive(Deserialize)]

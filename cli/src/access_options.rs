@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
+use skincell_runner::access::{Access, Cors, Rate, Rules, Tokens};
 use skincell_runner::app::App;
-use skincell_runner::door::{Cors, Door, Rate, Rules, Tokens};
 use skincell_runner::server::Tls;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -71,9 +71,9 @@ impl AccessOptions {
     ///
     /// # Errors
     /// A message with the invalid flag.
-    pub fn access(&self, app: &App) -> anyhow::Result<Arc<Door>> {
+    pub fn access(&self, app: &App) -> anyhow::Result<Access> {
         let tokens = self.tokens_file.as_deref().map(Tokens::read).transpose();
-        Ok(Arc::new(Door::new(Rules {
+        Ok(Access::new(Rules {
             tokens: tokens.context("--tokens-file")?,
             open: app.open_routes()?,
             cors: Cors::new(&self.cors_origin).context("--cors-origin")?,
@@ -81,7 +81,7 @@ impl AccessOptions {
             trusted_proxies: self.trusted_proxy.clone(),
             is_tls: self.tls_cert.is_some(),
             admin_apart: self.admin_listen.is_some(),
-        })))
+        }))
     }
 
     /// Connections allowed for one address.

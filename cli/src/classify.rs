@@ -16,6 +16,8 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use report::{Form, Outcome, Report};
 use serde_json::Value;
+use skincell_runner::access::Access;
+use skincell_runner::handler::Handler;
 use skincell_runner::service::Service;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -87,13 +89,14 @@ impl Classify {
         let target = self.target();
         runtime()?.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
+            let handler = Arc::new(Handler::new(Arc::clone(&service), Access::default(), None));
             let mut waiting = photos.into_iter();
             let mut tasks = VecDeque::new();
             loop {
                 // As many photos at once as the service has permits; results are shown in the given order.
                 while tasks.len() < service.plan().concurrency {
                     let Some(photo) = waiting.next() else { break };
-                    tasks.push_back(tokio::spawn(ask(Arc::clone(&service), photo, target.clone())));
+                    tasks.push_back(tokio::spawn(ask(Arc::clone(&handler), photo, target.clone())));
                 }
                 let Some(task) = tasks.pop_front() else { break };
                 report.add(task.await?)?;
@@ -130,24 +133,24 @@ impl Classify {
 }
 
 /// Reads one photo and posts it to the component.
-async fn ask(service: Arc<Service>, photo: PathBuf, target: String) -> Outcome {
+async fn ask(handler: Arc<Handler>, photo: PathBuf, target: String) -> Outcome {
     let path = photo.clone();
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     let file = read.map_err(anyhow::Error::from).and_then(|read| Ok(Bytes::from(read?)));
     match file {
-        Ok(file) => Outcome { answer: post(&service, file.clone(), &target).await, photo, file },
+        Ok(file) => Outcome { answer: post(&handler, file.clone(), &target).await, photo, file },
         Err(error) => Outcome { answer: Err(error), photo, file: Bytes::new() },
     }
 }
 
 /// Posts a photo to the component and returns its JSON answer.
-async fn post(service: &Service, file: Bytes, target: &str) -> anyhow::Result<Value> {
+async fn post(handler: &Handler, file: Bytes, target: &str) -> anyhow::Result<Value> {
     let request = Request::post(target)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, file.len())
         .body(Full::new(file))?;
-    let answer = service.handle(request, None).await;
+    let answer = handler.handle_local(request).await;
     let status = answer.status();
     let body = answer.into_body().collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("the answer was cut off: {error}"))?.to_bytes();

@@ -6,7 +6,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Args;
 use skincell_modelkit::pack::is_packed;
-use skincell_runner::admission::LIGHT_SLOTS;
+use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
 use skincell_runner::app::{self, Additions, App, Values};
 use skincell_runner::build;
 use skincell_runner::memory::MemoryLimit;
@@ -166,7 +166,7 @@ fn pack_models(app: &App) -> anyhow::Result<()> {
 /// there is one more worker than such requests; a request that becomes long work moves to its own thread.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(LIGHT_SLOTS + 1)
+        .worker_threads(HIGH_PRIORITY_PERMITS + 1)
         .enable_all()
         .build()
         .context("cannot start the runtime")

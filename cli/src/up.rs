@@ -5,6 +5,7 @@ use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
 use skincell_runner::app::App;
+use skincell_runner::handler::Handler;
 use skincell_runner::output_queue;
 use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, HangUps, ServerSettings};
@@ -116,7 +117,8 @@ impl Up {
         let app = self.run.load()?;
         let settings = self.settings()?;
         let start = Instant::now();
-        let server_settings = self.server_settings(&app)?;
+        let (access, tracer) = (self.access.access(&app)?, tracer(&app)?);
+        let server_settings = self.server_settings()?;
         let runtime = runtime()?;
         runtime.block_on(async {
             let hang_ups = HangUps::new()?;
@@ -144,7 +146,8 @@ impl Up {
             if let Some(warning) = self.access.warning(address) {
                 tracing::warn!("{warning}");
             }
-            server::serve(service, listener, admin, &server_settings, stop, hang_ups).await
+            let handler = Arc::new(Handler::new(service, access, tracer));
+            server::serve(handler, listener, admin, &server_settings, stop, hang_ups).await
         })?;
         // A run of a model cannot be stopped, so the process does not wait for it.
         runtime.shutdown_background();
@@ -172,18 +175,11 @@ impl Up {
         })
     }
 
-    fn server_settings(&self, app: &App) -> anyhow::Result<ServerSettings> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let traces = TraceSettings::read(variable, &app.name, &app.version)?;
-        let tracer = traces.map(Tracer::new).transpose().context("cannot send traces")?;
-        let tls = self.access.tls()?;
-        let (door, drain_timeout) = (self.access.access(app)?, self.drain_timeout);
+    fn server_settings(&self) -> anyhow::Result<ServerSettings> {
         Ok(ServerSettings {
-            drain_timeout,
+            drain_timeout: self.drain_timeout,
             connections_per_address: self.access.connections_per_address(),
-            door,
-            tls,
-            tracer,
+            tls: self.access.tls()?,
             ..ServerSettings::default()
         })
     }
@@ -230,6 +226,13 @@ impl Up {
         eprintln!("{metadata:#}");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A tracer, if the environment names a collector.
+fn tracer(app: &App) -> anyhow::Result<Option<Tracer>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let traces = TraceSettings::read(variable, &app.name, &app.version)?;
+    traces.map(Tracer::new).transpose().context("cannot send traces")
 }
 
 /// Prints a line through the output queue, so that a slow reader does not block the server.

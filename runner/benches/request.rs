@@ -15,10 +15,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use skincell_engines::{Cellnet, Dtype, Engine, Model, OnnxRuntime, Rten, Source, Tensor};
+use skincell_runner::access::Access;
 use skincell_runner::app::{self, Additions};
+use skincell_runner::handler::Handler;
 use skincell_runner::service::Service;
 use skincell_runner::settings::Settings;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// The photo that is asked about, and the model's input: float32, as its card says.
@@ -37,18 +40,20 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads")
 }
 
-fn serve(folder: &Path) -> Service {
+fn serve(folder: &Path) -> Handler {
     let app = app::load(folder, &Additions::default()).expect("an application");
-    Service::start(app, &Settings { threads: 1, ..Settings::default() }).expect("a service")
+    let settings = Settings { threads: 1, ..Settings::default() };
+    let service = Service::start(app, &settings).expect("a service");
+    Handler::new(Arc::new(service), Access::default(), None)
 }
 
 /// Sends `body` to `path` and waits for the end of the answer, which has to be 200.
-async fn ask(service: &Service, path: &str, body: &Bytes) -> Bytes {
+async fn ask(handler: &Handler, path: &str, body: &Bytes) -> Bytes {
     let method = if body.is_empty() { "GET" } else { "POST" };
     let request = Request::builder().method(method).uri(path);
     let request = request.header("host", "bench").header("content-type", "image/jpeg");
     let request = request.body(Full::new(body.clone()));
-    let answer = service.handle(request.expect("a request"), None).await;
+    let answer = handler.handle_local(request.expect("a request")).await;
     assert_eq!(answer.status(), 200, "{path}");
     answer.into_body().collect().await.expect("an answer to its end").to_bytes()
 }

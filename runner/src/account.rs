@@ -13,7 +13,7 @@
 //! Sizes that wasmtime does not tell are bounded from above; `tests/cases/bad_guests.rs` compares the sum
 //! with what the kernel counts.
 
-use crate::memory::Elsewhere;
+use crate::memory::TrackedBytes;
 use http::HeaderMap;
 use std::any::Any;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub enum Overdrawn {
 pub(crate) struct Charge {
     charged: Arc<AtomicU64>,
     bytes: u64,
-    _counted: Elsewhere,
+    _counted: TrackedBytes,
 }
 
 impl Drop for Charge {
@@ -146,7 +146,7 @@ impl InstanceAccount {
             return Err(overdrawn);
         }
         self.charged.fetch_add(bytes, Ordering::Relaxed);
-        let mut counted = Elsewhere::default();
+        let mut counted = TrackedBytes::default();
         counted.grow(bytes);
         Ok(Charge { charged: Arc::clone(&self.charged), bytes, _counted: counted })
     }

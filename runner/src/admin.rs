@@ -16,8 +16,18 @@ use std::collections::BTreeMap;
 /// Where they are, as far as they are not Spin's own.
 pub(crate) const PATHS: [&str; 4] = ["/healthz", "/readyz", "/memory", "/metrics"];
 
-/// Answers `request` if it is for the runner itself.
+/// Answers a request to the application's port if it is for the runner itself. Where the runner has a port of
+/// its own, only Spin's paths stay here.
 pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    let is_spins = request.uri().path().starts_with("/.well-known/spin/");
+    (is_spins || !service.admin_apart).then(|| answer_all(service, request)).flatten()
+}
+
+/// Answers a request if it is for the runner itself, whatever the port.
+pub(crate) fn answer_all<B>(
+    service: &Service,
+    request: &Request<B>,
+) -> Option<Response<Full<Bytes>>> {
     let get = |answer: &dyn Fn() -> Response<Full<Bytes>>| Some(checked(request, answer));
     match request.uri().path() {
         "/healthz" => get(&|| plain(StatusCode::OK, "ok")),
@@ -29,12 +39,6 @@ pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Respo
         path if path.starts_with("/.well-known/spin/") => Some(plain(StatusCode::NOT_FOUND, "")),
         _ => None,
     }
-}
-
-/// The same where the runner's own endpoints are on another port: Spin's stay with the application.
-pub(crate) fn spins<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
-    let is_spins = request.uri().path().starts_with("/.well-known/spin/");
-    is_spins.then(|| answer(service, request)).flatten()
 }
 
 /// What Spin says of an application under the same path.

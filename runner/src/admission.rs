@@ -1,8 +1,8 @@
-//! The line at the door: a request is let in when a slot is free and what it may take still fits the
-//! budget; so many may wait, so long; the rest are told to come back.
+//! A bounded queue for requests: each starts when a permit is free and the memory it may take fits the budget.
 //!
-//! Whoever drops its place, such as a client that hangs up, leaves the line at once. Requests without a
-//! body, such as health checks, have slots of their own and stand in front.
+//! A limited number may wait for a limited time; the others are refused and told to retry. A request whose
+//! future is dropped, because its client has hung up, leaves the queue at once. Requests without a body, such
+//! as health checks, have permits of their own and go first.
 
 use crate::memory::{Gauge, Ledger, Level, Need, Reservation};
 use std::collections::VecDeque;
@@ -10,36 +10,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Slots for requests without a body, beside all others.
-pub const LIGHT_SLOTS: usize = 2;
+/// Permits for requests of high priority, in addition to the others.
+pub const HIGH_PRIORITY_PERMITS: usize = 2;
 
-/// What a request is to the door.
+/// A request's place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weight {
-    /// It brings a body.
-    Full,
-    /// It brings none: short, as a rule, and not to wait behind those that bring one.
-    Light,
+pub enum Priority {
+    /// For requests with a body.
+    Normal,
+    /// For requests without one: usually short, they do not wait for the others.
+    High,
 }
 
-/// How the door is kept.
+/// The queue's limits.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// Requests at work at the same time.
-    pub slots: usize,
+    pub permits: usize,
     /// Requests that may wait.
     pub length: usize,
-    /// How long they may.
-    pub patience: Duration,
+    /// How long each may wait.
+    pub timeout: Duration,
 }
 
-/// Frees memory of something idle; whether there was something.
+/// Frees the memory of something idle; false if everything is in use.
 pub type MakeRoom = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// The door.
-pub struct Admission(Arc<Door>);
+/// The queue of requests.
+pub struct Admission(Arc<Queue>);
 
-struct Door {
+struct Queue {
     rules: Rules,
     ledger: Arc<Ledger>,
     gauge: Arc<Gauge>,
@@ -49,30 +49,30 @@ struct Door {
 
 #[derive(Default)]
 struct State {
-    full: usize,
-    light: usize,
-    line: VecDeque<Waiter>,
+    normal: usize,
+    high: usize,
+    waiting: VecDeque<Waiter>,
 }
 
 struct Waiter {
     need: Need,
-    weight: Weight,
-    start: oneshot::Sender<Slot>,
+    priority: Priority,
+    start: oneshot::Sender<Permit>,
 }
 
-/// Why a request was not let in.
+/// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// As many are waiting as may.
+    /// The queue is full.
     #[error("{length} requests are waiting already")]
     Full {
-        /// How many may wait.
+        /// Requests that may wait.
         length: usize,
     },
-    /// It waited as long as one may.
-    #[error("no slot came free within {0:?}")]
+    /// No permit came free in time.
+    #[error("no permit came free within {0:?}")]
     TooLong(Duration),
-    /// Every place for a connection is taken.
+    /// All connections are taken.
     #[error("as many clients are connected as there is room for")]
     Connections,
     /// One address has as many connections as it may.
@@ -81,15 +81,15 @@ pub enum Refusal {
     /// Memory is at its last line of defence.
     #[error("memory is at 95 % of its limit")]
     Memory,
-    /// It can never fit.
+    /// It does not fit, whatever is unloaded.
     #[error(
         "a request like this takes {needed} bytes at most, and {missing} of them are not in the \
          memory limit"
     )]
     NeverFits {
-        /// Bytes it would be promised.
+        /// Bytes that would be reserved for it.
         needed: u64,
-        /// Bytes there are too few.
+        /// Bytes that are missing.
         missing: u64,
     },
 }
@@ -109,107 +109,108 @@ impl Refusal {
     }
 }
 
-/// The right to be at work, until dropped.
-pub struct Slot {
-    door: Arc<Door>,
-    weight: Weight,
+/// Permission to run, until dropped.
+pub struct Permit {
+    queue: Arc<Queue>,
+    priority: Priority,
     reservation: Option<Reservation>,
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.reservation = None;
         {
-            let mut state = self.door.state();
-            match self.weight {
-                Weight::Full => state.full -= 1,
-                Weight::Light => state.light -= 1,
+            let mut state = self.queue.state();
+            match self.priority {
+                Priority::Normal => state.normal -= 1,
+                Priority::High => state.high -= 1,
             }
         }
-        Door::advance(&self.door);
+        Queue::advance(&self.queue);
     }
 }
 
 impl Admission {
-    /// A door by these rules, with `ledger` to promise from and `make_room` to call when it is short.
+    /// A queue with these limits, which reserves memory in `ledger` and calls `make_room` when that is short.
     #[must_use]
     pub fn new(rules: Rules, ledger: Arc<Ledger>, gauge: Arc<Gauge>, make_room: MakeRoom) -> Self {
-        Self(Arc::new(Door { rules, ledger, gauge, make_room, state: Mutex::default() }))
+        Self(Arc::new(Queue { rules, ledger, gauge, make_room, state: Mutex::default() }))
     }
 
-    /// Whether the next one would be refused: asked before a body is read for nothing.
+    /// Checks that a request would not be refused now, before its body is read.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn check(&self, need: Need, weight: Weight) -> Result<(), Refusal> {
+    pub fn check(&self, need: Need, priority: Priority) -> Result<(), Refusal> {
         let mut state = self.0.state();
-        self.0.refuse(&mut state, need, weight)
+        self.0.refuse(&mut state, need, priority)
     }
 
-    /// Waits for a slot.
+    /// Waits for a permit.
     ///
     /// # Errors
-    /// [`Refusal`], at once where the line is full or it is of no use to wait.
-    pub async fn enter(&self, need: Need, weight: Weight) -> Result<Slot, Refusal> {
+    /// [`Refusal`]: at once if the queue is full or waiting cannot help, else after the timeout.
+    pub async fn enter(&self, need: Need, priority: Priority) -> Result<Permit, Refusal> {
         let begun = {
             let mut state = self.0.state();
-            self.0.refuse(&mut state, need, weight)?;
+            self.0.refuse(&mut state, need, priority)?;
             let (start, begun) = oneshot::channel();
-            let waiter = Waiter { need, weight, start };
-            match weight {
-                Weight::Full => state.line.push_back(waiter),
-                Weight::Light => {
-                    let light = |waiter: &Waiter| waiter.weight == Weight::Light;
-                    let behind = state.line.iter().take_while(|waiter| light(waiter)).count();
-                    state.line.insert(behind, waiter);
+            let waiter = Waiter { need, priority, start };
+            match priority {
+                Priority::Normal => state.waiting.push_back(waiter),
+                Priority::High => {
+                    let is_high = |waiter: &Waiter| waiter.priority == Priority::High;
+                    let behind = state.waiting.iter().take_while(|waiter| is_high(waiter)).count();
+                    state.waiting.insert(behind, waiter);
                 }
             }
             begun
         };
-        Door::advance(&self.0);
-        let patience = self.0.rules.patience;
-        match tokio::time::timeout(patience, begun).await {
-            Ok(Ok(slot)) => Ok(slot),
-            // The sender is never dropped unsent, so only patience can run out.
-            Ok(Err(_)) | Err(_) => Err(Refusal::TooLong(patience)),
+        Queue::advance(&self.0);
+        let timeout = self.0.rules.timeout;
+        match tokio::time::timeout(timeout, begun).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The sender is never dropped unsent, so this is the timeout.
+            Ok(Err(_)) | Err(_) => Err(Refusal::TooLong(timeout)),
         }
     }
 
-    /// Lets in whoever fits by now: called from time to time, since memory may come free elsewhere.
+    /// Starts the requests that fit by now. It has to be called from time to time, because memory also comes free
+    /// elsewhere.
     pub fn advance(&self) {
-        Door::advance(&self.0);
+        Queue::advance(&self.0);
     }
 
     /// Requests at work.
     #[must_use]
     pub fn at_work(&self) -> usize {
         let state = self.0.state();
-        state.full + state.light
+        state.normal + state.high
     }
 
-    /// Requests in line.
+    /// Requests in the queue.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.state().line.len()
+        self.0.state().waiting.len()
     }
 }
 
-impl Door {
-    /// The state, without those who have left the line.
+impl Queue {
+    /// The state, without the requests whose clients have left.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.line.retain(|waiter| !waiter.start.is_closed());
+        state.waiting.retain(|waiter| !waiter.start.is_closed());
         state
     }
 
-    fn refuse(&self, state: &mut State, need: Need, weight: Weight) -> Result<(), Refusal> {
+    fn refuse(&self, state: &mut State, need: Need, priority: Priority) -> Result<(), Refusal> {
         if self.gauge.level() == Level::Full {
             return Err(Refusal::Memory);
         }
         let length = self.rules.length;
-        // Each weight has a line of its own to be full: a health check is not refused for photos that wait.
-        let ahead = state.line.iter().filter(|waiter| waiter.weight == weight).count();
-        let free = self.has_slot(state, weight) && ahead == 0;
+        // The length counts for each priority by itself: photos that wait do not get a health check refused.
+        let ahead = state.waiting.iter().filter(|waiter| waiter.priority == priority).count();
+        let free = self.has_permit(state, priority) && ahead == 0;
         if !free && ahead >= length {
             return Err(Refusal::Full { length });
         }
@@ -218,8 +219,8 @@ impl Door {
                 continue;
             }
             let never = self.ledger.never_fits(need).is_some();
-            if !never && state.full + state.light > 0 {
-                // The models in the way are at work; they can go when that has ended.
+            if !never && state.normal + state.high > 0 {
+                // The models that take the room are in use, and can be unloaded afterwards.
                 break;
             }
             let needed = need.instance.saturating_add(need.activation);
@@ -228,35 +229,35 @@ impl Door {
         Ok(())
     }
 
-    fn has_slot(&self, state: &State, weight: Weight) -> bool {
-        match weight {
-            Weight::Full => state.full < self.rules.slots,
-            Weight::Light => state.light < LIGHT_SLOTS,
+    fn has_permit(&self, state: &State, priority: Priority) -> bool {
+        match priority {
+            Priority::Normal => state.normal < self.rules.permits,
+            Priority::High => state.high < HIGH_PRIORITY_PERMITS,
         }
     }
 
-    /// Starts as many from the head of the line as have a slot and fit.
-    fn advance(door: &Arc<Self>) {
-        // A slot that nobody takes any more is dropped after the lock, which its end needs.
+    /// Starts requests from the head of the queue while they have a permit and fit.
+    fn advance(queue: &Arc<Self>) {
+        // The permit of a client that has left is dropped after the lock, which its `drop` takes.
         let mut untaken = Vec::new();
-        let mut state = door.state();
+        let mut state = queue.state();
         let mut position = 0;
-        while let Some(waiter) = state.line.get(position) {
-            let (need, weight) = (waiter.need, waiter.weight);
-            if !door.has_slot(&state, weight) {
-                // Those without a body need another kind of slot than those behind them.
+        while let Some(waiter) = state.waiting.get(position) {
+            let (need, priority) = (waiter.need, waiter.priority);
+            if !queue.has_permit(&state, priority) {
+                // A request behind it may have the other priority, which has permits of its own.
                 position += 1;
                 continue;
             }
-            let Some(reservation) = door.reserve(need) else { break };
-            let Some(waiter) = state.line.remove(position) else { break };
-            match weight {
-                Weight::Full => state.full += 1,
-                Weight::Light => state.light += 1,
+            let Some(reservation) = queue.reserve(need) else { break };
+            let Some(waiter) = state.waiting.remove(position) else { break };
+            match priority {
+                Priority::Normal => state.normal += 1,
+                Priority::High => state.high += 1,
             }
             let reservation = Some(reservation);
             untaken.extend(
-                waiter.start.send(Slot { door: Arc::clone(door), weight, reservation }).err(),
+                waiter.start.send(Permit { queue: Arc::clone(queue), priority, reservation }).err(),
             );
         }
         drop(state);
@@ -265,14 +266,14 @@ impl Door {
 
     fn reserve(&self, need: Need) -> Option<Reservation> {
         if self.gauge.level() >= Level::Tight {
-            // Whoever tidies up calls again.
+            // The caller of `advance` tries again later.
             return None;
         }
         loop {
             if let Some(reservation) = self.ledger.try_reserve(need) {
                 return Some(reservation);
             }
-            // Nothing but idle models may be in the way; requests at work are waited for.
+            // Only idle models are unloaded; memory of running requests is waited for.
             if !(self.make_room)() {
                 return None;
             }
@@ -282,76 +283,76 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission, Refusal, Rules, Weight};
+    use super::{Admission, Priority, Refusal, Rules};
     use crate::memory::{Budget, Gauge, Ledger, Need};
     use std::sync::Arc;
     use std::time::Duration;
 
     const NEED: Need = Need { instance: 10, activation: 0 };
 
-    fn door(slots: usize, length: usize, budget: Option<u64>) -> Admission {
-        let patience = Duration::from_secs(2);
+    fn queue(permits: usize, length: usize, budget: Option<u64>) -> Admission {
+        let timeout = Duration::from_secs(2);
         let gauge = Arc::new(Gauge::new(Budget::default()));
         let ledger = Arc::new(Ledger::new(budget, 0, 0));
-        Admission::new(Rules { slots, length, patience }, ledger, gauge, Box::new(|| false))
+        Admission::new(Rules { permits, length, timeout }, ledger, gauge, Box::new(|| false))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_line_has_an_end_and_a_patience() {
-        let door = door(1, 1, None);
-        let slot = door.enter(NEED, Weight::Full).await.unwrap();
-        let mut second = Box::pin(door.enter(NEED, Weight::Full));
+    async fn the_queue_has_a_length_and_a_timeout() {
+        let queue = queue(1, 1, None);
+        let permit = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let mut second = Box::pin(queue.enter(NEED, Priority::Normal));
         assert!(polled(&mut second).is_none(), "the second one waits");
-        assert_eq!((door.at_work(), door.waiting()), (1, 1));
+        assert_eq!((queue.at_work(), queue.waiting()), (1, 1));
         let full = Refusal::Full { length: 1 };
-        assert_eq!(door.check(NEED, Weight::Full), Err(full.clone()));
-        assert_eq!(door.enter(NEED, Weight::Full).await.err(), Some(full));
-        assert_eq!(door.waiting(), 1, "who was refused has left the line");
-        drop(slot);
-        let slot = second.await.unwrap();
-        assert_eq!((door.at_work(), door.waiting()), (1, 0));
-        let late = door.enter(NEED, Weight::Full).await.err();
+        assert_eq!(queue.check(NEED, Priority::Normal), Err(full.clone()));
+        assert_eq!(queue.enter(NEED, Priority::Normal).await.err(), Some(full));
+        assert_eq!(queue.waiting(), 1, "the refused request has left the queue");
+        drop(permit);
+        let permit = second.await.unwrap();
+        assert_eq!((queue.at_work(), queue.waiting()), (1, 0));
+        let late = queue.enter(NEED, Priority::Normal).await.err();
         assert_eq!(late, Some(Refusal::TooLong(Duration::from_secs(2))));
-        drop(slot);
-        assert_eq!((door.at_work(), door.waiting()), (0, 0));
+        drop(permit);
+        assert_eq!((queue.at_work(), queue.waiting()), (0, 0));
     }
 
     #[tokio::test]
-    async fn who_hangs_up_leaves_the_line() {
-        let door = door(1, 8, None);
-        let _slot = door.enter(NEED, Weight::Full).await.unwrap();
-        let mut second = Box::pin(door.enter(NEED, Weight::Full));
+    async fn a_request_that_is_dropped_leaves_the_queue() {
+        let queue = queue(1, 8, None);
+        let _permit = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let mut second = Box::pin(queue.enter(NEED, Priority::Normal));
         assert!(polled(&mut second).is_none());
         drop(second);
-        assert_eq!(door.waiting(), 0);
+        assert_eq!(queue.waiting(), 0);
     }
 
     #[tokio::test]
-    async fn what_does_not_fit_waits_and_what_never_fits_is_told() {
-        let door = door(4, 8, Some(25));
-        let first = door.enter(NEED, Weight::Full).await.unwrap();
-        let _second = door.enter(NEED, Weight::Full).await.unwrap();
-        let mut third = Box::pin(door.enter(NEED, Weight::Full));
-        assert!(polled(&mut third).is_none(), "there are slots, but no room");
+    async fn a_request_that_never_fits_is_refused_and_others_wait() {
+        let queue = queue(4, 8, Some(25));
+        let first = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let _second = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let mut third = Box::pin(queue.enter(NEED, Priority::Normal));
+        assert!(polled(&mut third).is_none(), "there are permits, but no room");
         drop(first);
-        assert!(polled(&mut third).is_some_and(|slot| slot.is_ok()));
+        assert!(polled(&mut third).is_some_and(|permit| permit.is_ok()));
         let vast = Need { instance: 20, activation: 6 };
         let refusal = Refusal::NeverFits { needed: 26, missing: 1 };
-        assert_eq!(door.enter(vast, Weight::Full).await.err(), Some(refusal));
+        assert_eq!(queue.enter(vast, Priority::Normal).await.err(), Some(refusal));
     }
 
     #[tokio::test]
     async fn a_request_without_a_body_does_not_wait_behind_those_with_one() {
-        let door = door(1, 1, None);
-        let slot = door.enter(NEED, Weight::Full).await.unwrap();
-        let mut waiting = Box::pin(door.enter(NEED, Weight::Full));
+        let queue = queue(1, 1, None);
+        let permit = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let mut waiting = Box::pin(queue.enter(NEED, Priority::Normal));
         assert!(polled(&mut waiting).is_none());
-        assert!(door.check(NEED, Weight::Full).is_err(), "the line is full of those with one");
-        let light = door.enter(NEED, Weight::Light).await.unwrap();
-        assert_eq!((door.at_work(), door.waiting()), (2, 1));
-        drop(light);
-        assert!(polled(&mut waiting).is_none(), "a light slot is not for it");
-        drop(slot);
+        assert!(queue.check(NEED, Priority::Normal).is_err(), "the queue is full");
+        let quick = queue.enter(NEED, Priority::High).await.unwrap();
+        assert_eq!((queue.at_work(), queue.waiting()), (2, 1));
+        drop(quick);
+        assert!(polled(&mut waiting).is_none(), "a permit of high priority is not for it");
+        drop(permit);
         assert!(polled(&mut waiting).is_some());
     }
 

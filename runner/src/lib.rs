@@ -6,9 +6,10 @@
 //! models/<name>/ ─ nn (mapped at first use) ─┘
 //! ```
 //!
-//! The main path is [`service::Service`]: read the manifest, compile, grant models, and for every
-//! request one fresh store and instance. What a photo or a class is, nobody here knows.
+//! [`service::Service`] is an application that was compiled and granted its models; [`handler::Handler`] is the
+//! list of what happens to a request. Photos and classes are left to the component.
 
+pub mod access;
 mod account;
 mod admin;
 pub mod admission;
@@ -16,7 +17,7 @@ pub mod allocator;
 pub mod app;
 pub mod build;
 pub mod compose;
-pub mod door;
+pub mod handler;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

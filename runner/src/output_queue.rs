@@ -95,8 +95,8 @@ impl OutputQueue {
     }
 
     /// Waits until all is written, but not longer than this.
-    pub fn finish(&self, patience: Duration) {
-        let until = Instant::now() + patience;
+    pub fn finish(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
         let mut state = self.0.state();
         while state.is_writing || !state.pieces.is_empty() {
             let left = until.saturating_duration_since(Instant::now());

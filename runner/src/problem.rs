@@ -4,8 +4,8 @@
 //! The component has its own, of the same form. Types are `urn:skincell:problem:<name>`: stable names,
 //! not addresses.
 
+use crate::access::{Denied, TokenError};
 use crate::admission::Refusal;
-use crate::door::TokenError;
 use crate::sandbox::Failure;
 use crate::upload::UploadError;
 use bytes::Bytes;
@@ -61,6 +61,16 @@ pub enum HeadError {
         "the request's head is longer than 16 KiB or has more than 100 fields; send less of it"
     )]
     TooLong,
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::OnlyProbes => Self::Busy(Refusal::Connections),
+            Denied::TooOften(wait) => Self::TooOften(wait),
+            Denied::Token(error) => Self::Token(error),
+        }
+    }
 }
 
 fn refusal_detail(refusal: &Refusal) -> String {
@@ -217,8 +227,8 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::{HeadError, Problem};
+    use crate::access::TokenError;
     use crate::admission::Refusal;
-    use crate::door::TokenError;
     use crate::sandbox::Failure;
     use crate::upload::UploadError;
     use std::time::Duration;

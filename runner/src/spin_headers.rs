@@ -1,25 +1,21 @@
 //! The headers that Spin gives a component with each request.
 
+use crate::access::Sender;
 use crate::problem::{HeadError, Problem};
 use crate::routes::Match;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, header};
-use std::net::SocketAddr;
-
-/// Marks a request that came over TLS.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Encrypted;
 
 /// Gives the component the headers that Spin gives, and none of a client's own that pretend to be.
 pub(crate) fn prepare<B>(
     mut request: Request<B>,
     found: &Match,
     id: &str,
-    client: Option<SocketAddr>,
+    sender: Option<Sender>,
 ) -> Result<Request<B>, Problem> {
     let host = host(&request)?;
     let target = request.uri().path_and_query().ok_or(Problem::Head(HeadError::Malformed))?;
-    let encrypted = request.extensions().get::<Encrypted>().is_some();
+    let encrypted = sender.is_some_and(|sender| sender.is_encrypted);
     let scheme = request.uri().scheme_str().unwrap_or(if encrypted { "https" } else { "http" });
     let full_url = format!("{scheme}://{host}{target}");
     let headers = request.headers_mut();
@@ -43,7 +39,7 @@ pub(crate) fn prepare<B>(
         ("x-request-id", &id.to_owned()),
     ];
     let fixed = fixed.map(|(name, value)| (name.to_owned(), value.clone()));
-    let client = client.map(|address| ("spin-client-addr".to_owned(), address.to_string()));
+    let client = sender.map(|sender| ("spin-client-addr".to_owned(), sender.address.to_string()));
     let named = named.map(|(name, value)| (name, value.clone()));
     for (name, value) in fixed.into_iter().chain(named).chain(client) {
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -78,6 +74,7 @@ fn host<B>(request: &Request<B>) -> Result<String, Problem> {
 #[cfg(test)]
 mod tests {
     use super::prepare;
+    use crate::access::Sender;
     use crate::problem::Problem;
     use crate::routes::Routes;
     use http::{HeaderValue, Request};
@@ -124,8 +121,9 @@ mod tests {
             .header("spin-anything", "forged")
             .body(())
             .unwrap();
-        let client = "127.0.0.1:9".parse().ok();
-        let headers = prepare(request, &found, "id-1", client).unwrap().headers().clone();
+        let address = "127.0.0.1:9".parse().unwrap();
+        let sender = Sender { address, is_encrypted: false, only_probes: false };
+        let headers = prepare(request, &found, "id-1", Some(sender)).unwrap().headers().clone();
         let expected = [
             ("spin-full-url", "http://example.test/user/7/photo?x=1"),
             ("spin-path-info", "/photo"),

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use skincell_runner::admission::LIGHT_SLOTS;
+use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
 use skincell_tests::client::{self, Request, get};
 use skincell_tests::{App, Runner, colours, photos};
 
@@ -142,7 +142,7 @@ fn a_guest_that_computes_holds_up_nobody() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--request-timeout", "2s"]);
     std::thread::scope(|scope| {
-        for _ in 0..LIGHT_SLOTS {
+        for _ in 0..HIGH_PRIORITY_PERMITS {
             scope.spawn(|| assert_eq!(get(&runner, "/guest/loop").status, 504));
         }
         answers_for_itself(&runner, 40);

@@ -1,4 +1,4 @@
-//! The budget over HTTP: what does not fit is refused at the start or at the door, models come and go,
+//! The budget over HTTP: what does not fit is refused at the start or by admission, models come and go,
 //! and what was accepted is finished.
 
 #![allow(clippy::unwrap_used, reason = "a test")]

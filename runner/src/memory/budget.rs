@@ -76,9 +76,9 @@ impl Followed {
     }
 }
 
-/// What the user asks for; `None` is left to the budget.
+/// The user's own choices; `None` leaves one to the budget.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wishes {
+pub struct Overrides {
     /// `--max-instance-memory`, in bytes.
     pub instance: Option<u64>,
     /// `--max-concurrency`.
@@ -144,10 +144,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`NoRoom`] where not even one request fits.
-    pub fn new(budget: &Budget, wishes: Wishes) -> Result<Self, NoRoom> {
+    pub fn new(budget: &Budget, overrides: Overrides) -> Result<Self, NoRoom> {
         let runner = ProcessMemory::now().private_bytes.saturating_add(SLACK);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        divide(budget.bytes, runner, cores, wishes)
+        divide(budget.bytes, runner, cores, overrides)
     }
 
     /// What is spoken for before any request, pages of mapped files aside.
@@ -181,7 +181,12 @@ impl Plan {
     }
 }
 
-fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Result<Plan, NoRoom> {
+fn divide(
+    budget: Option<u64>,
+    runner: u64,
+    cores: usize,
+    overrides: Overrides,
+) -> Result<Plan, NoRoom> {
     let eighth = budget.map_or(u64::MAX, |bytes| bytes / 8);
     let connections = usize::try_from(eighth / 2 / CONNECTION).unwrap_or(usize::MAX);
     let connections = connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
@@ -192,20 +197,20 @@ fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Res
         runner,
         connections,
         socket_buffer: buffer.clamp(SMALLEST_SOCKET_BUFFER, LARGEST_SOCKET_BUFFER),
-        uploads: wishes.max_body.saturating_mul(UPLOADS).min(eighth),
+        uploads: overrides.max_body.saturating_mul(UPLOADS).min(eighth),
         pages: eighth.min(64 << 20),
-        instance: wishes.instance.unwrap_or(INSTANCE),
-        guest_models: wishes.guest_models,
-        concurrency: wishes.concurrency.unwrap_or(cores).max(1),
+        instance: overrides.instance.unwrap_or(INSTANCE),
+        guest_models: overrides.guest_models,
+        concurrency: overrides.concurrency.unwrap_or(cores).max(1),
     };
     let Some(budget) = budget else {
         plan.pages = 0;
         return Ok(plan);
     };
     let left = budget.saturating_sub(plan.fixed() + plan.pages).saturating_sub(ASSUMED_ACTIVATION);
-    if wishes.instance.is_none() {
+    if overrides.instance.is_none() {
         // Eight tenths are the instance's own, twice a tenth the host's share of it.
-        let left = left.saturating_sub(wishes.guest_models.saturating_mul(3));
+        let left = left.saturating_sub(overrides.guest_models.saturating_mul(3));
         let fits = (left / 10 * 8).min(left.saturating_sub(2 * SMALLEST_SHARE)) >> 20 << 20;
         plan.instance = fits.clamp(SMALLEST_INSTANCE, INSTANCE);
     }
@@ -213,7 +218,7 @@ fn divide(budget: Option<u64>, runner: u64, cores: usize, wishes: Wishes) -> Res
     if one > left {
         return Err(NoRoom { budget, plan });
     }
-    if wishes.concurrency.is_none() {
+    if overrides.concurrency.is_none() {
         let room = budget.saturating_sub(plan.fixed() + plan.pages)
             / one.saturating_add(ASSUMED_ACTIVATION);
         plan.concurrency = usize::try_from(room).unwrap_or(cores).clamp(1, cores);
@@ -255,22 +260,22 @@ impl fmt::Display for NoRoom {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Plan, Wishes, divide};
+    use super::{Budget, Overrides, Plan, divide};
 
     const MIB: u64 = 1 << 20;
-    const WISHES: Wishes =
-        Wishes { instance: None, concurrency: None, max_body: 16 * MIB, guest_models: 0 };
+    const OVERRIDES: Overrides =
+        Overrides { instance: None, concurrency: None, max_body: 16 * MIB, guest_models: 0 };
 
-    fn plan(budget: u64, wishes: Wishes) -> Result<Plan, super::NoRoom> {
-        divide(Some(budget), 5 * MIB, 2, wishes)
+    fn plan(budget: u64, overrides: Overrides) -> Result<Plan, super::NoRoom> {
+        divide(Some(budget), 5 * MIB, 2, overrides)
     }
 
     #[test]
     fn the_budget_decides_what_nobody_asked_for() {
-        let large = plan(2048 * MIB, WISHES).unwrap();
+        let large = plan(2048 * MIB, OVERRIDES).unwrap();
         assert_eq!((large.instance, large.concurrency), (64 * MIB, 2));
         assert_eq!((large.connections, large.uploads), (1024, 64 * MIB));
-        let small = plan(64 * MIB, WISHES).unwrap();
+        let small = plan(64 * MIB, OVERRIDES).unwrap();
         assert_eq!((small.connections, small.uploads, small.pages), (64, 8 * MIB, 8 * MIB));
         assert_eq!((small.concurrency, small.socket_buffer), (1, 32 << 10));
         assert!(2 * 64 * u64::from(small.socket_buffer) <= small.pages);
@@ -279,7 +284,7 @@ mod tests {
             small.fixed() + small.pages + small.need(super::ASSUMED_ACTIVATION).instance
                 <= 64 * MIB
         );
-        let none = divide(None, 5 * MIB, 2, WISHES).unwrap();
+        let none = divide(None, 5 * MIB, 2, OVERRIDES).unwrap();
         assert_eq!((none.instance, none.concurrency), (64 * MIB, 2));
     }
 
@@ -296,11 +301,11 @@ mod tests {
 
     #[test]
     fn a_budget_without_room_for_one_request_is_refused_with_the_sum() {
-        let wish = Wishes { instance: Some(64 * MIB), ..WISHES };
-        let refusal = plan(64 * MIB, wish).unwrap_err().to_string();
+        let overridden = Overrides { instance: Some(64 * MIB), ..OVERRIDES };
+        let refusal = plan(64 * MIB, overridden).unwrap_err().to_string();
         for part in ["limit of 64.0 MiB", "one instance", "together", "--max-instance-memory"] {
             assert!(refusal.contains(part), "{refusal}");
         }
-        assert!(plan(24 * MIB, WISHES).is_err());
+        assert!(plan(24 * MIB, OVERRIDES).is_err());
     }
 }

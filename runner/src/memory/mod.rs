@@ -13,10 +13,10 @@ mod process;
 mod sampled;
 
 pub(crate) use budget::ASSUMED_ACTIVATION;
-pub use budget::{Budget, Followed, MemoryLimit, NoRoom, Plan, Wishes};
+pub use budget::{Budget, Followed, MemoryLimit, NoRoom, Overrides, Plan};
 pub use gauge::{Gauge, Level};
 pub use group::MemoryGroup;
 pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};
 pub use ledger::{Ledger, Need, Reservation};
 pub use process::ProcessMemory;
-pub(crate) use sampled::{Elsewhere, Sampled, sampled};
+pub(crate) use sampled::{Sampled, TrackedBytes, sampled};

@@ -1,5 +1,5 @@
-//! What a piece of work takes: the process's private memory sampled while it runs, less what is accounted
-//! for elsewhere and came to be held meanwhile: guests' memories and request bodies.
+//! The memory that a piece of work takes: the process's private memory sampled while it runs, less the growth of
+//! memory that is tracked otherwise, which is guests' memories and request bodies.
 
 use super::ProcessMemory;
 use crate::shortage;
@@ -10,23 +10,23 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_millis(1);
 
 /// Linear memory of all instances and bytes of all request bodies.
-static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
+static TRACKED: AtomicU64 = AtomicU64::new(0);
 
-/// One instance's or body's share of it, given back when this is dropped.
+/// The bytes of one instance or body, subtracted when this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Elsewhere(u64);
+pub(crate) struct TrackedBytes(u64);
 
-impl Elsewhere {
-    /// It has grown by so many bytes.
+impl TrackedBytes {
+    /// Adds bytes.
     pub(crate) fn grow(&mut self, bytes: u64) {
         self.0 = self.0.saturating_add(bytes);
-        ELSEWHERE.fetch_add(bytes, Ordering::Relaxed);
+        TRACKED.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for TrackedBytes {
     fn drop(&mut self) {
-        ELSEWHERE.fetch_sub(self.0, Ordering::Relaxed);
+        TRACKED.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn sampled<T>(work: impl FnOnce() -> T) -> (T, Sampled) {
 }
 
 fn own_bytes() -> u64 {
-    ProcessMemory::now().private_bytes.saturating_sub(ELSEWHERE.load(Ordering::Relaxed))
+    ProcessMemory::now().private_bytes.saturating_sub(TRACKED.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::limits::{
 use super::output::{Printing, Stream};
 use super::{Compiled, Output, Sandbox, variables};
 use crate::account::{CHUNK, CHUNKS, InstanceAccount, Overdrawn};
-use crate::admission::Weight;
+use crate::admission::Priority;
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
@@ -149,7 +149,7 @@ impl Instances {
     pub async fn respond<B>(
         &self,
         request: Request<B>,
-        weight: Weight,
+        priority: Priority,
         slot: impl Send + 'static,
     ) -> Result<Reply, Failure>
     where
@@ -164,7 +164,7 @@ impl Instances {
         let request_deadline = Arc::new(Deadline::until(deadline));
         let cancel_on_drop = CancelOnDrop(Arc::clone(&request_deadline));
         let migration = Migration::default();
-        if weight == Weight::Full {
+        if priority == Priority::Normal {
             // What is sent will have to be worked on.
             migration.request();
         }

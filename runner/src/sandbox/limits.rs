@@ -3,7 +3,7 @@
 //! wasmtime's own defaults are made for trusted embedders (10,000 instances, a million handles);
 //! these are the tighter ones of a service that meets strangers.
 
-use crate::memory::Elsewhere;
+use crate::memory::TrackedBytes;
 use std::path::Path;
 use std::time::Duration;
 use wasmtime::ResourceLimiter;
@@ -42,14 +42,14 @@ pub(super) struct MemoryLimiter {
     limit: usize,
     used: usize,
     /// The same, counted with all other instances'.
-    share: Elsewhere,
+    share: TrackedBytes,
     /// The largest size that was asked for and refused.
     pub(super) refused: Option<usize>,
 }
 
 impl MemoryLimiter {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, used: 0, share: Elsewhere::default(), refused: None }
+        Self { limit, used: 0, share: TrackedBytes::default(), refused: None }
     }
 }
 

@@ -1,5 +1,4 @@
-//! One connection, from the first byte to the last: its layers, and its requests from the door to their
-//! answers.
+//! One connection, from the first byte to the last: its layers, and the requests it brings to the handler.
 //!
 //! ```text
 //! TCP ─ paced ─ TLS, where there is a certificate ─ socket ─ hyper ─ answer
@@ -10,15 +9,13 @@ use super::paced::Paced;
 use super::places::Place;
 use super::socket::Socket;
 use super::{MAX_HEAD_BYTES, Port, ServerSettings, Stopping};
-use crate::admission;
-use crate::door::Refusal;
+use crate::access::Sender;
+use crate::admission::Refusal;
+use crate::handler::{Answer, Handler};
 use crate::problem::Problem;
-use crate::service::{Answer, Service};
-use crate::spin_headers::Encrypted;
 use crate::trace::Recording;
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
-use http_body_util::Either;
 use hyper::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,7 +37,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// What a connection serves.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) service: Arc<Service>,
+    pub(super) handler: Arc<Handler>,
     pub(super) settings: ServerSettings,
     pub(super) port: Port,
 }
@@ -118,7 +115,7 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (timeouts, max_body) = (self.settings.timeouts, self.service.max_body());
+        let (timeouts, max_body) = (self.settings.timeouts, self.handler.service.max_body());
         let socket = Socket::new(stream, Arc::clone(&place.exchange), max_body, timeouts.linger);
         let (serving, place) = (self.clone(), Arc::clone(place));
         hyper::server::conn::http1::Builder::new()
@@ -145,65 +142,32 @@ impl Serving {
             )
     }
 
-    /// One request from the door to its answer, and what is recorded of it.
+    /// The answer to one request, and its trace.
     async fn answer<B>(
         &self,
         request: Request<Incoming<B>>,
-        client: SocketAddr,
+        address: SocketAddr,
         place: &Place,
     ) -> (Answer, Option<Recording>)
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let (service, settings) = (&self.service, &self.settings);
         if self.port == Port::Admin {
-            return (service.handle_admin(&request), None);
+            return (self.handler.handle_admin(&request), None);
         }
-        let (mut head, body) = request.into_parts();
-        if settings.tls.is_some() {
-            head.extensions.insert(Encrypted);
-        }
-        let asked = service.asked(&head);
-        let full = || service.refuse(&asked, &Problem::Busy(admission::Refusal::Connections));
-        let is_probe = settings.door.is_probe(head.uri.path());
-        if place.for_probes && !is_probe {
-            return (full(), None);
-        }
-        let origin = head.headers.get(header::ORIGIN).cloned();
-        let admitted = settings.door.admit(&head, client, !body.is_end_stream());
-        let wanted = admitted.is_ok() && !is_probe;
-        let tracer = settings.tracer.as_ref().filter(|_| wanted);
-        let recording = tracer.and_then(|tracer| tracer.begin(&mut head, asked.route.clone()));
-        let mut answer = match admitted {
-            Err(Refusal::Preflight(answer)) => (*answer).map(Either::Left),
-            Err(Refusal::Problem(problem)) => service.refuse(&asked, &problem),
-            Ok(from) => {
-                head.extensions.insert(from);
-                let work = service.answer(Request::from_parts(head, body), &asked, Some(client));
-                let work = async {
-                    match &recording {
-                        Some(recording) => recording.scope(work).await,
-                        None => work.await,
-                    }
-                };
-                tokio::select! {
-                    answer = work => answer,
-                    () = place.refused() => full(),
-                }
-            }
+        let sender = Sender {
+            address,
+            is_encrypted: self.settings.tls.is_some(),
+            only_probes: place.for_probes,
         };
-        if let Some(recording) = &recording {
-            recording.answered(answer.status(), answer.headers());
-        }
-        settings.door.dress(origin.as_ref(), &mut answer);
-        (answer, recording)
+        self.handler.handle(request, Some(sender), place.refused()).await
     }
 }
 
 /// Tells a client that its address has as many connections as it may, if that can be said at once.
 pub(super) fn turn_away(stream: &TcpStream, is_encrypted: bool) {
     if !is_encrypted {
-        let problem = Problem::Busy(admission::Refusal::Address);
+        let problem = Problem::Busy(Refusal::Address);
         let _ = stream.try_write(&super::refusal::answer(&problem));
     }
 }

@@ -4,7 +4,7 @@
 //! `places` says who may have a connection, `connection` what happens on it, layer by layer: `paced` ends
 //! clients that do not read, `tls` keeps others from reading, `socket` is what a refused client needs of a
 //! connection, `half_close` what one needs that stops sending early, `refusal` hyper's own refusals in our
-//! words, `exchange` what all of them know of the request. Who may come in is the `door`'s to say.
+//! words, `exchange` what all of them know of the request. `handler` answers the requests.
 
 mod connection;
 mod exchange;
@@ -19,11 +19,10 @@ mod tls;
 pub use signals::{HangUps, stop_signal};
 pub use tls::Tls;
 
-use crate::door::Door;
+use crate::handler::Handler;
 use crate::service::Service;
 use crate::shortage;
 use crate::timeouts::Timeouts;
-use crate::trace::Tracer;
 use connection::{LAST_LOOK, Serving, turn_away};
 use places::{Limits, Places, Refused};
 use std::future::poll_fn;
@@ -45,12 +44,8 @@ pub struct ServerSettings {
     pub drain_timeout: Duration,
     /// Connections of one address; `None` is as many as there are places, while nobody else wants any.
     pub connections_per_address: Option<usize>,
-    /// Who may come in.
-    pub door: Arc<Door>,
     /// The certificate; `None` speaks plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    /// Where traces go; `None` records none.
-    pub tracer: Option<Tracer>,
 }
 
 impl Default for ServerSettings {
@@ -59,9 +54,7 @@ impl Default for ServerSettings {
             timeouts: Timeouts::default(),
             drain_timeout: Duration::from_secs(30),
             connections_per_address: None,
-            door: Arc::default(),
             tls: None,
-            tracer: None,
         }
     }
 }
@@ -113,14 +106,14 @@ pub fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> 
     socket.listen(1024)
 }
 
-/// Serves `service` on `listener`, and its own endpoints on `admin` where that is given, until `stop`
-/// resolves; then says so on `/readyz`, accepts for another moment, and finishes what arrived. At each of
-/// `hang_ups` tokens and certificates are read again.
+/// Brings requests on `listener` to `handler`, and those for the runner's own endpoints on `admin` if that is
+/// given, until `stop` resolves; then says so on `/readyz`, accepts for another moment, and finishes the requests
+/// that arrived. At each of `hang_ups` tokens and certificates are read again.
 ///
 /// # Errors
 /// When the last traces cannot be sent. Never for what a client does.
 pub async fn serve(
-    service: Arc<Service>,
+    handler: Arc<Handler>,
     listener: TcpListener,
     admin: Option<TcpListener>,
     settings: &ServerSettings,
@@ -128,20 +121,21 @@ pub async fn serve(
     hang_ups: HangUps,
 ) -> anyhow::Result<()> {
     let (stops, stopping) = watch::channel(false);
+    let service = Arc::clone(&handler.service);
     let all = service.plan().connections;
     let address = settings.connections_per_address.unwrap_or(usize::MAX);
-    let door = |listener, port, limits| Listening {
+    let listening = |listener, port, limits| Listening {
         listener,
         places: Places::new(limits, settings.timeouts),
-        serving: Serving { service: Arc::clone(&service), settings: settings.clone(), port },
+        serving: Serving { handler: Arc::clone(&handler), settings: settings.clone(), port },
         stopping: stopping.clone(),
     };
-    let main = door(listener, Port::Main, Limits { all, address });
+    let main = listening(listener, Port::Main, Limits { all, address });
     let limits = Limits { all: ADMIN_CONNECTIONS, address: usize::MAX };
-    let admin = admin.map(|listener| door(listener, Port::Admin, limits));
+    let admin = admin.map(|listener| listening(listener, Port::Admin, limits));
     let keeper = Arc::clone(&service);
     let keeper = tokio::spawn(async move { keeper.tidy().await });
-    let reader = tokio::spawn(refresh(Arc::clone(&service), settings.clone(), hang_ups));
+    let reader = tokio::spawn(refresh(Arc::clone(&handler), settings.tls.clone(), hang_ups));
     let slow = tokio::spawn(end_slow(Arc::clone(&service), Arc::clone(&main.places)));
     // Until the very end: probes must see how the rest is getting on.
     let admin = tokio::spawn(async move {
@@ -161,27 +155,27 @@ pub async fn serve(
         task.abort();
     }
     service.remove_files();
-    if let Some(tracer) = settings.tracer.clone() {
+    if let Some(tracer) = handler.tracer.clone() {
         tokio::task::spawn_blocking(move || tracer.finish(TRACES_TIMEOUT)).await?;
     }
     Ok(())
 }
 
 /// Reads tokens and certificates again when they have changed, for ever: every few seconds, and on SIGHUP.
-async fn refresh(service: Arc<Service>, settings: ServerSettings, mut hang_ups: HangUps) {
+async fn refresh(handler: Arc<Handler>, tls: Option<Arc<Tls>>, mut hang_ups: HangUps) {
     loop {
         tokio::select! {
             () = sleep(REFRESH_EVERY) => {}
             () = hang_ups.next() => tracing::info!("SIGHUP: tokens and certificates are looked at"),
         }
-        let (door, tls) = (Arc::clone(&settings.door), settings.tls.clone());
+        let (refreshed, tls) = (Arc::clone(&handler), tls.clone());
         let look = move || {
-            door.refresh();
+            refreshed.access.refresh();
             if let Some(tls) = tls {
                 tls.refresh();
             }
         };
-        if service.keeper.run(look).await.is_err() {
+        if handler.service.keeper.run(look).await.is_err() {
             tracing::error!("looking at tokens and certificates failed; it is tried again");
         }
     }
@@ -238,14 +232,14 @@ impl Listening {
     /// Serves a client once there is a place for it. Beyond this one nobody is accepted meanwhile, so nothing
     /// is held for those who wait.
     async fn seat(&self, stream: TcpStream, client: SocketAddr) {
-        let settings = &self.serving.settings;
-        match self.places.wait(settings.door.counted_address(client.ip())).await {
+        let Serving { handler, settings, .. } = &self.serving;
+        match self.places.wait(handler.access.counted_address(client.ip())).await {
             Ok(place) => {
                 let serving = self.serving.clone();
                 tokio::spawn(serving.client(stream, client, place, self.stopping.clone()));
             }
             Err(Refused::Address | Refused::Full) => {
-                self.serving.service.turned_away();
+                handler.service.turned_away();
                 turn_away(&stream, settings.tls.is_some());
             }
         }
@@ -254,8 +248,8 @@ impl Listening {
     /// Finishes what arrived, those whom only the kernel has accepted so far among them. Clients that are
     /// slow are not waited for.
     async fn drain(self, stops: watch::Sender<bool>) {
-        let patience = self.serving.settings.drain_timeout;
-        let end = Instant::now() + patience;
+        let timeout = self.serving.settings.drain_timeout;
+        let end = Instant::now() + timeout;
         let backlog = async {
             while let Some(Ok((stream, client))) = self.waiting().await {
                 self.seat(stream, client).await;
@@ -269,7 +263,7 @@ impl Listening {
         while places.taken() > 0 {
             let now = Instant::now();
             if now >= end {
-                tracing::warn!("requests were still at work after {patience:?}, and are cut off");
+                tracing::warn!("requests were still at work after {timeout:?}, and are cut off");
                 return;
             }
             // Until then idle connections are read from.

@@ -1,7 +1,7 @@
 //! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/1.1, certificates replaced while it runs. No client
 //! certificates.
 
-use crate::door::Watched;
+use crate::access::Watched;
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -36,13 +36,13 @@ impl Exporter {
         }
     }
 
-    /// Lets the thread send what it has, and waits for it, but no longer than `patience`.
-    pub(super) fn finish(&self, patience: Duration) {
+    /// Lets the thread send what it has, and waits for it, but no longer than `timeout`.
+    pub(super) fn finish(&self, timeout: Duration) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((sender, thread)) = thread else { return };
         // Without a sender the thread sends what is left, and ends.
         drop(sender);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }

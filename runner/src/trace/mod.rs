@@ -125,16 +125,16 @@ impl Tracer {
         })
     }
 
-    /// Sends what is left, as far as that takes no longer than `patience`.
-    pub fn finish(&self, patience: Duration) {
-        self.exporter.finish(patience);
+    /// Sends what is left, as far as that takes no longer than `timeout`.
+    pub fn finish(&self, timeout: Duration) {
+        self.exporter.finish(timeout);
     }
 }
 
 impl Recording {
-    /// Runs `work` as a part of this request: stages that it [`record`]s are this request's.
-    pub(crate) async fn scope<F: Future>(&self, work: F) -> F::Output {
-        CURRENT.scope(self.clone(), work).await
+    /// The trace it belongs to, 32 hexadecimal digits, for the log.
+    pub(crate) fn trace_id(&self) -> String {
+        format!("{:032x}", self.0.context.trace)
     }
 
     /// Notes the head of the answer, with the stages it tells of.
@@ -161,9 +161,12 @@ pub(crate) fn record(stage: &'static str, start: Instant) {
     let _ = CURRENT.try_with(|recording| recording.0.stage(stage.to_owned(), start, end));
 }
 
-/// The trace this task's request belongs to, in hexadecimal, for the log.
-pub(crate) fn current_id() -> Option<String> {
-    CURRENT.try_with(|recording| format!("{:032x}", recording.0.context.trace)).ok()
+/// Runs `work`; stages that it [`record`]s are those of `recording`'s request.
+pub(crate) async fn scope<F: Future>(recording: Option<&Recording>, work: F) -> F::Output {
+    match recording {
+        Some(recording) => CURRENT.scope(recording.clone(), work).await,
+        None => work.await,
+    }
 }
 
 impl Inner {

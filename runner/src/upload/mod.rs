@@ -5,7 +5,7 @@
 
 mod room;
 
-use crate::memory::Elsewhere;
+use crate::memory::TrackedBytes;
 use crate::timeouts::{SLOWEST, Timeouts};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -72,7 +72,7 @@ fn given_up(why: LetGo, pace: Option<&Pace>) -> UploadError {
 pub struct Uploads {
     room: Arc<Room>,
     largest: u64,
-    patience: Duration,
+    body_timeout: Duration,
     timeouts: Timeouts,
 }
 
@@ -101,12 +101,12 @@ pub enum UploadError {
 }
 
 impl Uploads {
-    /// Bodies of at most `largest` bytes, together at most `room` bytes, each within `patience`.
+    /// Bodies of at most `largest` bytes, together at most `room` bytes, each within `body_timeout`.
     #[must_use]
-    pub fn new(room: u64, largest: u64, patience: Duration) -> Self {
+    pub fn new(room: u64, largest: u64, body_timeout: Duration) -> Self {
         let timeouts = Timeouts::default();
         let room = Room::new(room.max(largest), timeouts);
-        Self { room, largest, patience, timeouts }
+        Self { room, largest, body_timeout, timeouts }
     }
 
     /// Longest body, in bytes.
@@ -137,13 +137,14 @@ impl Uploads {
             blocks: VecDeque::new(),
             left: 0,
             share: self.room.share(address, announced.unwrap_or(0)),
-            counted: Elsewhere::default(),
+            counted: TrackedBytes::default(),
         };
-        let in_time = tokio::time::timeout(self.patience, self.read_into(&mut upload, body)).await;
+        let in_time =
+            tokio::time::timeout(self.body_timeout, self.read_into(&mut upload, body)).await;
         match in_time {
             Ok(read) => read?,
             Err(_) if upload.share.waits() => return Err(UploadError::NoRoom),
-            Err(_) => return Err(UploadError::TooSlow(self.patience)),
+            Err(_) => return Err(UploadError::TooSlow(self.body_timeout)),
         }
         upload.share.complete();
         Ok(upload)
@@ -199,7 +200,7 @@ pub struct Upload {
     left: u64,
     /// Given back when the body is gone.
     share: Share,
-    counted: Elsewhere,
+    counted: TrackedBytes,
 }
 
 impl Upload {
@@ -261,8 +262,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bodies_are_bounded_one_by_one_and_together() {
-        let patience = Duration::from_secs(1);
-        let uploads = Uploads::new(80 << 10, 50 << 10, patience);
+        let timeout = Duration::from_secs(1);
+        let uploads = Uploads::new(80 << 10, 50 << 10, timeout);
         let (limit, large) = (50 << 10, 60_000);
         let announced = uploads.read(&announcing(60_000), None, body(0)).await.unwrap_err();
         assert_eq!(announced, UploadError::TooLarge { limit, announced: Some(60_000) });

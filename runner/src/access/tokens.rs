@@ -1,7 +1,7 @@
 //! Bearer tokens (RFC 6750): several at once, so that one can take over from another.
 //!
-//! Kept as SHA-256 digests and compared in constant time, all of them whatever the first says: how long a
-//! refusal takes tells nothing about how near a guess was.
+//! They are kept as SHA-256 digests. A request's token is compared with all of them in constant time, so the
+//! time of a refusal does not tell how close a guess was.
 
 use super::Watched;
 use http::{HeaderMap, header};
@@ -12,7 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 type Fingerprint = [u8; 32];
 
-/// The tokens that open the door.
+/// The tokens that are accepted.
 #[derive(Debug)]
 pub struct Tokens {
     known: RwLock<Vec<Fingerprint>>,
@@ -33,9 +33,9 @@ pub enum TokenError {
         /// Why.
         source: std::io::Error,
     },
-    /// A line that is no token.
+    /// A line is not a token.
     #[error(
-        "line {line} of {path} is no token: write one of at least {SHORTEST} letters, digits or -._~+/= \
+        "line {line} of {path} is not a token: write one of at least {SHORTEST} letters, digits or -._~+/= \
          on each line, such as `openssl rand -hex 32` makes"
     )]
     NoToken {
@@ -44,14 +44,14 @@ pub enum TokenError {
         /// Its line, from 1.
         line: usize,
     },
-    /// Nothing in the file.
-    #[error("{0} holds no token, so nobody could come in: write one on each line")]
+    /// The file is empty.
+    #[error("{0} holds no token, so every request would be refused: write one on each line")]
     Empty(PathBuf),
     /// A request without a token.
-    #[error("this service wants a token; send it as `Authorization: Bearer …`")]
+    #[error("this service requires a token; send it as `Authorization: Bearer …`")]
     Missing,
-    /// A request with a token that is none of ours.
-    #[error("this token is not known here; ask whoever runs the service for one that is")]
+    /// A request with a token that is not among them.
+    #[error("this token is not valid here; ask the operator of the service for one")]
     Unknown,
 }
 

@@ -1,5 +1,5 @@
-//! How often one client may ask: GCRA, the leaky bucket that keeps one instant a client, in a table that
-//! never grows beyond its bound.
+//! A rate limit for each client: GCRA, the leaky bucket that keeps one instant for each client, in a table of
+//! bounded size.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,14 +8,14 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So many requests in a time, all at once or spread.
+/// A number of requests in a time, in one burst or spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     requests: NonZeroU32,
     per: Duration,
 }
 
-/// A rate that is none.
+/// A text that is not a rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("write it as requests per s, m or h, such as 10/s or 100/m")]
 pub struct RateError;
@@ -36,23 +36,23 @@ impl FromStr for Rate {
     }
 }
 
-/// Most clients that are told apart; those beyond share one rate. Half a megabyte.
+/// Clients that have a limit of their own, half a megabyte in all; those beyond share one.
 const MOST: usize = 8192;
 
-/// Whom the clients beyond the table are counted as.
+/// The address that clients beyond the table count for.
 const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// Who asked lately.
+/// The requests of each client.
 #[derive(Debug)]
 pub(super) struct Limiter {
     rate: Rate,
-    /// When each client will have paid for what it asked.
-    paid: Mutex<HashMap<IpAddr, Instant>>,
+    /// For each client, GCRA's theoretical arrival time of its next request.
+    arrival: Mutex<HashMap<IpAddr, Instant>>,
 }
 
 impl Limiter {
     pub(super) fn new(rate: Rate) -> Self {
-        Self { rate, paid: Mutex::default() }
+        Self { rate, arrival: Mutex::default() }
     }
 
     /// Counts a request.
@@ -64,19 +64,19 @@ impl Limiter {
     }
 
     fn ask_at(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
         let mut client = client;
-        if !paid.contains_key(&client) && paid.len() >= MOST {
-            paid.retain(|_, until| *until > now);
-            if paid.len() >= MOST {
+        if !arrival.contains_key(&client) && arrival.len() >= MOST {
+            arrival.retain(|_, until| *until > now);
+            if arrival.len() >= MOST {
                 client = OTHERS;
             }
         }
-        let before = paid.get(&client).copied().unwrap_or(now).max(now);
+        let before = arrival.get(&client).copied().unwrap_or(now).max(now);
         let after = before + self.rate.per / self.rate.requests.get();
         let wait = after.duration_since(now).saturating_sub(self.rate.per);
         if wait.is_zero() {
-            paid.insert(client, after);
+            arrival.insert(client, after);
             return Ok(());
         }
         Err(wait)
@@ -123,9 +123,9 @@ mod tests {
         assert!((0..most).all(|n| limiter.ask_at(address(n), start).is_ok()));
         assert!(limiter.ask_at(address(most), start).is_ok(), "the first of the others");
         assert!(limiter.ask_at(address(most + 1), start).is_err(), "who share one rate");
-        assert!(limiter.paid.lock().unwrap().len() <= MOST + 1);
+        assert!(limiter.arrival.lock().unwrap().len() <= MOST + 1);
         let later = start + Duration::from_secs(3601);
         assert!(limiter.ask_at(address(most + 1), later).is_ok());
-        assert_eq!(limiter.paid.lock().unwrap().len(), 1, "room is made of what is paid");
+        assert_eq!(limiter.arrival.lock().unwrap().len(), 1, "room is made of what is arrival");
     }
 }

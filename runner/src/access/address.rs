@@ -1,11 +1,11 @@
-//! Whose request it is: the socket's other end, or, where that is a proxy we trust, whom it names.
+//! The client of a request: the other end of the socket or, if that is a trusted proxy, the address it names.
 
 use http::HeaderMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as
-/// far as proxies are trusted: anybody can write what stands before.
+/// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as far as
+/// proxies are trusted, because a client can write anything before that.
 pub(super) fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut client = peer.to_canonical();
@@ -17,16 +17,17 @@ pub(super) fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr
         let Some(named) = parse(named.trim()) else { break };
         client = named.to_canonical();
     }
-    neighbourhood(client)
+    network(client)
 }
 
-/// Whose connection one from `peer` is; `None` for a trusted proxy's, which are many clients'.
+/// The address that a connection from `peer` counts for; `None` for a trusted proxy's, which carries many
+/// clients' requests.
 pub(super) fn counted(peer: IpAddr, trusted: &[IpNet]) -> Option<IpAddr> {
     let peer = peer.to_canonical();
-    (!trusted.iter().any(|net| net.contains(&peer))).then(|| neighbourhood(peer))
+    (!trusted.iter().any(|net| net.contains(&peer))).then(|| network(peer))
 }
 
-/// An address as proxies write it: alone, with a port, in brackets.
+/// Parses an address as proxies write it: alone, with a port, or in brackets.
 fn parse(text: &str) -> Option<IpAddr> {
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
@@ -34,8 +35,8 @@ fn parse(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(with_port).or_else(bracketed)
 }
 
-/// What one client can have as many of as it likes: an IPv4 address, or the 64 bits of an IPv6 network.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+/// The part of an address that a client cannot choose: all of IPv4, the 64 bits of the network of IPv6.
+fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

@@ -1,7 +1,7 @@
 """Tests whether the time of a refusal reveals anything about the token: 10,000 guesses each that share
 nothing, half, or all but the last letter with a real token, and longer ones, alternating on one connection.
 
-    python3 bench/door.py [--tries 10000]
+    python3 bench/access.py [--tries 10000]
 
 Prints the median of each kind, and for each pair how often one took longer than the other, with the
 probability of that under no difference. Exits with 1 if a pair differs at p < 0.001, or if a guess is
@@ -84,7 +84,7 @@ def main():
     arguments.add_argument("--tries", type=int, default=10_000)
     tries = arguments.parse_args().tries
     random.seed(7)
-    with tempfile.TemporaryDirectory(prefix="skincell-door-") as folder:
+    with tempfile.TemporaryDirectory(prefix="skincell-access-") as folder:
         child, address = start(folder)
         try:
             took = measure(address, tries)

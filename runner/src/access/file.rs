@@ -1,4 +1,4 @@
-//! A file that an operator replaces while the service runs: tokens, certificates.
+//! A file that the operator may replace while the service runs: tokens, certificates.
 
 use crate::shortage;
 use sha2::{Digest, Sha256};
@@ -7,10 +7,9 @@ use std::io::{Error, ErrorKind, Read as _, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Notices when a file was changed, by its content: neither its length nor its times need to differ.
+/// Notices a change of a file by its content, even where length and times stay the same.
 ///
-/// What is looked at is what is used: a file that changes between two looks, or cannot be opened at the
-/// second one, is never taken for the one that was used.
+/// The content that is compared is the content that is used, so a change between two reads is never missed.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
@@ -24,12 +23,12 @@ type Digested = [u8; 32];
 const LONGEST: u64 = 4 << 20;
 
 impl Watched {
-    /// A file of which nothing was used yet.
+    /// A file that was not used yet.
     pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), used: Mutex::default() }
     }
 
-    /// Where it lies.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -47,7 +46,8 @@ impl Watched {
         Ok(content)
     }
 
-    /// Notes that this content is used, or was found to be of no use; whether it is another than before.
+    /// Whether this content differs from the one given before. Call it also with content that turns out to be
+    /// unusable, so that it is reported once.
     pub(crate) fn is_new(&self, content: &[u8]) -> bool {
         let now: Digested = Sha256::digest(content).into();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_noticed_once_and_a_lost_file_is_none() {
+    fn a_change_is_noticed_once_and_a_missing_file_is_not_a_change() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let watched = Watched::new(file.path());
         assert!(has_changed(&watched), "nothing of it was used");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_not_read_to_it() {
+    fn an_endless_file_is_refused() {
         let error = Watched::new(std::path::Path::new("/dev/zero")).content().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
     }

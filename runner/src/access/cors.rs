@@ -1,5 +1,4 @@
-//! Which other pages may call: CORS by an allow-list. Nobody by default; a page served from here needs no
-//! permission.
+//! CORS by an allow-list of origins, empty by default. A page that is served from here needs no permission.
 
 use super::empty;
 use bytes::Bytes;
@@ -7,21 +6,21 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::Full;
 
-/// The origins whose pages may call.
+/// The origins whose pages may call this service.
 #[derive(Debug, Clone, Default)]
 pub struct Cors {
     origins: Vec<HeaderValue>,
     any: bool,
 }
 
-/// What is no origin.
+/// A text that is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no origin: write scheme, host and port alone, such as https://clinic.example, or *"
+    "{0:?} is not an origin: write scheme, host and port alone, such as https://clinic.example, or *"
 )]
 pub struct OriginError(String);
 
-/// What a page may send and read beyond what it always may.
+/// Methods and headers that a page may send, and headers that it may read, beyond those that browsers always allow.
 const METHODS: &str = "GET, HEAD, POST";
 const ASKED: &str = "accept, authorization, content-type, inference-header-content-length, traceparent, \
                      x-request-id";
@@ -31,7 +30,7 @@ impl Cors {
     /// An allow-list; `*` is every origin.
     ///
     /// # Errors
-    /// [`OriginError`] for what no browser would send as its origin.
+    /// [`OriginError`] for a text that no browser sends as an origin.
     pub fn new(origins: &[String]) -> Result<Self, OriginError> {
         let mut cors = Self::default();
         for origin in origins {
@@ -57,8 +56,8 @@ impl Cors {
         !self.any && self.origins.is_empty()
     }
 
-    /// The answer to a browser's question before it calls; `None` for any other request, and where the
-    /// application is left to answer because nobody is allowed here.
+    /// The answer to a preflight request; `None` for any other request, and for an empty allow-list, which leaves
+    /// CORS to the application.
     pub(super) fn preflight(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
         let asks = head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let origin = head.headers.get(header::ORIGIN)?;
@@ -67,7 +66,7 @@ impl Cors {
         }
         let mut fields = Vec::new();
         if self.allows(origin) {
-            // Who may call is said by `dress`, on this answer as on any other.
+            // `add_headers` adds the origin, as on any other answer.
             fields = vec![
                 (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS)),
                 (header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ASKED)),
@@ -77,8 +76,8 @@ impl Cors {
         Some(empty(fields))
     }
 
-    /// Lets the page that asked read the answer, where it is on the list.
-    pub(super) fn dress(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    /// Lets the page at `origin` read the answer if it is on the list.
+    pub(super) fn add_headers(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if self.is_off() {
             return;
         }
@@ -112,7 +111,7 @@ mod tests {
                 .unwrap();
             let (head, ()) = request.into_parts();
             let mut answer = cors.preflight(&head).unwrap();
-            cors.dress(head.headers.get("origin"), answer.headers_mut());
+            cors.add_headers(head.headers.get("origin"), answer.headers_mut());
             assert_eq!(answer.status(), 204);
             for name in ["access-control-allow-origin", "access-control-allow-methods"] {
                 assert_eq!(answer.headers().contains_key(name), expected, "{origin} {name}");
@@ -129,7 +128,7 @@ mod tests {
         let (head, ()) = request.body(()).unwrap().into_parts();
         assert!(Cors::default().preflight(&head).is_none());
         let mut headers = HeaderMap::new();
-        Cors::default().dress(head.headers.get("origin"), &mut headers);
+        Cors::default().add_headers(head.headers.get("origin"), &mut headers);
         assert!(headers.is_empty());
     }
 

@@ -1,0 +1,252 @@
+//! What happens to one request, in order. The list is [`Handler::handle`] and, for what access control has let
+//! through, [`Handler::respond`]; every request takes it, whether it came over a socket or from the disk.
+//!
+//! Left out: connections (`server`), and how each step works (the module it calls).
+
+use crate::access::{Access, Admitted, Sender};
+use crate::admin;
+use crate::admission::{Priority, Refusal};
+use crate::app::Target;
+use crate::manifest::StaticResponse;
+use crate::problem::Problem;
+use crate::request_id;
+use crate::routes::Match;
+use crate::sandbox::{Failure, Reply, ReplyBody};
+use crate::service::Service;
+use crate::spin_headers;
+use crate::trace::{self, Recording, Tracer};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::{Either, Full};
+use hyper::body::Body;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Answers requests to a service.
+pub struct Handler {
+    pub(crate) service: Arc<Service>,
+    pub(crate) access: Access,
+    pub(crate) tracer: Option<Tracer>,
+}
+
+/// An answer: the runner's own, or a component's, whose body may still be coming.
+pub type Answer = Response<Either<Full<Bytes>, ReplyBody>>;
+
+/// A request whose head was read.
+struct Call {
+    start: Instant,
+    id: String,
+    method: Method,
+    /// The page that asks, as its browser says.
+    origin: Option<HeaderValue>,
+    /// The application's route it matches, if any.
+    found: Option<Match>,
+    /// That route, or the runner's own path, as the manifest or the runner spells it; never the client's words.
+    route: Option<String>,
+    sender: Option<Sender>,
+}
+
+/// Longest path quoted back to a client, in characters.
+const LONGEST_PATH: usize = 128;
+
+impl Handler {
+    /// A handler of requests to `service`, as far as `access` allows them, traced if there is a `tracer`.
+    #[must_use]
+    pub fn new(service: Arc<Service>, access: Access, tracer: Option<Tracer>) -> Self {
+        Self { service, access, tracer }
+    }
+
+    /// Answers a request that did not come over a socket, such as one of `skincell classify`.
+    pub async fn handle_local<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+    {
+        self.handle(request, None, std::future::pending()).await.0
+    }
+
+    /// Answers a request. If `cancelled` resolves first, the work is dropped and the answer says that there are
+    /// too many clients. The recording, if the request is traced, ends when it is dropped: after the body.
+    pub(crate) async fn handle<B>(
+        &self,
+        request: Request<B>,
+        sender: Option<Sender>,
+        cancelled: impl Future<Output = ()>,
+    ) -> (Answer, Option<Recording>)
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (mut head, body) = request.into_parts();
+        let call = self.call(&head, sender);
+        let admitted = self.admit(&head, &call, !body.is_end_stream());
+        let recording = self.begin_trace(&mut head, &call, &admitted);
+        let work = async {
+            match admitted? {
+                Admitted::Preflight(answer) => Ok((*answer).map(Either::Left)),
+                Admitted::Client(client) => {
+                    self.respond(Request::from_parts(head, body), &call, client).await
+                }
+            }
+        };
+        let work = trace::scope(recording.as_ref(), work);
+        let answer = tokio::select! {
+            answer = work => answer,
+            () = cancelled => Err(Problem::Busy(Refusal::Connections)),
+        };
+        let answer = answer.unwrap_or_else(|problem| self.problem(&problem, &call.id));
+        (self.finish(answer, &call, recording.as_ref()), recording)
+    }
+
+    /// The answer to a request that access control has let through.
+    async fn respond<B>(
+        &self,
+        request: Request<B>,
+        call: &Call,
+        client: Option<IpAddr>,
+    ) -> Result<Answer, Problem>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let service = &*self.service;
+        if let Some(answer) = admin::answer(service, &request) {
+            return Ok(answer.map(Either::Left));
+        }
+        let no_route = || Problem::NoRoute(shortened(request.uri().path()));
+        let found = call.found.as_ref().ok_or_else(no_route)?;
+        let component = match service.target(found).ok_or_else(no_route)? {
+            Target::Static(response) => return Ok(static_answer(response)),
+            Target::Component(index) => service.components.get(*index).ok_or_else(no_route)?,
+        };
+        let request = spin_headers::prepare(request, found, &call.id, call.sender)?;
+        let (head, body) = request.into_parts();
+        let need = service.plan.need(component.grants.activation());
+        let priority = if body.is_end_stream() { Priority::High } else { Priority::Normal };
+        service.admission.check(need, priority).map_err(Problem::Busy)?;
+        let upload = service.uploads.read(&head.headers, client, body);
+        let upload = self.timed("read", upload).await.map_err(Problem::Upload)?;
+        let permit = self.timed("wait", service.admission.enter(need, priority)).await;
+        let request = Request::from_parts(head, upload);
+        let reply = component.instances.respond(request, priority, permit.map_err(Problem::Busy)?);
+        Ok(self.accounted(reply.await.map_err(Problem::Failed)?, &call.id))
+    }
+
+    /// Answers a request to the admin port.
+    pub(crate) fn handle_admin<B>(&self, request: &Request<B>) -> Answer {
+        let own = admin::answer_all(&self.service, request).map(|answer| answer.map(Either::Left));
+        let id = request_id::of(request.headers());
+        let no_route = || Problem::NoRoute(shortened(request.uri().path()));
+        own.unwrap_or_else(|| self.problem(&no_route(), &id))
+    }
+
+    fn call(&self, head: &Parts, sender: Option<Sender>) -> Call {
+        let path = head.uri.path();
+        let own = admin::PATHS.into_iter().find(|own| *own == path && !self.service.admin_apart);
+        let found = if own.is_some() { None } else { self.service.app.routes.find(path) };
+        let route = own.map(str::to_owned).or_else(|| Some(found.as_ref()?.route.clone()));
+        Call {
+            start: Instant::now(),
+            id: request_id::of(&head.headers),
+            method: head.method.clone(),
+            origin: head.headers.get(header::ORIGIN).cloned(),
+            found,
+            route,
+            sender,
+        }
+    }
+
+    fn admit(&self, head: &Parts, call: &Call, has_body: bool) -> Result<Admitted, Problem> {
+        match &call.sender {
+            Some(sender) => Ok(self.access.check(head, sender, has_body)?),
+            None => Ok(Admitted::Client(None)),
+        }
+    }
+
+    /// Probes and preflights are not traced.
+    fn begin_trace(
+        &self,
+        head: &mut Parts,
+        call: &Call,
+        admitted: &Result<Admitted, Problem>,
+    ) -> Option<Recording> {
+        let is_client = matches!(admitted, Ok(Admitted::Client(_)));
+        let is_wanted = is_client && !self.access.is_probe(head.uri.path());
+        let tracer = self.tracer.as_ref().filter(|_| is_wanted)?;
+        tracer.begin(head, call.route.clone())
+    }
+
+    async fn timed<F: Future>(&self, stage: &'static str, work: F) -> F::Output {
+        let start = Instant::now();
+        let outcome = work.await;
+        self.service.metrics.stage(stage, start.elapsed());
+        trace::record(stage, start);
+        outcome
+    }
+
+    /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks off.
+    fn accounted(&self, reply: Reply, id: &str) -> Answer {
+        let length = reply.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
+        let hold = self.service.ledger.hold_answer(most);
+        let (metrics, id) = (Arc::clone(&self.service.metrics), id.to_owned());
+        let broke_off = Box::new(move || {
+            metrics.failed("broke-off");
+            tracing::warn!(request_id = id, "the component's answer broke off after its head");
+        });
+        reply.map(|body| Either::Right(body.holding(hold).when_broken_off(broke_off)))
+    }
+
+    /// Counts and logs a problem, and turns it into its answer.
+    fn problem(&self, problem: &Problem, id: &str) -> Answer {
+        let metrics = &self.service.metrics;
+        match problem {
+            Problem::Failed(failure) => {
+                metrics.failed(failure.label());
+                let reason = match failure {
+                    Failure::Trap(reason) => reason.clone(),
+                    other => other.to_string(),
+                };
+                tracing::warn!(request_id = id, "{reason}");
+            }
+            Problem::Token(_) => metrics.refused("token"),
+            Problem::TooOften(_) => metrics.refused("rate"),
+            Problem::Busy(refusal) => {
+                metrics.refused(refusal.label());
+                tracing::debug!(request_id = id, "{refusal}");
+            }
+            _ => {}
+        }
+        problem.response(id).map(Either::Left)
+    }
+
+    /// Counts an answer, and adds the headers that every answer has.
+    fn finish(&self, mut answer: Answer, call: &Call, recording: Option<&Recording>) -> Answer {
+        let Call { start, id, method, route, .. } = call;
+        if let Ok(value) = HeaderValue::from_str(id) {
+            answer.headers_mut().insert(request_id::HEADER, value);
+        }
+        let (status, after) = (answer.status(), start.elapsed());
+        self.service.metrics.answered(method, route.as_deref(), status.as_u16(), after);
+        let trace_id = recording.map(Recording::trace_id);
+        tracing::debug!(request_id = id, trace_id, %method, status = status.as_u16(), ?after, "answered");
+        if let Some(recording) = recording {
+            recording.answered(status, answer.headers());
+        }
+        if call.sender.is_some() {
+            self.access.add_headers(call.origin.as_ref(), &mut answer);
+        }
+        answer
+    }
+}
+
+fn shortened(path: &str) -> String {
+    path.chars().take(LONGEST_PATH).collect()
+}
+
+fn static_answer(response: &StaticResponse) -> Answer {
+    let body = Bytes::from(response.body.clone().unwrap_or_default());
+    // The head was checked when the application was read.
+    let head = response.head().unwrap_or_else(|_| Response::new(()).into_parts().0);
+    Response::from_parts(head, Either::Left(Full::from(body)))
+}

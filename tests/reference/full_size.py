@@ -149,13 +149,18 @@ def by_autograd(net, shown, before, photos):
     net, kept = net.double(), {}
     handle = net.get_submodule(shown).register_forward_hook(lambda m, i, o: kept.__setitem__("map", o))
     for photo in photos:
-        p = F.softmax(net(photo.double().requires_grad_())[0], 0)
-        maps = []
+        scores = net(photo.double().requires_grad_())[0]
+        p, maps = F.softmax(scores, 0), []
         for c in range(CLASSES):
-            (g,) = torch.autograd.grad(p[c], kept["map"], retain_graph=True)
-            t, g = as_map(kept["map"], before), as_map(g, before)
-            heat = F.relu((g.mean((2, 3), keepdim=True) * t).sum(1)[0])
-            maps.append((heat / heat.max() if heat.max() > 1e-10 else heat * 0).detach().numpy().ravel())
+            # Where nothing speaks for the class, the map of its score is shown in place of its probability's.
+            for value in (p[c], scores[c]):
+                (g,) = torch.autograd.grad(value, kept["map"], retain_graph=True)
+                t, g = as_map(kept["map"], before), as_map(g, before)
+                heat = F.relu((g.mean((2, 3), keepdim=True) * t).sum(1)[0])
+                if heat.max() > 1e-10:
+                    heat = heat / heat.max()
+                    break
+            maps.append(heat.detach().numpy().ravel())
         yield p.detach().numpy(), maps
     handle.remove()
 
@@ -168,7 +173,7 @@ def skincell(*arguments, check=True):
 
 
 def measured(folder, photo, engine):
-    out = skincell("model", "measure", folder, photo, "--engine", engine, "--rounds", 8, "--json", check=False)
+    out = skincell("model", "measure", "--inside", folder, photo, "--engine", engine, "--rounds", 8)
     return json.loads(out)
 
 

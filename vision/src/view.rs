@@ -37,10 +37,10 @@ impl Region {
 
 /// Decodes a photo with enough pixels for the input's resampling.
 ///
-/// A filter with antialiasing gets at least twice the pixels it makes a side, four times where it is not
-/// Lanczos's. One without looks at single
-/// pixels, so it gets the photo whole; only where that is beyond `limits` it gets the photo averaged down
-/// to at least eight times the input.
+/// A filter with antialiasing gets at least twice the pixels it makes a side; four times where it is not
+/// Lanczos's, and where it fills the input with a part of the photo, as Teachable Machine does. A filter without
+/// antialiasing looks at single pixels, so it gets the photo whole. Where the pixels wanted are beyond `limits`,
+/// the photo is averaged down further, to at least twice the input with antialiasing and eight times without.
 ///
 /// # Errors
 /// As [`crate::photo::decode`].
@@ -59,9 +59,9 @@ pub fn decode_as(
     colors: Colors,
 ) -> Result<Photo, PhotoError> {
     match photo::decode_as(bytes, decode_target(input), limits, colors) {
-        Err(PhotoError::NeedsTooMuchMemory { .. }) if !input.resize.antialias => {
-            let least = [input.width, input.height].map(|side| side.saturating_mul(4));
-            photo::decode_as(bytes, least.into(), limits, colors)
+        Err(PhotoError::NeedsTooMuchMemory { .. }) => {
+            let least = if input.resize.antialias { 1 } else { 4 };
+            photo::decode_as(bytes, resized(input, least), limits, colors)
         }
         decoded => decoded,
     }
@@ -69,19 +69,25 @@ pub fn decode_as(
 
 /// The size whose double a decoded photo must have.
 fn decode_target(input: &Input) -> (u32, u32) {
-    let Resize { filter, antialias, fit, shortest, .. } = input.resize;
+    let Resize { filter, antialias, fit, .. } = input.resize;
     if !antialias {
         // Single pixels are looked at, so every one of the photo must be there.
         return (u32::MAX, u32::MAX);
     }
-    let (width, height) = match (fit, shortest) {
+    // What a decode has averaged shows, by up to 1 point of a probability at twice the pixels and by half of that at
+    // four times; networks fed so by their own pipeline are held to its answers.
+    let detail = if filter == Filter::Lanczos && fit != Fit::Cover { 1 } else { 2 };
+    resized(input, detail)
+}
+
+/// `detail` times the size that the filter resamples to.
+fn resized(input: &Input, detail: u32) -> (u32, u32) {
+    let (width, height) = match (input.resize.fit, input.resize.shortest) {
         (Fit::Crop | Fit::Stretch, Some(side)) => (side, side),
         // One side fills the input whatever the photo's ratio, so the larger reduction rules.
         _ => (input.width, input.height),
     };
-    // A shorter kernel than Lanczos's blurs again what a decode has averaged; twice the pixels hide it.
-    let detail = if filter == Filter::Lanczos { 1 } else { 2 };
-    (width * detail, height * detail)
+    (width.saturating_mul(detail), height.saturating_mul(detail))
 }
 
 /// The part of `photo` that the model of this input sees, at the input's size.

@@ -28,13 +28,13 @@ pub enum LogFormat {
 /// wasmtime-wasi-http also logs the failed outgoing requests that it reports to the guest.
 const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
-/// How long the message of a panic may wait to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the program waits for the message of a panic to be written.
+const PANIC_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts logging, at the level set by `RUST_LOG`. Lines are queued, so that a slow reader does not block
 /// the server.
 pub fn start(format: LogFormat) {
-    std::panic::set_hook(Box::new(tell_panic));
+    std::panic::set_hook(Box::new(write_panic));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
     match format {
@@ -47,20 +47,24 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// Writes a panic as the standard library does, but through the queue of the log, so that an unread log does
-/// not block the thread.
-fn tell_panic(panic: &PanicHookInfo<'_>) {
+/// Writes a panic through the queue of the log, so that an unread log does not block the thread.
+fn write_panic(panic: &PanicHookInfo<'_>) {
+    output_queue::stderr().put(panic_text(panic).as_bytes());
+    if std::thread::current().name() == Some("main") {
+        // The panic may end the program.
+        output_queue::stderr().finish(PANIC_TIMEOUT);
+    }
+}
+
+/// The text of the standard library: thread, place, message, and the backtrace if `RUST_BACKTRACE` asks for it.
+fn panic_text(panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("<unnamed>"));
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         text += &trace.to_string();
     }
-    output_queue::stderr().put(text.as_bytes());
-    if thread.name() == Some("main") {
-        // The panic may end the program.
-        output_queue::stderr().finish(LAST_WORDS);
-    }
+    text
 }
 
 /// Formats an event as one object with `time`, `level`, `target`, `message` and the event's fields.
@@ -124,10 +128,10 @@ impl Visit for Line {
 
 #[cfg(test)]
 mod tests {
-    use super::Json;
+    use super::{Json, panic_text};
     use serde_json::Value;
     use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, mpsc};
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -139,6 +143,23 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_logged_with_its_thread_its_place_and_its_message() {
+        let (texts, logged) = mpsc::channel();
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = texts.send(panic_text(panic));
+        }));
+        let worker = std::thread::Builder::new().name("worker".to_owned());
+        let outcome = worker.spawn(|| panic!("no thread for it")).unwrap().join();
+        std::panic::set_hook(hook);
+        assert!(outcome.is_err());
+        let text = logged.recv().unwrap();
+        for part in ["thread 'worker' ", "cli/src/log.rs:", "no thread for it"] {
+            assert!(text.contains(part), "{part:?} in {text:?}");
         }
     }
 

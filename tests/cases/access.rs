@@ -1,5 +1,5 @@
-//! Who may come in: tokens before any byte of a body is read or a model hears of it, a rate for each
-//! client, other origins' pages, TLS.
+//! Access control over HTTP: tokens, checked before a byte of the body is read or a model is touched, rate
+//! limits, CORS, TLS.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream};
 
 const TOKEN: &str = "a-token-of-this-test-0001";
 const OTHER: &str = "a-token-of-this-test-0002";
@@ -274,17 +276,23 @@ fn photos_come_over_tls() {
         "Content-Type: image/png\r\nContent-Length: {}\r\nConnection: close\r\n",
         photo.len()
     );
-    let answer =
-        over_tls(&runner, made.cert.der(), &[predict_head(&head).as_bytes(), &photo].concat());
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.200}");
-    assert!(answer.contains("strict-transport-security: max-age="), "{answer:.600}");
-    assert!(answer.contains("\"results\""), "{answer:.600}");
+    let request = [predict_head(&head).as_bytes(), &photo].concat();
+    let client = tls_client(made.cert.der());
+    for handshake in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let (answer, kind) = over_tls(&runner, &client, &request);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.200}");
+        assert!(answer.contains("strict-transport-security: max-age="), "{answer:.600}");
+        assert!(answer.contains("\"results\""), "{answer:.600}");
+        assert_eq!(
+            kind,
+            Some(handshake),
+            "the ticket of the first connection serves for the second"
+        );
+    }
 }
 
-/// Sends a request to a service whose certificate is `trusted`, and reads the answer to its end.
-fn over_tls(runner: &Runner, trusted: &[u8], request: &[u8]) -> String {
-    use tokio_rustls::rustls::crypto::ring;
-    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+/// A client that trusts this certificate, and keeps its sessions from one connection to the next.
+fn tls_client(trusted: &[u8]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.to_vec().into()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -292,12 +300,21 @@ fn over_tls(runner: &Runner, trusted: &[u8], request: &[u8]) -> String {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// Sends a request, and reads the answer to its end.
+fn over_tls(
+    runner: &Runner,
+    client: &Arc<ClientConfig>,
+    request: &[u8],
+) -> (String, Option<HandshakeKind>) {
     let name = "localhost".try_into().unwrap();
-    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
     let mut socket = connect(runner);
     let mut stream = Stream::new(&mut connection, &mut socket);
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("it ends with a word, not torn off");
-    String::from_utf8_lossy(&answer).into_owned()
+    stream.read_to_end(&mut answer).expect("close_notify before the end");
+    (String::from_utf8_lossy(&answer).into_owned(), connection.handshake_kind())
 }

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::server::TlsStream;
 
 /// Bytes that a session may hold for a client that does not read: one record of TLS.
@@ -104,6 +105,11 @@ impl Pair {
             .with_single_cert(chain, private)
             .with_context(|| format!("{shown} and {key} do not go together"))?;
         configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Clients keep their sessions themselves, in encrypted tickets (RFC 5077): what the server kept for them
+        // would lie scattered over pages that the allocator could then not give back.
+        configuration.ticketer =
+            ring::Ticketer::new().context("cannot make keys for TLS tickets")?;
+        configuration.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(configuration)
     }
 }

@@ -41,8 +41,8 @@ pub enum Problem {
     TooOften(Duration),
     /// The request does not name exactly one host.
     #[error(
-        "the request must name one host: exactly one Host header, a name or an address, optionally with a port, equal \
-         to the target's host if the target has one"
+        "the request must name one host: exactly one Host header, a name or an address, optionally with a \
+         port, equal to the target's host if the target has one"
     )]
     NoHost,
 }

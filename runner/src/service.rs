@@ -161,8 +161,8 @@ impl Service {
         if budget > limit {
             tracing::warn!(
                 needed = budget,
-                "the new memory limit has no room for a request with the memory plan made at the start: requests are \
-                 still served, and the kernel may end the process; restart it to make a new plan"
+                "the new memory limit has no room for a request with the memory plan made at the start: \
+                 requests are still served, and the kernel may end the process; restart it to make a new plan"
             );
         }
         self.ledger.set_budget(budget);

@@ -232,7 +232,7 @@ impl<B: Body> Drop for Incoming<B> {
 pub(super) struct Outgoing<B> {
     body: B,
     exchange: Arc<Exchange>,
-    #[expect(dead_code, reason = "it is there to be dropped")]
+    #[expect(dead_code, reason = "held for its effect when dropped")]
     recording: Option<Recording>,
 }
 

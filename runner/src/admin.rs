@@ -1,4 +1,5 @@
-//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, `/metrics`, and Spin's `/.well-known/spin/…`.
+//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, `/metrics`, and Spin's
+//! `/.well-known/spin/…`.
 //!
 //! They use no component and need no permit, so they answer while everything else is busy. Counting is left
 //! to `metrics`.

@@ -20,7 +20,8 @@ pub struct Cors {
 )]
 pub struct OriginError(String);
 
-/// Methods and headers that a page may send, and headers that it may read, beyond those that browsers always allow.
+/// Methods and headers that a page may send, and headers that it may read, beyond those that browsers always
+/// allow.
 const METHODS: &str = "GET, HEAD, POST";
 const ASKED: &str = "accept, authorization, content-type, inference-header-content-length, traceparent, \
                      x-request-id";
@@ -56,8 +57,8 @@ impl Cors {
         !self.any && self.origins.is_empty()
     }
 
-    /// The answer to a preflight request; `None` for any other request, and for an empty allow-list, which leaves
-    /// CORS to the application.
+    /// The answer to a preflight request; `None` for any other request, and for an empty allow-list, which
+    /// leaves CORS to the application.
     pub(super) fn preflight(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
         let asks = head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let origin = head.headers.get(header::ORIGIN)?;

@@ -82,7 +82,8 @@ pub(crate) enum Denied {
     Token(TokenError),
 }
 
-/// Paths that probes ask for, without a token and without a rate limit: they tell only that the process lives.
+/// Paths that probes ask for, without a token and without a rate limit: they tell only that the process
+/// lives.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/.well-known/spin/health"];
 
 impl Access {
@@ -155,8 +156,8 @@ impl Access {
         self.rules.cors.add_headers(origin, headers);
     }
 
-    /// Reads the tokens again if their file has changed. It reads from the disk; the server calls it every few
-    /// seconds.
+    /// Reads the tokens again if their file has changed. It reads from the disk; the server calls it every
+    /// few seconds.
     pub(crate) fn refresh(&self) {
         if let Some(tokens) = &self.rules.tokens {
             tokens.refresh();

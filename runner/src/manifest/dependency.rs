@@ -59,8 +59,8 @@ pub enum Inherit {
 /// A malformed name of an import.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not the name of an import; write `namespace:package`, `namespace:package/interface@version` or a \
-     plain name"
+    "{0:?} is not the name of an import; write `namespace:package`, `namespace:package/interface@version` \
+     or a plain name"
 )]
 pub struct ImportNameError(String);
 

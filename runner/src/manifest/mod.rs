@@ -41,7 +41,7 @@ pub struct Application {
     /// One line about it.
     #[serde(default)]
     pub description: String,
-    /// Who wrote it.
+    /// Its authors.
     #[serde(default)]
     pub authors: Vec<String>,
     /// Environments it is meant for; only Spin's build checks them.

@@ -86,7 +86,7 @@ pub struct Overrides {
     pub concurrency: Option<usize>,
     /// `--max-body`, in bytes.
     pub max_body: u64,
-    /// `--allow-guest-models`, in bytes; 0 is none.
+    /// `--allow-guest-models`, in bytes; 0 allows none.
     pub guest_models: u64,
 }
 

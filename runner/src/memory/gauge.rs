@@ -28,7 +28,7 @@ pub enum Level {
 #[derive(Debug)]
 pub struct Gauge {
     group: Option<MemoryGroup>,
-    /// In bytes; [`NO_LIMIT`] is none.
+    /// In bytes; [`NO_LIMIT`] stands for no limit.
     limit: AtomicU64,
     last: Mutex<Option<(Instant, Level)>>,
 }

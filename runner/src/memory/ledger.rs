@@ -21,7 +21,7 @@ pub struct Need {
 /// All reservations, against a budget.
 #[derive(Debug)]
 pub struct Ledger {
-    /// [`NO_LIMIT`] is none.
+    /// In bytes; [`NO_LIMIT`] stands for no budget.
     budget: AtomicU64,
     /// The runner itself, connections and uploads: reserved once, at the start.
     fixed: u64,

@@ -123,8 +123,8 @@ pub(super) fn guard(files: &[Guarded]) -> io::Result<Vec<Guard>> {
     Ok(joined(bounds).into_iter().filter_map(|(s, e)| Guard::new(s, e)).collect())
 }
 
-/// A line of `/proc/self/maps` (`proc_pid_maps(5)`): `start-end perms offset major:minor inode  path`, read as
-/// bytes, since a path need not be UTF-8.
+/// A line of `/proc/self/maps` (`proc_pid_maps(5)`): `start-end perms offset major:minor inode  path`, read
+/// as bytes, since a path need not be UTF-8.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping<'a> {
     bounds: (usize, usize),

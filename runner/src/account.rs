@@ -11,7 +11,7 @@
 //! the fuel of host calls, which is reserved separately.
 //!
 //! Sizes that wasmtime does not report are bounded from above; `tests/cases/bad_guests.rs` compares the sum
-//! with the kernel's count.
+//! with the kernel's count. Linear memory is limited by `sandbox`.
 
 use crate::memory::TrackedBytes;
 use http::HeaderMap;

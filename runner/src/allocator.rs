@@ -2,7 +2,8 @@
 //!
 //! By default glibc keeps one arena per thread, and raises its threshold for mapped blocks with use. Freed
 //! feature maps of megabytes then stay with the thread that had them: 30 MiB after 1,000 photos, where 4 are
-//! in use. musl's allocator maps large blocks by itself and needs nothing.
+//! in use. musl's allocator maps large blocks by itself and needs nothing. Measuring memory is left to
+//! `memory`.
 
 /// Number of arenas, for any number of threads: few requests are at work at once.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -1,7 +1,7 @@
 //! The runner's own error answers, RFC 9457 problem details, with one table from error to status.
 //!
 //! Components write their own, in the same form. Types are `urn:skincell:problem:<name>`: stable names, not
-//! addresses.
+//! addresses. Counting and logging are left to `handler`.
 
 use crate::access::{Denied, TokenError};
 use crate::admission::Refusal;
@@ -156,11 +156,13 @@ impl Problem {
                 "head-too-large",
                 "The request's head is too large",
             ),
-            Self::Token(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is needed"),
+            Self::Token(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is required"),
             Self::TooOften(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too-often", "Too many requests from one address")
             }
-            Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "Not one host"),
+            Self::NoHost => {
+                (StatusCode::BAD_REQUEST, "no-host", "The request does not name one host")
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Request ids: the name of a request in its answer and in the log, taken from the client or made here.
+//! Request ids: the name of a request in its answer and in the log, taken from the client or made here. Trace
+//! ids are left to `trace`.
 
 use http::{HeaderMap, HeaderName};
 use std::time::Instant;

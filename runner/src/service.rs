@@ -236,7 +236,9 @@ impl Service {
 /// The cache of compiled components. Without one, only the starts are slower.
 fn compile_cache(settings: &Settings) -> Option<CompileCache> {
     CompileCache::open(settings.cache_folder.as_deref()?)
-        .inspect_err(|error| tracing::warn!("starts will be slow: {error:#}"))
+        .inspect_err(|error| {
+            tracing::warn!("starts will be slow without the compile cache: {error:#}")
+        })
         .ok()
 }
 
@@ -275,7 +277,7 @@ fn engines(settings: &Settings, budget: Option<u64>) -> anyhow::Result<Engines> 
     };
     let (engines, missing) = selection.engines()?;
     if let Some(error) = missing {
-        tracing::warn!("rten runs what cellnet does not: {error}");
+        tracing::warn!("graphs that cellnet does not support run on rten: {error}");
     }
     Ok(engines)
 }

@@ -1,7 +1,8 @@
 //! A fixed set of threads, started once: for work that must not wait for a new thread, and must not fail when
 //! the system has none.
 //!
-//! tokio starts threads for blocking work on demand, and panics in the caller if that fails.
+//! tokio starts threads for blocking work on demand, and panics in the caller if that fails. Moving guests to
+//! such a thread is left to `migration`.
 
 use crate::shortage;
 use anyhow::Context;

@@ -31,7 +31,7 @@ impl Cors {
     /// An allow-list; `*` is every origin.
     ///
     /// # Errors
-    /// [`OriginError`] for a text that no browser sends as an origin.
+    /// [`OriginError`] for a text that browsers do not send as an origin.
     pub fn new(origins: &[String]) -> Result<Self, OriginError> {
         let mut cors = Self::default();
         for origin in origins {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn off_says_nothing_and_leaves_questions_to_the_application() {
+    fn without_origins_cors_is_left_to_the_application() {
         let request = Request::options("/")
             .header("origin", "https://a.test")
             .header("access-control-request-method", "POST");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_sends_is_refused() {
+    fn malformed_origins_are_refused() {
         for wrong in
             ["clinic.example", "https://", "https://a.test/", "https://*.a.test", "ftp://a.test"]
         {

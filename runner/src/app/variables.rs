@@ -2,7 +2,7 @@
 //!
 //! The sources, in Spin's order: `--variable`, then `SPIN_VARIABLE_<NAME>` of the process, then `.env` in the
 //! current folder, then the manifest's default. A template is text with `{{ name }}` in it. Values are not
-//! logged here, because a variable may be a secret.
+//! logged here, because a variable may be a secret. Giving them to guests is left to `sandbox`.
 
 use crate::manifest::Variable;
 use crate::manifest::names::LowerSnake;

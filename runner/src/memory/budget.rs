@@ -95,7 +95,7 @@ pub struct Overrides {
 pub struct Plan {
     /// Bytes of the runner itself when idle, with slack for its allocator.
     pub runner: u64,
-    /// Connections that may be open.
+    /// Most open connections.
     pub connections: usize,
     /// Bytes that the kernel may buffer for one connection, in each direction. All of them together are part
     /// of `pages`.

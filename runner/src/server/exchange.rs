@@ -19,7 +19,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Exchange {
     unread: AtomicBool,
-    /// Whether no more of the request is to be read.
+    /// Whether reading the request has ended: it is complete, or its rest will not be read.
     is_whole: AtomicBool,
     client: Mutex<Waiting>,
 }
@@ -64,7 +64,7 @@ impl Exchange {
         self.client().phase != Phase::Head
     }
 
-    /// Whether no more of the request is to be read.
+    /// Whether reading the request has ended: it is complete, or its rest will not be read.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.load(Ordering::Acquire)
     }

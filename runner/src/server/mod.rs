@@ -35,7 +35,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How connections are treated.
+/// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     /// The longest waits for a client.

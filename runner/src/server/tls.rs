@@ -102,7 +102,9 @@ impl Pair {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, private)
-            .with_context(|| format!("{shown} and {key} do not go together"))?;
+            .with_context(|| {
+                format!("the certificate in {shown} and the key in {key} do not match")
+            })?;
         configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(configuration)
     }

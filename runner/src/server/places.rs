@@ -173,6 +173,7 @@ impl Places {
 
     fn evict_among(&self, which: impl Fn(&Connection) -> bool) {
         let mut state = self.state();
+        // With this count no address has more connections than the newcomer's.
         let newcomer = Newcomer { own: usize::MAX, now: Instant::now(), timeouts: &self.timeouts };
         while let Some(overdue) = state.next_to_evict(&newcomer, &which) {
             state.free(overdue);

@@ -27,7 +27,7 @@ WARM_UP = 200
 
 
 def guesses():
-    """One guess of each kind, which a comparison that stops early or depends on the length would distinguish."""
+    """One guess of each kind: a comparison that stops early or depends on the length would tell them apart."""
     wrong = "z" * len(TOKEN)
     half = len(TOKEN) // 2
     return {
@@ -70,8 +70,8 @@ def measure(address, tries):
 
 
 def slower(one, other):
-    """The share of tries in which `one` took longer, and the probability of a share this far from a half under no
-    difference (a sign test: the tries of a pair came one after the other).
+    """The share of tries in which `one` took longer, and the probability of a share this far from a half under
+    no difference (a sign test: the tries of a pair came one after the other).
     """
     more = sum(a > b for a, b in zip(one, other))
     less = sum(a < b for a, b in zip(one, other))

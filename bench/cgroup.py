@@ -50,7 +50,7 @@ class Group:
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
     def figures(self):
-        """Peak in bytes, how often the limit was reached (file pages were reclaimed then), processes killed."""
+        """Peak in bytes, how often the limit was reached (reclaiming file pages), and processes killed."""
         read = lambda name: (self.path / name).read_text()
         if self.v1:
             events = dict(line.split() for line in read("memory.oom_control").splitlines())

@@ -3,8 +3,8 @@
     python3 bench/soak.py origin
     python3 bench/curve.py          # needs matplotlib
 
-Our numbers come from `bench/results/soak-origin.json`, the origin app's from its own report, described in
-`docs/memory.md`.
+skincell's numbers come from `bench/results/soak-origin.json`, the origin app's from its own report, described
+in `docs/memory.md`.
 """
 
 import json
@@ -56,7 +56,7 @@ def beside(axes, photos, mib):
 
 
 def close_up(axes, photos, mib, slope):
-    """Right: ours alone, on linear scales."""
+    """Right: skincell alone, on linear scales."""
     axes.plot(photos, mib, color=OURS, linewidth=1.4)
     axes.axvline(500, color=QUIET, linewidth=0.8, linestyle=":")
     top = max(mib) * 1.6

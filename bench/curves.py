@@ -66,7 +66,7 @@ def starters(names, app=APP):
 
 
 def over_clients():
-    """p50 in ms, answers per second and private MiB for each server and number of clients, without heatmaps."""
+    """p50 in ms, answers per second and private MiB by server and number of clients, without heatmaps."""
     images, rows = photos(), []
     for clients in CLIENTS:
         for name, start in starters(["cellnet", "onnxruntime", "fastapi", "keras"]).items():

@@ -97,7 +97,7 @@ def replace(path, data):
 
 
 def model(service, folder, expected):
-    """A model file is missing, restored, then under load replaced by rename 50 times and truncated 20 times."""
+    """A model file is missing, restored, and under load replaced by rename 50 times and truncated 20 times."""
     path = folder / "models" / "skin" / "model.cell"
     data, seen = path.read_bytes(), collections.Counter()
     onnx = {p: p.read_bytes() for p in path.parent.glob("model.onnx*")}

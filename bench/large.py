@@ -86,9 +86,9 @@ def shares(service, photo, model):
 
 
 def agreement(service):
-    """Compares scaled decoding with Pillow for each test photo at 12 megapixels and each trained model: whether the
-    top class is the same, and the largest difference of a probability in points. The floor is the difference
-    between Pillow and a Lanczos that rounds once instead of twice, both after full decoding."""
+    """Compares scaled decoding with Pillow for each test photo at 12 megapixels and each trained model: whether
+    the top class is the same, and the largest difference of a probability in points. The floor is the
+    difference between Pillow and a Lanczos that rounds once instead of twice, both after full decoding."""
     rows = []
     for path in sorted(PHOTOS.iterdir()):
         if path.suffix not in (".jpg", ".png", ".webp"):
@@ -120,8 +120,8 @@ def largest_of_each_format():
 
 
 def largest():
-    """Answers to these photos by an instance of 64 MiB: name, bytes, ms of decoding, ms in total, and the rise of the
-    process's peak in MiB, each in a separate service."""
+    """Answers to these photos by an instance of 64 MiB: name, bytes, ms of decoding, ms in total, and the rise
+    of the process's peak in MiB, each in a separate service."""
     flags = ["--quiet", "--max-instance-memory", "64MiB", "--max-body", "32MiB", "--env", "SKINCELL_MAX_BODY=32MiB"]
     for name, photo in largest_of_each_format():
         with Service(*flags) as service:
@@ -133,7 +133,7 @@ def largest():
 
 
 def application(folder, component, filters=()):
-    """The repository's application with this component, and its model `skin` again under each of `filters`."""
+    """The repository's application with this component, and a copy of its model `skin` for each of `filters`."""
     manifest = (ROOT / "spin.toml").read_text()
     manifest = re.sub("(?m)^source = .*$", f"source = {json.dumps(str(component))}", manifest)
     names = ["skin"] + [f"skin-{filter}" for filter in filters]
@@ -150,7 +150,7 @@ def application(folder, component, filters=()):
 
 
 def beside(component, rounds):
-    """Milliseconds of decoding a 12-megapixel photo by another component and by this one with each filter, in turns."""
+    """Milliseconds to decode a 12-megapixel photo by another component and by this one with each filter."""
     filters = ("bicubic", "bilinear")
     photo = encoded(enlarged(PHOTOS / "skin.jpg", 4000, 3000), "JPEG", quality=85)
     taken = {}
@@ -170,7 +170,7 @@ def beside(component, rounds):
 
 
 def compare(component, rounds):
-    """Prints what `beside` measures. The speed beside the other component is promised to be 0.97 at least."""
+    """Prints what `beside` measures. The promised speed relative to the other component is at least 0.97."""
     where, taken = machine(), beside(component, rounds)
     print(f"{where['cpu']}, {where['cores']} cores, {where['date']}: 12-megapixel JPEG, medians of {rounds} in turns")
     for name, milliseconds in taken.items():

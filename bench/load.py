@@ -69,7 +69,7 @@ def crowd(server, photos, clients, seconds, query=""):
 
 
 def small_requests(server, path, clients, seconds):
-    """GETs one path over bare sockets, so that the client costs little: (answers per second, milliseconds)."""
+    """GETs one path over bare sockets, for a cheap client: (answers per second, milliseconds of each)."""
     request = f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode()
     end, taken, lock = time.perf_counter() + seconds, [], threading.Lock()
 

@@ -1,22 +1,25 @@
-"""Photos of other projects' test suites, as the service and as Pillow see them: what is refused, differs, or is slow.
+"""Compares the service with Pillow on the photos of other projects' test suites: finds photos that are
+refused, answered differently, or slow.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 -m venv .venv && .venv/bin/pip install pillow numpy onnxruntime
     .venv/bin/python bench/photos.py FOLDER… [--models skin,imagenet] [--json FILE]
 
-Every file with a photo's ending is posted. Beside it stands Pillow: turned by EXIF, transparent over white, its colours
-brought to sRGB by ImageCms (a PNG's gamma by its formula, which Pillow reads past and browsers heed), squashed to the model's size by Lanczos, and run by ONNX Runtime as the card says.
+Every file with a photo's extension is posted. The reference is Pillow: turned by EXIF, transparency over
+white, colours converted to sRGB by ImageCms (a PNG's gamma by its formula, which browsers apply and Pillow
+ignores), squashed to the model's size by Lanczos, and run by ONNX Runtime as the card says. Kinds of findings:
 
-- refused: a 4xx where Pillow gives a photo.
-- differs: another class first, or a probability more than a point away; both beyond what rounding alone does to this
-  photo and model (Lanczos rounded once instead of twice, seeded noise of half a level, and Pillow's own two steps:
-  `reducing_gap=2`, and of a JPEG libjpeg's scaled decode).
-- slow: more than 3 seconds. fault: any 5xx, or a connection that broke.
+- refused: a 4xx for a photo that Pillow reads.
+- differs: another top class, or a probability more than a point away. Both must exceed the effect of rounding
+  alone on this photo and model (Lanczos rounded once instead of twice, seeded noise of half a level, and
+  Pillow's own two-step methods: `reducing_gap=2` and, for a JPEG, libjpeg's scaled decode).
+- slow: more than 3 seconds.
+- fault: any 5xx, or a broken connection.
 
-What Pillow refuses and the service answers is counted and no finding. A finding that is in `photos-allowed.json`,
-each with its reason, is counted apart. Exits with 1 where another is left. Formats that no browser shows (TIFF, ICO)
-are not looked for. Suites: the source packages of Pillow, thumbor, reportlab, django (`pip download --no-binary :all:`),
-npm's bmp-js and others.
+Photos that the service answers and Pillow refuses are counted, but are not findings. Findings that
+`photos-allowed.json` lists, each with its reason, are counted separately. Exits with 1 if any other is left.
+Formats that browsers do not show (TIFF, ICO) are left out. Suites: the source packages of Pillow, thumbor,
+reportlab, django (`pip download --no-binary :all:`), npm's bmp-js and others.
 """
 
 import argparse
@@ -45,7 +48,7 @@ warnings.simplefilter("ignore")
 
 
 class Reference:
-    """A model by ONNX Runtime on what Pillow decodes."""
+    """A model run by ONNX Runtime on photos decoded by Pillow."""
 
     def __init__(self, name):
         folder = ROOT / "models" / name
@@ -56,7 +59,7 @@ class Reference:
         self.side = self.card["input"]["width"], self.card["input"]["height"]
 
     def shares(self, pixels):
-        """Per cent by class of an image of the model's size, H×W×3, 0 to 255, not necessarily whole numbers."""
+        """Per cent by class for an image of the model's size: H×W×3, RGB, 0 to 255, fractions allowed."""
         shown, output = self.card["input"], self.card["output"]
         tensor = (pixels - np.array(shown["mean"], np.float32)) / np.array(shown["std"], np.float32)
         if shown["layout"] == "nchw":
@@ -68,8 +71,8 @@ class Reference:
         return scores * 100
 
     def judge(self, photo, scaled=None):
-        """Per cent by class, and how far rounding alone moves any of them. `scaled` is the photo as its own library
-        decodes it at a smaller scale."""
+        """Per cent by class, and the largest change of any by rounding alone. `scaled` is the photo as its
+        own library decodes it at a smaller scale."""
         twice = np.asarray(photo.resize(self.side, Image.LANCZOS), np.float32)
         bands = [np.asarray(band.convert("F").resize(self.side, Image.LANCZOS)) for band in photo.split()]
         others = [np.clip(np.rint(np.stack(bands, -1)), 0, 255)]
@@ -83,8 +86,8 @@ class Reference:
 
 
 def opened(path, managed=True, at_least=None):
-    """The photo a browser shows, as RGB; None where Pillow gives none. `at_least`: decoded at the smallest scale that
-    leaves twice these sides, where its library can."""
+    """The photo as a browser shows it, in RGB; None if Pillow cannot read it. `at_least`: decode at the
+    smallest scale that leaves twice these sides, if the library can."""
     try:
         photo = Image.open(path)
         if photo.size[0] * photo.size[1] > MOST_PIXELS:
@@ -96,7 +99,7 @@ def opened(path, managed=True, at_least=None):
         photo = ImageOps.exif_transpose(photo)
         alpha = None
         if photo.mode.startswith("I"):
-            # Pillow clips 16-bit grey to white and has no transparency there; a browser takes its high byte.
+            # Pillow clips 16-bit grey to white and ignores its transparency; browsers take the high byte.
             deep, clear = np.asarray(photo).astype(np.uint32), photo.info.get("transparency")
             photo = Image.fromarray((deep >> 8).astype(np.uint8))
             alpha = Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)) if clear is not None else None
@@ -116,7 +119,7 @@ def opened(path, managed=True, at_least=None):
 
 
 def gamma_of(photo):
-    """The gamma of a PNG that has one to be converted from."""
+    """The gamma of a PNG, if its colours must be converted from it."""
     gamma, info = photo.info.get("gamma"), photo.info
     if photo.format != "PNG" or not gamma or "srgb" in info or "icc_profile" in info or abs(gamma - 0.45455) < 0.005:
         return None
@@ -124,7 +127,7 @@ def gamma_of(photo):
 
 
 def to_srgb(photo, profile):
-    """A profile that cannot be used is ignored, as browsers do."""
+    """Converts to sRGB by the photo's profile; ignores one that cannot be used, as browsers do."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(photo, source, SRGB, ImageCms.Intent.PERCEPTUAL, outputMode="RGB")
@@ -152,7 +155,7 @@ def format_of(photo):
 
 
 def findings(service, path, references):
-    """What is wrong with one file: kind and reason of each finding; None where Pillow gives no photo and none is wrong."""
+    """Kind and reason of each finding for a file; None if Pillow cannot read it and there is no finding."""
     photo, found = path.read_bytes(), []
     seen = opened(path)
     for reference in references:
@@ -187,7 +190,7 @@ def difference(reference, path, seen, answer):
 
 
 def allowance(rules, kind, form, name, reason):
-    """The first rule for a finding. A rule names the kind, the format, a pattern of file names and one of reasons."""
+    """The first rule for a finding. A rule has kind, format, and patterns of file names and of reasons."""
     for rule in rules:
         if rule["kind"] == kind and rule["format"] in ("any", form) and fnmatch.fnmatch(name, rule["file"]) and (
             re.search(rule["reason"], reason)

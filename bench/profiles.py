@@ -1,16 +1,16 @@
-"""Whether a photo's answer depends on the colour space it is saved in: each test photo as Display P3 and as Adobe RGB,
-beside the same pixels in sRGB.
+"""Tests whether the answer depends on the colour space a photo is saved in: compares each test photo in
+Display P3 and in Adobe RGB with the same pixels in sRGB.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 -m venv .venv && .venv/bin/pip install pillow numpy onnxruntime
     .venv/bin/python bench/profiles.py [--models skin,imagenet]
 
-The conversion is ImageCms's, relative colorimetric, to 8 bits, which rounds every pixel once more; the files are PNG,
+ImageCms converts, relative colorimetric, to 8 bits, which rounds every pixel once more. The files are PNG,
 JPEG of quality 98 without chroma subsampling, and lossless WebP. Display P3 has the curve that phones write
-(parametric, of sRGB), Adobe RGB a pure power of 563/256. What that rounding does to an answer is measured beside it:
-the same two files through Pillow, ImageCms and ONNX Runtime, and how far half a level of noise moves the sRGB photo's.
-Exits with 1 where a top class changes or a probability is more than 2 points away from the sRGB photo's, and neither
-of these says that it may.
+(parametric, of sRGB), Adobe RGB a pure power of 563/256. The effect of that rounding is measured too: by the
+same two files through Pillow, ImageCms and ONNX Runtime, and by half a level of noise on the sRGB photo. Exits
+with 1 if the top class changes or a probability differs by more than 2 points from the sRGB photo's, and
+rounding does not explain it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FILES = {"PNG": {}, "JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossles
 
 
 def recipe():
-    """What vision's fixtures are made with: profiles of our own bytes."""
+    """The module that makes vision's fixtures; it writes the profiles."""
     path = ROOT / "vision" / "tests" / "fixtures" / "icc.py"
     spec = importlib.util.spec_from_file_location("icc", path)
     module = importlib.util.module_from_spec(spec)
@@ -57,7 +57,7 @@ def converted(photo, source, target):
 
 
 def answer(service, photo, model):
-    """Per cent by class, as the service answers."""
+    """Per cent by class in the service's answer."""
     status, body, _ = post(service, photo, model)
     if status != 200:
         raise SystemExit(f"{status}: {body.get('detail')}")
@@ -68,8 +68,8 @@ def answer(service, photo, model):
 
 
 def rounding(reference, plain, coded):
-    """What the same files give by Pillow, ImageCms and ONNX Runtime: points between them, whether the class is the
-    same, and how far noise of half a level moves the first."""
+    """The same files through Pillow, ImageCms and ONNX Runtime: the difference in points, whether the top class
+    is the same, and the change by noise of half a level."""
     (first, noise), (second, _) = (reference.judge(opened(io.BytesIO(file))) for file in (plain, coded))
     return np.abs(first - second).max(), first.argmax() == second.argmax(), noise
 
@@ -96,7 +96,7 @@ def main():
                         same = first.argmax() == second.argmax()
                         rows.append((path.name, name, kind, reference.name, same, np.abs(first - second).max(), *floor))
     print(f"{where['cpu']}, {where['cores']} cores, {where['date']}: {len(paths)} photos, {len(rows)} pairs")
-    # A class may change where two are as near as the noise; points may differ by that much.
+    # A class may change if two differ by less than the noise; points may differ by as much.
     broken = [row for row in rows if row[5] > POINTS + max(row[6], row[8]) or not (row[4] or row[8] > POINTS)]
     line = "{:28} {:10} {:4} {:8} same class {!s:5} {:5.2f} points; by Pillow {:.2f}, same {!s:5}, noise {:.2f}"
     for row in sorted(rows, key=lambda row: -row[5])[:8] + broken:

@@ -49,7 +49,7 @@ class Server:
         return answer.status, body
 
     def memory(self):
-        """Kernel's own figures in bytes: private (RssAnon), mapped (RssFile), peak (VmHWM), the sum over the
+        """The kernel's figures in bytes: private (RssAnon), mapped (RssFile), peak (VmHWM), the sum over the
         process and its children."""
         names, total = {"private": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}, {}
         for pid in family(self.process.pid):

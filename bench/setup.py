@@ -88,8 +88,8 @@ print(json.dumps([output.get_any_name() for output in model.outputs]))
 
 
 def for_openvino(prepared):
-    """The prepared graph as OpenVINO's files. The card gives the outputs by number, because wasi-nn over OpenVINO
-    names them so."""
+    """The prepared graph as OpenVINO's files. The card gives the outputs by number, because wasi-nn over
+    OpenVINO names them so."""
     folder = OPENVINO / MODEL
     if (folder / "card.json").exists():
         return

@@ -2,13 +2,13 @@
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 bench/soak.py small --model efficientnetv2-s.onnx   # 64 MiB control group, 500 photos, 32 clients
-    python3 bench/soak.py large --model efficientnetv2-s.onnx   # the same with photos of 12 megapixels; needs Pillow
+    python3 bench/soak.py large --model efficientnetv2-s.onnx   # the same with 12 megapixels; needs Pillow
     python3 bench/soak.py origin [--requests 20000]             # 512 MiB, concurrency 8: growth per request
-    python3 bench/soak.py switch --model efficientnetv2-s.onnx  # two models that do not fit together, 200 switches
+    python3 bench/soak.py switch --model efficientnetv2-s.onnx  # two models, room for one, 200 switches
     python3 bench/soak.py mixed                                 # 5,000 requests: every answer as without load
-    python3 bench/soak.py isolation                             # 1,000 guests search for others' data
-    python3 bench/soak.py hostile [--seconds 600]               # 64 MiB, TLS, 32 good clients beside every attack at once
-    python3 bench/soak.py health                                # /health while ten times the capacity is posted
+    python3 bench/soak.py isolation                             # 1,000 guests search for each other's data
+    python3 bench/soak.py hostile [--seconds 600]               # 64 MiB, TLS, 32 clients and all attacks
+    python3 bench/soak.py health                                # /health under ten times the capacity
 
 `make_models.py` in `bench/engine` makes the model: 80 MB of float32 weights, larger than the 64 MiB. Control
 groups need root; without them, a message says so and the limit is given by --memory-limit. Figures are stored
@@ -71,7 +71,7 @@ def halve(prepared):
 
 
 def forget_pages(folder):
-    """Drops the files' pages, so that they count against whoever reads them next."""
+    """Drops the files' pages from the cache, so that they count in the group that reads them next."""
     os.sync()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -81,7 +81,7 @@ def forget_pages(folder):
 
 @contextlib.contextmanager
 def limited(name, limit, *flags, **more):
-    """A service in a control group of `limit` bytes, or under --memory-limit where there can be none."""
+    """A service in a control group of `limit` bytes, or with --memory-limit if no group can be created."""
     why = cgroup.available()
     if why is not None:
         print(f"no control group: {why}; --memory-limit holds instead")
@@ -92,14 +92,14 @@ def limited(name, limit, *flags, **more):
         with Service(*flags, before=group.enter, **more) as service:
             yield service, group.figures
         for _ in range(50):
-            # The group is empty a moment after its last process has ended.
+            # The group becomes empty a moment after its last process has ended.
             if not (group.path / "cgroup.procs").read_text():
                 break
             time.sleep(0.1)
 
 
 def twelve_megapixels():
-    """Photos of 4000 × 3000 as a telephone makes them, from two of the test photos."""
+    """Photos of 4000 × 3000 pixels like a phone's, from two of the test photos."""
     import io
     from PIL import Image
     large = []
@@ -112,7 +112,7 @@ def twelve_megapixels():
 
 
 def small(arguments):
-    """Line 1: a model larger than the memory, more clients than fit."""
+    """Line 1: a model larger than the memory limit, and more clients than fit."""
     return with_little_memory(arguments, photos())
 
 
@@ -126,7 +126,7 @@ def with_little_memory(arguments, images):
         folder = pathlib.Path(folder)
         big_app(folder, arguments.model)
         with Service(app=folder) as service:
-            # Outside of the group: the compile cache is filled, and each photo's right answer known.
+            # Outside the group: fills the compile cache and gets each photo's expected answer.
             alone = [outcome for outcome in crowd(service, [(image, "") for image in images], 1)]
         forget_pages(folder)
         with limited("small", 64 * MIB, app=folder) as (service, group):
@@ -155,7 +155,7 @@ def fitted(curve):
 
 
 def origin(arguments):
-    """Line 2: the origin app's platform, and what memory does there over many requests."""
+    """Line 2: the growth of memory over many requests, with the limit of the origin app's platform."""
     images, curve = photos(), []
     with limited("origin", 512 * MIB) as (service, group):
         for done in range(100, arguments.requests + 1, 100):
@@ -176,8 +176,8 @@ def origin(arguments):
 
 
 def switch(arguments):
-    """Line 3: two models that do not fit together take turns. Two that are mapped always fit, so these are
-    stored as fp16, of which rten makes private float32 copies: 80 MB each."""
+    """Line 3: two models that do not fit together, used alternately. Mapped models always fit, so these are
+    stored as fp16, of which rten makes private float32 copies of 80 MB each."""
     image = photos()[0]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -202,7 +202,7 @@ def switch(arguments):
 
 
 def mixed(arguments):
-    """Line 5: 32 photos from 32 clients at once; each gets the answer it gets alone."""
+    """Line 5: 32 clients post 32 photos concurrently; each answer equals the one without load."""
     from different import variants
     images = variants(photos(), 32)
     with Service("--queue", "64") as service:
@@ -218,7 +218,7 @@ def mixed(arguments):
 
 
 def isolation(_):
-    """Line 6: a guest looks through its whole memory for a marker that every earlier one has left in its own."""
+    """Line 6: each guest searches its memory for the marker that every earlier guest left in its own."""
     with application() as app, Service(app=app) as service:
         control = service.get("/guest/scan?control")[1]
 
@@ -232,7 +232,7 @@ def isolation(_):
 
 
 def health(_):
-    """Line 8: /health answers while ten times as many photos are posted as can be at work and in line."""
+    """Line 8: /health answers while ten times as many photos are posted as can be at work and queued."""
     images = photos()
     with Service("--queue", "4") as service:
         service.get("/health")
@@ -267,7 +267,7 @@ def health(_):
 
 
 def hostile(arguments):
-    """Strangers: good clients beside every attack of `strangers.py` at once, over TLS with tokens."""
+    """Well-behaved clients are served during all attacks of `strangers.py` at once, over TLS with tokens."""
     import strangers
     images = photos()[:8]
     with tempfile.TemporaryDirectory() as folder, application() as app:
@@ -278,7 +278,7 @@ def hostile(arguments):
             alone = [good(target, image) for image in images]
         with limited("hostile", 64 * MIB, *flags, app=app) as (service, group):
             target = strangers.Target(service.host, service.port, tls=True)
-            # Each good client has an address of its own, as strangers do, and has been served once.
+            # Each well-behaved client has its own address, as each attack has, and has been served once.
             clients = [target.of(f"127.0.3.{number + 1}") for number in range(32)]
             with ThreadPoolExecutor(len(clients)) as pool:
                 list(pool.map(good, clients, images * 4))
@@ -318,7 +318,7 @@ def hostile(arguments):
 
 
 def good(target, image):
-    """A photo on a connection of its own, as a well-behaved client sends it."""
+    """Posts a photo on a new connection, as a well-behaved client does."""
     import strangers
     connection = target.http()
     try:
@@ -332,21 +332,21 @@ def good(target, image):
 
 
 def state(service):
-    """What a service holds: private memory, descriptors, threads."""
+    """A service's private memory, descriptors and threads."""
     process = pathlib.Path(f"/proc/{service.process.pid}")
     return {"private": service.memory()["private"], "descriptors": len(list((process / "fd").iterdir())),
             "threads": len(list((process / "task").iterdir()))}
 
 
 def probe_tls(host, port, seconds):
-    """Times of /healthz over TLS for so long in milliseconds, one a line; whatever is not 200 counts as 10 s."""
+    """Prints the times of /healthz over TLS in milliseconds, one a line; any status but 200 counts as 10 s."""
     import strangers
     for took in strangers.probe(strangers.Target(host, int(port), tls=True), float(seconds)):
         print(f"{took * 1e3:.3f}")
 
 
 def probe(host, port):
-    """Times of /health in milliseconds, one a line; whatever is not 200 counts as a second."""
+    """Prints the times of /health in milliseconds, one a line; any status but 200 counts as one second."""
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
     for _ in range(1000):
         begin = time.perf_counter()

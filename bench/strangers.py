@@ -1,9 +1,9 @@
-"""Clients that mean no good, and the rows of the fault table about them. `faults.py` runs the rows one by one,
-`soak.py hostile` all attacks at once. Loopback only, bounded, only the standard library (certificates by the
-`openssl` command).
+"""Attacks by hostile clients, and the rows of the fault table about them. `faults.py` runs the rows one by
+one, `soak.py hostile` all attacks at once. Loopback only, with time limits, only the standard library
+(certificates by the `openssl` command). Faults of files, guests and the disk are in `faults.py`.
 
-An attack is a function of a `Target` and an event that ends it. It comes from an address of its own
-(127.0.0.2 and up), as strangers do, and sleeps most of the time: the service is measured, not the driver.
+An attack is a function of a `Target` and an event that ends it. Each comes from its own address (127.0.0.2 and
+up) and sleeps most of the time, so that the service is measured and not the driver.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PHOTO = photos()[0]
 
 
 class Target:
-    """Where to connect, encrypted or not, from which address."""
+    """The service to connect to, whether by TLS, and the client's own address."""
 
     def __init__(self, host, port, tls=False, source="127.0.0.1"):
         self.host, self.port, self.tls, self.source = host, port, tls, source
@@ -35,7 +35,7 @@ class Target:
         return Target(self.host, self.port, self.tls, source)
 
     def connect(self, timeout=10, receive=None):
-        """A connected socket; with `receive`, one that holds so many bytes that nobody reads."""
+        """A connected socket; `receive` is the size of its receive buffer in bytes."""
         plain = socket.socket()
         if receive:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
@@ -49,7 +49,7 @@ class Target:
             raise
 
     def get(self, path, headers=(), timeout=10):
-        """Status and seconds of a GET on a connection of its own; 0 where it broke."""
+        """Status and seconds of a GET on a new connection; status 0 if the connection broke."""
         begin = time.perf_counter()
         try:
             with self.connect(timeout) as client:
@@ -69,7 +69,7 @@ class Target:
 
 
 def trusting():
-    """A TLS client that trusts whom it meets: the certificate is made for the run."""
+    """A TLS context that trusts any certificate, because that of the service is made for this run."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -91,7 +91,7 @@ def tokens(folder):
 
 
 def keep_open(target, count, begin, stop, between=None, receive=None):
-    """Keeps `count` connections on which `begin` was done, opens anew those that end, at most 20 a second."""
+    """Keeps `count` connections open, each prepared by `begin`; replaces at most 20 a second that ended."""
     clients = []
     while not stop.is_set():
         for client in list(clients):
@@ -99,7 +99,7 @@ def keep_open(target, count, begin, stop, between=None, receive=None):
                 client.setblocking(False)
                 if between:
                     between(client)
-                # A connection that ended can be read from; what is pending is left where it is.
+                # A connection that has ended is readable. Pending bytes stay unread.
                 if client.fileno() < 0 or not isinstance(client, ssl.SSLSocket) and client.recv(1, socket.MSG_PEEK) == b"":
                     raise OSError("ended")
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -128,19 +128,19 @@ def unread(target, stop):
 
 
 def slow_uploads(target, stop):
-    """Clients with a token announce 8 MiB and send 18 KiB a second."""
+    """Clients with a token announce bodies of 8 MiB and send 18 KiB a second."""
     head = f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {8 * MIB}\r\n\r\n".encode()
     keep_open(target, 4, lambda client: client.send(head + b"x" * 20_000), stop, lambda client: client.send(b"x" * 9_000))
 
 
 def open_bodies(target, stop):
-    """Clients without a token send a body where none is needed."""
+    """Clients without a token send bodies to open routes."""
     head = f"GET /health HTTP/1.1\r\nHost: t\r\nContent-Length: {7 * MIB}\r\n\r\n".encode()
     keep_open(target, 4, lambda client: client.send(head + b"x" * 20_000), stop, lambda client: client.send(b"x" * 20_000))
 
 
 def silent(target, stop):
-    """Clients connect and say nothing."""
+    """Clients connect and send nothing."""
     keep_open(target, 60, lambda client: None, stop)
 
 
@@ -159,13 +159,13 @@ def trailers(target, stop):
 
 
 def slow_readers(target, stop):
-    """Clients without a token ask for what is open, 50 times each, and read a byte a second."""
+    """Clients without a token request an open route 50 times each, and read one byte a second."""
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: t\r\n\r\n" * 50
     keep_open(target, 16, lambda client: client.send(ask), stop, lambda client: client.recv(1), receive=2048)
 
 
 def leaving(target, stop):
-    """Clients leave in the middle of a photo."""
+    """Clients disconnect in the middle of a photo."""
     head = f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(PHOTO)}\r\n\r\n".encode()
     while not stop.wait(0.5):
         with contextlib.suppress(OSError), target.connect(2) as client:
@@ -183,7 +183,7 @@ ATTACKS = (unread, slow_uploads, open_bodies, silent, half_heads, trailers, slow
 
 @contextlib.contextmanager
 def attacked(target, *attacks, copies=1):
-    """All these attacks at once, each in a process of its own and from its own address."""
+    """Runs all these attacks at once, each in its own process and from its own address."""
     children = []
     for number, attack in enumerate(list(attacks) * copies):
         pid = os.fork()
@@ -206,7 +206,7 @@ def attacked(target, *attacks, copies=1):
 
 
 def probe(target, seconds, path="/healthz"):
-    """Sorted seconds of GETs for so long, each on its own connection; one that is not 200 counts as 10."""
+    """Sorted seconds of GETs during this time, each on a new connection; a status but 200 counts as 10 s."""
     end, times = time.perf_counter() + seconds, []
     while time.perf_counter() < end:
         status, took = target.get(path)
@@ -233,7 +233,7 @@ def tls_unread():
 
 
 def uploads(target, photo):
-    """Posts a photo ten times, each over a connection of its own: the statuses, and the seconds each took."""
+    """Posts a photo ten times, each on a new connection; returns the statuses and the seconds each took."""
     statuses, times = [], []
     for _ in range(10):
         begin = time.perf_counter()
@@ -245,7 +245,7 @@ def uploads(target, photo):
 
 
 def slow_announced():
-    """Row 4: two clients announce 8 MiB and send 18 KiB/s; everybody's uploads waited for 29 s."""
+    """Row 4: two clients announce 8 MiB and send 18 KiB/s, which once delayed all other uploads by 29 s."""
     with served("--memory-limit", "64MiB") as (_, target), attacked(target, slow_uploads):
         time.sleep(2)
         statuses, times = uploads(target, PHOTO + bytes(2 * MIB))
@@ -255,7 +255,7 @@ def slow_announced():
 
 
 def open_body():
-    """Row 5: what is open without a token brings no body."""
+    """Row 5: open routes accept no body without a token."""
     with served("--memory-limit", "64MiB") as (_, target):
         connection = target.http()
         connection.request("GET", "/health", body=bytes(7 * MIB))
@@ -265,7 +265,7 @@ def open_body():
 
 
 def silence():
-    """Row 6: silent connections up to the cap from three addresses, opened anew when they end."""
+    """Row 6: three addresses fill the limit of connections with silent ones, and replace those that end."""
     with served("--memory-limit", "64MiB", "--admin-listen", "127.0.0.1:0") as (service, target):
         admin = Target("127.0.0.1", service.admin)
         with attacked(target, silent, silent, silent):
@@ -277,7 +277,7 @@ def silence():
 
 
 def unread_buffers():
-    """Row 7: clients that stop reading; what the kernel queues for them."""
+    """Row 7: clients stop reading; the kernel's buffers for them stay bounded."""
     with served("--memory-limit", "64MiB") as (_, target), attacked(target, unread, copies=4):
         most = 0
         for _ in range(20):
@@ -289,7 +289,7 @@ def unread_buffers():
 
 
 def backlog():
-    """Row 10: SIGTERM with clients that only the kernel has accepted; SIGHUP."""
+    """Row 10: SIGTERM with connections in the kernel's backlog; SIGHUP."""
     with served("--memory-limit", "64MiB") as (service, target):
         service.process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
@@ -309,7 +309,7 @@ def backlog():
 
 
 def pipes():
-    """Row 11: standard error is a pipe that nobody reads, then one that is closed."""
+    """Row 11: standard error is a pipe that is not read, and then one that is closed."""
     figures, kept = [], True
     for closed in (False, True):
         read, write = os.pipe()
@@ -330,7 +330,7 @@ def pipes():
 
 
 def half_closed():
-    """Row 12: a request after which the client closes its half."""
+    """Row 12: the client closes its sending half after its request."""
     with served() as (_, target):
         seen = []
         photo = (f"POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(PHOTO)}\r\n\r\n").encode() + PHOTO
@@ -343,7 +343,7 @@ def half_closed():
 
 
 def few_descriptors():
-    """Row 15: 64 descriptors."""
+    """Row 15: the process may have 64 descriptors only."""
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     with served(before=limit) as (_, target):
@@ -365,7 +365,7 @@ def few_descriptors():
 
 
 def long_trailers():
-    """A megabyte of trailers after a body."""
+    """A body is followed by a megabyte of trailers."""
     with served("--memory-limit", "64MiB") as (service, target):
         before = service.memory()["private"]
         with attacked(target, trailers, copies=4):
@@ -376,7 +376,7 @@ def long_trailers():
 
 
 def group_resized():
-    """Row 16: the control group's limit is changed while it runs, both ways."""
+    """Row 16: the control group's limit is lowered and raised while the service runs."""
     import cgroup
     import json
     why = cgroup.available()
@@ -396,7 +396,7 @@ def group_resized():
 
 
 def unread_answers():
-    """What is open without a token is asked for and hardly read; photos waited in vain for the memory it held."""
+    """Clients request open routes and hardly read the answers, whose memory once blocked photos for ever."""
     with served("--memory-limit", "64MiB") as (_, target), attacked(target, slow_readers, copies=5):
         time.sleep(4)
         statuses, times = uploads(target, PHOTO)
@@ -404,8 +404,8 @@ def unread_answers():
 
 
 def crowded():
-    """Row 6: an only address has all places; others get theirs although those of the first are at work."""
-    # The runner answers this itself: no instance is waited for, only a place.
+    """Row 6: one address holds all connections, with requests at work; other addresses still get theirs."""
+    # The runner answers this itself, so it needs a connection but no instance.
     ask = f"GET /memory HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
     work = f"POST /guest/loop HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 1\r\n\r\nx".encode()
     only, others, clients = [], [], []
@@ -428,7 +428,7 @@ def crowded():
 
 @contextlib.contextmanager
 def served(*flags, tls=False, **more):
-    """A service with a token, and where it is."""
+    """A service that requires a token, and its target."""
     with application() as app:
         folder = pathlib.Path(app)
         flags = [*tokens(folder), *flags, *(certificate(folder) if tls else [])]

@@ -26,14 +26,14 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAME = "skincell"
-# The binary serves by itself; it needs of Spin only to be started by it.
+# The binary serves requests itself; Spin only starts it.
 SPIN = ">=2.0"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64", "arm64": "aarch64"}
 SYSTEMS = {"Linux": "linux", "Darwin": "macos", "Windows": "windows"}
 
 
 def pack(binary):
-    """The package's bytes: the binary under the plugin's name and the licence, alike whenever it is made."""
+    """The package's bytes: the licence, and the binary under the plugin's name; reproducible."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name, path, mode in ((NAME, binary, 0o755), ("LICENSE", ROOT / "LICENSE", 0o644)):
@@ -62,12 +62,12 @@ def manifest(version, package, digest, url):
 
 
 def check(path):
-    """What is wrong with a manifest and its package, by Spin's rules, the package unpacked as Spin does it."""
+    """The problems of a manifest and its package by Spin's rules, with the package unpacked as Spin does."""
     text = json.loads(path.read_text())
     try:
         import jsonschema
     except ImportError:
-        print("skipped: the schema, for `jsonschema` is not installed")
+        print("skipped: the check against the schema, because `jsonschema` is not installed")
     else:
         schema = json.loads((HERE / "schemas" / "plugin.json").read_text())
         for error in jsonschema.Draft202012Validator(schema).iter_errors(text):
@@ -75,7 +75,7 @@ def check(path):
     package = path.parent / text["packages"][0]["url"].rsplit("/", 1)[1]
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     if digest != text["packages"][0]["sha256"]:
-        yield f"{package.name} has the digest {digest}, the manifest another"
+        yield f"{package.name} has the digest {digest}, which is not the one in the manifest"
     with tempfile.TemporaryDirectory() as plugins:
         folder = pathlib.Path(plugins) / text["name"]
         with tarfile.open(package) as archive:
@@ -88,19 +88,19 @@ def check(path):
         ):
             run = subprocess.run([folder / text["name"], *arguments], capture_output=True, text=True, timeout=60)
             if run.returncode or not re.match(expected, run.stdout):
-                yield f"{NAME} {' '.join(arguments)} says {run.stdout!r} {run.stderr!r}"
+                yield f"{NAME} {' '.join(arguments)} printed {run.stdout!r} {run.stderr!r}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / NAME)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "plugin")
-    parser.add_argument("--url", help="where the package will lie")
+    parser.add_argument("--url", help="the URL of the folder that the package will be in")
     args = parser.parse_args()
     if not args.binary.exists():
         sys.exit(f"there is no {args.binary}; build it with `cargo build --release`")
-    said = subprocess.run([args.binary, "--version"], capture_output=True, text=True, check=True).stdout
-    version = said.split()[1]
+    printed = subprocess.run([args.binary, "--version"], capture_output=True, text=True, check=True).stdout
+    version = printed.split()[1]
     args.out.mkdir(parents=True, exist_ok=True)
     system, architecture = SYSTEMS[platform.system()], ARCHITECTURES[platform.machine()]
     package = args.out / f"{NAME}-{version}-{system}-{architecture}.tar.gz"

@@ -25,7 +25,7 @@ def rounded(mib, step=16):
 
 
 def values(figures):
-    """Everything a template may name."""
+    """The values that templates may use, by name."""
     service, kubernetes, render = figures["service"], figures["kubernetes"], figures["render"]
     measured, room = figures["measured"], figures["room"]
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
@@ -39,14 +39,14 @@ def values(figures):
         "memory_limit_mib": rounded(request * room["limit"]),
         "wasm_request_mib": wasm_request,
         "wasm_limit_mib": rounded(wasm_request * room["limit"]),
-        # The drain, and time to close what is left.
+        # The drain timeout, and time to close the remaining connections.
         "shutdown_seconds": service["drain_seconds"] + 10,
         **{f"render_{name}": value for name, value in render.items()},
     }
 
 
 def cost_table(figures):
-    """What a million photos cost, as Markdown."""
+    """The cost of a million photos, as Markdown."""
     measured, prices, render = figures["measured"], figures["prices"], figures["render"]
     per_core = measured["photos_per_second"] / measured["cores"]
     wasm_per_core = 1 / figures["wasm"]["seconds"]
@@ -70,10 +70,10 @@ def cost_table(figures):
 
 
 def size_table(figures):
-    """What each place is given, as Markdown."""
+    """The resources of each deployment, as Markdown."""
     v = values(figures)
     return "\n".join([
-        "| where | memory asked for | memory at most | processor |",
+        "| where | memory request | memory limit | CPU |",
         "|---|---|---|---|",
         f"| Kubernetes | {v['memory_request_mib']} MiB | {v['memory_limit_mib']} MiB | {v['cpu']} core |",
         f"| Render | {v['render_memory_mib']} MiB, the plan's | the same | {v['render_cores']} core |",
@@ -82,7 +82,7 @@ def size_table(figures):
 
 
 def rendered():
-    """Path and text of every file."""
+    """Path and text of every rendered file."""
     figures = tomllib.loads((HERE / "figures.toml").read_text())
     names = values(figures)
     for template in sorted((HERE / "templates").iterdir()):
@@ -101,7 +101,7 @@ def main():
     stale = [(path, text) for path, text in rendered() if not path.exists() or path.read_text() != text]
     if sys.argv[1:] == ["--check"]:
         for path, _ in stale:
-            print(f"{path.relative_to(ROOT)} is not as rendered; run `python3 deploy/render.py`")
+            print(f"{path.relative_to(ROOT)} is out of date; run `python3 deploy/render.py`")
         sys.exit(1 if stale else 0)
     for path, text in stale:
         path.write_text(text)

@@ -3,9 +3,9 @@
     python3 deploy/static.py [--binary FILE] [--photos 20]
 
 The root has only the binary, spin.toml, the component and models/skin: no libc, no shell, no /proc, no /tmp.
-The service runs there as a user of its own, answers photos, and is asked for its health and memory. Printed:
-size of binary and root, time from process start to /healthz (compiling, then with a warm cache), memory.
-Needs root for the change of root, the Rust target `x86_64-unknown-linux-musl` and a musl C compiler (Debian:
+The service runs there as an unprivileged user and answers photos. Prints the size of binary and root, the time
+from process start to /healthz (compiling, then with a warm cache), and the memory. Needs root for chroot, the
+Rust target `x86_64-unknown-linux-musl` and a musl C compiler (Debian:
 musl-tools); without them it prints a message and exits with 2. Only the standard library.
 """
 
@@ -44,7 +44,7 @@ def build():
 
 
 def empty_root(folder, binary):
-    """Everything the service needs, and the paths it may write to: the root itself."""
+    """Fills the root: everything the service needs. The root itself is its writable folder."""
     shutil.copy(binary, folder / "skincell")
     app = folder / "app"
     (app / COMPONENT).parent.mkdir(parents=True)
@@ -54,7 +54,7 @@ def empty_root(folder, binary):
 
 
 def start(folder, user):
-    """The service in there, its first answer awaited; seconds from process start to it."""
+    """Starts the service in that root; returns it, and the seconds from process start to its first answer."""
 
     def enter():
         os.chroot(folder)
@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--photos", type=int, default=20)
     args = parser.parse_args()
     if os.geteuid() != 0:
-        print("skipped: only root changes the root")
+        print("skipped: chroot needs root")
         sys.exit(2)
     binary = args.binary or build()
     linked = subprocess.run(["ldd", binary], capture_output=True, text=True)

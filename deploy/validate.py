@@ -1,5 +1,5 @@
-"""Checks the files from render.py against schemas: Kubernetes' own, and ours for Render and SpinKube
-(schemas/).
+"""Checks the files from render.py against schemas: Kubernetes' own, and those in schemas/ for Render and
+SpinKube.
 
     pip install -r deploy/requirements.txt
     python3 deploy/validate.py
@@ -27,14 +27,14 @@ def documents(name):
 
 
 def against_ours(document, schema):
-    """The problems of a document by a schema of ours."""
+    """The problems of a document by a schema in schemas/."""
     schema = json.loads((HERE / "schemas" / schema).read_text())
     for error in jsonschema.Draft202012Validator(schema).iter_errors(document):
         yield f"{schema['title']}: {'/'.join(map(str, error.absolute_path))}: {error.message}"
 
 
 def against_kubernetes(document, version):
-    """The problems of a document by Kubernetes' schemas of this version, unknown members included."""
+    """The problems of a document by Kubernetes' schemas of this version, including unknown members."""
     try:
         kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -42,7 +42,7 @@ def against_kubernetes(document, version):
 
 
 def against_schemas(version):
-    """Every file against its schema, and then the schemas against what is wrong on purpose."""
+    """Checks every file against its schema, and that the schemas find deliberate errors."""
     checks = (
         ("kubernetes.yaml", lambda document: against_kubernetes(document, version)),
         ("render.yaml", lambda document: against_ours(document, "render.json")),
@@ -68,37 +68,37 @@ def mib(quantity):
 
 
 def against_each_other(figures):
-    """What the schemas cannot see."""
+    """Problems that schemas cannot express."""
     kinds = {document["kind"]: document for document in documents("kubernetes.yaml")}
     pod = kinds["Deployment"]["spec"]["template"]
     container = pod["spec"]["containers"][0]
     spin = documents("spinkube.yaml")[0]["spec"]
     for where, resources in (("kubernetes.yaml", container["resources"]), ("spinkube.yaml", spin["resources"])):
         if mib(resources["requests"]["memory"]) > mib(resources["limits"]["memory"]):
-            yield f"{where}: asks for more memory than it may have"
+            yield f"{where}: the memory request exceeds the limit"
     if mib(container["resources"]["requests"]["memory"]) < figures["measured"]["peak_mib"]:
-        yield "kubernetes.yaml: asks for less memory than was measured"
+        yield "kubernetes.yaml: the memory request is below the measured peak"
     labels = pod["metadata"]["labels"]
     for kind in ("Deployment", "Service", "PodDisruptionBudget"):
         selector = kinds[kind]["spec"]["selector"]
         if selector.get("matchLabels", selector) != labels:
             yield f"kubernetes.yaml: {kind} selects other pods"
     if pod["spec"]["terminationGracePeriodSeconds"] <= figures["service"]["drain_seconds"]:
-        yield "kubernetes.yaml: a pod is killed before it has finished what it accepted"
+        yield "kubernetes.yaml: a pod is killed before its accepted requests are finished"
     source = (ROOT / "runner/src/admin.rs").read_text() + (ROOT / "runner/src/service.rs").read_text()
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         path = container[probe]["httpGet"]["path"]
         if f'"{path}"' not in source:
-            yield f"kubernetes.yaml: {probe} asks {path}, which the runner does not have"
+            yield f"kubernetes.yaml: {probe} uses {path}, which the runner does not serve"
     render = documents("render.yaml")[0]["services"][0]
     if f'"{render["healthCheckPath"]}"' not in source:
-        yield f"render.yaml: asks {render['healthCheckPath']}, which the runner does not have"
+        yield f"render.yaml: the health check uses {render['healthCheckPath']}, which the runner does not serve"
     if not (ROOT / render["dockerfilePath"]).exists():
         yield f"render.yaml: there is no {render['dockerfilePath']}"
 
 
 def metrics_named():
-    """Metrics that docs/deploy.md says to alarm on and the runner does not have."""
+    """Metrics that docs/deploy.md recommends for alerts and the runner does not have."""
     source = (ROOT / "runner/src/metrics.rs").read_text()
     for name in re.findall(r"`((?:skincell|http)_[a-z_]+)", (ROOT / "docs/deploy.md").read_text()):
         bare = re.sub(r"_(total|seconds|bytes)$", "", name)

@@ -1,14 +1,14 @@
-//! What the parts of a request cost beside decoding: a fresh instance, tensors between guest and host, a run
-//! of each engine, and the whole of it. No sockets: requests go straight into the service.
+//! Times the parts of a request besides decoding: a fresh instance, tensors passed between guest and host, a
+//! run of each engine, and a whole request. Sockets are left out: requests go straight to the handler.
 //!
-//! Prints times only; no figure here passes or fails.
+//! It prints times only and has no thresholds.
 //!
 //! ```text
 //! cargo build --release --target wasm32-wasip2 -p skincell -p skincell-guests
-//! cargo bench -p skincell-runner            (ORT_DYLIB_PATH names the library, where ONNX Runtime is to run too)
+//! cargo bench -p skincell-runner            (set ORT_DYLIB_PATH to the library to include ONNX Runtime)
 //! ```
 
-#![allow(clippy::expect_used, reason = "a bench stops where it cannot go on")]
+#![allow(clippy::expect_used, reason = "an error ends the benchmark")]
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -24,10 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-/// The photo that is asked about, and the model's input: float32, as its card says.
+/// The posted photo, and the model's input: float32, as its card says.
 const PHOTO: &str = "tests/photos/drawn-eczema-1.jpg";
 const INPUT: (&str, [u32; 4]) = ("image", [1, 3, 224, 224]);
-/// The tensor that is moved: 300×300 in three channels of float32, EfficientNetV2-S's input.
+/// The tensor that is passed back and forth: 300×300 with three channels of float32, EfficientNetV2-S's
+/// input.
 const MOVED_BYTES: u64 = 4 * 3 * 300 * 300;
 const MOVES: u64 = 16;
 
@@ -47,7 +48,7 @@ fn serve(folder: &Path) -> Handler {
     Handler::new(Arc::new(service), Access::default(), None)
 }
 
-/// Sends `body` to `path` and waits for the end of the answer, which has to be 200.
+/// Sends `body` to `path` and reads the whole answer, whose status must be 200.
 async fn ask(handler: &Handler, path: &str, body: &Bytes) -> Bytes {
     let method = if body.is_empty() { "GET" } else { "POST" };
     let request = Request::builder().method(method).uri(path);
@@ -58,7 +59,7 @@ async fn ask(handler: &Handler, path: &str, body: &Bytes) -> Bytes {
     answer.into_body().collect().await.expect("an answer to its end").to_bytes()
 }
 
-/// The guest of the tests, alone.
+/// An application of the tests' guest only.
 fn guest() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let wasm = repository().join("target/wasm32-wasip2/release/skincell_guests.wasm");
@@ -98,7 +99,7 @@ fn engines(criterion: &mut Criterion) {
             let engine = OnnxRuntime::new(Path::new(&library), 1).expect("ONNX Runtime's library");
             engines.push(Box::new(engine));
         }
-        None => println!("onnxruntime is left out: ORT_DYLIB_PATH names no library"),
+        None => println!("onnxruntime is left out: ORT_DYLIB_PATH is not set"),
     }
     let elements = INPUT.1.iter().product::<u32>() as usize;
     for engine in engines {

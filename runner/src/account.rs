@@ -1,17 +1,17 @@
-//! What one instance makes the host hold: one account for its tensors, header fields, bodies, streams,
-//! descriptors and handles, so that no kind of resource is a way around the limit of another.
+//! Counts the host memory that one instance causes: one account for its tensors, header fields, bodies,
+//! streams, descriptors and handles, so that no kind of resource evades the limit of another.
 //!
-//! The account's limit is part of what a request is promised before it starts (`memory::Plan`), so the
-//! ledger knows it, and an instance that keeps within it never fails for want of memory half-way.
+//! The account's limit is part of a request's reservation (`memory::Plan`). So the ledger knows it, and an
+//! instance that keeps within it never fails for lack of memory.
 //!
-//! Our own resources hold a [`Charge`]. Those of wasmtime-wasi and wasmtime-wasi-http live in the resource
-//! table: the table is measured whenever a host call asks for it, which every host call that makes, grows
-//! or uses a resource does first. An account that is overdrawn then has an empty table, so that the call
-//! traps, and everything in the old one is freed. What a single call may add before it is noticed is
-//! bounded by the fuel of host calls, which is promised apart.
+//! The runner's own resources hold a [`Charge`]. Those of wasmtime-wasi and wasmtime-wasi-http live in the
+//! resource table, which is measured whenever a host call accesses it; every host call that makes, grows or
+//! uses a resource does so first. If the account is overdrawn, the table is replaced by an empty one: the
+//! call traps, and everything in the old table is freed. What a single call may add before that is bounded by
+//! the fuel of host calls, which is reserved separately.
 //!
-//! Sizes that wasmtime does not tell are bounded from above; `tests/cases/bad_guests.rs` compares the sum
-//! with what the kernel counts.
+//! Sizes that wasmtime does not report are bounded from above; `tests/cases/bad_guests.rs` compares the sum
+//! with the kernel's count. Linear memory is limited by `sandbox`.
 
 use crate::memory::TrackedBytes;
 use http::HeaderMap;
@@ -26,31 +26,32 @@ use wasmtime_wasi_http::p2::bindings::http::types::{Method, Scheme};
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::p2::types::{HostOutgoingRequest, HostOutgoingResponse};
 
-/// Handles one instance may hold, of all kinds together.
+/// Most handles of one instance, of all kinds together.
 pub(crate) const MAX_HANDLES: usize = 1_000;
-/// Files and folders one instance may hold open; with those of other instances they must fit into what
-/// the process may open.
+/// Most open files and folders of one instance. All instances together must stay below the process's limit of
+/// descriptors.
 pub(crate) const MAX_DESCRIPTORS: usize = 100;
 
-/// Pieces of a response's body that may be on their way from guest to client, and their size in bytes:
-/// room for a whole answer of the usual size, so that a client that reads slowly keeps no instance.
+/// Number and size, in bytes, of the pieces of a response's body that may be queued between guest and client:
+/// room for a whole answer of the usual size, so that a client that reads slowly does not keep the instance.
 pub(crate) const CHUNKS: usize = 16;
 pub(crate) const CHUNK: usize = 32 << 10;
 
-// Bytes for each resource of a kind. The largest of the many small ones is an error with its chain of
-// causes; the table's own entry is 56 bytes, of which growing keeps three, and 100 with its children.
+// Bytes for each resource of a kind. The largest of the many small ones is an error with its chain of causes;
+// the table's own entry is 56 bytes, counted three times because the table grows by copying, and 100 with its
+// children.
 const SMALL: u64 = 1 << 10;
-/// A body's queue, whose full length only the two ends know, and its ends.
+/// A body's queue, counted at its full length because only its two ends know the real one, and the ends.
 const BODY: u64 = (CHUNKS * CHUNK) as u64 + END;
-/// One end of such a queue: it keeps the queue's blocks of 32 slots, 40 bytes each.
+/// One end of such a queue, which keeps the queue's blocks of 32 slots of 40 bytes each.
 const END: u64 = 4 << 10;
-/// A file's stream keeps the piece that was read ahead, at most wasmtime-wasi's 64 KiB.
+/// A file's stream, which keeps the piece that was read ahead, at most wasmtime-wasi's 64 KiB.
 const INPUT: u64 = (64 << 10) + SMALL;
-/// The kernel's part of an open file: its `struct file`, and the inode and directory entry it pins.
+/// The kernel's part of an open file: its `struct file`, and the inode and directory entry that it pins.
 const DESCRIPTOR: u64 = 4 << 10;
 /// A header field: twice a bucket of the map (104 bytes, and its index), and two allocations.
 const FIELD: u64 = 320;
-/// A further value of a field: twice its place, and one allocation.
+/// Another value of a field: twice its entry, and one allocation.
 const VALUE: u64 = 192;
 
 /// The account of one instance.
@@ -58,38 +59,38 @@ pub(crate) struct InstanceAccount {
     table: ResourceTable,
     charged: Arc<AtomicU64>,
     limit: u64,
-    /// What the listing of a folder takes at most: a stream of one keeps it whole.
+    /// Largest listing of a folder, in bytes: a stream of a listing keeps all of it.
     listing: u64,
-    /// Header maps met while the table is measured, by address: many handles may share one.
+    /// Header maps found while the table is measured, by address: several handles may share one.
     maps: Vec<(usize, u64)>,
     overdrawn: Option<Overdrawn>,
 }
 
-/// An instance made the host hold more than it may.
+/// An instance exceeded its account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Overdrawn {
     /// In bytes.
     #[error(
         "the component made the host hold {held} bytes of tensors, bodies, header fields and other \
-         resources, and may have {limit}"
+         resources; its limit is {limit}"
     )]
     Bytes {
-        /// What it would have held.
+        /// Bytes it would have held.
         held: u64,
         /// What it may.
         limit: u64,
     },
     /// In open files.
-    #[error("the component held {held} files open, and may have {limit}")]
+    #[error("the component held {held} files open; its limit is {limit}")]
     Descriptors {
-        /// What it held.
+        /// Files it held open.
         held: usize,
         /// What it may.
         limit: usize,
     },
 }
 
-/// So many bytes of an account, until this is dropped.
+/// Bytes charged to an account, until dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     charged: Arc<AtomicU64>,
@@ -103,7 +104,7 @@ impl Drop for Charge {
     }
 }
 
-/// A resource with what it takes of its instance's account.
+/// A resource with its charge.
 #[derive(Debug)]
 pub(crate) struct Charged<T> {
     pub(crate) value: T,
@@ -111,8 +112,8 @@ pub(crate) struct Charged<T> {
 }
 
 impl InstanceAccount {
-    /// An empty account of `limit` bytes; `listing` is what a listing of the largest folder the instance sees
-    /// takes.
+    /// An empty account of `limit` bytes; `listing` is the size of the largest folder's listing that the
+    /// instance can see.
     pub(crate) fn new(limit: u64, listing: u64) -> Self {
         Self {
             table: table(MAX_HANDLES),
@@ -124,7 +125,7 @@ impl InstanceAccount {
         }
     }
 
-    /// The instance's resources; none of them where it holds more than it may.
+    /// The instance's resources; an empty table if the account is overdrawn.
     pub(crate) fn table(&mut self) -> &mut ResourceTable {
         if self.overdrawn.is_none()
             && let Err(overdrawn) = self.check()
@@ -134,10 +135,10 @@ impl InstanceAccount {
         &mut self.table
     }
 
-    /// Takes `bytes` for a resource that comes into being.
+    /// Charges `bytes` for a new resource.
     ///
     /// # Errors
-    /// [`Overdrawn`], and the account is closed.
+    /// [`Overdrawn`]; the account is then closed.
     pub(crate) fn charge(&mut self, bytes: u64) -> Result<Charge, Overdrawn> {
         let held = self.held().bytes.saturating_add(bytes);
         if held > self.limit {
@@ -167,7 +168,7 @@ impl InstanceAccount {
         Ok(())
     }
 
-    /// Frees everything. An empty table without room knows no handle, so that whoever uses one traps.
+    /// Frees everything. The new table knows no handle and has no capacity, so every use of a handle traps.
     fn close(&mut self, overdrawn: Overdrawn) {
         self.overdrawn = Some(overdrawn);
         self.table = table(0);
@@ -203,7 +204,7 @@ impl Held {
         if let Some(fields) = entry.downcast_ref::<FieldMap>() {
             maps.push(fields_size(fields));
         } else if entry.is::<DynInputStream>() {
-            // Of a file, perhaps, which stays open with it.
+            // It may be the stream of a file, which stays open with it.
             self.descriptors += 1;
             self.bytes += INPUT;
         } else if entry.is::<DynOutputStream>() || entry.is::<HostOutgoingBody>() {
@@ -223,7 +224,7 @@ impl Held {
     }
 }
 
-/// The address of a header map, and what it takes.
+/// The address of a header map, and its size in bytes.
 fn fields_size(fields: &FieldMap) -> (usize, u64) {
     let map: &HeaderMap = fields;
     let names: usize = map.keys().map(|name| name.as_str().len()).sum();
@@ -233,7 +234,7 @@ fn fields_size(fields: &FieldMap) -> (usize, u64) {
     (std::ptr::from_ref(map).addr(), places + (names + values) as u64)
 }
 
-/// Bytes of what an outgoing request spells.
+/// Bytes of an outgoing request's method, scheme, authority and path.
 fn texts(request: &HostOutgoingRequest) -> u64 {
     let method = match &request.method {
         Method::Other(method) => method.len(),
@@ -255,7 +256,7 @@ mod tests {
     const LIMIT: u64 = 1 << 20;
 
     #[test]
-    fn a_charge_is_given_back_when_it_is_dropped() {
+    fn a_charge_is_returned_when_it_is_dropped() {
         let mut account = InstanceAccount::new(LIMIT, 0);
         let first = account.charge(LIMIT - 10).unwrap();
         let refused = account.charge(11).unwrap_err();

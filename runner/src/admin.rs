@@ -1,6 +1,8 @@
-//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, `/metrics`, and Spin's `/.well-known/spin/…`.
+//! The runner's own endpoints: `/healthz`, `/readyz`, `/memory`, `/metrics`, and Spin's
+//! `/.well-known/spin/…`.
 //!
-//! They touch no component and wait for no slot, so they answer while everything else is busy.
+//! They use no component and need no permit, so they answer while everything else is busy. Counting is left
+//! to `metrics`.
 
 use crate::memory::ProcessMemory;
 use crate::metrics::{self, Process};
@@ -13,17 +15,17 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Where they are, as far as they are not Spin's own.
+/// Their paths, without Spin's own.
 pub(crate) const PATHS: [&str; 4] = ["/healthz", "/readyz", "/memory", "/metrics"];
 
-/// Answers a request to the application's port if it is for the runner itself. Where the runner has a port of
-/// its own, only Spin's paths stay here.
+/// Answers a request to the application's port if it is for the runner itself. If the runner has a port of
+/// its own, only Spin's paths are answered here.
 pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
     let is_spins = request.uri().path().starts_with("/.well-known/spin/");
     (is_spins || !service.admin_apart).then(|| answer_all(service, request)).flatten()
 }
 
-/// Answers a request if it is for the runner itself, whatever the port.
+/// Answers a request if it is for the runner itself, on any port.
 pub(crate) fn answer_all<B>(
     service: &Service,
     request: &Request<B>,
@@ -41,7 +43,7 @@ pub(crate) fn answer_all<B>(
     }
 }
 
-/// What Spin says of an application under the same path.
+/// Spin's description of the application.
 fn info(service: &Service) -> Value {
     serde_json::json!({
         "name": service.app.name,
@@ -50,7 +52,7 @@ fn info(service: &Service) -> Value {
     })
 }
 
-/// Only reads are allowed.
+/// Answers GET and HEAD only.
 fn checked<B>(
     request: &Request<B>,
     answer: &dyn Fn() -> Response<Full<Bytes>>,
@@ -63,8 +65,8 @@ fn checked<B>(
     refusal
 }
 
-/// Ready while nobody has asked us to stop, and no model is known to be missing: one that was asked for
-/// and could not be loaded, or one whose folder is not there. What is merely not loaded yet is no reason.
+/// Ready unless the process is stopping, a model could not be loaded, or a model's folder is missing. A model
+/// that is merely not loaded yet does not count.
 fn ready(service: &Service) -> Response<Full<Bytes>> {
     let models = service.models.status();
     let reasons: BTreeMap<&str, &str> = models
@@ -81,8 +83,8 @@ fn ready(service: &Service) -> Response<Full<Bytes>> {
     answer
 }
 
-/// What `/memory` answers: the origin app's members first, under its names, then what else an operator
-/// asks for. Sizes in `_mb` are MiB, as there.
+/// The answer of `/memory`: the members of the original app first, under the same names, then further ones
+/// for operators. Sizes in `_mb` are MiB, as in that app.
 #[derive(Serialize)]
 struct MemoryReport {
     status: &'static str,
@@ -96,17 +98,17 @@ struct MemoryReport {
 #[derive(Serialize)]
 struct MemoryMib {
     rss_mb: f64,
-    /// Held, of the budget.
+    /// `held_mb` as a percentage of the budget.
     percent: Option<f64>,
     private_mb: f64,
     mapped_mb: f64,
     peak_mb: f64,
-    /// Bytes that cannot be given back, our own or the whole control group's: what the lines of defence
-    /// look at.
+    /// Memory that the kernel cannot reclaim, of this process or of the whole control group; it is what the
+    /// memory levels are measured by.
     held_mb: f64,
-    /// `--memory-limit`, or what it found.
+    /// `--memory-limit`, or the limit found on this machine.
     budget_mb: Option<f64>,
-    /// Promised to the runner, models and requests.
+    /// Reserved for the runner, models and requests.
     reserved_mb: f64,
 }
 
@@ -150,13 +152,13 @@ fn memory(service: &Service) -> MemoryReport {
     }
 }
 
-/// Everything for Prometheus, in the form it asks for.
+/// All metrics for Prometheus, in the format it asks for.
 fn scraped(service: &Service, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let format = metrics::Format::asked(headers);
     with_type(StatusCode::OK, format.content_type(), scrape(service, format))
 }
 
-/// What was counted, and how things stand now.
+/// The counters, and the gauges as they are now.
 fn scrape(service: &Service, format: metrics::Format) -> String {
     let (memory, metrics) = (ProcessMemory::now(), &service.metrics);
     for (kind, bytes) in [
@@ -182,7 +184,7 @@ fn scrape(service: &Service, format: metrics::Format) -> String {
     metrics.text(format)
 }
 
-/// The origin app's switch as the components were given it; on where nothing is said.
+/// The original app's switch, from the components' environment; on by default.
 fn gradcam_enabled(service: &Service) -> bool {
     let mut settings = service.app.components.iter().flat_map(|component| &component.environment);
     let last = settings.rfind(|(name, _)| name == "ENABLE_GRADCAM");

@@ -1,4 +1,5 @@
-//! A bounded queue for requests: each starts when a permit is free and the memory it may take fits the budget.
+//! A bounded queue for requests: each starts when a permit is free and the memory it may take fits the
+//! budget.
 //!
 //! A limited number may wait for a limited time; the others are refused and told to retry. A request whose
 //! future is dropped, because its client has hung up, leaves the queue at once. Requests without a body, such
@@ -175,8 +176,8 @@ impl Admission {
         }
     }
 
-    /// Starts the requests that fit by now. It has to be called from time to time, because memory also comes free
-    /// elsewhere.
+    /// Starts the requests that fit by now. It has to be called from time to time, because memory also comes
+    /// free elsewhere.
     pub fn advance(&self) {
         Queue::advance(&self.0);
     }

@@ -1,19 +1,20 @@
-//! Makes the system's allocator give memory back: what this service frees, the machine gets.
+//! Sets up glibc's allocator to return freed memory to the system.
 //!
-//! glibc keeps one arena per thread and grows its threshold for mapped blocks with use, so feature maps
-//! of megabytes, once freed, stay with whichever thread had them: 30 MiB after 1,000 photos, where 4
-//! are in use. musl's allocator maps large blocks by itself and needs nothing.
+//! By default glibc keeps one arena per thread, and raises its threshold for mapped blocks with use. Freed
+//! feature maps of megabytes then stay with the thread that had them: 30 MiB after 1,000 photos, where 4 are
+//! in use. musl's allocator maps large blocks by itself and needs nothing. Measuring memory is left to
+//! `memory`.
 
-/// Arenas, whatever the number of threads; requests at work are few.
+/// Number of arenas, for any number of threads: few requests are at work at once.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const ARENAS: libc::c_int = 2;
 
-/// Blocks from this size on are mapped, and unmapped when freed. Setting it also stops glibc from
-/// raising it by itself (`mallopt(3)`, M_MMAP_THRESHOLD).
+/// Blocks of at least this size are mapped, and unmapped when freed. Setting it also stops glibc from raising
+/// it by itself (`mallopt(3)`, M_MMAP_THRESHOLD).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_FROM_BYTES: libc::c_int = 128 << 10;
 
-/// Sets the allocator's limits. Call it first in `main`, before there are threads.
+/// Sets the allocator's limits. Call it first in `main`, before any thread starts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn give_memory_back() {
     let settings = [
@@ -22,24 +23,21 @@ pub fn give_memory_back() {
         (libc::M_TRIM_THRESHOLD, MAPPED_FROM_BYTES),
     ];
     for (parameter, value) in settings {
-        #[expect(
-            unsafe_code,
-            reason = "glibc offers no other way in, short of an environment variable"
-        )]
+        #[expect(unsafe_code, reason = "glibc offers no other way, except an environment variable")]
         // SAFETY: `mallopt` takes two plain integers, keeps no reference to anything of ours, and is
         // thread-safe by its manual page; a parameter it does not know makes it return 0 and do nothing.
         let known = unsafe { libc::mallopt(parameter, value) };
         if known == 0 {
-            tracing::warn!(parameter, value, "the allocator does not take this setting");
+            tracing::warn!(parameter, value, "the allocator does not know this setting");
         }
     }
 }
 
-/// Nothing to set on other systems.
+/// Does nothing on other systems.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_memory_back() {}
 
-/// Gives back what the allocator holds free: after a model was unloaded, or when memory is tight.
+/// Returns the allocator's free memory to the system: after a model was unloaded, or when memory is tight.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn trim() {
     #[expect(unsafe_code, reason = "glibc's own call")]
@@ -50,6 +48,6 @@ pub(crate) fn trim() {
     }
 }
 
-/// Other allocators give memory back by themselves.
+/// Other allocators return memory by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn trim() {}

@@ -1,15 +1,16 @@
-//! `--build`: runs the build commands that the manifest names, as `spin build` does.
+//! `--build`: runs the build commands that the manifest names, as `spin build` does. Reading the manifest is
+//! left to `manifest`.
 
 use crate::app::App;
 use anyhow::{Context, bail};
 use std::process::Command;
 
-/// Runs every component's build commands, in order, in its `workdir`, each through the shell.
+/// Runs every component's build commands in order, each in its `workdir` through the shell.
 ///
-/// Their output goes where ours does.
+/// Their output goes to this process's standard output and error.
 ///
 /// # Errors
-/// The first command that cannot be started or that fails, with its exit status.
+/// When a command cannot be started or fails, with its exit status.
 pub fn build(app: &App) -> anyhow::Result<()> {
     let builds = app.components.iter().filter_map(|c| c.build.as_ref().map(|build| (&c.id, build)));
     for (id, build) in builds {

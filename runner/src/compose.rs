@@ -1,10 +1,10 @@
-//! Dependencies composed into a component, by `wac-graph` and by the rules that Spin composes with: every
-//! import of the component that a dependency's name covers is given by one instance of it, and what the
-//! component is not told to share, no dependency sees.
+//! Composes a component with its dependencies, by `wac-graph` and Spin's rules: one instance of a dependency
+//! provides every import of the component that the dependency's name covers. A dependency sees only the
+//! configuration that the component shares with it.
 //!
-//! A dependency that imports what it is not to see is refused: the composition has one such import for
-//! all, and Spin's way around that, an adapter in between, is not built here. It leaves out reading
-//! `spin.toml` (`app`) and fetching anything.
+//! A dependency that imports configuration it does not inherit is refused: a composition has one such import
+//! for all its parts, and the adapter with which Spin separates them is not built here. Reading `spin.toml`
+//! is left to `app`; nothing is fetched.
 
 use crate::manifest::dependency::ImportName;
 use serde::Serialize;
@@ -20,16 +20,16 @@ const CONFIGURATION: [(&str, &str); 4] = [
     ("wasi:config/store", "variables"),
 ];
 
-/// A dependency of a component, as its manifest has it.
+/// A dependency of a component, as declared in its manifest.
 #[derive(Debug, Clone, Serialize)]
 pub struct Dependency {
     /// The imports it satisfies.
     pub import: ImportName,
-    /// The component that does.
+    /// The file of the dependency.
     pub source: PathBuf,
-    /// The export that does, where not the one of the import's own name.
+    /// The export that satisfies them, if not the one of the import's own name.
     pub export: Option<String>,
-    /// Keys of its component's configuration that it sees.
+    /// Keys of the component's configuration that it inherits.
     pub inherits: Vec<String>,
 }
 
@@ -44,21 +44,21 @@ pub enum ComposeError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file that is no component.
-    #[error("{path} is no WebAssembly component: {reason}")]
+    /// A file that is not a component.
+    #[error("{path} is not a WebAssembly component: {reason}")]
     NoComponent {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
     },
-    /// A name that no import has.
+    /// A name that covers no import.
     #[error(
         "the component imports nothing that the dependency {0} names; remove it from spin.toml"
     )]
     NoImport(ImportName),
-    /// An export that is not there.
-    #[error("{path} does not export {export:?}, which the dependency {import} is to be")]
+    /// A missing export.
+    #[error("{path} does not export {export:?}, which the dependency {import} needs")]
     NoExport {
         /// The dependency's file.
         path: PathBuf,
@@ -67,7 +67,7 @@ pub enum ComposeError {
         /// The dependency's name.
         import: ImportName,
     },
-    /// It would see configuration that it does not inherit.
+    /// A dependency would see configuration that it does not inherit.
     #[error(
         "{path} imports {import}, which would show it the component's {key}: share that with \
          `dependencies_inherit_configuration = true`, or build the dependency without that import"
@@ -90,8 +90,8 @@ pub enum ComposeError {
         /// Why.
         reason: String,
     },
-    /// The composed component cannot be written down.
-    #[error("the component and its dependencies cannot be made one: {0}")]
+    /// The composed component cannot be encoded.
+    #[error("the component and its dependencies cannot be composed: {0}")]
     Encode(String),
 }
 
@@ -146,13 +146,12 @@ impl Composition {
         (world.imports.keys().cloned().collect(), world.exports.keys().cloned().collect())
     }
 
-    /// An instance of a dependency, if it imports nothing of its component's configuration that it does
-    /// not inherit.
+    /// An instance of a dependency, if it imports only configuration that it inherits.
     fn provider(&mut self, number: usize, dependency: &Dependency) -> Result<NodeId, ComposeError> {
         let path = &dependency.source;
         let package = self.add(&format!("dependency{number}"), path, read(path)?)?;
         for import in self.world(package).0 {
-            // Versions of an interface do not tell it apart.
+            // The version of the interface does not matter.
             let interface = import.split('@').next().unwrap_or_default();
             let key = CONFIGURATION.iter().find(|(known, _)| *known == interface);
             if let Some((_, key)) = key
@@ -187,7 +186,7 @@ impl Composition {
         })
     }
 
-    /// The whole, with what `socket` exports.
+    /// The composed component, with the exports of `socket`.
     fn finish(mut self, socket: PackageId, instance: NodeId) -> Result<Vec<u8>, ComposeError> {
         let refused = |error: &dyn std::fmt::Display| ComposeError::Encode(error.to_string());
         for export in self.world(socket).1 {

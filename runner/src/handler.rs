@@ -1,5 +1,5 @@
-//! What happens to one request, in order. The list is [`Handler::handle`] and, for what access control has let
-//! through, [`Handler::respond`]; every request takes it, whether it came over a socket or from the disk.
+//! What happens to one request, in order. The list is [`Handler::handle`] and, for what access control has
+//! let through, [`Handler::respond`]; every request takes it, whether it came over a socket or from the disk.
 //!
 //! Left out: connections (`server`), and how each step works (the module it calls).
 
@@ -43,7 +43,8 @@ struct Call {
     origin: Option<HeaderValue>,
     /// The application's route it matches, if any.
     found: Option<Match>,
-    /// That route, or the runner's own path, as the manifest or the runner spells it; never the client's words.
+    /// That route, or the runner's own path, as the manifest or the runner spells it; never the client's
+    /// words.
     route: Option<String>,
     sender: Option<Sender>,
 }
@@ -66,8 +67,9 @@ impl Handler {
         self.handle(request, None, std::future::pending()).await.0
     }
 
-    /// Answers a request. If `cancelled` resolves first, the work is dropped and the answer says that there are
-    /// too many clients. The recording, if the request is traced, ends when it is dropped: after the body.
+    /// Answers a request. If `cancelled` resolves first, the work is dropped and the answer says that there
+    /// are too many clients. The recording, if the request is traced, ends when it is dropped: after the
+    /// body.
     pub(crate) async fn handle<B>(
         &self,
         request: Request<B>,
@@ -183,7 +185,8 @@ impl Handler {
         outcome
     }
 
-    /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks off.
+    /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks
+    /// off.
     fn accounted(&self, reply: Reply, id: &str) -> Answer {
         let length = reply.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

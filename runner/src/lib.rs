@@ -6,8 +6,8 @@
 //! models/<name>/ ─ nn (mapped at first use) ─┘
 //! ```
 //!
-//! [`service::Service`] is an application that was compiled and granted its models; [`handler::Handler`] is the
-//! list of what happens to a request. Photos and classes are left to the component.
+//! [`service::Service`] is an application that was compiled and granted its models; [`handler::Handler`] is
+//! the list of what happens to a request. Photos and classes are left to the component.
 
 pub mod access;
 mod account;

@@ -1,7 +1,7 @@
-//! What has happened so far, counted for Prometheus and for `/memory`.
+//! Counters of everything that has happened, for Prometheus and for `/memory`.
 //!
-//! Standard units and names: `_seconds`, `_bytes`, `_total`. How things stand now (memory, models, the
-//! line) is read when somebody asks, by `admin`.
+//! Standard units and names: `_seconds`, `_bytes`, `_total`. Gauges (memory, models, the queue) are set by
+//! `admin` when they are read.
 
 mod process;
 mod text;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Seconds, as OpenTelemetry cuts a server's request durations.
+/// Histogram bounds in seconds: OpenTelemetry's for server request durations.
 const SECONDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
@@ -59,7 +59,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
+    /// All counters at 0.
     #[must_use]
     pub fn new() -> Self {
         let histogram = || Histogram::new(SECONDS);
@@ -88,12 +88,12 @@ impl Metrics {
         metrics.register_process();
         metrics.register_requests();
         metrics.register_models();
-        // From 0, not from the first time: a series that is missing says nothing.
+        // Creates every series at 0: a missing series is not the same as 0.
         let _ = (metrics.refused_count(), metrics.failed_count());
         metrics
     }
 
-    /// A model that may be loaded: its counters begin at 0.
+    /// Creates the counters of a model that may be loaded, at 0.
     pub(crate) fn expect_model(&self, model: &str) {
         let label = [("model", model.to_owned())];
         drop(self.loads.get_or_create(&label));
@@ -112,7 +112,7 @@ impl Metrics {
         let words = "Time on the CPU, user and system";
         to.register_with_unit("process_cpu", words, Unit::Seconds, self.cpu_seconds.clone());
         to.register("process_open_fds", "Open files", self.open_files.clone());
-        let words = "Lines of the log and of components that nobody read in time";
+        let words = "Lines of the log and of components dropped because they were not read in time";
         to.register("skincell_output_dropped", words, self.lines_dropped.clone());
         let words = "When the process started, in seconds since 1970";
         let start = self.start_seconds.clone();
@@ -127,25 +127,34 @@ impl Metrics {
         to.register_with_unit("http_request_duration", words, Unit::Seconds, self.duration.clone());
         let words = "Stages of a request: read, wait, instance, inference";
         to.register_with_unit("skincell_stage_duration", words, Unit::Seconds, self.stages.clone());
-        let words = "Requests turned away with 401, 429 or 503, by reason";
+        let words = "Requests refused with 401, 429 or 503, by reason";
         to.register("skincell_requests_refused", words, self.refused.clone());
-        let words = "Requests whose instance gave no whole answer, by reason";
+        let words = "Requests whose instance gave no complete answer, by reason";
         to.register("skincell_requests_failed", words, self.failed.clone());
         to.register("skincell_requests_in_flight", "Requests at work", self.in_flight.clone());
-        to.register("skincell_requests_waiting", "Requests in line", self.waiting.clone());
+        to.register("skincell_requests_waiting", "Requests in the queue", self.waiting.clone());
         let created = self.instances_created.clone();
-        to.register("skincell_instances_created", "Instances made, one a request", created);
+        to.register(
+            "skincell_instances_created",
+            "Instances created, one for each request",
+            created,
+        );
         let dropped = self.instances_dropped.clone();
-        to.register("skincell_instances_dropped", "Instances gone with their memory", dropped);
+        to.register("skincell_instances_dropped", "Instances dropped, with their memory", dropped);
     }
 
     fn register_models(&mut self) {
         let to = &mut self.registry;
         to.register("skincell_model_loads", "Models loaded", self.loads.clone());
         let failures = self.load_failures.clone();
-        to.register("skincell_model_load_failures", "Models not loaded", failures);
+        to.register("skincell_model_load_failures", "Model loads that failed", failures);
         let seconds = self.load_seconds.clone();
-        to.register_with_unit("skincell_model_load", "Loading", Unit::Seconds, seconds);
+        to.register_with_unit(
+            "skincell_model_load",
+            "Time to load a model",
+            Unit::Seconds,
+            seconds,
+        );
         let words = "Models unloaded: idle, evicted, or changed on disk";
         to.register("skincell_model_unloads", words, self.unloads.clone());
         let words = "Memory by kind: private, mapped, resident, peak, budget, reserved, held";
@@ -155,8 +164,8 @@ impl Metrics {
         to.register_with_unit("skincell_model_memory", words, Unit::Bytes, self.models.clone());
     }
 
-    /// `route` is the manifest's or the runner's own, `None` where there is none: what a client writes
-    /// becomes no label.
+    /// Counts an answer. `route` is the manifest's or the runner's own, `None` if none matched; text from
+    /// clients never becomes a label.
     pub(crate) fn answered(
         &self,
         method: &Method,
@@ -219,7 +228,7 @@ impl Metrics {
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
-    /// Requests turned away, whatever the reason.
+    /// Requests refused, for any reason.
     pub(crate) fn refused_count(&self) -> u64 {
         let reasons =
             ["line-full", "waited-too-long", "memory", "never-fits", "connections", "address"];
@@ -229,7 +238,7 @@ impl Metrics {
             .sum()
     }
 
-    /// Instances that gave no answer.
+    /// Requests whose instance failed.
     pub(crate) fn failed_count(&self) -> u64 {
         let reasons = ["broke-off", "deadline", "memory", "no-instance", "trap"];
         reasons
@@ -238,7 +247,7 @@ impl Metrics {
             .sum()
     }
 
-    /// All of it as text.
+    /// All metrics as text.
     pub(crate) fn text(&self, format: Format) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -250,7 +259,7 @@ impl Metrics {
     }
 }
 
-/// A method as a label: there are nine, whatever clients invent.
+/// A method as a label: one of nine, or `other`.
 fn known(method: &Method) -> &str {
     const KNOWN: [Method; 9] = [
         Method::GET,

@@ -1,8 +1,9 @@
-//! Moves a guest from the thread that reads requests to a thread of its own once it turns out to do real work.
+//! Moves a guest from the thread that reads requests to a thread of its own once it turns out to do real
+//! work.
 //!
-//! Waking a thread costs more than an answer of a few microseconds, so a guest begins on the thread that read its
-//! request. Longer work must not hold up the other requests there: long host calls request migration, and the
-//! guest moves at its next await. This module does not know which calls are long.
+//! Waking a thread costs more than an answer of a few microseconds, so a guest begins on the thread that read
+//! its request. Longer work must not hold up the other requests there: long host calls request migration, and
+//! the guest moves at its next await. This module does not know which calls are long.
 
 use crate::threads::{Outcome, Threads};
 use std::future::poll_fn;
@@ -17,7 +18,8 @@ use tokio::sync::oneshot;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Migration(Arc<State>);
 
-/// Only the thread that polls the guest uses these; handing the guest over orders the accesses of two threads.
+/// Only the thread that polls the guest uses these; handing the guest over orders the accesses of two
+/// threads.
 #[derive(Debug, Default)]
 struct State {
     requested: AtomicBool,
@@ -39,7 +41,8 @@ impl Migration {
         self.0.moved.load(Ordering::Relaxed)
     }
 
-    /// Waits until the guest was moved; from then on it may block. Only for work that [`spawn`](Self::spawn) runs.
+    /// Waits until the guest was moved; from then on it may block. Only for work that [`spawn`](Self::spawn)
+    /// runs.
     pub(crate) async fn migrated(&self) {
         poll_fn(|context| {
             if self.may_block() {
@@ -53,8 +56,8 @@ impl Migration {
         .await;
     }
 
-    /// Runs `work` on this thread until it requests migration, then on one of `threads`. Dropping the returned
-    /// receiver does not stop the work. The outcome is an error where `work` panicked.
+    /// Runs `work` on this thread until it requests migration, then on one of `threads`. Dropping the
+    /// returned receiver does not stop the work. The outcome is an error where `work` panicked.
     pub(crate) fn spawn<T: Send + 'static>(
         self,
         threads: &Threads,

@@ -1,9 +1,9 @@
-//! The files a component sees: what its manifest lists under `files`, gathered into one folder that
-//! is mounted read-only at `/`.
+//! The files that a component sees: those that its manifest lists under `files`, staged in one folder that is
+//! mounted read-only at `/`.
 //!
-//! Patterns follow Spin's loader (`crates/loader/src/local.rs`): see [`Staging::pattern`]. Unlike there,
-//! nothing outside the application's folder is reached, through symbolic links neither. Files are
-//! hard-linked where the file system can, copied where it cannot.
+//! Patterns follow Spin's loader (`crates/loader/src/local.rs`), see [`Staging::pattern`]. Unlike Spin, this
+//! module reaches nothing outside the application's folder, not even through symbolic links. Files are
+//! hard-linked if the file system supports it, and copied otherwise.
 
 use crate::app::AppComponent;
 use crate::manifest::{Files, Mount};
@@ -24,16 +24,16 @@ impl Stage {
     }
 }
 
-/// Gathers the files of `component`, whose manifest lies in `folder`; `None` where it lists none.
+/// Stages the files of `component`, whose manifest lies in `folder`; `None` if it lists none.
 ///
 /// # Errors
-/// A malformed pattern, a file named that is not there, a path or a symbolic link that leaves the
-/// manifest's folder, or a file that cannot be staged.
+/// When a pattern is malformed, a named file does not exist, a path or symbolic link leaves the manifest's
+/// folder, or a file cannot be staged.
 pub(crate) fn stage(component: &AppComponent, folder: &Path) -> anyhow::Result<Option<Stage>> {
     if component.files.is_empty() && component.placed_files.is_empty() {
         return Ok(None);
     }
-    // An image from nothing has no /tmp.
+    // A container image built from scratch has no /tmp.
     let temporary = std::env::temp_dir();
     let root = std::fs::create_dir_all(&temporary)
         .and_then(|()| TempDir::with_prefix("skincell-files-"))
@@ -67,18 +67,18 @@ fn patterns(texts: &[String]) -> anyhow::Result<Vec<Pattern>> {
 struct Staging<'a> {
     /// The application's.
     folder: &'a Path,
-    /// Spin's `exclude_files`: they hold for what a pattern or a folder brings in, not for a file named.
+    /// Spin's `exclude_files`: applied to what a pattern or a folder matches, not to files that are named.
     excluded: Vec<Pattern>,
-    /// Our own: they hold for everything.
+    /// The runner's own exclusions: applied to everything.
     unmounted: Vec<Pattern>,
-    /// Where the component's files are gathered.
+    /// The folder in which the component's files are staged.
     root: &'a Path,
 }
 
 impl Staging<'_> {
-    /// Spin's rules: what exists under the very name is that file, or everything below that folder;
-    /// anything else must be a glob pattern, whose `*` stays within a folder and matches hidden files.
-    /// Of what a pattern matches, only regular files and links to such are taken.
+    /// Spin's rules: a name that exists is that file, or everything below that folder; anything else must be
+    /// a glob pattern, whose `*` stays within a folder and matches hidden files. Of the matches, only regular
+    /// files and links to regular files are taken.
     fn pattern(&self, pattern: &str) -> anyhow::Result<()> {
         require_inside(pattern)?;
         if pattern == "." || pattern.ends_with("/.") {
@@ -97,7 +97,7 @@ impl Staging<'_> {
         if Pattern::escape(pattern) == pattern {
             return match self.is_unmounted(Path::new(pattern)) {
                 true => Ok(()),
-                false => bail!("{pattern:?} does not exist, and is no pattern"),
+                false => bail!("{pattern:?} does not exist, and is not a pattern"),
             };
         }
         let whole = format!("{}/{pattern}", Pattern::escape(&self.folder.to_string_lossy()));
@@ -108,7 +108,7 @@ impl Staging<'_> {
         self.place(&self.folder.join(&mount.source), &mount.destination, self.folder)
     }
 
-    /// Stages a file, or everything below a folder, at `destination`; nothing of it may lie outside `limit`.
+    /// Stages a file, or everything below a folder, at `destination`; all of it must lie inside `limit`.
     fn place(&self, source: &Path, destination: &str, limit: &Path) -> anyhow::Result<()> {
         let Some(inside) = destination.strip_prefix('/') else {
             bail!("the destination {destination:?} must begin with a slash");
@@ -139,7 +139,7 @@ impl Staging<'_> {
     fn glob(&self, whole: &str, prefix: &Path, inside: &Path, limit: &Path) -> anyhow::Result<()> {
         for found in glob::glob(whole).with_context(|| format!("in the pattern {whole:?}"))? {
             let found = found?;
-            // A dangling link, a folder or a pipe is no regular file.
+            // Dangling links, folders and pipes are skipped.
             let path = found.strip_prefix(self.folder).unwrap_or(&found);
             let is_excluded = self.excluded.iter().any(|pattern| pattern.matches_path(path));
             if found.is_file() && !is_excluded {
@@ -170,7 +170,7 @@ impl Staging<'_> {
     }
 }
 
-/// The path that `source` leads to, symbolic links followed, if it lies in the folder `limit`.
+/// The path of `source` with symbolic links resolved, if it lies in the folder `limit`.
 fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
     let real =
         source.canonicalize().with_context(|| format!("cannot find {}", source.display()))?;
@@ -185,10 +185,10 @@ fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
-/// `source` is the file itself: a hard link to a symbolic link would point nowhere.
+/// `source` must not be a symbolic link: a hard link to a relative one would point nowhere.
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     if !source.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is no regular file"));
+        return Err(std::io::Error::other("it is not a regular file"));
     }
     match std::fs::hard_link(source, target) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -270,7 +270,7 @@ mod tests {
         format!("{:#}", stage(&component(files, &[]), folder).unwrap_err())
     }
 
-    /// Each row as Spin's loader has it.
+    /// The expected files are those of Spin's loader.
     #[test]
     fn patterns_match_what_they_match_in_spin() {
         let all = ["s/a.txt", "s/.hidden", "s/secret/deep/key.txt", "s/secret/x.pem", "t/b.txt"];
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_runner_leaves_out_need_not_be_there() {
+    fn files_that_the_runner_leaves_out_need_not_exist() {
         let folder = folder(&["models/skin/card.json", "models/skin/model.onnx"]);
         let files = ["models/skin/*", "models/skin/model.cell", "models/skin/model.onnx"];
         let files = files.map(|text| Files::Pattern(text.into())).to_vec();
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(staged(&stage), set(&["models/skin/card.json"]));
     }
 
-    /// To open one waits for whoever writes it, in the middle of a request.
+    /// Opening a pipe blocks until it has a writer, in the middle of a request.
     #[test]
     fn a_pipe_is_not_staged() {
         let folder = folder(&["a.txt"]);
@@ -322,7 +322,7 @@ mod tests {
         assert!(made.unwrap().success());
         assert_eq!(names(pattern("*"), &[], folder.path()), set(&["a.txt"]));
         let error = refusal(pattern("pipe"), folder.path());
-        assert!(error.contains("pipe for the component: it is no regular file"), "{error}");
+        assert!(error.contains("pipe for the component: it is not a regular file"), "{error}");
     }
 
     #[test]
@@ -354,6 +354,6 @@ mod tests {
             assert!(error.contains("outside the application's folder"), "{files:?}: {error}");
         }
         let left_out = names(pattern("c/*"), &["c/out"], folder.path());
-        assert_eq!(left_out, set(&["c/inside", "c/x"]), "what is left out need not lie inside");
+        assert_eq!(left_out, set(&["c/inside", "c/x"]), "excluded files need not lie inside");
     }
 }

@@ -1,18 +1,19 @@
-//! Standard output and error, written by a thread of their own: whoever logs or prints is never held up by a
-//! reader that is slow, and never ended by one that is gone. What does not fit the queue is dropped and counted.
+//! Queues standard output and error, each written by a thread of its own, so that a slow reader never blocks
+//! the code that logs or prints, and a closed pipe never ends it. Pieces that do not fit the queue are
+//! dropped and counted.
 //!
-//! Bytes only: what a line looks like is its writer's to say.
+//! Bytes only: formatting lines is left to the callers.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait to be written.
+/// Bytes that may be queued.
 const ROOM: usize = 256 << 10;
 
-/// How long whoever may wait waits for a reader that goes on reading.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long [`OutputQueue::put_patiently`] waits for room.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A queue in front of a stream.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ struct State {
     pieces: VecDeque<Vec<u8>>,
     bytes: usize,
     is_writing: bool,
-    /// The reader let somebody wait in vain; until it reads again nobody waits for it.
+    /// A wait timed out; no call waits again until the reader has read something.
     is_stuck: bool,
     /// Pieces dropped since the reader last read, and in all.
     dropped_now: u64,
@@ -51,7 +52,7 @@ pub fn stderr() -> &'static OutputQueue {
 }
 
 impl OutputQueue {
-    /// Begins to write to `stream`. Where there can be no thread for it, all is dropped.
+    /// Begins to write to `stream`. If no thread can be started for it, everything is dropped.
     fn start(stream: impl Write + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let writes = Arc::clone(&shared);
@@ -60,7 +61,7 @@ impl OutputQueue {
         Self(shared)
     }
 
-    /// Queues a piece, or drops it where there is no room.
+    /// Queues a piece, or drops it if there is no room.
     pub fn put(&self, piece: &[u8]) {
         let mut state = self.0.state();
         if state.bytes + piece.len() > ROOM {
@@ -70,10 +71,10 @@ impl OutputQueue {
         self.0.queue(state, piece);
     }
 
-    /// The same, but waits a moment for room while the reader goes on reading. Not for threads that others
-    /// wait for.
+    /// The same, but waits a moment for room while the reader goes on reading. Not for threads that serve
+    /// requests.
     pub fn put_patiently(&self, piece: &[u8]) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + ROOM_TIMEOUT;
         let mut state = self.0.state();
         while state.bytes + piece.len() > ROOM {
             let left = until.saturating_duration_since(Instant::now());
@@ -94,7 +95,7 @@ impl OutputQueue {
         self.0.state().dropped
     }
 
-    /// Waits until all is written, but not longer than this.
+    /// Waits until everything is written, but no longer than `timeout`.
     pub fn finish(&self, timeout: Duration) {
         let until = Instant::now() + timeout;
         let mut state = self.0.state();
@@ -109,7 +110,7 @@ impl OutputQueue {
     }
 }
 
-/// Each piece as a whole, for the log.
+/// For the log, which writes each line as one piece.
 impl Write for &OutputQueue {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.put(bytes);
@@ -133,7 +134,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Writes what is queued, for ever.
+    /// Writes what is queued. Never returns.
     fn write_to(&self, mut stream: impl Write) {
         let mut state = self.state();
         loop {
@@ -146,7 +147,7 @@ impl Shared {
             state.is_writing = true;
             let missing = std::mem::take(&mut state.dropped_now);
             drop(state);
-            // A reader that is gone is nobody's loss but its own.
+            // Errors of a closed pipe are ignored: the pieces are dropped and counted.
             if missing > 0 {
                 let _ = writeln!(
                     stream,
@@ -174,12 +175,12 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::{OutputQueue, PATIENCE, ROOM};
+    use super::{OutputQueue, ROOM, ROOM_TIMEOUT};
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
-    /// A reader that reads only while this is unlocked.
+    /// A reader that blocks while this is locked.
     #[derive(Clone, Default)]
     struct Reader(Arc<Mutex<Vec<u8>>>);
 
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_holds_nobody_up_and_what_it_missed_is_counted() {
+    fn a_stalled_reader_blocks_no_writer_and_dropped_lines_are_counted() {
         let reader = Reader::default();
         let queue = OutputQueue::start(reader.clone());
         queue.put(b"first\n");
@@ -204,7 +205,7 @@ mod tests {
         let line = [b'.'; 1024];
         (0..2 * ROOM / line.len()).for_each(|_| queue.put(&line));
         (0..100).for_each(|_| queue.put_patiently(&line));
-        assert!(start.elapsed() < 10 * PATIENCE, "{:?}", start.elapsed());
+        assert!(start.elapsed() < 10 * ROOM_TIMEOUT, "{:?}", start.elapsed());
         let dropped = queue.dropped();
         assert!(dropped >= 100 + (ROOM / line.len()) as u64, "{dropped}");
         drop(stopped);
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_wait_loses_nothing_to_a_reader_that_reads() {
+    fn patient_writers_lose_nothing_while_the_reader_reads() {
         let reader = Reader::default();
         let queue = OutputQueue::start(reader.clone());
         let line = [b'.'; 1024];
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_ends_nobody() {
+    fn a_closed_pipe_drops_lines_and_ends_no_writer() {
         struct Gone;
         impl Write for Gone {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -1,8 +1,7 @@
-//! What the runner itself answers when a component does not: RFC 9457 problem details, one table from
-//! error to status.
+//! The runner's own error answers, RFC 9457 problem details, with one table from error to status.
 //!
-//! The component has its own, of the same form. Types are `urn:skincell:problem:<name>`: stable names,
-//! not addresses.
+//! Components write their own, in the same form. Types are `urn:skincell:problem:<name>`: stable names, not
+//! addresses. Counting and logging are left to `handler`.
 
 use crate::access::{Denied, TokenError};
 use crate::admission::Refusal;
@@ -14,52 +13,48 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Why the runner answers in a component's place.
+/// Why the runner answers instead of a component.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// No route matches.
     #[error("no route of this application matches {0:?}; `GET /` shows what it offers")]
     NoRoute(String),
-    /// The line is full or too slow.
+    /// The queue is full or too slow.
     #[error("{}", refusal_detail(.0))]
     Busy(Refusal),
-    /// The body was not taken.
+    /// The body was refused.
     #[error("{0}")]
     Upload(UploadError),
     /// The head cannot be read.
     #[error("{0}")]
     Head(HeadError),
-    /// The instance gave no answer.
+    /// The instance failed.
     #[error("{}", failure_detail(.0))]
     Failed(Failure),
-    /// It came without a token that is known.
+    /// The token is missing or unknown.
     #[error("{0}")]
     Token(TokenError),
-    /// Its client asks more often than it may, and may again after this.
+    /// The client exceeds its rate limit; it may make another request after this time.
     #[error(
-        "this address asks more often than it may; try again after the seconds that Retry-After says"
+        "this address makes more requests than it may; try again after the seconds in Retry-After"
     )]
     TooOften(Duration),
-    /// The request cannot be handed to a component.
+    /// The request does not name exactly one host.
     #[error(
-        "the request has to name one host: one Host header, a name or an address with a port or without, equal \
-         to the target's where that has one"
+        "the request must name one host: exactly one Host header, a name or an address, optionally with a \
+         port, equal to the target's host if the target has one"
     )]
     NoHost,
 }
 
-/// What can be wrong with a request's head.
+/// What is wrong with a request's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// It is no HTTP/1.1.
-    #[error(
-        "the request's head is not HTTP/1.1 as this server reads it; check its lines and lengths"
-    )]
+    /// It is not HTTP/1.1.
+    #[error("the request's head is not valid HTTP/1.1; check its lines and lengths")]
     Malformed,
-    /// Its target or its fields are too long, or there are too many.
-    #[error(
-        "the request's head is longer than 16 KiB or has more than 100 fields; send less of it"
-    )]
+    /// Its target or its fields are too long, or there are too many fields.
+    #[error("the request's head is longer than 16 KiB or has more than 100 fields; shorten it")]
     TooLong,
 }
 
@@ -78,7 +73,7 @@ fn refusal_detail(refusal: &Refusal) -> String {
         Refusal::NeverFits { .. } => {
             format!("{refusal}; raise --memory-limit or lower --max-instance-memory")
         }
-        _ => format!("{refusal}; try again after the seconds that Retry-After says"),
+        _ => format!("{refusal}; try again after the seconds in Retry-After"),
     }
 }
 
@@ -94,8 +89,8 @@ fn failure_detail(failure: &Failure) -> String {
             limit >> 20
         ),
         Failure::NoInstance(_) => {
-            "the system has no room for another instance now; try again after the seconds that \
-             Retry-After says"
+            "the system has no room for another instance now; try again after the seconds in \
+             Retry-After"
                 .to_owned()
         }
         Failure::Trap(_) => {
@@ -105,7 +100,7 @@ fn failure_detail(failure: &Failure) -> String {
     }
 }
 
-/// What RFC 6750 has a client told that came without a token, or with one that is not known.
+/// The challenge of RFC 6750, for a missing or an unknown token.
 fn challenge(error: &TokenError) -> &'static str {
     match error {
         TokenError::Unknown => "Bearer realm=\"skincell\", error=\"invalid_token\"",
@@ -114,7 +109,7 @@ fn challenge(error: &TokenError) -> &'static str {
 }
 
 impl Problem {
-    /// Status, last part of the type, and title: the whole table.
+    /// The table: status, last part of the type, and title.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route", "No such route"),
@@ -161,15 +156,17 @@ impl Problem {
                 "head-too-large",
                 "The request's head is too large",
             ),
-            Self::Token(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is needed"),
+            Self::Token(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is required"),
             Self::TooOften(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too-often", "Too many requests from one address")
             }
-            Self::NoHost => (StatusCode::BAD_REQUEST, "no-host", "Not one host"),
+            Self::NoHost => {
+                (StatusCode::BAD_REQUEST, "no-host", "The request does not name one host")
+            }
         }
     }
 
-    /// The status it is answered with.
+    /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.row().0

@@ -1,15 +1,16 @@
-//! What a request is called in its answer and in the log.
+//! Request ids: the name of a request in its answer and in the log, taken from the client or made here. Trace
+//! ids are left to `trace`.
 
 use http::{HeaderMap, HeaderName};
 use std::time::Instant;
 
-/// In and out.
+/// The header, of requests and answers.
 pub(crate) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id taken over from a client.
+/// Longest id accepted from a client, in characters.
 const LONGEST: usize = 128;
 
-/// The client's own id where it is short and plain, or a new one.
+/// The client's own id if it is short and has visible ASCII characters only, or else a new one.
 pub(crate) fn of(headers: &HeaderMap) -> String {
     let plain =
         |id: &&str| (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
@@ -17,7 +18,7 @@ pub(crate) fn of(headers: &HeaderMap) -> String {
     given.map_or_else(new, str::to_owned)
 }
 
-/// 64 random bits in hexadecimal, from the standard library's own seed for hash maps.
+/// 64 random bits in hexadecimal, from the standard library's random hash seed.
 pub(crate) fn new() -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:016x}", RandomState::new().hash_one(Instant::now()))
@@ -28,7 +29,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     #[test]
-    fn a_clients_request_id_is_kept_only_where_it_is_plain() {
+    fn a_clients_request_id_is_kept_only_if_it_is_plain() {
         let id = |value: &'static str| {
             super::of(&HeaderMap::from_iter([(super::HEADER, HeaderValue::from_static(value))]))
         };

@@ -1,15 +1,16 @@
-//! Which trigger answers a path: Spin's rules, by the router that Spin uses.
+//! Finds the trigger that answers a path, by Spin's rules and with the router that Spin uses.
 //!
-//! Segment by segment a literal comes before a `:segment`, and that before a trailing `/...`. Of two routes that
-//! are written alike the last counts. This module knows strings only; a route's target is the caller's index.
+//! Segment by segment a literal precedes a `:segment`, which precedes a trailing `/...`. Of two routes
+//! written alike, the last counts. This module knows strings only; a route's target is an index of the
+//! caller's.
 
 use routefinder::{RouteSpec, Router, Segment};
 use std::sync::Arc;
 
-/// Where a path leads.
+/// The route that matches a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// What the route was added with.
+    /// The index that the route was added with.
     pub target: usize,
     /// The route as the manifest spells it: `/api/...`.
     pub route: String,
@@ -17,7 +18,8 @@ pub struct Match {
     pub matched: String,
     /// The manifest's spelling without its wildcard: `/api`.
     pub base: String,
-    /// What the wildcard matched, a slash in front and the path's own slash at the end: `/v1/photos`, or empty.
+    /// What the wildcard matched, with a leading slash, and a trailing one if the path has it: `/v1/photos`,
+    /// or empty.
     pub path_info: String,
     /// What the named segments matched, in order.
     pub named: Vec<(String, String)>,
@@ -27,7 +29,7 @@ pub struct Match {
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     entries: Vec<Entry>,
-    /// From each route to its place in `entries`.
+    /// Routes by their index in `entries`.
     router: Arc<Router<usize>>,
 }
 
@@ -42,12 +44,12 @@ struct Entry {
 /// Why a route cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// The router does not read it.
+    /// The router rejects it.
     #[error("route {route:?}: {reason}")]
     Malformed {
         /// The route.
         route: String,
-        /// What the router said.
+        /// The router's message.
         reason: String,
     },
     /// `*` or `...` anywhere but at the end.
@@ -56,7 +58,7 @@ pub enum RouteError {
 }
 
 impl Routes {
-    /// Adds a route. One that is written like an earlier one takes its place.
+    /// Adds a route. It replaces an earlier one that is written alike.
     ///
     /// # Errors
     /// [`RouteError`] for a malformed route.
@@ -103,7 +105,7 @@ impl Entry {
         };
         let malformed = |reason| RouteError::Malformed { route: route.to_owned(), reason };
         let spec = RouteSpec::try_from(spelled).map_err(malformed)?;
-        // The router panics at a path that gets as far as a wildcard in the middle.
+        // The router panics if a path reaches a wildcard that is not the last segment.
         let before_last = spec.segments().split_last().map_or(&[][..], |(_, rest)| rest);
         match before_last.iter().any(|segment| matches!(segment, Segment::Wildcard)) {
             true => Err(RouteError::WildcardInside(route.to_owned())),
@@ -116,7 +118,7 @@ fn without_wildcard(route: &str) -> &str {
     route.strip_suffix("/...").unwrap_or(route)
 }
 
-/// The router leaves out the slashes around what a wildcard matched; Spin's components are given them.
+/// The router omits the slashes around the text that a wildcard matched; Spin passes them to components.
 fn path_info(rest: &str, path: &str) -> String {
     let first = if rest.is_empty() { "" } else { "/" };
     let last = if path.ends_with('/') { "/" } else { "" };
@@ -135,7 +137,7 @@ mod tests {
         routes
     }
 
-    /// Values that were read off Spin's own router (crates/http/src/routes.rs).
+    /// Expected values are from Spin's own router (crates/http/src/routes.rs).
     #[test]
     fn the_best_route_wins_as_in_spin() {
         let table = [
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!(named, [("id".to_owned(), "7".to_owned())]);
     }
 
-    /// What Spin makes of a table: its router by way of the crate's own calls, one after another.
+    /// Spin's router for a table, built with the crate's own calls.
     fn as_spin(table: &[&str]) -> routefinder::Router<usize> {
         let mut kept: Vec<(&str, usize)> = Vec::new();
         for (target, route) in table.iter().enumerate() {
@@ -197,7 +199,7 @@ mod tests {
         router
     }
 
-    /// All sequences of these segments, from none to `longest` of them, each after a slash.
+    /// All sequences of up to `longest` of these segments, each after a slash.
     fn sequences(segments: &[&str], longest: usize) -> Vec<String> {
         let mut all = vec![String::new()];
         let mut from = 0;
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_small_table_leads_every_path_where_spin_leads_it() {
+    fn every_small_table_routes_every_path_as_spin_does() {
         let mut patterns = sequences(&["a", "b", ":x"], 3);
         patterns.extend(sequences(&["a", "b", ":x"], 2).iter().map(|base| format!("{base}/...")));
         patterns[0] = "/".to_owned();

@@ -1,6 +1,6 @@
-//! An application, started: its compiled components, their models, and the memory they share.
+//! A started application: its compiled components, their models, and the memory they share.
 //!
-//! Left out: what happens to a request (`handler`) and where requests come from (`server`, `skincell classify`).
+//! Left out: answering a request (`handler`), and where requests come from (`server`, `skincell classify`).
 
 use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rules};
 use crate::allocator;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An application, ready to answer.
+/// An application that is ready to answer.
 pub struct Service {
     pub(crate) app: App,
     pub(crate) components: Vec<Component>,
@@ -33,36 +33,37 @@ pub struct Service {
     pub(crate) plan: Plan,
     unload_after: Duration,
     draining: AtomicBool,
-    /// For what must not hold up the threads of the sockets, and must go on when threads are short.
+    /// A thread for background work that must not block the threads of the sockets, and must go on when the
+    /// system has no threads to spare.
     pub(crate) keeper: Threads,
     /// Whether the runner's own endpoints have a port of their own.
     pub(crate) admin_apart: bool,
-    /// The budget, where its limit may be changed while we run.
+    /// The budget, if its limit may change while the process runs.
     followed: Option<Followed>,
-    /// Keeps the staged files while instances may open them.
+    /// The staged files, kept while instances may open them.
     files: Mutex<Vec<Stage>>,
 }
 
-/// A component, and what its requests may come to take.
+/// A component, and the models its requests may use.
 pub(crate) struct Component {
     pub(crate) instances: Instances,
     pub(crate) grants: Grants,
 }
 
-/// How often idle models and tight memory are looked after.
+/// How often idle models are unloaded and memory is checked.
 const TIDY_EVERY: Duration = Duration::from_millis(250);
 
-/// How often the allocator gives back what lies free between what is in use. Without it, thousands of
-/// requests leave a MiB or two of such holes; it takes a fraction of a millisecond.
+/// How often the allocator's free memory is returned to the system. Without it, fragmentation keeps a MiB or
+/// two after thousands of requests. One call takes a fraction of a millisecond.
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// Divides the budget, compiles (or maps) the application's components and grants their models. No
-    /// model is read, unless all are to be loaded beforehand.
+    /// Divides the budget, compiles (or maps) the application's components and grants their models. Models
+    /// are read only if all are to be preloaded.
     ///
     /// # Errors
-    /// When the budget has no room for a single request, a component cannot be compiled or linked, its
-    /// files cannot be staged, or a model cannot be loaded beforehand.
+    /// When the budget has no room for a single request, a component cannot be compiled or linked, its files
+    /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
         let plan = Plan::new(&budget, overrides(settings))?;
@@ -123,7 +124,7 @@ impl Service {
         })
     }
 
-    /// Looks after models and memory, for ever: unloads what is idle, and lets in who waits for memory.
+    /// Unloads idle models and lets in requests that wait for memory, at intervals. Never returns.
     pub async fn tidy(&self) {
         let mut trimmed = Instant::now();
         loop {
@@ -133,7 +134,7 @@ impl Service {
             if due {
                 trimmed = Instant::now();
             }
-            // It may load a model, which is no work for a thread of the sockets.
+            // This may load a model, which would block a thread of the sockets.
             let tidied = self.keeper.run(move || {
                 models.tidy(unload_after);
                 if due {
@@ -141,14 +142,14 @@ impl Service {
                 }
             });
             if tidied.await.is_err() {
-                tracing::error!("looking after the models failed; it is tried again");
+                tracing::error!("unloading idle models failed; it is tried again");
             }
             self.follow_limit();
             self.admission.advance();
         }
     }
 
-    /// Takes up a control group's limit that was changed, as Kubernetes does to pods in place.
+    /// Adopts a changed limit of the control group; Kubernetes changes those of running pods.
     fn follow_limit(&self) {
         let Some(followed) = &self.followed else { return };
         let Some(limit) = followed.change() else { return };
@@ -160,36 +161,37 @@ impl Service {
         if budget > limit {
             tracing::warn!(
                 needed = budget,
-                "the memory limit has no room for a request as memory was divided at the start: requests are \
-                 served all the same, and the kernel may end the process; start it again to divide it anew"
+                "the new memory limit has no room for a request with the memory plan made at the start: \
+                 requests are still served, and the kernel may end the process; restart it to make a new plan"
             );
         }
         self.ledger.set_budget(budget);
         self.gauge.set_limit(budget);
     }
 
-    /// What the application serves under a route.
+    /// The target of a route.
     pub(crate) fn target(&self, found: &Match) -> Option<&Target> {
         self.app.triggers.get(found.target).map(|trigger| &trigger.target)
     }
 
-    /// Whether requests wait although none is at work: for memory, which answers that are not read may hold.
+    /// Whether requests wait although none is at work. They then wait for memory, which answers that are not
+    /// read may hold.
     pub(crate) fn is_held_up(&self) -> bool {
         self.admission.waiting() > 0 && self.admission.at_work() == 0
     }
 
-    /// Counts a connection that was refused for its address.
+    /// Counts a connection that was refused because of its address.
     pub(crate) fn turned_away(&self) {
         self.metrics.refused(Refusal::Address.label());
     }
 
-    /// From now on `/readyz` says that no more requests are wanted. Those that come are still served.
+    /// Makes `/readyz` fail from now on. Requests are still served.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Removes the files that were staged for components, at the end: to wait until everything that holds the
-    /// service is gone would be to race the end of the process.
+    /// Removes the files that were staged for components, at the end. Without this call they would be removed
+    /// when the last user of the service is dropped, and the process may end before that.
     pub fn remove_files(&self) {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -206,7 +208,7 @@ impl Service {
         self.uploads.largest()
     }
 
-    /// How the budget is spent.
+    /// How the budget is divided.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -224,17 +226,19 @@ impl Service {
         &self.app
     }
 
-    /// How each granted model stands.
+    /// The state of each granted model.
     #[must_use]
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
     }
 }
 
-/// The cache of compiled components; without one, starts are slow and all else is the same.
+/// The cache of compiled components. Without one, only the starts are slower.
 fn compile_cache(settings: &Settings) -> Option<CompileCache> {
     CompileCache::open(settings.cache_folder.as_deref()?)
-        .inspect_err(|error| tracing::warn!("starts will be slow: {error:#}"))
+        .inspect_err(|error| {
+            tracing::warn!("starts will be slow without the compile cache: {error:#}")
+        })
         .ok()
 }
 
@@ -262,7 +266,7 @@ fn limits(plan: &Plan, settings: &Settings) -> anyhow::Result<Limits> {
     })
 }
 
-/// The engines that the settings ask for. Half the budget may become one model's private memory: requests need
+/// The engines that the settings choose. A model may take half the budget as private memory; requests need
 /// the rest.
 fn engines(settings: &Settings, budget: Option<u64>) -> anyhow::Result<Engines> {
     let selection = Selection {
@@ -273,7 +277,7 @@ fn engines(settings: &Settings, budget: Option<u64>) -> anyhow::Result<Engines> 
     };
     let (engines, missing) = selection.engines()?;
     if let Some(error) = missing {
-        tracing::warn!("rten runs what cellnet does not: {error}");
+        tracing::warn!("graphs that cellnet does not support run on rten: {error}");
     }
     Ok(engines)
 }

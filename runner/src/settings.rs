@@ -1,4 +1,4 @@
-//! How a service is run: what the command line asks for, before the budget has its say.
+//! Settings of a service, from the command line. `memory::Plan` divides the budget they name.
 
 use crate::memory::MemoryLimit;
 use crate::sandbox::{CompileCache, OutputSettings};
@@ -6,40 +6,40 @@ pub use skincell_engines::EngineChoice;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a service is run.
+/// Settings of a service.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The budget.
+    /// The memory budget.
     pub memory_limit: MemoryLimit,
-    /// Bytes of linear memory of one instance; `None` is 64 MiB, or less where the budget is small.
+    /// Largest linear memory of one instance, in bytes; `None` is 64 MiB, or less if the budget is small.
     pub max_instance_memory: Option<usize>,
-    /// Requests at work at the same time; `None` is what cores and budget allow.
+    /// Requests at work at the same time; `None` is as many as cores and budget allow.
     pub max_concurrency: Option<usize>,
-    /// Wall-clock time for a request's body to come, and again for its instance to the end of the answer.
+    /// Wall-clock time for reading a request's body, and again for its instance until the end of the answer.
     pub request_timeout: Duration,
-    /// Threads for inference, all requests together.
+    /// Threads for inference, for all requests together.
     pub threads: usize,
-    /// Where machine code is kept; `None` compiles at every start.
+    /// Folder that caches compiled components; `None` compiles at every start.
     pub cache_folder: Option<PathBuf>,
-    /// Requests that may wait for a slot.
+    /// Requests that may wait for a permit.
     pub queue: usize,
-    /// How long they may.
+    /// How long each may wait.
     pub queue_timeout: Duration,
     /// Longest request body, in bytes.
     pub max_body: u64,
-    /// Who runs the models.
+    /// The engine that runs the models.
     pub engine: EngineChoice,
-    /// The ONNX Runtime library, where there is one.
+    /// The ONNX Runtime library, if there is one.
     pub engine_library: Option<PathBuf>,
-    /// Bytes of ONNX models that a component may bring itself, for each request; `None` is none at all.
+    /// Bytes of ONNX models that a component may load itself, for each request; `None` allows none.
     pub guest_models: Option<u64>,
-    /// Load every granted model at the start.
+    /// Whether every granted model is loaded at the start.
     pub preload: bool,
-    /// How long a model stays loaded that nobody asks for.
+    /// How long an unused model stays loaded.
     pub unload_after: Duration,
     /// Whether the runner's own endpoints have a port of their own.
     pub admin_apart: bool,
-    /// Where components print.
+    /// Where components' output goes.
     pub output: OutputSettings,
 }
 

@@ -1,27 +1,28 @@
-//! Shortages for tests: whoever starts a thread, opens a file or makes an instance asks here first.
+//! Simulates shortages in tests: code that starts a thread, opens a file, accepts a connection or maps memory
+//! calls this module first.
 //!
-//! Without the feature `shortage`, as in every release, the answer is yes and costs nothing. With it, the file
-//! that `SKINCELL_SHORTAGE` names says which call fails: `descriptor 3 2` is the third call for a descriptor
-//! after the file was last changed, and the one after it. The errors are the kernel's own.
+//! Without the feature `shortage`, as in every release, the calls succeed and cost nothing. With it, the file
+//! that `SKINCELL_SHORTAGE` names says which calls fail: `descriptor 3 2` fails the third and fourth call for
+//! a descriptor after the file last changed. The errors are the kernel's own.
 
 use std::io;
 
-/// A thread may be started.
+/// Before a thread is started.
 pub(crate) fn thread() -> io::Result<()> {
     ask("thread", libc::EAGAIN)
 }
 
-/// A file may be opened.
+/// Before a file is opened.
 pub(crate) fn descriptor() -> io::Result<()> {
     ask("descriptor", libc::EMFILE)
 }
 
-/// A connection may be accepted.
+/// Before a connection is accepted.
 pub(crate) fn accept() -> io::Result<()> {
     ask("accept", libc::EMFILE)
 }
 
-/// Memory may be mapped.
+/// Before memory is mapped.
 pub(crate) fn memory() -> io::Result<()> {
     ask("memory", libc::ENOMEM)
 }
@@ -42,11 +43,11 @@ mod orders {
     use std::path::PathBuf;
     use std::sync::{LazyLock, Mutex, PoisonError};
 
-    /// Where orders are read, if any are to be.
+    /// The file of orders, if any.
     static FILE: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os("SKINCELL_SHORTAGE").map(PathBuf::from));
 
-    /// The order that was read last, and the calls counted since.
+    /// The order that was read last, and the number of calls since.
     static STATE: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
 
     pub(super) fn fails(kind: &str) -> bool {
@@ -62,7 +63,7 @@ mod orders {
         (first..first + number).contains(calls)
     }
 
-    /// The first call of `kind` that fails, and how many do.
+    /// The first call of `kind` that fails, and the number of calls that do.
     fn order(text: &str, kind: &str) -> Option<(u64, u64)> {
         let mut words = text.split_whitespace();
         let is_meant = words.next() == Some(kind);

@@ -1,4 +1,4 @@
-//! The headers that Spin gives a component with each request.
+//! The headers that Spin adds to each request of a component. The request's route is found by `routes`.
 
 use crate::access::Sender;
 use crate::problem::{HeadError, Problem};
@@ -6,7 +6,7 @@ use crate::routes::Match;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, header};
 
-/// Gives the component the headers that Spin gives, and none of a client's own that pretend to be.
+/// Adds Spin's headers to a request, and removes those that the client sent under such names.
 pub(crate) fn prepare<B>(
     mut request: Request<B>,
     found: &Match,
@@ -44,7 +44,7 @@ pub(crate) fn prepare<B>(
     for (name, value) in fixed.into_iter().chain(named).chain(client) {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_str(&value);
-        // A named segment whose name cannot be a header's is left out.
+        // A segment whose name is not valid in a header name is left out.
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.insert(name, value);
         }
@@ -52,10 +52,10 @@ pub(crate) fn prepare<B>(
     Ok(request)
 }
 
-/// The host that the request is for: its target's, or the one Host field's (RFC 9112, section 3.2).
+/// The host that the request is for: from its target or its one Host field (RFC 9112, section 3.2).
 ///
 /// # Errors
-/// [`Problem::NoHost`] where there is none or more than one, where it is more than a host and a port, or where
+/// [`Problem::NoHost`] when there is none or more than one, when it is more than a host and a port, or when
 /// target and field name different ones.
 fn host<B>(request: &Request<B>) -> Result<String, Problem> {
     let mut fields = request.headers().get_all(header::HOST).iter();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn spins_headers_are_ours_to_say() {
+    fn a_clients_spin_headers_are_replaced() {
         let mut routes = Routes::default();
         routes.add("/user/:id/...", 0).unwrap();
         let found = routes.find("/user/7/photo").unwrap();

@@ -1,7 +1,8 @@
-//! Threads that are there from the start and stay: work that must not wait for the system to have one to
-//! spare, and must not end for want of one.
+//! A fixed set of threads, started once: for work that must not wait for a new thread, and must not fail when
+//! the system has none.
 //!
-//! tokio makes threads for blocking work when it is called, and where it cannot, panics in the caller.
+//! tokio starts threads for blocking work on demand, and panics in the caller if that fails. Moving guests to
+//! such a thread is left to `migration`.
 
 use crate::shortage;
 use anyhow::Context;
@@ -10,11 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// A number of threads; they end when the last handle is gone and nothing is left to do.
+/// A number of threads; they end when the last handle is dropped and the queue is empty.
 #[derive(Clone)]
 pub(crate) struct Threads(Arc<Handles>);
 
-/// What comes of work: an error where it panicked.
+/// The result of work, or an error if the work panicked.
 pub(crate) type Outcome<T> = oneshot::Receiver<T>;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -37,7 +38,7 @@ impl Threads {
     /// Starts `count` threads called `name`.
     ///
     /// # Errors
-    /// When the system does not have as many.
+    /// When the system cannot start as many.
     pub(crate) fn start(name: &str, count: usize) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared::default());
         let threads = Self(Arc::new(Handles(Arc::clone(&shared))));
@@ -51,13 +52,13 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Has `work` done by the first thread that is free.
+    /// Runs `work` on the first free thread.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Outcome<T> {
         let (send, outcome) = oneshot::channel();
-        // It may be that nobody waits for the outcome.
+        // The receiver may be gone.
         let job = Box::new(move || drop(send.send(work())));
         self.0.0.lock().jobs.push_back(job);
         self.0.0.wake.notify_one();
@@ -75,8 +76,8 @@ impl Drop for Handles {
 impl Shared {
     fn work(&self) {
         while let Some(job) = self.next() {
-            // The panic has been told on standard error, and whoever waits for the outcome sees that there
-            // is none. Nothing of the job is used afterwards.
+            // The panic was reported on standard error, and dropping the sender reports it to the receiver.
+            // Nothing of the job is used afterwards.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
@@ -88,7 +89,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // A queue cannot be left half-changed, and jobs run outside of the lock.
+        // Jobs run outside the lock, so a panic cannot leave the queue half-changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,7 +99,7 @@ mod tests {
     use super::Threads;
 
     #[test]
-    fn a_panic_is_an_outcome_and_its_thread_goes_on() {
+    fn a_panic_is_reported_and_its_thread_goes_on() {
         let threads = Threads::start("test", 1).unwrap();
         let failed = threads.run(|| panic!("a test's"));
         assert!(failed.blocking_recv().is_err());
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_is_finished_when_the_last_handle_is_gone() {
+    fn queued_work_is_finished_after_the_last_handle_is_dropped() {
         let threads = Threads::start("test", 2).unwrap();
         let outcomes: Vec<_> = (0..20).map(|number| threads.run(move || number)).collect();
         drop(threads);

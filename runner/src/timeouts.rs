@@ -1,37 +1,39 @@
-//! Every wait for a client, in one place: how long it may take, and how slow is too slow. The same rules hold
-//! over TCP and TLS.
+//! All timeouts for clients, in one place, and the slowest pace allowed. The same rules hold over TCP and
+//! TLS.
 //!
-//! Numbers only. `server` keeps those about connections, heads and answers, `upload` those about bodies. What
-//! a request waits for inside the service (a slot, its instance) is not a client's doing and not here.
+//! Numbers only: `server` enforces those of connections, heads and answers, `upload` those of bodies. The
+//! time that a request waits inside the service, for a permit or its instance, is left to `admission` and
+//! `sandbox`.
 
 use std::time::Duration;
 
-/// How long clients are waited for.
+/// The timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accepting a connection to the end of its TLS handshake; from there to the end of a request's head;
-    /// and from an answer to the end of the next head.
+    /// Each of: from accepting a connection to the end of its TLS handshake; from there to the end of a
+    /// request's head; and from an answer to the end of the next head.
     pub head: Duration,
-    /// The same when every place for a connection is taken and another client waits for one.
+    /// The same when all places for connections are taken and another client waits for one.
     pub head_when_full: Duration,
-    /// The same for a client whose address has more connections than that of the one that waits.
+    /// The same for a client whose address has more connections than that of the waiting client.
     pub head_of_many_when_full: Duration,
-    /// A client that does not take its answer as fast as it comes must take this much of it in this time.
+    /// A client that falls behind its answer must take this much of it in this time.
     pub answer: Portion,
-    /// When every place is taken: a client that has been waited for this long in the middle of its request or
-    /// answer, and moved less than [`SLOWEST`] meanwhile, gives up its place. So it does while the service stops.
+    /// When all places are taken, or the service stops: after waiting this long for a client in the middle of
+    /// its request or answer, its connection is evicted if it moved fewer than [`SLOWEST`] bytes a second
+    /// meanwhile.
     pub slow_when_full: Duration,
-    /// How long a client that was answered before it had sent everything may go on sending.
+    /// How much a client that was answered early may still send, and for how long.
     pub linger: Portion,
     /// The longest pause within a body.
     pub body_pause: Duration,
-    /// For this long a body that holds room may come more slowly than [`SLOWEST`].
+    /// How long a body that holds room may come more slowly than [`SLOWEST`].
     pub body_grace: Duration,
-    /// A body in whose room others wait must come fast enough to fill its room in this time.
+    /// While others wait for room, a body must be fast enough to fill its room in this time.
     pub body_when_full: Duration,
 }
 
-/// So many bytes in so much time.
+/// A number of bytes in a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Portion {
     /// Bytes.
@@ -40,7 +42,7 @@ pub struct Portion {
     pub within: Duration,
 }
 
-/// The slowest pace of a client, in bytes a second: of bodies that hold room always, of answers and small
+/// The slowest pace of a client, in bytes a second: for bodies that hold room always, for answers and small
 /// bodies when others wait for a place.
 pub const SLOWEST: u64 = 16 << 10;
 
@@ -60,7 +62,7 @@ impl Default for Timeouts {
     }
 }
 
-/// The slowest pace that fills `room` bytes in time while others wait, in bytes a second.
+/// The slowest pace allowed while others wait, in bytes a second: it fills `room` bytes in time.
 pub(crate) fn pace_for(room: u64, timeouts: &Timeouts) -> u64 {
     SLOWEST.max(room / timeouts.body_when_full.as_secs().max(1))
 }

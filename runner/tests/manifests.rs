@@ -1,10 +1,11 @@
-//! Every feature of `spin.toml`, read or refused: `manifests/*.toml`, each beside the application it
-//! resolves to (`.json`) or the error it gives (`.err`).
+//! Tests every feature of `spin.toml`: each of `manifests/*.toml` must resolve to the application in the
+//! `.json` beside it or give the error in the `.err`.
 //!
-//! `UPDATE_GOLDENS=1 cargo test -p skincell-runner --test manifests` writes them anew; read the diff.
-//! With `SPIN_REPOSITORY=<a checkout of Spin>` Spin's own examples are read as well.
+//! `UPDATE_GOLDENS=1 cargo test -p skincell-runner --test manifests` writes them anew; read the diff. With
+//! `SPIN_REPOSITORY=<a checkout of Spin>` Spin's own examples are read as well. Running applications is left
+//! out.
 
-#![allow(clippy::unwrap_used, reason = "what goes wrong here fails the test, with its message")]
+#![allow(clippy::unwrap_used, reason = "an error fails the test, with its message")]
 
 use skincell_runner::app::{Additions, Values, load};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests").canonicalize().unwrap()
 }
 
-/// The lines `# profile: …` and `# variable: …` at the top stand for flags.
+/// Lines `# profile: …` and `# variable: …` in the manifest stand for flags.
 fn additions(text: &str) -> Additions {
     let flags = |name: &str| {
         let prefix = format!("# {name}: ");
@@ -26,7 +27,7 @@ fn additions(text: &str) -> Additions {
     Additions { variables, profile: flags("profile").pop(), ..Additions::default() }
 }
 
-/// What a manifest gives, as kept: the file's ending and its text, this machine's paths taken out.
+/// The golden of a manifest: the extension of its file, and the text without this machine's paths.
 fn outcome(manifest: &Path) -> (&'static str, String) {
     let text = std::fs::read_to_string(manifest).unwrap();
     let (kind, outcome) = match load(manifest, &additions(&text)) {
@@ -37,7 +38,7 @@ fn outcome(manifest: &Path) -> (&'static str, String) {
 }
 
 #[test]
-fn every_manifest_gives_what_is_kept_beside_it() {
+fn every_manifest_matches_its_golden() {
     let update = std::env::var_os("UPDATE_GOLDENS").is_some();
     let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let manifests: Vec<_> =
@@ -56,11 +57,11 @@ fn every_manifest_gives_what_is_kept_beside_it() {
     }
 }
 
-/// Spin's examples are read, or refused for a capability that the refusal names.
+/// Spin's examples are read, or refused with the name of a missing capability.
 #[test]
 fn spins_own_examples_are_read_or_refused_by_name() {
     let Some(repository) = std::env::var_os("SPIN_REPOSITORY") else {
-        println!("skipped: SPIN_REPOSITORY names no checkout of Spin");
+        println!("skipped: SPIN_REPOSITORY is not set to a checkout of Spin");
         return;
     };
     let pattern = Path::new(&repository).join("examples/**/spin.toml");

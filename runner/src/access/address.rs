@@ -4,8 +4,8 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as far as
-/// proxies are trusted, because a client can write anything before that.
+/// The client's address. `X-Forwarded-For` is read from its end, where the last proxy wrote, and only as far
+/// as proxies are trusted, because a client can write anything before that.
 pub(super) fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut client = peer.to_canonical();

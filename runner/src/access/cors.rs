@@ -20,7 +20,8 @@ pub struct Cors {
 )]
 pub struct OriginError(String);
 
-/// Methods and headers that a page may send, and headers that it may read, beyond those that browsers always allow.
+/// Methods and headers that a page may send, and headers that it may read, beyond those that browsers always
+/// allow.
 const METHODS: &str = "GET, HEAD, POST";
 const ASKED: &str = "accept, authorization, content-type, inference-header-content-length, traceparent, \
                      x-request-id";
@@ -30,7 +31,7 @@ impl Cors {
     /// An allow-list; `*` is every origin.
     ///
     /// # Errors
-    /// [`OriginError`] for a text that no browser sends as an origin.
+    /// [`OriginError`] for a text that browsers do not send as an origin.
     pub fn new(origins: &[String]) -> Result<Self, OriginError> {
         let mut cors = Self::default();
         for origin in origins {
@@ -56,8 +57,8 @@ impl Cors {
         !self.any && self.origins.is_empty()
     }
 
-    /// The answer to a preflight request; `None` for any other request, and for an empty allow-list, which leaves
-    /// CORS to the application.
+    /// The answer to a preflight request; `None` for any other request, and for an empty allow-list, which
+    /// leaves CORS to the application.
     pub(super) fn preflight(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
         let asks = head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let origin = head.headers.get(header::ORIGIN)?;
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn off_says_nothing_and_leaves_questions_to_the_application() {
+    fn without_origins_cors_is_left_to_the_application() {
         let request = Request::options("/")
             .header("origin", "https://a.test")
             .header("access-control-request-method", "POST");
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_sends_is_refused() {
+    fn malformed_origins_are_refused() {
         for wrong in
             ["clinic.example", "https://", "https://a.test/", "https://*.a.test", "ftp://a.test"]
         {

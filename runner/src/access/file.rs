@@ -7,7 +7,7 @@ use std::io::{Error, ErrorKind, Read as _, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Notices a change of a file by its content, even where length and times stay the same.
+/// Detects a change of a file by its content, even if length and times stay the same.
 ///
 /// The content that is compared is the content that is used, so a change between two reads is never missed.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ mod tests {
     fn a_change_is_noticed_once_and_a_missing_file_is_not_a_change() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let watched = Watched::new(file.path());
-        assert!(has_changed(&watched), "nothing of it was used");
+        assert!(has_changed(&watched), "its content was not used yet");
         assert!(!has_changed(&watched));
         std::fs::write(file.path(), "longer").unwrap();
         assert!(has_changed(&watched));

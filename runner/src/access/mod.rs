@@ -37,7 +37,7 @@ pub struct Rules {
     pub rate: Option<Rate>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether clients connect over TLS: browsers are then told to keep to it.
+    /// Whether clients connect over TLS: answers then tell browsers to use TLS only.
     pub is_tls: bool,
     /// Whether the runner's own endpoints are on a port of their own: this one then has no probes of its own.
     pub admin_apart: bool,
@@ -61,13 +61,13 @@ pub(crate) struct Sender {
     pub(crate) only_probes: bool,
 }
 
-/// What a request is let through as.
+/// A request that is let through.
 #[derive(Debug)]
 pub(crate) enum Admitted {
     /// A request for the application or the runner, and its client: an address, or the 64 bits of an IPv6
     /// network; `None` for a request that came over no socket.
     Client(Option<IpAddr>),
-    /// A browser's question whether a page may call, and the answer.
+    /// A browser's preflight request, and the answer.
     Preflight(Box<Response<Full<Bytes>>>),
 }
 
@@ -82,7 +82,8 @@ pub(crate) enum Denied {
     Token(TokenError),
 }
 
-/// Paths that probes ask for, without a token and without a rate limit: they tell only that the process lives.
+/// Paths that probes ask for, without a token and without a rate limit: they tell only that the process
+/// lives.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/.well-known/spin/health"];
 
 impl Access {
@@ -155,8 +156,8 @@ impl Access {
         self.rules.cors.add_headers(origin, headers);
     }
 
-    /// Reads the tokens again if their file has changed. It reads from the disk; the server calls it every few
-    /// seconds.
+    /// Reads the tokens again if their file has changed. It reads from the disk; the server calls it every
+    /// few seconds.
     pub(crate) fn refresh(&self) {
         if let Some(tokens) = &self.rules.tokens {
             tokens.refresh();

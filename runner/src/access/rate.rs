@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_let_in_and_then_one_at_a_time() {
+    fn a_burst_is_allowed_and_then_one_request_at_a_time() {
         let (limiter, start) = (limiter("3/s"), Instant::now());
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let ask = |millis| limiter.ask_at(client, start + Duration::from_millis(millis));
@@ -112,20 +112,28 @@ mod tests {
         assert!(ask(200).is_err() && ask(340).is_ok() && ask(340).is_err());
         let other = IpAddr::V4(Ipv4Addr::BROADCAST);
         assert!(limiter.ask_at(other, start).is_ok(), "others have their own rate");
-        assert_eq!((0..5).filter(|_| ask(10_000).is_ok()).count(), 3, "it is forgotten in time");
+        assert_eq!(
+            (0..5).filter(|_| ask(10_000).is_ok()).count(),
+            3,
+            "a full burst is allowed again in time"
+        );
     }
 
     #[test]
-    fn the_table_is_bounded_whoever_asks() {
+    fn the_table_is_bounded() {
         let (limiter, start) = (limiter("1/h"), Instant::now());
         let address = |n: u32| IpAddr::V4(Ipv4Addr::from_bits(n));
         let most = u32::try_from(MOST).unwrap();
         assert!((0..most).all(|n| limiter.ask_at(address(n), start).is_ok()));
         assert!(limiter.ask_at(address(most), start).is_ok(), "the first of the others");
-        assert!(limiter.ask_at(address(most + 1), start).is_err(), "who share one rate");
+        assert!(limiter.ask_at(address(most + 1), start).is_err(), "the others share one rate");
         assert!(limiter.arrival.lock().unwrap().len() <= MOST + 1);
         let later = start + Duration::from_secs(3601);
         assert!(limiter.ask_at(address(most + 1), later).is_ok());
-        assert_eq!(limiter.arrival.lock().unwrap().len(), 1, "room is made of what is arrival");
+        assert_eq!(
+            limiter.arrival.lock().unwrap().len(),
+            1,
+            "entries that have expired are removed"
+        );
     }
 }

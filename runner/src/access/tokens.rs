@@ -1,4 +1,4 @@
-//! Bearer tokens (RFC 6750): several at once, so that one can take over from another.
+//! Bearer tokens (RFC 6750). Several are valid at once, so that one can replace another.
 //!
 //! They are kept as SHA-256 digests. A request's token is compared with all of them in constant time, so the
 //! time of a refusal does not tell how close a guess was.
@@ -22,7 +22,7 @@ pub struct Tokens {
 /// Shortest token, in characters: shorter ones can be guessed.
 const SHORTEST: usize = 16;
 
-/// Why a tokens file cannot be used, or a request's token not taken.
+/// Why a tokens file cannot be used, or a request's token is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
@@ -60,7 +60,7 @@ impl Tokens {
     /// count.
     ///
     /// # Errors
-    /// [`TokenError`], with the line that is no token.
+    /// [`TokenError`], with the line that is not a token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = Watched::new(path);
         let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
@@ -75,11 +75,10 @@ impl Tokens {
         Self { known: RwLock::new(known), file: None }
     }
 
-    /// Reads the file again where it has changed. A file that cannot be used changes nothing, and is
-    /// logged.
+    /// Reads the file again if it has changed. A file that cannot be used changes nothing, and is logged.
     pub(super) fn refresh(&self) {
         let Some(file) = &self.file else { return };
-        // One that is gone has not changed: it is being replaced, or somebody erred.
+        // A missing file is not a change: it is being replaced, or was removed by mistake.
         let Ok(content) = file.content() else { return };
         if !file.is_new(&content) {
             return;
@@ -112,7 +111,7 @@ impl Tokens {
 }
 
 fn parse(content: &[u8], path: &Path) -> Result<Vec<Fingerprint>, TokenError> {
-    // What is no text is no token either.
+    // Bytes that are not UTF-8 are replaced by a character that tokens cannot contain.
     let text = String::from_utf8_lossy(content);
     let mut known = Vec::new();
     for (line, token) in (1..).zip(text.lines().map(str::trim)) {
@@ -163,7 +162,7 @@ mod tests {
         assert!(opens("third-token-of-mine") && !opens("first-token-of-mine"));
         fs::write(&path, "short\n").unwrap();
         tokens.refresh();
-        assert!(opens("third-token-of-mine"), "better the old ones than none");
+        assert!(opens("third-token-of-mine"), "an unusable file changes nothing");
     }
 
     #[test]
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_bearer_token_is_missing() {
+    fn other_authorization_counts_as_a_missing_token() {
         let tokens = Tokens::of(&["first-token-of-mine"]);
         let basic = HeaderValue::from_static("Basic first-token-of-mine");
         let basic = HeaderMap::from_iter([(header::AUTHORIZATION, basic)]);

@@ -1,8 +1,8 @@
-//! From Spin's locked app to an application: what `spin up` hands to the trigger it starts.
+//! Reads Spin's locked app, the file that `spin up` passes to the trigger it starts, as an application.
 //!
-//! The locked app is JSON, its content lies in files already (`file:` addresses), its profile is applied
-//! and its templates are not yet expanded. Members that only Spin needs are not looked at; features it
-//! says a host must understand are refused by name.
+//! The locked app is JSON. Its content lies in files (`file:` addresses), its profile is applied, and its
+//! templates are not expanded yet. Members that only Spin needs are ignored; features it requires of a host
+//! are refused by name.
 
 use super::resolve::{NATIVE, NOT_OFFERED, inherited};
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, variables};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Newest version of the format that is read.
+/// The newest version of the format that is supported.
 const VERSION: u32 = 1;
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ struct Metadata {
     name: String,
     #[serde(default)]
     version: String,
-    /// The manifest the app was made from, as a `file:` address.
+    /// The manifest that the app was made from, as a `file:` address.
     origin: Option<String>,
 }
 
@@ -82,7 +82,7 @@ struct LockedDependency {
     inherit: Option<LockedInherit>,
 }
 
-/// As Spin's serde writes it: `"All"` or `{"Some": […]}`.
+/// In Spin's serialization: `"All"` or `{"Some": […]}`.
 #[derive(Clone, Deserialize)]
 enum LockedInherit {
     All,
@@ -101,13 +101,13 @@ struct MountedContent {
     path: String,
 }
 
-/// Reads the locked app at `url`, a `file:` address, as Spin gives it in `SPIN_LOCKED_URL`.
+/// Reads the locked app at `url`, a `file:` address, which Spin gives in `SPIN_LOCKED_URL`.
 ///
-/// Models are looked for beside the manifest it was made from; where that is not on this machine, in
-/// `working_folder` (Spin's `SPIN_WORKING_DIR`).
+/// Models are looked for beside the manifest that the app was made from or, if that is not on this machine,
+/// in `working_folder` (Spin's `SPIN_WORKING_DIR`).
 ///
 /// # Errors
-/// What cannot be read, is malformed, or asks for something this runner does not give.
+/// When the file cannot be read, is malformed, or requires something that this runner does not offer.
 pub fn load_locked(url: &str, working_folder: &Path, additions: &Additions) -> anyhow::Result<App> {
     let path = file_path(url)?;
     let read = || -> anyhow::Result<App> {
@@ -119,7 +119,10 @@ pub fn load_locked(url: &str, working_folder: &Path, additions: &Additions) -> a
 
 fn resolve(locked: Locked, working_folder: &Path, additions: &Additions) -> anyhow::Result<App> {
     if locked.spin_lock_version > VERSION {
-        bail!("spin_lock_version is {}; up to {VERSION} is read", locked.spin_lock_version);
+        bail!(
+            "spin_lock_version is {}; versions up to {VERSION} are supported",
+            locked.spin_lock_version
+        );
     }
     refuse_requirements(&locked.host_requirements)?;
     let origin = locked.metadata.origin.as_deref().and_then(|url| file_path(url).ok());
@@ -137,7 +140,7 @@ fn resolve(locked: Locked, working_folder: &Path, additions: &Additions) -> anyh
     let tools = origin.as_deref().map(tool_settings).transpose()?.unwrap_or_default();
     for trigger in locked.triggers {
         if trigger.trigger_type != "http" {
-            // Spin starts one process for each type of trigger and hands the whole app to all of them.
+            // Spin starts one process for each type of trigger, and passes the whole app to each.
             continue;
         }
         let trigger: HttpTrigger =
@@ -204,7 +207,7 @@ impl App {
     }
 }
 
-/// Features the locked app says a host must have; none of Spin's is given here.
+/// Refuses features that the locked app requires of its host: none of Spin's is offered here.
 fn refuse_requirements(required: &BTreeMap<String, serde_json::Value>) -> anyhow::Result<()> {
     match required.iter().find(|(_, need)| *need != "optional") {
         Some((feature, _)) => bail!("the feature `{feature}` {NOT_OFFERED}"),
@@ -212,7 +215,7 @@ fn refuse_requirements(required: &BTreeMap<String, serde_json::Value>) -> anyhow
     }
 }
 
-/// Capabilities that the manifest asked for, under the locked app's names for them.
+/// Refuses capabilities that the manifest grants, under the locked app's names.
 fn refuse_metadata(component: &LockedComponent) -> anyhow::Result<()> {
     for key in ["allowed_outbound_hosts", "key_value_stores", "databases"] {
         let asked = component.metadata.get(key).and_then(|value| value.as_array());
@@ -223,7 +226,8 @@ fn refuse_metadata(component: &LockedComponent) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is composed into a component; `wasi:nn` is given natively instead.
+/// The dependencies to compose into a component. `wasi:nn` is left out, because the runner provides it
+/// natively.
 fn dependencies(component: &LockedComponent) -> anyhow::Result<Vec<Dependency>> {
     let others = component.dependencies.iter().filter(|(name, _)| name.package != NATIVE);
     others
@@ -243,9 +247,10 @@ fn dependencies(component: &LockedComponent) -> anyhow::Result<Vec<Dependency>> 
         .collect()
 }
 
-/// `[component.*.tool.skincell]` of the manifest at `path`, which the locked app leaves out.
+/// The tables `[component.*.tool.skincell]` of the manifest at `path`, which the locked app leaves out.
 fn tool_settings(path: &Path) -> anyhow::Result<BTreeMap<String, ToolSettings>> {
-    // A manifest that has moved on since is Spin's business: only our own table is wanted of it.
+    // Errors are ignored: Spin has checked the manifest, and it may have changed since. Only the runner's own
+    // table is needed.
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(BTreeMap::new()) };
     let Ok(manifest) = manifest::parse(&text) else { return Ok(BTreeMap::new()) };
     let tables = manifest.component.into_iter().filter_map(|(id, mut component)| {
@@ -268,16 +273,17 @@ fn mount(content: &MountedContent) -> anyhow::Result<Mount> {
 }
 
 fn content_path(content: &Content) -> anyhow::Result<PathBuf> {
-    let url = content.source.as_deref().context("content without a `source` is not read here")?;
+    let url =
+        content.source.as_deref().context("content without a `source` is not supported here")?;
     file_path(url)
 }
 
-/// The path in a `file:` address, percent-encoding undone.
+/// The path in a `file:` address, percent-decoded.
 fn file_path(url: &str) -> anyhow::Result<PathBuf> {
     let path = url
         .strip_prefix("file://")
         .filter(|path| path.starts_with('/'))
-        .with_context(|| format!("{url:?} is no address of a local file (file:///…)"))?;
+        .with_context(|| format!("{url:?} is not the address of a local file (file:///…)"))?;
     let decoded = percent_encoding::percent_decode_str(path).decode_utf8()?;
     Ok(PathBuf::from(decoded.into_owned()))
 }

@@ -1,8 +1,8 @@
-//! An application ready to be compiled: paths resolved, variables expanded, defaults filled in, and
-//! everything this runner cannot give refused by name.
+//! An application, ready to be compiled: paths are resolved, variables expanded and defaults filled in, and
+//! capabilities that this runner does not offer are refused by name.
 //!
-//! It comes from a `spin.toml` ([`load`]) or, when stock Spin runs us as its trigger, from the locked app
-//! that Spin wrote ([`load_locked`]). Leaves out running it: [`crate::service`].
+//! It is read from a `spin.toml` ([`load`]) or, when stock Spin runs skincell as its trigger, from the locked
+//! app that Spin wrote ([`load_locked`]). Running it is left to [`crate::service`].
 
 mod locked;
 mod resolve;
@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The key of our own settings under `[component.<id>.tool]`, which stock Spin ignores.
+/// The key of the runner's own settings under `[component.<id>.tool]`, which stock Spin ignores.
 const TOOL: &str = "skincell";
 
-/// An application and where it lies.
+/// An application and its folder.
 #[derive(Debug, Clone, Serialize)]
 pub struct App {
     /// `application.name`.
@@ -32,35 +32,35 @@ pub struct App {
     pub version: String,
     /// The manifest's folder; relative paths start here.
     pub folder: PathBuf,
-    /// Route → index into `triggers`.
+    /// Routes, with their index into `triggers`.
     #[serde(skip)]
     pub routes: Routes,
-    /// What answers, in the manifest's order.
+    /// The triggers, in the manifest's order.
     pub triggers: Vec<Trigger>,
-    /// The components that triggers name, each once.
+    /// The components that triggers refer to, each once.
     pub components: Vec<AppComponent>,
 }
 
-/// What answers a route.
+/// A route and its target.
 #[derive(Debug, Clone, Serialize)]
 pub struct Trigger {
     /// The route as written.
     pub route: String,
-    /// Who answers.
+    /// The target of its requests.
     pub target: Target,
 }
 
-/// Who answers a request.
+/// A component or a fixed answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A component, by index into [`App::components`].
     Component(usize),
-    /// The manifest itself.
+    /// A fixed answer from the manifest.
     Static(StaticResponse),
 }
 
-/// A component and what it is granted.
+/// A component and its grants.
 #[derive(Debug, Clone, Serialize)]
 pub struct AppComponent {
     /// Key in the manifest.
@@ -69,32 +69,32 @@ pub struct AppComponent {
     pub source: PathBuf,
     /// Environment variables, each name once.
     pub environment: Vec<(String, String)>,
-    /// Values it may ask for by name (`spin_sdk::variables`, `wasi:config`), templates expanded.
+    /// Values that it may read by name (`spin_sdk::variables`, `wasi:config`), with templates expanded.
     pub variables: BTreeMap<String, String>,
     /// Files it sees.
     pub files: Vec<Files>,
-    /// Files that Spin has gathered already, at absolute paths of this machine.
+    /// Files that Spin has staged already, at absolute paths of this machine.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub placed_files: Vec<Mount>,
-    /// Glob patterns of files it does not see; a file that `files` names is seen all the same.
+    /// Glob patterns of files it does not see; a file that `files` names is seen nevertheless.
     pub exclude_files: Vec<String>,
-    /// Glob patterns of files that are not mounted here, whatever `files` says.
+    /// Glob patterns of files that this runner does not mount, even if `files` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unmounted_files: Vec<String>,
-    /// Names it may load through wasi-nn.
+    /// Models that it may load through wasi-nn, by name.
     pub models: Vec<String>,
-    /// The folder that holds one folder per model.
+    /// The folder that contains one folder for each model.
     pub models_folder: PathBuf,
-    /// Routes that may be read without a token, where the service wants one.
+    /// Routes that may be read without a token, if the service requires one.
     pub open: Vec<String>,
-    /// Components composed into it; never `wasi:nn`, which the runner gives.
+    /// Components composed into it; never `wasi:nn`, which the runner provides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<Dependency>,
-    /// How it is built.
+    /// Its build commands.
     pub build: Option<Build>,
 }
 
-/// What the command line adds to an application.
+/// Additions to an application from the command line.
 #[derive(Clone, Default)]
 pub struct Additions {
     /// Environment variables for every component (`--env`).
@@ -109,23 +109,23 @@ pub struct Additions {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ToolSettings {
-    /// The folder that holds one folder per model, relative to the manifest.
+    /// The folder that contains one folder for each model, relative to the manifest.
     models: PathBuf,
-    /// Routes, written as a trigger's, that GET and HEAD reach without a token.
+    /// Routes, in the form of a trigger's, that GET and HEAD may read without a token.
     open: Vec<String>,
-    /// What `--build` runs here in place of the component's own commands, which may make what only Spin
+    /// Commands that `--build` runs instead of the component's own, which may also build parts that only Spin
     /// needs.
     build: Option<Commands>,
-    /// Files of the component that are not mounted here, beside its own `exclude_files`: weights, which
-    /// the host reads.
+    /// Files of the component that this runner does not mount, besides its own `exclude_files`: weights,
+    /// which the host reads.
     exclude_files: Vec<String>,
 }
 
 impl App {
-    /// What may be read without a token, of all components together.
+    /// Routes that may be read without a token, of all components.
     ///
     /// # Errors
-    /// For what is no route.
+    /// For a malformed route.
     pub fn open_routes(&self) -> anyhow::Result<Routes> {
         let mut open = Routes::default();
         for (index, component) in self.components.iter().enumerate() {

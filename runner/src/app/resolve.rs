@@ -1,5 +1,5 @@
-//! From a manifest to an application: references followed, profile and variables applied, and what this
-//! runner cannot give refused by name.
+//! Resolves a manifest to an application: follows references, applies profile and variables, and refuses
+//! capabilities that this runner does not offer by name. Reading the syntax is left to `manifest`.
 
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, variables};
 use crate::compose::Dependency;
@@ -13,24 +13,24 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What is said of a capability of Spin that has no counterpart here.
+/// The end of the error for a capability of Spin that is not offered here.
 pub(super) const NOT_OFFERED: &str =
     "is not offered here; remove it, or run the application on Spin";
 
-/// What is said of a dependency that lies elsewhere.
+/// The end of the error for a dependency that would have to be downloaded.
 const NOT_FETCHED: &str =
     "would have to be downloaded, which is not done here; name a file by `path`";
 
-/// The package the runner gives itself.
+/// The package that the runner provides natively.
 pub(super) const NATIVE: &str = "wasi:nn";
 
-/// What a dependency sees that inherits everything.
+/// The keys of a dependency that inherits all configuration.
 const ALL_KEYS: [&str; 3] = ["environment", "files", "variables"];
 
 /// Reads the application at `path`: a `spin.toml`, or the folder that holds one.
 ///
 /// # Errors
-/// What cannot be read, is malformed, or asks for something this runner does not give.
+/// When the manifest cannot be read, is malformed, or requires something that this runner does not offer.
 pub fn load(path: &Path, additions: &Additions) -> anyhow::Result<App> {
     let path = if path.is_dir() { path.join("spin.toml") } else { path.to_path_buf() };
     let text = std::fs::read_to_string(&path).with_context(|| {
@@ -41,13 +41,13 @@ pub fn load(path: &Path, additions: &Additions) -> anyhow::Result<App> {
     })?;
     let manifest =
         crate::manifest::parse(&text).with_context(|| format!("in {}", path.display()))?;
-    // Absolute, so that patterns match what they find whatever the current folder is.
+    // Absolute, so that patterns do not depend on the current folder.
     let absolute = path.canonicalize()?;
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     resolve(manifest, folder, additions).with_context(|| format!("in {}", path.display()))
 }
 
-/// What all components of one manifest are resolved with.
+/// The state while a manifest is resolved.
 struct Resolver<'a> {
     components: BTreeMap<String, Component>,
     variables: BTreeMap<String, String>,
@@ -88,13 +88,13 @@ fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyhow::
 }
 
 impl Resolver<'_> {
-    /// A profile that no component has is a slip of the pen.
+    /// Refuses a profile that no component has: it is a typing error.
     fn require_profile(&self) -> anyhow::Result<()> {
         let Some(profile) = &self.additions.profile else { return Ok(()) };
         if self.components.values().any(|component| component.profile.contains_key(profile)) {
             return Ok(());
         }
-        bail!("no component has a profile {profile:?}; leave --profile away or add one")
+        bail!("no component has a profile {profile:?}; remove --profile or add one")
     }
 
     fn add_trigger(&mut self, position: usize, trigger: HttpTrigger) -> anyhow::Result<()> {
@@ -123,7 +123,7 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// The id of a component without one, as Spin makes it: after its trigger, or else counted.
+    /// The id of an inline component, by Spin's rule: derived from its trigger's id, or else counted.
     fn inline_id(&self, trigger: Option<&str>, position: usize) -> String {
         let natural = match trigger {
             Some(id) => format!("{id}-component"),
@@ -134,7 +134,7 @@ impl Resolver<'_> {
         ids.find(|id| !self.components.contains_key(id)).unwrap_or_default()
     }
 
-    /// Adds a component once and gives its index.
+    /// Adds a component, unless it was added before, and returns its index.
     fn add_component(&mut self, id: &str) -> anyhow::Result<usize> {
         if let Some(known) = self.app.components.iter().position(|c| c.id == id) {
             return Ok(known);
@@ -153,7 +153,7 @@ impl Resolver<'_> {
         if let Some(profile) = profile {
             apply(profile, &mut component);
         }
-        refuse_what_we_cannot_give(&component)?;
+        refuse_capabilities(&component)?;
         let dependencies = self.dependencies(&component)?;
         let tool: ToolSettings = match component.tool.get(TOOL) {
             Some(table) => ToolSettings::deserialize(table.clone())
@@ -199,7 +199,8 @@ impl Resolver<'_> {
 }
 
 impl Resolver<'_> {
-    /// What is composed into a component. Our own wasi:nn takes the place of a composed one.
+    /// The dependencies to compose into a component. `wasi:nn` is left out, because the runner provides it
+    /// natively.
     fn dependencies(&self, component: &Component) -> anyhow::Result<Vec<Dependency>> {
         let others = component.dependencies.iter().filter(|(name, _)| name.package != NATIVE);
         let inherit_all = component.dependencies_inherit_configuration == Some(true);
@@ -230,7 +231,7 @@ impl Resolver<'_> {
                     }
                     None => {
                         bail!(
-                            "the dependency {name} is to be component {:?}, which is not there",
+                            "the dependency {name} refers to component {:?}, which does not exist",
                             id.as_ref()
                         )
                     }
@@ -249,7 +250,10 @@ impl App {
         let known = self.triggers.iter().position(|trigger| trigger.route == route);
         self.routes.add(&route, known.unwrap_or(self.triggers.len()))?;
         if let Some(known) = known.and_then(|index| self.triggers.get_mut(index)) {
-            tracing::warn!(route, "this route is there twice; the last one counts, as in Spin");
+            tracing::warn!(
+                route,
+                "this route is declared twice; the last declaration counts, as in Spin"
+            );
             known.target = target;
         } else {
             self.triggers.push(Trigger { route, target });
@@ -258,8 +262,8 @@ impl App {
     }
 }
 
-/// What `profile` replaces of `component`, by Spin's rules: its source and build command, and one by one
-/// its environment variables and dependencies.
+/// Applies `profile` to `component`, by Spin's rules: it replaces the source and the build command, and each
+/// environment variable and dependency that it names.
 fn apply(profile: Profile, component: &mut Component) {
     if let Some(source) = profile.source {
         component.source = source;
@@ -274,8 +278,8 @@ fn apply(profile: Profile, component: &mut Component) {
     component.dependencies.extend(profile.dependencies);
 }
 
-/// Capabilities of Spin that have no counterpart here: better no start than a late surprise.
-fn refuse_what_we_cannot_give(component: &Component) -> anyhow::Result<()> {
+/// Refuses capabilities of Spin that are not offered here, at the start rather than at a request.
+fn refuse_capabilities(component: &Component) -> anyhow::Result<()> {
     let asked: [(&str, bool); 4] = [
         ("allowed_outbound_hosts", !component.allowed_outbound_hosts.is_empty()),
         ("allowed_http_hosts", !component.allowed_http_hosts.is_empty()),
@@ -289,7 +293,7 @@ fn refuse_what_we_cannot_give(component: &Component) -> anyhow::Result<()> {
     dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)
 }
 
-/// The keys of a component's configuration that a dependency sees.
+/// The keys of a component's configuration that a dependency inherits.
 pub(super) fn inherited(inherit: Option<Inherit>, inherit_all: bool) -> Vec<String> {
     match inherit {
         Some(Inherit::Some(keys)) => keys,
@@ -355,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_refused_by_name() {
+    fn capabilities_that_are_not_offered_are_refused_by_name() {
         let cases = [
             ("key_value_stores = [\"default\"]", "`key_value_stores` is not offered"),
             ("allowed_outbound_hosts = [\"https://a.test\"]", "`allowed_outbound_hosts` is not"),

@@ -1,8 +1,8 @@
-//! Application variables: where their values come from, and the templates that use them.
+//! Application variables: their values, and the templates that use them.
 //!
-//! As on Spin: `--variable` first, then `SPIN_VARIABLE_<NAME>` of the process, then `.env` in the current
-//! folder, then the manifest's default. A template is text with `{{ name }}` in it. Nothing here is
-//! logged: a variable may be a secret.
+//! The sources, in Spin's order: `--variable`, then `SPIN_VARIABLE_<NAME>` of the process, then `.env` in the
+//! current folder, then the manifest's default. A template is text with `{{ name }}` in it. Values are not
+//! logged here, because a variable may be a secret. Giving them to guests is left to `sandbox`.
 
 use crate::manifest::Variable;
 use crate::manifest::names::LowerSnake;
@@ -10,10 +10,10 @@ use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the environment's names begin with.
+/// The prefix of their names in the environment.
 const PREFIX: &str = "SPIN_VARIABLE_";
 
-/// Largest file of values that is read: it holds settings, not data.
+/// Largest file of values that is read, in bytes: it contains settings, not data.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Values given from outside, by variable name.
@@ -21,10 +21,10 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct Values(BTreeMap<String, String>);
 
 impl Values {
-    /// The values of the process's environment and of `.env` in `folder`, where that file is.
+    /// The values of the process's environment and of `.env` in `folder`, if that file exists.
     ///
     /// # Errors
-    /// A `.env` that cannot be read.
+    /// When `.env` cannot be read, or a value is not UTF-8.
     pub fn from_environment(folder: &Path) -> anyhow::Result<Self> {
         let mut values = Self::default();
         let file = folder.join(".env");
@@ -34,7 +34,7 @@ impl Values {
             pairs.for_each(|(name, value)| values.set_prefixed(name, value));
         }
         for (name, value) in std::env::vars_os() {
-            // Names of variables are ASCII: what is no text is not ours.
+            // Names of variables are ASCII, so names that are not UTF-8 are skipped.
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
                 continue;
             };
@@ -51,11 +51,11 @@ impl Values {
         }
     }
 
-    /// Takes what `--variable` was given: `name=value`, `name=@file` (the file's text), or `@file.json`
-    /// and `@file.toml` (an object of texts).
+    /// Sets values from an argument of `--variable`: `name=value`, `name=@file` (the file's text), or
+    /// `@file.json` and `@file.toml` (an object of strings).
     ///
     /// # Errors
-    /// Another form, a name that is none, or a file that cannot be read.
+    /// For another form, a malformed name, or a file that cannot be read.
     pub fn set(&mut self, argument: &str) -> anyhow::Result<()> {
         if let Some(file) = argument.strip_prefix('@') {
             let values = read_object(Path::new(file)).with_context(|| format!("in {file}"))?;
@@ -77,7 +77,7 @@ impl Values {
     /// The value of every variable of the application.
     ///
     /// # Errors
-    /// A required variable without a value, or one that has neither a default nor is required.
+    /// For a required variable without a value, or one that is not required and has no default.
     pub(super) fn resolve(
         &self,
         declared: &BTreeMap<LowerSnake, Variable>,
@@ -101,10 +101,10 @@ impl Values {
     }
 }
 
-/// `template` with every `{{ name }}` replaced by its value.
+/// `template`, with every `{{ name }}` replaced by its value.
 ///
 /// # Errors
-/// Braces that are not closed, or a name the application does not declare.
+/// For braces that are not closed, or a name that the application does not declare.
 pub(super) fn expand(template: &str, values: &BTreeMap<String, String>) -> anyhow::Result<String> {
     let mut expanded = String::with_capacity(template.len());
     let mut rest = template;
@@ -124,7 +124,8 @@ pub(super) fn expand(template: &str, values: &BTreeMap<String, String>) -> anyho
     Ok(expanded)
 }
 
-/// A line of `.env`: `NAME=value`, quotes around the value taken off; `None` for blanks and comments.
+/// Parses a line of `.env`: `NAME=value`, without quotes around the value; `None` for blank lines and
+/// comments.
 fn dotenv_line(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let line = line.strip_prefix("export ").unwrap_or(line);

@@ -1,6 +1,6 @@
-//! `[component.<id>.dependencies]`: imports that other components satisfy, and what they may see.
+//! `[component.<id>.dependencies]`: imports of a component that other components satisfy.
 //!
-//! What may be written, and which writings contradict each other. Composing is `crate::compose`'s.
+//! Syntax and contradictions only; composing is left to `crate::compose`.
 
 use super::names::Kebab;
 use serde::{Deserialize, Serialize};
@@ -17,21 +17,21 @@ pub type Dependencies = BTreeMap<ImportName, Dependency>;
 pub struct ImportName {
     /// `namespace:name`, or the plain name.
     pub package: String,
-    /// The interface, where one is named.
+    /// The interface, if one is named.
     pub interface: Option<String>,
-    /// The version, where one is named.
+    /// The version, if one is named.
     pub version: Option<String>,
 }
 
-/// Where a dependency comes from.
+/// A dependency as declared.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "toml::Value")]
 pub struct Dependency {
     /// The component that satisfies it.
     pub source: DependencySource,
-    /// Which of its exports, where not the one of the import's own name.
+    /// Its export to use, if not the one of the import's own name.
     pub export: Option<String>,
-    /// What of the component's configuration it sees.
+    /// The part of the component's configuration that it inherits.
     pub inherit: Option<Inherit>,
 }
 
@@ -42,11 +42,11 @@ pub enum DependencySource {
     Path(String),
     /// Another component of this application.
     Component(Kebab),
-    /// A registry package or a download, as written; neither is fetched here.
+    /// A registry package or a download, as written; it cannot be fetched here.
     Remote(String),
 }
 
-/// What of a component's configuration its dependency sees.
+/// The part of a component's configuration that a dependency inherits.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Inherit {
@@ -56,10 +56,11 @@ pub enum Inherit {
     Some(Vec<String>),
 }
 
-/// Why an import's name is none.
+/// A malformed name of an import.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} names no import; write `namespace:package`, `namespace:package/interface@version` or a plain name"
+    "{0:?} is not the name of an import; write `namespace:package`, `namespace:package/interface@version` \
+     or a plain name"
 )]
 pub struct ImportNameError(String);
 
@@ -87,7 +88,7 @@ impl TryFrom<String> for ImportName {
 }
 
 impl ImportName {
-    /// Whether it names `import`, an import as a component spells it: `foo:bar/baz@0.1.0`, or a plain name.
+    /// Whether it covers `import`, an import as a component spells it: `foo:bar/baz@0.1.0`, or a plain name.
     #[must_use]
     pub fn covers(&self, import: &str) -> bool {
         let (name, version) = match import.split_once('@') {
@@ -119,7 +120,7 @@ impl fmt::Display for ImportName {
     }
 }
 
-/// The tables a dependency may be written as; a text is a version of the import's own package.
+/// The tables that declare a dependency. A plain string is a version of the import's own package instead.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -167,22 +168,22 @@ impl TryFrom<toml::Value> for Dependency {
         let stray =
             written.registry.is_some() || written.package.is_some() || written.digest.is_some();
         if stray && !remote {
-            return Err("`registry`, `package` and `digest` are for what is downloaded".to_owned());
+            return Err("`registry`, `package` and `digest` are for downloads only".to_owned());
         }
         Ok(Self { source, export: written.export, inherit: written.inherit_configuration })
     }
 }
 
-/// What contradicts itself in `dependencies`, in Spin's order of checking.
+/// Refuses contradictions in `dependencies`, in Spin's order of checking.
 ///
 /// # Errors
-/// The contradiction, for people.
+/// A message that describes the contradiction.
 pub(crate) fn check(dependencies: &Dependencies, inherit_all: bool) -> Result<(), String> {
     for (name, dependency) in dependencies {
         if name.package.contains(':') && name.interface.is_none() && dependency.export.is_some() {
             return Err(format!(
-                "the dependency {name} is a whole package, for which no single `export` can stand; \
-                 name its interface, or drop `export`"
+                "the dependency {name} is a whole package, so it cannot have a single `export`; \
+                 name its interface, or remove `export`"
             ));
         }
         if inherit_all && dependency.inherit.is_some() {
@@ -201,8 +202,8 @@ pub(crate) fn check(dependencies: &Dependencies, inherit_all: bool) -> Result<()
     Ok(())
 }
 
-/// Whether two names can be satisfied by one import: the same package, and neither version nor interface
-/// tells them apart.
+/// Whether two names can cover the same import: their packages are equal, and their versions and interfaces
+/// do not differ.
 fn overlap(a: &ImportName, b: &ImportName) -> bool {
     let differ =
         |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);

@@ -1,7 +1,7 @@
-//! `spin.toml`, manifest version 2, read as strictly as Spin reads it: unknown keys are errors.
+//! Reads `spin.toml`, manifest version 2, as strictly as Spin does: unknown keys are errors.
 //!
-//! This file says what may be written; [`crate::app`] says what of it this runner can give, and
-//! refuses the rest by name. Paths stay as written: relative to the manifest's folder.
+//! This module defines the syntax; [`crate::app`] refuses by name what this runner does not offer. Paths stay
+//! as written, relative to the manifest's folder.
 
 pub mod dependency;
 pub mod names;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 pub struct Manifest {
     /// Must be 2.
     pub spin_manifest_version: u32,
-    /// Name, version and the like.
+    /// Name, version and other metadata.
     pub application: Application,
     /// Application variables, by name.
     #[serde(default)]
@@ -41,13 +41,13 @@ pub struct Application {
     /// One line about it.
     #[serde(default)]
     pub description: String,
-    /// Who wrote it.
+    /// Its authors.
     #[serde(default)]
     pub authors: Vec<String>,
     /// Environments it is meant for; only Spin's build checks them.
     #[serde(default)]
     pub targets: Vec<toml::Value>,
-    /// Settings that hold for all triggers of a type.
+    /// Settings for all triggers of a type.
     #[serde(default)]
     pub trigger: BTreeMap<String, toml::Table>,
     /// Settings of other tools.
@@ -62,9 +62,9 @@ pub struct Variable {
     /// What it is for.
     #[serde(default)]
     pub description: String,
-    /// Its value where nothing else gives one.
+    /// Its default value.
     pub default: Option<String>,
-    /// Whether it must be given.
+    /// Whether a value must be given.
     #[serde(default)]
     pub required: bool,
     /// Whether it is kept out of logs.
@@ -76,19 +76,19 @@ pub struct Variable {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpTrigger {
-    /// Identifier, for people.
+    /// Identifier, for messages.
     #[serde(default)]
     pub id: Option<String>,
     /// The paths it answers.
     pub route: Route,
-    /// The component that answers, or
+    /// The component that answers; exclusive with `static_response`.
     pub component: Option<ComponentReference>,
-    /// the answer itself.
+    /// A fixed answer; exclusive with `component`.
     pub static_response: Option<StaticResponse>,
     /// How the component is called.
     #[serde(default)]
     pub executor: Executor,
-    /// Components by role, which no HTTP trigger has yet.
+    /// Components by role; HTTP triggers have none yet.
     #[serde(default)]
     pub components: toml::Table,
     /// Middleware around the component, by role.
@@ -135,7 +135,7 @@ pub enum ComponentReference {
 impl TryFrom<toml::Value> for ComponentReference {
     type Error = String;
 
-    // Told apart by hand: serde's untagged enums would say only that nothing matched.
+    // Distinguished by hand: serde's untagged enums would report only that nothing matched.
     fn try_from(value: toml::Value) -> Result<Self, String> {
         match value {
             toml::Value::String(id) => {
@@ -152,7 +152,7 @@ impl TryFrom<toml::Value> for ComponentReference {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticResponse {
-    /// HTTP status, 200 if not given.
+    /// HTTP status; 200 by default.
     #[serde(default = "ok_status")]
     pub status_code: u16,
     /// Header fields.
@@ -167,7 +167,7 @@ impl StaticResponse {
     /// The head of the answer.
     ///
     /// # Errors
-    /// What of it cannot be sent: the status is below 100 or above 999, or a header is none.
+    /// When the status is below 100 or above 999, or a header field is malformed.
     pub fn head(&self) -> anyhow::Result<http::response::Parts> {
         let mut head = http::Response::new(()).into_parts().0;
         head.status = http::StatusCode::from_u16(self.status_code).map_err(|_| {
@@ -220,19 +220,19 @@ pub struct Component {
     /// Environment variables it sees.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
-    /// Values it may ask for, as templates.
+    /// Values it may read by name, as templates.
     #[serde(default)]
     pub variables: BTreeMap<LowerSnake, String>,
     /// Files it sees, read-only.
     #[serde(default)]
     pub files: Vec<Files>,
-    /// Glob patterns of files it does not.
+    /// Glob patterns of files it does not see.
     #[serde(default)]
     pub exclude_files: Vec<String>,
     /// Hosts it may call.
     #[serde(default)]
     pub allowed_outbound_hosts: Vec<String>,
-    /// The older spelling of the same.
+    /// The older spelling of `allowed_outbound_hosts`.
     #[serde(default)]
     pub allowed_http_hosts: Vec<String>,
     /// Key-value stores it may open.
@@ -249,24 +249,24 @@ pub struct Component {
     pub targets: Vec<toml::Value>,
     /// How it is built.
     pub build: Option<Build>,
-    /// Settings of other tools, ours under `skincell`.
+    /// Settings of tools; the runner's own are under `skincell`.
     #[serde(default)]
     pub tool: BTreeMap<String, toml::Table>,
     /// Imports satisfied by other components.
     #[serde(default)]
     pub dependencies: Dependencies,
-    /// Whether dependencies see what the component sees.
+    /// Whether dependencies inherit the component's configuration.
     pub dependencies_inherit_configuration: Option<bool>,
-    /// Other settings by profile, as `--profile` picks them.
+    /// Alternative settings by profile, chosen by `--profile`.
     #[serde(default)]
     pub profile: BTreeMap<String, Profile>,
 }
 
-/// What a profile changes of a component.
+/// The changes that a profile makes to a component.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Another Wasm.
+    /// Another Wasm source.
     pub source: Option<Source>,
     /// Environment variables added or replaced.
     #[serde(default)]
@@ -292,14 +292,14 @@ pub struct ProfileBuild {
 pub enum Source {
     /// A file.
     Path(String),
-    /// A download or a registry package, as written; neither is fetched here.
+    /// A download or a registry package, as written; it cannot be fetched here.
     Remote(String),
 }
 
-/// The tables a source may be written as.
+/// The tables that declare a source.
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
-#[expect(dead_code, reason = "read to be checked, and then refused by name")]
+#[expect(dead_code, reason = "only checked, and then refused by name")]
 enum RemoteSource {
     Download { url: String, digest: String },
     Package { registry: Option<String>, package: String, version: String },
@@ -328,7 +328,7 @@ impl TryFrom<toml::Value> for Source {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Files {
-    /// A glob pattern; what matches is seen under the same relative path.
+    /// A glob pattern; matching files are seen under the same relative path.
     Pattern(String),
     /// A file or folder, seen at an absolute path.
     Mount(Mount),
@@ -352,7 +352,7 @@ pub struct Build {
     pub command: Commands,
     /// Where to run them.
     pub workdir: Option<String>,
-    /// What `spin watch` looks at.
+    /// Patterns of files for `spin watch`.
     #[serde(default)]
     pub watch: Vec<String>,
 }
@@ -387,7 +387,7 @@ impl Commands {
 /// Why a manifest cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not TOML, or not of this shape; the message shows the line.
+    /// Not TOML, or unknown or missing keys; the message shows the line.
     #[error(transparent)]
     Toml(#[from] toml::de::Error),
     /// Another manifest version.
@@ -400,18 +400,18 @@ pub enum ManifestError {
 /// Reads a manifest.
 ///
 /// # Errors
-/// [`ManifestError`], with the offending line for anything TOML can point at.
+/// [`ManifestError`], with the line of the error if TOML can locate it.
 pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
     #[derive(Deserialize)]
     struct Version {
         spin_manifest_version: toml::Value,
     }
-    // The version first: an older manifest would otherwise be refused key by key.
+    // The version is checked first: an older manifest would otherwise be refused for its keys.
     let version: Version = toml::from_str(text)?;
     match version.spin_manifest_version {
         toml::Value::Integer(2) => Ok(toml::from_str(text)?),
         toml::Value::Integer(number) => Err(ManifestError::Version(number.to_string())),
         toml::Value::String(text) => Err(ManifestError::Version(format!("{text:?}"))),
-        _ => Err(ManifestError::Version("no number".to_owned())),
+        _ => Err(ManifestError::Version("not a number".to_owned())),
     }
 }

@@ -1,8 +1,8 @@
-//! Identifiers as Spin spells them: words of ASCII letters and digits between separators.
+//! Identifiers by Spin's rules: words of ASCII letters and digits with separators between them.
 //!
-//! A component's id is kebab-case (`my-app`), a variable's name is lower-case snake_case (`api_key`);
-//! a word begins with a letter and does not mix cases. Other names (routes, models, hosts) are not held
-//! to this.
+//! A component's id is kebab-case (`my-app`), a variable's name is lower-case snake_case (`api_key`). A word
+//! begins with a letter and does not mix cases. Other names (routes, models, hosts) have other rules and are
+//! left out.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display};
@@ -22,22 +22,22 @@ pub struct LowerSnake(String);
 #[serde(try_from = "String")]
 pub struct StoreLabel(String);
 
-/// Why a text is no identifier.
+/// A malformed identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing at all, or nothing between two separators.
+    /// An empty name, or an empty word between two separators.
     #[error("{0:?} has an empty word; write words of letters and digits joined by {1:?}")]
     EmptyWord(String, char),
-    /// The other case's separator.
+    /// The wrong separator.
     #[error("{0:?} joins its words with {1:?}; use {2:?}")]
     Separator(String, char, char),
-    /// A word that begins with something else.
+    /// A word that does not begin with a letter.
     #[error("{0:?} has a word that begins with {1:?}; begin each with a letter a-z")]
     Beginning(String, char),
-    /// A character that may not be there.
-    #[error("{0:?} holds {1:?}; only ASCII letters and digits make words")]
+    /// A character that is not allowed.
+    #[error("{0:?} contains {1:?}; words have ASCII letters and digits only")]
     Character(String, char),
-    /// Upper and lower case in one word, or upper case where only lower is taken.
+    /// Upper and lower case in one word, or upper case in a name that must be lower case.
     #[error("{0:?} mixes upper and lower case; write it in lower case")]
     Case(String),
 }
@@ -96,7 +96,8 @@ macro_rules! as_text {
 
 as_text!(Kebab, LowerSnake, StoreLabel);
 
-/// Spin's rule for identifiers, with `separator` between words and `other` the one people confuse it with.
+/// Checks Spin's rule for identifiers, with `separator` between words; `other` is the separator often
+/// confused with it.
 fn check(text: &str, separator: char, other: char) -> Result<(), NameError> {
     if text.contains(other) {
         return Err(NameError::Separator(text.to_owned(), other, separator));

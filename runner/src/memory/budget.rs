@@ -1,34 +1,35 @@
-//! The budget, and what fits into it: how large an instance, how many at once, how much of uploads and
-//! connections. Worked out once, at start-up, and refused there when it can never serve a request.
+//! The memory budget, and the plan that divides it: the size and number of instances, and the memory of
+//! uploads and connections. The plan is made once, at the start, which fails if no request would ever fit.
+//! Keeping to it is left to `ledger`.
 
 use super::group::{MemoryGroup, machine_bytes};
 use super::{Need, ProcessMemory};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the user says of memory.
+/// The memory limit that the user chose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MemoryLimit {
     /// The control group's limit, or else the machine's memory.
     #[default]
     Auto,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
     /// No limit.
     None,
 }
 
-/// How much there is.
+/// The memory budget.
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
     /// Bytes; `None` is no limit.
     pub bytes: Option<u64>,
-    /// The control group the bytes are of: then everything in the group counts.
+    /// The control group whose limit this is: then all memory of the group counts.
     pub group: Option<MemoryGroup>,
 }
 
 impl Budget {
-    /// What `limit` means on this machine.
+    /// The budget for `limit` on this machine.
     #[must_use]
     pub fn new(limit: MemoryLimit) -> Self {
         match limit {
@@ -42,7 +43,7 @@ impl Budget {
         }
     }
 
-    /// The same as something to be followed: its control group's limit may be changed while we run.
+    /// The budget as one to follow: its control group's limit may change while the process runs.
     #[must_use]
     pub fn followed(&self) -> Followed {
         let seen = AtomicU64::new(self.bytes.unwrap_or(0));
@@ -50,16 +51,16 @@ impl Budget {
     }
 }
 
-/// A budget whose control group is looked at again.
+/// A budget whose control group's limit is read again.
 #[derive(Debug)]
 pub struct Followed {
     start: Budget,
-    /// The limit that was seen last, in bytes.
+    /// The limit read last, in bytes.
     seen: AtomicU64,
 }
 
 impl Followed {
-    /// The limit in bytes, if it is another than before.
+    /// The limit in bytes, if it has changed.
     #[must_use]
     pub fn change(&self) -> Option<u64> {
         let limit = self.start.group.as_ref()?.limit();
@@ -67,16 +68,16 @@ impl Followed {
         (self.seen.swap(limit, Ordering::Relaxed) != limit).then_some(limit)
     }
 
-    /// The budget where the limit was changed to `limit`, in bytes. A cut below what `one` request is promised,
-    /// with all that is promised before any, leaves room for one: how memory is divided is fixed at the start,
-    /// and a service that refuses every request for ever is of no use to anybody.
+    /// The budget in bytes after the limit was changed to `limit`. At least `one` bytes, the need of one
+    /// request with all fixed reservations, unless the first budget was smaller: the plan cannot change while
+    /// the process runs, and with less the service would refuse every request.
     #[must_use]
     pub fn taken_up(&self, limit: u64, one: u64) -> u64 {
         limit.max(one.min(self.start.bytes.unwrap_or(one)))
     }
 }
 
-/// The user's own choices; `None` leaves one to the budget.
+/// The user's own choices; `None` leaves the choice to the plan.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// `--max-instance-memory`, in bytes.
@@ -85,96 +86,98 @@ pub struct Overrides {
     pub concurrency: Option<usize>,
     /// `--max-body`, in bytes.
     pub max_body: u64,
-    /// `--allow-guest-models`, in bytes; 0 is none.
+    /// `--allow-guest-models`, in bytes; 0 allows none.
     pub guest_models: u64,
 }
 
-/// How the budget is spent.
+/// How the budget is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// The runner at rest, with room for its allocator.
+    /// Bytes of the runner itself when idle, with slack for its allocator.
     pub runner: u64,
-    /// Connections that may be open.
+    /// Most open connections.
     pub connections: usize,
-    /// Bytes the kernel may hold of one connection each way. All together are a part of `pages`.
+    /// Bytes that the kernel may buffer for one connection, in each direction. All of them together are part
+    /// of `pages`.
     pub socket_buffer: u32,
     /// Bytes of request bodies in memory, all together.
     pub uploads: u64,
-    /// Bytes left to pages of mapped files, so that weights need not be read again for every layer.
+    /// Bytes left to cached pages of mapped files, so that weights need not be read from disk for every
+    /// layer.
     pub pages: u64,
     /// Linear memory of one instance, in bytes.
     pub instance: u64,
-    /// Models that one instance may bring itself, in bytes.
+    /// Models that one instance may load from its own bytes, in bytes.
     pub guest_models: u64,
     /// Requests at work at the same time.
     pub concurrency: usize,
 }
 
-/// Why a configuration cannot serve a single request, with the sum.
+/// The budget has no room for a single request. The message shows the sum.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct NoRoom {
     budget: u64,
     plan: Plan,
 }
 
-/// Linear memory of an instance where nobody says otherwise and there is room.
+/// Default linear memory of an instance.
 const INSTANCE: u64 = 64 << 20;
-/// The least an instance of a photo's size can do with.
+/// The smallest linear memory in which an instance can process a photo.
 const SMALLEST_INSTANCE: u64 = 12 << 20;
-/// The least the host holds for one: the tensor of a photo of 384 × 384 fits.
+/// The smallest host share of an instance: the tensor of a photo of 384 × 384 fits.
 const SMALLEST_SHARE: u64 = 2 << 20;
-/// What a run of a model takes before it has been measured.
+/// The assumed peak of a model's run, until one was measured.
 pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
-/// What a connection may hold: hyper's buffers of 16 KiB each way, the first bytes of a body, its task.
+/// Memory of a connection: hyper's buffers of 16 KiB in each direction, the first bytes of a body, its task.
 const CONNECTION: u64 = 64 << 10;
 const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
-/// Places beyond those: eight of the admin port, and eight of each port for probes.
+/// Further connections: eight of the admin port, and eight of each port for probes.
 const MORE_CONNECTIONS: usize = 24;
-/// What the kernel may hold of a connection each way, where there is room, and where there is little.
+/// The kernel's buffer of a connection in each direction: with a large budget, and with a small one.
 const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;
 const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;
-/// Largest bodies in memory together, where there is room.
+/// Bodies of the largest size that fit in memory together, if the budget is large.
 const UPLOADS: u64 = 4;
-/// The allocator's slack and the stacks of our threads.
+/// The allocator's slack and the stacks of the runner's threads.
 const SLACK: u64 = 3 << 20;
 
 impl Plan {
     /// Divides `budget` for this process.
     ///
     /// # Errors
-    /// [`NoRoom`] where not even one request fits.
+    /// [`NoRoom`] if not even one request fits.
     pub fn new(budget: &Budget, overrides: Overrides) -> Result<Self, NoRoom> {
         let runner = ProcessMemory::now().private_bytes.saturating_add(SLACK);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         divide(budget.bytes, runner, cores, overrides)
     }
 
-    /// What is spoken for before any request, pages of mapped files aside.
+    /// Bytes reserved before any request, without pages of mapped files.
     #[must_use]
     pub fn fixed(&self) -> u64 {
         let connections = CONNECTION.saturating_mul((self.connections + MORE_CONNECTIONS) as u64);
         [self.runner, connections, self.uploads].into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Bytes of tensors the host holds for one instance at most; and as many for what one call hands over.
+    /// Most bytes of tensors that the host holds for one instance; one call may add as many again.
     #[must_use]
     pub fn host_share(&self) -> u64 {
         (self.instance / 8).max(SMALLEST_SHARE)
     }
 
-    /// What one instance takes at most, the host's part included.
+    /// Most bytes of one instance, including the host's share.
     fn one(&self) -> u64 {
         self.instance.saturating_add(self.hosts())
     }
 
-    /// What the host holds for one instance at most. A guest's model is there as bytes, as a graph, and
-    /// with weights laid out for the engine.
+    /// Most bytes that the host holds for one instance. A guest's model exists three times: as bytes, as a
+    /// graph, and as weights in the engine's layout.
     fn hosts(&self) -> u64 {
         self.host_share().saturating_mul(2).saturating_add(self.guest_models.saturating_mul(3))
     }
 
-    /// What one request is promised, with a model whose runs take `activation` bytes.
+    /// The reservation of one request whose model's runs take `activation` bytes.
     #[must_use]
     pub fn need(&self, activation: u64) -> Need {
         Need { instance: self.one(), activation }
@@ -190,7 +193,7 @@ fn divide(
     let eighth = budget.map_or(u64::MAX, |bytes| bytes / 8);
     let connections = usize::try_from(eighth / 2 / CONNECTION).unwrap_or(usize::MAX);
     let connections = connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
-    // Both ways of all connections fill half of what is left to pages of files.
+    // The buffers of all connections, in both directions, take half of `pages`.
     let buffer = eighth / 4 / connections as u64;
     let buffer = u32::try_from(buffer).unwrap_or(u32::MAX);
     let mut plan = Plan {
@@ -209,7 +212,7 @@ fn divide(
     };
     let left = budget.saturating_sub(plan.fixed() + plan.pages).saturating_sub(ASSUMED_ACTIVATION);
     if overrides.instance.is_none() {
-        // Eight tenths are the instance's own, twice a tenth the host's share of it.
+        // Eight tenths are the instance's own memory, twice one tenth is the host's share.
         let left = left.saturating_sub(overrides.guest_models.saturating_mul(3));
         let fits = (left / 10 * 8).min(left.saturating_sub(2 * SMALLEST_SHARE)) >> 20 << 20;
         plan.instance = fits.clamp(SMALLEST_INSTANCE, INSTANCE);
@@ -236,7 +239,7 @@ impl fmt::Display for NoRoom {
             ("request bodies", plan.uploads),
             ("pages of mapped files", plan.pages),
             ("one instance (--max-instance-memory)", plan.instance),
-            ("what the host holds for it", plan.hosts()),
+            ("the host's memory for it", plan.hosts()),
             ("one run of a model, until measured", ASSUMED_ACTIVATION),
         ];
         let sum = rows.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_decides_what_nobody_asked_for() {
+    fn the_budget_decides_what_the_user_left_open() {
         let large = plan(2048 * MIB, OVERRIDES).unwrap();
         assert_eq!((large.instance, large.concurrency), (64 * MIB, 2));
         assert_eq!((large.connections, large.uploads), (1024, 64 * MIB));
@@ -296,7 +299,7 @@ mod tests {
             assert_eq!(followed.taken_up(limit * MIB, one), budget * MIB, "{limit}");
         }
         let beyond = followed.taken_up(64 * MIB, 600 * MIB);
-        assert_eq!(beyond, 512 * MIB, "what never had room gets none by a cut");
+        assert_eq!(beyond, 512 * MIB, "a cut gives no room to a request that never had it");
     }
 
     #[test]

@@ -1,34 +1,34 @@
-//! How close the process is to its budget, as the kernel counts it: the lines of defence that hold
-//! when a promise in the ledger was too small.
+//! How close the process is to its budget, by the kernel's count. Its levels are the safety net for
+//! reservations in the ledger that were too small; `admission` and `nn` act on them.
 
 use super::{Budget, MemoryGroup, ProcessMemory};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How old a reading may be: one costs some 20 microseconds, and requests come in crowds.
+/// How old a reading may be: one costs some 20 microseconds, and many requests may come at once.
 const FRESH: Duration = Duration::from_millis(10);
 
-/// More than any machine has.
+/// Stands for no limit: more than any machine has.
 const NO_LIMIT: u64 = u64::MAX;
 
-/// Where memory stands against the budget.
+/// The memory held, in relation to the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
-    /// Below 80 %: requests are let in as their reservations fit.
+    /// Below 80 %: requests start if their reservations fit.
     #[default]
     Normal,
-    /// From 80 %: new work waits, idle models go.
+    /// From 80 %: requests wait, and idle models are unloaded.
     Tight,
-    /// From 95 %: new work is refused.
+    /// From 95 %: requests are refused.
     Full,
 }
 
-/// Reads memory against a budget.
+/// Compares the memory held with a budget.
 #[derive(Debug)]
 pub struct Gauge {
     group: Option<MemoryGroup>,
-    /// In bytes; [`NO_LIMIT`] is none.
+    /// In bytes; [`NO_LIMIT`] stands for no limit.
     limit: AtomicU64,
     last: Mutex<Option<(Instant, Level)>>,
 }
@@ -41,13 +41,14 @@ impl Gauge {
         Self { group: budget.group, limit, last: Mutex::default() }
     }
 
-    /// The limit is another from now on.
+    /// Changes the limit.
     pub fn set_limit(&self, bytes: u64) {
         self.limit.store(bytes, Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Bytes held now that cannot be given back: our own, or the whole group's where the budget is its.
+    /// Bytes held now that the kernel cannot reclaim, of this process, or of the whole control group if the
+    /// budget is its limit.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         let own = ProcessMemory::now().private_bytes;
@@ -55,7 +56,7 @@ impl Gauge {
         own.max(group.unwrap_or(0))
     }
 
-    /// The level, read again where the last reading is stale.
+    /// The level, read again if the last reading is too old.
     pub fn level(&self) -> Level {
         let limit = self.limit.load(Ordering::Relaxed);
         if limit == NO_LIMIT {

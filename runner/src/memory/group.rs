@@ -1,20 +1,20 @@
-//! The control group this process lives in: its memory limit and what of it cannot be given back.
+//! The control group of this process: its memory limit, and the part of its memory that cannot be reclaimed.
 //!
-//! Both versions of Linux control groups, inside and outside containers. Reads files only, and keeps those that
-//! are read again open.
+//! Both versions of Linux control groups, inside and outside containers. It only reads files, and keeps open
+//! those that it reads again.
 
 use super::kept_open::KeptOpen;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A limit beyond this is version 1's way of saying that there is none.
+/// Version 1 expresses "no limit" by a number above this.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// The groups that hold this process, and the smallest memory limit among them.
+/// The control groups that contain this process.
 #[derive(Debug, Clone)]
 pub struct MemoryGroup {
     version: Version,
-    /// From the innermost outwards: one that has no limit now may get one while we run.
+    /// From the innermost outwards. All are kept: one without a limit may get one while the process runs.
     levels: Arc<[Level]>,
 }
 
@@ -33,7 +33,7 @@ enum Version {
 }
 
 impl MemoryGroup {
-    /// The groups of this process; `None` where the system has none that count memory.
+    /// The groups of this process; `None` if the system has none that count memory.
     #[must_use]
     pub fn own() -> Option<Self> {
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -64,7 +64,7 @@ impl MemoryGroup {
         (!levels.is_empty()).then(|| Self { version, levels: levels.into() })
     }
 
-    /// The smallest limit in bytes as it is now; `None` where no group has one.
+    /// The smallest limit now, in bytes; `None` if no group has one.
     #[must_use]
     pub fn limit(&self) -> Option<u64> {
         self.tightest().map(|(limit, _)| limit)
@@ -78,8 +78,8 @@ impl MemoryGroup {
         limits.min_by_key(|(limit, _)| *limit)
     }
 
-    /// Bytes in use, of the group with the smallest limit, that the kernel cannot take back: everything but
-    /// file pages.
+    /// Bytes in use in the group with the smallest limit that the kernel cannot reclaim: everything but file
+    /// pages.
     #[must_use]
     pub fn held_bytes(&self) -> Option<u64> {
         let (_, level) = self.tightest()?;
@@ -103,7 +103,7 @@ impl Version {
         Ok(Level { limit: open(limit)?, usage: open(usage)?, stat: open("memory.stat")? })
     }
 
-    /// What counts as usage and can be taken back, in `memory.stat`.
+    /// Fields of `memory.stat` that count as usage and can be reclaimed.
     fn reclaimable(self) -> &'static [&'static str] {
         match self {
             Self::One => &["total_inactive_file", "total_active_file"],
@@ -180,7 +180,7 @@ mod tests {
         let group = MemoryGroup::find("0::/\n", &mounts).unwrap();
         for (text, limit) in [("max\n", None), ("67108864\n", Some(64 << 20)), ("max\n", None)] {
             write(root.path(), "memory.max", text);
-            assert_eq!(group.limit(), limit, "it is followed while we run");
+            assert_eq!(group.limit(), limit, "the limit is read again");
         }
     }
 }

@@ -1,25 +1,25 @@
-//! A file of the kernel's figures that stays open, so that it can be read when no descriptor is left: that is
-//! when it matters.
+//! A file of kernel figures that stays open, so that it can be read even when no descriptor is left, which is
+//! when the figures matter. Parsing is left to the callers.
 
 use std::fs::File;
 use std::io::Result;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// A file whose text the kernel writes anew for whoever reads it from the start.
+/// A file whose text the kernel generates anew at each read from the start.
 #[derive(Debug)]
 pub(super) struct KeptOpen(File);
 
-/// Longest text that is read, in bytes: `memory.stat` and `status` are a few thousand.
+/// Longest text that is read, in bytes: `memory.stat` and `status` have a few thousand.
 const MOST: usize = 64 << 10;
 
 impl KeptOpen {
-    /// Opens it.
+    /// Opens the file.
     pub(super) fn new(path: &Path) -> Result<Self> {
         File::open(path).map(Self)
     }
 
-    /// Its text as it is now.
+    /// The current text.
     pub(super) fn read(&self) -> Result<String> {
         let (mut text, mut piece) = (Vec::new(), [0; 4096]);
         while text.len() < MOST {
@@ -40,7 +40,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn the_text_is_the_kernels_of_now() {
+    fn each_read_gives_the_current_text() {
         let kept = KeptOpen::new(Path::new("/proc/self/stat")).unwrap();
         let ticks = |text: &str| text.split(' ').nth(13).unwrap().parse::<u64>().unwrap();
         let (before, begin) = (ticks(&kept.read().unwrap()), Instant::now());

@@ -1,63 +1,63 @@
-//! Who was promised how much: a request starts only when what it may take at most still fits.
+//! The ledger of reservations: a request starts only if the most it may take still fits the budget.
 //!
-//! Numbers only. Who waits for room is `admission`, what models hold is `nn`.
+//! Numbers only: waiting for room is left to `admission`, and models are held by `nn`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// More than any machine has.
+/// Stands for no limit: more than any machine has.
 const NO_LIMIT: u64 = u64::MAX;
 
-/// What one request may take at most, in bytes.
+/// The most memory that one request may take, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Need {
-    /// Its instance's linear memory, and what the host holds for it: tensors, the answer.
+    /// Its instance's linear memory, and the host's memory for it: tensors, the answer.
     pub instance: u64,
-    /// The peak of a run of the model it may ask.
+    /// The peak of one run of the models it may use.
     pub activation: u64,
 }
 
-/// The sum of all promises, against a budget.
+/// All reservations, against a budget.
 #[derive(Debug)]
 pub struct Ledger {
-    /// [`NO_LIMIT`] is none.
+    /// In bytes; [`NO_LIMIT`] stands for no budget.
     budget: AtomicU64,
-    /// The runner itself, connections, uploads: promised once, at start-up.
+    /// The runner itself, connections and uploads: reserved once, at the start.
     fixed: u64,
-    /// Left to pages of mapped files, but not at the price of serving nobody: a request that is alone may
-    /// have it.
+    /// Left to cached pages of mapped files. A request that is alone may take it, so that a small budget
+    /// still serves one.
     pages: u64,
     accounts: Mutex<Accounts>,
 }
 
-/// What one loaded model holds, in bytes.
+/// Memory of one loaded model, in bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ModelShare {
-    /// Whether it runs or not.
+    /// Private memory, whether it runs or not.
     pub(crate) private: u64,
-    /// Of its last run; the next run uses it again.
+    /// Memory kept after its last run and reused by the next.
     pub(crate) kept: u64,
 }
 
 #[derive(Debug, Default)]
 struct Accounts {
-    /// Of all requests at work.
+    /// The reservations of all requests at work.
     requests: Need,
     /// Answers that clients are still reading.
     answers: u64,
-    /// Of all loaded models, in the order of their loading.
+    /// All loaded models, in the order of loading.
     models: BTreeMap<u64, ModelShare>,
     loads: u64,
 }
 
 impl Accounts {
-    /// With requests that take so much, and answers.
+    /// The sum of reservations with these requests and answers.
     fn total(&self, fixed: u64, requests: Need, answers: u64) -> u64 {
         let sum = |part: fn(&ModelShare) -> u64| self.models.values().map(part).fold(0, add);
         let (private, kept) = (sum(|model| model.private), sum(|model| model.kept));
-        // What a model keeps is not there twice: its next run takes it over. Which model will run is not
-        // known, so it is the one that keeps the least.
+        // Memory that a model keeps is reused by its next run, so it does not count twice. Which model will
+        // run is not known; the one that keeps the least is assumed.
         let least = self.models.values().map(|model| model.kept).min().unwrap_or(0);
         let runs = requests.activation.saturating_add(kept - least).max(kept);
         [fixed, private, requests.instance, runs, answers].into_iter().fold(0, add)
@@ -69,19 +69,19 @@ fn add(a: u64, b: u64) -> u64 {
 }
 
 impl Ledger {
-    /// A ledger in which `fixed` bytes of `budget` are spoken for, and `pages` unless a request is alone.
+    /// A ledger in which `fixed` bytes of `budget` are reserved, and `pages` bytes unless a request is alone.
     #[must_use]
     pub fn new(budget: Option<u64>, fixed: u64, pages: u64) -> Self {
         let budget = AtomicU64::new(budget.unwrap_or(NO_LIMIT));
         Self { budget, fixed, pages, accounts: Mutex::default() }
     }
 
-    /// The budget is another from now on. What was promised stays promised.
+    /// Changes the budget. Existing reservations stay.
     pub fn set_budget(&self, bytes: u64) {
         self.budget.store(bytes, Ordering::Relaxed);
     }
 
-    /// Promises `need`, if it fits beside everything promised already.
+    /// Reserves `need`, if it fits beside all other reservations.
     #[must_use]
     pub fn try_reserve(self: &Arc<Self>, need: Need) -> Option<Reservation> {
         let mut accounts = self.accounts();
@@ -99,32 +99,32 @@ impl Ledger {
         Some(Reservation { ledger: Arc::clone(self), need })
     }
 
-    /// Bytes missing for `need` if nothing but loaded models were in the way; `None` where it fits.
+    /// Bytes missing for `need` beside the loaded models alone; `None` if it fits.
     #[must_use]
     pub fn short_of(&self, need: Need) -> Option<u64> {
         self.missing(&self.accounts(), need)
     }
 
-    /// Bytes missing for `need` even if no model were loaded and no request at work; `None` where it fits.
+    /// Bytes missing for `need` without any model or other request; `None` if it fits.
     #[must_use]
     pub fn never_fits(&self, need: Need) -> Option<u64> {
         self.missing(&Accounts::default(), need)
     }
 
-    /// Bytes missing for `need` beside the models of `accounts` alone.
+    /// Bytes missing for `need` beside the models of `accounts`.
     fn missing(&self, accounts: &Accounts, need: Need) -> Option<u64> {
         let total = accounts.total(self.fixed, need, 0);
         total.checked_sub(self.budget()?).filter(|&missing| missing > 0)
     }
 
-    /// Notes what an answer takes until its client has read it. Never refused: the work is done.
+    /// Counts an answer's bytes until its client has read it. Never refused: the answer exists already.
     pub(crate) fn hold_answer(self: &Arc<Self>, bytes: u64) -> AnswerHold {
         let mut accounts = self.accounts();
         accounts.answers = accounts.answers.saturating_add(bytes);
         AnswerHold { ledger: Arc::clone(self), bytes }
     }
 
-    /// Notes what a model that was loaded holds, until it is gone. Never refused: it is there.
+    /// Counts a loaded model's memory until it is unloaded. Never refused: the model is loaded already.
     pub(crate) fn hold_model(self: &Arc<Self>, share: ModelShare) -> ModelHold {
         let mut accounts = self.accounts();
         accounts.loads += 1;
@@ -133,13 +133,13 @@ impl Ledger {
         ModelHold { ledger: Arc::clone(self), number }
     }
 
-    /// Whether a model that holds `share` fits beside everything promised already.
+    /// Whether a model of this size fits beside all reservations.
     pub(crate) fn has_room_for(&self, share: ModelShare) -> bool {
         let wanted = share.private.saturating_add(share.kept);
         self.budget().is_none_or(|budget| self.reserved().saturating_add(wanted) <= budget)
     }
 
-    /// Bytes promised in all.
+    /// Bytes reserved in all.
     #[must_use]
     pub fn reserved(&self) -> u64 {
         let accounts = self.accounts();
@@ -158,7 +158,7 @@ impl Ledger {
     }
 }
 
-/// A promise kept until this is dropped.
+/// A request's reservation, until dropped.
 #[derive(Debug)]
 pub struct Reservation {
     ledger: Arc<Ledger>,
@@ -173,7 +173,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Room for an answer until this is dropped.
+/// An answer's bytes, until dropped.
 #[derive(Debug)]
 pub(crate) struct AnswerHold {
     ledger: Arc<Ledger>,
@@ -186,7 +186,7 @@ impl Drop for AnswerHold {
     }
 }
 
-/// The entry of a loaded model until this is dropped.
+/// A loaded model's entry, until dropped.
 #[derive(Debug)]
 pub(crate) struct ModelHold {
     ledger: Arc<Ledger>,
@@ -194,7 +194,7 @@ pub(crate) struct ModelHold {
 }
 
 impl ModelHold {
-    /// What it is by now known to hold.
+    /// Replaces the entry by what is known now.
     pub(crate) fn correct(&self, share: ModelShare) {
         self.ledger.accounts().models.insert(self.number, share);
     }
@@ -212,7 +212,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn what_does_not_fit_is_not_promised() {
+    fn needs_beyond_the_budget_are_not_reserved() {
         let ledger = Arc::new(Ledger::new(Some(100), 20, 0));
         let need = Need { instance: 20, activation: 10 };
         let first = ledger.try_reserve(need).unwrap();
@@ -224,7 +224,7 @@ mod tests {
         drop(first);
         assert_eq!(ledger.reserved(), 65);
         model.correct(ModelShare { private: 15, kept: 25 });
-        assert_eq!(ledger.reserved(), 80, "what a model keeps is what its next run needs");
+        assert_eq!(ledger.reserved(), 80, "memory that a model keeps is reused by its next run");
         drop(second);
         let answer = ledger.hold_answer(7);
         assert_eq!(ledger.reserved(), 20 + 15 + 25 + 7);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_models_keep_is_there_beside_a_run() {
+    fn memory_kept_by_other_models_counts_beside_a_run() {
         let ledger = Arc::new(Ledger::new(Some(1000), 0, 0));
         let [_a, _b] = [10, 30].map(|kept| ledger.hold_model(ModelShare { private: 1, kept }));
         assert_eq!(ledger.reserved(), 2 + 40);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_may_have_what_is_left_to_pages() {
+    fn a_request_that_is_alone_may_take_the_memory_of_pages() {
         let ledger = Arc::new(Ledger::new(Some(100), 20, 30));
         let need = Need { instance: 60, activation: 10 };
         let alone = ledger.try_reserve(need).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_that_changes_holds_both_ways() {
+    fn the_budget_may_shrink_and_grow() {
         let ledger = Arc::new(Ledger::new(Some(100), 20, 0));
         let need = Need { instance: 50, activation: 0 };
         let first = ledger.try_reserve(need).unwrap();

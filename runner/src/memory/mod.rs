@@ -1,8 +1,9 @@
-//! Memory: what this process holds (`process`), what it may hold (`group`, `budget`), what it has promised
-//! to requests and models (`ledger`), and how close it is to the limit (`gauge`).
+//! Memory: what this process holds (`process`, `sampled`), what it may hold (`group`, `budget`), what it has
+//! reserved for requests and models (`ledger`), and how close it is to the limit (`gauge`). Waiting for
+//! memory is left to `admission`, loading and unloading models to `nn`.
 //!
-//! Private memory decides, because only it is ours alone. Mapped files, weights and code, are counted
-//! apart: the kernel takes their pages back when somebody needs them.
+//! Private memory decides, because the kernel cannot reclaim it. Mapped files, weights and code, are counted
+//! separately: the kernel takes their pages back when it needs them.
 
 mod budget;
 mod gauge;

@@ -1,5 +1,5 @@
-//! What this process holds, as the kernel counts it: private (anonymous) memory apart from mapped
-//! files, because only the first is ours alone and cannot be taken back.
+//! Memory of this process by the kernel's count, private (anonymous) memory separate from mapped files: only
+//! private memory cannot be reclaimed. Control groups are left to `group`.
 
 use super::kept_open::KeptOpen;
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub struct ProcessMemory {
 }
 
 impl ProcessMemory {
-    /// Reads this process's figures; zeros where the system does not tell (no `/proc`).
+    /// Reads the figures of this process; zeros if the system has no `/proc`.
     #[must_use]
     pub fn now() -> Self {
         static STATUS: OnceLock<Option<KeptOpen>> = OnceLock::new();
@@ -29,7 +29,7 @@ impl ProcessMemory {
         text.map_or_else(Self::default, |text| Self::parse(&text))
     }
 
-    /// Reads the text of `/proc/<pid>/status`.
+    /// Parses the text of `/proc/<pid>/status`.
     #[must_use]
     pub fn parse(status: &str) -> Self {
         let field = |name: &str| {

@@ -1,18 +1,18 @@
-//! The memory that a piece of work takes: the process's private memory sampled while it runs, less the growth of
-//! memory that is tracked otherwise, which is guests' memories and request bodies.
+//! Measures the memory that a piece of work takes: the process's private memory, sampled during the work,
+//! less the growth of memory that is tracked otherwise (guests' linear memories and request bodies).
 
 use super::ProcessMemory;
 use crate::shortage;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Between two samples: a run of the smallest model takes several of these.
+/// The time between two samples; a run of the smallest model takes several times as long.
 const EVERY: Duration = Duration::from_millis(1);
 
 /// Linear memory of all instances and bytes of all request bodies.
 static TRACKED: AtomicU64 = AtomicU64::new(0);
 
-/// The bytes of one instance or body, subtracted when this is dropped.
+/// The bytes of one instance or body, untracked when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct TrackedBytes(u64);
 
@@ -30,19 +30,18 @@ impl Drop for TrackedBytes {
     }
 }
 
-/// Private bytes of the host's own.
+/// Private bytes of the process, without tracked ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sampled {
     /// Before the work.
     pub(crate) before: u64,
-    /// The most during it; `None` where there was no thread to look.
+    /// The peak during the work; `None` if no thread could be started to sample.
     pub(crate) peak: Option<u64>,
-    /// After it.
+    /// After the work.
     pub(crate) after: u64,
 }
 
-/// Does `work` and says what memory it took. Other work at the same time counts in; what models need is
-/// measured when they are alone.
+/// Runs `work` and measures its memory. Other work at the same time counts too, so models are measured alone.
 pub(crate) fn sampled<T>(work: impl FnOnce() -> T) -> (T, Sampled) {
     let before = own_bytes();
     let peak = AtomicU64::new(before);
@@ -82,7 +81,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_peak_is_seen_and_what_stays_is_told_from_it() {
+    fn the_peak_is_seen_and_is_distinct_from_what_stays() {
         let (kept, memory) = sampled(|| {
             let passing = vec![1_u8; 48 << 20];
             std::thread::sleep(Duration::from_millis(20));

@@ -1,7 +1,7 @@
-//! What every process tells Prometheus under the same names: its time on the CPU, its open files, its
-//! start. Zero where the kernel does not say.
+//! Prometheus's standard process metrics: CPU time, open files, start time. Zero if the kernel does not
+//! report them. Memory is left to `memory::process`.
 
-/// The figures, as they are now.
+/// The figures at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Process {
     pub(crate) cpu_seconds: f64,
@@ -10,11 +10,11 @@ pub(crate) struct Process {
     pub(crate) start_seconds: f64,
 }
 
-/// The unit of times in `/proc`, the same on every Linux for programs' sake.
+/// The unit of times in `/proc`, USER_HZ, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Process {
-    /// Looks.
+    /// Reads the figures.
     pub(crate) fn now() -> Self {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -23,10 +23,10 @@ impl Process {
     }
 
     fn parse(stat: &str, boot: &str) -> Self {
-        // The second field is the program's name in brackets, and may hold anything.
+        // The second field is the program's name in brackets, which may contain any character.
         let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let fields: Vec<&str> = rest.split(' ').collect();
-        // By their numbers in proc(5), of which the first here is the third.
+        // Fields by their number in proc(5); the first one here is the third.
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let seconds = |number| field(number).unwrap_or(0.0) / TICKS_PER_SECOND;
         let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
@@ -43,7 +43,7 @@ mod tests {
     use super::Process;
 
     #[test]
-    fn times_are_read_past_any_name() {
+    fn times_are_read_after_any_program_name() {
         let stat = "42 (a) b) S 1 1 1 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 5 0 12345 1000 10 0";
         let process = Process::parse(stat, "cpu 1 2\nbtime 1700000000\n");
         assert_eq!((process.cpu_seconds, process.start_seconds), (3.0, 1_700_000_123.45));

@@ -1,10 +1,10 @@
-//! The two forms in which Prometheus takes figures: OpenMetrics, which it asks for first, and its own
-//! older one, which everything else reads.
+//! The two text formats that Prometheus accepts: OpenMetrics, which it prefers, and its own older one, which
+//! all other readers support. What is counted is left to `metrics`.
 
 use http::{HeaderMap, header};
 use std::collections::HashSet;
 
-/// A form of the text.
+/// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// OpenMetrics 1.0.
@@ -16,7 +16,7 @@ pub(crate) enum Format {
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 impl Format {
-    /// What a client asks for.
+    /// The format that a client accepts.
     pub(crate) fn asked(headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         if accept.is_some_and(|accept| accept.contains(OPEN_METRICS)) {
@@ -26,7 +26,7 @@ impl Format {
         }
     }
 
-    /// Its name in `Content-Type`.
+    /// Its media type.
     pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -35,8 +35,8 @@ impl Format {
     }
 }
 
-/// OpenMetrics as Prometheus' older form: there a counter's family is called as its samples are, with
-/// `_total`, units are not told apart from names, and a text needs no end.
+/// Converts OpenMetrics to Prometheus' older format, in which the family of a counter has the `_total` of its
+/// samples, and there are no lines for units and the end.
 pub(super) fn older(text: &str) -> String {
     let counters: HashSet<&str> = text
         .lines()

@@ -1,5 +1,5 @@
-//! What models are accounted to: the memory that all of them and all requests share, and the figures. It leaves
-//! out which models there are: who has to go when room is needed is a callback.
+//! The accounts of all models: the memory that they share with requests, and their metrics. Choosing the
+//! model to evict is left to `registry`, through a callback.
 
 use crate::memory::{Gauge, Ledger, Level, ModelHold, ModelShare, Need, Reservation};
 use crate::metrics::Metrics;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 /// Why a model was unloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unload {
-    /// Nobody asked for it for a while.
+    /// It was unused for a while.
     Idle,
-    /// Its room was needed.
+    /// Its memory was needed.
     Evicted,
     /// Its files were replaced or damaged.
     Changed,
@@ -28,7 +28,7 @@ impl Unload {
     }
 }
 
-/// Unloads one idle model, but not the one of this name; whether there was one.
+/// Unloads one idle model, but not the one of this name. Returns whether there was one.
 type MakeRoom = Box<dyn Fn(Option<&str>) -> bool + Send + Sync>;
 
 /// The accounts of all models together.
@@ -55,14 +55,14 @@ impl ModelAccounts {
         self.gauge.level() >= Level::Tight
     }
 
-    /// Makes room until a model with this share fits beside what is promised already, or nothing idle is left.
+    /// Unloads idle models until a model with this share fits, or none is idle.
     pub(super) fn make_room_for(&self, name: &str, share: ModelShare) {
         let fits = || self.ledger.has_room_for(share) && !self.is_tight();
         while !fits() && (self.make_room)(Some(name)) {}
     }
 
-    /// Promises a run `more` bytes than its request was promised; `None` where there is no room, even without
-    /// the models that are idle.
+    /// Reserves `more` bytes for a run, beyond its request's reservation; `None` if there is no room, even
+    /// after unloading idle models.
     pub(super) fn reserve(&self, more: u64) -> Option<Reservation> {
         let need = Need { instance: 0, activation: more };
         loop {
@@ -75,12 +75,12 @@ impl ModelAccounts {
         }
     }
 
-    /// Puts a model into the books.
+    /// Counts a model's memory in the ledger.
     pub(super) fn hold(&self, share: ModelShare) -> ModelHold {
         self.ledger.hold_model(share)
     }
 
-    /// Has the model's figures begin at zero.
+    /// Creates the model's counters, at 0.
     pub(super) fn expect(&self, name: &str) {
         self.metrics.expect_model(name);
     }
@@ -101,7 +101,7 @@ impl ModelAccounts {
         self.metrics.stage("inference", took);
     }
 
-    /// Since the accounts began.
+    /// Milliseconds since the accounts were created.
     pub(super) fn milliseconds(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

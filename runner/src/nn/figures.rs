@@ -1,21 +1,21 @@
-//! What is known of the memory a model takes: told by its engine, or measured on its runs. What is done about
-//! it is `model`'s and the ledger's business.
+//! What is known of a model's memory: reported by its engine, or measured on its runs. Acting on it is left
+//! to `model` and the ledger.
 
 use crate::memory::ModelShare;
 
-/// What a model takes, in bytes.
+/// Memory of a model, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
-    /// Once loaded.
+    /// What it holds once loaded.
     pub(crate) share: ModelShare,
     /// Peak of one run; `None` before the first.
     pub(crate) activation: Option<u64>,
-    /// Of runs that were measured, where the engine does not know beforehand what one takes: the first, and
-    /// the one with the largest inputs.
+    /// Measured runs, if the engine cannot report a run's need in advance: the first, and the one with the
+    /// largest inputs.
     pub(super) measured: Option<(Run, Run)>,
 }
 
-/// What one run took, in bytes.
+/// One measured run, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) inputs: u64,
@@ -23,9 +23,9 @@ pub(super) struct Run {
 }
 
 impl Figures {
-    /// What a run with so many bytes of inputs takes beyond `activation`, which is what its request was
-    /// promised. It matters to graphs whose axes have no fixed length: beyond what was measured, memory is
-    /// taken to grow with the square, as that of attention does.
+    /// Bytes that a run with `inputs` bytes of inputs may take beyond `activation`, its request's
+    /// reservation. This matters to graphs whose axes have no fixed length: beyond what was measured, memory
+    /// is assumed to grow with the square, as that of attention does.
     pub(super) fn beyond_activation(&self, inputs: u64) -> u64 {
         let Some((first, largest)) = self.measured else { return 0 };
         if inputs <= first.inputs {
@@ -39,7 +39,7 @@ impl Figures {
         u64::try_from(peak).unwrap_or(u64::MAX).saturating_sub(self.activation.unwrap_or(0))
     }
 
-    /// Whether a run with so many bytes of inputs is to be measured.
+    /// Whether a run with `inputs` bytes of inputs should be measured.
     pub(super) fn is_beyond_measure(&self, inputs: u64) -> bool {
         self.measured.is_some_and(|(_, largest)| inputs > largest.inputs)
     }
@@ -60,9 +60,9 @@ mod tests {
             assert_eq!(figures.is_beyond_measure(inputs), inputs > 20);
         }
         assert_eq!(figures.beyond_activation(u64::MAX), u64::MAX - 100);
-        let told = Figures { activation: Some(100), ..Figures::default() };
+        let known = Figures { activation: Some(100), ..Figures::default() };
         assert_eq!(
-            (told.beyond_activation(u64::MAX), told.is_beyond_measure(u64::MAX)),
+            (known.beyond_activation(u64::MAX), known.is_beyond_measure(u64::MAX)),
             (0, false)
         );
     }

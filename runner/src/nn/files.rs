@@ -1,9 +1,8 @@
-//! The files a loaded model was mapped from: whether they were replaced (then the model is loaded again)
-//! or changed under us (then what it computed is not to be trusted).
+//! The files from which a loaded model is mapped. If they were replaced, the model is loaded again; if they
+//! were changed in place, its results cannot be trusted.
 //!
-//! Whoever replaces a model by rename leaves the mapped file as it was. Whoever writes into it or cuts
-//! it short does not; `sigbus` turns the fault of reading beyond a cut into zeros, and here the run that
-//! met it is told.
+//! Replacing a file by rename leaves the mapped file as it was; writing to it or truncating it does not.
+//! `sigbus` turns the fault of reading a truncated page into zeros, and this module makes that run fail.
 
 use super::sigbus;
 pub(super) use super::sigbus::Loading;
@@ -22,11 +21,11 @@ pub(super) struct ModelFiles {
 
 struct ModelFile {
     path: PathBuf,
-    /// `None` where there was none.
+    /// `None` if there was none.
     found: Option<(File, Stamp)>,
 }
 
-/// Tells one state of a file from another.
+/// Identifies one state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -50,7 +49,7 @@ impl ModelFiles {
     /// Notes the files of `folder`. Call it before the engine loads them.
     ///
     /// # Errors
-    /// When a file that is there cannot be opened, such as for want of a descriptor.
+    /// When an existing file cannot be opened, for example because no descriptor is left.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let file = |name| {
             let path = folder.join(name);
@@ -65,7 +64,7 @@ impl ModelFiles {
         Ok(Self { files, guards: Vec::new() })
     }
 
-    /// Guards whatever of them is mapped by now.
+    /// Guards those of them that are mapped by now.
     ///
     /// # Errors
     /// When the process's mappings cannot be read.
@@ -92,7 +91,7 @@ impl ModelFiles {
         })
     }
 
-    /// What was done to a file after it was loaded, if anything: its replacement is none.
+    /// Describes a change made in place to a file after it was loaded, if any. A rename is not one.
     pub(super) fn damage(&self) -> Option<String> {
         if self.guards.iter().any(sigbus::Guard::was_hit) {
             return Some("a mapped file was cut short".to_owned());
@@ -112,7 +111,7 @@ mod tests {
     use super::ModelFiles;
 
     #[test]
-    fn a_replacement_is_no_damage_and_a_change_is() {
+    fn a_change_in_place_is_damage_and_a_replacement_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
         std::fs::write(&path, "weights").unwrap();

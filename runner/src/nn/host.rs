@@ -1,9 +1,9 @@
-//! `wasi:nn` as a guest sees it: handles in its own table, every call bounded, errors of the standard's
-//! own kinds. What may take long is done on a thread of the guest's own.
+//! Implements `wasi:nn` for guests: handles in the instance's own table, every call bounded, errors of the
+//! standard's kinds. Long calls request migration to a thread of the guest's own.
 //!
-//! Written against the standard's WIT and not taken from the crate wasmtime-wasi-nn, which has no bound on the
-//! tensors a guest may make the host hold, and one error kind for everything. What a model is and who
-//! runs it is `model`'s business.
+//! Written against the standard's WIT instead of using the crate wasmtime-wasi-nn, which does not bound the
+//! tensors that a guest can make the host hold, and has one error kind for everything. Loading and running
+//! models is left to `model`.
 
 use super::model::{Loaded, Model, RunFailure};
 use super::registry::{Grants, GuestModels};
@@ -39,28 +39,28 @@ pub use errors::ErrorCode;
 
 skincell_engines::convert_tensor_type!(tensor::TensorType);
 
-/// A tensor of a guest, with what it takes of the guest's account.
+/// A guest's tensor, with its charge to the guest's account.
 pub type ChargedTensor = Charged<Tensor>;
 
-/// Runs one request may ask for.
+/// Most runs of models in one request.
 const MAX_COMPUTES: u32 = 100;
-/// Execution contexts one request may make.
+/// Most execution contexts of one request.
 const MAX_CONTEXTS: u32 = 100;
-/// Longest name of a model, an input or an output that is repeated in an error.
+/// Longest name quoted in an error, in characters.
 const MAX_NAME: usize = 200;
 
-/// A model that was found under its name, or that the guest brought.
+/// A model that was found by its name, or that the guest loaded from bytes.
 pub enum GraphHandle {
-    /// Loaded when a context is made of it.
+    /// Of this host; loaded when a context is made.
     Named(Arc<Model>),
-    /// There already.
+    /// The guest's own, loaded already.
     Own(Arc<dyn LoadedModel>),
 }
 
-/// A loaded model; it is not unloaded while this lives.
+/// A loaded model; it stays loaded while this lives.
 #[derive(Clone)]
 pub enum ContextHandle {
-    /// One of this host's.
+    /// Of this host.
     Named(Arc<Model>, Arc<Loaded>),
     /// The guest's own.
     Own(Arc<dyn LoadedModel>),
@@ -79,40 +79,40 @@ impl ContextHandle {
     }
 }
 
-/// What went wrong, as the guest may ask.
+/// An error that the guest can read.
 #[derive(Debug)]
 pub struct NnError {
     code: ErrorCode,
     words: String,
 }
 
-/// How long a request may go on, and whether anybody still waits for it.
+/// When a request must end, and whether its client still waits for it.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     at: Instant,
-    client_left: AtomicBool,
+    is_cancelled: AtomicBool,
 }
 
 impl Deadline {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { at: deadline, client_left: AtomicBool::new(false) }
+        Self { at: deadline, is_cancelled: AtomicBool::new(false) }
     }
 
-    /// From now on nothing more is begun for this request.
+    /// Lets no further call begin for this request.
     pub(crate) fn cancel(&self) {
-        self.client_left.store(true, Ordering::Release);
+        self.is_cancelled.store(true, Ordering::Release);
     }
 
-    /// Why nothing more is begun, if so.
+    /// Why no further call may begin, if so.
     fn over(&self) -> Option<&'static str> {
-        if self.client_left.load(Ordering::Acquire) {
-            return Some("the client has left");
+        if self.is_cancelled.load(Ordering::Acquire) {
+            return Some("the client has disconnected");
         }
-        (Instant::now() >= self.at).then_some("the request's time is over")
+        (Instant::now() >= self.at).then_some("the request's deadline has passed")
     }
 }
 
-/// One instance's side of wasi-nn.
+/// The wasi-nn state of one instance.
 pub(crate) struct NnState {
     grants: Grants,
     deadline: Arc<Deadline>,
@@ -123,13 +123,13 @@ pub(crate) struct NnState {
 }
 
 impl NnState {
-    /// For one request.
+    /// The state for one request.
     pub(crate) fn new(grants: Grants, deadline: Arc<Deadline>, migration: Migration) -> Self {
         Self { grants, deadline, migration, computes: 0, contexts: 0, model_bytes: 0 }
     }
 }
 
-/// That side, with the instance's resources.
+/// That state, with the instance's resources.
 pub(crate) struct NnView<'a> {
     pub(crate) state: &'a mut NnState,
     pub(crate) account: &'a mut InstanceAccount,
@@ -141,7 +141,7 @@ impl HasData for HasNn {
     type Data<'a> = NnView<'a>;
 }
 
-/// Gives components `wasi:nn`.
+/// Adds `wasi:nn` to a linker.
 ///
 /// # Errors
 /// When the linker has it already.
@@ -166,14 +166,13 @@ impl NnView<'_> {
         Ok(Err(self.table().push(NnError { code, words: words.into() })?))
     }
 
-    /// Charges a tensor that comes into being; too many are a trap, since the standard's constructor
-    /// cannot fail.
+    /// Charges a new tensor. An overdrawn account traps, because the standard's constructor cannot fail.
     fn hold(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<ChargedTensor>> {
         let charge = self.account.charge(size(&tensor))?;
         Ok(self.table().push(Charged { value: tensor, charge })?)
     }
 
-    /// The inputs of a run by their names, and what they are charged until it has ended.
+    /// The inputs of a run by name, and their charges, held until it has ended.
     fn inputs(&mut self, inputs: Vec<inference::NamedTensor>) -> wasmtime::Result<Inputs> {
         let mut named: Inputs =
             (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
@@ -189,14 +188,14 @@ impl NnView<'_> {
 /// Tensors by name, and their charges.
 type Inputs = (Vec<NamedTensor>, Vec<Charge>);
 
-/// What a tensor takes, its dimensions too: a guest may send many of no elements.
+/// Bytes of a tensor, including its dimensions: a guest may send many without elements.
 fn size(tensor: &Tensor) -> u64 {
     (tensor.data.len() as u64).saturating_add(tensor.dimensions.len() as u64 * 4)
 }
 
 impl graph::Host for NnView<'_> {
-    /// Models come by name: bytes of a guest are private memory. Who wants them all the same says how
-    /// many there may be.
+    /// Loads a model from bytes, if that is allowed and the request's limit has room: such models are private
+    /// memory. Models are normally loaded by name.
     async fn load(
         &mut self,
         builders: Vec<graph::GraphBuilder>,
@@ -204,7 +203,7 @@ impl graph::Host for NnView<'_> {
         _target: graph::ExecutionTarget,
     ) -> Answer<Resource<GraphHandle>> {
         let Some(GuestModels { engine, limit }) = self.state.grants.guest_models().cloned() else {
-            let words = "models come by name (load-by-name), not from a guest's bytes, unless the \
+            let words = "models are loaded by name (load-by-name), not from a guest's bytes, unless the \
                          runner is started with --allow-guest-models";
             return self.fail(ErrorCode::UnsupportedOperation, words);
         };
@@ -212,12 +211,12 @@ impl graph::Host for NnView<'_> {
             return self.fail(ErrorCode::InvalidEncoding, "only ONNX is loaded from bytes");
         }
         let Ok([bytes]) = <[_; 1]>::try_from(builders) else {
-            let words = "an ONNX model is one piece, its weights within";
+            let words = "an ONNX model must be one builder that contains its weights";
             return self.fail(ErrorCode::InvalidArgument, words);
         };
         self.state.model_bytes = self.state.model_bytes.saturating_add(bytes.len() as u64);
         if self.state.model_bytes > limit {
-            let words = format!("the models of a request may have {limit} bytes");
+            let words = format!("the models of a request exceed the limit of {limit} bytes");
             return self.fail(ErrorCode::TooLarge, words);
         }
         self.state.migration.migrated().await;
@@ -242,8 +241,8 @@ impl graph::Host for NnView<'_> {
 }
 
 impl graph::HostGraph for NnView<'_> {
-    /// Loads the model, if nobody has. The reason of a failure goes to the log: a guest has no business
-    /// with our paths.
+    /// Loads the model, if it is not loaded yet. The reason of a failure goes to the log only, because it may
+    /// contain paths of this machine.
     async fn init_execution_context(
         &mut self,
         graph: Resource<GraphHandle>,
@@ -254,7 +253,7 @@ impl graph::HostGraph for NnView<'_> {
         };
         self.state.contexts = self.state.contexts.saturating_add(1);
         if self.state.contexts > MAX_CONTEXTS {
-            let words = format!("at most {MAX_CONTEXTS} execution contexts a request");
+            let words = format!("a request may make at most {MAX_CONTEXTS} execution contexts");
             return self.fail(ErrorCode::TooLarge, words);
         }
         self.state.migration.migrated().await;
@@ -268,7 +267,7 @@ impl graph::HostGraph for NnView<'_> {
         match model.acquire() {
             Ok(loaded) => Ok(Ok(self.table().push(ContextHandle::Named(model, loaded))?)),
             Err(error) => {
-                // The model itself logs why, once.
+                // `Model` logs the reason, once.
                 tracing::debug!(model = model.name(), "{error}");
                 self.fail(ErrorCode::RuntimeError, "the model cannot be loaded now")
             }
@@ -289,7 +288,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         let (inputs, charges) = self.inputs(inputs)?;
         self.state.computes = self.state.computes.saturating_add(1);
         if self.state.computes > MAX_COMPUTES {
-            let words = format!("at most {MAX_COMPUTES} runs a request");
+            let words = format!("a request may make at most {MAX_COMPUTES} runs");
             return self.fail(ErrorCode::TooLarge, words);
         }
         self.state.migration.migrated().await;

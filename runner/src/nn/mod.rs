@@ -1,9 +1,9 @@
-//! wasi-nn for the guest: models by name, loaded at first use, run by an engine of this host.
+//! wasi-nn for guests: models found by name, loaded at first use, run by one of the host's engines.
 //!
-//! `host` is what the guest calls, `registry` holds the models and what each component was granted, `model`
-//! is one model's life, `accounts` where its memory is accounted for, `figures` what it takes, `files` what it was
-//! mapped from, and `sigbus` the guard of those mappings. `skincell-engines` computes a model; nothing here knows
-//! of photos.
+//! `host` implements the guest's calls, `registry` holds the models and each component's grants, `model`
+//! loads, runs and unloads one model, `accounts` counts its memory, `figures` estimates it, `files` watches
+//! the files it is mapped from, and `sigbus` guards those mappings. Computing a model is left to
+//! `skincell-engines`; photos are left to the component.
 
 mod accounts;
 mod figures;

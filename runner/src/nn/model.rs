@@ -1,6 +1,6 @@
-//! One model's life: loaded by exactly one thread when first asked for, measured on its first run,
-//! shared by all, reloaded when its files were replaced, unloaded when idle or when room is needed, and
-//! never under a running request.
+//! The life of one model: loaded at first use by exactly one thread, measured on its first run, shared by all
+//! requests, reloaded when its files were replaced, and unloaded when idle or when memory is needed, but
+//! never while in use. Choosing the model to evict is left to `registry`.
 
 use super::accounts::{ModelAccounts, Unload};
 use super::figures::{Figures, Run};
@@ -17,46 +17,45 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A model an application was granted.
+/// A model granted to a component.
 pub(crate) struct Model {
     name: String,
     folder: PathBuf,
     engines: Engines,
     accounts: Arc<ModelAccounts>,
-    /// Whoever loads holds the lock, and whoever comes meanwhile waits for that one load.
+    /// Locked during a load, so that other callers wait for the same load.
     loaded: Mutex<Option<Arc<Loaded>>>,
-    /// What was learnt of it, kept when it is unloaded.
+    /// What is known of its memory; kept when it is unloaded.
     figures: Mutex<Figures>,
-    /// The last load, where it failed.
+    /// The last load, if it failed.
     failure: Mutex<Option<LoadFailure>>,
 }
 
-/// Why a model is not there, and since when.
+/// Why the last load failed, and when.
 struct LoadFailure {
     reason: String,
     at: Instant,
 }
 
-/// A model in memory. Users hold it by `Arc`: it is idle when the model alone does.
+/// A model in memory. Users hold an `Arc`: it is idle when [`Model`] holds the only one.
 pub(crate) struct Loaded {
     engine: &'static str,
-    /// Before the model, since its mappings must be given up while they are still there.
+    /// Declared before the model, so that the guards are dropped before the mappings.
     files: Arc<ModelFiles>,
     model: Arc<dyn LoadedModel>,
     load_time: Duration,
     is_measured: AtomicBool,
     first_run: Mutex<()>,
-    /// Milliseconds since the accounts began.
+    /// In milliseconds since the accounts were created.
     last_used: AtomicU64,
-    /// Last, so that the books hold it as long as the memory does.
+    /// Declared last, so that the ledger counts the memory until it is freed.
     hold: ModelHold,
 }
 
-/// What the outputs of a run take at most where the engine tells only its workspace, until a run has shown
-/// more.
+/// Assumed size of a run's outputs, in bytes, if the engine reports its workspace only, until a run has more.
 const OUTPUTS: u64 = 1 << 20;
 
-/// How often a load is begun anew whose files are replaced meanwhile.
+/// How often a load is tried whose files are replaced meanwhile.
 const LOADS: usize = 3;
 
 /// Why there is no loaded model.
@@ -83,45 +82,45 @@ impl AcquireError {
 /// Why a model did not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunFailure {
-    /// Its engine says why.
+    /// The engine failed.
     #[error(transparent)]
     Engine(#[from] RunError),
-    /// Its inputs are larger than any before.
+    /// Its inputs are larger than any before, and there is no memory for the run.
     #[error(
-        "a run on {inputs} bytes of inputs may take {more} bytes more than the request was promised, and \
+        "a run on {inputs} bytes of inputs may take {more} bytes more than the request's reservation, and \
          the memory limit has no room for them now"
     )]
     NoRoom {
         /// Bytes of all inputs.
         inputs: u64,
-        /// Bytes it may take beyond what was promised.
+        /// Bytes it may take beyond the request's reservation.
         more: u64,
     },
 }
 
 type Outputs = Result<Vec<NamedTensor>, RunFailure>;
 
-/// When a load that failed is tried again by itself.
+/// How soon a failed load is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// A model as `/memory` reports it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ModelStatus {
-    /// The name it is granted by.
+    /// The name under which it is granted.
     pub name: String,
-    /// Who runs it.
+    /// The engine that runs it.
     pub engine: &'static str,
     /// Whether it is in memory.
     pub loaded: bool,
     /// How long loading took, in milliseconds.
     pub load_ms: Option<f64>,
-    /// Private memory it holds, in bytes: at rest, and kept of its last run.
+    /// Private memory it holds, in bytes: at rest, and kept after its last run.
     pub private_bytes: u64,
     /// Its files' size in bytes, mapped.
     pub mapped_bytes: u64,
-    /// Peak of one run in bytes, once known.
+    /// Peak memory of one run in bytes, once known.
     pub activation_bytes: Option<u64>,
-    /// Why the last load failed, where it did, or why the next one will.
+    /// Why the last load failed or the next one will, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -148,7 +147,7 @@ impl Model {
         &self.name
     }
 
-    /// The loaded model. A failure is not kept, so the next caller tries again.
+    /// The loaded model. A failure is not cached: the next caller tries again.
     pub(crate) fn acquire(&self) -> Result<Arc<Loaded>, AcquireError> {
         let mut slot = self.slot();
         if let Some(loaded) = &*slot {
@@ -156,7 +155,7 @@ impl Model {
                 loaded.touch(&self.accounts);
                 return Ok(Arc::clone(loaded));
             }
-            tracing::info!(model = self.name, "its files were replaced: loading again");
+            tracing::info!(model = self.name, "the model's files were replaced; loading it again");
             *slot = None;
             self.accounts.unloaded(&self.name, Unload::Changed);
         }
@@ -168,7 +167,8 @@ impl Model {
         Ok(loaded)
     }
 
-    /// Loads it as it is at the end of the load: files replaced meanwhile may be of different models.
+    /// Loads the model, and loads it again if its files were replaced meanwhile, because they may then belong
+    /// to different models.
     fn load_settled(&self) -> Result<Loaded, AcquireError> {
         let mut outcome = self.load();
         for _ in 1..LOADS {
@@ -213,19 +213,20 @@ impl Model {
         Ok(loaded)
     }
 
-    /// An engine that panics, such as for want of a thread for its pool, has not loaded the model.
+    /// Loads the model with `engine`. A panic, for example because no thread could be started for a pool,
+    /// counts as a failed load.
     fn loaded_by(&self, engine: &dyn Engine) -> Result<Box<dyn LoadedModel>, AcquireError> {
         shortage::memory()?;
         let load = || engine.load(Source::Folder(&self.folder));
         let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             let (engine, model) = (engine.name(), self.folder.display().to_string());
-            let reason = "it panicked; what it said is on standard error".to_owned();
+            let reason = "the engine panicked; its message is on standard error".to_owned();
             Err(LoadError::Refused { engine, model, reason })
         });
         Ok(outcome?)
     }
 
-    /// Notes what the model takes, as far as it is known before its first run; whether that is all.
+    /// Records what is known of the model's memory before its first run. Returns whether that is everything.
     fn learn_workspace(&self, private: u64, workspace: Option<u64>) -> bool {
         let mut figures = self.locked_figures();
         figures.share.private = private;
@@ -236,7 +237,7 @@ impl Model {
         workspace.is_some()
     }
 
-    /// Remembers that a load failed, or that one did not. What is said already is not said again.
+    /// Records that a load failed or succeeded. The same reason is not logged again.
     fn note_failure(&self, error: Option<&AcquireError>) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
@@ -251,20 +252,20 @@ impl Model {
         *failure = Some(LoadFailure { reason, at: Instant::now() });
     }
 
-    /// Tries a load that failed again, if that was a while ago: whoever sends requests here may have been
-    /// told that this service is not ready, so that no request would.
+    /// Tries a failed load again after a while: `/readyz` reports the failure, so a load balancer may send no
+    /// request that would try it.
     pub(super) fn retry(&self) {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = failure.as_ref().is_some_and(|failure| failure.at.elapsed() >= RETRY_AFTER);
         drop(failure);
         if is_due {
-            // The outcome is noted where `/readyz` looks.
+            // The outcome is recorded for `/readyz`.
             let _ = self.acquire();
         }
     }
 
-    /// Runs the model. A run with larger inputs than any before, which the first after a load is, is alone,
-    /// and measured.
+    /// Runs the model. The first run after a load, and any run with larger inputs than before, is measured,
+    /// one at a time.
     pub(crate) fn run(&self, loaded: &Arc<Loaded>, inputs: &[NamedTensor]) -> Outputs {
         let start = Instant::now();
         let bytes = bytes_of(inputs);
@@ -296,22 +297,22 @@ impl Model {
         loaded: &Loaded,
         inputs: &[NamedTensor],
     ) -> Result<Vec<NamedTensor>, RunError> {
-        let alone = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
+        let measuring = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = bytes_of(inputs);
         let is_measured = loaded.is_measured.load(Ordering::Acquire);
         if is_measured && !self.figures().is_beyond_measure(bytes) {
-            drop(alone);
+            drop(measuring);
             return loaded.model.run(inputs);
         }
         let (outputs, memory) = sampled(|| loaded.model.run(inputs));
-        // A run that was refused says nothing about one that is not.
+        // A failed run is no measure of a successful one.
         if outputs.is_ok() {
             self.learn_run(loaded, bytes, &memory);
         }
         outputs
     }
 
-    /// Notes what a run took; where nobody could look, the next one will tell.
+    /// Records what a run took. If it could not be sampled, the next one is measured.
     fn learn_run(&self, loaded: &Loaded, inputs: u64, memory: &Sampled) {
         let Some(peak) = memory.peak else { return };
         let mut figures = self.locked_figures();
@@ -330,7 +331,7 @@ impl Model {
         loaded.is_measured.store(true, Ordering::Release);
     }
 
-    /// Notes outputs that are larger than was taken for granted of an engine that tells its workspace.
+    /// Records outputs larger than [`OUTPUTS`], for an engine that reports its workspace only.
     fn learn_outputs(&self, loaded: &Loaded, bytes: u64) {
         if bytes > OUTPUTS
             && let Some(workspace) = loaded.model.workspace_bytes()
@@ -340,7 +341,7 @@ impl Model {
         }
     }
 
-    /// Lets go of `loaded`, so that the next request loads again.
+    /// Drops `loaded`, so that the next request loads the model again.
     fn forget(&self, loaded: &Arc<Loaded>) {
         let mut slot = self.slot();
         if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, loaded)) {
@@ -349,9 +350,10 @@ impl Model {
         }
     }
 
-    /// Unloads it if nobody uses it and `wanted` says so of the time it has been idle.
+    /// Unloads it if it is not in use and `wanted` accepts the time it has been idle. Returns whether it was
+    /// unloaded.
     pub(super) fn unload_if(&self, why: Unload, wanted: impl FnOnce(Duration) -> bool) -> bool {
-        // Whoever loads or looks holds the lock for a moment: then it is not idle.
+        // A held lock means that it is being loaded or used: then it is not idle.
         let Ok(mut slot) = self.loaded.try_lock() else { return false };
         let idle = slot.as_ref().is_some_and(|loaded| {
             Arc::strong_count(loaded) == 1 && wanted(loaded.idle(&self.accounts))
@@ -365,7 +367,7 @@ impl Model {
         true
     }
 
-    /// How long it has been idle; `None` where it is in use or not loaded.
+    /// How long it has been idle; `None` if it is in use or not loaded.
     pub(super) fn idle(&self) -> Option<Duration> {
         let slot = self.loaded.try_lock().ok()?;
         let loaded = slot.as_ref().filter(|loaded| Arc::strong_count(loaded) == 1)?;
@@ -413,8 +415,8 @@ fn bytes_of(tensors: &[NamedTensor]) -> u64 {
     tensors.iter().map(|(_, tensor)| tensor.data.len() as u64).sum()
 }
 
-/// Has the weights read in the background. The files stay guarded as long as they are read, even if the
-/// model is unloaded meanwhile.
+/// Reads the weights in the background. The files stay guarded until that ends, even if the model is unloaded
+/// meanwhile.
 fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
     let (files, model) = (Arc::clone(files), Arc::clone(model));
     let thread = std::thread::Builder::new().name("read-ahead".to_owned());
@@ -423,7 +425,7 @@ fn read_ahead(files: &Arc<ModelFiles>, model: &Arc<dyn LoadedModel>) {
         drop(files);
         drop(model);
     };
-    // Without a thread to spare, the first run reads what it needs itself.
+    // Without a thread, the first run reads the weights itself.
     if let Err(error) = shortage::thread().and_then(|()| thread.spawn(read)) {
         tracing::debug!(%error, "weights are not read ahead");
     }

@@ -1,9 +1,9 @@
-//! The models of an application: which there are, which a component was granted, and who has to go when
-//! room is needed.
+//! The models of an application, the models each component was granted, and the choice of the model to evict
+//! when memory is needed.
 //!
-//! A component sees only the names its manifest grants (`ai_models`); a name is a look-up, never a
-//! path. Loading happens when the guest makes an execution context, so that "no such model" and "the
-//! model cannot be loaded" stay two different errors in wasi-nn.
+//! A component sees only the names that its manifest grants (`ai_models`); a name is looked up, never used as
+//! a path. A model is loaded when the guest makes an execution context, so that "no such model" and "the
+//! model cannot be loaded" stay two different errors in wasi-nn. Loading itself is left to `model`.
 
 use super::accounts::{ModelAccounts, Unload};
 use super::model::{AcquireError, Model, ModelStatus};
@@ -15,25 +15,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Every model that some component was granted.
+/// All models granted to components.
 pub struct Models {
     by_folder: BTreeMap<PathBuf, Arc<Model>>,
     members: Members,
     accounts: Arc<ModelAccounts>,
 }
 
-/// The models one component may load. Cheap to clone: each request gets one.
+/// The models that one component may load. Cheap to clone: each request gets a clone.
 #[derive(Clone, Default)]
 pub struct Grants {
     by_name: Arc<HashMap<String, Arc<Model>>>,
     guest_models: Option<GuestModels>,
 }
 
-/// Leave to bring a model of one's own.
+/// Permission for a guest to load models from its own bytes.
 #[derive(Clone)]
 pub(super) struct GuestModels {
     pub(super) engine: Arc<dyn Engine>,
-    /// Bytes of all of a request's models together.
+    /// Most bytes of all models that one request loads.
     pub(super) limit: u64,
 }
 
@@ -52,8 +52,7 @@ impl Grants {
         self.guest_models.as_ref()
     }
 
-    /// The largest run of any of these models, in bytes: what a request may come to take. What is not
-    /// known yet is assumed.
+    /// The largest peak of a run of any of these models, in bytes; assumed for models not measured yet.
     #[must_use]
     pub fn activation(&self) -> u64 {
         let activation =
@@ -62,11 +61,11 @@ impl Grants {
     }
 }
 
-/// All models there are, as candidates to go.
+/// All models, as candidates for eviction.
 type Members = Arc<Mutex<Vec<Weak<Model>>>>;
 
 impl Models {
-    /// No models yet, on these books.
+    /// No models yet; their memory will be counted in `ledger`.
     #[must_use]
     pub fn new(ledger: Arc<Ledger>, gauge: Arc<Gauge>, metrics: Arc<Metrics>) -> Self {
         let members = Members::default();
@@ -76,8 +75,9 @@ impl Models {
         Self { by_folder: BTreeMap::new(), members, accounts }
     }
 
-    /// Grants `names`, which lie in folders of these names under `folder`, each to be run by the first
-    /// of `engines` that takes it, or else by the last, which will say why not. Nothing is read yet.
+    /// Grants the models `names`, in folders of these names under `folder`. Each is run by the first of
+    /// `engines` that supports it, or else by the last, whose load then reports the reason. Nothing is read
+    /// yet.
     pub fn grant(&mut self, names: &[String], folder: &Path, engines: &Engines) -> Grants {
         let granted = names.iter().map(|name| {
             let folder = folder.join(name);
@@ -96,19 +96,19 @@ impl Models {
     /// Loads every model now.
     ///
     /// # Errors
-    /// The first that cannot be loaded.
+    /// The error of the first model that cannot be loaded.
     pub fn preload(&self) -> Result<(), AcquireError> {
         self.by_folder.values().try_for_each(|model| model.acquire().map(drop))
     }
 
-    /// How each model stands, by name.
+    /// The state of each model, ordered by folder.
     #[must_use]
     pub fn status(&self) -> Vec<ModelStatus> {
         self.by_folder.values().map(|model| model.status()).collect()
     }
 
-    /// Unloads what nobody has used for `idle`, and where memory is tight whatever nobody uses now; tries
-    /// again what could not be loaded. May take as long as a load.
+    /// Unloads models unused for `idle` or, if memory is tight, all models not in use; tries failed loads
+    /// again. May take as long as a load.
     pub fn tidy(&self, idle: Duration) {
         let tight = self.accounts.is_tight();
         let mut freed = false;
@@ -124,7 +124,7 @@ impl Models {
         }
     }
 
-    /// Unloads the model that has been idle for the longest; whether there was one.
+    /// Unloads the model that has been idle for the longest. Returns whether there was one.
     pub fn evict_one(&self) -> bool {
         evict_one(&self.members, None)
     }
@@ -157,7 +157,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    /// Doubles every byte, counts its loads, and fails the first one if told to.
+    /// Doubles every byte and counts its loads; the first one fails if `fail_first` is set.
     #[derive(Default)]
     struct Doubling {
         loads: AtomicUsize,
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_load_a_model_once() {
+    fn concurrent_requests_load_a_model_once() {
         let engine = Arc::new(Doubling::default());
         let (_models, grants) = granted(&engine, &["skin"], Path::new("models"));
         std::thread::scope(|scope| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_model_goes_and_one_in_use_stays() {
+    fn an_idle_model_is_unloaded_and_one_in_use_stays() {
         let engine = Arc::new(Doubling::default());
         let (models, grants) = granted(&engine, &["skin", "other"], Path::new("models"));
         let in_use = grants.find("skin").unwrap().acquire().unwrap();
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(engine.loads.load(Ordering::SeqCst), 2);
     }
 
-    /// Takes a buffer of 16 times its input while it runs, and answers with `outputs` bytes.
+    /// Allocates 16 times its input while it runs, and answers with `outputs` bytes.
     #[derive(Clone, Copy)]
     struct Hungry {
         outputs: usize,
@@ -312,7 +312,7 @@ mod tests {
     impl Model for Hungry {
         fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
             let buffer = vec![1_u8; inputs[0].1.data.len() * 16];
-            // Long enough for a look at what this takes.
+            // Long enough for the buffer to be sampled.
             std::thread::sleep(Duration::from_millis(20));
             drop(std::hint::black_box(buffer));
             let output = Tensor::new(vec![1], Dtype::U8, vec![0; self.outputs]);
@@ -338,7 +338,7 @@ mod tests {
         vec![("x".to_owned(), Tensor::new(vec![1], Dtype::U8, vec![7; bytes]))]
     }
 
-    /// The first run says nothing about one with larger inputs.
+    /// The first run is no measure of one with larger inputs.
     #[test]
     fn a_run_with_larger_inputs_is_measured_anew_and_needs_room_of_its_own() {
         const MIB: usize = 1 << 20;
@@ -348,14 +348,18 @@ mod tests {
         let first = model.figures().activation.unwrap();
         assert!((12..40).contains(&(first >> 20)), "{first}");
         model.run(&loaded, &input(2 * MIB)).unwrap();
-        assert_eq!(model.figures().activation, Some(first), "what others are promised stays");
+        assert_eq!(
+            model.figures().activation,
+            Some(first),
+            "the reservation of other requests stays"
+        );
         let refused = model.run(&loaded, &input(32 * MIB));
         assert!(matches!(refused, Err(RunFailure::NoRoom { more, .. }) if more > 200 << 20));
         model.run(&loaded, &input(MIB)).unwrap();
     }
 
     #[test]
-    fn large_outputs_are_in_what_a_run_is_said_to_take() {
+    fn large_outputs_count_in_the_peak_of_a_run() {
         let engine = Hungry { outputs: 3 << 20, workspace: Some(5) };
         let (_models, model) = hungry(engine, 200 << 20);
         let loaded = model.acquire().unwrap();
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_panics_has_not_loaded_the_model_and_is_asked_again() {
+    fn an_engine_that_panics_fails_the_load_and_is_tried_again() {
         struct Panics(AtomicUsize);
         impl Engine for Panics {
             fn name(&self) -> &'static str {
@@ -389,7 +393,7 @@ mod tests {
         assert!(model.acquire().is_ok());
     }
 
-    /// The engine may have read a graph of one model and the weights of another.
+    /// The engine may have read the graph of one model and the weights of another.
     #[test]
     fn files_replaced_during_a_load_are_loaded_again() {
         struct Replacing(AtomicUsize);

@@ -1,29 +1,29 @@
-//! Reading a mapped file beyond where somebody has cut it short raises SIGBUS, which ends the process.
-//! Here it ends one model: the pages that are gone become zeros, and the model is told that its numbers
-//! are worth nothing.
+//! Survives the truncation of a mapped model file. Reading a page beyond the file's new end raises SIGBUS,
+//! which by default ends the process. This handler replaces such pages by zeros instead, and marks the
+//! model's results as invalid. Reloading the model is left to `model`.
 //!
-//! Chosen over a verified copy (another 80 MB to write and to cache before the first answer) and over a
-//! read lease (only the file's owner may take one). Compositors guard their clients' buffers this way.
+//! Rejected alternatives: a verified copy (another 80 MB to write and to cache before the first answer), and
+//! a read lease (only the file's owner may take one). Compositors guard their clients' buffers in this way.
 //!
 //! # Why this is sound
 //!
-//! - *What is mapped where.* The handler replaces exactly the one page whose read has just failed, and
-//!   only where that page belongs to a model: to a registered range, or, while a model is being loaded
-//!   and its ranges are not known yet, to any file that has shrunk (`BUS_ADRERR`). No page that can still
-//!   be read is ever touched. A page that cannot be read has nobody who could rely on what it holds.
-//! - *Whose it is.* The thread that faulted is in the middle of a read, so it borrows the mapping, and
-//!   the mapping outlives the handler: nobody can have unmapped it and put something else there. A stale
-//!   entry of the table, seen for a moment by another thread, can therefore name the wrong model at
-//!   worst, never the wrong page.
-//! - *What is read.* Engines read weights as plain numbers, for which zero bytes are valid; what steers
-//!   them (plans, graphs, shapes) was parsed into private memory at the load, with checks that hold for
-//!   any bytes. That another process writes to a mapped file is outside of what Rust can promise, with
-//!   or without this handler; the file's stamp is compared after every run (`files`), so that such numbers
-//!   are not answered.
-//! - *What a handler may do.* It reads atomics, makes one system call and stores atomics: no allocation,
-//!   no lock. `errno` may change only where `mmap` fails, and then the process ends.
-//! - *Everybody else.* A SIGBUS that is not ours goes to whoever was there before, such as wasmtime's
-//!   handler or Rust's own, or to the default action.
+//! - *Which pages.* The handler replaces exactly the page whose read has just failed, and only if that page
+//!   lies in a registered range of a model or, while a model is being loaded and its ranges are not known
+//!   yet, in any file that has shrunk (`BUS_ADRERR`). Pages that can still be read are never touched, and no
+//!   code can rely on the content of a page that cannot be read.
+//! - *Whose mapping.* The thread that faulted is in the middle of a read, so it borrows the mapping, and the
+//!   mapping outlives the handler: it cannot have been unmapped and replaced. A stale entry of the table,
+//!   seen for a moment by another thread, can therefore mark the wrong model at worst, but never replace the
+//!   wrong page.
+//! - *What is read.* Engines read weights as plain numbers, for which zero bytes are valid; the data that
+//!   controls them (plans, graphs, shapes) was parsed into private memory at the load, with checks that hold
+//!   for any bytes. Another process writing to a mapped file is outside of what Rust can promise, with or
+//!   without this handler; the file's stamp is compared after every run (`files`), so that no such result
+//!   becomes an answer.
+//! - *What a handler may do.* It reads atomics, makes one system call and stores atomics: no allocation, no
+//!   lock. `errno` may change only if `mmap` fails, and then the process ends.
+//! - *Other faults.* A SIGBUS from elsewhere is passed to the handler installed before, such as wasmtime's or
+//!   Rust's own, or to the default action.
 
 #![allow(
     unsafe_code,
@@ -37,80 +37,80 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Mappings that can be guarded at the same time; further ones are not, and a warning says so.
-const PLACES: usize = 128;
+/// Most mappings guarded at the same time; a warning reports further ones.
+const SLOTS: usize = 128;
 
-struct Place {
+struct Slot {
     taken: AtomicBool,
     start: AtomicUsize,
     end: AtomicUsize,
     hit: AtomicBool,
 }
 
-static TABLE: [Place; PLACES] = [const {
-    Place {
+static TABLE: [Slot; SLOTS] = [const {
+    Slot {
         taken: AtomicBool::new(false),
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
         hit: AtomicBool::new(false),
     }
-}; PLACES];
+}; SLOTS];
 
-/// A guarded mapping, until this is dropped. Drop it before the mapping.
+/// A guarded mapping, until dropped. Drop it before the mapping.
 pub(super) struct Guard {
-    place: &'static Place,
+    slot: &'static Slot,
     bytes: u64,
 }
 
 impl Guard {
-    /// Whether something that is gone was read.
+    /// Whether a truncated page was read.
     pub(super) fn was_hit(&self) -> bool {
-        self.place.hit.load(Ordering::Acquire)
+        self.slot.hit.load(Ordering::Acquire)
     }
 
-    /// Size of the mapping.
+    /// Size of the mapping, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn new(start: usize, end: usize) -> Option<Self> {
-        let free = |place: &&Place| {
-            let taken = &place.taken;
+        let free = |slot: &&Slot| {
+            let taken = &slot.taken;
             taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let Some(place) = TABLE.iter().find(free) else {
-            tracing::warn!("{PLACES} mappings are guarded already; one more is not");
+        let Some(slot) = TABLE.iter().find(free) else {
+            tracing::warn!("{SLOTS} mappings are guarded already; a further one is not");
             return None;
         };
-        place.hit.store(false, Ordering::Relaxed);
-        place.start.store(start, Ordering::Relaxed);
-        // Last: an empty range holds no address.
-        place.end.store(end, Ordering::Release);
-        Some(Self { place, bytes: (end - start) as u64 })
+        slot.hit.store(false, Ordering::Relaxed);
+        slot.start.store(start, Ordering::Relaxed);
+        // Stored last: until then the range is empty and matches no address.
+        slot.end.store(end, Ordering::Release);
+        Some(Self { slot, bytes: (end - start) as u64 })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.place.end.store(0, Ordering::Release);
-        self.place.taken.store(false, Ordering::Release);
+        self.slot.end.store(0, Ordering::Release);
+        self.slot.taken.store(false, Ordering::Release);
     }
 }
 
-/// A file whose mappings are to be guarded.
+/// A file whose mappings should be guarded.
 pub(super) struct Guarded {
-    /// Where it lies, symbolic links followed.
+    /// Its path, with symbolic links resolved.
     pub(super) path: PathBuf,
-    /// Its number on its device, which it keeps when its name is given to another file.
+    /// Its inode number, which it keeps when its name is given to another file.
     pub(super) inode: u64,
-    /// That device.
+    /// The device of that number.
     pub(super) device: u64,
 }
 
 /// Guards every mapping of these files in this process.
 ///
 /// # Errors
-/// When the process's mappings cannot be read, such as for want of a descriptor.
+/// When the process's mappings cannot be read, for example because no descriptor is left.
 pub(super) fn guard(files: &[Guarded]) -> io::Result<Vec<Guard>> {
     if !install() {
         return Ok(Vec::new());
@@ -123,8 +123,8 @@ pub(super) fn guard(files: &[Guarded]) -> io::Result<Vec<Guard>> {
     Ok(joined(bounds).into_iter().filter_map(|(s, e)| Guard::new(s, e)).collect())
 }
 
-/// A line of `/proc/self/maps` (`proc_pid_maps(5)`): `start-end perms offset major:minor inode  path`, read as
-/// bytes, since a path need not be UTF-8.
+/// A line of `/proc/self/maps` (`proc_pid_maps(5)`): `start-end perms offset major:minor inode  path`, read
+/// as bytes, since a path need not be UTF-8.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping<'a> {
     bounds: (usize, usize),
@@ -149,21 +149,21 @@ impl<'a> Mapping<'a> {
         (bounds.0 < bounds.1).then_some(Self { bounds, device, inode, path })
     }
 
-    /// By its number, or else by its name: some file systems (btrfs, overlayfs) show another device here than
-    /// to who asks for it.
+    /// Compares by inode number, or else by path: some file systems (btrfs, overlayfs) show another device
+    /// number here than `stat` does.
     fn is_of(&self, file: &Guarded) -> bool {
         let device = (libc::major(file.device).into(), libc::minor(file.device).into());
         if self.inode == file.inode && self.device == device {
             return true;
         }
-        // The kernel writes a newline within a name like this, and nothing else.
+        // The kernel escapes newlines in paths like this, and nothing else.
         let newline = |byte: &u8| if *byte == b'\n' { b"\\012".to_vec() } else { vec![*byte] };
         let name: Vec<u8> = file.path.as_os_str().as_bytes().iter().flat_map(newline).collect();
         self.path == name
     }
 }
 
-/// Neighbouring ranges as one: ONNX Runtime maps each tensor of a file by itself, hundreds side by side.
+/// Merges adjacent ranges: ONNX Runtime maps each tensor of a file separately, hundreds side by side.
 fn joined(bounds: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     let mut joined: Vec<(usize, usize)> = Vec::new();
     for (start, end) in bounds {
@@ -175,25 +175,25 @@ fn joined(bounds: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     joined
 }
 
-/// Loads under way, and reads beyond a cut that were met meanwhile.
+/// Loads in progress, and truncated pages read during loads.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
-static CUTS_MET: AtomicUsize = AtomicUsize::new(0);
+static TRUNCATED_READS: AtomicUsize = AtomicUsize::new(0);
 
-/// While a model is loaded: what it maps is not registered yet, and is guarded all the same.
+/// A load in progress: its mappings are not registered yet, but are guarded too.
 pub(super) struct Loading {
-    cuts_before: usize,
+    reads_before: usize,
 }
 
 impl Loading {
     pub(super) fn begin() -> Self {
         install();
         LOADS.fetch_add(1, Ordering::AcqRel);
-        Self { cuts_before: CUTS_MET.load(Ordering::Acquire) }
+        Self { reads_before: TRUNCATED_READS.load(Ordering::Acquire) }
     }
 
-    /// Whether something that is gone was read since, by this load or by another at the same time.
+    /// Whether a truncated page was read since the load began, by this load or another at the same time.
     pub(super) fn met_a_cut(&self) -> bool {
-        CUTS_MET.load(Ordering::Acquire) != self.cuts_before
+        TRUNCATED_READS.load(Ordering::Acquire) != self.reads_before
     }
 }
 
@@ -206,11 +206,11 @@ impl Drop for Loading {
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
-/// Sets the handler up, once; whether it is there.
+/// Installs the handler, once. Returns whether it is installed.
 fn install() -> bool {
     static DONE: OnceLock<bool> = OnceLock::new();
     *DONE.get_or_init(|| {
-        // SAFETY: `sysconf` takes a number and gives one.
+        // SAFETY: `sysconf` takes a number and returns one.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         PAGE.store(usize::try_from(page).unwrap_or(4096), Ordering::Relaxed);
         // SAFETY: both are plain structures for which all zeros are valid; they are filled below, and
@@ -219,8 +219,8 @@ fn install() -> bool {
             unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         action.sa_sigaction = on_bus as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: `on_bus` has the signature that SA_SIGINFO asks for and calls only what is allowed in
-        // a handler; the pointers are to live structures of ours.
+        // SAFETY: `on_bus` has the signature that SA_SIGINFO requires and calls only functions allowed in a
+        // handler; the pointers are to live local structures.
         let outcome = unsafe {
             libc::sigemptyset(&raw mut action.sa_mask);
             libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut previous)
@@ -228,26 +228,26 @@ fn install() -> bool {
         if outcome != 0 || PREVIOUS.set(previous).is_err() {
             return false;
         }
-        // SAFETY: as above; whoever was there before is known to the handler by now.
+        // SAFETY: as above; the previous handler is stored by now.
         unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) == 0 }
     })
 }
 
-/// Puts zeros where a guarded file has ended; anything else is for whoever was there before.
+/// Replaces a truncated page of a guarded file by zeros; passes any other fault on.
 extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel gives a valid `info` to a handler set with SA_SIGINFO.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
-    let is_in = |place: &&Place| {
-        let end = place.end.load(Ordering::Acquire);
-        (place.start.load(Ordering::Relaxed)..end).contains(&address)
+    let is_in = |slot: &&Slot| {
+        let end = slot.end.load(Ordering::Acquire);
+        (slot.start.load(Ordering::Relaxed)..end).contains(&address)
     };
     let hit = TABLE.iter().find(is_in);
     let is_loading = LOADS.load(Ordering::Acquire) > 0 && code == libc::BUS_ADRERR;
-    if (hit.is_some() || is_loading) && put_zeros(address) {
+    if (hit.is_some() || is_loading) && replace_by_zeros(address) {
         match hit {
-            Some(place) => place.hit.store(true, Ordering::Release),
+            Some(slot) => slot.hit.store(true, Ordering::Release),
             None => {
-                CUTS_MET.fetch_add(1, Ordering::AcqRel);
+                TRUNCATED_READS.fetch_add(1, Ordering::AcqRel);
             }
         }
         return;
@@ -255,12 +255,12 @@ extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
     pass_on(signal, info, context);
 }
 
-/// Replaces the page at `address`, which cannot be read; whether that worked.
-fn put_zeros(address: usize) -> bool {
+/// Replaces the page at `address`, which cannot be read. Returns whether that worked.
+fn replace_by_zeros(address: usize) -> bool {
     let size = PAGE.load(Ordering::Relaxed);
     let page = address & !(size - 1);
-    // SAFETY: `mmap` is a bare system call, as a handler may make. Why this page may be replaced is said
-    // at the top of the file.
+    // SAFETY: `mmap` is a bare system call, as a handler may make. The top of the file argues why this page
+    // may be replaced.
     let mapped = unsafe {
         libc::mmap(
             page as *mut libc::c_void,
@@ -281,13 +281,13 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     match handler.map(|previous| previous.sa_sigaction) {
         Some(address) if address != libc::SIG_DFL && address != libc::SIG_IGN => {
             // SAFETY: the address came from `sigaction` with SA_SIGINFO set, so it is a handler of this
-            // very signature.
+            // signature.
             let handler = unsafe { std::mem::transmute::<usize, Handler>(address) };
             handler(signal, info, context);
         }
         _ => {
-            // SAFETY: setting the default action is allowed in a handler; the fault is met again, and
-            // ends the process as it would have without us.
+            // SAFETY: setting the default action is allowed in a handler; the fault is raised again, and ends
+            // the process as it would have without this handler.
             unsafe {
                 libc::signal(signal, libc::SIG_DFL);
             }
@@ -307,13 +307,13 @@ mod tests {
     const LENGTH: usize = 64 << 10;
 
     #[test]
-    fn neighbours_are_one_range_and_others_are_not() {
+    fn adjacent_ranges_are_merged_and_others_are_not() {
         assert_eq!(joined(vec![(1, 3), (3, 4), (6, 7), (7, 9)]), [(1, 4), (6, 9)]);
         assert!(joined(Vec::new()).is_empty());
     }
 
     #[test]
-    fn a_mapping_is_read_whatever_its_path() {
+    fn a_mapping_is_parsed_with_any_path() {
         let line =
             b"7f00-7f08 r--p 00001000 fd:1a 42                   /a b/\xff\\012.cell (deleted)";
         let mapping = Mapping::parse(line).unwrap();
@@ -322,12 +322,12 @@ mod tests {
         assert_eq!(Mapping::parse(b"no mapping"), None);
     }
 
-    /// A file of sevens, mapped.
+    /// A file of sevens, and its mapping.
     fn mapped() -> (tempfile::NamedTempFile, *mut libc::c_void) {
         mapped_as(OsStr::new("sevens"))
     }
 
-    /// The same under a name of this kind.
+    /// The same, under a name that ends in `name`.
     fn mapped_as(name: &OsStr) -> (tempfile::NamedTempFile, *mut libc::c_void) {
         let file = tempfile::Builder::new().suffix(name).tempfile().unwrap();
         std::fs::write(file.path(), vec![7; LENGTH]).unwrap();
@@ -353,12 +353,12 @@ mod tests {
     }
 
     fn unmap(start: *mut libc::c_void) {
-        // SAFETY: a mapping made above, which nobody uses any more.
+        // SAFETY: a mapping made above, which is no longer used.
         unsafe { libc::munmap(start, LENGTH) };
     }
 
     #[test]
-    fn a_file_cut_short_while_it_is_loaded_reads_as_zeros_too() {
+    fn a_file_truncated_while_it_is_loaded_reads_as_zeros_too() {
         let (file, start) = mapped();
         let loading = Loading::begin();
         assert_eq!(read(start, LENGTH - 1), 7);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_short_under_its_mapping_reads_as_zeros_and_is_told() {
+    fn a_file_truncated_under_its_mapping_reads_as_zeros_and_is_reported() {
         let (file, start) = mapped();
         let guards = guard(&[guarded(&file)]).unwrap();
         assert_eq!((guards.len(), guards[0].bytes()), (1, LENGTH as u64));
@@ -382,9 +382,9 @@ mod tests {
         unmap(start);
     }
 
-    /// One mapping whose path is no text once turned the guard off for every model.
+    /// Regression: a mapping whose path was not UTF-8 turned the guard off for every model.
     #[test]
-    fn names_that_are_no_text_are_guarded_and_turn_no_guard_off() {
+    fn files_with_names_that_are_not_utf8_are_guarded() {
         let names = [&b"\xff\xfe.cell"[..], b"new\nline.cell", b" with spaces ", b"plain"];
         let files = names.map(|name| mapped_as(OsStr::from_bytes(name)));
         for (file, start) in &files {
@@ -405,7 +405,7 @@ mod tests {
         files.into_iter().for_each(|(_file, start)| unmap(start));
     }
 
-    /// Between the load of a model and its guard.
+    /// A replacement may happen between the load of a model and its guard.
     #[test]
     fn a_file_that_was_replaced_since_it_was_mapped_is_guarded() {
         let (file, start) = mapped();

@@ -1,8 +1,9 @@
-//! Machine code for a component: compiled once, then mapped from a cache folder.
+//! Compiles components to machine code, once: later starts map it from a cache folder. Running it is left to
+//! `instance`.
 //!
-//! wasmtime's own cache reads and decompresses an artifact into private memory; ours maps the file,
-//! so that code pages are shared with other processes and do not count as private memory. wasmtime checks the
-//! header of what it maps, and nothing of the code: each artifact ends in a checksum that is compared first.
+//! wasmtime's own cache decompresses an artifact into private memory. This one maps the file, so that its
+//! pages are shared with other processes and do not count as private memory. wasmtime checks the header of
+//! what it maps, but not the code, so each artifact ends in a checksum that is compared first.
 
 use super::Sandbox;
 use crate::shortage;
@@ -25,23 +26,23 @@ pub struct CompileCache {
 #[derive(Clone)]
 pub struct Compiled {
     pub(super) component: Component,
-    /// Time spent compiling, `None` where the cache had it.
+    /// Time spent compiling; `None` if it came from the cache.
     pub compile_time: Option<Duration>,
 }
 
 impl CompileCache {
-    /// Uses `folder`, making it where it is missing.
+    /// Uses `folder`, and creates it if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be made, belongs to somebody else, or others may write to it: its files are
-    /// executed, so whoever can write them runs code here.
+    /// When it cannot be created, belongs to another user, or others may write to it: its files are executed,
+    /// so a user who can write them can run code here.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         make_private_folder(folder)
             .with_context(|| format!("cannot use the cache folder {}", folder.display()))?;
         Ok(Self { folder: folder.to_path_buf() })
     }
 
-    /// Where users expect it: `$XDG_CACHE_HOME/skincell`, or `~/.cache/skincell`.
+    /// The conventional folder: `$XDG_CACHE_HOME/skincell`, or `~/.cache/skincell`.
     #[must_use]
     pub fn default_folder() -> Option<PathBuf> {
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
@@ -50,8 +51,8 @@ impl CompileCache {
             .map(|caches| caches.join("skincell"))
     }
 
-    /// The artifact's place: named by the component's bytes and by everything about wasmtime and the
-    /// machine that decides what code comes out.
+    /// The path of an artifact. Its name is derived from the component's bytes and from all settings of
+    /// wasmtime and the machine that determine the code.
     fn artifact(&self, sandbox: &Sandbox, wasm: &[u8]) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         sandbox.engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -64,7 +65,7 @@ impl Sandbox {
     /// Compiles `wasm`, which came from `path`, or maps it from `cache`.
     ///
     /// # Errors
-    /// When it is no WebAssembly component. A cache that fails is a warning.
+    /// When it is not a WebAssembly component. A failing cache is a warning only.
     pub fn compile(
         &self,
         path: &Path,
@@ -77,11 +78,10 @@ impl Sandbox {
         }
         let start = Instant::now();
         tracing::info!(file = %path.display(), "compiling the component, once");
-        let code = self
-            .engine
-            .precompile_component(&wasm)
-            .map_err(anyhow::Error::from)
-            .with_context(|| format!("{} is not a component this host runs", path.display()))?;
+        let code =
+            self.engine.precompile_component(&wasm).map_err(anyhow::Error::from).with_context(
+                || format!("{} is not a component that this host can run", path.display()),
+            )?;
         drop(wasm);
         let compile_time = Some(start.elapsed());
         if let Some(file) = &artifact {
@@ -92,7 +92,7 @@ impl Sandbox {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(file = %file.display(), "the compile cache is not written: {error}");
+                    tracing::warn!(file = %file.display(), "cannot write to the compile cache: {error}");
                 }
             }
         }
@@ -100,13 +100,13 @@ impl Sandbox {
         Ok(Compiled { component, compile_time })
     }
 
-    /// Maps an artifact; `None` where there is none or it cannot be used.
+    /// Maps an artifact; `None` if there is none or it cannot be used.
     fn map(&self, artifact: &Path) -> Option<Component> {
-        match is_whole(artifact) {
+        match is_undamaged(artifact) {
             Ok(true) => {}
             Ok(false) => {
                 let file = artifact.display();
-                tracing::warn!(%file, "a cached component is damaged: it is compiled again");
+                tracing::warn!(%file, "a cached component is damaged; compiling it again");
                 return None;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -116,10 +116,10 @@ impl Sandbox {
             }
         }
         #[expect(unsafe_code, reason = "mapping machine code is what the cache is for")]
-        // SAFETY: the file was written by `write_atomically` below from what this same version of
-        // wasmtime, with this configuration, compiled (its name holds both hashes, and wasmtime checks
-        // its own header again), and its checksum is right. It is never changed in place, only renamed into a folder that
-        // `make_private_folder` has found to be writable by this user alone.
+        // SAFETY: the file was written by `write_atomically` below, from code that this same version of
+        // wasmtime compiled with this configuration (its name holds both hashes, and wasmtime checks its own
+        // header again), and its checksum is right. It is never changed in place, only renamed into a folder
+        // that `make_private_folder` has found to be writable by this user alone.
         let mapped = unsafe { Component::deserialize_file(&self.engine, artifact) };
         mapped
             .inspect_err(|error| {
@@ -128,10 +128,10 @@ impl Sandbox {
             .ok()
     }
 
-    /// Takes over code that was compiled a moment ago.
+    /// Loads code that was compiled a moment ago.
     fn adopt(&self, code: &[u8]) -> anyhow::Result<Component> {
         #[expect(unsafe_code, reason = "the bytes come from our own compiler call")]
-        // SAFETY: `code` is what `precompile_component` of this very engine has just returned.
+        // SAFETY: `code` is what `precompile_component` of this same engine has just returned.
         let component = unsafe { Component::deserialize(&self.engine, code) };
         Ok(component?)
     }
@@ -142,11 +142,11 @@ fn make_private_folder(folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = std::fs::metadata(folder)?;
-    // A file we make there ourselves shows which user we are, without a call to libc.
+    // A new file shows this process's user without a call to libc.
     let us = tempfile::tempfile_in(folder)?.metadata()?.uid();
     if found.uid() != us {
         bail!(
-            "it belongs to user {}, not to us ({us}); choose another with --cache-dir",
+            "it belongs to user {}, not to user {us}; choose another with --cache-dir",
             found.uid()
         );
     }
@@ -164,23 +164,23 @@ fn make_private_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::create_dir_all(folder)?)
 }
 
-/// Bytes of the checksum at the end of an artifact, which whoever reads the code does not look at: a CRC-32,
-/// little-endian. It shows what a disk or a copy did to the file. Against somebody who may write here no
-/// digest beside the file would help; the folder's permissions do.
+/// Bytes of the checksum that follows the code in an artifact: a CRC-32, little-endian. It detects damage by
+/// a disk or a copy. It is no protection against a user who may write to the folder; the folder's permissions
+/// are.
 const CHECKSUM: usize = 4;
 
 fn with_checksum(code: &[u8]) -> Vec<u8> {
     [code, &crc32fast::hash(code).to_le_bytes()].concat()
 }
 
-/// Whether an artifact is as it was written.
-fn is_whole(path: &Path) -> io::Result<bool> {
+/// Whether an artifact's checksum is right.
+fn is_undamaged(path: &Path) -> io::Result<bool> {
     shortage::descriptor()?;
     let file = File::open(path)?;
     let Some(length) = file.metadata()?.len().checked_sub(CHECKSUM as u64) else {
         return Ok(false);
     };
-    // Read piece by piece: pages that are mapped and touched would count, and most code never runs.
+    // Read piece by piece: pages touched in a mapping would count as memory, and most code never runs.
     let mut code = BufReader::with_capacity(64 << 10, file).take(length);
     let mut hasher = crc32fast::Hasher::new();
     loop {
@@ -197,7 +197,7 @@ fn is_whole(path: &Path) -> io::Result<bool> {
     Ok(hasher.finalize() == u32::from_le_bytes(kept))
 }
 
-/// Readers see the whole file or none.
+/// Writes a file so that readers see all of it or none.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     shortage::descriptor()?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -209,17 +209,17 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_whole, with_checksum};
+    use super::{is_undamaged, with_checksum};
 
     #[test]
-    fn a_flipped_byte_or_a_missing_end_is_seen() {
+    fn a_flipped_byte_or_a_missing_end_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("code");
         let code: Vec<u8> = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
         let whole = with_checksum(&code);
         let check = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            is_whole(&path).unwrap()
+            is_undamaged(&path).unwrap()
         };
         assert!(check(&whole) && check(&with_checksum(b"")));
         for place in [0, 65_535, 65_536, 199_999, 200_003] {
@@ -228,6 +228,6 @@ mod tests {
             assert!(!check(&flipped), "{place}");
         }
         assert!(!check(&whole[..whole.len() - 1]) && !check(b"abc") && !check(b""));
-        assert!(is_whole(&folder.path().join("none")).is_err());
+        assert!(is_undamaged(&folder.path().join("none")).is_err());
     }
 }

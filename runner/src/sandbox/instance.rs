@@ -1,8 +1,7 @@
 //! One request, one instance: a fresh store and linear memory, dropped when the answer is sent.
 //!
-//! What is more than a moment's work runs on a thread of its own (the runtime's blocking pool), so that
-//! neither guest code nor an inference ever holds up the accept loop. What the HTTP server does with the
-//! outcome is not decided here.
+//! Longer work runs on a thread of the guest's own (`threads`), so that guest code and inference never block
+//! the threads of the sockets. Turning the outcome into an HTTP answer is left to `handler`.
 
 use super::limits::{
     MAX_COMPONENT_HANDLES, MAX_FIELD_BYTES, MAX_RANDOM_BYTES, MemoryLimiter, listing_bytes,
@@ -40,23 +39,23 @@ use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-/// Where one component's instances come from.
+/// Makes the instances of one component.
 pub struct Instances {
     sandbox: Sandbox,
     pre: ProxyPre<State>,
     environment: Vec<(String, String)>,
-    /// The folder it sees, opened once: a request needs no descriptor for it.
+    /// The folder it sees, opened once, so that a request needs no descriptor for it.
     files: WasiFilesystemCtx,
-    /// The same folder: whether another descriptor can be had.
+    /// The same folder, duplicated to test whether a descriptor is free.
     folder: Option<File>,
-    /// What a listing of the largest folder in it takes, in bytes.
+    /// Size of a listing of the largest folder in it, in bytes.
     listing: u64,
     grants: Grants,
     metrics: Arc<Metrics>,
     output: Output,
 }
 
-/// An answer whose body may still be coming.
+/// An answer whose body may still be in progress.
 pub type Reply = Response<ReplyBody>;
 
 /// Why an instance gave no answer.
@@ -65,10 +64,10 @@ pub enum Failure {
     /// It was still at work at the deadline.
     #[error("no answer within {0:?}")]
     Deadline(std::time::Duration),
-    /// It asked for more memory than it may have, and gave up.
-    #[error("the instance asked for {asked} bytes of memory and may have {limit}")]
+    /// It asked for more memory than it may have, and failed.
+    #[error("the instance asked for {asked} bytes of memory; its limit is {limit}")]
     OutOfMemory {
-        /// Bytes it would have had in all.
+        /// Bytes it would have had in total.
         asked: usize,
         /// Bytes it may have.
         limit: usize,
@@ -94,7 +93,7 @@ impl Failure {
     }
 }
 
-/// What one instance owns on the host's side.
+/// The host's state of one instance.
 struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -105,11 +104,11 @@ struct State {
 }
 
 impl Instances {
-    /// Links a component to what it may import: WASI 0.2, incoming HTTP, its variables, and wasi-nn with
-    /// `grants`. `files` is the folder it sees at `/`, `output` where it prints.
+    /// Links a component to the interfaces it may import: WASI 0.2, incoming HTTP, its variables, and wasi-nn
+    /// with `grants`. `files` is the folder it sees at `/`, `output` the target of its output.
     ///
     /// # Errors
-    /// When the component imports something else, or does not export the HTTP handler.
+    /// When the component imports any other interface, or does not export the HTTP handler.
     pub fn new(
         sandbox: &Sandbox,
         compiled: &Compiled,
@@ -131,7 +130,7 @@ impl Instances {
             .instantiate_pre(&compiled.component)
             .and_then(ProxyPre::new)
             .map_err(anyhow::Error::from)
-            .context("the component needs an interface that is not offered here")?;
+            .context("the component imports an interface that is not offered here")?;
         let listing = files.map(listing_bytes).transpose()?.unwrap_or(0);
         let folder = files.map(File::open).transpose()?;
         let files = opened(files)?;
@@ -139,24 +138,24 @@ impl Instances {
         Ok(Self { sandbox, pre, environment, files, folder, listing, grants, metrics, output })
     }
 
-    /// Lets a fresh instance answer `request`; one of full weight has a thread of its own from the start.
-    /// `slot` is given back when the instance is gone.
+    /// Answers `request` by a fresh instance. At normal priority it has a thread of its own from the start.
+    /// `permit` is dropped with the instance.
     ///
     /// Dropping the future, or the reply's body before its end, stops the instance.
     ///
     /// # Errors
-    /// [`Failure`], when there is no head of an answer by the deadline.
+    /// [`Failure`], when the head of the answer does not come by the deadline.
     pub async fn respond<B>(
         &self,
         request: Request<B>,
         priority: Priority,
-        slot: impl Send + 'static,
+        permit: impl Send + 'static,
     ) -> Result<Reply, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
-        self.has_a_descriptor().map_err(|error| Failure::NoInstance(error.to_string()))?;
+        self.check_descriptor().map_err(|error| Failure::NoInstance(error.to_string()))?;
         let timeout = self.sandbox.limits.request_timeout;
         let deadline = Instant::now() + timeout;
         let (send_head, head) = oneshot::channel();
@@ -165,7 +164,7 @@ impl Instances {
         let cancel_on_drop = CancelOnDrop(Arc::clone(&request_deadline));
         let migration = Migration::default();
         if priority == Priority::Normal {
-            // What is sent will have to be worked on.
+            // A request with a body means longer work.
             migration.request();
         }
         let mut store = self.store(deadline, request_deadline, migration.clone());
@@ -187,12 +186,12 @@ impl Instances {
             let outcome = run_until(call, client_gone, deadline).await;
             let State { memory, account, .. } = store.data();
             let used = Used { refused: memory.refused, overdrawn: account.overdrawn() };
-            // Said before the store goes and the reply's body ends with it: see `ReplyBody`.
+            // Stored before the store is dropped, which ends the reply's body: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
             drop((store, running));
             metrics.instances_dropped.inc();
             metrics.stage("instance", start.elapsed());
-            drop(slot);
+            drop(permit);
             (outcome, used)
         });
         let in_time = tokio::time::timeout_at(deadline.into(), head).await;
@@ -211,7 +210,8 @@ impl Instances {
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
-                // Without an answer the channel closes when the store goes: now the reason is known.
+                // The channel closed without an answer because the store was dropped, so the reason is known
+                // now.
                 let (outcome, used) = work.await.map_err(|_| trap("the host failed to run it"))?;
                 Err(self.explain(outcome, &used))
             }
@@ -230,7 +230,7 @@ impl Instances {
         let printing = |to: &Stream| Printing { to: to.clone(), migration: migration.clone() };
         wasi.stdout(printing(&self.output.stdout)).stderr(printing(&self.output.stderr));
         wasi.max_random_size(MAX_RANDOM_BYTES);
-        // A socket would be a descriptor outside of the account, and there is nowhere to connect to.
+        // A socket would be a descriptor outside the account, and connecting anywhere is not allowed.
         wasi.allow_tcp(false).allow_udp(false);
         let mut wasi = wasi.build();
         *wasi.filesystem() = self.files.clone();
@@ -253,16 +253,16 @@ impl Instances {
             if Instant::now() >= deadline {
                 return Ok(UpdateDeadline::Interrupt);
             }
-            // Yielding lets `run_until` see that the client has left, and takes the guest elsewhere.
+            // Yielding lets `run_until` notice that the client has disconnected, and lets the guest migrate.
             migration.request();
             Ok(UpdateDeadline::Yield(1))
         });
         store
     }
 
-    /// A component that cannot open its own files fails as if they were not there. That they cannot be opened
-    /// now is seen before it begins.
-    fn has_a_descriptor(&self) -> std::io::Result<()> {
+    /// Checks that a descriptor is free. Without one the component could not open its files, and would take
+    /// them for missing.
+    fn check_descriptor(&self) -> std::io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         shortage::descriptor()?;
         folder.try_clone().map(drop)
@@ -284,22 +284,22 @@ impl Instances {
             }
             (Outcome::Ended(Err(error)), None) => trap(format!("{error:#}")),
             (Outcome::Ended(Ok(())), _) => trap("it ended without an answer"),
-            (Outcome::ClientGone, _) => trap("it was stopped: the client left"),
+            (Outcome::ClientGone, _) => trap("it was stopped: the client disconnected"),
         }
     }
 }
 
-/// What an instance that is gone asked for in vain.
+/// The limits that a finished instance ran into.
 struct Used {
     refused: Option<usize>,
     overdrawn: Option<Overdrawn>,
 }
 
-/// The folder `files`, if there is one, open and seen at `/`.
+/// A file system with the folder `files`, if there is one, at `/`.
 fn opened(files: Option<&Path>) -> anyhow::Result<WasiFilesystemCtx> {
     let mut wasi = WasiCtxBuilder::new();
-    // Files are read where the guest is: a piece of a file costs less than another thread's wake-up. One
-    // thread of the runtime has no guests, should a disk stall.
+    // Files are read on the guest's thread: reading a piece of a file costs less than waking another thread.
+    // One thread of the runtime has no guests, in case a disk stalls.
     wasi.allow_blocking_current_thread(true);
     if let Some(files) = files {
         wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
@@ -317,7 +317,7 @@ enum Outcome {
     ClientGone,
 }
 
-/// What a component's own start does wrong is a trap; anything else is the host's want.
+/// A trap during the component's own start is its failure; any other error is a shortage of the host.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no room for an instance now")]
 struct NoInstance;
@@ -330,8 +330,8 @@ async fn instance(pre: &ProxyPre<State>, store: &mut Store<State>) -> wasmtime::
     })
 }
 
-/// Runs guest code until it ends, the deadline passes, or the client leaves (its end of the channel is
-/// dropped; a message means that the client has all it wants and the guest may finish in peace).
+/// Runs guest code until it ends, the deadline passes, or the client disconnects, which drops its end of the
+/// channel. A message on the channel means that the client has the whole answer and the guest may finish.
 async fn run_until(
     call: impl Future<Output = wasmtime::Result<()>>,
     client_gone: oneshot::Receiver<()>,
@@ -360,22 +360,22 @@ fn ended(outcome: wasmtime::Result<()>, deadline: Instant) -> Outcome {
     }
 }
 
-/// A reply's body; dropped before its end, it stops the instance that writes it.
+/// A reply's body. Dropped before its end, it stops the instance that writes it.
 pub struct ReplyBody {
     body: HyperOutgoingBody,
     client: Option<oneshot::Sender<()>>,
-    /// Whether the guest failed: then the end of `body` is where it broke off, not its end.
+    /// Whether the guest failed: then the end of `body` is not the end of the answer.
     broken: Arc<AtomicBool>,
-    /// Dropped with the body, it keeps the guest from beginning another run of a model.
-    #[expect(dead_code, reason = "it is there to be dropped")]
+    /// Dropped with the body; it then prevents the guest from starting another run of a model.
+    #[expect(dead_code, reason = "held for its effect when dropped")]
     cancel_on_drop: CancelOnDrop,
-    /// What the answer takes until the client has read it.
+    /// The answer's bytes in the ledger, until the client has read it.
     hold: Option<AnswerHold>,
-    /// What is done once if the answer breaks off.
+    /// Called once if the answer breaks off.
     broke_off: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// Tells an instance that nobody waits for it any more.
+/// Cancels an instance's request when dropped.
 struct CancelOnDrop(Arc<Deadline>);
 
 impl Drop for CancelOnDrop {
@@ -397,7 +397,7 @@ impl Body for ReplyBody {
             frame = Some(Err(ErrorCode::HttpResponseIncomplete.into()));
         }
         match &frame {
-            None => self.let_the_guest_finish(),
+            None => self.release_guest(),
             Some(Err(_)) => {
                 if let Some(broke_off) = self.broke_off.take() {
                     broke_off();
@@ -418,7 +418,7 @@ impl Body for ReplyBody {
 }
 
 impl ReplyBody {
-    /// The most an answer takes on its way, in bytes.
+    /// Most bytes of an answer that are queued at once.
     pub(crate) const BYTES: u64 = (CHUNKS * CHUNK) as u64;
 
     /// Keeps `hold` until the answer has been read.
@@ -427,15 +427,15 @@ impl ReplyBody {
         self
     }
 
-    /// Does something once if the answer breaks off: a panic, a deadline, less than was announced.
+    /// Calls `then` once if the answer breaks off: after a panic, a deadline, or less than was announced.
     pub(crate) fn when_broken_off(mut self, then: Box<dyn FnOnce() + Send>) -> Self {
         self.broke_off = Some(then);
         self
     }
 
-    fn let_the_guest_finish(&mut self) {
+    fn release_guest(&mut self) {
         if let Some(client) = self.client.take() {
-            // The guest may have ended already; then nobody listens, and nobody needs to.
+            // The guest may have ended already, and the receiver is gone.
             let _ = client.send(());
         }
     }
@@ -443,14 +443,14 @@ impl ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        // hyper does not poll a body whose end it can see.
+        // hyper does not poll a body that reports its end.
         if self.body.is_end_stream() {
-            self.let_the_guest_finish();
+            self.release_guest();
         }
     }
 }
 
-/// No network beyond the request itself: the manifest grants none.
+/// Refuses outgoing requests: manifests cannot grant them here.
 struct NoOutbound;
 
 type Sent = Result<(), wasmtime_wasi_http::Error>;
@@ -475,7 +475,7 @@ impl WasiHttpHooks for NoOutbound {
     }
 
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        // Connection handling is the server's; everything else is the guest's to say.
+        // Headers of connection handling belong to the server; the guest may set all others.
         matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
     }
 }

@@ -1,34 +1,35 @@
-//! What one request may not exceed: linear memory, tables, instances, time.
+//! Limits of one instance: linear memory, tables, core instances, time. The host's memory for it is limited
+//! by its `account`.
 //!
-//! wasmtime's own defaults are made for trusted embedders (10,000 instances, a million handles);
-//! these are the tighter ones of a service that meets strangers.
+//! wasmtime's own defaults are made for trusted components (10,000 instances, a million handles); these are
+//! tighter, because components and clients are not trusted.
 
 use crate::memory::TrackedBytes;
 use std::path::Path;
 use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
-/// Bounds that hold for every request.
+/// The limits of every request.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Instances that may be there at the same time; each has a slot in the pool.
+    /// Instances that may exist at the same time; each has a slot in the pool.
     pub max_instances: usize,
-    /// Bytes of linear memory, over all memories of an instance together.
+    /// Bytes of linear memory, of all memories of an instance together.
     pub max_instance_memory: usize,
-    /// Bytes the host may hold for one instance: tensors, what one call hands over, the answer.
+    /// Bytes that the host may hold for one instance: tensors, the arguments of one call, the answer.
     pub max_host_memory: usize,
-    /// Bytes of models that one instance may bring itself, on top of that.
+    /// Bytes of models that one instance may load itself, in addition.
     pub max_guest_model: usize,
-    /// Wall-clock time an instance may take for its request, to the last byte of the response.
+    /// Wall-clock time of an instance, until the last byte of its answer.
     pub request_timeout: Duration,
 }
 
-/// Entries in the tables of handles that wasmtime keeps for an instance, 24 bytes each: its own resources
-/// and those of components composed into it, beside the host's.
+/// Entries in the handle tables that wasmtime keeps for an instance, 24 bytes each: for its own resources and
+/// those of components composed into it, besides the host's.
 pub(super) const MAX_COMPONENT_HANDLES: usize = 10_000;
-/// Random bytes an instance may ask for at once.
+/// Random bytes that an instance may ask for in one call.
 pub(super) const MAX_RANDOM_BYTES: u64 = 1 << 20;
-/// Bytes of header fields an instance may build in one map.
+/// Bytes of header fields in one map.
 pub(super) const MAX_FIELD_BYTES: usize = 64 << 10;
 
 const MAX_CORE_INSTANCES: usize = super::CORE_INSTANCES as usize;
@@ -36,14 +37,14 @@ const MAX_MEMORIES: usize = super::MEMORIES as usize;
 const MAX_TABLES: usize = super::TABLES as usize;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 
-/// Counts one instance's memory; wasmtime's stock limiter bounds each memory, not their sum.
+/// Limits the sum of an instance's memories; wasmtime's own limiter limits each memory separately.
 #[derive(Debug)]
 pub(super) struct MemoryLimiter {
     limit: usize,
     used: usize,
-    /// The same, counted with all other instances'.
+    /// The same bytes, in the sum over all instances.
     share: TrackedBytes,
-    /// The largest size that was asked for and refused.
+    /// The last total size that was refused.
     pub(super) refused: Option<usize>,
 }
 
@@ -92,10 +93,10 @@ impl ResourceLimiter for MemoryLimiter {
     }
 }
 
-/// Bytes of an entry of a folder's listing beside its name: the entry, and the name's allocation.
+/// Bytes of an entry in a folder's listing besides its name: the entry, and the name's allocation.
 const LISTED: u64 = 96;
 
-/// What the host holds of a listing of the largest folder in `folder`, in bytes.
+/// Size of a listing of the largest folder in `folder`, as the host holds it, in bytes.
 ///
 /// # Errors
 /// When a folder cannot be read.

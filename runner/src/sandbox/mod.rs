@@ -1,9 +1,9 @@
-//! The sandbox: one component, compiled once, and a fresh instance of it for every request.
+//! The sandbox: compiles a component once and makes a fresh instance of it for every request.
 //!
-//! `compile` makes machine code (or maps it from the cache), `instance` is what one request owns,
-//! `limits` what it may not exceed, `ticker` the clock that stops guest code. What it makes the host hold is
-//! on its `account`. No sockets here: a
-//! request comes in as an `http::Request` and goes out as an `http::Response`.
+//! `compile` makes machine code (or maps it from the cache), `instance` runs one request, `limits` bounds it,
+//! `ticker` interrupts guest code, `output` takes what it prints, and `variables` gives it its configuration.
+//! The host memory it causes is counted in `account`. No sockets here: requests come as `http::Request` and
+//! answers go as `http::Response`.
 
 mod compile;
 mod instance;
@@ -22,21 +22,21 @@ use anyhow::Context;
 use ticker::Ticker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// How many core instances, memories and tables one component may have: the guest itself, with room
-/// for the small adapters that component tools add around it.
+/// Most core instances, memories and tables of one component: the guest itself, and the small adapters that
+/// component tools add around it.
 const CORE_INSTANCES: u32 = 64;
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
-/// Bytes of a table that are cleared by hand for the next instance. To give its two pages back and fault them
-/// in again interrupts every other core, three times for each request instead of once.
+/// Bytes of a table that are cleared in place for the next instance. Returning its two pages to the system
+/// and faulting them in again would interrupt every other core three times for each request instead of once.
 const TABLE_BYTES: usize = 16 << 10;
 
-/// wasmtime set up for this runner, with its clock.
+/// wasmtime, set up for this runner, with its ticker and threads.
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
     ticker: Ticker,
-    /// One for each instance that may be there.
+    /// One thread for each instance that may exist.
     threads: Threads,
     limits: Limits,
 }
@@ -46,7 +46,7 @@ impl Sandbox {
     /// images, epoch interruption.
     ///
     /// # Errors
-    /// When the host cannot reserve the address space for the slots, or has no threads for them.
+    /// When the host cannot reserve the address space for the slots, or cannot start a thread for each.
     pub fn new(limits: Limits) -> anyhow::Result<Self> {
         let mut config = Config::new();
         config.epoch_interruption(true);
@@ -61,15 +61,15 @@ impl Sandbox {
         Ok(Self { engine, ticker, threads, limits })
     }
 
-    /// The limits every request runs under.
+    /// The limits of every request.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 }
 
-/// As many slots as requests may run at once, and nothing but small tables kept resident in an idle one:
-/// what an instance wrote is given back to the system as soon as it is dropped.
+/// As many slots as requests may run at once. An idle slot keeps small tables only: memory that an instance
+/// wrote is returned to the system when it is dropped.
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
     let slots = u32::try_from(limits.max_instances).unwrap_or(u32::MAX / CORE_INSTANCES);
     let mut pool = PoolingAllocationConfig::new();

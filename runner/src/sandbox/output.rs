@@ -1,7 +1,8 @@
-//! Where a component's stdout and stderr go: to ours, into a file of its own, both, or nowhere.
+//! Directs components' standard output and error: to the runner's own, into a file for each component, both,
+//! or nowhere.
 //!
-//! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. What a component writes is its own affair;
-//! the files are only ever appended to, or emptied at the start if asked.
+//! The flags are Spin's: `--quiet`, `--follow`, `--log-dir`. The content is not looked at. Files are only
+//! appended to, or emptied at the start on request; rotating them is left to the operator.
 
 use crate::migration::Migration;
 use crate::output_queue;
@@ -16,16 +17,16 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-/// What the command line says about the output of components.
+/// Settings of the output of components.
 #[derive(Debug, Clone, Default)]
 pub struct OutputSettings {
-    /// Show nothing.
+    /// Whether nothing is shown.
     pub quiet: bool,
-    /// Show only these components' output; all where empty.
+    /// Components whose output is shown; empty shows all.
     pub follow: Vec<String>,
-    /// Keep each component's output in this folder, as `<id>_stdout.txt` and `<id>_stderr.txt`.
+    /// The folder of files with each component's output, `<id>_stdout.txt` and `<id>_stderr.txt`.
     pub log_folder: Option<PathBuf>,
-    /// Empty those files first.
+    /// Whether those files are emptied first.
     pub truncate: bool,
 }
 
@@ -39,15 +40,15 @@ pub struct Output {
     pub(super) stderr: Stream,
 }
 
-/// One stream and where it goes.
+/// One stream and its targets.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
-    show: Option<Shown>,
+    show: Option<Target>,
     file: Option<Arc<File>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Shown {
+enum Target {
     Stdout,
     Stderr,
 }
@@ -56,7 +57,7 @@ impl Output {
     /// The streams of the component `id`.
     ///
     /// # Errors
-    /// When a file cannot be made.
+    /// When a file cannot be created.
     pub fn open(settings: &OutputSettings, id: &str) -> anyhow::Result<Self> {
         let followed =
             settings.follow.is_empty() || settings.follow.iter().any(|known| known == id);
@@ -77,8 +78,8 @@ impl Output {
             Ok(Some(Arc::new(file)))
         };
         Ok(Self {
-            stdout: Stream { show: show(Shown::Stdout), file: file("stdout")? },
-            stderr: Stream { show: show(Shown::Stderr), file: file("stderr")? },
+            stdout: Stream { show: show(Target::Stdout), file: file("stdout")? },
+            stderr: Stream { show: show(Target::Stderr), file: file("stderr")? },
         })
     }
 }
@@ -86,15 +87,15 @@ impl Output {
 impl Stream {
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         match self.show {
-            Some(Shown::Stdout) => output_queue::stdout().put_patiently(bytes),
-            Some(Shown::Stderr) => output_queue::stderr().put_patiently(bytes),
+            Some(Target::Stdout) => output_queue::stdout().put_patiently(bytes),
+            Some(Target::Stderr) => output_queue::stderr().put_patiently(bytes),
             None => {}
         }
         self.file.as_ref().map_or(Ok(()), |file| file.as_ref().write_all(bytes))
     }
 }
 
-/// A stream as one instance writes to it: straight away, on a thread that may wait for whoever reads.
+/// A stream as one instance writes to it: directly, after migrating to a thread that may block.
 #[derive(Debug, Clone)]
 pub(super) struct Printing {
     pub(super) to: Stream,
@@ -112,7 +113,7 @@ impl StdoutStream for Printing {
         Box::new(self.clone())
     }
 
-    /// WASI 0.3's way to write, which is not offered here.
+    /// For WASI 0.3, which is not offered here.
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(tokio::io::sink())
     }
@@ -132,7 +133,7 @@ impl OutputStream for Printing {
 
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if bytes.len() > self.check_write()? {
-            return Err(StreamError::trap("more was written than check-write allowed"));
+            return Err(StreamError::trap("the guest wrote more than check-write allowed"));
         }
         if bytes.is_empty() {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The clock that stops guest code: it advances wasmtime's epoch while any instance is at work, and
-//! sleeps otherwise, so that an idle service costs no wake-ups.
+//! Advances wasmtime's epoch while any instance is at work, so that deadlines interrupt guest code. It sleeps
+//! otherwise, so that an idle service causes no wake-ups. What happens at a deadline is left to `instance`.
 
 use crate::shortage;
 use anyhow::Context;
@@ -7,10 +7,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use wasmtime::Engine;
 
-/// How late a deadline may be noticed by guest code that never calls the host.
+/// How late a deadline may interrupt guest code that never calls the host.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// Counts the instances at work; the thread ends when the last handle is gone.
+/// Counts the instances at work. The thread ends after the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Ticker(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct Shared {
 #[derive(Default)]
 struct Clock {
     running: usize,
-    /// Whether the thread waits to be woken: only then is it, for that is a system call.
+    /// Whether the thread waits to be woken. It is notified only then, because that is a system call.
     idle: bool,
 }
 
@@ -53,7 +53,7 @@ impl Ticker {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Clock> {
-        // A count cannot be left half-written, so a panic elsewhere does not spoil it.
+        // A panic cannot leave a count half-written.
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,7 +65,7 @@ impl Drop for Running {
 }
 
 fn tick(engine: &Engine, shared: &Weak<Shared>) {
-    /// How long an idle clock sleeps before it looks whether its sandbox is still there.
+    /// How often an idle thread checks whether its sandbox still exists.
     const IDLE: Duration = Duration::from_secs(3600);
     while let Some(shared) = shared.upgrade() {
         let idle = |clock: &mut Clock| {

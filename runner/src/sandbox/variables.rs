@@ -1,13 +1,13 @@
-//! What a component asks for by name: `fermyon:spin/variables`, which spin-sdk 5 reads, and
+//! Gives components their configuration by name: `fermyon:spin/variables`, which spin-sdk 5 reads, and
 //! `wasi:config/store`, in the versions that Spin itself offers.
 //!
-//! The values are the manifest's, with templates expanded beforehand: nothing is looked up here.
+//! The values come from the manifest; `app::variables` has expanded their templates.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
-/// The interfaces' names without their versions.
+/// Names of the interfaces, without versions.
 pub(super) const SPIN_INTERFACE: &str = "fermyon:spin/variables";
 pub(super) const CONFIG_INTERFACE: &str = "wasi:config/store";
 
@@ -39,7 +39,7 @@ type Found = Result<String, VariableError>;
 type Stored = Result<Option<String>, ConfigError>;
 type AllStored = Result<Vec<(String, String)>, ConfigError>;
 
-/// Offers `values` to the components linked with `linker`.
+/// Offers `values` to components linked with `linker`.
 pub(super) fn add_to_linker<State: 'static>(
     linker: &mut Linker<State>,
     values: &BTreeMap<String, String>,
@@ -48,7 +48,7 @@ pub(super) fn add_to_linker<State: 'static>(
     add_config(linker, &format!("{CONFIG_INTERFACE}@0.2.0-draft-2024-09-27"), values)
 }
 
-/// Spin's interface, under `name`.
+/// Adds Spin's interface, under `name`.
 pub(super) fn add_spin<State: 'static>(
     linker: &mut Linker<State>,
     name: &str,
@@ -59,8 +59,8 @@ pub(super) fn add_spin<State: 'static>(
         let found: Found = match values.get(&name) {
             Some(value) => Ok(value.clone()),
             None if !is_name(&name) => Err(VariableError::InvalidName(format!(
-                "{name:?}: a name is lower-case letters, digits and single underscores, a letter first and no \
-                 underscore last"
+                "{name:?}: a name has lower-case letters, digits and single underscores; it begins with a \
+                 letter and has no underscore at the end"
             ))),
             None => Err(VariableError::Undefined(format!(
                 "no variable {name:?} in the component's manifest"
@@ -70,7 +70,7 @@ pub(super) fn add_spin<State: 'static>(
     })
 }
 
-/// Whether Spin takes this for the name of a variable: `[a-z][a-z0-9_]*`, no `__`, no `_` at the end.
+/// Whether Spin accepts this as the name of a variable: `[a-z][a-z0-9_]*`, no `__`, no `_` at the end.
 fn is_name(name: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty()
@@ -79,7 +79,7 @@ fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase()) && name.split('_').all(is_part)
 }
 
-/// The interface of WASI, under `name`.
+/// Adds WASI's interface, under `name`.
 pub(super) fn add_config<State: 'static>(
     linker: &mut Linker<State>,
     name: &str,

@@ -1,7 +1,8 @@
-//! One connection, from the first byte to the last: its layers, and the requests it brings to the handler.
+//! One connection: its layers, and the requests it passes to the handler. Limits on connections are left to
+//! `places`.
 //!
 //! ```text
-//! TCP ─ paced ─ TLS, where there is a certificate ─ socket ─ hyper ─ answer
+//! TCP ─ paced ─ TLS, if there is a certificate ─ socket ─ hyper ─ answer
 //! ```
 
 use super::exchange::Incoming;
@@ -27,14 +28,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// How long a connection is read from before it is closed for idle: what arrived before the service was asked
-/// to stop is read by then.
+/// How long an idle connection is still read from after the signal to stop, so that requests already sent are
+/// served.
 pub(super) const LAST_LOOK: Duration = Duration::from_millis(250);
 
-/// How long a client may take to read that its place was given to another.
+/// How long an evicted client may take to read its refusal.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What a connection serves.
+/// What a connection needs to serve requests.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub(super) handler: Arc<Handler>,
@@ -43,7 +44,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves a client until it leaves, its place is given to another, or it is idle while the service stops.
+    /// Serves a connection until the client closes it, its place is given to another, or it is idle while the
+    /// service stops.
     pub(super) async fn client(
         self,
         stream: TcpStream,
@@ -51,7 +53,7 @@ impl Serving {
         place: Place,
         stopping: Stopping,
     ) {
-        // Answers are written whole; waiting to fill a packet would only delay them.
+        // Answers are written whole; waiting to fill a packet (Nagle's algorithm) would only delay them.
         let _ = stream.set_nodelay(true);
         let timeouts = self.settings.timeouts;
         let place = Arc::new(place);
@@ -60,9 +62,9 @@ impl Serving {
             match self.settings.tls.clone().filter(|_| self.port != Port::Admin) {
                 None => self.requests(stream, client, &place, stopping).await,
                 Some(tls) => {
-                    let greeted = tokio::time::timeout(timeouts.head, tls.accept(stream));
-                    let Ok(Ok(stream)) = greeted.await else {
-                        tracing::debug!("a connection ended before it was encrypted");
+                    let handshake = tokio::time::timeout(timeouts.head, tls.accept(stream));
+                    let Ok(Ok(stream)) = handshake.await else {
+                        tracing::debug!("a connection ended during the TLS handshake");
                         return;
                     };
                     self.requests(stream, client, &place, stopping).await;
@@ -72,7 +74,7 @@ impl Serving {
         let mut work = pin!(work);
         tokio::select! {
             () = &mut work => return,
-            () = place.lost() => tracing::debug!("a connection makes room for another"),
+            () = place.lost() => tracing::debug!("a connection was evicted for another"),
         }
         if place.refuse() {
             let _ = tokio::time::timeout(LAST_WORD, work).await;
@@ -90,7 +92,7 @@ impl Serving {
     {
         let mut connection = pin!(self.connection(stream, client, place));
         let stop = async {
-            // An error says that the server is gone, which is as good.
+            // An error means that the server is gone, which has the same effect.
             let _ = stopping.wait_for(|stops| *stops).await;
             tokio::time::sleep(LAST_LOOK).await;
         };
@@ -131,7 +133,7 @@ impl Serving {
                         let (mut answer, recording) = serving.answer(request, client, &place).await;
                         if place.exchange.has_unread_input() || place.for_probes || place.is_lost()
                         {
-                            // hyper closes by itself after unread input, and does not say so.
+                            // hyper closes after unread input, but does not announce it.
                             let close = HeaderValue::from_static("close");
                             answer.headers_mut().insert(header::CONNECTION, close);
                         }
@@ -164,7 +166,7 @@ impl Serving {
     }
 }
 
-/// Tells a client that its address has as many connections as it may, if that can be said at once.
+/// Answers a client whose address has too many connections, if the answer can be written at once.
 pub(super) fn turn_away(stream: &TcpStream, is_encrypted: bool) {
     if !is_encrypted {
         let problem = Problem::Busy(Refusal::Address);

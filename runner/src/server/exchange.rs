@@ -1,8 +1,8 @@
-//! What a connection knows of the request it carries: whether one is being answered, whether the client may
-//! still be sending what nobody will read, and how long the client has been waited for.
+//! The state of a connection's current request: whether it is being answered, whether some of it will stay
+//! unread, and how long the server has waited for the client.
 //!
-//! Shared between the socket, which sees bytes, the service, which sees requests and answers, and `places`,
-//! which asks who has been waited for the longest.
+//! Shared by the socket, which sees bytes, the service, which sees requests and answers, and `places`, which
+//! evicts the client that has been waited for the longest.
 
 use crate::timeouts::{SLOWEST, Timeouts};
 use crate::trace::Recording;
@@ -15,28 +15,28 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One connection's state.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Exchange {
     unread: AtomicBool,
-    /// Whether no more of the request is to be read.
+    /// Whether reading the request has ended: it is complete, or its rest will not be read.
     is_whole: AtomicBool,
     client: Mutex<Waiting>,
 }
 
-/// How long the client has been waited for since the last turn: its head, its body, its reading the answer.
+/// How long the server has waited for the client in this phase.
 #[derive(Debug)]
 struct Waiting {
-    turn: Turn,
+    phase: Phase,
     since: Option<Instant>,
     before: Duration,
     bytes: u64,
 }
 
-/// What is going on.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// No request, or no whole head of one.
+enum Phase {
+    /// No complete head of a request yet.
     Head,
     Body,
     Answer,
@@ -45,7 +45,7 @@ enum Turn {
 impl Default for Exchange {
     fn default() -> Self {
         let client = Waiting {
-            turn: Turn::Head,
+            phase: Phase::Head,
             since: Some(Instant::now()),
             before: Duration::ZERO,
             bytes: 0,
@@ -59,23 +59,23 @@ impl Default for Exchange {
 }
 
 impl Exchange {
-    /// Whether a request was taken and its answer has not ended.
+    /// Whether a request has begun whose answer has not ended.
     pub(super) fn at_work(&self) -> bool {
-        self.client().turn != Turn::Head
+        self.client().phase != Phase::Head
     }
 
-    /// Whether no more of the request is to be read.
+    /// Whether reading the request has ended: it is complete, or its rest will not be read.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.load(Ordering::Acquire)
     }
 
-    /// Whether more of the request's body is waited for.
+    /// Whether the server waits for more of the request's body.
     pub(super) fn wants_body(&self) -> bool {
         let client = self.client();
-        client.turn == Turn::Body && client.since.is_some()
+        client.phase == Phase::Body && client.since.is_some()
     }
 
-    /// Whether some of a request was not read.
+    /// Whether some of a request will stay unread.
     pub(super) fn has_unread_input(&self) -> bool {
         self.unread.load(Ordering::Acquire)
     }
@@ -85,48 +85,48 @@ impl Exchange {
         self.unread.store(true, Ordering::Release);
     }
 
-    /// A request's body; what is left of it when it is dropped is noted as unread.
+    /// A request's body; the rest of it is noted as unread when it is dropped.
     pub(super) fn incoming<B: Body>(self: &Arc<Self>, body: B) -> Incoming<B> {
         let ended = body.is_end_stream();
         self.is_whole.store(ended, Ordering::Release);
-        self.client().begin(Turn::Body, None);
+        self.client().begin(Phase::Body, None);
         Incoming { body, exchange: Arc::clone(self), ended }
     }
 
-    /// An answer's body; the request is at work, and recorded, until it is dropped.
+    /// An answer's body; until it is dropped the request is at work, and its trace open.
     pub(super) fn outgoing<B>(
         self: &Arc<Self>,
         body: B,
         recording: Option<Recording>,
     ) -> Outgoing<B> {
-        self.client().begin(Turn::Answer, None);
+        self.client().begin(Phase::Answer, None);
         Outgoing { body, exchange: Arc::clone(self), recording }
     }
 
-    /// The client does not take what it is sent.
+    /// Notes that the client takes no more bytes for now.
     pub(super) fn client_is_full(&self) {
         self.client().wait();
     }
 
-    /// The client took so many bytes after it had been full.
+    /// Notes that the client took `bytes` of the answer.
     pub(super) fn client_took(&self, bytes: u64) {
         self.client().moved(bytes);
     }
 
-    /// How long the client has been waited for.
+    /// How long the server has waited for the client in this phase.
     pub(super) fn waited(&self, now: Instant) -> Waited {
         let client = self.client();
         let waits =
             client.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let time = client.before + waits;
         let is_now = client.since.is_some();
-        let is_idle = is_now && client.turn == Turn::Head;
+        let is_idle = is_now && client.phase == Phase::Head;
         Waited { time, is_now, is_idle, bytes: client.bytes }
     }
 
-    /// Whether a request is at work whose answer has not begun.
+    /// Whether there is a request whose answer has not begun.
     pub(super) fn can_be_refused(&self) -> bool {
-        self.client().turn == Turn::Body
+        self.client().phase == Phase::Body
     }
 
     fn client(&self) -> MutexGuard<'_, Waiting> {
@@ -137,19 +137,19 @@ impl Exchange {
 /// See [`Exchange::waited`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waited {
-    /// For how long, all of the turn together.
+    /// For how long, over the whole phase.
     pub(super) time: Duration,
-    /// Whether it is waited for now; else it waits for us.
+    /// Whether the server waits for the client now, rather than the client for the server.
     is_now: bool,
-    /// Whether it has no request at work.
+    /// Whether it has no request.
     pub(super) is_idle: bool,
-    /// What it moved meanwhile.
+    /// Bytes it sent or took in this phase.
     bytes: u64,
 }
 
 impl Waited {
-    /// Whether others should not have to wait for it; `has_many` is whether its address has more connections
-    /// than theirs.
+    /// Whether the client may be evicted for another; `has_many` is whether its address has more connections
+    /// than the other's.
     pub(super) fn is_overdue(&self, has_many: bool, timeouts: &Timeouts) -> bool {
         if self.is_idle {
             let many = has_many.then_some(timeouts.head_of_many_when_full);
@@ -161,8 +161,8 @@ impl Waited {
 }
 
 impl Waiting {
-    fn begin(&mut self, turn: Turn, since: Option<Instant>) {
-        *self = Self { turn, since, before: Duration::ZERO, bytes: 0 };
+    fn begin(&mut self, phase: Phase, since: Option<Instant>) {
+        *self = Self { phase, since, before: Duration::ZERO, bytes: 0 };
     }
 
     fn wait(&mut self) {
@@ -171,7 +171,7 @@ impl Waiting {
 
     fn moved(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.turn != Turn::Head
+        if self.phase != Phase::Head
             && let Some(since) = self.since.take()
         {
             self.before += since.elapsed();
@@ -223,7 +223,7 @@ impl<B: Body> Drop for Incoming<B> {
             self.exchange.leave_unread();
         }
         self.exchange.is_whole.store(true, Ordering::Release);
-        // From here on the client waits for us.
+        // From here on the client waits for the server.
         self.exchange.client().moved(0);
     }
 }
@@ -232,7 +232,7 @@ impl<B: Body> Drop for Incoming<B> {
 pub(super) struct Outgoing<B> {
     body: B,
     exchange: Arc<Exchange>,
-    #[expect(dead_code, reason = "it is there to be dropped")]
+    #[expect(dead_code, reason = "held for its effect when dropped")]
     recording: Option<Recording>,
 }
 
@@ -258,6 +258,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
 impl<B> Drop for Outgoing<B> {
     fn drop(&mut self) {
-        self.exchange.client().begin(Turn::Head, Some(Instant::now()));
+        self.exchange.client().begin(Phase::Head, Some(Instant::now()));
     }
 }

@@ -1,26 +1,26 @@
-//! A client that ends its half of the connection while its request is answered. It may read on, as after
-//! `nc -N`, or it may have left: both look alike until it is sent something.
+//! Clients that end their sending half while their request is being answered. Such a client may go on
+//! reading, as after `nc -N`, or may be gone: the server cannot tell until it sends something.
 //!
-//! So it is sent the first bytes of its answer, one now and then, as soon as that takes longer than a moment.
-//! Every answer begins with the same ones, so a client that reads on sees nothing unusual, and the connection
-//! of one that has left fails at the byte after the first. When and which only; `socket` writes them.
+//! So if the answer takes longer than a moment, its first bytes are sent ahead, one at a time. All answers
+//! begin with the same bytes, so a client that reads sees nothing unusual; for one that is gone, the second
+//! byte fails. This module decides when to send which byte; `socket` writes it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// What every answer begins with, of HTTP/1.0 as of HTTP/1.1.
+/// The beginning of every answer, of HTTP/1.0 and HTTP/1.1.
 const BEGINNING: &[u8] = b"HTTP/1.";
 
-/// How long an answer may take before its first byte goes out, and after that the next one; from then on each
-/// pause is twice as long as the one before. The last of the seven goes out after three seconds.
+/// The pause before the first byte, and before the second; each further pause is twice as long as the one
+/// before. The last of the seven bytes is sent after three seconds.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// In this time whoever reads a body has been given what came of it, or has more urgent things to do.
+/// Time for the body's reader to take the bytes that were read last.
 const TURN: Duration = Duration::from_millis(1);
 
-/// How much of the answer at work was sent ahead of it.
+/// The bytes of the answer that were sent ahead, and the timers.
 #[derive(Debug, Default)]
 pub(super) struct HalfClose {
     sent: usize,
@@ -30,8 +30,8 @@ pub(super) struct HalfClose {
 }
 
 impl HalfClose {
-    /// The client has ended its half, and not all of its request was read, as far as is known: that may be
-    /// seen again once this is ready.
+    /// The client has ended its half and, as far as known, not all of its request was read. Check that again
+    /// once this is ready.
     pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let wait = self.body.get_or_insert_with(|| Box::pin(sleep(TURN)));
         ready!(wait.as_mut().poll(context));
@@ -39,8 +39,8 @@ impl HalfClose {
         Poll::Ready(())
     }
 
-    /// The client has ended its half, and its request is whole and at work: the byte to send next, once it is
-    /// due. Pending where nothing may be sent, or all was, until [`Self::answered`].
+    /// The client has ended its half, and its request is complete: the byte to send next, once it is due.
+    /// Pending if nothing may be sent, or everything was, until [`Self::answered`].
     pub(super) fn poll_next(
         &mut self,
         may_send: bool,
@@ -56,24 +56,24 @@ impl HalfClose {
         Poll::Ready(next)
     }
 
-    /// That byte was sent.
+    /// Notes that the byte was sent.
     pub(super) fn sent(&mut self) {
         let doublings = u32::try_from(self.sent).unwrap_or(0);
         self.wait = Some(Box::pin(sleep(PAUSE * 2_u32.pow(doublings))));
         self.sent += 1;
     }
 
-    /// What was sent of the answer before it was there.
+    /// The bytes sent ahead of the answer.
     pub(super) fn ahead(&self) -> &'static [u8] {
         BEGINNING.get(..self.sent).unwrap_or_default()
     }
 
-    /// The answer has begun, and goes on from there.
+    /// Notes that the answer has begun, and includes those bytes.
     pub(super) fn begun(&mut self) {
         (self.sent, self.wait) = (0, None);
     }
 
-    /// The answer has ended: whoever waits to read is told that nothing more comes.
+    /// Notes that the answer has ended, and wakes the pending read.
     pub(super) fn answered(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();

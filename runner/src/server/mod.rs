@@ -1,10 +1,10 @@
-//! HTTP/1.1 on sockets: accepts connections, hands requests to the service, and on a signal finishes
-//! what arrived before it ends.
+//! HTTP/1.1 on sockets: accepts connections, passes their requests to the handler, and on a signal to stop
+//! finishes the requests that have arrived.
 //!
-//! `places` says who may have a connection, `connection` what happens on it, layer by layer: `paced` ends
-//! clients that do not read, `tls` keeps others from reading, `socket` is what a refused client needs of a
-//! connection, `half_close` what one needs that stops sending early, `refusal` hyper's own refusals in our
-//! words, `exchange` what all of them know of the request. `handler` answers the requests.
+//! `places` limits the number of connections; `connection` serves one, through these layers: `paced` ends
+//! connections whose clients do not read, `tls` encrypts, `socket` delivers early refusals, `half_close`
+//! handles clients that end their sending half early, `refusal` replaces hyper's own refusals by problem
+//! details, and `exchange` is the state they share. Answering requests is left to `handler`.
 
 mod connection;
 mod exchange;
@@ -35,16 +35,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How connections are treated.
+/// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// How long clients are waited for.
+    /// The longest waits for a client.
     pub timeouts: Timeouts,
-    /// How long accepted requests may go on after a signal to stop.
+    /// How long requests may continue after a signal to stop.
     pub drain_timeout: Duration,
-    /// Connections of one address; `None` is as many as there are places, while nobody else wants any.
+    /// Most connections of one address; `None` allows all of them to one address until another needs some.
     pub connections_per_address: Option<usize>,
-    /// The certificate; `None` speaks plain HTTP.
+    /// The certificate; `None` serves plain HTTP.
     pub tls: Option<Arc<Tls>>,
 }
 
@@ -62,56 +62,55 @@ impl Default for ServerSettings {
 /// What a port is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Port {
-    /// The application's.
+    /// For the application.
     Main,
-    /// The runner's own endpoints.
+    /// For the runner's own endpoints.
     Admin,
 }
 
-/// Turns to true when the service stops.
+/// Becomes true when the service stops.
 type Stopping = watch::Receiver<bool>;
 
-/// Bytes of a request's head, target and fields together; longer ones are answered 431. It is also what
-/// a connection may hold between socket and service, so it counts as often as there are connections.
+/// Largest request head, in bytes: target and fields together; a longer one is answered 431. A connection may
+/// buffer as much between socket and service, so the memory plan counts it once for each connection.
 pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Connections to the admin port.
+/// Most connections to the admin port.
 pub(crate) const ADMIN_CONNECTIONS: usize = 8;
 
-/// How long `/readyz` says that no more requests are wanted before no more are accepted: whoever sends
-/// them here must be able to see it.
+/// For how long `/readyz` fails before the server stops accepting, so that load balancers can notice.
 const NOTICE: Duration = Duration::from_millis(500);
 
-/// How often files that an operator may have replaced are looked at.
+/// How often the files of tokens and certificates are checked for changes.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
-/// How often it is seen whether slow clients are in others' way.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often slow connections that delay other clients are looked for.
+const SLOW_CHECK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long the last traces may take to be sent.
+/// Timeout for sending the last traces.
 const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Listens on `address`. `buffer` is what the kernel may hold for each connection each way, in bytes, as the
-/// kernel counts: its own defaults grow to megabytes, and they count in our control group.
+/// Listens on `address`. `buffer` limits the kernel's buffer of each connection in each direction, in bytes,
+/// as the kernel counts. By default such buffers grow to megabytes, which count in the control group.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address cannot be bound.
 pub fn listen(address: SocketAddr, buffer: u32) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    // The kernel doubles what it is asked for, to have room for its own books (socket(7)).
+    // The kernel doubles these numbers to include its bookkeeping (socket(7)).
     socket.set_recv_buffer_size(buffer / 2)?;
     socket.set_send_buffer_size(buffer / 2)?;
     socket.bind(address)?;
     socket.listen(1024)
 }
 
-/// Brings requests on `listener` to `handler`, and those for the runner's own endpoints on `admin` if that is
-/// given, until `stop` resolves; then says so on `/readyz`, accepts for another moment, and finishes the requests
-/// that arrived. At each of `hang_ups` tokens and certificates are read again.
+/// Passes requests on `listener` to `handler`, and those on `admin`, if given, to the runner's own endpoints.
+/// When `stop` resolves, it first makes `/readyz` fail, accepts for another moment, and then finishes the
+/// requests that have arrived. At each of `hang_ups` it checks the files of tokens and certificates.
 ///
 /// # Errors
-/// When the last traces cannot be sent. Never for what a client does.
+/// When the last traces cannot be sent; never because of a client.
 pub async fn serve(
     handler: Arc<Handler>,
     listener: TcpListener,
@@ -133,25 +132,27 @@ pub async fn serve(
     let main = listening(listener, Port::Main, Limits { all, address });
     let limits = Limits { all: ADMIN_CONNECTIONS, address: usize::MAX };
     let admin = admin.map(|listener| listening(listener, Port::Admin, limits));
-    let keeper = Arc::clone(&service);
-    let keeper = tokio::spawn(async move { keeper.tidy().await });
-    let reader = tokio::spawn(refresh(Arc::clone(&handler), settings.tls.clone(), hang_ups));
-    let slow = tokio::spawn(end_slow(Arc::clone(&service), Arc::clone(&main.places)));
-    // Until the very end: probes must see how the rest is getting on.
+    let tidied = Arc::clone(&service);
+    let tidying = tokio::spawn(async move { tidied.tidy().await });
+    let refreshing = tokio::spawn(refresh(Arc::clone(&handler), settings.tls.clone(), hang_ups));
+    let evicting = tokio::spawn(end_slow(Arc::clone(&service), Arc::clone(&main.places)));
+    // The admin port stays open until the end, so that probes can observe the shutdown.
     let admin = tokio::spawn(async move {
         if let Some(admin) = admin {
             admin.accept_until(std::future::pending()).await;
         }
     });
-    let told = async {
+    let stopped = async {
         stop.await;
         service.drain();
-        tracing::info!("stopping: /readyz says so, and what arrived is finished");
+        tracing::info!(
+            "stopping: /readyz fails from now on; requests that have arrived are finished"
+        );
         sleep(NOTICE).await;
     };
-    main.accept_until(told).await;
+    main.accept_until(stopped).await;
     main.drain(stops).await;
-    for task in [keeper, reader, slow, admin] {
+    for task in [tidying, refreshing, evicting, admin] {
         task.abort();
     }
     service.remove_files();
@@ -161,37 +162,38 @@ pub async fn serve(
     Ok(())
 }
 
-/// Reads tokens and certificates again when they have changed, for ever: every few seconds, and on SIGHUP.
+/// Reads tokens and certificates again if their files have changed: every few seconds, and on SIGHUP. Never
+/// returns.
 async fn refresh(handler: Arc<Handler>, tls: Option<Arc<Tls>>, mut hang_ups: HangUps) {
     loop {
         tokio::select! {
             () = sleep(REFRESH_EVERY) => {}
-            () = hang_ups.next() => tracing::info!("SIGHUP: tokens and certificates are looked at"),
+            () = hang_ups.next() => tracing::info!("SIGHUP: checking tokens and certificates"),
         }
         let (refreshed, tls) = (Arc::clone(&handler), tls.clone());
-        let look = move || {
+        let check = move || {
             refreshed.access.refresh();
             if let Some(tls) = tls {
                 tls.refresh();
             }
         };
-        if handler.service.keeper.run(look).await.is_err() {
-            tracing::error!("looking at tokens and certificates failed; it is tried again");
+        if handler.service.keeper.run(check).await.is_err() {
+            tracing::error!("checking tokens and certificates failed; it is tried again");
         }
     }
 }
 
-/// Ends clients that are slow while others wait for the memory they hold, for ever.
+/// Ends slow connections while other requests wait for the memory they hold. Never returns.
 async fn end_slow(service: Arc<Service>, places: Arc<Places>) {
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(SLOW_CHECK_EVERY).await;
         if service.is_held_up() {
             places.end_slow();
         }
     }
 }
 
-/// A port that is listened on.
+/// A port on which the server listens.
 struct Listening {
     listener: TcpListener,
     places: Arc<Places>,
@@ -200,28 +202,28 @@ struct Listening {
 }
 
 impl Listening {
-    /// Accepts until `told` resolves. A client that was accepted is never dropped for it.
-    async fn accept_until(&self, told: impl Future<Output = ()>) {
-        let mut told = pin!(told);
+    /// Accepts until `stopped` resolves. A connection already accepted is still served.
+    async fn accept_until(&self, stopped: impl Future<Output = ()>) {
+        let mut stopped = pin!(stopped);
         loop {
             let accept = async {
                 shortage::accept()?;
                 self.listener.accept().await
             };
             let accepted = tokio::select! {
-                () = &mut told => return,
+                () = &mut stopped => return,
                 accepted = accept => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
-                    let mut seated = pin!(self.seat(stream, client));
+                    let mut served = pin!(self.serve_client(stream, client));
                     tokio::select! {
-                        () = &mut seated => {}
-                        () = &mut told => return seated.await,
+                        () = &mut served => {}
+                        () = &mut stopped => return served.await,
                     }
                 }
                 Err(error) => {
-                    // Such as too many open files: others may close theirs in a moment.
+                    // For example too many open files: another connection may close in a moment.
                     tracing::warn!("cannot accept a connection: {error}");
                     sleep(Duration::from_millis(50)).await;
                 }
@@ -229,9 +231,9 @@ impl Listening {
         }
     }
 
-    /// Serves a client once there is a place for it. Beyond this one nobody is accepted meanwhile, so nothing
-    /// is held for those who wait.
-    async fn seat(&self, stream: TcpStream, client: SocketAddr) {
+    /// Serves a connection as soon as there is a place for it. Meanwhile no other is accepted: those behind
+    /// it stay in the kernel's backlog and take no memory here.
+    async fn serve_client(&self, stream: TcpStream, client: SocketAddr) {
         let Serving { handler, settings, .. } = &self.serving;
         match self.places.wait(handler.access.counted_address(client.ip())).await {
             Ok(place) => {
@@ -245,36 +247,36 @@ impl Listening {
         }
     }
 
-    /// Finishes what arrived, those whom only the kernel has accepted so far among them. Clients that are
-    /// slow are not waited for.
+    /// Finishes the requests that have arrived, those in the kernel's backlog included. Slow clients are cut
+    /// off.
     async fn drain(self, stops: watch::Sender<bool>) {
         let timeout = self.serving.settings.drain_timeout;
         let end = Instant::now() + timeout;
         let backlog = async {
             while let Some(Ok((stream, client))) = self.waiting().await {
-                self.seat(stream, client).await;
+                self.serve_client(stream, client).await;
             }
         };
         let _ = timeout_at(end, backlog).await;
         let _ = stops.send(true);
         let Self { listener, places, .. } = self;
         drop(listener);
-        let looked = Instant::now() + LAST_LOOK;
+        let last_request = Instant::now() + LAST_LOOK;
         while places.taken() > 0 {
             let now = Instant::now();
             if now >= end {
-                tracing::warn!("requests were still at work after {timeout:?}, and are cut off");
+                tracing::warn!("requests still at work after {timeout:?} are cut off");
                 return;
             }
-            // Until then idle connections are read from.
-            if now >= looked {
+            // Idle connections may still deliver a request until then.
+            if now >= last_request {
                 places.end_overdue();
             }
             places.change().await;
         }
     }
 
-    /// A connection that the kernel has accepted, if there is one now.
+    /// The next connection in the kernel's backlog, if there is one now.
     async fn waiting(&self) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
         let accepted = poll_fn(|context| {
             Poll::Ready(match self.listener.poll_accept(context) {
@@ -282,7 +284,7 @@ impl Listening {
                 Poll::Pending => None,
             })
         });
-        // Not stopped by the runtime's own sharing of time, which would look like an end.
+        // Outside of tokio's cooperative budget, which could make a full backlog look empty.
         tokio::task::unconstrained(accepted).await
     }
 }

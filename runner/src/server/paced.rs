@@ -1,5 +1,5 @@
-//! A TCP connection that ends when its client does not take what it is sent. It stands below TLS, so that one
-//! rule holds for writing, flushing and shutting down, encrypted or not.
+//! A TCP connection that fails if its client reads too slowly. It lies below TLS, so that one rule holds for
+//! writing, flushing and shutting down, encrypted or not. Slow senders are left to `upload`.
 
 use super::exchange::Exchange;
 use crate::timeouts::Portion;
@@ -18,7 +18,7 @@ pub(super) struct Paced<S> {
     stall: Option<Stall>,
 }
 
-/// A client that is full: what it has to take, and until when.
+/// A pending write: the bytes that the client still has to take, and the deadline.
 struct Stall {
     until: Pin<Box<Sleep>>,
     bytes_left: u64,
@@ -29,7 +29,7 @@ impl<S> Paced<S> {
         Self { inner, exchange, pace, stall: None }
     }
 
-    /// Ends a write that has been waiting for too long for the client to take what it is sent.
+    /// Fails a write that has waited too long for the client to read.
     fn unless_stalled<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -91,8 +91,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         self.inner.is_write_vectored()
     }
 
-    /// Whoever flushes has written all it had (TLS flushes its own buffers first): a client that read slowly
-    /// has caught up.
+    /// A complete flush means that everything was written (TLS flushes its own buffers first), so a slow
+    /// client has caught up.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
@@ -119,7 +119,7 @@ mod tests {
     const PACE: Portion = Portion { bytes: 1000, within: Duration::from_secs(30) };
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_read_is_left_in_writing_flushing_and_shutting_down() {
+    async fn writing_flushing_and_shutting_down_fail_if_the_client_does_not_read() {
         let (server, _client) = duplex(100);
         let mut paced = Paced::new(server, Arc::default(), PACE);
         paced.write_all(&[0; 100]).await.unwrap();
@@ -128,12 +128,12 @@ mod tests {
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), PACE.within);
 
-        // As TLS does: it takes what it is given, and writes it when it is flushed.
+        // Like TLS: it accepts everything, and writes it when it is flushed.
         let (server, _client) = duplex(10);
         let mut tls = BufWriter::new(Paced::new(server, Arc::default(), PACE));
         tls.write_all(&[0; 100]).await.unwrap();
         let start = Instant::now();
-        assert!(tls.flush().await.is_err(), "what waits in TLS's own buffers is watched as well");
+        assert!(tls.flush().await.is_err(), "bytes in TLS's own buffers are timed as well");
         assert!(tls.shutdown().await.is_err());
         assert!(start.elapsed() <= 2 * PACE.within, "{:?}", start.elapsed());
     }
@@ -141,7 +141,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_keeps_the_pace_is_served_to_the_end() {
         for (pause, kept) in [(2, true), (4, false)] {
-            // 100 bytes every so many seconds: 1,000 in 20 s are in time, in 40 s they are not.
+            // 100 bytes each time: 1,000 bytes in 20 s are in time, in 40 s they are not.
             let (server, mut client) = duplex(100);
             let mut paced = Paced::new(server, Arc::default(), PACE);
             let reads = tokio::spawn(async move {

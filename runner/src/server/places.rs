@@ -1,12 +1,11 @@
-//! Places for connections: how many there may be, and who gives one up when all are taken and another client
-//! comes.
+//! A limit on the number of connections. A connection holds a place; when all are taken and another client
+//! comes, one connection may be evicted.
 //!
-//! While places are free, everybody gets one. Then the client that has been waited for the longest goes, of
-//! the address with the most connections: silent ones after a second, sooner where their address has more
-//! than the newcomer's, slow ones after a few (`timeouts`). Requests at work are never ended for a newcomer,
-//! but for those of an address that has more than three quarters of all places. Where nobody can go, a few
-//! more places are kept, in which probes are answered and everybody else is told to come back. No sockets
-//! here.
+//! While places are free, every client gets one. Otherwise the client that has been waited for the longest is
+//! evicted, from the address with the most connections: a silent one after a second, or sooner if its address
+//! has more connections than the newcomer's, and a slow one after a few seconds (`timeouts`). A request at
+//! work is evicted only if its address holds more than three quarters of all places. If no connection can be
+//! evicted, a few extra places answer probes and refuse all other requests. Sockets are left to `connection`.
 
 use super::exchange::Exchange;
 use crate::timeouts::Timeouts;
@@ -18,23 +17,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Places beyond all others, for probes.
+/// Extra places, for probes.
 pub(super) const FOR_PROBES: usize = 8;
 
-/// How soon those who wait for a place look again: a client may have become overdue meanwhile.
+/// How often a client that waits for a place tries again: another may have become slow meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// In all, places for probes aside.
+    /// In all, without the places for probes.
     pub(super) all: usize,
-    /// Of one address, whether places are free or not.
+    /// Of one address, even while places are free.
     pub(super) address: usize,
 }
 
 impl Limits {
-    /// What one address may keep when others want to come.
+    /// Connections that one address keeps when others need places.
     fn share(&self) -> usize {
         self.all - self.all / 4
     }
@@ -46,43 +45,43 @@ pub(super) struct Places {
     limits: Limits,
     timeouts: Timeouts,
     state: Mutex<State>,
-    /// Told whenever a place comes free.
+    /// Notified when a place comes free.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    seats: HashMap<u64, Seat>,
-    of_address: HashMap<IpAddr, usize>,
+    connections: HashMap<u64, Connection>,
+    per_address: HashMap<IpAddr, usize>,
     for_probes: usize,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct Connection {
     exchange: Arc<Exchange>,
-    leave: Arc<Notify>,
-    /// Whose it is; `None` for those who share one address by right, such as a trusted proxy's clients.
+    evicted: Arc<Notify>,
+    /// The client's address; `None` for connections without a limit per address, such as a trusted proxy's.
     address: Option<IpAddr>,
     for_probes: bool,
 }
 
-/// A connection's place until this is dropped.
+/// A connection's place, until dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
-    leave: Arc<Notify>,
+    evicted: Arc<Notify>,
     refuse: Notify,
     is_lost: AtomicBool,
     pub(super) exchange: Arc<Exchange>,
-    /// Whether only probes are answered in it.
+    /// Whether only probes are answered on the connection.
     pub(super) for_probes: bool,
 }
 
-/// Somebody for whom others may have to go.
+/// A client for which another may be evicted.
 struct Newcomer<'a> {
-    /// Connections its address has already.
+    /// Other connections of its address.
     own: usize,
     now: Instant,
     timeouts: &'a Timeouts,
@@ -93,7 +92,7 @@ struct Newcomer<'a> {
 pub(super) enum Refused {
     /// The address has as many connections as it may.
     Address,
-    /// All are taken by requests at work.
+    /// No connection can be evicted.
     Full,
 }
 
@@ -117,43 +116,44 @@ impl Places {
         }
     }
 
-    /// A place, if there is one, or if an overdue client can give up its own.
+    /// Takes a place that is free, or that of a connection it evicts.
     pub(super) fn take(
         self: &Arc<Self>,
         address: Option<IpAddr>,
         now: Instant,
     ) -> Result<Place, Refused> {
         let mut state = self.state();
-        let own = address.map_or(0, |address| state.of(address));
+        let own = address.map_or(0, |address| state.count(address));
         let newcomer = Newcomer { own, now, timeouts: &self.timeouts };
         if own >= self.limits.address {
-            let overdue = state.next_to_go(&newcomer, |seat| seat.address == address);
+            let overdue =
+                state.next_to_evict(&newcomer, |connection| connection.address == address);
             state.free(overdue.ok_or(Refused::Address)?);
         }
         let mut for_probes = false;
-        if state.seats.len() - state.for_probes >= self.limits.all {
-            let overdue = state.next_to_go(&newcomer, |seat| !seat.for_probes);
-            match overdue.or_else(|| state.beyond_its_share(address, self.limits.share())) {
+        if state.connections.len() - state.for_probes >= self.limits.all {
+            let overdue = state.next_to_evict(&newcomer, |connection| !connection.for_probes);
+            match overdue.or_else(|| state.over_its_share(address, self.limits.share())) {
                 Some(number) => state.free(number),
                 None => for_probes = true,
             }
         }
         if for_probes && state.for_probes >= FOR_PROBES {
-            let overdue = state.next_to_go(&newcomer, |seat| seat.for_probes);
+            let overdue = state.next_to_evict(&newcomer, |connection| connection.for_probes);
             state.free(overdue.ok_or(Refused::Full)?);
         }
-        let (exchange, leave) = (Arc::new(Exchange::default()), Arc::new(Notify::new()));
-        let seat = Seat {
+        let (exchange, evicted) = (Arc::new(Exchange::default()), Arc::new(Notify::new()));
+        let connection = Connection {
             exchange: Arc::clone(&exchange),
-            leave: Arc::clone(&leave),
+            evicted: Arc::clone(&evicted),
             address,
             for_probes,
         };
-        let number = state.seat(seat);
+        let number = state.add(connection);
         Ok(Place {
             places: Arc::clone(self),
             number,
-            leave,
+            evicted,
             refuse: Notify::new(),
             is_lost: AtomicBool::new(false),
             exchange,
@@ -161,32 +161,33 @@ impl Places {
         })
     }
 
-    /// Ends every connection whose client reads its answer, or sends its body, too slowly for others to wait.
+    /// Evicts every connection whose client reads its answer, or sends its body, too slowly.
     pub(super) fn end_slow(&self) {
-        self.end_overdue_among(|seat| seat.exchange.at_work());
+        self.evict_among(|connection| connection.exchange.at_work());
     }
 
-    /// Ends every connection whose client is overdue: nobody is waited for when the service stops.
+    /// Evicts every connection whose client is idle or too slow, when the service stops.
     pub(super) fn end_overdue(&self) {
-        self.end_overdue_among(|_| true);
+        self.evict_among(|_| true);
     }
 
-    fn end_overdue_among(&self, which: impl Fn(&Seat) -> bool) {
+    fn evict_among(&self, which: impl Fn(&Connection) -> bool) {
         let mut state = self.state();
-        let nobody = Newcomer { own: usize::MAX, now: Instant::now(), timeouts: &self.timeouts };
-        while let Some(overdue) = state.next_to_go(&nobody, &which) {
+        // With this count no address has more connections than the newcomer's.
+        let newcomer = Newcomer { own: usize::MAX, now: Instant::now(), timeouts: &self.timeouts };
+        while let Some(overdue) = state.next_to_evict(&newcomer, &which) {
             state.free(overdue);
         }
         drop(state);
         self.freed.notify_waiters();
     }
 
-    /// Connections now.
+    /// Places taken now.
     pub(super) fn taken(&self) -> usize {
-        self.state().seats.len()
+        self.state().connections.len()
     }
 
-    /// Resolves when a place comes free, or in a moment.
+    /// Resolves when a place comes free, or after a moment.
     pub(super) async fn change(&self) {
         let _ = tokio::time::timeout(LOOK_AGAIN, self.freed.notified()).await;
     }
@@ -197,71 +198,80 @@ impl Places {
 }
 
 impl State {
-    fn of(&self, address: IpAddr) -> usize {
-        self.of_address.get(&address).copied().unwrap_or(0)
+    fn count(&self, address: IpAddr) -> usize {
+        self.per_address.get(&address).copied().unwrap_or(0)
     }
 
-    fn seat(&mut self, seat: Seat) -> u64 {
+    fn add(&mut self, connection: Connection) -> u64 {
         self.next += 1;
-        if let Some(address) = seat.address {
-            *self.of_address.entry(address).or_default() += 1;
+        if let Some(address) = connection.address {
+            *self.per_address.entry(address).or_default() += 1;
         }
-        self.for_probes += usize::from(seat.for_probes);
-        self.seats.insert(self.next, seat);
+        self.for_probes += usize::from(connection.for_probes);
+        self.connections.insert(self.next, connection);
         self.next
     }
 
-    /// Of the clients among `which` that may go for a newcomer, one of the address with the most connections
-    /// that has been waited for the longest.
-    fn next_to_go(&self, newcomer: &Newcomer<'_>, which: impl Fn(&Seat) -> bool) -> Option<u64> {
-        let seats = self.seats.iter().filter(|(_, seat)| which(seat));
-        let can_go = seats.filter_map(|(number, seat)| {
-            let neighbours = seat.address.map_or(0, |address| self.of(address));
+    /// The connection among `which` to evict first for a newcomer: of the address with the most connections,
+    /// the one that has been waited for the longest.
+    fn next_to_evict(
+        &self,
+        newcomer: &Newcomer<'_>,
+        which: impl Fn(&Connection) -> bool,
+    ) -> Option<u64> {
+        let connections = self.connections.iter().filter(|(_, connection)| which(connection));
+        let candidates = connections.filter_map(|(number, connection)| {
+            let neighbours = connection.address.map_or(0, |address| self.count(address));
             let has_many = neighbours > newcomer.own.saturating_add(1);
-            let waited = seat.exchange.waited(newcomer.now);
-            let goes = waited.is_overdue(has_many, newcomer.timeouts);
-            goes.then_some(((neighbours, waited.is_idle, waited.time), *number))
+            let waited = connection.exchange.waited(newcomer.now);
+            let is_evictable = waited.is_overdue(has_many, newcomer.timeouts);
+            is_evictable.then_some(((neighbours, waited.is_idle, waited.time), *number))
         });
-        can_go.max().map(|(_, number)| number)
+        candidates.max().map(|(_, number)| number)
     }
 
-    /// The last to come of the address with the most connections, if those are more than its share and the
-    /// newcomer is somebody else: one that waits for its turn, rather than one whose answer is on its way.
-    fn beyond_its_share(&self, newcomer: Option<IpAddr>, share: usize) -> Option<u64> {
-        let (address, _) = self.of_address.iter().find(|(_, count)| **count > share)?;
+    /// If another address than the newcomer's has more than its share, its newest connection, preferably one
+    /// whose answer has not begun.
+    fn over_its_share(&self, newcomer: Option<IpAddr>, share: usize) -> Option<u64> {
+        let (address, _) = self.per_address.iter().find(|(_, count)| **count > share)?;
         if newcomer == Some(*address) {
             return None;
         }
-        let is_its = |seat: &Seat| !seat.for_probes && seat.address == Some(*address);
-        let seats = self.seats.iter().filter(|(_, seat)| is_its(seat));
-        let rank = |seat: &Seat, number: u64| (seat.exchange.can_be_refused(), number);
-        seats.max_by_key(|(number, seat)| rank(seat, **number)).map(|(number, _)| *number)
+        let is_its = |connection: &Connection| {
+            !connection.for_probes && connection.address == Some(*address)
+        };
+        let connections = self.connections.iter().filter(|(_, connection)| is_its(connection));
+        let rank =
+            |connection: &Connection, number: u64| (connection.exchange.can_be_refused(), number);
+        connections
+            .max_by_key(|(number, connection)| rank(connection, **number))
+            .map(|(number, _)| *number)
     }
 
-    /// Frees a place; whoever has it is told to leave.
+    /// Frees a place and tells its connection to end.
     fn free(&mut self, number: u64) {
-        let Some(seat) = self.seats.remove(&number) else { return };
-        if let Some(address) = seat.address
-            && let Some(count) = self.of_address.get_mut(&address)
+        let Some(connection) = self.connections.remove(&number) else { return };
+        if let Some(address) = connection.address
+            && let Some(count) = self.per_address.get_mut(&address)
         {
             *count -= 1;
             if *count == 0 {
-                self.of_address.remove(&address);
+                self.per_address.remove(&address);
             }
         }
-        self.for_probes -= usize::from(seat.for_probes);
-        seat.leave.notify_one();
+        self.for_probes -= usize::from(connection.for_probes);
+        connection.evicted.notify_one();
     }
 }
 
 impl Place {
-    /// Resolves when the place was given to another.
+    /// Resolves when the place was given to another connection.
     pub(super) async fn lost(&self) {
-        self.leave.notified().await;
+        self.evicted.notified().await;
     }
 
-    /// Has the request at work refused, and the connection end with its answer; whether there is one that can
-    /// be.
+    /// Refuses the request at work, and ends the connection after that answer. Returns whether there is a
+    /// request that can still be refused.
     pub(super) fn refuse(&self) -> bool {
         let can_be = self.exchange.can_be_refused();
         if can_be {
@@ -271,12 +281,12 @@ impl Place {
         can_be
     }
 
-    /// Resolves when the request at work is to be refused.
+    /// Resolves when the request at work must be refused.
     pub(super) async fn refused(&self) {
         self.refuse.notified().await;
     }
 
-    /// Whether the connection ends with its next answer.
+    /// Whether the connection ends after its next answer.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)
     }
@@ -309,44 +319,47 @@ mod tests {
         places.take(Some(address), Instant::now())
     }
 
-    /// Begins a request whose body is at an end: from now on the client waits for us.
+    /// Begins a request with an empty body: from now on the client waits for the server.
     fn work(place: &Place) -> impl Sized + use<> {
         place.exchange.incoming(http_body_util::Empty::<bytes::Bytes>::new())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_clients_give_up_their_places_and_those_at_work_do_not() {
+    async fn silent_clients_are_evicted_and_those_at_work_are_not() {
         let places = places(2, 2);
         let (silent, busy) = (from(&places, 1).unwrap(), from(&places, 2).unwrap());
         let _request = work(&busy);
-        let told_at_once = from(&places, 3).unwrap();
-        assert!(told_at_once.for_probes, "a client has a second to say something");
-        drop(told_at_once);
+        let probe = from(&places, 3).unwrap();
+        assert!(probe.for_probes, "a client has a second to send something");
+        drop(probe);
         advance(TIMEOUTS().head_when_full).await;
         let third = from(&places, 3).unwrap();
         assert!(!third.for_probes);
         silent.lost().await;
         let _request = work(&third);
         advance(Duration::from_secs(60)).await;
-        assert!(from(&places, 4).unwrap().for_probes, "nobody is ended who is at work");
+        assert!(from(&places, 4).unwrap().for_probes, "requests at work are not evicted");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_has_its_share_and_gives_up_its_own_silent_ones() {
+    async fn an_address_over_its_limit_evicts_its_own_silent_connections() {
         let places = places(4, 2);
         let kept: Vec<_> = (0..2).map(|_| from(&places, 1).unwrap()).collect();
         assert_eq!(from(&places, 1).unwrap_err(), Refused::Address);
         assert!(from(&places, 2).is_ok());
         advance(TIMEOUTS().head_when_full).await;
-        assert!(from(&places, 1).is_ok(), "in place of its own");
-        assert_eq!(places.taken(), 1, "the new ones are gone, and one of the old");
+        assert!(from(&places, 1).is_ok(), "its own silent connection was evicted");
+        assert_eq!(places.taken(), 1, "the new ones are dropped, and one of the old is evicted");
         drop(kept);
         assert_eq!(places.taken(), 0);
-        assert!((0..9).all(|_| places.take(None, Instant::now()).is_ok()), "a proxy has no share");
+        assert!(
+            (0..9).all(|_| places.take(None, Instant::now()).is_ok()),
+            "a proxy has no limit per address"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_address_with_the_most_connections_goes_first() {
+    async fn the_address_with_the_most_connections_is_evicted_first() {
         let places = places(4, 4);
         let lone = from(&places, 1).unwrap();
         let many: Vec<_> = (0..3).map(|_| from(&places, 2).unwrap()).collect();
@@ -359,36 +372,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_only_address_has_all_places_and_gives_a_quarter_back_to_others() {
+    async fn one_address_may_take_all_places_and_loses_a_quarter_to_others() {
         let places = places(8, usize::MAX);
         let all: Vec<_> = (0..8).map(|_| from(&places, 1).unwrap()).collect();
         let _at_work: Vec<_> = all.iter().map(work).collect();
         assert!(!all.iter().any(|place| place.for_probes));
-        assert!(from(&places, 1).unwrap().for_probes, "its own do not go for it");
+        assert!(from(&places, 1).unwrap().for_probes, "its own requests are not evicted for it");
         let others: Vec<_> = (0..2).map(|_| from(&places, 2).unwrap()).collect();
         assert!(!others.iter().any(|place| place.for_probes));
         for refused in [7, 6] {
             assert!(futures_ready(Box::pin(all[refused].lost())).is_some());
-            assert!(all[refused].refuse(), "it is answered");
+            assert!(all[refused].refuse(), "its request is answered");
         }
         let _at_work = others.iter().map(work).collect::<Vec<_>>();
         assert!(from(&places, 2).unwrap().for_probes, "three quarters stay");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_clients_of_one_address_go_at_once_for_another() {
+    async fn silent_clients_of_a_crowded_address_are_evicted_at_once() {
         let places = places(4, usize::MAX);
         let mut many = vec![from(&places, 1).unwrap()];
         advance(Duration::from_millis(1)).await;
         many.extend((0..3).map(|_| from(&places, 1).unwrap()));
         advance(TIMEOUTS().head_of_many_when_full).await;
-        assert!(from(&places, 1).unwrap().for_probes, "not for its own");
+        assert!(from(&places, 1).unwrap().for_probes, "its own are not evicted for it");
         assert!(!from(&places, 2).unwrap().for_probes);
-        assert!(futures_ready(Box::pin(many[0].lost())).is_some(), "the one that waited longest");
+        assert!(
+            futures_ready(Box::pin(many[0].lost())).is_some(),
+            "the one waited for the longest"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn places_for_probes_are_few_and_change_hands() {
+    async fn places_for_probes_are_limited_and_reused() {
         let places = places(0, 100);
         let probes: Vec<_> = (0..FOR_PROBES).map(|_| from(&places, 1).unwrap()).collect();
         assert!(probes.iter().all(|place| place.for_probes));

@@ -1,15 +1,15 @@
-//! What hyper says by itself about a head it cannot read, a bare status, said as problem details.
+//! Replaces hyper's own answer to an unreadable head, a bare status, by problem details.
 //!
-//! hyper offers no hook for it, so its bytes are recognised on their way out: every answer of ours
-//! carries a request id, its own never does.
+//! hyper has no hook for this, so its answers are recognised as they are written: the runner's carry a
+//! request id, hyper's never do. Writing them is left to `socket`.
 
 use crate::problem::{HeadError, Problem};
 use crate::request_id;
 use crate::upload::UploadError;
 use std::fmt::Write as _;
 
-/// The answer to send in place of `bytes`, where those are hyper's own. `beyond` is the largest body
-/// there may be, where the head announces one that cannot be counted.
+/// The answer to send instead of `bytes`, if those are hyper's own. `beyond` is the limit of bodies, if the
+/// head announces a length that does not fit 64 bits.
 pub(super) fn in_place_of(bytes: &[u8], beyond: Option<u64>) -> Option<Vec<u8>> {
     let head = std::str::from_utf8(bytes).ok()?;
     let status = head.strip_prefix("HTTP/1.")?.get(2..5)?;
@@ -27,14 +27,14 @@ pub(super) fn in_place_of(bytes: &[u8], beyond: Option<u64>) -> Option<Vec<u8>> 
     Some(answer(&problem))
 }
 
-/// A whole answer as it goes over the wire.
+/// A whole answer, as sent.
 pub(super) fn answer(problem: &Problem) -> Vec<u8> {
     let id = request_id::new();
     let (head, _) = problem.response(&id).into_parts();
     let body = problem.body(&id).to_string();
     let mut text = format!("HTTP/1.1 {}\r\n", head.status);
     for (name, value) in &head.headers {
-        // Writing to a string does not fail, and every value here is ours and plain.
+        // Writing to a string does not fail, and every value here is ASCII text of the runner's own.
         let _ = write!(text, "{name}: {}\r\n", value.to_str().unwrap_or_default());
     }
     let _ = write!(

@@ -1,4 +1,5 @@
-//! What the system asks of the process: to stop, or to look at its files again.
+//! Signals: SIGINT and SIGTERM stop the process, SIGHUP makes it check its files. Reactions are left to the
+//! caller.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -17,12 +18,12 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// SIGHUP, which by default would end the process: tokens and certificates are to be read again.
+/// SIGHUP: tokens and certificates are read again. Its default action would end the process.
 #[derive(Debug)]
 pub struct HangUps(Signal);
 
 impl HangUps {
-    /// From now on the process is not ended by it.
+    /// Replaces the default action.
     ///
     /// # Errors
     /// When the signal handler cannot be set up.
@@ -30,7 +31,7 @@ impl HangUps {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// Resolves at the next one.
+    /// Resolves at the next signal.
     pub(super) async fn next(&mut self) {
         let _ = self.0.recv().await;
     }

@@ -1,9 +1,8 @@
-//! A connection's socket, with what a service that refuses uploads owes its clients and hyper leaves
-//! out: a refusal that arrives although the client is still sending, problem details where hyper
-//! refuses a head with a bare status, and an answer for clients that close their own half early.
+//! A connection's socket, with three additions to hyper: a refusal reaches a client that is still sending,
+//! unreadable heads are answered with problem details, and clients that end their sending half early are
+//! answered.
 //!
-//! Bytes only; which requests are refused is decided by whoever answers them. Clients that do not read are
-//! `paced`'s, below TLS.
+//! Bytes only: the handler decides which requests are refused, and `paced` ends clients that do not read.
 
 use super::exchange::Exchange;
 use super::half_close::HalfClose;
@@ -20,17 +19,17 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Socket<S> {
     inner: S,
     exchange: Arc<Exchange>,
-    /// Largest request body, for the refusal of a length beyond all counting.
+    /// Largest request body in bytes, stated when a length that does not fit 64 bits is refused.
     max_body: u64,
     heads: HeadWatch,
-    /// What goes out in place of hyper's own words.
+    /// The answer that replaces hyper's own.
     refusal: Option<Refusal>,
     half_close: HalfClose,
     /// Whether some of the answer has been written.
     has_begun: bool,
-    /// Whether hyper holds some of an answer that the client has not taken.
+    /// Whether hyper still holds some of the answer.
     has_rest: bool,
-    /// What a client that was answered early may still send.
+    /// How much a client that was answered early may still send, and for how long.
     linger_limit: Portion,
     linger: Option<Linger>,
 }
@@ -79,14 +78,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
                 return Poll::Ready(Ok(()));
             }
             if !self.exchange.is_whole() {
-                // What was read before may not have reached whoever reads the body: that is asked first.
+                // The body's reader may not have seen the last bytes yet; it goes first.
                 ready!(self.half_close.poll_body(context));
                 if self.exchange.wants_body() {
                     return Poll::Ready(Ok(()));
                 }
                 continue;
             }
-            // Nothing goes between the parts of an answer; what has left shows in those.
+            // Once the answer has begun nothing else may be sent; a client that is gone shows in the answer's
+            // own writes.
             let may_send = !self.has_begun && !self.has_rest;
             let next = ready!(self.half_close.poll_next(may_send, context));
             self.send_ahead(next, context)?;
@@ -105,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize>> {
-        self.refuse_in_our_words(bytes);
+        self.replace_refusal(bytes);
         if self.refusal.is_some() {
             return self.poll_refusal(context).map_ok(|()| bytes.len());
         }
@@ -141,8 +141,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
-    /// Says that no more comes, and where the client may still be sending, lets it: closing at once
-    /// would reset the connection, and the client would lose the answer it has not read yet.
+    /// Ends the sending half and then, if the client may still be sending, discards what it sends for a
+    /// while: closing at once would reset the connection, and the client would lose the unread rest of its
+    /// answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
@@ -171,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Socket<S> {
-    /// Notes how far an answer has been written.
+    /// Notes whether all of the answer so far was written.
     fn wrote(&mut self, written: &Poll<Result<usize>>, offered: usize) {
         if written.is_ready() {
             self.half_close.begun();
@@ -180,7 +181,7 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         self.has_rest = !matches!(written, Poll::Ready(Ok(length)) if *length == offered);
     }
 
-    /// How much of an answer whose first bytes these are was sent ahead, and the rest of them.
+    /// How many of the answer's first bytes were sent ahead of it, and the rest of `bytes`.
     fn beyond_ahead<'a>(&self, bytes: &'a [u8]) -> Result<(usize, &'a [u8])> {
         let ahead = self.half_close.ahead();
         match bytes.strip_prefix(ahead) {
@@ -189,12 +190,12 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Where hyper answers a head it cannot read with a bare status, sets up what is sent instead.
-    fn refuse_in_our_words(&mut self, bytes: &[u8]) {
+    /// If these bytes are hyper's own answer to an unreadable head, replaces them.
+    fn replace_refusal(&mut self, bytes: &[u8]) {
         if self.refusal.is_some() || self.exchange.at_work() {
             return;
         }
-        let beyond = self.heads.length_beyond_counting.then_some(self.max_body);
+        let beyond = self.heads.is_length_beyond_u64.then_some(self.max_body);
         if let Some(bytes) = refusal::in_place_of(bytes, beyond) {
             self.exchange.leave_unread();
             self.refusal = Some(Refusal { bytes, written: 0 });
@@ -216,7 +217,7 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends a byte of an answer ahead of it. A client that cannot take a byte at once is asked again later.
+    /// Sends a byte of an answer ahead of it. If the client cannot take it now, it is tried again later.
     fn send_ahead(&mut self, byte: &[u8], context: &mut Context<'_>) -> Result<()> {
         match Pin::new(&mut self.inner).poll_write(context, byte) {
             Poll::Ready(Ok(0)) => return Err(ErrorKind::WriteZero.into()),
@@ -231,19 +232,19 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// Looks for a `Content-Length` that hyper cannot count: it would answer as if the head were too long.
+/// Finds a `Content-Length` that does not fit 64 bits, which hyper would report as a head that is too long.
 #[derive(Debug, Default)]
 struct HeadWatch {
-    /// How much of [`FIELD`] the last bytes are.
+    /// How many bytes of [`FIELD`] the last bytes match.
     matched: usize,
-    /// The digits so far; `None` beyond 64 bits.
+    /// The value of the digits so far; `None` if it does not fit 64 bits.
     value: Option<u64>,
-    length_beyond_counting: bool,
+    is_length_beyond_u64: bool,
 }
 
 const FIELD: &[u8] = b"\ncontent-length:";
 
-/// hyper keeps the two largest lengths for bodies whose end is not known beforehand.
+/// hyper reserves the two larger values for bodies of unknown length.
 const LARGEST_LENGTH: u64 = u64::MAX - 2;
 
 impl HeadWatch {
@@ -258,7 +259,7 @@ impl HeadWatch {
                 None if byte.is_ascii_digit() => {
                     let digit = u64::from(byte - b'0');
                     self.value = self.value.and_then(|v| v.checked_mul(10)?.checked_add(digit));
-                    self.length_beyond_counting |= self.value.is_none_or(|v| v > LARGEST_LENGTH);
+                    self.is_length_beyond_u64 |= self.value.is_none_or(|v| v > LARGEST_LENGTH);
                 }
                 _ => self.matched = usize::from(byte == b'\n'),
             }
@@ -271,7 +272,7 @@ mod tests {
     use super::HeadWatch;
 
     #[test]
-    fn a_length_beyond_counting_is_seen_in_any_pieces() {
+    fn a_length_beyond_64_bits_is_found_however_it_is_split() {
         let cases = [
             ("GET / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n", true),
             ("GET / HTTP/1.1\r\ncontent-LENGTH:18446744073709551614\r\n", true),
@@ -284,7 +285,7 @@ mod tests {
             for size in [1, 7, head.len()] {
                 let mut watch = HeadWatch::default();
                 head.as_bytes().chunks(size).for_each(|piece| watch.see(piece));
-                assert_eq!(watch.length_beyond_counting, expected, "{head:?} by {size}");
+                assert_eq!(watch.is_length_beyond_u64, expected, "{head:?} by {size}");
             }
         }
     }

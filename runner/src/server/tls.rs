@@ -1,5 +1,5 @@
-//! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/1.1, certificates replaced while it runs. No client
-//! certificates.
+//! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/1.1 only. Certificates are replaced while it runs.
+//! Client certificates are left out.
 
 use crate::access::Watched;
 use anyhow::{Context, bail};
@@ -14,10 +14,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::server::TlsStream;
 
-/// Bytes that a session may hold for a client that does not read: one record of TLS.
+/// Bytes that a session may buffer for a client that does not read: one TLS record.
 const BUFFER: usize = 16 << 10;
 
-/// A certificate chain with its key, as PEM files.
+/// A certificate chain and its private key, from PEM files.
 #[derive(Debug)]
 pub struct Tls {
     certificates: Watched,
@@ -29,7 +29,7 @@ impl Tls {
     /// Reads a certificate chain, the server's own first, and its private key.
     ///
     /// # Errors
-    /// With the file that cannot be used, and why.
+    /// When a file cannot be used, with its name and the reason.
     pub fn read(certificates: &Path, key: &Path) -> anyhow::Result<Self> {
         let (certificates, key) = (Watched::new(certificates), Watched::new(key));
         let pair = Pair::read(&certificates, &key)?;
@@ -38,8 +38,8 @@ impl Tls {
         Ok(Self { certificates, key, current })
     }
 
-    /// Reads the files again where they have changed. Files that cannot be used, such as a certificate
-    /// whose key is not there yet, change nothing.
+    /// Reads the files again if they have changed. Unusable files, such as a certificate whose key is not
+    /// there yet, change nothing.
     pub(super) fn refresh(&self) {
         let (certificates, key) = (&self.certificates, &self.key);
         let Ok(pair) = Pair::read(certificates, key) else { return };
@@ -55,10 +55,10 @@ impl Tls {
         }
     }
 
-    /// Greets a client.
+    /// Performs the handshake.
     ///
     /// # Errors
-    /// For whatever the client does wrong, and where it leaves.
+    /// When the client breaks the protocol or disconnects.
     pub(super) async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -69,7 +69,7 @@ impl Tls {
     }
 }
 
-/// What both files hold.
+/// The content of both files.
 struct Pair {
     certificates: Vec<u8>,
     key: Vec<u8>,
@@ -84,7 +84,7 @@ impl Pair {
     }
 
     fn is_new(&self, certificates: &Watched, key: &Watched) -> bool {
-        // Both are asked, so that neither is seen as new once more.
+        // `|` rather than `||`: both are checked, so that neither counts as new a second time.
         certificates.is_new(&self.certificates) | key.is_new(&self.key)
     }
 
@@ -103,7 +103,9 @@ impl Pair {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, private)
-            .with_context(|| format!("{shown} and {key} do not go together"))?;
+            .with_context(|| {
+                format!("the certificate in {shown} and the key in {key} do not match")
+            })?;
         configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Clients keep their sessions themselves, in encrypted tickets (RFC 5077): what the server kept for them
         // would lie scattered over pages that the allocator could then not give back.

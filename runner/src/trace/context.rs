@@ -1,12 +1,13 @@
-//! W3C Trace Context: which trace a request belongs to, and whose part it is.
+//! W3C Trace Context: the trace of a request, and its parent span. Reads and writes `traceparent`;
+//! `tracestate` is passed on unread.
 
 use http::{HeaderMap, HeaderName};
 use std::fmt;
 
-/// In from the client, out to the component.
+/// Read from the client, and set for the component.
 pub(super) const HEADER: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a `traceparent` says.
+/// The content of a `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Context {
     pub(super) trace: u128,
@@ -15,18 +16,18 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// A trace of its own.
+    /// A new trace.
     pub(super) fn new() -> Self {
         let trace = u128::from(new_span_id()) << 64 | u128::from(new_span_id());
         Self { trace, span: new_span_id(), is_sampled: true }
     }
 
-    /// A part of the same trace.
+    /// A new span of the same trace.
     pub(super) fn child(self) -> Self {
         Self { span: new_span_id(), ..self }
     }
 
-    /// What the client says; `None` where it says nothing or something malformed, which counts the same.
+    /// The client's context; `None` if it is missing or malformed.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let mut given = headers.get_all(HEADER).iter();
         let (value, others) = (given.next()?.to_str().ok()?, given.next());
@@ -38,7 +39,7 @@ impl Context {
         let trace = hexadecimal(fields.next()?, 32)?;
         let span = u64::try_from(hexadecimal(fields.next()?, 16)?).ok()?;
         let flags = hexadecimal(fields.next()?, 2)?;
-        // Later versions may say more; 255 is none, and the first one says no more than this.
+        // Later versions may have more fields, version 0 may not; 255 is not a version.
         let known = version != 255 && (version != 0 || fields.next().is_none());
         let valid = known && trace != 0 && span != 0;
         valid.then_some(Self { trace, span, is_sampled: flags & 1 == 1 })
@@ -52,14 +53,14 @@ impl fmt::Display for Context {
     }
 }
 
-/// So many small hexadecimal digits, and nothing else.
+/// Parses exactly `digits` lower-case hexadecimal digits.
 fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
     let small = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let is_valid = text.len() == digits && text.bytes().all(small);
     is_valid.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
-/// 64 random bits that are not all zero, from the standard library's own seed for hash maps.
+/// 64 random bits that are not all zero, from the standard library's random hash seed.
 pub(super) fn new_span_id() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     // Each `RandomState` has a key of its own.
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_is_read_and_written_as_the_standard_has_it() {
+    fn a_traceparent_is_read_and_written_by_the_standard() {
         let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let context = read(given).unwrap();
         assert_eq!(context.to_string(), given);
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_as_if_it_were_not_there() {
+    fn a_malformed_traceparent_is_ignored() {
         for wrong in [
             "",
             "00",

@@ -1,5 +1,5 @@
-//! Sending traces: a thread that collects them for a while and posts them. What a collector does not take
-//! is dropped and counted in the log: a service does not wait for whoever watches it.
+//! Sends traces: a thread collects them for a while and posts them. Traces that the collector does not take
+//! are dropped, so the service never waits for it. The form of a trace is left to `otlp`.
 
 use super::{Trace, TraceSettings, otlp};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Traces that may wait to be sent; some 2 KiB each.
+/// Traces that may wait to be sent, some 2 KiB each.
 const WAITING: usize = 1024;
-/// Most in one post.
+/// Most traces in one post.
 const BATCH: usize = 128;
 
-/// The thread's other end.
+/// A handle of the sending thread.
 #[derive(Debug)]
 pub(super) struct Exporter {
     thread: Mutex<Option<(SyncSender<Trace>, JoinHandle<()>)>>,
@@ -27,7 +27,7 @@ impl Exporter {
         Ok(Self { thread: Mutex::new(Some((send, thread))) })
     }
 
-    /// Hands a trace over; where too many wait already, it is dropped.
+    /// Queues a trace, or drops it if too many wait already.
     pub(super) fn send(&self, trace: Trace) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((sender, _)) = &*thread else { return };
@@ -36,11 +36,11 @@ impl Exporter {
         }
     }
 
-    /// Lets the thread send what it has, and waits for it, but no longer than `timeout`.
+    /// Waits until the thread has sent what is queued, but no longer than `timeout`.
     pub(super) fn finish(&self, timeout: Duration) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((sender, thread)) = thread else { return };
-        // Without a sender the thread sends what is left, and ends.
+        // Once the sender is dropped, the thread sends what is left, and ends.
         drop(sender);
         let deadline = Instant::now() + timeout;
         while !thread.is_finished() && Instant::now() < deadline {
@@ -62,15 +62,15 @@ fn run(settings: &TraceSettings, traces: &Receiver<Trace>) {
         let (batch, is_last) = collect(traces, settings.delay);
         if !batch.is_empty() {
             let posted = post(&agent, settings, &batch);
-            // Said when it changes, not with every batch.
+            // Logged when it changes, not with every batch.
             match (&posted, is_failing) {
                 (Err(error), false) => {
                     let (url, lost) = (&settings.url, batch.len());
                     tracing::warn!(
-                        "{lost} traces could not be sent to {url}, and are lost: {error}"
+                        "{lost} traces could not be sent to {url} and are lost: {error}"
                     );
                 }
-                (Ok(()), true) => tracing::info!("traces are taken again by {}", settings.url),
+                (Ok(()), true) => tracing::info!("traces are sent again to {}", settings.url),
                 _ => {}
             }
             is_failing = posted.is_err();
@@ -81,7 +81,7 @@ fn run(settings: &TraceSettings, traces: &Receiver<Trace>) {
     }
 }
 
-/// What comes until the delay is over or the batch is full, and whether more can come.
+/// The traces that arrive until the delay has passed or the batch is full, and whether they are the last.
 fn collect(traces: &Receiver<Trace>, delay: Duration) -> (Vec<Trace>, bool) {
     let mut batch = Vec::new();
     let deadline = Instant::now() + delay;

@@ -1,9 +1,9 @@
-//! Where a request's time goes, for whoever collects traces: W3C `traceparent` in and out, one span for
-//! the request and one for each stage, sent by OTLP over HTTP where the environment names a collector.
+//! Traces of requests: W3C `traceparent` in and out, one span for the request and one for each stage, sent by
+//! OTLP over HTTP if the environment names a collector. Metrics are left to `metrics`.
 //!
-//! Off, which is the default, nothing is measured or kept, and a client's `traceparent` reaches the
-//! component as it came. Stages inside the component are what it says itself in `Server-Timing`: the
-//! last one ended when the head of its answer came, and each began where the one before it ended.
+//! By default tracing is off: nothing is recorded, and a client's `traceparent` reaches the component
+//! unchanged. Stages inside the component come from its `Server-Timing` header: the last one ended when the
+//! head of the answer came, and each began when the one before it ended.
 
 mod context;
 mod export;
@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Takes what requests leave behind; cheap to clone.
+/// Records and sends the traces of requests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
     exporter: Arc<Exporter>,
@@ -32,13 +32,13 @@ pub struct Tracer {
 struct Span {
     name: String,
     id: u64,
-    /// Whose part it is; 0 is nobody's.
+    /// The id of the parent span; 0 if there is none.
     parent: u64,
     start: SystemTime,
     end: SystemTime,
 }
 
-/// A request and its stages, done.
+/// A finished request and its stages.
 #[derive(Debug)]
 struct Trace {
     id: u128,
@@ -49,16 +49,16 @@ struct Trace {
     path: String,
     route: Option<String>,
     request_id: Option<String>,
-    /// `None`: the client left before there was an answer.
+    /// `None` if the client disconnected before there was an answer.
     status: Option<u16>,
 }
 
 tokio::task_local! {
-    /// The request this task is answering.
+    /// The request that this task answers.
     static CURRENT: Recording;
 }
 
-/// A request under way. Dropped, it is sent.
+/// A request being recorded. It is sent when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Recording(Arc<Inner>);
 
@@ -67,7 +67,8 @@ struct Inner {
     tracer: Tracer,
     context: Context,
     parent: u64,
-    /// The same moment on both clocks: spans are told by the wall's, measured by the other.
+    /// The same moment on both clocks: spans are reported by the wall clock, and measured by the monotonic
+    /// one.
     start: (SystemTime, Instant),
     method: String,
     path: String,
@@ -83,7 +84,7 @@ struct State {
     head_at: Option<Instant>,
 }
 
-/// Longest path kept with a span, in characters: it is the client's.
+/// Longest path kept in a span, in characters, because clients choose it.
 const LONGEST_PATH: usize = 128;
 
 impl Tracer {
@@ -97,8 +98,7 @@ impl Tracer {
         Ok(Self { exporter, settings })
     }
 
-    /// Begins to record a request to `route`, if it is among those to be recorded, and has the component
-    /// told whose part its work is.
+    /// Begins to record a request to `route`, if it is sampled, and sets `traceparent` for the component.
     pub(crate) fn begin(&self, head: &mut Parts, route: Option<String>) -> Option<Recording> {
         let given = Context::read(&head.headers);
         let (context, parent) = match given {
@@ -125,24 +125,24 @@ impl Tracer {
         })
     }
 
-    /// Sends what is left, as far as that takes no longer than `timeout`.
+    /// Sends the remaining traces, but no longer than for `timeout`.
     pub fn finish(&self, timeout: Duration) {
         self.exporter.finish(timeout);
     }
 }
 
 impl Recording {
-    /// The trace it belongs to, 32 hexadecimal digits, for the log.
+    /// The trace id, 32 hexadecimal digits, for the log.
     pub(crate) fn trace_id(&self) -> String {
         format!("{:032x}", self.0.context.trace)
     }
 
-    /// Notes the head of the answer, with the stages it tells of.
+    /// Records the head of the answer, and the stages in its `Server-Timing`.
     pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         let now = Instant::now();
-        let told = headers.get("server-timing").and_then(|value| value.to_str().ok());
+        let reported = headers.get("server-timing").and_then(|value| value.to_str().ok());
         let mut end = now;
-        for (name, took) in timing::stages(told.unwrap_or_default()).into_iter().rev() {
+        for (name, took) in timing::stages(reported.unwrap_or_default()).into_iter().rev() {
             let start = end.checked_sub(took).unwrap_or(end);
             self.0.stage(name, start, end);
             end = start;
@@ -155,13 +155,13 @@ impl Recording {
     }
 }
 
-/// Notes a stage of the request this task is answering; nothing where none is recorded.
+/// Records a stage of the request that this task answers, if it is traced.
 pub(crate) fn record(stage: &'static str, start: Instant) {
     let end = Instant::now();
     let _ = CURRENT.try_with(|recording| recording.0.stage(stage.to_owned(), start, end));
 }
 
-/// Runs `work`; stages that it [`record`]s are those of `recording`'s request.
+/// Runs `work`; stages that it [`record`]s belong to `recording`.
 pub(crate) async fn scope<F: Future>(recording: Option<&Recording>, work: F) -> F::Output {
     match recording {
         Some(recording) => CURRENT.scope(recording.clone(), work).await,
@@ -174,7 +174,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The wall clock's reading of a moment since the start; a moment before it counts as the start.
+    /// Wall-clock time of a moment; moments before the start count as the start.
     fn at(&self, moment: Instant) -> SystemTime {
         self.start.0 + moment.saturating_duration_since(self.start.1)
     }
@@ -188,7 +188,7 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// The last of a request: its answer was written, or its client has left.
+    /// The request has ended: its answer was written, or its client has disconnected.
     fn drop(&mut self) {
         let end = Instant::now();
         let head_at = self.state().head_at;

@@ -1,4 +1,5 @@
-//! Traces as OTLP's JSON has them: identities in hexadecimal, 64-bit numbers as text, kinds as numbers.
+//! Encodes traces in OTLP's JSON form: ids in hexadecimal, 64-bit numbers as strings, kinds as numbers.
+//! Posting them is left to `export`.
 
 use super::{Span, Trace, TraceSettings};
 use serde_json::{Value, json};
@@ -35,7 +36,7 @@ fn spans(trace: &Trace) -> impl Iterator<Item = Value> + '_ {
     attributes.extend(named.iter().filter_map(|(key, value)| Some(text(key, value.as_ref()?))));
     let mut root = span(trace, &trace.root, SERVER);
     root["attributes"] = attributes.into();
-    // Of a server's span, OpenTelemetry counts its own faults as errors, not its clients'.
+    // In a server's span, OpenTelemetry counts only the server's own faults as errors, not its clients'.
     if trace.status.is_none_or(|status| status >= 500) {
         root["status"] = json!({ "code": ERROR });
     }

@@ -1,31 +1,31 @@
-//! What OpenTelemetry's environment variables say, as far as they are about traces.
+//! Reads OpenTelemetry's environment variables for traces. Those for metrics and logs are ignored.
 
 use percent_encoding::percent_decode_str;
 use std::time::Duration;
 
-/// Where traces go, and which.
+/// Where traces are sent, and which requests are traced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraceSettings {
-    /// Where traces are posted.
+    /// The URL to which traces are posted.
     pub(super) url: String,
-    /// Header fields to send along, such as a collector's key.
+    /// Header fields of each post, such as a collector's key.
     pub(super) headers: Vec<(String, String)>,
-    /// What the collector knows this service as: `service.name` first.
+    /// Resource attributes, such as `service.name`.
     pub(super) resource: Vec<(String, String)>,
     pub(super) sampler: Sampler,
-    /// Longest a post may take.
+    /// Longest time of one post.
     pub(super) timeout: Duration,
     /// How long spans are collected before they are sent.
     pub(super) delay: Duration,
 }
 
-/// Variables that say what cannot be done.
+/// A variable with an unsupported value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TraceSettingsError {
-    /// Encrypted, or no address.
+    /// An encrypted endpoint, or one that is not a URL.
     #[error(
-        "{name}={value}: traces are sent over http:// here, to a collector on this machine or in this \
-         network that passes them on; set such as http://127.0.0.1:4318"
+        "{name}={value}: traces are sent over http:// only, to a collector on this machine or in this \
+         network that passes them on; set a URL such as http://127.0.0.1:4318"
     )]
     Endpoint {
         /// The variable.
@@ -33,41 +33,43 @@ pub enum TraceSettingsError {
         /// Its value.
         value: String,
     },
-    /// A protocol that is not spoken.
-    #[error("{name}={value}: OTLP is spoken as http/json here, which collectors take on port 4318")]
+    /// An unsupported protocol.
+    #[error(
+        "{name}={value}: only the protocol http/json is supported, which collectors accept on port 4318"
+    )]
     Protocol {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
     },
-    /// A value that is none.
+    /// A malformed value.
     #[error("{name}={value}: write {form}")]
     Value {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What it would have to be.
+        /// The form it must have.
         form: &'static str,
     },
 }
 
-/// Which requests are recorded.
+/// Chooses the requests that are traced.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sampler {
-    /// Whether a client that says so itself is heard.
+    /// Whether the client's own choice counts.
     by_parent: bool,
-    /// The share of all others, 0 to 1.
+    /// The share of all other requests, 0 to 1.
     share: f64,
 }
 
 impl Sampler {
-    /// Whether to record a request of this trace, whose client may have said so.
+    /// Whether to trace a request of this trace, given its client's choice, if any.
     pub(super) fn samples(self, parent: Option<bool>, trace: u128) -> bool {
         match parent.filter(|_| self.by_parent) {
-            Some(said) => said,
-            // The trace decides, so that all services of one trace decide alike.
+            Some(choice) => choice,
+            // Decided by the trace id, so that all services of a trace decide alike.
             None => ((trace & u128::from(u64::MAX)) as f64) < self.share * u64::MAX as f64,
         }
     }
@@ -76,11 +78,11 @@ impl Sampler {
 type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl TraceSettings {
-    /// Reads them with `variable` as the environment; `None` where no collector is named or the SDK is
-    /// disabled. `name` and `version` are the application's.
+    /// Reads them with `variable` as the environment; `None` if no collector is named or the SDK is disabled.
+    /// `name` and `version` are the application's.
     ///
     /// # Errors
-    /// [`TraceSettingsError`] for what is said and cannot be done.
+    /// [`TraceSettingsError`] for a value that is not supported.
     pub fn read(
         variable: impl Fn(&str) -> Option<String>,
         name: &str,
@@ -124,7 +126,7 @@ impl TraceSettings {
     }
 }
 
-/// Where traces are posted: what is named for them as it is, or below what is named for all signals.
+/// The URL for traces: their own endpoint as given, or a path below the endpoint of all signals.
 fn endpoint(set: Variable<'_>) -> Result<Option<String>, TraceSettingsError> {
     const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -164,11 +166,12 @@ fn sampler(set: Variable<'_>) -> Result<Sampler, TraceSettingsError> {
             })?
         }
         _ => {
-            let form = "always_on, always_off or traceidratio, alone or behind parentbased_";
+            let form =
+                "always_on, always_off or traceidratio, optionally with the prefix parentbased_";
             return Err(TraceSettingsError::Value { name: NAME, value, form });
         }
     };
-    // All of them, the one number included that no share is above.
+    // A ratio of 1 must sample `u64::MAX` too.
     Ok(Sampler { by_parent, share: if share >= 1.0 { f64::INFINITY } else { share } })
 }
 
@@ -183,7 +186,7 @@ fn milliseconds(
     parsed.map(Duration::from_millis).ok_or(TraceSettingsError::Value { name, value, form })
 }
 
-/// `key=value,key=value`, percent-encoded; what is none is left out.
+/// Parses `key=value,key=value`, percent-encoded; malformed pairs are left out.
 fn pairs(text: &str) -> Vec<(String, String)> {
     let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
     text.split(',')
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_resource_and_the_headers_are_what_is_said() {
+    fn resource_attributes_and_headers_are_read() {
         let found = read(&[
             ENDPOINT,
             ("OTEL_SERVICE_NAME", "clinic"),
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_said() {
+    fn unsupported_values_are_refused() {
         for wrong in [
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector:4318"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn samplers_hear_the_client_or_take_their_share() {
+    fn samplers_follow_the_client_or_take_their_share() {
         let sampler = |kind: &str, share: &str| {
             let set = [ENDPOINT, ("OTEL_TRACES_SAMPLER", kind), ("OTEL_TRACES_SAMPLER_ARG", share)];
             read(&set).unwrap().unwrap().sampler

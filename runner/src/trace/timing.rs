@@ -1,15 +1,16 @@
-//! `Server-Timing`: the stages an answer says it went through, in their order.
+//! Parses `Server-Timing`: the stages that an answer reports, in order. Placing them in time is left to
+//! `trace`.
 
 use std::time::Duration;
 
-/// Most stages taken over, and the longest name, in characters: an application may say anything.
+/// Most stages read, and the longest name, in characters, because the application may send any text.
 const MOST: usize = 16;
 const LONGEST_NAME: usize = 32;
 
-/// What one stage can have taken at most.
+/// Longest duration of a stage; longer ones are cut to it.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Names and durations; what has none, and `total`, which is no stage, are left out.
+/// Names and durations. Entries without a duration are left out, and so is `total`, which is not a stage.
 pub(super) fn stages(header: &str) -> Vec<(String, Duration)> {
     header.split(',').filter_map(stage).take(MOST).collect()
 }

@@ -1,7 +1,7 @@
-//! A request's body, read before the request gets a slot: however slowly a client sends, no instance
-//! waits for it.
+//! Reads a request's body before the request gets a permit, so that no instance waits for a slow client.
 //!
-//! What all uploads hold together is bounded (`room`); a body is freed piece by piece as the guest reads it.
+//! The memory of all uploads together is bounded (`room`); a body is freed piece by piece as the guest reads
+//! it. The timeouts are those of `timeouts`.
 
 mod room;
 
@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
-use room::{LetGo, Room, Share};
+use room::{Eviction, Room, Share};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -20,18 +20,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Room is taken and given back in steps of so many bytes.
+/// Room is taken in steps of so many bytes.
 const STEP: u64 = 64 << 10;
 
-/// The first bytes of a body, taken without room: whoever sends a byte now and then holds none. They are
-/// counted with the connection.
+/// The first bytes of a body, which take no room, so that a client that sends a byte now and then holds none.
+/// They are part of the connection's memory.
 const FREE: u64 = 16 << 10;
 
-/// Bodies are kept in blocks of so many bytes: kept as they come, chunks of one byte each would take forty
-/// times their size.
+/// Bodies are copied into blocks of so many bytes: kept as they arrive, chunks of one byte each would take
+/// forty times their size.
 const BLOCK: usize = 16 << 10;
 
-/// How fast a body has come since it took room.
+/// The pace of a body since it took room.
 struct Pace {
     since: Instant,
     from: u64,
@@ -52,22 +52,22 @@ impl Pace {
     }
 }
 
-/// The outcome of `work`, if it comes in time.
+/// The outcome of `work`, if it ends in time.
 async fn in_time<F: Future>(time: Duration, work: F) -> Result<F::Output, UploadError> {
     tokio::time::timeout(time, work).await.map_err(|_| UploadError::TooSlow(time))
 }
 
-/// What a client is told whose body was let go.
-fn given_up(why: LetGo, pace: Option<&Pace>) -> UploadError {
+/// The error for a client whose body was evicted.
+fn eviction_error(why: Eviction, pace: Option<&Pace>) -> UploadError {
     match why {
-        LetGo::Slow => {
+        Eviction::Slow => {
             UploadError::TooSlow(pace.map_or(Duration::ZERO, |pace| pace.since.elapsed()))
         }
-        LetGo::NoRoom => UploadError::NoRoom,
+        Eviction::NoRoom => UploadError::NoRoom,
     }
 }
 
-/// The room that all uploads share.
+/// Reads the bodies of all requests.
 #[derive(Debug, Clone)]
 pub struct Uploads {
     room: Arc<Room>,
@@ -76,32 +76,32 @@ pub struct Uploads {
     timeouts: Timeouts,
 }
 
-/// Why a body was not taken.
+/// Why a body was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UploadError {
-    /// It is longer than one may be.
+    /// It is too long.
     #[error("the body is longer than {limit} bytes; send a smaller photo, or raise --max-body")]
     TooLarge {
-        /// The longest that is taken, in bytes.
+        /// The largest body allowed, in bytes.
         limit: u64,
-        /// What Content-Length announced, if it did.
+        /// The value of Content-Length, if there is one.
         announced: Option<u64>,
     },
     /// It came too slowly.
     #[error("the body had not arrived after {0:?}; send it again over a faster connection")]
     TooSlow(Duration),
-    /// Others' bodies took all the room there is.
+    /// Other bodies hold all the room.
     #[error(
-        "too many bodies are on their way at once; send it again after the seconds that Retry-After says"
+        "too many bodies are being sent at once; send it again after the seconds in Retry-After"
     )]
     NoRoom,
-    /// The client or the connection stopped in the middle.
+    /// It ended early: the client or the connection broke off.
     #[error("the body broke off; send it again")]
     BrokenOff,
 }
 
 impl Uploads {
-    /// Bodies of at most `largest` bytes, together at most `room` bytes, each within `body_timeout`.
+    /// Bodies of at most `largest` bytes each and `room` bytes together, each within `body_timeout`.
     #[must_use]
     pub fn new(room: u64, largest: u64, body_timeout: Duration) -> Self {
         let timeouts = Timeouts::default();
@@ -115,10 +115,10 @@ impl Uploads {
         self.largest
     }
 
-    /// Reads a whole body of a client at `address`; `None` is nobody's in particular.
+    /// Reads a whole body of a client at `address`; `None` for a request without an address.
     ///
     /// # Errors
-    /// [`UploadError`]; at once where Content-Length announces too much.
+    /// [`UploadError`]; at once if Content-Length announces too much.
     pub async fn read<B>(
         &self,
         headers: &HeaderMap,
@@ -160,11 +160,11 @@ impl Uploads {
             let next = async {
                 tokio::select! {
                     frame = body.frame() => Ok(frame),
-                    why = upload.share.let_go(), if upload.share.held() > 0 => Err(why),
+                    why = upload.share.evicted(), if upload.share.held() > 0 => Err(why),
                 }
             };
             let next = in_time(self.timeouts.body_pause, next).await?;
-            let Some(frame) = next.map_err(|why| given_up(why, pace.as_ref()))? else {
+            let Some(frame) = next.map_err(|why| eviction_error(why, pace.as_ref()))? else {
                 return Ok(());
             };
             let Ok(piece) = frame.map_err(|_| UploadError::BrokenOff)?.into_data() else {
@@ -179,9 +179,9 @@ impl Uploads {
                 let to = upload.left.next_multiple_of(STEP).min(self.largest);
                 let start = Instant::now();
                 let grown = upload.share.grow(to).await;
-                grown.map_err(|why| given_up(why, pace.as_ref()))?;
+                grown.map_err(|why| eviction_error(why, pace.as_ref()))?;
                 let pace = pace.get_or_insert_with(|| Pace::from(upload.left));
-                // What it waited for room is not the client's doing.
+                // The time it waited for room does not count against the client.
                 pace.since += start.elapsed();
             }
             if let Some(pace) = &pace {
@@ -193,12 +193,12 @@ impl Uploads {
     }
 }
 
-/// A body that has arrived, as the guest will read it.
+/// A complete body, to be read by the guest.
 #[derive(Debug)]
 pub struct Upload {
     blocks: VecDeque<BytesMut>,
     left: u64,
-    /// Given back when the body is gone.
+    /// Released when the body is dropped.
     share: Share,
     counted: TrackedBytes,
 }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bodies_are_bounded_one_by_one_and_together() {
+    async fn bodies_are_bounded_each_and_together() {
         let timeout = Duration::from_secs(1);
         let uploads = Uploads::new(80 << 10, 50 << 10, timeout);
         let (limit, large) = (50 << 10, 60_000);
@@ -275,14 +275,14 @@ mod tests {
         let second = uploads.read(&announcing(50_000), None, body(50_000)).await.unwrap_err();
         assert_eq!(second, UploadError::NoRoom, "there is no room for both");
         let small = uploads.read(&announcing(9000), None, body(9000)).await.unwrap();
-        assert_eq!(uploads.room.free(), (80 - 50) << 10, "a small one needs none");
+        assert_eq!(uploads.room.free(), (80 - 50) << 10, "a small body needs no room");
         drop(small);
         let bytes = first.collect().await.unwrap().to_bytes();
         assert_eq!(bytes, vec![7; 50_000]);
-        assert_eq!(uploads.room.free(), 80 << 10, "all room is given back");
+        assert_eq!(uploads.room.free(), 80 << 10, "all room is released");
     }
 
-    /// Who announces much and sends little holds no room, and is let go when it pauses.
+    /// A body that announces much and sends little holds no room, and fails if it pauses.
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_keeps_no_room_from_others() {
         let uploads = Uploads::new(50 << 10, 50 << 10, Duration::from_secs(60));
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(stalled.map(drop), Err(UploadError::TooSlow(Timeouts::default().body_pause)));
     }
 
-    /// A body in chunks of one byte takes what one in large chunks does.
+    /// A body in chunks of one byte takes as much memory as one in large chunks.
     #[tokio::test]
     async fn chunks_of_one_byte_are_kept_in_blocks() {
         struct Bits(usize);
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(upload.collect().await.unwrap().to_bytes(), vec![b'x'; 100_000]);
     }
 
-    /// A body of single bytes, one every so often.
+    /// A body of single bytes, one every `every`.
     struct Drips {
         every: Duration,
         next: std::pin::Pin<Box<tokio::time::Sleep>>,
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_ends_is_let_go() {
+    async fn a_body_that_never_ends_times_out() {
         struct Never;
         impl hyper::body::Body for Never {
             type Data = Bytes;
@@ -368,6 +368,6 @@ mod tests {
         let uploads = Uploads::new(8 * 1024, 5 * 1024, Duration::from_secs(1));
         let error = uploads.read(&announcing(100), None, Never).await.unwrap_err();
         assert_eq!(error, UploadError::TooSlow(Duration::from_secs(1)));
-        assert_eq!(uploads.room.free(), 8 << 10, "it held none");
+        assert_eq!(uploads.room.free(), 8 << 10, "it held no room");
     }
 }

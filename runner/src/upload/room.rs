@@ -1,9 +1,9 @@
-//! The room that all uploads share. It is taken as it is filled, so that whoever announces much and sends
-//! little holds little; those that come fast may count on what they announced, so that two half-read bodies
-//! do not wait for each other.
+//! The memory that all uploads share, called room. A body takes room as it fills it, so one that announces
+//! much and sends little holds little. A body that comes fast has the length it announced reserved, so that
+//! two half-read bodies do not wait for each other.
 //!
-//! When others wait, the slowest body of the address that holds the most is let go, and an address that holds
-//! nothing comes before one that does. Numbers only; bytes are `upload`'s.
+//! While others wait, a slow body is evicted, from the address that holds the most; of waiting bodies, those
+//! of addresses that hold nothing come first. Numbers only: the bytes are in `upload`.
 
 use crate::timeouts::{Timeouts, pace_for};
 use std::collections::{BTreeMap, HashMap};
@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// Over how long a body's pace is measured.
+/// The time over which a body's pace is measured.
 const WINDOW: Duration = Duration::from_secs(1);
-/// How soon those who wait look again: another body may have become slow meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a waiting body tries again: another may have become slow meanwhile.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -30,40 +30,40 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// In the order in which they began.
+    /// By number: in the order in which they began.
     bodies: BTreeMap<u64, Holder>,
 }
 
-/// One body that holds room or wants some.
+/// One body that holds room or waits for some.
 #[derive(Debug)]
 struct Holder {
     address: Option<IpAddr>,
     held: u64,
-    /// What it announced, or more if it has come to more.
-    promised: u64,
+    /// Bytes it announced, or more if more have arrived.
+    reserved: u64,
     waits: bool,
     is_complete: bool,
-    let_go: Option<LetGo>,
+    eviction: Option<Eviction>,
     window: Instant,
     moved: u64,
     is_slow: bool,
 }
 
-/// Why a body was let go.
+/// Why a body was evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LetGo {
-    /// It came too slowly for others to wait.
+pub(super) enum Eviction {
+    /// It came too slowly while others waited.
     Slow,
-    /// All waited for each other.
+    /// All bodies waited for each other.
     NoRoom,
 }
 
-/// A body's part of the room, given back when this is dropped.
+/// A body's part of the room, released when dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     room: Arc<Room>,
     number: u64,
-    /// As the room's own figure; only this one changes it.
+    /// The same as in the room's state; only this share changes it.
     held: u64,
 }
 
@@ -72,7 +72,7 @@ impl Room {
         Arc::new(Self { total, timeouts, state: Mutex::default(), changed: Notify::new() })
     }
 
-    /// A share without room yet, of a body that announces so many bytes.
+    /// An empty share for a body that announces `announced` bytes.
     pub(super) fn share(self: &Arc<Self>, address: Option<IpAddr>, announced: u64) -> Share {
         let mut state = self.state();
         state.next += 1;
@@ -80,10 +80,10 @@ impl Room {
         let body = Holder {
             address,
             held: 0,
-            promised: announced,
+            reserved: announced,
             waits: false,
             is_complete: false,
-            let_go: None,
+            eviction: None,
             window: Instant::now(),
             moved: 0,
             is_slow: false,
@@ -92,7 +92,7 @@ impl Room {
         Share { room: Arc::clone(self), number, held: 0 }
     }
 
-    /// Bytes that nobody holds.
+    /// Free bytes.
     #[cfg(test)]
     pub(super) fn free(&self) -> u64 {
         self.total - self.state().held()
@@ -104,33 +104,33 @@ impl Room {
 }
 
 impl Share {
-    /// Notes that the body has come so far, and takes room for it.
+    /// Waits until the body may hold `to` bytes, and takes them.
     ///
     /// # Errors
-    /// [`LetGo`], where others come first.
-    pub(super) async fn grow(&mut self, to: u64) -> Result<(), LetGo> {
+    /// [`Eviction`], if the body was evicted.
+    pub(super) async fn grow(&mut self, to: u64) -> Result<(), Eviction> {
         let room = Arc::clone(&self.room);
         loop {
             let changed = room.changed.notified();
             if self.try_grow(to)? {
                 return Ok(());
             }
-            let _ = timeout(LOOK_AGAIN, changed).await;
+            let _ = timeout(RETRY_EVERY, changed).await;
         }
     }
 
-    /// Notes that so many bytes came.
+    /// Notes that `bytes` arrived.
     pub(super) fn moved(&self, bytes: u64) {
         if let Some(body) = self.room.state().bodies.get_mut(&self.number) {
             body.moved += bytes;
         }
     }
 
-    /// Resolves when this has to make room for others.
-    pub(super) async fn let_go(&self) -> LetGo {
+    /// Resolves when the body is evicted.
+    pub(super) async fn evicted(&self) -> Eviction {
         loop {
             let changed = self.room.changed.notified();
-            let body = self.room.state().bodies.get(&self.number).and_then(|body| body.let_go);
+            let body = self.room.state().bodies.get(&self.number).and_then(|body| body.eviction);
             if let Some(why) = body {
                 return why;
             }
@@ -138,45 +138,45 @@ impl Share {
         }
     }
 
-    /// Whether this waits for others to give room back.
+    /// Whether the body waits for room.
     pub(super) fn waits(&self) -> bool {
         self.room.state().bodies.get(&self.number).is_some_and(|body| body.waits)
     }
 
-    /// The body has come whole: it is not waited for any more.
+    /// Notes that the body is complete: its pace no longer matters.
     pub(super) fn complete(&self) {
         if let Some(body) = self.room.state().bodies.get_mut(&self.number) {
             body.is_complete = true;
-            body.promised = body.held;
+            body.reserved = body.held;
         }
         self.room.changed.notify_waiters();
     }
 
-    /// Gives room back beyond so many bytes.
+    /// Releases what it holds beyond `to` bytes.
     pub(super) fn shrink(&mut self, to: u64) {
         self.held = self.held.min(to);
         if let Some(body) = self.room.state().bodies.get_mut(&self.number) {
             body.held = self.held;
-            body.promised = self.held;
+            body.reserved = self.held;
         }
         self.room.changed.notify_waiters();
     }
 
-    /// What it holds, in bytes.
+    /// Bytes it holds.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
 
-    fn try_grow(&mut self, to: u64) -> Result<bool, LetGo> {
+    fn try_grow(&mut self, to: u64) -> Result<bool, Eviction> {
         let (now, room) = (Instant::now(), Arc::clone(&self.room));
         let mut state = room.state();
         state.measure(now, &room.timeouts);
         loop {
             let Some(body) = state.bodies.get_mut(&self.number) else { return Ok(true) };
-            if let Some(let_go) = body.let_go {
-                return Err(let_go);
+            if let Some(eviction) = body.eviction {
+                return Err(eviction);
             }
-            body.promised = body.promised.max(to);
+            body.reserved = body.reserved.max(to);
             if state.fits(self.number, to, room.total) {
                 let Some(body) = state.bodies.get_mut(&self.number) else { return Ok(true) };
                 body.held = to;
@@ -189,7 +189,7 @@ impl Share {
             if let Some(body) = state.bodies.get_mut(&self.number) {
                 body.waits = true;
             }
-            if !state.let_one_go() {
+            if !state.evict_one() {
                 return Ok(false);
             }
             room.changed.notify_waiters();
@@ -210,7 +210,7 @@ impl State {
         self.bodies.values().map(|body| body.held).sum()
     }
 
-    /// Bytes that the bodies of each address hold, of addresses that hold any.
+    /// Bytes that each address's bodies hold, without addresses that hold none.
     fn held_by_address(&self) -> HashMap<Option<IpAddr>, u64> {
         let mut held = HashMap::new();
         for body in self.bodies.values().filter(|body| body.held > 0) {
@@ -219,66 +219,66 @@ impl State {
         held
     }
 
-    /// Says of each body whether it is slow, where that can be said anew.
+    /// Updates whether each body is slow, once its window has passed.
     fn measure(&mut self, now: Instant, timeouts: &Timeouts) {
         for body in self.bodies.values_mut().filter(|body| !body.waits && !body.is_complete) {
             let elapsed = now.duration_since(body.window);
             if elapsed >= WINDOW {
                 let owed =
-                    u128::from(pace_for(body.promised, timeouts)) * elapsed.as_millis() / 1000;
+                    u128::from(pace_for(body.reserved, timeouts)) * elapsed.as_millis() / 1000;
                 body.is_slow = u128::from(body.moved) < owed;
                 (body.window, body.moved) = (now, 0);
             }
         }
     }
 
-    /// Whether a body may hold so much: beside what others hold, and, unless it was promised room before,
-    /// beside what those that come fast enough were promised.
+    /// Whether a body may hold `to` bytes beside those that others hold. A body without a reservation must
+    /// also leave room for the reservations of those that come fast enough.
     fn fits(&self, number: u64, to: u64, total: u64) -> bool {
         let Some(body) = self.bodies.get(&number) else { return false };
-        let has_promise = body.held > 0 && !body.is_slow;
+        let has_reservation = body.held > 0 && !body.is_slow;
         let others =
             self.bodies.iter().filter(|(other, holder)| **other != number && holder.held > 0);
-        let counted = others.map(|(_, other)| match has_promise || other.is_slow {
+        let counted = others.map(|(_, other)| match has_reservation || other.is_slow {
             true => other.held,
-            false => other.held.max(other.promised),
+            false => other.held.max(other.reserved),
         });
-        let wanted = if body.held > 0 { to } else { body.promised };
+        let wanted = if body.held > 0 { to } else { body.reserved };
         let first = body.held > 0
-            || self.next_in_line() == Some(number)
-            || !body.waits && self.next_in_line().is_none();
+            || self.next_waiting() == Some(number)
+            || !body.waits && self.next_waiting().is_none();
         first && counted.sum::<u64>().saturating_add(wanted) <= total
     }
 
-    /// Of those that wait and hold nothing, whoever comes next: an address that holds nothing comes first.
-    fn next_in_line(&self) -> Option<u64> {
+    /// The next of the waiting bodies that hold nothing: first those of addresses that hold nothing.
+    fn next_waiting(&self) -> Option<u64> {
         let held = self.held_by_address();
         let waiting = self.bodies.iter().filter(|(_, body)| body.waits && body.held == 0);
         let rank = |body: &Holder, number| (held.contains_key(&body.address), number);
         waiting.min_by_key(|(number, body)| rank(body, **number)).map(|(number, _)| *number)
     }
 
-    /// Lets a slow body go, or the last one to begin where all wait for each other; whether there was one.
-    fn let_one_go(&mut self) -> bool {
+    /// Evicts a slow body or, if all wait for each other, the newest one. Returns whether there was one.
+    fn evict_one(&mut self) -> bool {
         let holders = self.bodies.iter().filter(|(_, body)| body.held > 0);
         let held: Vec<_> = holders.map(|(number, body)| (*number, body)).collect();
-        if held.iter().any(|(_, body)| body.let_go.is_some()) {
-            // Its room comes free in a moment.
+        if held.iter().any(|(_, body)| body.eviction.is_some()) {
+            // A body was evicted already; its room comes free in a moment.
             return false;
         }
         let slow = held.iter().filter(|(_, body)| body.is_slow && !body.is_complete);
-        let of_address = self.held_by_address();
-        let rank = |body: &Holder| (of_address.get(&body.address).copied(), body.held);
+        let per_address = self.held_by_address();
+        let rank = |body: &Holder| (per_address.get(&body.address).copied(), body.held);
         let slowest = slow.max_by_key(|(_, body)| rank(body));
         let stuck = held.iter().all(|(_, body)| body.waits);
         let chosen = match slowest {
-            Some((number, _)) => Some((*number, LetGo::Slow)),
-            None if stuck => held.last().map(|(number, _)| (*number, LetGo::NoRoom)),
+            Some((number, _)) => Some((*number, Eviction::Slow)),
+            None if stuck => held.last().map(|(number, _)| (*number, Eviction::NoRoom)),
             None => None,
         };
         let Some((number, why)) = chosen else { return false };
         if let Some(body) = self.bodies.get_mut(&number) {
-            body.let_go = Some(why);
+            body.eviction = Some(why);
         }
         true
     }
@@ -286,7 +286,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::{LetGo, Room, Share};
+    use super::{Eviction, Room, Share};
     use crate::timeouts::Timeouts;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
@@ -303,9 +303,9 @@ mod tests {
         room.share(Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))), announced)
     }
 
-    /// Two clients announced 8 MiB and sent 18 KiB/s: everybody waited for them.
+    /// Two clients that announced 8 MiB and sent 18 KiB/s once delayed all others.
     #[tokio::test(start_paused = true)]
-    async fn who_announces_much_and_sends_little_holds_little() {
+    async fn a_body_that_announces_much_and_sends_little_holds_little() {
         let room = room();
         let mut slow = share(&room, 1, 8 * MIB);
         slow.grow(32 << 10).await.unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_slowest_goes_when_another_needs_its_room() {
+    async fn the_slowest_body_is_evicted_when_another_needs_its_room() {
         let room = room();
         let mut slow = share(&room, 1, 8 * MIB);
         slow.grow(7 * MIB).await.unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_that_come_fast_get_what_they_announced_one_after_the_other() {
+    async fn fast_bodies_get_the_length_they_announced_one_after_the_other() {
         let room = room();
         let mut first = share(&room, 1, 6 * MIB);
         first.grow(MIB).await.unwrap();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bodies_without_an_announced_end_do_not_wait_for_each_other_for_ever() {
+    async fn bodies_of_unknown_length_do_not_deadlock() {
         let room = room();
         let (mut first, mut second) = (share(&room, 1, 0), share(&room, 2, 0));
         first.grow(4 * MIB).await.unwrap();
@@ -360,7 +360,7 @@ mod tests {
             drop(second);
             gone
         });
-        assert_eq!((grown, gone), (Ok(()), Err(LetGo::NoRoom)));
+        assert_eq!((grown, gone), (Ok(()), Err(Eviction::NoRoom)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,12 +374,12 @@ mod tests {
         let (first, second) =
             tokio::join!(timeout(soon, again.grow(MIB)), timeout(soon, other.grow(MIB)));
         assert!(first.is_err() && second.is_err(), "there is no room");
-        // What stays of the first keeps its address behind the other.
+        // The first body's last byte still ranks its address behind the other.
         held.shrink(1);
         assert!(!again.try_grow(MIB).unwrap());
         drop(held);
         let mut small = share(&room, 1, 1);
-        assert!(!small.try_grow(1).unwrap(), "who comes later waits behind those who wait");
+        assert!(!small.try_grow(1).unwrap(), "a later body waits behind those that wait");
         assert!(again.try_grow(MIB).unwrap() && !other.try_grow(MIB).unwrap());
     }
 }

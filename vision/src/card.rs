@@ -1,26 +1,26 @@
-//! The model card: what must be known about a model to serve it, beside its weights as `card.json`.
+//! The model card, `card.json`, which lies beside a model's weights and says how to serve the model.
 //!
-//! `modelkit` writes it, the component reads it. It leaves out where the files lie and which engine
-//! runs them: that is the host's business.
+//! `modelkit` writes the card and the component reads it. The card does not say where the model's files
+//! lie or which engine runs them; the host decides that.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The only format this crate reads and writes, in the field `card_version`.
+/// The only version of the card's format that this crate reads and writes.
 pub const CARD_VERSION: u32 = 1;
 
 /// A model card, as in `models/<name>/card.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
-    /// Format of the card, [`CARD_VERSION`].
+    /// Version of the card's format, [`CARD_VERSION`].
     pub card_version: u32,
-    /// The name the model is granted, loaded and asked for by: `[a-z0-9][a-z0-9._-]*`.
+    /// The model's name in `ai_models`, in requests and as its folder: `[a-z0-9][a-z0-9._-]*`.
     pub name: String,
-    /// One line for people.
+    /// A title of one line, shown to users.
     #[serde(default)]
     pub title: String,
-    /// What every answer must carry, such as "not a medical device".
+    /// A notice that every answer must carry, such as "not a medical device".
     #[serde(default)]
     pub notice: String,
     /// SPDX expression of the weights' licence, empty if unknown.
@@ -29,20 +29,20 @@ pub struct Card {
     /// Where the weights came from.
     #[serde(default)]
     pub source: String,
-    /// The tensor the model takes.
+    /// The input tensor.
     pub input: Input,
-    /// Numbers that the model takes beside the photo, such as an age.
+    /// Further inputs besides the photo, such as an age.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
-    /// The tensor of class scores it gives.
+    /// The tensor of class scores.
     pub output: Output,
     /// The Grad-CAM output, if the model has one.
     #[serde(default)]
     pub gradcam: Option<GradCam>,
-    /// Why there is no Grad-CAM output, in a sentence, where there is none.
+    /// If there is no Grad-CAM output: the reason, as a sentence.
     #[serde(default)]
     pub gradcam_missing: Option<String>,
-    /// Which of the settings above nobody said and no file showed: the usual ones were taken.
+    /// Settings above that neither the user nor the model's files gave, so that defaults were used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed: Vec<String>,
     /// The classes, in the order of the score tensor.
@@ -84,7 +84,7 @@ pub struct Field {
     pub name: String,
     /// Length of each axis.
     pub shape: Vec<u32>,
-    /// What is taken where a request says nothing, last axis fastest.
+    /// Values used if a request gives none, last axis fastest.
     pub default: Vec<f32>,
 }
 
@@ -99,7 +99,7 @@ pub enum ChannelOrder {
     /// Red first.
     #[default]
     Rgb,
-    /// Blue first, as OpenCV and Caffe have it.
+    /// Blue first, as in OpenCV and Caffe.
     Bgr,
 }
 
@@ -109,22 +109,22 @@ pub enum ChannelOrder {
 pub struct Resize {
     /// The resampling kernel.
     pub filter: Filter,
-    /// Whether the kernel widens with the reduction, as Pillow's does. Without, each pixel is taken
-    /// from the nearest few of the photo, as TensorFlow's `tf.image.resize` and OpenCV do.
+    /// Whether the kernel widens with the reduction, as in Pillow. Otherwise each output pixel is computed
+    /// from the few nearest pixels of the photo, as in TensorFlow's `tf.image.resize` and OpenCV.
     pub antialias: bool,
     /// Which part of the photo the model sees.
     pub fit: Fit,
-    /// With [`Fit::Crop`]: pixels of the photo's shorter side before the crop. With [`Fit::Stretch`]: pixels of
-    /// both sides before the middle is cut out, as DeiT's and BEiT's processors do.
+    /// With [`Fit::Crop`]: length in pixels of the photo's shorter side before the crop. With
+    /// [`Fit::Stretch`]: length of both sides before the centre crop, as in DeiT's and BEiT's processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortest: Option<u32>,
-    /// With [`Fit::Pad`]: R, G, B of the bars.
+    /// With [`Fit::Pad`]: colour of the bars, R, G, B.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fill: [u8; 3],
 }
 
 impl Default for Resize {
-    /// The whole photo, stretched, by Pillow's `LANCZOS`.
+    /// The whole photo, stretched with Pillow's `LANCZOS`.
     fn default() -> Self {
         let (filter, fit) = (Filter::Lanczos, Fit::Stretch);
         Self { filter, antialias: true, fit, shortest: None, fill: [0; 3] }
@@ -137,11 +137,11 @@ impl Default for Resize {
 pub enum Filter {
     /// Three lobes; always with antialiasing.
     Lanczos,
-    /// Catmull and Rom's, a = -0.5: Pillow's with antialiasing, TensorFlow's without.
+    /// Catmull-Rom, a = -0.5; with antialiasing as in Pillow, without it as in TensorFlow.
     Bicubic,
     /// Linear between pixels.
     Bilinear,
-    /// The one pixel at the centre; never with antialiasing.
+    /// The pixel nearest to the centre; never with antialiasing.
     Nearest,
 }
 
@@ -149,15 +149,15 @@ pub enum Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// All of it, stretched to the input's ratio; with [`Resize::shortest`] to a square of that side, of which the
-    /// middle is cut out.
+    /// The whole photo, stretched to the input's aspect ratio. With [`Resize::shortest`] the photo is
+    /// stretched to a square of that side and the centre is cut out.
     Stretch,
-    /// The shorter side is brought to [`Resize::shortest`] pixels and the middle cut out, as
+    /// The shorter side is resized to [`Resize::shortest`] pixels and the centre is cut out, as
     /// torchvision's `Resize` and `CenterCrop` do.
     Crop,
-    /// The largest middle part of the input's ratio, as Pillow's `ImageOps.fit`.
+    /// The largest centred part that has the input's aspect ratio, as Pillow's `ImageOps.fit`.
     Cover,
-    /// All of it, with bars where the ratio differs, as Pillow's `ImageOps.pad`.
+    /// The whole photo, with bars if the aspect ratio differs, as Pillow's `ImageOps.pad`.
     Pad,
 }
 
@@ -175,9 +175,9 @@ pub enum Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// Little-endian IEEE 754 single: `(pixel - mean) / std`.
+    /// Little-endian IEEE 754 single precision: `(pixel - mean) / std`.
     F32,
-    /// The pixel itself, 0–255: the graph has its preprocessing inside.
+    /// The pixel itself, 0–255; the graph does the preprocessing.
     U8,
 }
 
@@ -189,17 +189,17 @@ pub struct Output {
     pub name: String,
     /// Whether the graph has applied `activation` already.
     pub form: Form,
-    /// What turns logits into probabilities.
+    /// The function from logits to probabilities.
     pub activation: Activation,
 }
 
-/// What the numbers of the score tensor are.
+/// The kind of numbers in the score tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Before the activation.
     Logits,
-    /// After it.
+    /// After the activation.
     Probabilities,
 }
 
@@ -208,7 +208,7 @@ impl Form {
         Self::Logits
     }
 
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls it in")]
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_logits(&self) -> bool {
         *self == Self::Logits
     }
@@ -218,16 +218,17 @@ impl Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// One of the classes; they sum to 1.
+    /// One class applies; the probabilities sum to 1.
     Softmax,
-    /// Each class on its own.
+    /// Each class has a probability of its own.
     Sigmoid,
 }
 
-/// The Grad-CAM output: `[1, rows, height, width]`, f32; a row is a class, unless `classes` says otherwise.
+/// The Grad-CAM output, `[1, rows, height, width]`, f32. Each row is the map of one class; `classes` says
+/// which.
 ///
-/// Holds, for each class, `M_c = Σ_k (h·w · ∂logit_c/∂t_k averaged over the map) · t_k`, where `t` is
-/// the target feature map (design decision 5); the reader mixes classes and normalises.
+/// The map of class c is `M_c = Σ_k (h·w · ∂logit_c/∂t_k averaged over the map) · t_k`, where `t` is the
+/// target feature map. [`crate::gradcam::heatmap`] makes a heatmap of these maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GradCam {
@@ -237,15 +238,16 @@ pub struct GradCam {
     pub width: u32,
     /// Rows of the map.
     pub height: u32,
-    /// Which feature map the gradient is taken to.
+    /// The feature map with respect to which the gradient is taken.
     pub target: Target,
-    /// Which score the gradient is taken of, where both can be had.
+    /// The score whose gradient is taken, if the graph allows both.
     pub basis: Basis,
-    /// The node that gives the map shown, by its name in the graph.
+    /// Name of the graph's node that computes the feature map.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
-    /// The scores that the graph has taken the gradient of: the logits, or the probabilities themselves where it
-    /// has no logits, as a mean of two softmaxes. The maps are then those of [`Basis::Probability`] already.
+    /// The scores whose gradient the graph itself takes: the logits, or the probabilities if the graph has
+    /// no logits (as with a mean of two softmaxes). In the latter case the maps are already those of
+    /// [`Basis::Probability`].
     #[serde(default = "Form::logits", skip_serializing_if = "Form::is_logits")]
     pub of: Form,
     /// Which classes have maps.
@@ -254,7 +256,7 @@ pub struct GradCam {
 }
 
 impl GradCam {
-    /// The number of maps in the output of a model of so many classes.
+    /// The number of maps in the output of a model with `classes` classes.
     #[must_use]
     pub fn rows(&self, classes: usize) -> usize {
         match &self.classes {
@@ -263,8 +265,8 @@ impl GradCam {
         }
     }
 
-    /// How often each of the likeliest classes has a map: that of its probability first, then that of its
-    /// logit; or the only one there is.
+    /// The number of maps of each of the likeliest classes. If there are two, all maps of probabilities
+    /// come first, then all maps of logits.
     pub(crate) fn sets(&self) -> usize {
         if self.basis == Basis::Probability && self.of == Form::Logits { 2 } else { 1 }
     }
@@ -277,13 +279,14 @@ pub enum MapClasses {
     /// Every class, in the order of the scores.
     #[default]
     All,
-    /// As many as `count`, the likeliest first, where maps of all would cost too much. Where the gradient is that
-    /// of probabilities, the first `count` maps are theirs, through the activation, and as many of the same
-    /// classes' logits follow.
+    /// The `count` likeliest classes, likeliest first; used if maps of all classes would cost too much.
+    ///
+    /// With [`Basis::Probability`] and logits in the graph, the first `count` maps are those of the
+    /// probabilities (the activation's derivative included), and the same classes' logit maps follow.
     Likeliest {
-        /// How many classes.
+        /// The number of classes with maps.
         count: u32,
-        /// Name of the graph's output that says which: `[1, count]`, f32, whole numbers.
+        /// Name of the graph's output with the indices of these classes: `[1, count]`, f32, whole numbers.
         output: String,
     },
 }
@@ -328,18 +331,18 @@ pub enum CardError {
     /// Not JSON, or a field is missing, unknown or of the wrong type.
     #[error("card.json cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// Written by a version that means something else.
+    /// The card has another version of the format.
     #[error("card_version is {found}, this build reads {CARD_VERSION}: prepare the model again")]
     Version {
-        /// What the card says.
+        /// The card's version.
         found: u32,
     },
-    /// A value outside what can be served.
+    /// A value is outside the range that can be served.
     #[error("card.json: `{field}` {problem}")]
     Value {
         /// Path of the field.
         field: &'static str,
-        /// What is wrong with it, as the end of a sentence.
+        /// The problem, as the end of a sentence that begins with the field.
         problem: String,
     },
 }
@@ -356,7 +359,7 @@ pub const MAX_FIELD_LENGTH: usize = 4096;
 pub const MAX_MAP_SIDE: u32 = 1024;
 
 impl Input {
-    /// Checks every value that JSON's types cannot.
+    /// Checks every value beyond its JSON type.
     ///
     /// # Errors
     /// The first [`CardError::Value`] found.
@@ -381,11 +384,14 @@ impl Input {
             (Filter::Lanczos, false) => {
                 return bad(
                     "input.resize.antialias",
-                    format!("is false; {filter:?} has it always"),
+                    format!("is false; {filter:?} is always antialiased"),
                 );
             }
             (Filter::Nearest, true) => {
-                return bad("input.resize.antialias", "is true; nearest never has it".to_owned());
+                return bad(
+                    "input.resize.antialias",
+                    "is true; nearest is never antialiased".to_owned(),
+                );
             }
             _ => {}
         }
@@ -400,13 +406,13 @@ impl Input {
                 bad(
                     "input.resize.shortest",
                     format!(
-                        "is {side}; {least} (the input's longer side) to {} are served",
+                        "is {side}; {least} (the input's longer side) to {} is supported",
                         2 * MAX_INPUT_SIDE
                     ),
                 )
             }
             (Fit::Cover | Fit::Pad, Some(_)) => {
-                let problem = "is given, and only crop and stretch have it";
+                let problem = "is given, but only crop and stretch use it";
                 bad("input.resize.shortest", problem.to_owned())
             }
             _ => Ok(()),
@@ -415,7 +421,7 @@ impl Input {
 }
 
 impl Card {
-    /// Reads and checks a card.
+    /// Parses and checks a card.
     ///
     /// # Errors
     /// [`CardError`] for malformed JSON, another version, or a value that cannot be served.
@@ -425,7 +431,7 @@ impl Card {
         Ok(card)
     }
 
-    /// Checks every value that JSON's types cannot.
+    /// Checks every value beyond its JSON type.
     ///
     /// # Errors
     /// The first [`CardError::Version`] or [`CardError::Value`] found.
@@ -451,7 +457,7 @@ impl Card {
         }
         if self.classes.is_empty() || self.classes.len() > MAX_CLASSES {
             let problem =
-                format!("has {} entries; 1 to {MAX_CLASSES} are served", self.classes.len());
+                format!("has {} entries; 1 to {MAX_CLASSES} are supported", self.classes.len());
             return Err(CardError::Value { field: "classes", problem });
         }
         Ok(())
@@ -460,7 +466,7 @@ impl Card {
     fn check_fields(&self) -> Result<(), CardError> {
         let bad = |problem: String| Err(CardError::Value { field: "fields", problem });
         if self.fields.len() > MAX_FIELDS {
-            return bad(format!("has {} entries; {MAX_FIELDS} are served", self.fields.len()));
+            return bad(format!("has {} entries; {MAX_FIELDS} are allowed", self.fields.len()));
         }
         for Field { name, shape, default } in &self.fields {
             let sides = shape.iter().map(|side| u64::from(*side));
@@ -468,21 +474,23 @@ impl Card {
             if count != default.len() as u64 || !(1..=MAX_FIELD_LENGTH).contains(&default.len()) {
                 let given = default.len();
                 return bad(format!(
-                    "{name:?} of shape {shape:?} has {given} numbers; as many as the shape says, 1 to \
-                     {MAX_FIELD_LENGTH}, are served"
+                    "{name:?} of shape {shape:?} has {given} default numbers; their count must be the \
+                     product of the shape, 1 to {MAX_FIELD_LENGTH}"
                 ));
             }
             if default.iter().any(|number| !number.is_finite()) || *name == self.input.name {
-                return bad(format!("{name:?} is not finite, or has the name of the photo"));
+                return bad(format!(
+                    "{name:?} has a default that is not finite, or the name of the photo's input"
+                ));
             }
         }
         Ok(())
     }
 
-    /// The card as `card.json` holds it: indented, with a final newline, the same bytes each time.
+    /// The text of `card.json`: indented, with a final newline, the same bytes each time.
     ///
     /// # Errors
-    /// [`CardError::Json`] when a number has no JSON form.
+    /// [`CardError::Json`] if a number has no JSON form.
     pub fn to_json(&self) -> Result<String, CardError> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
@@ -503,5 +511,5 @@ fn check_side(field: &'static str, side: u32, most: u32) -> Result<(), CardError
     if (1..=most).contains(&side) {
         return Ok(());
     }
-    Err(CardError::Value { field, problem: format!("is {side}; 1 to {most} pixels are served") })
+    Err(CardError::Value { field, problem: format!("is {side}; 1 to {most} pixels are allowed") })
 }

@@ -1,15 +1,14 @@
-//! The last step of Grad-CAM: from the maps a prepared graph gives for every class at once to one
-//! class's heatmap. Leaves out the maps themselves (the graph's business, see `modelkit`) and the
-//! drawing (`overlay`).
+//! The last step of Grad-CAM: makes the heatmap of one class from the maps that a prepared graph returns
+//! for many classes at once. The graph computes the maps (see `modelkit`); `overlay` draws the heatmap.
 
 use crate::card::{Activation, Basis, Form, GradCam, MapClasses};
 use thiserror::Error;
 
-/// A map is shown where its maximum is above this (the origin app's threshold); below it there is
-/// nothing but rounding to normalise.
+/// A map is normalised and shown only if its maximum is above this threshold of the original app; smaller
+/// values are rounding errors.
 pub const SMALLEST_MAXIMUM: f64 = 1e-10;
 
-/// Where in the photo the evidence for one class lies.
+/// Shows where in the photo the evidence for one class lies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heatmap {
     width: u32,
@@ -19,8 +18,8 @@ pub struct Heatmap {
 }
 
 impl Heatmap {
-    /// A heatmap of `values`, `[height, width]`, each 0 to 1, rows from the top; `None` where their
-    /// number is not `width * height`, a side is 0 or a value lies outside 0 to 1.
+    /// A heatmap of `values`, `[height, width]`, each 0 to 1, rows from the top. `None` if their number is
+    /// not `width * height`, a side is 0 or a value lies outside 0 to 1.
     #[must_use]
     pub fn new(width: u32, height: u32, values: Vec<f32>, basis: Basis) -> Option<Self> {
         let area = u64::from(width) * u64::from(height);
@@ -41,15 +40,15 @@ impl Heatmap {
         self.height
     }
 
-    /// `[height, width]`, 0 to 1, rows from the top: 1 at the strongest place, all 0 where the
-    /// gradient is 0 or negative everywhere.
+    /// `[height, width]`, 0 to 1, rows from the top. The largest value is 1; all are 0 if the map has no
+    /// positive value.
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The score whose gradient this is: the card's choice, or [`Basis::Logit`] where a saturated
-    /// probability has no gradient left to show.
+    /// The score whose gradient is shown: the card's choice, or [`Basis::Logit`] if the probability is
+    /// saturated and its gradient vanishes.
     #[must_use]
     pub fn basis(&self) -> Basis {
         self.basis
@@ -61,7 +60,7 @@ impl Heatmap {
 pub struct Cam {
     /// `[rows, height, width]`.
     pub maps: Vec<f32>,
-    /// Of which classes the maps are, as whole numbers; empty where every class has one.
+    /// Class index of each map, as whole numbers; empty if every class has a map.
     pub classes: Vec<f32>,
 }
 
@@ -71,7 +70,7 @@ impl From<Vec<f32>> for Cam {
     }
 }
 
-/// A [`Cam`] that lies elsewhere.
+/// A borrowed [`Cam`].
 #[derive(Debug, Clone, Copy)]
 pub struct CamView<'a> {
     maps: &'a [f32],
@@ -84,7 +83,7 @@ impl<'a> From<&'a Cam> for CamView<'a> {
     }
 }
 
-/// Maps of every class.
+/// A slice holds the maps of all classes.
 impl<'a, M: AsRef<[f32]> + ?Sized> From<&'a M> for CamView<'a> {
     fn from(maps: &'a M) -> Self {
         Self { maps: maps.as_ref(), classes: &[] }
@@ -94,7 +93,7 @@ impl<'a, M: AsRef<[f32]> + ?Sized> From<&'a M> for CamView<'a> {
 /// Why a heatmap cannot be made.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum GradCamError {
-    /// The graph's output has another number of elements than the card says.
+    /// The graph's output does not have the number of elements that the card says.
     #[error(
         "the model's Grad-CAM output has {found} values, its card says {rows} maps of {height} x {width}: \
          prepare the model again"
@@ -102,72 +101,72 @@ pub enum GradCamError {
     Shape {
         /// Elements in the output.
         found: usize,
-        /// Maps, by the card and the number of probabilities.
+        /// Expected number of maps.
         rows: usize,
-        /// Rows by the card.
+        /// Rows of a map, by the card.
         height: u32,
-        /// Columns by the card.
+        /// Columns of a map, by the card.
         width: u32,
     },
-    /// A class the model does not have.
+    /// The model has no class of this index.
     #[error("class {class} was asked for, the model has {classes}: ask for 0 to {last}", last = classes.saturating_sub(1))]
     Class {
-        /// The index asked for.
+        /// The requested index.
         class: usize,
-        /// How many there are.
+        /// Number of the model's classes.
         classes: usize,
     },
-    /// A class that is not among those that have maps.
+    /// The class is not among those that have maps.
     #[error(
-        "the model gives heatmaps of the {count} likeliest classes of a photo, and class {class} is none of \
-         them: ask for one of the first {count} results"
+        "the model gives heatmaps of the {count} likeliest classes of a photo, and class {class} is not one \
+         of them: ask for one of the first {count} results"
     )]
     Unlikely {
-        /// The index asked for.
+        /// The requested index.
         class: usize,
-        /// How many classes have maps.
+        /// Number of classes that have maps.
         count: usize,
     },
-    /// The output that says which classes have maps holds something else.
+    /// The output with the class indices of the maps does not hold valid indices.
     #[error(
         "the model's output of the classes of its maps holds {found:?}, its card says {count} of {classes} \
          classes: prepare the model again"
     )]
     Classes {
-        /// What it holds.
+        /// The values found.
         found: Vec<f32>,
-        /// How many classes have maps.
+        /// Number of classes that have maps.
         count: usize,
-        /// How many classes there are.
+        /// Number of the model's classes.
         classes: usize,
     },
     /// A value is NaN or infinite.
     #[error("the model's {what} {index} is not finite: run `skincell model check` on this model")]
     NotFinite {
-        /// Which input.
+        /// Name of the values.
         what: &'static str,
-        /// Place of the first such value.
+        /// Index of the first such value.
         index: usize,
     },
 }
 
-/// The heatmap of `class` from `cam`, the maps `M` of all classes or of the likeliest, `[rows, map.height,
-/// map.width]` f32 (see [`GradCam`]), and `probabilities`, `[classes]`, 0 to 1.
+/// The heatmap of `class`. `cam` holds the maps `M` of all classes or of the likeliest,
+/// `[rows, map.height, map.width]` f32 (see [`GradCam`]); `probabilities` is `[classes]`, 0 to 1.
 ///
-/// With [`Basis::Probability`] the gradient of the class's probability `p_c` is taken through the
+/// With [`Basis::Probability`] the gradient of the class's probability `p_c` is computed through the
 /// activation: `R_c = Σ_j J[c,j]·M_j / (h·w)` in f64, where for softmax `J[c,j] = -p_c·p_j` and
-/// `J[c,c] = p_c·Σ_{j≠c} p_j`, and for sigmoid `J[c,c] = p_c·(1 - p_c)` alone. The map is
-/// `relu(R_c)` divided by its maximum where that is above [`SMALLEST_MAXIMUM`]. Where it is not, a
-/// saturated activation hides the evidence, and the map is `relu(M_c)` likewise normalised, its
-/// basis [`Basis::Logit`]; all zeros where that is flat, too.
+/// `J[c,c] = p_c·Σ_{j≠c} p_j`, and for sigmoid `J[c,c] = p_c·(1 - p_c)` and all others are 0. The heatmap
+/// is `relu(R_c)` divided by its maximum. If the maximum is not above [`SMALLEST_MAXIMUM`], the activation
+/// is saturated: the heatmap is then `relu(M_c)` divided by its maximum, with [`Basis::Logit`], or all
+/// zeros if that is not above the threshold either.
 ///
-/// Where the graph has taken the gradient of the probabilities ([`GradCam::of`]), `M` is that of `p_c` already,
-/// and the map is `relu(M_c / (h·w))`, normalised likewise. Of the likeliest classes only, it has gone through the
-/// activation, too.
+/// If the graph takes the gradient of the probabilities itself ([`GradCam::of`]), or has maps of the
+/// likeliest classes only, `M_c` is already the gradient of `p_c`, and the heatmap is `relu(M_c / (h·w))`
+/// divided by its maximum.
 ///
 /// # Errors
-/// [`GradCamError`] for a shape other than the card's, a class out of range, or a value that is
-/// not finite.
+/// [`GradCamError`] for a shape that differs from the card's, a class out of range, a class without a map,
+/// or a value that is not finite.
 pub fn heatmap<'a>(
     cam: impl Into<CamView<'a>>,
     map: &GradCam,
@@ -215,7 +214,7 @@ pub fn heatmap<'a>(
     Ok(done(normalised(&logit).unwrap_or_else(|| vec![0.0; area]), Basis::Logit))
 }
 
-/// Where among the classes that have maps one is.
+/// Position of `class` among the `listed` classes that have maps.
 fn place(
     listed: &[f32],
     count: usize,
@@ -230,7 +229,7 @@ fn place(
     found.ok_or(GradCamError::Unlikely { class, count })
 }
 
-/// Values per map, once everything is known to fit.
+/// Checks all inputs against each other; returns the number of values per map.
 fn check(
     cam: &[f32],
     map: &GradCam,
@@ -255,8 +254,8 @@ fn check(
     Ok(cam.len() / rows)
 }
 
-/// `∂p_class/∂logit_j` for every class `j`. Summed, never as `1 - p`: near 1 that has no digits
-/// left.
+/// `∂p_class/∂logit_j` for every class `j`. For softmax `1 - p` is computed as the sum of the other
+/// probabilities, because the subtraction loses all digits near 1.
 fn jacobian(probabilities: &[f32], activation: Activation, class: usize) -> Vec<f64> {
     let p: Vec<f64> = probabilities.iter().map(|&p| f64::from(p)).collect();
     let own = p.get(class).copied().unwrap_or_default();
@@ -284,7 +283,7 @@ fn mixed(cam: &[f32], jacobian: &[f64], area: usize) -> Vec<f64> {
     sum
 }
 
-/// `relu(map)` over its maximum; `None` where that is not above [`SMALLEST_MAXIMUM`].
+/// `relu(map)` divided by its maximum; `None` if the maximum is not above [`SMALLEST_MAXIMUM`].
 fn normalised(map: &[f64]) -> Option<Vec<f32>> {
     let most = map.iter().copied().fold(0.0, f64::max);
     (most > SMALLEST_MAXIMUM).then(|| map.iter().map(|v| (v.max(0.0) / most) as f32).collect())
@@ -292,8 +291,8 @@ fn normalised(map: &[f64]) -> Option<Vec<f32>> {
 
 /// Bilinear enlargement of `heatmap` to `width` × `height`, `[height, width]`, 0 to 1.
 ///
-/// Half-pixel centres, edges repeated: output column `x` reads at `(x + 0.5)·w/width - 0.5`. That is
-/// what `tf.image.resize` (version 2) and OpenCV's `INTER_LINEAR` do.
+/// Half-pixel centres, edges repeated: output column `x` reads at `(x + 0.5)·w/width - 0.5`, as in
+/// `tf.image.resize` (version 2) and OpenCV's `INTER_LINEAR`.
 #[must_use]
 pub fn upsample(heatmap: &Heatmap, width: u32, height: u32) -> Vec<f32> {
     let columns = taps(heatmap.width, width);
@@ -310,7 +309,7 @@ pub fn upsample(heatmap: &Heatmap, width: u32, height: u32) -> Vec<f32> {
     out
 }
 
-/// The two source samples an output sample lies between, and how far along.
+/// The two source samples around an output sample, and the weight of the second one.
 struct Tap {
     low: usize,
     high: usize,

@@ -1,12 +1,12 @@
-//! Everything between a photo's bytes and an answer that is arithmetic: decoding, tensors,
-//! ranking, Grad-CAM, overlays, and the model card that says how each is done for one model.
+//! The computations between a photo's bytes and an answer: decoding, tensors, ranking, Grad-CAM,
+//! overlays, and the model card, which holds the settings of one model.
 //!
-//! Pure functions over plain structs. This crate knows no HTTP, no wasi and no wasmtime, so that
-//! each step is tested natively and runs the same in the component, in `modelkit` and on a laptop.
+//! The crate consists of pure functions over plain structs. It does not use HTTP, WASI or wasmtime, so
+//! each step can be tested natively and gives the same result in the component and in `modelkit`.
 //!
 //! # The pipeline
 //!
-//! Before inference `decode`, `view` and `tensor`; after it `rank` and the heatmap:
+//! `decode`, `view` and `tensor` run before inference, `rank` and the heatmap after it:
 //!
 //! ```
 //! use skincell_vision::{card::Card, gradcam, overlay, photo, rank, tensor, view};

@@ -1,26 +1,26 @@
-//! Drawing a heatmap over its photo, and writing the picture as PNG. Leaves out resizing the photo:
-//! the overlay has the size of the photo it is given.
+//! Draws a heatmap over its photo and encodes the result as PNG. The photo is not resized: the overlay has
+//! the size of the given photo.
 
 use crate::gradcam::{self, Heatmap};
 use crate::photo::Photo;
 use thiserror::Error;
 
-/// How much of the heatmap's colour the origin app blends in.
+/// Opacity of the heatmap's colours in the original Keras app.
 pub const ALPHA: f32 = 0.4;
 
-/// Why a picture cannot be written.
+/// Why an overlay cannot be encoded.
 #[derive(Debug, Error)]
 pub enum OverlayError {
-    /// The PNG encoder refused; a fault of this crate, not of the photo.
+    /// The PNG encoder reported an error: a bug of this crate, whatever the photo.
     #[error("the overlay could not be written as PNG: {0}: report it as a bug")]
     Png(#[from] png::EncodingError),
 }
 
 /// Matplotlib's `jet` with 256 levels, R, G, B.
 ///
-/// Made from the published break points of `jet` (matplotlib's `_cm.py`), linear between them, in
-/// the order of operations of its `_create_lookup_table`, then times 255 and cut off to a byte as
-/// `Colormap.__call__(…, bytes=True)` does: the same bytes.
+/// Interpolates linearly between the published break points of `jet` (matplotlib's `_cm.py`), in the order
+/// of operations of its `_create_lookup_table`. Multiplies by 255 and truncates to a byte as
+/// `Colormap.__call__(…, bytes=True)` does. The bytes equal matplotlib's.
 #[must_use]
 pub fn jet() -> [[u8; 3]; 256] {
     const RED: [(f64, f64); 5] = [(0.0, 0.0), (0.35, 0.0), (0.66, 1.0), (0.89, 1.0), (1.0, 0.5)];
@@ -35,7 +35,7 @@ pub fn jet() -> [[u8; 3]; 256] {
     levels
 }
 
-/// The line through `points`, at `at` of 255.
+/// Linear interpolation between `points`, whose x is 0 to 1, at x = `at` / 255.
 fn linear(points: &[(f64, f64)], at: f64) -> f64 {
     for (&(x0, y0), &(x1, y1)) in points.iter().zip(points.iter().skip(1)) {
         let (x0, x1) = (x0 * 255.0, x1 * 255.0);
@@ -46,12 +46,11 @@ fn linear(points: &[(f64, f64)], at: f64) -> f64 {
     points.last().map_or(0.0, |&(_, y)| y)
 }
 
-/// The photo with the heatmap over it: the heatmap enlarged to the photo's size, coloured by
-/// [`jet`], then `photo·(1 - alpha) + jet·alpha`, rounded. `alpha` is 0 to 1, [`ALPHA`] as the
-/// origin app drew it.
+/// The photo with the heatmap over it: `photo·(1 - alpha) + jet·alpha`, rounded, with the heatmap enlarged
+/// to the photo's size and coloured by [`jet`]. `alpha` is 0 to 1; [`ALPHA`] is the original app's.
 #[must_use]
 pub fn overlay(photo: &Photo, heatmap: &Heatmap, alpha: f32) -> Photo {
-    // 16 binary places: what is left of the photo and what comes of the colour add up to 1.
+    // Fixed point with 16 fractional bits; the weights of photo and colour add up to exactly 1.
     let weight = (alpha.clamp(0.0, 1.0) * 65536.0).round() as u32;
     let left = 65536 - weight;
     let mut coloured = [[0; 3]; 256];
@@ -68,24 +67,23 @@ pub fn overlay(photo: &Photo, heatmap: &Heatmap, alpha: f32) -> Photo {
     blended
 }
 
-/// Which of the 256 levels shows `value`, 0 to 1, as matplotlib chooses it: 256 equal steps, the
-/// last with its upper end.
+/// The colour level of `value`, 0 to 1, as in matplotlib: 256 equal steps, the last one including 1.
 fn level(value: f32) -> usize {
     ((value * 256.0) as usize).min(255)
 }
 
-/// The photo as an 8-bit RGB PNG, deflated fast rather than small.
+/// The photo as an 8-bit RGB PNG. The compression favours speed over size.
 ///
 /// # Errors
-/// [`OverlayError::Png`] where the encoder refuses.
+/// [`OverlayError::Png`] if the encoder reports an error.
 pub fn encode_png(photo: &Photo) -> Result<Vec<u8>, OverlayError> {
     let mut file = Vec::with_capacity(photo.pixels().len() / 2);
     let mut encoder = png::Encoder::new(&mut file, photo.width(), photo.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
-    // Of the fixed filters the one with the smallest files, a fifth to a quarter below `Up` for a
-    // tenth more time; choosing one for each row costs half as much again and gains a percent.
+    // Paeth gives the smallest files of the fixed filters, a fifth to a quarter below `Up` for a tenth more
+    // time. Choosing a filter for each row takes half as much time again and saves one percent.
     encoder.set_filter(png::Filter::Paeth);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(photo.pixels())?;
@@ -104,9 +102,9 @@ mod tests {
         assert_eq!(jet().as_flattened(), reference("jet.rgb"));
     }
 
-    /// The origin app's steps in OpenCV, matplotlib and numpy (`tests/reference/make.py`).
+    /// Compares with the original app's steps in OpenCV, matplotlib and numpy (`tests/reference/make.py`).
     #[test]
-    fn overlay_is_the_origins_within_one_level() {
+    fn overlay_is_the_original_apps_within_one_level() {
         let photo = Photo::from_rgb(40, 30, Random(40).bytes(3600)).unwrap();
         let values: Vec<f32> = Random(10).bytes(100).iter().map(|&b| f32::from(b)).collect();
         let most = values.iter().copied().fold(0.0, f32::max);
@@ -114,7 +112,7 @@ mod tests {
         let heatmap = Heatmap::new(10, 10, values, Basis::Probability).unwrap();
         let drawn = overlay(&photo, &heatmap, ALPHA);
         let (most, mean) = difference(drawn.pixels(), &reference("overlay.rgb"));
-        // One level of jet apart is up to 4 of 255, times alpha: 2. Only where rounding flips one.
+        // Where rounding changes the level of jet by one, the colour changes by up to 4, times alpha: 2.
         assert!(most <= 2 && mean < 0.25, "largest difference {most}, mean {mean}");
     }
 

@@ -1,5 +1,5 @@
-//! From the model's scores to ranked classes: the activation, if the graph left it out, and the
-//! order. Leaves out labels: an index is a place in the card's list of classes.
+//! Ranks the classes by the model's scores. Applies the activation if the graph does not. Classes are
+//! indices into the card's list; labels are not used here.
 
 use crate::card::{Activation, Form, Output};
 use thiserror::Error;
@@ -7,7 +7,7 @@ use thiserror::Error;
 /// One class and how probable it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ranked {
-    /// Place in the card's list of classes.
+    /// Index into the card's list of classes.
     pub index: usize,
     /// Probability, 0 to 1.
     pub probability: f32,
@@ -16,39 +16,39 @@ pub struct Ranked {
 /// Why scores cannot be read as probabilities.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum RankError {
-    /// The model gave no scores.
+    /// The model returned no scores.
     #[error("the model gave no scores: check that the card's output names the score tensor")]
     Empty,
     /// A score is NaN or infinite.
     #[error("the model's score {index} is {score}: run `skincell model check` on this model")]
     NotFinite {
-        /// Place of the first such score.
+        /// Index of the first such score.
         index: usize,
-        /// What it is.
+        /// The score.
         score: f32,
     },
-    /// The card says probabilities, the model gave something else.
+    /// The card says probabilities, but a score is outside 0 to 1.
     #[error(
         "the model's score {index} is {score}, outside 0 to 1, though its card says probabilities: \
          set output.form to logits in the card"
     )]
     NotProbability {
-        /// Place of the first such score.
+        /// Index of the first such score.
         index: usize,
-        /// What it is.
+        /// The score.
         score: f32,
     },
 }
 
-/// How far outside 0 to 1 a probability may lie and still be rounding: half precision engines give
+/// How far a probability may lie outside 0 to 1 because of rounding. Engines in half precision return up to
 /// `1.0 + 2^-10`.
 const ROUNDING: f32 = 1.0 / 512.0;
 
 /// Turns the score tensor, `[classes]` f32, into probabilities in the same order, each 0 to 1.
 ///
-/// Logits go through the card's activation: softmax after subtracting the largest logit, summed in
-/// f64 so that 100,000 classes still add up to 1; or sigmoid, each class on its own. Scores that
-/// are probabilities already are returned as they are.
+/// Logits go through the card's activation: softmax (after subtracting the largest logit, summed in f64 so
+/// that even 100,000 classes add up to 1) or sigmoid. Scores that are already probabilities are only
+/// clamped.
 ///
 /// # Errors
 /// [`RankError`] for no scores, a score that is not finite, or a probability outside 0 to 1.
@@ -66,8 +66,8 @@ pub fn probabilities(scores: &[f32], output: &Output) -> Result<Vec<f32>, RankEr
     }
 }
 
-/// The `top_k` most probable classes, most probable first, equal ones by index; all of them where
-/// `top_k` is more than there are.
+/// The `top_k` most probable classes, most probable first, ties by index; all classes if `top_k` is larger
+/// than their number.
 #[must_use]
 pub fn rank(probabilities: &[f32], top_k: usize) -> Vec<Ranked> {
     let mut ranked: Vec<Ranked> = probabilities
@@ -92,7 +92,7 @@ fn checked(scores: &[f32]) -> Result<Vec<f32>, RankError> {
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The difference in f64: two finite f32 may lie further apart than f32 reaches.
+    // The difference of two finite f32 may overflow f32, so it is taken in f64.
     let powers: Vec<f64> =
         logits.iter().map(|&l| (f64::from(l) - f64::from(largest)).exp()).collect();
     let sum: f64 = powers.iter().sum();
@@ -111,7 +111,7 @@ mod tests {
         Output { name: "scores".to_owned(), form, activation }
     }
 
-    /// Expected values by numpy in float64: `np.exp(x - x.max())` over its sum; `1/(1+np.exp(-x))`.
+    /// Expected values from numpy in float64: `np.exp(x - x.max())` over its sum; `1/(1+np.exp(-x))`.
     #[test]
     fn activations_are_exact_and_stable() {
         let softmax = output(Form::Logits, Activation::Softmax);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_mean_nothing_are_errors() {
+    fn missing_and_non_finite_scores_are_errors() {
         for form in [Form::Logits, Form::Probabilities] {
             let output = output(form, Activation::Softmax);
             assert_eq!(probabilities(&[], &output).unwrap_err(), RankError::Empty);

@@ -1,5 +1,5 @@
-//! Resampling a photo, or a part of it, as Pillow does it (`antialias`), or as TensorFlow and OpenCV do it
-//! without antialiasing (`sample`). Leaves out which part a model sees (`view`).
+//! Resamples a photo or a part of it: with antialiasing as Pillow does, or without (`sample`) as TensorFlow
+//! and OpenCV do. Which part a model sees is decided in `view`.
 
 mod sample;
 
@@ -16,24 +16,24 @@ pub const MAX_SIDE: u32 = 16384;
 /// Why a photo cannot be resized.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ResizeError {
-    /// A side of 0, or one above [`MAX_SIDE`].
+    /// A side is 0 or above [`MAX_SIDE`].
     #[error("a photo cannot be resized to {width}x{height}: a side is 1 to {MAX_SIDE} pixels")]
     Size {
-        /// The width asked for.
+        /// The requested width.
         width: u32,
-        /// The height asked for.
+        /// The requested height.
         height: u32,
     },
-    /// The resampler refused; a fault of this crate, not of the photo.
+    /// The resampling library reported an error: a bug of this crate, whatever the photo.
     #[error("the photo could not be resized: {detail}: report this photo's size as a bug")]
     Resampler {
-        /// What the resampler said.
+        /// The library's message.
         detail: String,
     },
 }
 
-/// Resamples `photo` to `width` × `height` pixels with a Lanczos kernel of 3 lobes, its support
-/// scaled by the reduction, as Pillow's `Image.resize(size, LANCZOS)` does: within 1 level of it.
+/// Resamples `photo` to `width` × `height` pixels with a Lanczos kernel of 3 lobes whose support is scaled
+/// by the reduction. The result is within 1 level of Pillow's `Image.resize(size, LANCZOS)`.
 ///
 /// # Errors
 /// [`ResizeError::Size`] for a side of 0 or above [`MAX_SIDE`].
@@ -42,8 +42,8 @@ pub fn resize(photo: &Photo, width: u32, height: u32) -> Result<Photo, ResizeErr
     resize_part(photo, (left, top, across, down), (width, height), Filter::Lanczos, true)
 }
 
-/// Resamples the part of `photo` at left, top, of width and height, in its pixels, to `size`. Pixels
-/// beside the part count where the kernel reaches them, as with Pillow's `resize(size, box=…)`.
+/// Resamples the part of `photo` given by left, top, width and height, in pixels, to a width and height.
+/// The kernel also reads pixels beside the part, as with Pillow's `resize(size, box=…)`.
 ///
 /// # Errors
 /// [`ResizeError::Size`] for a side of 0 or above [`MAX_SIDE`].
@@ -68,8 +68,8 @@ pub(crate) fn resize_part(
         }
     };
     let rows = f64::from(photo.height());
-    // Across first and then down, as Pillow up to version 12 goes: the samples between are cut off to 8 bits, so
-    // that the order shows.
+    // Horizontally first, then vertically, as Pillow up to version 12 does. The order affects the result,
+    // because the samples between the passes are rounded to 8 bits.
     let source = view(photo.width(), photo.height(), photo.pixels())?;
     let across = (left, 0.0, covered_width, rows);
     let across = pass(&source, (width, photo.height()), across, filter)?;
@@ -79,13 +79,13 @@ pub(crate) fn resize_part(
         .ok_or_else(|| fault(format!("{width}x{height} pixels did not come back")))
 }
 
-/// Pixels as the resampler takes them. The type is named here because a `Resizer` that finds it at
-/// run time is compiled for all thirteen there are.
+/// The pixels in the resampler's type. Naming the pixel type here keeps the resampler's code for its twelve
+/// other types out of the binary.
 fn view(width: u32, height: u32, pixels: &[u8]) -> Result<TypedImageRef<'_, U8x3>, ResizeError> {
     TypedImageRef::from_buffer(width, height, pixels).map_err(fault)
 }
 
-/// Resamples the part of `source` at left, top, of width and height, to `size`.
+/// Resamples the part of `source` given by left, top, width and height to `size`.
 fn pass(
     source: &TypedImageRef<'_, U8x3>,
     size: (u32, u32),
@@ -98,7 +98,7 @@ fn pass(
         .resize_alg(ResizeAlg::Convolution(filter))
         .use_alpha(false)
         .crop(left, top, width, height);
-    // The default takes the best instructions there are: AVX2, NEON, in WebAssembly simd128.
+    // `Resizer::new` chooses the best available instructions: AVX2, NEON, or simd128 in WebAssembly.
     Resizer::new().resize_typed(source, &mut target, &options).map_err(fault)?;
     Ok(pixels)
 }
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
     use crate::common::{Random, difference, reference};
 
-    /// Pillow's own results (`tests/reference/make.py`) on noise, the hardest input there is; the
-    /// last rows are of pictures that cover their grid in part, as scaled decodes return them.
+    /// Compares with Pillow's results (`tests/reference/make.py`) on noise, the hardest input. In the last
+    /// two rows the photo covers its grid in part, as scaled decodes return it.
     #[test]
     fn is_pillows_lanczos_within_one_level() {
         let whole = |width: u32, height: u32| (0.0, 0.0, f64::from(width), f64::from(height));
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(resize(&photo, 9, 7).unwrap(), photo);
     }
 
-    /// Whatever a decode may call covered, on any side, is resampled without complaint.
+    /// Every extent that a decode can return is resampled without an error.
     #[test]
     fn any_covered_part_is_resampled() {
         let mut random = Random(5);

@@ -1,11 +1,11 @@
-//! From pixels to the model's input tensor, as its card describes it. Leaves out resizing: the
-//! photo must have the input's size already.
+//! Makes the model's input tensor from pixels, as the card describes it. It does not resize: the photo
+//! must already have the input's size.
 
 use crate::card::{ChannelOrder, Dtype, Input, Layout};
 use crate::photo::Photo;
 use thiserror::Error;
 
-/// A dense tensor as wasi-nn and the engines take it.
+/// A dense tensor in the form that wasi-nn and the engines take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PhotoTensor {
     /// Length of each axis, outermost first.
@@ -19,7 +19,7 @@ pub struct PhotoTensor {
 /// Why a photo cannot become the model's input.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PhotoTensorError {
-    /// The photo has another size than the input.
+    /// The photo's size differs from the input's.
     #[error(
         "the photo is {width}x{height}, the model takes {input_width}x{input_height}: resize first"
     )]
@@ -35,14 +35,13 @@ pub enum PhotoTensorError {
     },
 }
 
-/// The input tensor of `photo`: batch 1, rows from the top, channels and axes in the card's
-/// order.
+/// The input tensor of `photo`: batch size 1, rows from the top, channels and axes in the card's order.
 ///
 /// For [`Dtype::F32`] each element is `(pixel - mean[channel]) / std[channel]` with `pixel` 0 to
 /// 255; for [`Dtype::U8`] it is the pixel.
 ///
 /// # Errors
-/// [`PhotoTensorError::Size`] where the photo has not the input's size.
+/// [`PhotoTensorError::Size`] if the photo does not have the input's size.
 pub fn from_photo(photo: &Photo, input: &Input) -> Result<PhotoTensor, PhotoTensorError> {
     let (width, height) = (photo.width(), photo.height());
     if (width, height) != (input.width, input.height) {
@@ -69,7 +68,7 @@ fn reversed(photo: &Photo, input: &Input) -> Vec<u8> {
     elements(&pixels, &input)
 }
 
-/// The elements of pixels whose channels lie in the tensor's order, as `input`'s mean and std do.
+/// The elements of `pixels`. Their channels and `input`'s mean and std are in the tensor's order.
 fn elements(pixels: &[u8], input: &Input) -> Vec<u8> {
     match (input.dtype, input.layout) {
         (Dtype::U8, Layout::Nhwc) => pixels.to_vec(),
@@ -85,7 +84,7 @@ fn scaled(sample: u8, mean: f32, std: f32) -> [u8; 4] {
     ((f32::from(sample) - mean) / std).to_le_bytes()
 }
 
-/// One plane a channel, each sample turned to `BYTES` bytes.
+/// One plane per channel; `element` converts each sample to `BYTES` bytes.
 fn planes<const BYTES: usize>(
     pixels: &[u8],
     element: impl Fn(usize, u8) -> [u8; BYTES],
@@ -102,7 +101,8 @@ fn planes<const BYTES: usize>(
     data.into_flattened()
 }
 
-/// Samples as they lie, as f32, four pixels at a time: whole vectors of every width there is.
+/// Normalised samples in the order of the pixels. Four pixels (12 floats) at a time fill whole SIMD
+/// vectors.
 fn interleaved(pixels: &[u8], input: &Input) -> Vec<u8> {
     let mean: [f32; 12] = std::array::from_fn(|i| input.mean[i % 3]);
     let std: [f32; 12] = std::array::from_fn(|i| input.std[i % 3]);
@@ -124,7 +124,7 @@ mod tests {
     use crate::card::Resize;
     use crate::common::Random;
 
-    /// ImageNet's mean and standard deviation of torchvision's models, times 255.
+    /// ImageNet's mean and standard deviation as in torchvision's models, times 255.
     const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
     const STD: [f32; 3] = [58.395, 57.12, 57.375];
 
@@ -142,7 +142,6 @@ mod tests {
         }
     }
 
-    /// Each element at the place and with the value that the definition gives it.
     #[test]
     fn every_element_is_where_the_card_says() {
         let photo = Photo::from_rgb(5, 3, Random(9).bytes(45)).unwrap();
@@ -170,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Blue first: each element is normalised by its own channel's numbers, and red and blue change places.
+    /// With blue first, red and blue change places, each normalised with its own mean and std.
     #[test]
     fn blue_first_swaps_what_red_first_gives() {
         let photo = Photo::from_rgb(5, 3, Random(9).bytes(45)).unwrap();

@@ -1,5 +1,6 @@
-//! What a model sees of a photo: which part, at which size, as its card says; and where that part lies
-//! on the photo, for whoever draws a heatmap on the whole of it. Leaves out resampling (`resize`).
+//! The view: the part of a photo that a model sees, at the model's size, as the card describes it. Also
+//! says where that part lies on the photo, so that a heatmap can be drawn over the whole photo. The
+//! resampling itself is in `resize`.
 
 use serde::Serialize;
 
@@ -10,23 +11,23 @@ use crate::resize::{ResizeError, resize_part};
 /// A photo as a model sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
-    /// Of the input's size.
+    /// The pixels, at the input's size.
     pub photo: Photo,
-    /// The part of the whole photo it shows.
+    /// The part of the whole photo that the view shows.
     pub region: Region,
 }
 
-/// A part of a photo, in fractions of its sides from the top left; beyond 0 to 1 lie bars.
+/// A part of a photo, in fractions of its sides from the top left; values outside 0 to 1 are padding bars.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Region {
-    /// Where it begins across.
+    /// Left edge.
     pub left: f64,
-    /// Where it begins down.
+    /// Top edge.
     pub top: f64,
-    /// Its width.
+    /// Width.
     pub width: f64,
-    /// Its height.
+    /// Height.
     pub height: f64,
 }
 
@@ -37,10 +38,11 @@ impl Region {
 
 /// Decodes a photo with enough pixels for the input's resampling.
 ///
-/// A filter with antialiasing gets at least twice the pixels it makes a side; four times where it is not
-/// Lanczos's, and where it fills the input with a part of the photo, as Teachable Machine does. A filter without
-/// antialiasing looks at single pixels, so it gets the photo whole. Where the pixels wanted are beyond `limits`,
-/// the photo is averaged down further, to at least twice the input with antialiasing and eight times without.
+/// For a filter with antialiasing the photo is decoded at a reduced size: at least twice the view's size per
+/// side for Lanczos over the whole photo, four times for other filters and for Lanczos with [`Fit::Cover`],
+/// as Teachable Machine uses it. A filter without antialiasing reads single pixels, so the photo is decoded
+/// at full size. If these sizes exceed `limits`, the photo is averaged down to at least twice the input's
+/// size with antialiasing and eight times without.
 ///
 /// # Errors
 /// As [`crate::photo::decode`].
@@ -48,7 +50,7 @@ pub fn decode(bytes: &[u8], input: &Input, limits: &Limits) -> Result<Photo, Pho
     decode_as(bytes, input, limits, Colors::Srgb)
 }
 
-/// [`decode`], with a say in how the file's colours are read.
+/// As [`decode`], with the choice of [`Colors`].
 ///
 /// # Errors
 /// As [`crate::photo::decode_as`].
@@ -67,30 +69,30 @@ pub fn decode_as(
     }
 }
 
-/// The size whose double a decoded photo must have.
+/// Half the size that the decoded photo must have at least.
 fn decode_target(input: &Input) -> (u32, u32) {
     let Resize { filter, antialias, fit, .. } = input.resize;
     if !antialias {
-        // Single pixels are looked at, so every one of the photo must be there.
+        // The filter reads single pixels, so the decode must keep all of them.
         return (u32::MAX, u32::MAX);
     }
-    // What a decode has averaged shows, by up to 1 point of a probability at twice the pixels and by half of that at
-    // four times; networks fed so by their own pipeline are held to its answers.
+    // Averaging while decoding changes probabilities by up to 1 point at twice the pixels, and by half of
+    // that at four times. Four times keeps results close to pipelines that resample the whole photo.
     let detail = if filter == Filter::Lanczos && fit != Fit::Cover { 1 } else { 2 };
     resized(input, detail)
 }
 
-/// `detail` times the size that the filter resamples to.
+/// `detail` times the size to which the filter resamples.
 fn resized(input: &Input, detail: u32) -> (u32, u32) {
     let (width, height) = match (input.resize.fit, input.resize.shortest) {
         (Fit::Crop | Fit::Stretch, Some(side)) => (side, side),
-        // One side fills the input whatever the photo's ratio, so the larger reduction rules.
+        // With any aspect ratio of the photo at least one side fills the input.
         _ => (input.width, input.height),
     };
     (width.saturating_mul(detail), height.saturating_mul(detail))
 }
 
-/// The part of `photo` that the model of this input sees, at the input's size.
+/// The view of `photo` for a model with this input.
 ///
 /// # Errors
 /// [`ResizeError`] for an input size that [`crate::card::Card::check`] refuses.
@@ -108,13 +110,13 @@ pub fn view(photo: &Photo, input: &Input) -> Result<View, ResizeError> {
     Ok(View { photo, region: place.region(&extent, (width, height)) })
 }
 
-/// Which part of the photo goes where on the input.
+/// Which part of the photo is drawn where on the input.
 struct Placement {
     /// Left, top, width and height in the photo's pixels.
     part: (f64, f64, f64, f64),
-    /// Columns and rows it becomes.
+    /// Width and height of the part after resampling.
     size: (u32, u32),
-    /// Column and row of the input where it begins.
+    /// Column and row of the input where the part begins.
     at: (u32, u32),
 }
 
@@ -187,7 +189,7 @@ impl Placement {
     }
 }
 
-/// `part` on a ground of `fill`, its first pixel at column and row `at`.
+/// `part` on a background of colour `fill`, its first pixel at column and row `at`.
 fn framed(part: &Photo, at: (u32, u32), (width, height): (u32, u32), fill: [u8; 3]) -> Photo {
     let count = width as usize * height as usize;
     let mut pixels: Vec<u8> = fill.iter().copied().cycle().take(count * 3).collect();
@@ -199,7 +201,7 @@ fn framed(part: &Photo, at: (u32, u32), (width, height): (u32, u32), fill: [u8; 
             place.copy_from_slice(source);
         }
     }
-    // The number of bytes is right by construction; the part alone is what there is otherwise.
+    // The number of bytes is right by construction, so the fallback is never used.
     Photo::from_rgb(width, height, pixels).unwrap_or_else(|| part.clone())
 }
 
@@ -236,8 +238,8 @@ mod tests {
         Resize { filter, antialias, fit, shortest, fill: [10, 20, 30] }
     }
 
-    /// What Pillow 12, torchvision and TensorFlow make of noise (`tests/reference/views.py`), the hardest
-    /// input there is: within one level, which two ways to round the same number may be apart.
+    /// Compares views of noise, the hardest input, with results of Pillow 12, torchvision and TensorFlow
+    /// (`tests/reference/views.py`). They may differ by one level, because of rounding.
     #[test]
     fn views_are_those_of_training_pipelines() {
         use Filter::{Bicubic, Bilinear, Lanczos, Nearest};
@@ -288,16 +290,16 @@ mod tests {
             ((40, 20), fit(Fit::Crop, Some(10)), [0.25, 0.0, 0.5, 1.0]),
             ((40, 20), fit(Fit::Crop, Some(20)), [0.375, 0.25, 0.25, 0.5]),
             ((40, 20), fit(Fit::Stretch, Some(20)), [0.25, 0.25, 0.5, 0.5]),
-            // Five rows of picture between two and three rows of bars: round(2.5) is 2.
+            // Five rows of photo between two and three rows of bars: round(2.5) is 2.
             ((40, 20), fit(Fit::Pad, None), [0.0, -0.4, 1.0, 2.0]),
         ] {
             near(region(source, (10, 10), resize(lanczos, true, fit, shortest)), expected);
         }
     }
 
-    /// A photo that a decode shrank is seen like the whole one: the same region, nearly the same pixels.
+    /// A scaled decode may cover its last column and row in part. The region counts from the covered part.
     #[test]
-    fn a_partly_covered_grid_is_seen_as_the_photo() {
+    fn regions_count_from_the_covered_part() {
         let photo = noise((33, 21));
         let covered = photo.clone().covering(32.5, 20.25);
         for fit in [Fit::Cover, Fit::Pad, Fit::Stretch] {

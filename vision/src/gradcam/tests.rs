@@ -1,4 +1,4 @@
-//! Grad-CAM against its definition: the gradient taken numerically through a small network, in f64.
+//! Compares Grad-CAM with its definition: the gradient is taken numerically through a small network in f64.
 
 use super::*;
 use crate::card::Target;
@@ -58,7 +58,7 @@ impl Network {
         }
     }
 
-    /// What the prepared graph gives: `M_c = Σ_k weights[c,k]·features[k]`.
+    /// The maps that a prepared graph returns: `M_c = Σ_k weights[c,k]·features[k]`.
     fn cam(&self) -> Vec<f32> {
         let mut maps = vec![0.0; CLASSES * AREA];
         for (map, row) in maps.chunks_exact_mut(AREA).zip(self.weights.chunks_exact(CHANNELS)) {
@@ -69,8 +69,8 @@ impl Network {
         maps.iter().map(|&m| m as f32).collect()
     }
 
-    /// Grad-CAM as its paper defines it, the gradient by central differences: channel weights are
-    /// the gradient's mean over the map, the map is relu of the weighted sum, over its maximum.
+    /// Grad-CAM as its paper defines it, with the gradient by central differences. A channel's weight is
+    /// the gradient's mean over the map; the heatmap is relu of the weighted sum, divided by its maximum.
     fn by_definition(&self, class: usize) -> Vec<f64> {
         const STEP: f64 = 1e-5;
         let gradient = |at: usize| {
@@ -114,7 +114,7 @@ fn probability_maps_are_the_numeric_gradient() {
     }
 }
 
-/// Two classes, one pixel each way: every number here can be checked by hand.
+/// Two classes and maps of two pixels: every number can be checked by hand.
 #[test]
 fn small_maps_by_hand() {
     let cam = [4.0, -2.0, 1.0, 3.0];
@@ -128,7 +128,7 @@ fn small_maps_by_hand() {
         (probability, softmax, [0.5, 0.5], 1, [0.0, 1.0], probability),
         (probability, sigmoid, [0.5, 0.5], 1, [1.0 / 3.0, 1.0], probability),
         (logit, softmax, [0.5, 0.5], 1, [1.0 / 3.0, 1.0], logit),
-        // Saturated: no gradient is left of the probability.
+        // Saturated: the gradient of the probability vanishes.
         (probability, softmax, [1.0, 0.0], 0, [1.0, 0.0], logit),
         (probability, softmax, [1.0, 1e-11], 0, [1.0, 0.0], logit),
         (probability, sigmoid, [1.0, 0.0], 1, [1.0 / 3.0, 1.0], logit),
@@ -155,7 +155,7 @@ fn maps_without_evidence_are_blank() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() {
+fn inputs_that_contradict_the_card_are_errors() {
     let map = map(Basis::Probability);
     let cam = [0.0; CLASSES * AREA];
     let even = [0.25; CLASSES];
@@ -187,7 +187,7 @@ fn what_does_not_fit_is_an_error() {
 }
 
 #[test]
-fn heatmaps_hold_what_they_promise() {
+fn heatmaps_check_their_size_and_range() {
     for (width, height, values, fits) in [
         (2, 1, vec![0.0, 1.0], true),
         (2, 1, vec![0.0], false),
@@ -201,7 +201,7 @@ fn heatmaps_hold_what_they_promise() {
     }
 }
 
-/// OpenCV's own results (`tests/reference/make.py`).
+/// Compares with OpenCV's results (`tests/reference/make.py`).
 #[test]
 fn upsampling_is_opencvs_bilinear() {
     for (size, target) in [
@@ -227,7 +227,7 @@ fn upsampling_is_opencvs_bilinear() {
     assert!(upsample(&heatmap, 0, 3).is_empty());
 }
 
-/// A mean of two softmaxes has no logits, and its maps were mixed by a softmax that was not there.
+/// A mean of two softmaxes has no logits; its maps were once wrongly multiplied by a softmax's derivative.
 #[test]
 fn maps_of_probabilities_are_shown_as_they_are() {
     let cam = [4.0, -2.0, 1.0, 3.0];
@@ -257,7 +257,7 @@ fn the_likeliest_classes_alone_have_maps() {
     let listed = [2.0, 0.0];
     let likeliest = of(&listed, 2).unwrap();
     assert_eq!((likeliest.values(), likeliest.basis()), (&[0.25, 1.0][..], Basis::Probability));
-    // The other's probability falls everywhere: its logit's map is shown.
+    // The probability map of class 0 has no positive value, so its logit map is shown.
     let other = of(&listed, 0).unwrap();
     assert_eq!((other.values(), other.basis()), (&[0.5, 1.0][..], Basis::Logit));
     assert_eq!(of(&listed, 1), Err(GradCamError::Unlikely { class: 1, count: 2 }));

@@ -1,20 +1,20 @@
-//! Resampling without antialiasing: every pixel from the few nearest of the photo, however much smaller
-//! it becomes. Pixel centres lie at halves, and the photo's edge is repeated.
+//! Resampling without antialiasing: each output pixel is computed from the few nearest pixels of the
+//! photo, at any reduction. Pixel centres lie at halves, and the photo's edge is repeated.
 //!
 //! - bilinear: `tf.image.resize(…, "bilinear")`, `cv2.INTER_LINEAR`, PyTorch's `interpolate`
-//! - bicubic: `tf.image.resize(…, "bicubic")`: Keys' kernel with a = -0.5, taps beyond the edge left
-//!   out and the others scaled to sum to 1
+//! - bicubic: `tf.image.resize(…, "bicubic")`: Keys' kernel with a = -0.5; taps beyond the edge are left
+//!   out and the others scaled so that they sum to 1
 //! - nearest: `tf.image.resize(…, "nearest")` and Pillow's `NEAREST`
 //!
-//! TensorFlow gives fractions of a level; here they are rounded to the nearest level.
+//! TensorFlow returns fractions of a level; here they are rounded to the nearest level.
 
 use crate::card::Filter;
 use crate::photo::Photo;
 
-/// Pixels of one axis that make one pixel of the result, with their weights, which sum to 1.
+/// For one output pixel and one axis: the source pixels and their weights, which sum to 1.
 type Taps = Vec<(usize, f32)>;
 
-/// Samples the part of `photo` at left, top, of width and height to `size`; `None` for a size of 0.
+/// Resamples the part of `photo` given by left, top, width and height; `None` for a size of 0.
 pub(super) fn sample(
     photo: &Photo,
     (left, top, across, down): (f64, f64, f64, f64),
@@ -42,8 +42,8 @@ pub(super) fn sample(
     Photo::from_rgb(width, height, pixels)
 }
 
-/// The taps of every pixel along one axis: `to` pixels out of `length` that begin at `start`, of an axis
-/// of `side` pixels.
+/// The taps of `to` output pixels along one axis. They cover `length` source pixels from `start` on; the
+/// photo has `side` pixels along this axis.
 fn axis(start: f64, length: f64, to: u32, side: u32, filter: Filter) -> Vec<Taps> {
     let scale = length / f64::from(to.max(1));
     (0..to).map(|x| taps(start, scale, x, side, filter)).collect()
@@ -63,7 +63,7 @@ fn taps(start: f64, scale: f64, x: u32, side: u32, filter: Filter) -> Taps {
             let sum: f64 = weighed.iter().map(|(_, weight)| weight).sum();
             weighed.into_iter().map(|(p, weight)| (p, (weight / sum) as f32)).collect()
         }
-        // Every other filter is antialiased, and not sampled here.
+        // Bilinear; Lanczos is always antialiased and never sampled here.
         _ => {
             let at = (centre - 0.5).clamp(0.0, last);
             let part = (at - at.floor()) as f32;

@@ -1,8 +1,8 @@
-//! Photos: what they are in memory, and how they come out of a file's bytes.
+//! Photos in memory, and decoding them from a file's bytes.
 //!
-//! Formats are told by their first bytes alone. The header is checked against the limits before
-//! any pixel is allocated, each format in a file of its own. Leaves out resizing to a model's
-//! size: a decode only ever drops detail that the model could not see anyway.
+//! The first bytes determine the format; each format has a file of its own. The header is checked against
+//! the limits before any pixel is allocated. A decode may return a smaller photo, but only drops detail
+//! that the model could not see; resizing to the model's size is done in `resize`.
 
 mod bmp;
 mod channels;
@@ -25,32 +25,31 @@ pub use limits::Limits;
 pub(crate) use picture::Extent;
 pub use picture::Photo;
 
-/// Decodes a photo of any [`Format`] to upright RGB.
+/// Decodes a photo of any [`Format`] to upright sRGB.
 ///
-/// - EXIF orientation (JPEG, PNG, WebP) is applied, alpha is laid over white, 16-bit samples are
-///   cut to their high byte, CMYK without a profile is converted as Pillow does it.
-/// - An embedded colour profile (JPEG, PNG, WebP, BMP; of PNG also cICP, gAMA and cHRM) is converted to
-///   sRGB, relative to its white, unless `colors` says otherwise; one that cannot be read is ignored, as
-///   browsers do.
-/// - `target` is the model's width and height in pixels. Where the file's picture is much larger,
-///   the photo comes back smaller: a JPEG by 1/2, 1/4 or 1/8 of its own transform, PNG, BMP, GIF and
-///   lossy WebP averaged over squares of pixels row by row. Both sides stay at least twice the target's.
-/// - Nothing is allocated before the header has been checked against `limits`.
+/// - EXIF orientation (JPEG, PNG, WebP) is applied, alpha is blended over white, 16-bit samples are
+///   truncated to their high byte, and CMYK without a profile is converted as in Pillow.
+/// - Colours are converted to sRGB, relative to the white point, from an embedded profile (JPEG, PNG, WebP,
+///   BMP) or from PNG's cICP, gAMA and cHRM. A profile that cannot be read is ignored, as browsers do.
+/// - `target` is the model's width and height in pixels. A much larger photo is returned smaller, with both
+///   sides at least twice the target's: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size by a smaller
+///   inverse transform; PNG, BMP, GIF and lossy WebP are averaged over squares of pixels, row by row.
+/// - No pixel is allocated before the header has been checked against `limits`.
 ///
 /// # Errors
-/// [`PhotoError`]: for bytes that are no photo, one that is broken or cut short, and one beyond the
+/// [`PhotoError`] for bytes that are not a photo, and for a photo that is damaged, cut short or beyond the
 /// limits.
 pub fn decode(bytes: &[u8], target: (u32, u32), limits: &Limits) -> Result<Photo, PhotoError> {
     decode_as(bytes, target, limits, Colors::Srgb)
 }
 
-/// What the numbers of the photo are to mean.
+/// The colour space of the decoded photo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Colors {
-    /// sRGB: profiles are converted.
+    /// sRGB; embedded profiles are applied.
     #[default]
     Srgb,
-    /// The numbers as the file stores them: profiles are not read.
+    /// The values as the file stores them; profiles are not read.
     Stored,
 }
 
@@ -84,13 +83,13 @@ pub fn decode_as(
     Ok(orientation::orient(photo, decoded.orientation))
 }
 
-/// What a format's decoder gives.
+/// The result of a format's decoder.
 struct Decoded {
-    /// The pixels as the file has them.
+    /// The pixels in the file's orientation.
     photo: Photo,
-    /// How to turn them upright.
+    /// The orientation to correct.
     orientation: orientation::Orientation,
-    /// What their numbers mean, where that is neither sRGB nor converted already, as samples under alpha and CMYK
-    /// must be.
+    /// The colours to convert from. `None` for sRGB, and for colours that the decoder had to convert itself
+    /// (CMYK, and samples with alpha).
     color: Option<color::Color>,
 }

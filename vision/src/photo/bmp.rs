@@ -1,6 +1,6 @@
-//! BMP: palettes, 16, 24 and 32 bits, bit fields, run lengths, from the top or from the bottom, of Windows and of
-//! OS/2. Averaged down row by row where the model needs less. Leaves out JPEG and PNG inside a BMP, and the
-//! compressions that only OS/2 had.
+//! BMP decoder for files of Windows and OS/2: palettes, 16, 24 and 32 bits, bit fields, run lengths,
+//! top-down and bottom-up. Large pictures are averaged down row by row. Not supported: JPEG and PNG inside
+//! a BMP, and the compressions that only OS/2 had.
 
 mod header;
 mod runs;
@@ -15,7 +15,7 @@ use super::orientation::Orientation;
 use super::shrink::{self, Rows, Shrink};
 use header::{Header, Pixels};
 
-/// A BMP's pixels. The format has no orientation.
+/// Decodes a BMP. The format has no orientation.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
@@ -53,7 +53,7 @@ fn read_rows(header: &Header<'_>, shrink: &mut Shrink) -> Result<(), PhotoError>
     if runs.is_none() && header.data.len() < needed {
         return Err(PhotoError::Truncated { format: Format::Bmp });
     }
-    // Where alpha is 0 everywhere, the program that wrote the file did not mean it: browsers show it opaque.
+    // If alpha is 0 everywhere, the file is treated as opaque, as browsers do: its writer left alpha unset.
     let opaque = match &header.pixels {
         Pixels::Fields(fields) => fields.has_no_alpha(header.data, stride, width, header.bits),
         _ => true,

@@ -1,21 +1,20 @@
-//! Other channels to RGB: grey, alpha over white, CMYK. Leaves out colour profiles, which are never
-//! read.
+//! Converts grey, alpha and CMYK samples to RGB, without colour profiles (see `color`).
 
-/// One grey sample a pixel to three.
+/// Repeats each grey sample three times.
 pub(super) fn rgb_from_grey(grey: &[u8]) -> Vec<u8> {
     let mut rgb = vec![[0; 3]; grey.len()];
     rgb.iter_mut().zip(grey).for_each(|(rgb, &grey)| *rgb = [grey; 3]);
     rgb.into_flattened()
 }
 
-/// A sample of opacity `alpha` laid over white: `sample·a + 255·(1 - a)`, rounded.
+/// A sample blended over white: `sample·a + 255·(1 - a)`, rounded, with `a` = `alpha` / 255.
 pub(super) fn over_white(sample: u8, alpha: u8) -> u8 {
     let (sample, alpha) = (u32::from(sample), u32::from(alpha));
-    // At most 255, as either weight is at most 255.
+    // At most 255, because the two weights add up to 255.
     ((sample * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
-/// Red, green, blue of opacity alpha laid over white.
+/// Red, green and blue blended over white by their alpha.
 pub(super) fn rgb_from_rgba([r, g, b, a]: [u8; 4]) -> [u8; 3] {
     match a {
         255 => [r, g, b],
@@ -23,22 +22,22 @@ pub(super) fn rgb_from_rgba([r, g, b, a]: [u8; 4]) -> [u8; 3] {
     }
 }
 
-/// Cyan, magenta, yellow, black, 255 full ink, to RGB as Pillow does it without a profile:
+/// Cyan, magenta, yellow and black (255 is full ink) to RGB, as Pillow does without a profile:
 /// `(255 - k)·(255 - c) / 255`.
 pub(super) fn rgb_from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     let paper = u32::from(255 - k);
     [c, m, y].map(|ink| {
         let product = paper * u32::from(ink) + 128;
-        // Division by 255 as Pillow rounds it.
+        // Division by 255, rounded as in Pillow.
         (paper - ((product + (product >> 8)) >> 8)) as u8
     })
 }
 
-/// Four channels a pixel to three, in the same memory.
+/// Converts four channels per pixel to three, in the same memory.
 pub(super) fn narrowed(mut samples: Vec<u8>, convert: fn([u8; 4]) -> [u8; 3]) -> Vec<u8> {
     let pixels = samples.len() / 4;
     for pixel in 0..pixels {
-        // Ahead of the writing, which is at 3 bytes a pixel.
+        // Reads 4 bytes per pixel and writes 3, so reading stays ahead of writing.
         if let Some(four) = samples.get(pixel * 4..).and_then(|rest| rest.first_chunk().copied()) {
             samples[pixel * 3..][..3].copy_from_slice(&convert(four));
         }

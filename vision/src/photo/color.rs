@@ -1,7 +1,7 @@
-//! Colour profiles to sRGB, which is what models are trained on and what a browser's canvas gives. The profile
-//! is read beside the decode and applied once to the photo it returns, which is small by then.
+//! Converts colours to sRGB, which models are trained on and a browser's canvas returns. The conversion is
+//! normally applied to the decoded photo, which may be much smaller than the file's picture.
 //!
-//! A profile that cannot be read, or is made for other channels than the file has, is ignored as browsers do.
+//! A profile that cannot be read or does not fit the file's channels is ignored, as browsers do.
 
 use super::picture::Photo;
 use moxcms::{
@@ -11,17 +11,17 @@ use moxcms::{
 };
 use std::sync::Arc;
 
-/// Largest profile that is read, in bytes. Those of cameras and editors have up to 600 KB, most below 4.
+/// Largest profile that is read, in bytes. Profiles of cameras and editors have up to 600 KB, most below 4.
 pub(super) const MAX_PROFILE: usize = 2 << 20;
 
-/// What a photo's numbers mean, where that is not sRGB.
+/// The colour space of a photo that is not sRGB.
 #[derive(Debug)]
 pub(super) struct Color(Box<ColorProfile>);
 
-/// Bytes that reading a profile of `length` bytes and converting by it take: the file's own, its curves and tables as
-/// floats, and where it is long enough to have tables, the grid that colours are looked up in and what makes it.
+/// Bytes needed to read and apply a profile of `length` bytes: the profile itself, its curves and tables as
+/// floats, and for a profile that is long enough to contain tables, the look-up grid and its construction.
 pub(super) fn memory(length: usize) -> u64 {
-    /// Profiles of curves alone are mostly shorter.
+    /// Most profiles without tables are shorter.
     const CURVES: usize = 8 << 10;
     let fixed = match length {
         0 => return 0,
@@ -31,7 +31,7 @@ pub(super) fn memory(length: usize) -> u64 {
     (length.min(MAX_PROFILE) as u64) * 5 + fixed
 }
 
-/// What samples a file has.
+/// The channels of a file, without alpha.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Channels {
     Grey,
@@ -39,7 +39,7 @@ pub(super) enum Channels {
     Cmyk,
 }
 
-/// The colours of an ICC profile for a file of such `channels`; `None` for a profile that is ignored.
+/// The colours of an ICC profile for a file with these channels; `None` for a profile that is ignored.
 pub(super) fn from_icc(bytes: &[u8], channels: Channels) -> Option<Color> {
     if bytes.len() > MAX_PROFILE {
         return None;
@@ -54,9 +54,10 @@ pub(super) fn from_icc(bytes: &[u8], channels: Channels) -> Option<Color> {
     fits.then(|| Color(Box::new(profile)))
 }
 
-/// The colours of code points (ITU-T H.273): primaries and transfer. `None` for sRGB and for what is unknown.
+/// The colours of code points for primaries and transfer (ITU-T H.273); `None` for sRGB and for unknown
+/// code points.
 ///
-/// The curve of video (transfers 1, 6, 14 and 15) is taken as displays show it, 2.4 (ITU-R BT.1886), as browsers do.
+/// Transfers of video (1, 6, 14 and 15) get the gamma of displays, 2.4 (ITU-R BT.1886), as in browsers.
 pub(super) fn from_cicp(primaries: u8, transfer: u8) -> Option<Color> {
     let color_primaries = CicpColorPrimaries::try_from(primaries).ok()?;
     let transfer_characteristics = TransferCharacteristics::try_from(transfer).ok()?;
@@ -75,7 +76,7 @@ pub(super) fn from_cicp(primaries: u8, transfer: u8) -> Option<Color> {
     Some(Color(Box::new(profile)))
 }
 
-/// Gives the profile a pure power as its curve.
+/// Replaces the profile's curves by a pure power.
 fn set_gamma(profile: &mut ColorProfile, gamma: f32) {
     let curve: ToneReprCurve = curve_from_gamma(gamma);
     profile.cicp = None;
@@ -84,9 +85,11 @@ fn set_gamma(profile: &mut ColorProfile, gamma: f32) {
     profile.blue_trc = Some(curve);
 }
 
-/// The colours of a PNG's gAMA and cHRM: `gamma` the exponent that encodes, such as 0.45455; white, red, green
-/// and blue as x and y, sRGB's where they are not given. `None` without a usable gamma, where browsers read past
-/// the points, and where all is sRGB's as near as the chunks can say.
+/// The colours of a PNG's gAMA and cHRM chunks. `gamma` is the encoding exponent, such as 0.45455; `points`
+/// are x and y of white, red, green and blue, sRGB's by default.
+///
+/// `None` if there is no usable gamma (browsers then ignore the points), or if both are sRGB's within the
+/// precision of the chunks.
 pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -> Option<Color> {
     let near = |a: f32, b: f32| (a - b).abs() < 0.005;
     let gamma = gamma.filter(|gamma| *gamma > 0.05 && *gamma < 20.0)?;
@@ -94,7 +97,8 @@ pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -
         let all = points.iter().zip(SRGB_POINTS);
         !all.into_iter().all(|((x, y), (sx, sy))| near(*x, sx) && near(*y, sy))
     });
-    // So programs write sRGB for readers that do not know its chunk (PNG specification, third edition, 11.3.2.5).
+    // Writers of sRGB add this gamma for readers without the sRGB chunk (PNG specification, third edition,
+    // 11.3.2.5).
     if points.is_none() && near(gamma, 0.45455) {
         return None;
     }
@@ -112,10 +116,10 @@ pub(super) fn from_chunks(gamma: Option<f32>, points: Option<[(f32, f32); 4]>) -
     Some(Color(Box::new(profile)))
 }
 
-/// White, red, green and blue of sRGB.
+/// White, red, green and blue of sRGB, each as x and y.
 const SRGB_POINTS: [(f32, f32); 4] = [(0.3127, 0.329), (0.64, 0.33), (0.3, 0.6), (0.15, 0.06)];
 
-/// `photo` in sRGB. As it is where the profile cannot be applied.
+/// `photo` in sRGB; unchanged if the profile cannot be applied.
 pub(super) fn to_srgb(mut photo: Photo, color: Option<&Color>) -> Photo {
     if let Some(converter) = color.and_then(Converter::new) {
         converter.convert(photo.pixels_mut());
@@ -123,19 +127,19 @@ pub(super) fn to_srgb(mut photo: Photo, color: Option<&Color>) -> Photo {
     photo
 }
 
-/// A profile made ready to convert samples.
+/// A profile prepared for converting samples.
 pub(super) struct Converter {
     transform: Arc<Transform8BitExecutor>,
     channels: Channels,
 }
 
-/// Pixels that are converted at once.
+/// Number of pixels converted at a time.
 const STRETCH: usize = 1024;
 
 impl Converter {
-    /// `None` where the profile cannot be applied.
+    /// `None` if the profile cannot be applied.
     pub(super) fn new(Color(profile): &Color) -> Option<Self> {
-        // Matters to look-up tables only, of which browsers take the first, which is this one's.
+        // The intent only selects among look-up tables; browsers take the first, the perceptual one.
         let rendering_intent = RenderingIntent::Perceptual;
         let options = TransformOptions { rendering_intent, ..TransformOptions::default() };
         let (channels, layout) = match profile.color_space {
@@ -150,7 +154,7 @@ impl Converter {
 
     /// Converts RGB, or grey stored as RGB, in place.
     pub(super) fn convert(&self, rgb: &mut [u8]) {
-        // A transform reads from one place and writes to another: a stretch at a time through a copy.
+        // The transform cannot work in place, so it reads from a copy of one stretch at a time.
         let mut from = [0; 3 * STRETCH];
         for pixels in rgb.chunks_mut(from.len()) {
             let samples = if self.channels == Channels::Grey {
@@ -167,7 +171,8 @@ impl Converter {
         }
     }
 
-    /// Converts what lies under alpha, in place: red, green and blue of four samples a pixel, grey of two.
+    /// Converts the colour samples of pixels with alpha in place: red, green and blue of four channels, or
+    /// grey of two.
     pub(super) fn convert_under_alpha(&self, samples: &mut [u8], channels: usize) {
         let mut colors = [[0; 3]; STRETCH];
         for pixels in samples.chunks_mut(channels * STRETCH) {
@@ -191,7 +196,7 @@ impl Converter {
         }
     }
 
-    /// Cyan, magenta, yellow and black, 255 full ink, to RGB in the same memory.
+    /// Converts cyan, magenta, yellow and black (255 is full ink) to RGB in the same memory.
     pub(super) fn narrow_cmyk(&self, mut samples: Vec<u8>) -> Vec<u8> {
         let count = samples.len() / 4;
         let mut from = [0; 4 * STRETCH];
@@ -199,7 +204,7 @@ impl Converter {
             let pixels = STRETCH.min(count - first);
             let from = &mut from[..pixels * 4];
             from.copy_from_slice(&samples[first * 4..][..pixels * 4]);
-            // Behind the reading, which is at 4 bytes a pixel.
+            // Reads 4 bytes per pixel and writes 3, so writing stays behind reading.
             let to = &mut samples[first * 3..][..pixels * 3];
             if self.transform.transform(from, to).is_err() {
                 break;

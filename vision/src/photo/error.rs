@@ -1,29 +1,29 @@
-//! Why a photo could not be decoded: one type for all formats, each message saying what to do.
+//! The errors of decoding, one type for all formats. Each message says what the user can do.
 
 use super::format::Format;
 use thiserror::Error;
 
-/// Why bytes did not become a photo.
+/// Why a photo cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PhotoError {
-    /// No bytes at all.
+    /// There are no bytes.
     #[error("the photo is empty: send the bytes of a JPEG, PNG, WebP, BMP or GIF file")]
     Empty,
-    /// Not the beginning of any format known here.
+    /// The first bytes match no known format.
     #[error("this is not a photo in a known format: send a JPEG, PNG, WebP, BMP or GIF file")]
     UnknownFormat,
-    /// HEIC or HEIF.
+    /// The file is HEIC or HEIF.
     #[error(
         "this is a HEIC photo, which is not decoded: export it as JPEG and send that (on an iPhone: \
          Settings, Camera, Formats, Most Compatible)"
     )]
     Heic,
-    /// AVIF.
+    /// The file is AVIF.
     #[error(
         "this is an AVIF photo, which is not decoded: save it as JPEG, PNG or WebP and send that"
     )]
     Avif,
-    /// A feature of the format that is not decoded.
+    /// The file uses a feature of its format that is not supported.
     #[error("this {format} has {feature}, which is not decoded: save the photo as a plain JPEG")]
     Unsupported {
         /// The file's format.
@@ -31,7 +31,7 @@ pub enum PhotoError {
         /// The feature.
         feature: String,
     },
-    /// A width or height of 0.
+    /// The width or height is 0.
     #[error("this {format} is {width}x{height} pixels: both sides must be at least 1")]
     ZeroSize {
         /// The file's format.
@@ -43,7 +43,7 @@ pub enum PhotoError {
     },
     /// A side or the area is beyond the limits.
     #[error(
-        "the photo is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all \
+        "the photo is {width}x{height} pixels; at most {max_side} per side and {max_pixels} in all \
          are decoded: send a smaller one"
     )]
     TooLarge {
@@ -64,10 +64,10 @@ pub enum PhotoError {
     NeedsTooMuchMemory {
         /// Bytes a decode would hold at once, estimated from the header.
         needed: u64,
-        /// Bytes allowed.
+        /// Allowed bytes.
         limit: u64,
     },
-    /// Texts or colour profiles inflate to more than any photo needs.
+    /// Texts and colour profile inflate to more than is allowed.
     #[error(
         "the texts and colour profile of this {format} inflate to more than {limit} bytes: save the \
          photo again without metadata"
@@ -75,7 +75,7 @@ pub enum PhotoError {
     TooMuchMetadata {
         /// The file's format.
         format: Format,
-        /// Bytes allowed.
+        /// Allowed bytes.
         limit: u64,
     },
     /// The file ends too early.
@@ -89,7 +89,7 @@ pub enum PhotoError {
     Corrupt {
         /// The file's format.
         format: Format,
-        /// What is wrong with it.
+        /// The violated rule.
         detail: String,
     },
 }
@@ -103,7 +103,7 @@ impl PhotoError {
         Self::Unsupported { format, feature: feature.to_string() }
     }
 
-    /// An error of a reader over bytes in memory: the only one there is, is their end.
+    /// Converts an error of a reader over bytes in memory, which fails only at their end.
     pub(super) fn from_io(format: Format, error: &std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Self::Truncated { format },

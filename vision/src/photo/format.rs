@@ -1,18 +1,18 @@
-//! The photo formats, and how bytes tell theirs. Leaves out file names and declared media types:
-//! neither is evidence.
+//! The photo formats, recognised by a file's first bytes. File names and declared media types are ignored,
+//! because they can be wrong.
 
 /// A photo format this crate decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// JPEG, baseline and progressive.
     Jpeg,
-    /// PNG; of an animation the default image.
+    /// PNG; for an animation its default image.
     Png,
-    /// WebP, lossy and lossless; of an animation the first frame.
+    /// WebP, lossy and lossless; for an animation its first frame.
     WebP,
-    /// Windows bitmap.
+    /// BMP of Windows and OS/2.
     Bmp,
-    /// GIF; of an animation the first frame.
+    /// GIF; for an animation its first frame.
     Gif,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// The format `bytes` are in, by their first bytes alone; `None` for any other.
+/// The format of `bytes`, recognised by the first of them; `None` if it is not supported.
 #[must_use]
 pub fn sniff(bytes: &[u8]) -> Option<Format> {
     match bytes {
@@ -41,28 +41,29 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     }
 }
 
-/// A still picture in an ISO base media file, as phones write them.
+/// Formats of phones based on the ISO base media file format. They are recognised in order to refuse them by
+/// name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heif {
     /// Coded with AV1.
     Avif,
-    /// Coded with HEVC, or with what its brands do not say.
+    /// Coded with HEVC, or with a coding that the brands do not name.
     Heic,
 }
 
-/// Whether `bytes` are HEIF or AVIF, by the brands of their first box (ISO/IEC 14496-12, 4.3; 23008-12, 10.2): a
-/// major brand, then a version, then every brand the file is compatible with.
+/// Recognises HEIF and AVIF by the brands in their first box (ISO/IEC 14496-12, 4.3; 23008-12, 10.2): a
+/// major brand, a version, and all brands the file is compatible with.
 pub(super) fn heif(bytes: &[u8]) -> Option<Heif> {
     let (length, rest) = bytes.split_first_chunk()?;
     let brands = rest.strip_prefix(b"ftyp")?;
-    // A length that is 0 or 1 means the file's end, or that 8 bytes of length follow.
+    // A length of 0 means up to the file's end; 1 means that a length of 8 bytes follows.
     let (length, brands) = match u32::from_be_bytes(*length) {
         0 => (brands.len(), brands),
         1 => (brands.len(), brands.get(8..)?),
         length => ((length as usize).checked_sub(8)?, brands),
     };
     let brands = brands.get(..length.min(brands.len())).unwrap_or_default().as_chunks::<4>().0;
-    // A box of brands is short; the second place is the version.
+    // The box is short; its second word is the version.
     let mut brands = brands.iter().take(64).enumerate().filter(|(at, _)| *at != 1);
     let mut found = None;
     brands

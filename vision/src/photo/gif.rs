@@ -1,5 +1,5 @@
-//! GIF: the first frame, laid on a white canvas of the whole picture's size and averaged down row by row where the
-//! model needs less. Leaves out later frames, and the comments and profiles before the first.
+//! GIF decoder: the first frame on a white canvas of the whole picture's size. Large pictures are averaged
+//! down row by row. Later frames, comments and profiles are not read.
 
 use super::Decoded;
 use super::error::PhotoError;
@@ -10,13 +10,13 @@ use super::shrink::{self, Rows, Shrink};
 use gif::{DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
 use std::num::NonZeroU64;
 
-/// What the decoder may keep of application extensions.
+/// Most bytes that the decoder may keep of application extensions.
 const METADATA: NonZeroU64 = NonZeroU64::MIN.saturating_add(2 << 20);
 
-/// The decoder's code table and buffers.
+/// Bytes of the decoder's code table and buffers.
 const DECODER: u64 = 64 << 10;
 
-/// A GIF's first frame. The format has no orientation.
+/// Decodes a GIF's first frame. The format has no orientation.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
@@ -32,7 +32,7 @@ pub(super) fn decode(
     let frame = decoder.next_frame_info().map_err(typed)?.cloned();
     let frame = frame.ok_or_else(|| PhotoError::corrupt(Format::Gif, "it has no frame"))?;
     limits.check_size(Format::Gif, frame.width.into(), frame.height.into())?;
-    // A screen that is too small for its first frame grows with it, as browsers have it.
+    // A screen that is too small for its first frame is enlarged to it, as browsers do.
     let with_frame =
         |side: u32, start: u16, length: u16| side.max(u32::from(start) + u32::from(length));
     let width = with_frame(screen.0, frame.left, frame.width);
@@ -52,8 +52,8 @@ pub(super) fn decode(
     Ok(Decoded { photo, orientation: Orientation::Upright, color: None })
 }
 
-/// Draws what of `frame` lies on the canvas; transparent pixels leave it white, as a browser on a
-/// white page would. An index beyond the palette is black.
+/// Draws the part of `frame` that lies on the canvas. Transparent pixels stay white, as in a browser on a
+/// white page. An index beyond the palette is black.
 fn draw(
     decoder: &Decoder<&[u8]>,
     frame: &Frame<'_>,

@@ -1,8 +1,9 @@
-//! JPEG: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK, decoded at the scale the model
-//! needs. Leaves out lossless, arithmetic and 12-bit coding, which no camera writes.
+//! JPEG decoder: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK, at the scale the model needs.
+//! Lossless, arithmetic and 12-bit coding are not supported; cameras do not write them.
 //!
-//! The decoder gets a stream of our making: the file's scans between headers that are whole, or for
-//! progressive files the coefficients that the scale needs.
+//! The decoding library does not read the file itself but a stream made here. For a sequential file the
+//! stream consists of new headers and the file's scan data (`stream`); for a progressive file, of the
+//! coefficients needed at the scale, coded again as a sequential file (`coefficients`, `transcode`).
 
 mod bits;
 mod coefficients;
@@ -31,14 +32,14 @@ use std::io::Read;
 use stream::Stream;
 use transcode::Transcoded;
 
-/// Most 8×8 blocks all scans together may visit: a 12-megapixel progressive photo takes about 3
-/// million, this many about a second.
+/// Most 8×8 blocks that all scans together may visit. A progressive photo of 12 megapixels has about 3
+/// million; decoding this many takes about a second.
 const MAX_BLOCKS: u64 = 40_000_000;
 
-/// The decoder's tables and buffers.
+/// Bytes of the decoder's tables and buffers.
 const DECODER: u64 = 64 << 10;
 
-/// A JPEG's pixels as the file has them, how to turn them upright, and their colour profile.
+/// Decodes a JPEG.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
@@ -66,7 +67,7 @@ pub(super) fn decode(
         let profile = profile(&header.profile).filter(|_| colors == Colors::Srgb);
         profile.and_then(|profile| color::from_icc(&profile, channels))
     };
-    // Ink becomes RGB by its profile, before there is a photo; the other colours are converted on the photo.
+    // CMYK must be converted by its profile before there is an RGB photo; other colours are converted later.
     let is_ink = channels == Channels::Cmyk;
     let ink = if is_ink { color().as_ref().and_then(Converter::new) } else { None };
     let ink = ink.as_ref();
@@ -77,7 +78,7 @@ pub(super) fn decode(
         let is_behind_data = Cell::new(false);
         let stream = Stream::new(frame, &header.scans, &is_behind_data);
         let pixels = pixels(stream, &header, eighths, ink);
-        // The decoder fails on the ones behind the data where the data is not all there.
+        // If data is missing, the decoder fails on the one bits that follow it (see `stream`).
         pixels.map_err(|error| if is_behind_data.get() { truncated() } else { error })
     }?;
     let (width, height) = frame.scaled(eighths);
@@ -89,14 +90,14 @@ pub(super) fn decode(
     Ok(Decoded { photo, orientation, color })
 }
 
-/// What cannot be streamed to the decoder as it is: progressive files, whose coefficients would not
-/// fit, and those with a quantization step of 0, which it refuses.
+/// Whether the file must be coded again: progressive files, because the decoder would keep all their
+/// coefficients in memory, and files with a quantization step of 0, which the decoder refuses.
 fn is_transcoded(frame: &Frame<'_>) -> bool {
     let has_zero = |steps: &tables::Steps<'_>| steps.has_zero();
     frame.progressive || frame.components.iter().any(|c| c.steps.as_ref().is_some_and(has_zero))
 }
 
-/// RGB at `eighths` / 8 of the full size; `ink` converts CMYK that has a profile.
+/// The RGB pixels at `eighths` / 8 of the full size; `ink` converts CMYK that has a profile.
 fn pixels(
     stream: impl Read,
     header: &Header<'_>,
@@ -107,7 +108,7 @@ fn pixels(
     decoder.set_color_transform(header.colors());
     let (width, height) = header.frame.scaled(eighths);
     if eighths < 8 {
-        // Sides fit 16 bits, as they are at most the frame's.
+        // The sides fit 16 bits, because they are at most the frame's.
         let found = decoder.scale(width as u16, height as u16).map_err(typed)?;
         if (u32::from(found.0), u32::from(found.1)) != (width, height) {
             return Err(corrupt("its size at a smaller scale is not the one expected"));
@@ -125,7 +126,7 @@ fn pixels(
     }
 }
 
-/// The colour profile whose parts the APP2 segments hold; `None` where parts are missing or double.
+/// The colour profile joined from the parts in the APP2 segments; `None` if parts are missing or repeated.
 fn profile(parts: &[(u8, u8, &[u8])]) -> Option<Vec<u8>> {
     let length: usize = parts.iter().map(|(.., data)| data.len()).sum();
     let mut parts = parts.to_vec();
@@ -137,8 +138,7 @@ fn profile(parts: &[(u8, u8, &[u8])]) -> Option<Vec<u8>> {
     (whole && length > 0).then(|| parts.iter().flat_map(|(.., data)| *data).copied().collect())
 }
 
-/// The smallest of 1/8, 2/8, 4/8 that leaves both sides at least twice the target's; 8 where none
-/// does.
+/// The smallest of 1, 2 and 4 eighths at which both sides are at least twice the target's, or 8.
 fn eighths(frame: &Frame<'_>, target: (u32, u32)) -> u32 {
     let enough = |side: u32, target: u32| side >= target.max(1).saturating_mul(2);
     [1, 2, 4]
@@ -150,8 +150,8 @@ fn eighths(frame: &Frame<'_>, target: (u32, u32)) -> u32 {
         .unwrap_or(8)
 }
 
-/// Bytes a decode holds at once: each component's plane, the interleaved picture, rows of coefficients, and of
-/// a progressive file the coefficients kept.
+/// Bytes held at once by a decode: each component's plane, the interleaved picture, rows of coefficients,
+/// and for a progressive file the coefficients kept.
 fn memory(header: &Header<'_>, eighths: u32, orientation: Orientation) -> u64 {
     const BLOCK: u64 = 64 * 2;
     let frame = &header.frame;
@@ -159,7 +159,7 @@ fn memory(header: &Header<'_>, eighths: u32, orientation: Orientation) -> u64 {
     let pixels = u64::from(width) * u64::from(height);
     let (blocks, row) = frame.all_blocks();
     let planes = blocks * u64::from(eighths * eighths);
-    // Of a row of units, what is written out for the decoder is at most twice its coefficients.
+    // A row of units coded again for the decoder takes at most twice the bytes of its coefficients.
     let held = match is_transcoded(frame) {
         true => Coefficients::memory(frame, &header.scans, eighths) + 5 * row * BLOCK,
         false => 3 * row * BLOCK,
@@ -196,7 +196,7 @@ fn typed(error: Error) -> PhotoError {
     }
 }
 
-/// The decoder's words where they name what only its own code knows.
+/// Replaces messages of the decoder that only readers of its code understand.
 fn plain(words: &str) -> &str {
     if words.ends_with("was expected") {
         "a restart marker is missing"

@@ -1,23 +1,22 @@
-//! How large a photo may be, and the check of a header against it before anything is allocated.
+//! Limits on a photo's size, checked against its header before pixels are allocated.
 
 use super::error::PhotoError;
 use super::format::Format;
 
-/// What a decode may cost.
+/// The limits of a decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most pixels a side may have.
+    /// Most pixels per side.
     pub max_side: u32,
-    /// Most pixels the picture may have, as the file declares it.
+    /// Most pixels in all, as declared by the file.
     pub max_pixels: u64,
-    /// Most bytes a decode may hold at once, the photo it returns included, the file's own bytes
-    /// not.
+    /// Most bytes a decode may hold at once, including the returned photo but not the file.
     pub max_alloc: u64,
 }
 
 impl Default for Limits {
-    /// 16384 pixels a side, 51 megapixels (phones' modes of 50 are 8192×6144 and 8160×6144), 40 MiB: what an instance of 64 MiB can hold beside the
-    /// file's bytes, its code and a model's tensors.
+    /// 16384 pixels per side; 51 megapixels (phones take photos of 8192×6144 and 8160×6144); 40 MiB, which an
+    /// instance of 64 MiB can hold besides the file, its code and a model's tensors.
     fn default() -> Self {
         Self { max_side: 16_384, max_pixels: 51_000_000, max_alloc: 40 << 20 }
     }

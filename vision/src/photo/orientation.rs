@@ -1,8 +1,8 @@
-//! The EXIF orientation: reading it, and turning a photo upright. Nothing else of EXIF is read.
+//! Reads the EXIF orientation and turns a photo upright. Other EXIF tags are not read.
 
 use super::picture::Photo;
 
-/// What turns a photo upright, by EXIF's numbers 1 to 8 (CIPA DC-008, tag 0x0112).
+/// The operation that turns a photo upright, for EXIF's numbers 1 to 8 (CIPA DC-008, tag 0x0112).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Orientation {
     Upright,
@@ -31,8 +31,8 @@ impl Orientation {
     }
 }
 
-/// The orientation an EXIF block declares, from its TIFF header on or with the `Exif` prefix that
-/// some writers keep before it; upright where it has none or cannot be read.
+/// The orientation of an EXIF block, with or without the `Exif` prefix before its TIFF header. Upright if the
+/// block has no orientation or cannot be read.
 pub(super) fn from_exif(exif: &[u8]) -> Orientation {
     let tiff = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);
     tag(tiff).and_then(Orientation::from_number).unwrap_or(Orientation::Upright)
@@ -55,16 +55,16 @@ fn tag(tiff: &[u8]) -> Option<u16> {
     let entry = |index: usize| at.checked_add(2 + 12 * index);
     let places = (0..entries).map_while(entry).take_while(|&at| at < tiff.len());
     let place = places.into_iter().find(|&at| word(at) == Some(0x0112))?;
-    // One value of type SHORT.
+    // The value must have the type SHORT.
     (word(place + 2) == Some(3)).then(|| word(place + 8))?
 }
 
-/// `width` and `height` in the file's own rows and columns, for a photo that has them upright.
+/// The size in the file of a photo that has `width` and `height` when upright.
 pub(super) fn in_file(orientation: Orientation, (width, height): (u32, u32)) -> (u32, u32) {
     if swaps_sides(orientation) { (height, width) } else { (width, height) }
 }
 
-/// Bytes that turning a photo of `pixels` pixels upright takes beside the photo.
+/// Further bytes needed to turn a photo of `pixels` pixels upright.
 pub(super) fn memory(orientation: Orientation, pixels: u64) -> u64 {
     if swaps_sides(orientation) { pixels * 3 } else { 0 }
 }
@@ -72,7 +72,7 @@ pub(super) fn memory(orientation: Orientation, pixels: u64) -> u64 {
 /// Turns `photo` upright.
 pub(super) fn orient(photo: Photo, orientation: Orientation) -> Photo {
     use Orientation as O;
-    // A quarter turn is a transposition and one flip; EXIF 5 and 7 are none and both.
+    // A quarter turn is a transposition with one flip; EXIF 5 has no flip and EXIF 7 has both.
     match orientation {
         O::Upright => photo,
         O::FlipHorizontal => photo.mirrored(),
@@ -94,11 +94,11 @@ fn swaps_sides(orientation: Orientation) -> bool {
 mod tests {
     use super::*;
 
-    /// From column and row upright, and the file's last column and row, to the place in the file.
+    /// Maps column and row of the upright photo, with the file's last column and row, to column and row in
+    /// the file.
     type Place = fn(u32, u32, u32, u32) -> (u32, u32);
 
-    /// Every orientation, on odd and even sizes, pixel by pixel as EXIF 2.32, 4.6.4 defines them: where the row
-    /// and column of number 0 lie.
+    /// Compares each orientation pixel by pixel with its definition by row 0 and column 0 (EXIF 2.32, 4.6.4).
     #[test]
     fn turns_as_exif_defines() {
         for (width, height) in [(1, 1), (1, 5), (4, 1), (5, 3), (33, 70), (64, 32)] {
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// The partly covered column stays beside the pixels it belongs to.
+    /// The partly covered column and row turn with the pixels.
     #[test]
     fn turns_the_extent_with_the_pixels() {
         let rows = [

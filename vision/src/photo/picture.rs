@@ -1,4 +1,4 @@
-//! A photo in memory. Leaves out where it came from.
+//! A photo in memory, and turning it. Decoding is done by each format's module.
 
 /// An upright photo: 8-bit RGB, rows from the top, pixels from the left.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,8 +9,8 @@ pub struct Photo {
     extent: Extent,
 }
 
-/// The part of the pixel grid that the picture covers, in pixels. A scaled decode rounds its size
-/// up, so the last column and row may be covered in part; resampling must not stretch them.
+/// The part of the pixel grid that the picture covers, in pixels. A scaled decode rounds the grid's size up,
+/// so the last column and row may be covered in part. Resampling uses the covered part only.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Extent {
     pub(crate) left: f64,
@@ -20,11 +20,11 @@ pub(crate) struct Extent {
 }
 
 impl Photo {
-    /// A photo of `pixels`, `[height, width, 3]` in R, G, B order; `None` where a side is 0 or the
-    /// number of bytes is not `width * height * 3`.
+    /// A photo of `pixels`, `[height, width, 3]` in R, G, B order. `None` if a side is 0 or the number of
+    /// bytes is not `width * height * 3`.
     #[must_use]
     pub fn from_rgb(width: u32, height: u32, pixels: Vec<u8>) -> Option<Self> {
-        // At most 3·(2^32 - 1)^2, which u128 holds and u64 does not.
+        // At most 3·(2^32 - 1)^2, which does not fit u64.
         let bytes = u128::from(width) * u128::from(height) * 3;
         let (right, bottom) = (f64::from(width), f64::from(height));
         let extent = Extent { left: 0.0, top: 0.0, width: right, height: bottom };
@@ -32,8 +32,8 @@ impl Photo {
         fits.then_some(Self { width, height, pixels, extent })
     }
 
-    /// The same photo, with the picture covering only the first `width` × `height` pixels of its
-    /// grid, fractions included.
+    /// Declares that the picture covers only the first `width` × `height` pixels of its grid; both may be
+    /// fractions.
     pub(crate) fn covering(mut self, width: f64, height: f64) -> Self {
         self.extent.width = width.min(self.extent.width);
         self.extent.height = height.min(self.extent.height);
@@ -85,7 +85,7 @@ impl Photo {
         self
     }
 
-    /// Rows become columns, in squares that stay in the cache.
+    /// Exchanges rows and columns, in squares that fit the cache.
     pub(super) fn transposed(self) -> Self {
         const SQUARE: usize = 32;
         let (width, height) = (self.width as usize, self.height as usize);

@@ -1,5 +1,5 @@
-//! PNG: every colour type and depth, interlaced or not, averaged down row by row where the model
-//! needs less. Leaves out text and the frames of an animation: nothing of them is kept.
+//! PNG decoder: all colour types and depths, interlaced or not. Large pictures are averaged down row by row.
+//! Texts and the further frames of an animation are skipped.
 
 mod chunks;
 
@@ -14,13 +14,13 @@ use super::{Colors, Decoded};
 use png::{ColorType, Decoder, DecodingError, Transformations};
 use std::io::Cursor;
 
-/// What the decoder may hold beside rows: palette, EXIF, chunk buffer.
+/// Most bytes that the decoder may hold besides rows: palette, EXIF, chunk buffer.
 const METADATA: usize = 2 << 20;
 
-/// The inflater's window and the decoder's buffers.
+/// Bytes of the inflater's window and the decoder's buffers.
 const DECODER: u64 = 512 << 10;
 
-/// A PNG's pixels as the file has them, and how to turn them upright, and their colours.
+/// Decodes a PNG.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
@@ -59,9 +59,9 @@ pub(super) fn decode(
     let factor = shrink::factor((width, height), orientation::in_file(orientation, target));
     let shrunk = u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
     let turning = shrunk * 3 + orientation::memory(orientation, shrunk);
-    // Packed, unfiltered, expanded and RGB rows, 16 bits a sample at most before they are cut.
+    // Packed, unfiltered, expanded and RGB rows, with up to 16 bits per sample before they are truncated.
     let decoding = Shrink::memory(width, height, factor, rows) + u64::from(width) * 40 + DECODER;
-    // What lies under alpha is converted row by row, everything else once the pixels are there.
+    // With alpha, colours are converted row by row before blending; otherwise after decoding.
     let is_first = colors == Colors::Srgb && (is_alpha || chunks.has_transparency);
     let profile = color::memory(chunks.profile.map_or(0, |_| color::MAX_PROFILE));
     let converting = if is_first { decoding + profile } else { shrunk * 3 + profile };
@@ -79,7 +79,7 @@ pub(super) fn decode(
     Ok(Decoded { photo, orientation, color })
 }
 
-/// One pass over a picture: the first column and row it has, and the steps between them.
+/// One pass over a picture: its first column and row, and the steps between columns and between rows.
 struct Pass {
     left: usize,
     top: usize,
@@ -105,7 +105,7 @@ const ADAM7: [Pass; 7] = [
     pass(0, 1, 1, 2),
 ];
 
-/// Reads exactly the rows the picture has: asking for one more would inflate whatever follows.
+/// Reads exactly the rows of the picture; reading another would inflate the data after them.
 fn read_rows(
     decoder: Decoder<Cursor<&[u8]>>,
     shrink: &mut Shrink,
@@ -135,7 +135,7 @@ fn read_rows(
                 converter.convert_under_alpha(&mut line, color.samples());
             }
             to_rgb(&line, color, columns, &mut rgb);
-            // A transparency that is broken is read past by the decoder, and there is no alpha after all.
+            // The decoder ignores a malformed tRNS chunk; the rows then have no alpha.
             if let (Some(converter), false) = (converter, has_alpha) {
                 converter.convert(rgb.as_flattened_mut());
             }
@@ -145,7 +145,7 @@ fn read_rows(
     Ok(())
 }
 
-/// The first `columns` pixels of a row of 8-bit samples, alpha laid over white.
+/// The first `columns` pixels of a row of 8-bit samples, with alpha blended over white.
 fn to_rgb(line: &[u8], color: ColorType, columns: usize, rgb: &mut Vec<[u8; 3]>) {
     rgb.clear();
     match color {
@@ -154,7 +154,7 @@ fn to_rgb(line: &[u8], color: ColorType, columns: usize, rgb: &mut Vec<[u8; 3]>)
             let pixels = line.as_chunks().0.iter().take(columns);
             rgb.extend(pixels.map(|&[grey, alpha]| [over_white(grey, alpha); 3]));
         }
-        // A palette has been expanded to one of these.
+        // The decoder has expanded palettes to RGB or RGBA.
         ColorType::Rgb | ColorType::Indexed => rgb.extend(line.as_chunks().0.iter().take(columns)),
         ColorType::Rgba => {
             rgb.extend(line.as_chunks().0.iter().take(columns).map(|&pixel| rgb_from_rgba(pixel)));
@@ -173,7 +173,7 @@ fn typed(error: DecodingError) -> PhotoError {
     }
 }
 
-/// The decoder's words without its own types and check sums, such as `ChunkType { type: IEND, … }`.
+/// The decoder's message without its types and checksums, such as `ChunkType { type: IEND, … }`.
 fn plain(words: &str) -> String {
     let chunk = |after: &str| -> String {
         let name = after.split_once("type: ").map_or(after, |(_, name)| name);
@@ -183,7 +183,7 @@ fn plain(words: &str) -> String {
         return "its compressed pixels are damaged or end early".to_owned();
     }
     if let Some((_, after)) = words.split_once("while decoding ") {
-        return format!("the check sum of its chunk {} is wrong", chunk(after));
+        return format!("the checksum of its chunk {} is wrong", chunk(after));
     }
     let words = match words.split_once("ChunkType { ") {
         Some((before, after)) => {
@@ -204,11 +204,11 @@ mod tests {
         for (words, expected) in [
             (
                 "CRC error: expected 0x1 have 0x2 while decoding ChunkType { type: IHDR, critical: true } chunk.",
-                "the check sum of its chunk IHDR is wrong",
+                "the checksum of its chunk IHDR is wrong",
             ),
             (
                 "CRC error: expected 0x1 have 0x2 while decoding IDAT chunk.",
-                "the check sum of its chunk IDAT is wrong",
+                "the checksum of its chunk IDAT is wrong",
             ),
             (
                 "Corrupt deflate stream. InsufficientInput",

@@ -1,13 +1,12 @@
-//! Averaging a photo down while its rows stream in, so that it is never held whole. Leaves out
-//! fractions: squares of whole pixels only, the rest is the resampler's business.
+//! Averages a photo down while its rows arrive, so that the full size is never held in memory. The factor is
+//! always whole; the resampler does the rest.
 
 use super::picture::Photo;
 
-/// Sums of 4096² samples still fit 32 bits.
+/// Largest factor; sums of 4096² samples still fit 32 bits.
 const MOST: u32 = 4096;
 
-/// The largest whole factor that leaves both sides at least twice the target's; 1 where the
-/// picture is not that large.
+/// The largest whole factor that leaves both sides at least twice the target's, or 1.
 pub(super) fn factor((width, height): (u32, u32), target: (u32, u32)) -> u32 {
     let most = |side: u32, target: u32| side / target.max(1).saturating_mul(2);
     most(width, target.0).min(most(height, target.1)).clamp(1, MOST)
@@ -16,13 +15,13 @@ pub(super) fn factor((width, height): (u32, u32), target: (u32, u32)) -> u32 {
 /// The order in which a picture's rows arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
-    /// From the top, each once and whole.
+    /// From the top, each row whole.
     InOrder,
-    /// In any order and in parts, as interlaced files have them.
+    /// In any order and in parts, as in interlaced files.
     Scattered,
 }
 
-/// A photo being made from rows, `factor` × `factor` pixels averaged to one.
+/// A photo being built from rows, with `factor` × `factor` pixels averaged to one.
 pub(super) struct Shrink {
     factor: usize,
     width: usize,
@@ -30,7 +29,7 @@ pub(super) struct Shrink {
     columns: usize,
     rows: Rows,
     pixels: Vec<[u8; 3]>,
-    /// Sums of the row of squares at work, or of all squares if rows are scattered.
+    /// Sums of the current row of squares, or of all squares if rows are scattered.
     sums: Vec<[u32; 3]>,
 }
 
@@ -47,7 +46,7 @@ impl Shrink {
         pixels * 3 + sums * 12
     }
 
-    /// A picture of `width` × `height` before its first row, `factor` as [`factor`] gives it.
+    /// Begins a picture of `width` × `height`; `factor` comes from [`factor`].
     pub(super) fn new(width: u32, height: u32, factor: u32, rows: Rows) -> Self {
         let columns = width.div_ceil(factor) as usize;
         let count = columns * height.div_ceil(factor) as usize;
@@ -67,7 +66,7 @@ impl Shrink {
         }
     }
 
-    /// Takes the pixels of row `y` that lie at `first`, `first + step` and so on.
+    /// Adds the pixels of row `y` in columns `first`, `first + step` and so on.
     pub(super) fn add(&mut self, y: usize, first: usize, step: usize, row: &[[u8; 3]]) {
         if self.factor == 1 {
             let start = y * self.width;
@@ -112,7 +111,7 @@ impl Shrink {
         Some(photo.covering(width, height))
     }
 
-    /// Divides the sums from `base` on by the pixels in each square of row `square`.
+    /// Divides the sums from index `base` on by the number of pixels in each square of row `square`.
     fn average(&mut self, square: usize, base: usize) {
         let covered = |at: usize, side: usize| self.factor.min(side - at * self.factor) as u32;
         let rows = covered(square, self.height);
@@ -151,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Rows in order, and the same pixels scattered, average to the same photo.
+    /// Rows in order and the same pixels scattered give the same averages.
     #[test]
     fn averages_whole_and_partial_squares() {
         let (width, height) = (7_usize, 5_usize);

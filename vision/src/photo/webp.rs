@@ -1,8 +1,8 @@
-//! WebP: lossy, lossless, with alpha, of an animation the first frame. Lossy pictures are averaged down where the
-//! model needs less. Leaves out XMP, and every chunk but those of the picture, its profile and orientation.
+//! WebP decoder: lossy, lossless, with alpha, and the first frame of an animation. Large lossy pictures are
+//! averaged down. Only the chunks of the picture, its profile and its orientation are read.
 //!
-//! The decoder gets a container of our making around the coded picture: what else a file promises and does not
-//! have is no reason to refuse it.
+//! The decoding library does not read the file itself but a new container with only the coded picture.
+//! Otherwise it would refuse files whose headers announce other chunks that are missing.
 
 mod header;
 mod partitions;
@@ -21,10 +21,10 @@ use header::{Coding, Header};
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
 
-/// The decoder's tables and buffers.
+/// Bytes of the decoder's tables and buffers.
 const DECODER: u64 = 64 << 10;
 
-/// A WebP's pixels as the file has them, how to turn them upright, and their colour profile.
+/// Decodes a WebP.
 pub(super) fn decode(
     bytes: &[u8],
     target: (u32, u32),
@@ -43,7 +43,7 @@ pub(super) fn decode(
     limits.check_memory(memory(&header, orientation, factor))?;
     let color = header.profile.filter(|_| colors == Colors::Srgb);
     let color = color.and_then(|profile| color::from_icc(profile, Channels::Rgb));
-    // Where not every pixel is opaque, or white lies about the frame, what the file stores is converted before.
+    // If the frame is blended over white, or surrounded by white, its colours are converted before.
     let is_first = header.frame.has_alpha || header.origin.is_some();
     let converter = color.as_ref().filter(|_| is_first).and_then(Converter::new);
     let photo = match header.origin {
@@ -54,7 +54,7 @@ pub(super) fn decode(
     Ok(Decoded { photo, orientation, color: color.filter(|_| !is_first) })
 }
 
-/// The coded picture at full size, over white.
+/// The coded picture at full size, blended over white.
 fn whole(
     header: &Header<'_>,
     limits: &Limits,
@@ -83,7 +83,7 @@ fn whole(
     photo.ok_or_else(|| PhotoError::corrupt(Format::WebP, "pixels are missing"))
 }
 
-/// An animation's first frame at its place on a white canvas, where the header has checked that it fits.
+/// An animation's first frame at its place on a white canvas. `header::read` has checked that it fits.
 fn on_white(header: &Header<'_>, frame: &Photo, (left, top): (u32, u32)) -> Photo {
     let stride = header.width as usize * 3;
     let mut canvas = vec![255; stride * header.height as usize];
@@ -96,13 +96,13 @@ fn on_white(header: &Header<'_>, frame: &Photo, (left, top): (u32, u32)) -> Phot
     Photo::from_rgb(header.width, header.height, canvas).unwrap_or_else(|| frame.clone())
 }
 
-/// Bytes a decode holds at once.
+/// Bytes held at once by a decode.
 ///
-/// Lossy: Y, U and V planes of whole 16×16 blocks and up to 96 bytes about each block, a copy of the
-/// coded bytes (doubling as it grows), then the picture; an alpha plane is decoded beside them,
-/// losslessly as 4 bytes a pixel and 1. Lossless: 4 bytes a pixel, which are the picture itself if
-/// it has alpha, and transforms of at most 1 more. The coded picture is copied into a container
-/// of its own; an animation's frame is laid on a canvas.
+/// - Lossy: Y, U and V planes of whole 16×16 blocks, up to 96 bytes about each block, a copy of the coded
+///   bytes (whose buffer doubles as it grows), and the picture. An alpha plane takes 5 more bytes per pixel.
+/// - Lossless: 4 bytes per pixel, which are the picture itself if it has alpha, and at most 1 more for
+///   transforms.
+/// - Both: a copy of the coded picture in a new container, and the canvas of an animation.
 fn memory(header: &Header<'_>, orientation: Orientation, factor: u32) -> u64 {
     let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let frame = &header.frame;

@@ -1,40 +1,40 @@
-//! A BMP's headers: those of OS/2 (12 bytes, and 16 to 64), of Windows (40) and its later versions (52, 56, 108,
-//! 124), masks and palette. Leaves out resolution and all that printers need.
+//! Reads a BMP's headers, masks and palette. The header's length tells its version: OS/2 (12 bytes, and 16
+//! to 64), Windows (40) and later versions (52, 56, 108, 124). Resolution is not read.
 
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;
 
-/// What the headers say.
+/// The contents of the headers.
 #[derive(Debug)]
 pub(super) struct Header<'a> {
     pub(super) width: u32,
     pub(super) height: u32,
     /// Whether the first row of the file is the picture's top.
     pub(super) from_top: bool,
-    /// Bits a pixel.
+    /// Bits per pixel.
     pub(super) bits: u32,
     pub(super) pixels: Pixels,
-    /// Bytes a palette entry has, and the entries, blue first.
+    /// Bytes per palette entry, and the entries, blue first.
     palette: (usize, &'a [u8]),
     pub(super) data: &'a [u8],
     /// The embedded ICC profile.
     pub(super) profile: Option<&'a [u8]>,
 }
 
-/// How pixels are stored.
+/// How the pixels are stored.
 #[derive(Debug)]
 pub(super) enum Pixels {
-    /// Numbers of palette entries, 1, 2, 4 or 8 bits.
+    /// Palette indices of 1, 2, 4 or 8 bits.
     Indices,
-    /// The same, 4 or 8 bits, as runs.
+    /// Palette indices of 4 or 8 bits, run-length coded.
     Runs { bits: u32 },
     /// Blue, green, red, and an unused byte if there are 32 bits.
     Bytes,
-    /// Bit fields of a word of 16 or 32 bits.
+    /// Bit fields in a word of 16 or 32 bits.
     Fields(Fields),
 }
 
-/// For red, green, blue and alpha: how far to shift, and the largest value; 0 where there is none.
+/// For red, green, blue and alpha: the shift and the largest value; both 0 if the channel is missing.
 #[derive(Debug)]
 pub(super) struct Fields([(u32, u32); 4]);
 
@@ -57,12 +57,12 @@ impl Fields {
         self.0.map(|(shift, most)| {
             let value = u64::from(word >> shift & most);
             let most = u64::from(most);
-            // At most 255, as no value is above the largest.
+            // At most 255, because `value` is at most `most`.
             (value * 255 + most / 2).checked_div(most).unwrap_or(0) as u8
         })
     }
 
-    /// Whether there is no alpha, or none above 0 in the whole picture.
+    /// Whether the file has no alpha channel, or alpha is 0 in the whole picture.
     pub(super) fn has_no_alpha(&self, data: &[u8], stride: usize, width: usize, bits: u32) -> bool {
         let (shift, most) = self.0[3];
         let is_clear = |word: u32| word >> shift & most == 0;
@@ -77,7 +77,7 @@ pub(super) fn words(line: &[u8], bits: u32) -> impl Iterator<Item = u32> {
 }
 
 impl Header<'_> {
-    /// Red, green and blue of a palette entry; black where there is none.
+    /// Red, green and blue of a palette entry; black for an index beyond the palette.
     pub(super) fn color(&self, index: u8) -> [u8; 3] {
         let (size, entries) = self.palette;
         match entries.get(usize::from(index) * size..) {
@@ -99,7 +99,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     if !is_core && !(16..=124).contains(&size) {
         return Err(PhotoError::unsupported(Format::Bmp, format!("a header of {size} bytes")));
     }
-    // Shorter headers end where the rest is 0.
+    // Fields beyond the end of a shorter header count as 0.
     let field = |at: u32| if at + 4 <= size { word(14 + at as usize) } else { Ok(0) };
     let (width, height, bits) = match is_core {
         true => (half(18)?, half(20)? as i32, half(24)?),
@@ -129,7 +129,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
         (4, _) if !is_os2 => return Err(unsupported("a JPEG inside")),
         (5, _) if !is_os2 => return Err(unsupported("a PNG inside")),
         _ => {
-            let feature = format!("{bits} bits a pixel with compression {compression}");
+            let feature = format!("{bits} bits per pixel with compression {compression}");
             return Err(unsupported(&feature));
         }
     };
@@ -150,8 +150,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     })
 }
 
-/// The palette of `count` entries of `entry` bytes that may begin at `end`, and where pixels begin. Some programs
-/// leave the palette out of where they say that pixels `start`; `indexed` is the bits of a pixel that needs one.
+/// The palette, and the offset of the pixels.
+///
+/// The palette begins at `end`, the end of the headers, and has at most `count` entries of `entry` bytes.
+/// `start` is the file's own offset of the pixels; some programs do not count the palette in it. `indexed`
+/// is the number of bits per pixel if the picture needs a palette.
 fn palette(
     bytes: &[u8],
     (end, start): (usize, usize),
@@ -166,7 +169,7 @@ fn palette(
     (palette.get(..count * entry).unwrap_or(palette), start)
 }
 
-/// The profile that a header of version 5 says is embedded.
+/// The embedded profile of a version 5 header.
 fn profile(bytes: &[u8]) -> Option<&[u8]> {
     let header = bytes.get(14..)?;
     let word = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));

@@ -1,13 +1,13 @@
-//! Run lengths of 4 and 8 bits a pixel to palette numbers. Leaves out the palette.
+//! Decodes BMP run lengths of 4 and 8 bits per pixel to palette indices. The palette is read in `header`.
 
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;
 
-/// The palette numbers of a picture, in the order of the file's rows; `None` where the runs skip pixels, which
-/// browsers leave transparent. `width` and `height` are at least 1 and within the limits.
+/// The palette indices of a picture, in the order of the file's rows; `None` for pixels that the runs skip,
+/// which browsers leave transparent. `width` and `height` are at least 1 and within the limits.
 ///
 /// # Errors
-/// [`PhotoError::Truncated`] where the runs end before the picture and do not say so.
+/// [`PhotoError::Truncated`] if the data ends before the picture does, without an end mark.
 pub(super) fn indices(
     data: &[u8],
     bits: u32,
@@ -19,7 +19,7 @@ pub(super) fn indices(
     let mut rest = data;
     while y < height {
         let Some((&[count, value], after)) = rest.split_first_chunk() else {
-            // The mark of the picture's end may lack where every row is there.
+            // The end mark may be missing if all rows are complete.
             let is_whole = y + 1 == height && x >= width;
             let truncated = PhotoError::Truncated { format: Format::Bmp };
             return if is_whole { Ok(indices) } else { Err(truncated) };
@@ -40,7 +40,7 @@ pub(super) fn indices(
             }
             (0, count) => {
                 let bytes = (usize::from(count) * bits as usize).div_ceil(8);
-                // A stretch of single pixels is padded to an even length.
+                // A literal stretch is padded to an even length.
                 let Some((stretch, after)) = rest.split_at_checked(bytes) else {
                     return Err(PhotoError::Truncated { format: Format::Bmp });
                 };

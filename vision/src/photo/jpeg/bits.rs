@@ -1,14 +1,14 @@
-//! Bits and Huffman codes of entropy-coded data (ITU-T T.81, F.2.2). Unlike the sequential decoder's, this
-//! reader tells the end of the data from zeros.
+//! Reads bits and Huffman codes of entropy-coded data (ITU-T T.81, F.2.2). Data that ends too early is an
+//! error here, whereas the decoding library continues with zeros.
 
 use super::refusal::{corrupt, truncated};
 use super::tables::Codes;
 use crate::photo::error::PhotoError;
 
-/// A reader of bits, stuffing removed.
+/// A reader of bits that removes byte stuffing.
 pub(super) struct Bits<'a> {
     data: &'a [u8],
-    /// The next bits, from the top; zeros below the last that there is.
+    /// The next bits, from the highest down; all bits after the last one are 0.
     buffer: u64,
     count: u32,
 }
@@ -91,7 +91,7 @@ impl<'a> Bits<'a> {
         })
     }
 
-    /// Drops the bits left of the last byte and takes restart marker `number`.
+    /// Skips the padding bits and reads restart marker `number`.
     pub(super) fn restart(&mut self, number: u8) -> Result<(), PhotoError> {
         self.fill();
         if self.count >= 8 {
@@ -106,11 +106,11 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// A Huffman table made ready for decoding.
+/// A Huffman table prepared for decoding.
 pub(super) struct Table<'a> {
-    /// Value and size of the code that eight bits begin with; a size of 0 where it is longer.
+    /// For each value of the next eight bits: value and size of their code; size 0 if the code is longer.
     short: [(u8, u8); 256],
-    /// For sizes 9 to 16: first code, end of codes, place of the first one's value.
+    /// For sizes 9 to 16: first code, end of the codes, index of the first code's value.
     long: [(u32, u32, u32); 8],
     values: &'a [u8],
 }

@@ -1,7 +1,9 @@
-//! The coefficients of a JPEG that a scaled decode needs, gathered from its scans: of a block of 64 the first
-//! 1, 4 or 16 in each direction of frequency. A progressive photo of 12 megapixels has 36 MB of coefficients, or
-//! 72 without chroma subsampling, and an instance 64 MiB; a quarter of its size takes a sixteenth of them.
-//! Leaves out the transform: see `transcode`. Coding is that of ITU-T T.81, F.2 and G.2.
+//! Decodes the coefficients that a scaled decode of a progressive JPEG needs: of each block's 8×8 those of
+//! the 1×1, 2×2 or 4×4 lowest frequencies.
+//!
+//! A progressive photo of 12 megapixels has 36 MB of coefficients, or 72 without chroma subsampling, and an
+//! instance has 64 MiB; at a quarter of the size a sixteenth of them is kept. Coding is that of ITU-T T.81,
+//! F.2 and G.2. The inverse transform is left to the decoding library (see `transcode`).
 
 use super::bits::{Bits, Table};
 use super::frame::Frame;
@@ -19,18 +21,18 @@ const ZIGZAG: [u8; 64] = [
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Which coefficients of a block are kept, and where.
+/// The coefficients of a block that are kept, and their places.
 pub(super) struct Kept {
     /// For each coefficient in zigzag order its place among the kept ones.
     pub(super) places: [Option<u8>; 64],
-    /// How many are kept.
+    /// The number of kept coefficients.
     pub(super) count: usize,
-    /// The last kept one in zigzag order.
+    /// The last kept coefficient in zigzag order.
     last: u8,
 }
 
 impl Kept {
-    /// Those that a block of `eighths` × `eighths` pixels is made of.
+    /// The coefficients needed for a block of `eighths` × `eighths` pixels.
     pub(super) fn new(eighths: u32) -> Self {
         let side = eighths as u8;
         let (mut places, mut count, mut last) = ([None; 64], 0, 0);
@@ -49,16 +51,16 @@ pub(super) struct Coefficients {
     pub(super) planes: Vec<Plane>,
 }
 
-/// Those of one component, block after block, rows of blocks padded to whole units.
+/// The kept coefficients of one component, block after block; rows of blocks are padded to whole units.
 pub(super) struct Plane {
     pub(super) columns: usize,
     values: Vec<i16>,
-    /// A bit for each coefficient of a block that is not zero, kept or not: later scans refine these. Empty
-    /// where no scan does.
+    /// For each block a mask of the coefficients, kept or not, that are not zero. Refining scans need it;
+    /// empty if there are none.
     nonzero: Vec<u64>,
 }
 
-/// A block at work.
+/// The coefficients of one block.
 struct Block<'a> {
     values: &'a mut [i16],
     nonzero: Option<&'a mut u64>,
@@ -77,7 +79,7 @@ impl Coefficients {
         frame.all_blocks().0 * (u64::from(eighths * eighths) * 2 + masks)
     }
 
-    /// Decodes the scans that bring what is kept, and those that such a scan builds on.
+    /// Decodes the scans that contain kept coefficients, and those that such scans depend on.
     pub(super) fn read(
         frame: &Frame<'_>,
         scans: &[Scan<'_>],
@@ -102,8 +104,8 @@ impl Coefficients {
         Ok(coefficients)
     }
 
-    /// Decodes one scan (T.81, A.2: a scan of several components goes by units, one of a single component by
-    /// that component's own blocks).
+    /// Decodes one scan. A scan of several components is ordered by units, a scan of a single component by
+    /// that component's own blocks (T.81, A.2).
     fn scan(&mut self, frame: &Frame<'_>, scan: &Scan<'_>) -> Result<(), PhotoError> {
         let mut decoder = BlockDecoder::new(scan, &self.kept)?;
         let single = match scan.components.as_slice() {
@@ -146,8 +148,9 @@ impl Plane {
     }
 }
 
-/// For each scan whether it must be decoded for the coefficients up to `last`. How a scan that refines is coded
-/// depends on which coefficients of its whole band are not zero, so every earlier scan of that band counts.
+/// For each scan, whether it must be decoded for the coefficients up to `last`. The coding of a refining scan
+/// depends on which coefficients of its whole band are not zero, so earlier scans of that band are needed
+/// too.
 fn needed(scans: &[Scan<'_>], last: u8) -> Vec<bool> {
     let mut reach = last;
     let mut needed: Vec<bool> = scans
@@ -165,7 +168,7 @@ fn needed(scans: &[Scan<'_>], last: u8) -> Vec<bool> {
     needed
 }
 
-/// Whether a scan that is decoded refines coefficients other than the mean.
+/// Whether a needed scan refines coefficients other than the block's mean.
 fn is_refined(scans: &[Scan<'_>], kept: &Kept) -> bool {
     scans.iter().any(|scan| scan.bits.0 > 0 && scan.band.0 > 0 && scan.band.0 <= kept.last)
 }
@@ -196,10 +199,10 @@ struct BlockDecoder<'a> {
     scan: &'a Scan<'a>,
     kept: &'a Kept,
     bits: Bits<'a>,
-    /// For each component of the scan; `None` where the scan does not need one.
+    /// DC and AC table of each component of the scan; `None` for a table that the scan does not need.
     tables: Vec<(Option<Table<'a>>, Option<Table<'a>>)>,
     means: [i32; 4],
-    /// Blocks that the current run of ended blocks still covers.
+    /// Remaining blocks of the current end-of-band run.
     ended: u32,
 }
 
@@ -237,7 +240,7 @@ impl<'a> BlockDecoder<'a> {
         }
     }
 
-    /// The coefficient of frequency 0.
+    /// Decodes the coefficient of frequency 0, the block's mean.
     fn mean(
         &mut self,
         index: usize,
@@ -260,7 +263,8 @@ impl<'a> BlockDecoder<'a> {
         Ok(())
     }
 
-    /// The first scan of coefficients `at` to `to` (G.1.2.2); in sequential coding the only one.
+    /// Decodes a block in the first scan of coefficients `at` to `to` (G.1.2.2), which is the only scan in
+    /// sequential coding.
     fn first(
         &mut self,
         index: usize,
@@ -297,7 +301,7 @@ impl<'a> BlockDecoder<'a> {
         Ok(())
     }
 
-    /// A scan that adds `bit` to coefficients `at` to `to` (G.1.2.3).
+    /// Decodes a block in a scan that adds `bit` to coefficients `at` to `to` (G.1.2.3).
     fn refine(
         &mut self,
         index: usize,
@@ -337,8 +341,8 @@ impl<'a> BlockDecoder<'a> {
     }
 }
 
-/// Refines nonzero coefficients from `at` to `to` until `zeros` zero ones have been passed; returns the place
-/// of the next zero one, or `to + 1`.
+/// Refines the nonzero coefficients from `at` to `to` until `zeros` zero coefficients have been passed.
+/// Returns the index of the next zero coefficient, or `to + 1`.
 fn refine_until(
     bits: &mut Bits<'_>,
     kept: &Kept,

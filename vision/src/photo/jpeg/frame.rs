@@ -1,5 +1,5 @@
-//! A JPEG's frame header: its size, its components and how their 8×8 blocks are laid out (ITU-T T.81, B.2.2
-//! and A.2). Leaves out their coefficients.
+//! A JPEG's frame header: its size, its components and the layout of their 8×8 blocks (ITU-T T.81, B.2.2 and
+//! A.2). Coefficients are read in `coefficients`.
 
 use super::refusal::{corrupt, unsupported};
 use super::tables::Steps;
@@ -9,7 +9,7 @@ use crate::photo::error::PhotoError;
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
     pub(super) width: u32,
-    /// 0 until a DNL segment tells it.
+    /// 0 until a DNL segment defines it.
     pub(super) height: u32,
     pub(super) progressive: bool,
     pub(super) components: Vec<Component<'a>>,
@@ -24,9 +24,9 @@ pub(super) struct Component<'a> {
     pub(super) down: u8,
     /// The number of its quantization table.
     pub(super) table: u8,
-    /// That table, once a scan of the component has begun.
+    /// Its quantization table, once a scan of the component has begun.
     pub(super) steps: Option<Steps<'a>>,
-    /// A bit for each coefficient that scans have brought in full precision.
+    /// Mask of the coefficients that scans have completed in full precision.
     finished: u64,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Component<'a> {
         Self { identifier, across, down, table, steps: None, finished: 0 }
     }
 
-    /// Notes a scan of coefficients `from` to `to` down to the bit `low`.
+    /// Records a scan of coefficients `from` to `to` down to the bit `low`.
     pub(super) fn mark(&mut self, (from, to): (u8, u8), low: u8) {
         if low == 0 {
             self.finished |= (from..=to).fold(0, |bits, at| bits | 1 << at);
@@ -97,19 +97,19 @@ impl<'a> Frame<'a> {
         (factor(most(|c| c.across)), factor(most(|c| c.down)))
     }
 
-    /// Interleaved units across and down.
+    /// Number of interleaved units (MCUs) across and down.
     pub(super) fn units(&self) -> (u32, u32) {
         let (across, down) = self.sampling();
         (self.width.div_ceil(8 * across), self.height.div_ceil(8 * down))
     }
 
-    /// Blocks across and down of component `at`, padded to whole units as interleaved scans code them.
+    /// Blocks across and down of component `at`, padded to whole units as in interleaved scans.
     pub(super) fn padded(&self, at: usize) -> (u32, u32) {
         let ((columns, rows), component) = (self.units(), &self.components[at]);
         (columns * u32::from(component.across), rows * u32::from(component.down))
     }
 
-    /// Blocks across and down of component `at`, as a scan of its own codes them.
+    /// Blocks across and down of component `at` in a scan of that component alone.
     pub(super) fn own(&self, at: usize) -> (u32, u32) {
         let ((across, down), component) = (self.sampling(), &self.components[at]);
         let blocks = |side: u32, factor: u8, most: u32| {

@@ -1,6 +1,8 @@
-//! A JPEG's segments, walked before anything is decoded: its frame, its scans with the tables each is coded
-//! with, its colours, orientation and profile. Leaves out entropy-coded data, which is only searched for the
-//! next marker. Markers and layouts are those of ITU-T T.81, annex B; what is forgiven, libjpeg-turbo forgives.
+//! Reads a JPEG's segments before anything is decoded: its frame, its scans with their tables, its colours,
+//! orientation and profile. Entropy-coded data is only searched for the next marker.
+//!
+//! Markers and layouts are those of ITU-T T.81, annex B. Deviations are accepted if libjpeg-turbo accepts
+//! them.
 
 use super::frame::{Component, Frame};
 use super::refusal::{corrupt, truncated, unsupported};
@@ -8,16 +10,16 @@ use super::tables::Tables;
 use crate::photo::error::PhotoError;
 use jpeg_decoder::ColorTransform;
 
-/// Most scans a file may have. Encoders write 10 to 15 for a progressive photo; each scan visits every block
-/// again, whether it brings bytes or not.
+/// Most scans a file may have. Encoders write 10 to 15 for a progressive photo; decoding visits every block
+/// in each scan, even in a scan without data.
 const MAX_SCANS: usize = 100;
 
-/// What the segments of a file say.
+/// The contents of the segments.
 #[derive(Debug)]
 pub(super) struct Header<'a> {
     pub(super) frame: Frame<'a>,
     pub(super) scans: Vec<Scan<'a>>,
-    /// Blocks in all scans together, each scan's components counted whole.
+    /// Blocks of all scans together, with all blocks of each scan's components.
     pub(super) blocks_visited: u64,
     /// The first EXIF block, from its TIFF header on.
     pub(super) exif: Option<&'a [u8]>,
@@ -28,17 +30,17 @@ pub(super) struct Header<'a> {
     adobe: Option<u8>,
 }
 
-/// One scan: what it codes, how, and its entropy-coded data with the restart markers inside.
+/// One scan: its parameters, its tables, and its entropy-coded data including restart markers.
 #[derive(Debug)]
 pub(super) struct Scan<'a> {
-    /// Index into the frame's components, numbers of the DC and AC tables.
+    /// For each component its index in the frame and the numbers of its DC and AC tables.
     pub(super) components: Vec<(usize, u8, u8)>,
     /// First and last coefficient, in zigzag order.
     pub(super) band: (u8, u8),
-    /// Bit positions of successive approximation: the scan before, this scan.
+    /// Bit positions of successive approximation: of the scan before and of this scan.
     pub(super) bits: (u8, u8),
     pub(super) tables: Tables<'a>,
-    /// Units between two restart markers; 0 for none.
+    /// Units between two restart markers; 0 without restart markers.
     pub(super) restart: u16,
     pub(super) data: &'a [u8],
     /// Bytes before the first restart marker.
@@ -46,8 +48,8 @@ pub(super) struct Scan<'a> {
 }
 
 impl Header<'_> {
-    /// How the components become RGB or CMYK, as libjpeg-turbo decides it (`default_decompress_parms`): a JFIF
-    /// segment means YCbCr, then the Adobe segment counts, then the identifiers.
+    /// The colour space of the components, by the rules of libjpeg-turbo (`default_decompress_parms`): a JFIF
+    /// segment means YCbCr; without one the Adobe segment decides, and without that the identifiers.
     pub(super) fn colors(&self) -> ColorTransform {
         let ids: Vec<u8> = self.frame.components.iter().map(|c| c.identifier).collect();
         match (ids.as_slice(), self.jfif, self.adobe) {
@@ -61,8 +63,8 @@ impl Header<'_> {
     }
 }
 
-/// Walks the segments of `bytes` until the picture is complete: up to the end marker, or in a sequential file
-/// to the end of the scan that brings the last component. What follows, such as a vendor's trailer, is not read.
+/// Reads the segments of `bytes` up to the end marker, or in a sequential file up to the end of the scan with
+/// the last component. Bytes after that, such as a vendor's trailer, are not read.
 pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     let mut walk = Walk {
         frame: None,
@@ -80,10 +82,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
         let Some((marker, after)) = next_marker(rest) else { break false };
         rest = match marker {
             0xD9 => break true,
-            // Restart markers and TEM stand alone.
+            // Restart markers and TEM have no payload.
             0xD0..=0xD7 | 0x01 => after,
             _ => {
-                // Where every coefficient is there, a segment that breaks off is a trailer.
+                // A malformed segment after all coefficients is a trailer.
                 let (segment, after) = match segment(after) {
                     Err(_) if walk.is_complete() => break true,
                     result => result?,
@@ -98,7 +100,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     walk.finish(ended)
 }
 
-/// What has been read so far.
+/// The state of reading the segments.
 struct Walk<'a> {
     frame: Option<Frame<'a>>,
     scans: Vec<Scan<'a>>,
@@ -112,7 +114,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Takes one segment; returns what to go on with, which is behind a scan's data.
+    /// Reads one segment; returns the bytes after it, or for a scan the bytes after its data.
     fn take(
         &mut self,
         marker: u8,
@@ -151,7 +153,7 @@ impl<'a> Walk<'a> {
         Ok(after)
     }
 
-    /// Takes a scan and returns what follows its data.
+    /// Reads a scan and returns the bytes after its data.
     fn scan(&mut self, segment: &'a [u8], after: &'a [u8]) -> Result<&'a [u8], PhotoError> {
         let Some(frame) = &mut self.frame else {
             return Err(corrupt("a scan comes before its frame"));
@@ -165,7 +167,7 @@ impl<'a> Walk<'a> {
         self.blocks += scan.components.iter().map(|&(at, ..)| frame.blocks(at)).sum::<u64>();
         for &(at, ..) in &scan.components {
             let component = &mut frame.components[at];
-            // Its quantization is the one that holds when its first scan begins.
+            // The table that is defined when the component's first scan begins applies to all its scans.
             let steps = self.tables.steps.get(usize::from(component.table)).copied().flatten();
             component.steps = component.steps.or(steps);
             component.mark(scan.band, scan.bits.1);
@@ -181,7 +183,7 @@ impl<'a> Walk<'a> {
         self.frame.as_ref().is_some_and(|frame| !frame.progressive)
     }
 
-    /// Whether scans have brought every coefficient of every component in full precision.
+    /// Whether scans have completed every coefficient of every component in full precision.
     fn is_complete(&self) -> bool {
         self.frame.as_ref().is_some_and(|frame| frame.components.iter().all(Component::is_complete))
     }
@@ -190,7 +192,7 @@ impl<'a> Walk<'a> {
         self.frame.as_ref().is_some_and(|frame| frame.height > 0)
     }
 
-    /// The header, where the picture may be `ended` by its mark or by the end of the bytes.
+    /// The header. `ended` says whether reading stopped at the picture's end and not at the end of the bytes.
     fn finish(self, ended: bool) -> Result<Header<'a>, PhotoError> {
         if !ended && !self.is_complete() {
             return Err(truncated());
@@ -212,8 +214,8 @@ impl<'a> Walk<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// A scan header (B.2.3). In sequential coding the parameters of progressive coding mean nothing: some
-    /// phones write others than the standard's, which libjpeg reads past.
+    /// Reads a scan header (B.2.3). In sequential coding the progressive parameters have no meaning and are
+    /// ignored as in libjpeg: some phones write other values than the standard's.
     fn read(frame: &Frame<'_>, segment: &'a [u8]) -> Result<Self, PhotoError> {
         let short = || corrupt("a scan's header has the wrong length");
         let (&count, rest) = segment.split_first().ok_or_else(short)?;
@@ -247,23 +249,23 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The next marker's code and what follows it. Other bytes before it are skipped, as decoders do; `FF 00` is a
-/// stuffed byte of coded data and `FF FF` filling.
+/// The next marker's code and the bytes after it. Other bytes before it are skipped, as decoders do; `FF 00`
+/// is a stuffed byte of coded data and `FF FF` is fill.
 fn next_marker(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let at = marker_at(bytes, |_| true)?;
     let [_, marker, rest @ ..] = bytes.get(at..)? else { return None };
     Some((*marker, rest))
 }
 
-/// Where in `bytes` the next marker lies that `is_wanted`, by the place of the `FF` right before its code.
+/// The offset of the next marker that `is_wanted` accepts: the offset of the `FF` right before its code.
 pub(super) fn marker_at(bytes: &[u8], is_wanted: impl Fn(u8) -> bool) -> Option<usize> {
     memchr::memchr_iter(0xFF, bytes).find(|at| {
         matches!(bytes.get(at + 1), Some(&code) if code != 0 && code != 0xFF && is_wanted(code))
     })
 }
 
-/// A scan's entropy-coded data, restart markers included; how much of it lies before the first of these; and what
-/// follows it.
+/// A scan's entropy-coded data including restart markers, the number of bytes before the first of these, and
+/// the bytes after the data.
 fn entropy_coded(bytes: &[u8]) -> (&[u8], usize, &[u8]) {
     let first = marker_at(bytes, |_| true).unwrap_or(bytes.len());
     let more = bytes.get(first..).unwrap_or_default();
@@ -272,7 +274,7 @@ fn entropy_coded(bytes: &[u8]) -> (&[u8], usize, &[u8]) {
     (data, first, rest)
 }
 
-/// A segment's payload and what follows it.
+/// A segment's payload and the bytes after it.
 fn segment(bytes: &[u8]) -> Result<(&[u8], &[u8]), PhotoError> {
     let Some((length, rest)) = bytes.split_first_chunk() else { return Err(truncated()) };
     let length = usize::from(u16::from_be_bytes(*length))

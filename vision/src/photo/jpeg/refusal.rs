@@ -1,4 +1,4 @@
-//! The errors of reading a JPEG, with its format filled in.
+//! Shorthands for errors of reading a JPEG.
 
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;

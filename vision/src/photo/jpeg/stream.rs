@@ -1,10 +1,11 @@
-//! A sequential JPEG as the decoder wants it: tables, frame and scans in the standard's own order, each scan's
-//! data straight from the file. What files forget or add (Huffman tables, an end marker, vendors' segments,
-//! scan parameters) is written or left out here, so that nothing is copied and nothing is guessed downstream.
+//! A sequential JPEG in the form the decoding library expects: tables, frame and scans in the standard's
+//! order, with each scan's data taken from the file without a copy. Headers are written anew, so that
+//! missing Huffman tables or end markers, vendors' segments and odd scan parameters do not matter.
 //!
-//! The decoder fills data that ends too early with zero bits and goes on. It must not: before each marker inside
-//! and behind a scan's data stand one bits here. No Huffman code consists of ones only (T.81, C.2), so a
-//! decoder that still expects blocks fails on them, and one that has all its blocks skips them as padding.
+//! The library fills data that ends too early with zero bits and goes on. To make it fail instead, one bits
+//! are inserted before each marker inside and after a scan's data. No Huffman code consists of ones only
+//! (T.81, C.2), so a decoder that still expects blocks fails on them, and a decoder that has all its blocks
+//! skips them as padding.
 
 use super::frame::Frame;
 use super::header::{Scan, marker_at};
@@ -12,30 +13,31 @@ use super::tables::{Codes, Steps};
 use std::cell::Cell;
 use std::io::{self, Read};
 
-/// One bits, bytes stuffed. Before a restart marker the decoder looks 7 to 8 bytes ahead for it, so there must
-/// not be more; 32 bits are a magnitude's 16 and a code's 16.
+/// 32 one bits, with stuffed bytes: enough for 16 bits of a magnitude and 16 of a code. There may not be
+/// more, because the decoder looks only 7 to 8 bytes ahead for a restart marker.
 const ONES: &[u8] = &[0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0];
 
-/// The stream, to be read to its end.
+/// The stream that the decoder reads.
 pub(super) struct Stream<'a> {
-    /// What is read next. Empty while headers are read.
+    /// The bytes to be read next; empty while headers are read.
     run: &'a [u8],
-    /// Headers that were made here, and how much of them has been read.
+    /// Headers written here.
     made: Vec<u8>,
+    /// Number of bytes of `made` that have been read.
     at: usize,
-    /// The scan's data up to its first restart marker, behind its header.
+    /// The current scan's data up to its first restart marker, to be read after its header.
     first: &'a [u8],
-    /// What follows in the scan at work: ones, if they are due, then the rest from a restart marker on.
+    /// Whether one bits come next.
     ones_due: bool,
+    /// The current scan's remaining data, from a restart marker on.
     rest: &'a [u8],
     scans: std::slice::Iter<'a, Scan<'a>>,
     ended: bool,
-    /// Told once all data of all scans has been read.
     is_behind_data: &'a Cell<bool>,
 }
 
 impl<'a> Stream<'a> {
-    /// `is_behind_data` is set once all data of all scans has been read.
+    /// Sets `is_behind_data` once all data of all scans has been read.
     pub(super) fn new(
         frame: &Frame<'_>,
         scans: &'a [Scan<'a>],
@@ -54,7 +56,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// The next bytes; `false` at the end.
+    /// Prepares the next bytes to be read; `false` at the end.
     #[cold]
     fn refill(&mut self) -> bool {
         if !self.first.is_empty() {
@@ -63,7 +65,7 @@ impl<'a> Stream<'a> {
             (self.run, self.ones_due) = (ONES, false);
             self.is_behind_data.set(self.rest.is_empty() && self.scans.len() == 0);
         } else if !self.rest.is_empty() {
-            // From a restart marker, whose code is the second byte, to the one after it.
+            // From a restart marker (two bytes) up to the next one.
             let next = marker_at(self.rest.get(2..).unwrap_or_default(), |_| true);
             let end = next.map_or(self.rest.len(), |at| at + 2);
             (self.run, self.rest) = self.rest.split_at(end);
@@ -82,7 +84,7 @@ impl<'a> Stream<'a> {
         true
     }
 
-    /// As [`Read::read_exact`], across the ends of runs.
+    /// As [`Read::read_exact`], across several runs.
     #[cold]
     fn read_across(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {
         while !buffer.is_empty() {
@@ -96,8 +98,8 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Entropy-coded data without the fill bytes that may stand before a marker (T.81, B.1.1.2): behind the ones that
-/// come between, they would be taken for data.
+/// Entropy-coded data without the fill bytes that may precede a marker (T.81, B.1.1.2). The inserted one bits
+/// come between them and the marker, so the decoder would take them for data.
 fn without_fill(mut data: &[u8]) -> &[u8] {
     while let [before @ .., 0xFF] = data {
         data = before;
@@ -123,7 +125,7 @@ impl Read for Stream<'_> {
         }
     }
 
-    /// The decoder asks for one byte at a time: the common case is a slice of the file.
+    /// The decoder mostly reads one byte at a time from the file's data, so this case is fast.
     #[inline(always)]
     fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         match (&mut *buffer, self.run) {
@@ -136,8 +138,8 @@ impl Read for Stream<'_> {
     }
 }
 
-/// SOI, quantization tables and frame, components numbered from 0 by their place and each with the table of
-/// that number. As extended sequential coding, which is baseline with four Huffman tables instead of two.
+/// SOI, quantization tables and frame header. Components are numbered by their place from 0, and each has the
+/// table of that number. The coding is extended sequential: baseline with four Huffman tables instead of two.
 pub(super) fn frame_header(frame: &Frame<'_>) -> Vec<u8> {
     let mut made = vec![0xFF, 0xD8];
     for (at, component) in frame.components.iter().enumerate() {
@@ -146,7 +148,7 @@ pub(super) fn frame_header(frame: &Frame<'_>) -> Vec<u8> {
     let count = frame.components.len();
     push_segment(&mut made, 0xC1, 6 + 3 * count);
     made.push(8);
-    // Both sides were read from 16 bits.
+    // Both sides were read from 16 bits, so they fit.
     made.extend((frame.height as u16).to_be_bytes());
     made.extend((frame.width as u16).to_be_bytes());
     made.push(count as u8);
@@ -156,7 +158,8 @@ pub(super) fn frame_header(frame: &Frame<'_>) -> Vec<u8> {
     made
 }
 
-/// A quantization table of 16-bit steps. A step of 0 is written as 1: see `transcode`.
+/// Writes a quantization table of 16-bit steps. A step of 0 is written as 1; `transcode` then sets its
+/// coefficients to 0.
 fn push_steps(made: &mut Vec<u8>, at: usize, steps: Option<Steps<'_>>) {
     let Some(steps) = steps else { return };
     push_segment(made, 0xDB, 1 + 128);
@@ -164,7 +167,8 @@ fn push_steps(made: &mut Vec<u8>, at: usize, steps: Option<Steps<'_>>) {
     made.extend(steps.iter().flat_map(|step| step.max(1).to_be_bytes()));
 }
 
-/// Huffman tables, restart interval and scan header; tables are numbered by the component's place in the scan.
+/// Huffman tables, restart interval and scan header. Tables are numbered by the component's place in the
+/// scan.
 fn scan_header(scan: &Scan<'_>) -> Vec<u8> {
     let mut made = Vec::new();
     for (at, &(_, dc, ac)) in scan.components.iter().enumerate() {
@@ -179,7 +183,8 @@ fn scan_header(scan: &Scan<'_>) -> Vec<u8> {
     made
 }
 
-/// A Huffman table, `kind` its class and number; the decoder tells if a scan lacks one.
+/// Writes a Huffman table; `kind` holds its class and number. A missing table is left to the decoder to
+/// report.
 pub(super) fn push_codes(made: &mut Vec<u8>, kind: usize, codes: Option<Codes<'_>>) {
     let Some(codes) = codes else { return };
     push_segment(made, 0xC4, 17 + codes.values.len());
@@ -188,7 +193,8 @@ pub(super) fn push_codes(made: &mut Vec<u8>, kind: usize, codes: Option<Codes<'_
     made.extend(codes.values);
 }
 
-/// The header of a scan over all coefficients of `components`, each with the tables of its place in the scan.
+/// Writes the header of a scan of all coefficients of `components`, each with the tables numbered by its
+/// place.
 pub(super) fn push_scan(made: &mut Vec<u8>, components: &[usize]) {
     push_segment(made, 0xDA, 4 + 2 * components.len());
     made.push(components.len() as u8);
@@ -200,6 +206,6 @@ pub(super) fn push_scan(made: &mut Vec<u8>, components: &[usize]) {
 
 fn push_segment(made: &mut Vec<u8>, marker: u8, length: usize) {
     made.extend([0xFF, marker]);
-    // At most 17 + 256 bytes and the length itself.
+    // Fits 16 bits: at most 17 + 256 bytes and the length itself.
     made.extend(((length + 2) as u16).to_be_bytes());
 }

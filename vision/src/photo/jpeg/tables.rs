@@ -1,5 +1,5 @@
-//! The tables a JPEG's scans are coded with, as slices of the file: quantization steps and Huffman codes
-//! (ITU-T T.81, B.2.4). Leaves out decoding with them.
+//! A JPEG's quantization and Huffman tables, as slices of the file (ITU-T T.81, B.2.4). Huffman decoding is
+//! in `bits`.
 
 use super::refusal::{corrupt, truncated};
 use crate::photo::error::PhotoError;
@@ -19,20 +19,21 @@ impl Steps<'_> {
         self.bytes.chunks_exact(size).map(word)
     }
 
-    /// Whether a step is 0: libjpeg then loses the coefficient, the decoder used here refuses the file.
+    /// Whether a step is 0. libjpeg then decodes the coefficient as 0; the decoder used here refuses the
+    /// file.
     pub(super) fn has_zero(&self) -> bool {
         self.iter().any(|step| step == 0)
     }
 }
 
-/// A Huffman table: how many codes there are of each length from 1 to 16, then their values.
+/// A Huffman table: the number of codes of each length from 1 to 16, and their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Codes<'a> {
     pub(super) counts: &'a [u8; 16],
     pub(super) values: &'a [u8],
 }
 
-/// The tables that hold at one point of the file, by their numbers.
+/// The tables defined at one point of the file, by their numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tables<'a> {
     pub(super) steps: [Option<Steps<'a>>; 4],
@@ -41,14 +42,14 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// Before the first table: the typical codes of T.81, K.3, which a webcam's frames leave out. libjpeg-turbo
-    /// assumes the same.
+    /// The initial tables: the typical codes of T.81, K.3, which frames of webcams leave out. libjpeg-turbo
+    /// assumes the same tables.
     pub(super) fn new() -> Self {
         let standard = |codes: &[Codes<'a>; 2]| [Some(codes[0]), Some(codes[1]), None, None];
         Self { steps: [None; 4], dc: standard(&STANDARD_DC), ac: standard(&STANDARD_AC) }
     }
 
-    /// Takes the quantization tables of a DQT segment.
+    /// Reads the quantization tables of a DQT segment.
     pub(super) fn read_steps(&mut self, mut segment: &'a [u8]) -> Result<(), PhotoError> {
         while let Some((&kind, rest)) = segment.split_first() {
             let wide = kind >> 4 != 0;
@@ -62,7 +63,7 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Takes the Huffman tables of a DHT segment. A table without codes is one that no scan uses.
+    /// Reads the Huffman tables of a DHT segment. A table without codes counts as undefined.
     pub(super) fn read_codes(&mut self, mut segment: &'a [u8]) -> Result<(), PhotoError> {
         while let Some((&kind, rest)) = segment.split_first() {
             let (counts, rest) = rest.split_first_chunk::<16>().ok_or_else(truncated)?;
@@ -81,7 +82,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// Tables K.3 and K.4: luminance and chrominance means.
+/// Tables K.3 and K.4: DC coefficients of luminance and chrominance.
 const STANDARD_DC: [Codes<'static>; 2] = [
     Codes {
         counts: &[0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
@@ -93,7 +94,7 @@ const STANDARD_DC: [Codes<'static>; 2] = [
     },
 ];
 
-/// Tables K.5 and K.6: the other coefficients of luminance and chrominance.
+/// Tables K.5 and K.6: AC coefficients of luminance and chrominance.
 const STANDARD_AC: [Codes<'static>; 2] = [
     Codes {
         counts: &[0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 0x7D],

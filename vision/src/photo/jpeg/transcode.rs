@@ -1,5 +1,5 @@
-//! Coefficients written out as a sequential JPEG, a row of units at a time: what the decoder then does to them
-//! (transform, chroma, colours) it does as for any other photo. Leaves out how they were gathered.
+//! Codes coefficients as a sequential JPEG, one row of units at a time. The decoding library then does the
+//! transform, chroma and colours as for any other photo. The coefficients come from `coefficients`.
 
 use super::coefficients::Coefficients;
 use super::frame::Frame;
@@ -7,13 +7,14 @@ use super::stream::{frame_header, push_codes, push_scan};
 use super::tables::Codes;
 use std::io::{self, Read};
 
-/// Sizes 0 to 11, four bits each.
+/// Codes for sizes 0 to 11, four bits each.
 const DC: Codes<'static> = Codes {
     counts: &[0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     values: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
 };
 
-/// Every pair of run and size: eight bits, its own value; the last, as no code may be all ones, nine.
+/// Codes for all pairs of run and size. Each is coded as its own eight bits; only the last has nine, because
+/// no code may consist of ones only.
 const AC: Codes<'static> = Codes {
     counts: &[0, 0, 0, 0, 0, 0, 0, 255, 1, 0, 0, 0, 0, 0, 0, 0],
     values: &{
@@ -27,11 +28,11 @@ const AC: Codes<'static> = Codes {
     },
 };
 
-/// The stream, to be read to its end.
+/// The stream that the decoder reads.
 pub(super) struct Transcoded<'a> {
     frame: &'a Frame<'a>,
     coefficients: Coefficients,
-    /// For each component the kept coefficients: number in zigzag order, place, whether its step is 0.
+    /// For each component its kept coefficients: index in zigzag order, place, whether the step is 0.
     order: Vec<Vec<(u8, usize, bool)>>,
     row: u32,
     rows: u32,
@@ -73,7 +74,7 @@ impl<'a> Transcoded<'a> {
         }
     }
 
-    /// Writes the next row of units, or the end; `false` behind the end.
+    /// Writes the next row of units, or the end marker; `false` after the end.
     fn refill(&mut self) -> bool {
         self.made.clear();
         self.at = 0;
@@ -81,7 +82,7 @@ impl<'a> Transcoded<'a> {
             return false;
         }
         if self.row == self.rows {
-            // The last byte is filled with ones.
+            // Pads the last byte with ones.
             self.put(0x7F, 7);
             self.made.extend([0xFF, 0xD9]);
         } else if self.frame.components.len() == 1 {
@@ -96,7 +97,7 @@ impl<'a> Transcoded<'a> {
         true
     }
 
-    /// A row of units of several components.
+    /// Writes a row of units of several components.
     fn units(&mut self) {
         for unit in 0..self.frame.units().0 as usize {
             for (at, component) in self.frame.components.iter().enumerate() {
@@ -120,7 +121,7 @@ impl<'a> Transcoded<'a> {
         for &(at, place, zero) in &order {
             let value = if zero { 0 } else { i32::from(copy[place]) };
             if at == 0 {
-                // The decoder takes differences of up to 11 bits, which is all that 8-bit samples need.
+                // The decoder accepts differences of up to 11 bits, which suffice for 8-bit samples.
                 let value = value.clamp(-1024, 1023);
                 let difference = value - self.means[component];
                 self.means[component] = value;
@@ -140,10 +141,10 @@ impl<'a> Transcoded<'a> {
         self.order[component] = order;
     }
 
-    /// Run and size in `width` bits, then the value's own bits.
+    /// Writes run and size in `width` bits, then the value's own bits.
     fn coded(&mut self, run: u8, value: i32, width: u32) {
         let size = 32 - value.unsigned_abs().leading_zeros();
-        // Sizes end at 14 and runs at 15, so that the code of nine bits never comes.
+        // The size is at most 14 and the run 15, so the code of nine bits is never needed.
         self.put(u32::from(run) | size, width);
         let bits = if value < 0 { value - 1 } else { value } as u32;
         self.put(bits & ((1 << size) - 1), size);

@@ -1,5 +1,5 @@
-//! The chunks of a PNG before its pixels are decoded: EXIF, what its numbers mean as colours, and whether its
-//! texts and colour profile stay small when inflated. Leaves out what texts say.
+//! Reads a PNG's chunks before its pixels are decoded: EXIF, colour space, and whether texts and colour
+//! profile stay small when inflated. The contents of texts are not kept.
 
 use super::super::color::{self, Channels, Color};
 use super::super::error::PhotoError;
@@ -7,35 +7,36 @@ use super::super::format::Format;
 use flate2::bufread::ZlibDecoder;
 use std::io::{self, Read};
 
-/// Bytes that all compressed texts and the colour profile of a file may inflate to. Photo editors write a
-/// few hundred KiB at most; deflate makes a gigabyte of one megabyte, and nobody who means well does that.
+/// Most bytes that the compressed texts and the colour profile of a file together may inflate to. Photo
+/// editors write a few hundred KiB at most; a malicious megabyte can inflate to a gigabyte.
 pub(super) const MAX_INFLATED: u64 = 16 << 20;
 
-/// What the chunks say beside the pixels.
+/// The contents of the chunks other than pixels.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Chunks<'a> {
-    /// The EXIF block, wherever it stands.
+    /// The EXIF block, before or after the pixels.
     pub(super) exif: Option<&'a [u8]>,
-    /// Whether single colours are transparent, though no pixel has alpha of its own.
+    /// Whether there is a tRNS chunk, which makes single colours transparent.
     pub(super) has_transparency: bool,
-    /// Code points of primaries and transfer.
+    /// Code points of primaries and transfer (ITU-T H.273).
     pub(super) cicp: Option<(u8, u8)>,
     /// The compressed ICC profile.
     pub(super) profile: Option<&'a [u8]>,
-    /// Whether the numbers are declared to be sRGB.
+    /// Whether the file declares sRGB.
     pub(super) is_srgb: bool,
-    /// The exponent that encodes.
+    /// The encoding exponent.
     pub(super) gamma: Option<f32>,
-    /// White, red, green and blue as x and y.
+    /// Chromaticities of white, red, green and blue, each as x and y.
     pub(super) points: Option<[(f32, f32); 4]>,
 }
 
-/// Walks the chunks up to the end chunk or to the first that is not whole: whether that is missed, the pixels tell.
+/// Reads the chunks up to the end chunk or the first incomplete one. If pixels are missing after that, their
+/// decoder reports it.
 ///
 /// # Errors
-/// [`PhotoError::TooMuchMetadata`] where compressed metadata inflates to more than [`MAX_INFLATED`] bytes; no more
-/// than that is inflated, and nothing of it is kept. [`PhotoError::Corrupt`] for a palette that does not consist of
-/// 1 to 256 whole entries, which the decoder would panic on.
+/// [`PhotoError::TooMuchMetadata`] if compressed metadata inflates to more than [`MAX_INFLATED`] bytes; it is
+/// inflated only that far and not kept. [`PhotoError::Corrupt`] if the palette does not consist of 1 to 256
+/// whole entries, because the decoder would panic on it.
 pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
     let mut chunks = Chunks::default();
     let mut left = MAX_INFLATED;
@@ -62,14 +63,14 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Chunks<'_>, PhotoError> {
                 .checked_sub(inflated(stream, left))
                 .ok_or(PhotoError::TooMuchMetadata { format: Format::Png, limit: MAX_INFLATED })?;
         }
-        // Each chunk ends with a check sum of 4 bytes.
+        // Each chunk ends with a checksum of 4 bytes.
         rest = after.get(4..).unwrap_or_default();
     }
     Ok(chunks)
 }
 
 impl<'a> Chunks<'a> {
-    /// Takes a chunk that says what the numbers mean; such chunks stand before the pixels.
+    /// Reads a chunk about colours; such chunks precede the pixels.
     fn take_color(&mut self, name: &[u8; 4], chunk: &'a [u8]) {
         let fixed = |at: usize| {
             let bytes = chunk.get(at * 4..)?.first_chunk()?;
@@ -77,7 +78,7 @@ impl<'a> Chunks<'a> {
         };
         let point = |at: usize| Some((fixed(at * 2)?, fixed(at * 2 + 1)?));
         match (name, chunk) {
-            // Of full range only: browsers read past the numbers of video, which are none of a photo's.
+            // Only code points of full range count; browsers ignore those of limited range (video).
             (b"cICP", [primaries, transfer, _, 1]) => self.cicp = Some((*primaries, *transfer)),
             (b"tRNS", _) => self.has_transparency = true,
             (b"iCCP", _) => self.profile = compressed(name, chunk),
@@ -94,8 +95,8 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// The colours, by the precedence of the PNG specification, third edition, 4.3: code points, profile if it can
-    /// be used, sRGB, then gamma and chromaticities.
+    /// The colours, in the order of precedence of the PNG specification, third edition, 4.3: code points, a
+    /// usable profile, sRGB, gamma with chromaticities.
     pub(super) fn color(&self, channels: Channels) -> Option<Color> {
         if let Some((primaries, transfer)) = self.cicp {
             return color::from_cicp(primaries, transfer);
@@ -107,8 +108,9 @@ impl<'a> Chunks<'a> {
         self.profile.and_then(|stream| from_stream(stream, channels)).or_else(chunks)
     }
 
-    /// The transfer function of high dynamic range that the numbers are coded with, by name. What such a picture
-    /// looks like depends on the display and how the browser dims it, so there is no right photo of it in sRGB.
+    /// The name of the transfer function if it is one of high dynamic range. The look of such a picture
+    /// depends on the display and on the browser's tone mapping, so it has no single correct conversion to
+    /// sRGB.
     pub(super) fn high_dynamic_range(&self) -> Option<&'static str> {
         match self.cicp? {
             (_, 16) => Some("PQ"),
@@ -118,7 +120,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The colours of a compressed profile, if it can be used.
+/// The colours of a compressed profile; `None` if it cannot be used.
 fn from_stream(stream: &[u8], channels: Channels) -> Option<Color> {
     let mut profile = Vec::new();
     let limit = color::MAX_PROFILE as u64 + 1;
@@ -142,7 +144,7 @@ fn compressed<'a>(name: &[u8; 4], chunk: &'a [u8]) -> Option<&'a [u8]> {
     }
 }
 
-/// Bytes that come of `stream` before it ends or breaks, counted up to one more than `limit`.
+/// The number of bytes that `stream` inflates to before it ends or breaks, at most `limit` + 1.
 fn inflated(stream: &[u8], limit: u64) -> u64 {
     let mut reader = ZlibDecoder::new(stream).take(limit.saturating_add(1));
     let mut block = [0; 4096];
@@ -152,7 +154,7 @@ fn inflated(stream: &[u8], limit: u64) -> u64 {
             Ok(0) => return count,
             Ok(bytes) => count += bytes as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A broken stream is nobody's business here: its text is skipped anyway.
+            // A broken stream is not an error, because its text is skipped anyway.
             Err(_) => return count,
         }
     }

@@ -1,20 +1,20 @@
-//! A WebP's chunks, walked before anything is decoded: its size as the container and as the coded
-//! frame say it, its orientation, how it is coded, and whether it is whole. Leaves out the coded
-//! data. Layouts are those of the WebP container specification and RFC 6386, section 9.1.
+//! Reads a WebP's chunks before anything is decoded: its size by the container and by the coded frame, its
+//! orientation, its coding, and whether it is complete. The coded data is not decoded here. Layouts are those
+//! of the WebP container specification and RFC 6386, section 9.1.
 
 use super::partitions;
 use crate::photo::error::PhotoError;
 use crate::photo::format::Format;
 
-/// What the chunks of a file say.
+/// The contents of a file's chunks.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header<'a> {
-    /// The picture's (an animation's canvas's) width in pixels.
+    /// Width in pixels of the picture, or of an animation's canvas.
     pub(super) width: u32,
     pub(super) height: u32,
-    /// The picture, or an animation's first one.
+    /// The picture, or an animation's first frame.
     pub(super) frame: Frame<'a>,
-    /// Of an animation: where the frame lies on the canvas, from the left and the top.
+    /// For an animation: the frame's place on the canvas, from the left and the top.
     pub(super) origin: Option<(u32, u32)>,
     pub(super) exif: Option<&'a [u8]>,
     /// The ICC profile.
@@ -27,15 +27,16 @@ pub(super) struct Frame<'a> {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) coding: Coding,
-    /// Whether pixels come with alpha.
+    /// Whether pixels have alpha.
     pub(super) has_alpha: bool,
-    /// The `VP8 ` or `VP8L` chunk, and the `ALPH` chunk beside it.
+    /// The `VP8 ` or `VP8L` chunk.
     pub(super) coded: &'a [u8],
+    /// The `ALPH` chunk beside it.
     pub(super) alpha: Option<&'a [u8]>,
 }
 
 impl Frame<'_> {
-    /// The frame as if no `ALPH` chunk stood beside it.
+    /// The frame without its `ALPH` chunk.
     fn without_alpha_plane(self) -> Self {
         match self.coding {
             Coding::LossyAlpha => {
@@ -54,17 +55,17 @@ pub(super) enum Coding {
     Lossless,
 }
 
-/// One chunk: its name in upper case, its payload.
+/// One chunk: its name in upper case and its payload.
 type Chunk<'a> = ([u8; 4], &'a [u8]);
 
-/// Walks the chunks of `bytes`.
+/// Reads the chunks of a file.
 pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     let chunks = chunks(bytes.get(12..).unwrap_or_default());
     let find = |name: &[u8; 4]| chunks.iter().find(|(n, _)| n == name).map(|(_, data)| *data);
     let extended = find(b"VP8X");
     let mut canvas = None;
     let mut is_animated = false;
-    // Alpha and a profile that the header does not announce are read past, as browsers do.
+    // Alpha and a profile that the header does not announce are ignored, as browsers do.
     let (mut has_alpha, mut profile) = (true, None);
     if let Some(extended) = extended {
         let &[flags, _, _, _, w0, w1, w2, h0, h1, h2] =
@@ -91,7 +92,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>, PhotoError> {
     Ok(Header { width, height, frame, origin, exif: find(b"EXIF"), profile })
 }
 
-/// A file that holds nothing but `frame`.
+/// A file that contains only `frame`.
 pub(super) fn container(frame: &Frame<'_>) -> Vec<u8> {
     let name = if frame.coding == Coding::Lossless { b"VP8L" } else { b"VP8 " };
     let size = 42 + frame.coded.len() + frame.alpha.map_or(0, |alpha| alpha.len() + 1);
@@ -99,7 +100,7 @@ pub(super) fn container(frame: &Frame<'_>) -> Vec<u8> {
     file.extend(b"RIFF\0\0\0\0WEBP");
     let mut chunk = |name: &[u8; 4], data: &[u8]| {
         file.extend(name);
-        // Each was cut from a file whose length fits 32 bits.
+        // The chunk comes from a file whose chunk lengths fit 32 bits.
         file.extend((data.len() as u32).to_le_bytes());
         file.extend(data);
         file.extend((data.len() % 2 == 1).then_some(0));
@@ -122,15 +123,15 @@ fn corrupt(detail: &str) -> PhotoError {
     PhotoError::corrupt(Format::WebP, detail)
 }
 
-/// A side as the container stores it: 24 bits, less one.
+/// A side as the container stores it: 24 bits, reduced by one.
 fn side([low, middle, high]: [u8; 3]) -> u32 {
     u32::from_le_bytes([low, middle, high, 0]) + 1
 }
 
-/// All chunks of `body`, in order. Each is padded to an even length; the last may lack its pad, and one that
-/// is not whole ends the list: a picture that is missing for it is seen as missing. Names are told without case.
+/// The chunks of `body` in order, up to the first incomplete one. Chunks are padded to an even length, but
+/// the last may lack its padding. Names are compared without case.
 fn chunks(mut body: &[u8]) -> Vec<Chunk<'_>> {
-    /// A photo has half a dozen; an animation's further frames are not needed.
+    /// Most chunks read. A photo has half a dozen; an animation's further frames are not needed.
     const MOST: usize = 64;
     let mut chunks = Vec::new();
     while let Some((name, rest)) = body.split_first_chunk::<4>()
@@ -144,8 +145,8 @@ fn chunks(mut body: &[u8]) -> Vec<Chunk<'_>> {
     chunks
 }
 
-/// An animation's frame and its place. The decoder trusts that the frame's size is that of the coded picture, and
-/// that an alpha plane is followed by a lossy picture: both are checked here.
+/// An animation's frame and its place. The decoder relies on the frame having the size of its coded picture,
+/// and on an alpha plane being followed by a lossy picture; both are checked here.
 fn first_frame(data: &[u8]) -> Result<(Frame<'_>, Option<(u32, u32)>), PhotoError> {
     let short = || corrupt("its first frame's header is too short");
     let &[x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2] = data.first_chunk().ok_or_else(short)?;
@@ -156,7 +157,7 @@ fn first_frame(data: &[u8]) -> Result<(Frame<'_>, Option<(u32, u32)>), PhotoErro
     if (frame.width, frame.height) != (side([w0, w1, w2]), side([h0, h1, h2])) {
         return Err(corrupt("its headers disagree about its first frame's size"));
     }
-    // Stored halved.
+    // Offsets are stored halved.
     let place = |bytes: [u8; 3]| (side(bytes) - 1) * 2;
     Ok((frame, Some((place([x0, x1, x2]), place([y0, y1, y2])))))
 }

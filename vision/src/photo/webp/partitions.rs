@@ -1,9 +1,9 @@
-//! How a lossy frame says it is divided, checked against what is there: the decoder makes room for whatever a
-//! partition claims, up to 16 MB, before it reads it. RFC 6386, sections 7.3 and 9.3 to 9.5. Leaves out all the
-//! frame says besides.
+//! Checks that the partitions of a lossy frame fit into it (RFC 6386, sections 7.3 and 9.3 to 9.5). The
+//! decoder allocates the declared size of a partition, up to 16 MB, before it reads it. The rest of the frame
+//! is not checked here.
 
-/// Whether every partition of the `VP8 ` chunk `data`, which begins with a key frame's header of 10 bytes, ends
-/// within it.
+/// Whether every partition of the `VP8 ` chunk `data`, which begins with a key frame's header of 10 bytes,
+/// ends within it.
 pub(super) fn fit(data: &[u8]) -> bool {
     let Some((&[t0, t1, t2, ..], rest)) = data.split_first_chunk::<10>() else { return false };
     let first = (u32::from_le_bytes([t0, t1, t2, 0]) >> 5) as usize;
@@ -14,7 +14,7 @@ pub(super) fn fit(data: &[u8]) -> bool {
     sizes.chunks_exact(3).map(size).sum::<usize>() <= rest.len()
 }
 
-/// The boolean decoder, for bits that are as likely as not. Beyond its end there are zeros.
+/// The boolean decoder, for bits of probability 1/2. It reads zeros after the end of its data.
 struct Bits<'a> {
     bytes: std::slice::Iter<'a, u8>,
     value: u32,
@@ -56,7 +56,7 @@ impl<'a> Bits<'a> {
         (0..bits).for_each(|_| _ = self.bit());
     }
 
-    /// `count` values of `bits` bits that are there where a flag before each says so.
+    /// Skips `count` optional values of `bits` bits; a flag before each says whether it is present.
     fn skip_flagged(&mut self, count: u32, bits: u32) {
         for _ in 0..count {
             if self.bit() {
@@ -65,7 +65,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// How many partitions of coefficients the frame has: 1, 2, 4 or 8.
+    /// The number of partitions with coefficients: 1, 2, 4 or 8.
     fn partitions(&mut self) -> usize {
         self.skip(2); // colour space, clamping
         if self.bit() {
@@ -73,7 +73,7 @@ impl<'a> Bits<'a> {
         }
         self.skip(1 + 6 + 3); // loop filter: type, level, sharpness
         if self.bit() && self.bit() {
-            self.skip_flagged(8, 7); // its changes by reference and by mode
+            self.skip_flagged(8, 7); // its adjustments by reference frame and by mode
         }
         1 << (u32::from(self.bit()) << 1 | u32::from(self.bit()))
     }
@@ -95,12 +95,12 @@ impl<'a> Bits<'a> {
 mod tests {
     use super::fit;
 
-    /// What a fuzzer found: 323 bytes for which 15 MB were taken.
+    /// A fuzzer's input: 323 bytes for which the decoder allocated 15 MB.
     const FOUND: &[u8] = include_bytes!("../../../../fuzz/corpus/photo/webp-partition-too-long");
 
     #[test]
-    fn a_partition_longer_than_the_file_is_seen() {
-        // Behind the fuzzer's own byte and the headers of RIFF and of the chunk.
+    fn a_partition_longer_than_the_file_is_refused() {
+        // The frame begins after the fuzzer's own byte and the RIFF and chunk headers.
         assert!(!fit(&FOUND[21..]));
     }
 

@@ -1,5 +1,5 @@
-//! A lossy picture averaged down from its Y, U and V planes, so that 12 megapixels of RGB never lie in memory
-//! beside them. Leaves out alpha, and pictures that are not averaged: the decoder gives those whole.
+//! Averages a lossy picture down from its Y, U and V planes, so that its full size is never held as RGB.
+//! Pictures with alpha and pictures that are not averaged are decoded in `webp` instead.
 
 use super::typed;
 use crate::photo::error::PhotoError;
@@ -8,12 +8,12 @@ use crate::photo::picture::Photo;
 use crate::photo::shrink::{Rows, Shrink};
 use image_webp::vp8::Vp8Decoder;
 
-/// Decodes the `VP8 ` chunk `coded`, `factor` × `factor` pixels averaged to one. Each pixel takes the chroma
-/// sample it lies in: of an average the smoother way between samples makes no visible difference.
+/// Decodes the `VP8 ` chunk `coded`, with `factor` × `factor` pixels averaged to one. Each pixel takes its
+/// nearest chroma sample; after averaging, interpolated chroma would make no visible difference.
 pub(super) fn decode(coded: &[u8], factor: u32) -> Result<Photo, PhotoError> {
     let frame = Vp8Decoder::decode_frame(coded).map_err(typed)?;
     let (width, height) = (usize::from(frame.width), usize::from(frame.height));
-    // Planes are of whole 16×16 blocks.
+    // Planes consist of whole 16×16 blocks.
     let stride = width.next_multiple_of(16);
     let mut shrink = Shrink::new(width as u32, height as u32, factor, Rows::InOrder);
     let mut rgb = Vec::with_capacity(width);
@@ -34,7 +34,8 @@ pub(super) fn decode(coded: &[u8], factor: u32) -> Result<Photo, PhotoError> {
     shrink.finish().ok_or_else(|| PhotoError::corrupt(Format::WebP, "pixels are missing"))
 }
 
-/// BT.601 of limited range to RGB in libwebp's own integers (`src/dsp/yuv.h`: `VP8YUVToR` and its kin).
+/// Converts BT.601 of limited range to RGB with the integers of libwebp (`src/dsp/yuv.h`, `VP8YUVToR` and its
+/// neighbours).
 fn rgb_from_yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
     let high = |value: u8, factor: i32| (i32::from(value) * factor) >> 8;
     let clip = |value: i32| (value >> 6).clamp(0, 255) as u8;

@@ -1,7 +1,7 @@
-//! What each stage of an answer costs: decode, resize, tensor, heatmap, overlay, PNG.
+//! Measures the stages of an answer: decode, resize, tensor, heatmap, overlay, PNG.
 //!
-//! Prints times only; no figure here passes or fails. The JPEG is a committed one, everything else
-//! is made from it, so that pixels are as a camera's. `cargo bench -p skincell-vision`.
+//! Run with `cargo bench -p skincell-vision`. It prints times and has no pass or fail. All pictures are made
+//! from one committed JPEG.
 
 #![allow(clippy::expect_used, reason = "a bench stops where it cannot go on")]
 
@@ -13,9 +13,9 @@ use skincell_vision::photo::{Limits, Photo, decode};
 use skincell_vision::{gradcam, overlay, resize, tensor};
 use std::hint::black_box;
 
-/// The model's sides: EfficientNetV2-S as the origin app has it.
+/// Input size of EfficientNetV2-S in the origin app.
 const MODEL: (u32, u32) = (300, 300);
-/// A target that nothing here is twice as large as: a decode without scaling.
+/// A target so large that every decode is at full size.
 const WHOLE: (u32, u32) = (8192, 8192);
 
 fn photo() -> (Vec<u8>, Photo) {

@@ -4,7 +4,7 @@
 use crate::card::{Activation, Basis, Form, GradCam, MapClasses};
 use thiserror::Error;
 
-/// A map is normalised and shown only if its maximum is above this threshold of the original app; smaller
+/// A map is normalised and shown only if its maximum is above this threshold of the origin app; smaller
 /// values are rounding errors.
 pub const SMALLEST_MAXIMUM: f64 = 1e-10;
 

@@ -5,7 +5,7 @@ use crate::gradcam::{self, Heatmap};
 use crate::photo::Photo;
 use thiserror::Error;
 
-/// Opacity of the heatmap's colours in the original Keras app.
+/// Opacity of the heatmap's colours in the origin app, a Django site with a Keras model.
 pub const ALPHA: f32 = 0.4;
 
 /// Why an overlay cannot be encoded.
@@ -47,7 +47,7 @@ fn linear(points: &[(f64, f64)], at: f64) -> f64 {
 }
 
 /// The photo with the heatmap over it: `photo·(1 - alpha) + jet·alpha`, rounded, with the heatmap enlarged
-/// to the photo's size and coloured by [`jet`]. `alpha` is 0 to 1; [`ALPHA`] is the original app's.
+/// to the photo's size and coloured by [`jet`]. `alpha` is 0 to 1; [`ALPHA`] is the origin app's.
 #[must_use]
 pub fn overlay(photo: &Photo, heatmap: &Heatmap, alpha: f32) -> Photo {
     // Fixed point with 16 fractional bits; the weights of photo and colour add up to exactly 1.
@@ -102,9 +102,9 @@ mod tests {
         assert_eq!(jet().as_flattened(), reference("jet.rgb"));
     }
 
-    /// Compares with the original app's steps in OpenCV, matplotlib and numpy (`tests/reference/make.py`).
+    /// Compares with the origin app's steps in OpenCV, matplotlib and numpy (`tests/reference/make.py`).
     #[test]
-    fn overlay_is_the_original_apps_within_one_level() {
+    fn overlay_is_the_origin_apps_within_one_level() {
         let photo = Photo::from_rgb(40, 30, Random(40).bytes(3600)).unwrap();
         let values: Vec<f32> = Random(10).bytes(100).iter().map(|&b| f32::from(b)).collect();
         let most = values.iter().copied().fold(0.0, f32::max);

@@ -1,5 +1,5 @@
-//! Every kind of file this crate decodes, against the pixels Pillow (or the PNG writer of
-//! `fixtures/make.py`) says it has. Leaves out broken files: see `hostile.rs`.
+//! Compares every kind of file that this crate decodes with its expected pixels, from Pillow or computed in
+//! `fixtures/make.py`. Broken files are tested in `hostile.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it cannot go on")]
 
@@ -12,13 +12,14 @@ use std::collections::BTreeSet;
 /// A model large enough that no fixture is decoded at a smaller scale.
 const TARGET: (u32, u32) = (4096, 4096);
 
-/// All come out exactly but JPEG, where correct decoders differ by the rounding of the transform and
-/// of chroma, and 5- and 6-bit samples, which are widened by rounding here and by shifting in Pillow.
+/// Largest and mean difference allowed for a fixture. Most must be equal. Correct JPEG decoders differ in the
+/// rounding of transform and chroma; samples of 5 and 6 bits are widened by rounding here and by shifting in
+/// Pillow.
 fn tolerance(name: &str) -> (u8, f64) {
     match name {
-        // Tables of 8 bits, between whose points libraries interpolate along different edges.
+        // Libraries interpolate differently between the points of 8-bit tables.
         _ if name.starts_with("icc_table_") => (6, 1.1),
-        // Conversions in fixed point and in floats, on top of the format's own tolerance.
+        // Conversions in fixed point and in floats differ, in addition to JPEG's own tolerance.
         _ if name.starts_with("icc_") && name.ends_with(".jpg") => (6, 0.4),
         _ if ["icc_", "gamma_", "code_points_", "alpha_"]
             .iter()
@@ -41,7 +42,7 @@ fn every_fixture_decodes_to_its_pixels() {
             names.insert(photo.to_owned());
         }
     }
-    assert_eq!(names.len(), 137, "fixtures come or go with their row here");
+    assert_eq!(names.len(), 137, "adjust this number when fixtures are added or removed");
     let mut wrong = Vec::new();
     for name in &names {
         let (width, height, expected) = ppm(&fixture(&format!("{name}.ppm")));
@@ -66,7 +67,7 @@ fn every_fixture_decodes_to_its_pixels() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Without the conversion the numbers are the file's own.
+/// Without conversion the pixels are the file's own values.
 #[test]
 fn stored_colours_are_the_files_own() {
     let (_, _, plain) = ppm(&fixture("rgb8.png.ppm"));
@@ -81,7 +82,7 @@ fn stored_colours_are_the_files_own() {
 }
 
 #[test]
-fn formats_are_told_by_their_bytes() {
+fn formats_are_recognised_by_their_bytes() {
     for (name, expected) in [
         ("grey.jpg", Some(Format::Jpeg)),
         ("rgb8.png", Some(Format::Png)),

@@ -1,5 +1,5 @@
-//! Files that lie, bomb or stop early: each must become a typed error, or a photo, and nothing else.
-//! Leaves out how much memory they cost: see `memory.rs`.
+//! Damaged and malicious files: each must give a typed error or a photo. Their use of memory is tested in
+//! `memory.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it cannot go on")]
 
@@ -44,7 +44,7 @@ fn bomb(mebibytes: usize) -> Vec<u8> {
     encoder.write_all(&vec![0; 1 << 20]).unwrap();
     encoder.flush().unwrap();
     let (header, block) = encoder.get_ref().split_at(2);
-    // A flushed block stands alone, so it may be repeated; the last, empty one ends the stream.
+    // A flushed block is independent, so it may be repeated; a last empty block ends the stream.
     [header, &block.repeat(mebibytes), &[1, 0, 0, 0xFF, 0xFF, 0, 0, 0, 0]].concat()
 }
 
@@ -79,7 +79,7 @@ fn bytes_that_are_no_photo() {
     assert!(PhotoError::Heic.to_string().contains("JPEG"));
 }
 
-/// Sizes are refused by the header alone: these files have no pixels at all.
+/// Sizes are refused from the header alone: these files have no pixels.
 #[test]
 fn sizes_beyond_the_limits() {
     let end = png_chunk(b"IEND", &[]);
@@ -129,13 +129,13 @@ fn sizes_beyond_the_limits() {
     ] {
         assert_eq!(decoded(&bytes).unwrap_err(), expected);
     }
-    // The png crate refuses 0x0 itself; what counts is that it is refused by name.
+    // The png crate refuses 0x0 itself; its message must name the format.
     let message = decoded(&png(0, 0)).unwrap_err().to_string();
     assert!(message.contains("PNG"), "{message}");
 }
 
-/// Text, a colour profile and XMP that inflate to 1 GiB are refused by any one of them, and by their sum;
-/// what honest programs write is not.
+/// Text, colour profile and XMP are refused if one of them, or their sum, inflates to too much. Sizes that
+/// usual programs write are accepted.
 #[test]
 fn metadata_bombs_are_refused_and_honest_metadata_is_not() {
     let heads = [
@@ -163,7 +163,7 @@ fn metadata_bombs_are_refused_and_honest_metadata_is_not() {
     assert!(decoded(&png_with(&[plain, broken, headless])).is_ok());
 }
 
-/// Pixels that inflate to more than the picture has are left where they are.
+/// Compressed pixels beyond the last row are not inflated.
 #[test]
 fn pixel_bombs_stop_at_the_last_row() {
     let end = png_chunk(b"IEND", &[]);
@@ -178,7 +178,7 @@ fn too_many_scans_are_refused() {
     let scan = file.windows(2).position(|w| w == [0xFF, 0xDA]).unwrap();
     let end = file.len() - 2;
     for (copies, refused) in [(8, false), (2000, true)] {
-        // Copies of the whole run of scans, each of which is entropy-coded data of its own.
+        // Repeats all scans of the file.
         let scans = file[scan..end].repeat(copies / 8);
         let many = [&file[..scan], &scans, &file[end..]].concat();
         match decoded(&many) {
@@ -190,7 +190,7 @@ fn too_many_scans_are_refused() {
     }
 }
 
-/// Every format, cut after each eighth of its length and before its last byte, is an error.
+/// Files of every format are errors when cut after each eighth of their length or before the last pixels.
 #[test]
 fn truncated_files_are_errors() {
     for name in [
@@ -211,7 +211,7 @@ fn truncated_files_are_errors() {
     ] {
         let whole = fixture(name);
         assert!(decoded(&whole).is_ok(), "{name}");
-        // What comes after the last pixel may lack: end marks, check sums, padding.
+        // Bytes after the last pixel may be missing: end marks, checksums, padding.
         let last = whole.len()
             - match name.rsplit('.').next() {
                 Some("gif") => 8,
@@ -231,9 +231,9 @@ fn truncated_files_are_errors() {
     }
 }
 
-/// Photos of which a part is missing though they end as they should: other decoders show grey or garbage there.
+/// JPEGs that lack a part of their data but have a correct end mark. Other decoders show grey or garbage.
 #[test]
-fn missing_data_is_seen_behind_a_right_end() {
+fn missing_data_before_a_correct_end_is_an_error() {
     for name in [
         "broken_cut_eoi.jpg",
         "broken_progressive_eoi.jpg",
@@ -248,7 +248,7 @@ fn missing_data_is_seen_behind_a_right_end() {
     assert_eq!(cut, PhotoError::Truncated { format: Format::Jpeg });
 }
 
-/// What is not decoded is said by its name, and what is broken in words that need no source code at hand.
+/// Messages name the unsupported feature, and describe damage without terms of the source code.
 #[test]
 fn refusals_are_in_plain_words() {
     for (name, words) in [
@@ -282,7 +282,7 @@ fn webp_frames_must_fit_their_canvas() {
     assert!(matches!(error, PhotoError::Corrupt { .. }), "{error:?}");
 }
 
-/// Makes the check sums of a mutated PNG right, so that the mutation gets past them.
+/// Corrects the checksums of a mutated PNG, so that the decoder accepts them.
 fn with_right_sums(file: &mut [u8]) {
     let mut rest = file.get_mut(8..).unwrap_or_default();
     while let Some((length, after)) = rest.split_first_chunk_mut::<4>() {
@@ -298,7 +298,7 @@ fn with_right_sums(file: &mut [u8]) {
     }
 }
 
-/// A PNG with one of its chunks cut, grown, doubled or left out, which no flip of a byte makes of it.
+/// A PNG with one of its chunks shortened, extended, doubled or removed.
 fn reshaped(file: &[u8], random: &mut Random) -> Vec<u8> {
     let (start, mut rest) = file.split_at(8.min(file.len()));
     let mut chunks = Vec::new();
@@ -329,8 +329,8 @@ fn reshaped(file: &[u8], random: &mut Random) -> Vec<u8> {
     [start, &chunks.concat(), rest].concat()
 }
 
-/// No flipped bytes make a decoder panic, hang or return a photo beyond the limits. Each format takes its part of
-/// `SKINCELL_FUZZ_SECONDS`, where that is set, and otherwise 2,000 files.
+/// Changed bytes must not make a decoder panic, hang or return a photo beyond the limits. Tries 2,000 files
+/// of each format, or as many as fit its part of `SKINCELL_FUZZ_SECONDS`.
 #[test]
 fn mutated_files_never_panic() {
     let seconds = std::env::var("SKINCELL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -356,7 +356,7 @@ fn mutated_files_never_panic() {
                 bytes = reshaped(&bytes, &mut random);
             }
             for _ in 0..random.below(9) {
-                // Half of the flips in the first bytes, where the structure is.
+                // Half of the changes are in the first bytes, which hold the headers.
                 let reach = if random.below(2) == 0 { bytes.len() } else { bytes.len().min(160) };
                 let at = random.below(reach);
                 bytes[at] = random.next() as u8;
@@ -364,7 +364,7 @@ fn mutated_files_never_panic() {
             if kind == "png" && round % 4 > 0 {
                 with_right_sums(&mut bytes);
             }
-            // A scale in between now and then, at which less of a file is read.
+            // Small targets are decoded at a reduced scale, which reads less of the file.
             let side = 1 + random.below(128) as u32;
             match decode(&bytes, (side, side), &limits) {
                 Ok(photo) => assert!(photo.pixels().len() <= 3 << 20, "{kind} {round}"),

@@ -1,7 +1,7 @@
-//! That a decode holds no more than its header check said it would: the promise `Limits` makes.
+//! Tests that a decode holds no more memory than was estimated from the header, as `Limits` promises.
 //!
-//! Counts every allocation of this process, hence one test in a file of its own. Files are large
-//! and nearly empty. Leaves out what a WebAssembly instance adds around it.
+//! The test counts all allocations of its process, so it is the only one in this file. Its photos are large
+//! but compress to few bytes. The memory of a WebAssembly instance around the decode is not counted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it cannot go on")]
 
@@ -16,7 +16,7 @@ use std::io::Write;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// A black PNG of 8-bit RGB, without check sums that anyone reads but the decoder.
+/// A black PNG of 8-bit RGB.
 fn png(width: u32, height: u32, interlaced: bool) -> Vec<u8> {
     let passes: &[[u32; 4]] = match interlaced {
         false => &[[0, 0, 1, 1]],
@@ -49,8 +49,8 @@ fn png(width: u32, height: u32, interlaced: bool) -> Vec<u8> {
     [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &pixels, &chunk(b"IEND", b"")].concat()
 }
 
-/// A grey-coloured JPEG of three components, chroma halved both ways: every code is a single zero
-/// bit, "no difference" for the mean and "end of block" for the rest.
+/// A grey JPEG of three components with 4:2:0 chroma. Every code is a single zero bit, which means "no
+/// difference" for the mean and "end of block" for the other coefficients.
 fn jpeg(width: u16, height: u16, progressive: bool) -> Vec<u8> {
     let units = usize::from(width.div_ceil(16)) * usize::from(height.div_ceil(16));
     let quantization = [&[0xFF, 0xDB, 0, 67, 0][..], &[1; 64]].concat();
@@ -127,8 +127,8 @@ fn no_decode_holds_more_than_it_declared() {
             panic!("{name}: not refused at a limit of 0");
         };
         assert!(within(needed - 1, &file, target).is_err(), "{name}");
-        // Here, unlike in WebAssembly, the JPEG decoder hands rows of coefficients to threads of
-        // its own; how many wait for them is up to the machine.
+        // Outside WebAssembly the JPEG decoder passes rows of coefficients to threads of its own; the number
+        // of waiting rows depends on the machine.
         let waiting = if name.contains("JPEG") { 128 * 48_000_000 / 64 * 3 / 2 } else { 0 };
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();

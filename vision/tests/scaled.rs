@@ -1,5 +1,5 @@
-//! That a scaled decode loses nothing the model could see: resampled to the model's size, it gives
-//! the same picture as the whole file does.
+//! Tests that a scaled decode, resampled to the model's size, gives nearly the same picture as a decode at
+//! full size.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it cannot go on")]
 
@@ -10,7 +10,7 @@ use skincell_vision::overlay::encode_png;
 use skincell_vision::photo::{Limits, Photo, decode};
 use skincell_vision::resize::resize;
 
-/// A target that no fixture is twice as large as.
+/// A target so large that every fixture is decoded at full size.
 const WHOLE: (u32, u32) = (4096, 4096);
 
 fn decoded(bytes: &[u8], target: (u32, u32)) -> Photo {
@@ -24,7 +24,7 @@ fn scaled_decodes_are_the_same_picture() {
     let progressive = fixture("large_progressive.jpg");
     let grainy = fixture("grainy_progressive.jpg");
     let png = encode_png(&decoded(&jpeg, WHOLE)).unwrap();
-    // Each with the scale it must take: of JPEG 1/2, 1/4, 1/8, of PNG any.
+    // Each with the size that its scale gives: 1/2, 1/4 or 1/8 for JPEG, any whole fraction for PNG.
     for (name, file, side, (width, height)) in [
         ("jpeg", &jpeg, 224, (671, 502)),
         ("jpeg", &jpeg, 125, (336, 251)),
@@ -52,7 +52,7 @@ fn scaled_decodes_are_the_same_picture() {
     }
 }
 
-/// A target on one side only does not shrink the other below twice its own.
+/// If one side of the target is small, the other side of the photo stays at least twice its own target.
 #[test]
 fn both_sides_stay_twice_the_target() {
     let png = encode_png(&decoded(&fixture("large.jpg"), WHOLE)).unwrap();

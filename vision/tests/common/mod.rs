@@ -1,4 +1,4 @@
-//! What the test files share: fixtures, expected pixels, and seeded random numbers.
+//! Helpers of the tests: fixtures, expected pixels, and seeded random numbers.
 
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
@@ -21,7 +21,7 @@ pub fn reference(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Width, height and RGB samples of a binary PPM with one value a header line.
+/// Width, height and RGB samples of a binary PPM whose header has three lines.
 pub fn ppm(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
     let mut lines = bytes.splitn(4, |&b| b == b'\n');
     let mut line = || lines.next().expect("a PPM header has three lines");
@@ -34,7 +34,7 @@ pub fn ppm(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
 
 /// Largest and mean absolute difference of two equally long rows of samples.
 pub fn difference(found: &[u8], expected: &[u8]) -> (u8, f64) {
-    assert_eq!(found.len(), expected.len(), "another number of samples");
+    assert_eq!(found.len(), expected.len(), "different numbers of samples");
     let differences = || found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
     let sum: u64 = differences().map(u64::from).sum();
     (differences().max().unwrap_or(0), sum as f64 / found.len().max(1) as f64)

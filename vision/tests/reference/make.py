@@ -1,14 +1,13 @@
-"""Makes the reference results beside this file with the libraries the origin app used.
+"""Makes the reference results beside this file with the libraries that the origin app used.
 
-Run with the pinned versions (`pip install -r requirements.txt`), from any folder; the same bytes
-come out each time. Inputs are made by the formula in `noise`, which the Rust tests repeat, so only
-results are kept:
+Run with the pinned versions (`pip install -r requirements.txt`), from any folder; the bytes are the same
+each time. Inputs come from the formula in `noise`, which the Rust tests repeat, so only results are kept:
 
 - `jet.rgb`: matplotlib's `jet`, 256 levels, 3 bytes each.
 - `lanczos_<from>_<to>.rgb`: Pillow's LANCZOS; with `_of_<box>` only that part of the source.
 - `bilinear_<from>_<to>.f32`: OpenCV's INTER_LINEAR on float32, little-endian.
-- `overlay.rgb`: jet over a photo with alpha 0.4, as the origin app drew it, before rounding to
-  bytes in float64: rounded here.
+- `overlay.rgb`: jet over a photo with alpha 0.4, computed in float64 as in the origin app and rounded
+  to bytes here.
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def noise(count, seed):
-    """Seeded bytes, by the generator the Rust tests have (splitmix64, lowest byte of each)."""
+    """Seeded bytes from the generator of the Rust tests (splitmix64, the lowest byte of each number)."""
     out, mask = np.empty(count, np.uint8), 2**64 - 1
     for i in range(count):
         seed = (seed + 0x9E3779B97F4A7C15) & mask

@@ -1,14 +1,14 @@
-"""Makes the pictures that `view` is held to: what training pipelines make of the same noise.
+"""Makes the expected pictures of `view`: the results of training pipelines for the same noise.
 
     python views.py pillow torchvision tensorflow     # each needs the library it names, and Pillow 12.3
 
-Pillow up to 12 resamples across first and then down, with 8 bits between, as models of today were trained with;
-Pillow 13 goes down first where that is cheaper, which on noise is up to 9 levels of another rounding. On photos the two
-agree: all of `tests/photos` by three filters at three sizes, 207 pictures, are the same to the byte. So 12.3 is the
-one these pictures are made with.
+Pillow up to 12, with which today's models were trained, resamples horizontally and then vertically, rounding
+to 8 bits between the two. Pillow 13 begins vertically if that is cheaper; on noise its results differ by up
+to 9 levels. On photos the two agree: all of `tests/photos` with three filters at three sizes, 207 pictures,
+are equal to the byte. These pictures are made with Pillow 12.3.
 
-Every file is `view_<name>.rgb`, of the size the test in `src/view.rs` says. Inputs are made by the formula in
-`make.py`. TensorFlow's results are rounded to the nearest level.
+Every file is `view_<name>.rgb`, of the size given in the test in `src/view.rs`. Inputs come from the formula
+in `make.py`. TensorFlow's results are rounded to the nearest level.
 """
 
 import sys
@@ -23,7 +23,7 @@ TARGET = (48, 40)
 
 
 def noise(count, seed):
-    """As in make.py, which needs libraries that are not needed here."""
+    """As in make.py, repeated because make.py imports libraries that are not needed here."""
     out, mask = np.empty(count, np.uint8), 2**64 - 1
     for i in range(count):
         seed = (seed + 0x9E3779B97F4A7C15) & mask

@@ -1,11 +1,11 @@
-//! Access control over HTTP: tokens, checked before a byte of the body is read or a model is touched, rate
-//! limits, CORS, TLS.
+//! Access control over HTTP: tokens (checked before a body is read or a model loaded), rate limits per
+//! client, half-closed connections, the address of the runner's own endpoints, CORS, and TLS.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     missing_docs,
-    reason = "what goes wrong fails the test"
+    reason = "failures fail the test with their message"
 )]
 
 use http::Method;
@@ -44,7 +44,7 @@ fn refused(answer: &Answer, challenge: &str) {
 }
 
 #[test]
-fn without_a_known_token_nothing_is_touched() {
+fn without_a_valid_token_no_instance_is_made_and_no_model_loaded() {
     let app = App::with_colours();
     let (runner, _) = guarded(&app, &[]);
     refused(&photo().send(&runner), "Bearer realm=\"skincell\"");
@@ -59,7 +59,7 @@ fn without_a_known_token_nothing_is_touched() {
     assert_eq!(memory["requests"]["instances"], 0, "no instance was made: {memory}");
     assert_eq!(memory["model_loaded"], Value::Bool(false));
     assert_eq!(bearer(photo(), TOKEN).send(&runner).status, 200);
-    // What says nothing of a photo is open, to be read and no more.
+    // Paths that reveal nothing about photos may be read without a token.
     for path in ["/", "/page/main.js", "/models", "/health", "/openapi.json", "/healthz", "/readyz"]
     {
         assert_eq!(get(&runner, path).status, 200, "{path}");
@@ -78,7 +78,7 @@ fn a_refusal_does_not_wait_for_the_body() {
     let mut answer = [0; 12];
     socket.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 401");
-    // Not a byte of the body was sent: had it been waited for, this would never have come.
+    // No byte of the body was sent, so a server that waits for it would not have answered.
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -90,19 +90,19 @@ fn tokens_are_replaced_while_it_runs() {
     assert_eq!((status(TOKEN), status(OTHER)), (200, 401));
     fs::write(&file, format!("{TOKEN}\n{OTHER}\n")).unwrap();
     await_status(&|| status(OTHER), 200);
-    assert_eq!(status(TOKEN), 200, "both, while one takes over from the other");
+    assert_eq!(status(TOKEN), 200, "both tokens are valid during the change");
     fs::write(&file, format!("{OTHER}\n")).unwrap();
     await_status(&|| status(TOKEN), 401);
     assert_eq!(status(OTHER), 200);
 }
 
-/// SIGHUP, which ends a process that does not expect it, has the files looked at.
+/// SIGHUP ends a process that does not handle it; the runner reads its files again.
 #[test]
-fn a_hang_up_ends_nothing() {
+fn sighup_reads_the_files_again() {
     let app = App::with_colours();
     let (runner, file) = guarded(&app, &[]);
     let status = |token| bearer(Request::new(Method::GET, "/memory"), token).send(&runner).status;
-    // As long as the other, and as old.
+    // The new file has the same length and time as the old one, so only the signal can reveal the change.
     let old = fs::metadata(&file).unwrap().modified().unwrap();
     fs::write(&file, format!("# for the website\n{OTHER}\n")).unwrap();
     let times = fs::FileTimes::new().set_modified(old);
@@ -110,12 +110,12 @@ fn a_hang_up_ends_nothing() {
     let kill = std::process::Command::new("kill").args(["-HUP", &runner.id().to_string()]).status();
     assert!(kill.unwrap().success());
     await_status(&|| status(OTHER), 200);
-    assert_eq!(status(TOKEN), 401, "a token that was taken out is not known any more");
+    assert_eq!(status(TOKEN), 401, "a removed token is refused");
 }
 
-/// A body without a token would take room from those who have one.
+/// Open paths take no body without a token, because bodies take memory from clients that have one.
 #[test]
-fn what_is_open_brings_no_body() {
+fn open_paths_take_no_body() {
     let app = App::with_colours();
     let (runner, _) = guarded(&app, &[]);
     let mut socket = connect(&runner);
@@ -127,9 +127,9 @@ fn what_is_open_brings_no_body() {
     assert_eq!(&answer, b"HTTP/1.1 401");
 }
 
-/// Nothing but the answer is sent, however long it takes: a client that reads one line sees its status.
+/// A client that shuts down its sending half still gets its answer, and nothing before the answer's status.
 #[test]
-fn a_client_that_closes_its_half_is_answered() {
+fn a_half_closed_client_is_answered() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--request-timeout", "1s"]);
     let photo = red_and_blue();
@@ -166,7 +166,7 @@ fn a_client_that_closes_its_half_is_answered() {
             assert_eq!(answer.matches("HTTP/1.").count(), 1, "one answer: {answer:.300}");
         }
     }
-    // One that ends in the middle of its body has nothing to be answered to.
+    // A client that ends in the middle of its body gets no answer; its connection is closed.
     let mut socket = connect(&runner);
     socket.write_all(predict_head("Content-Length: 100\r\n").as_bytes()).unwrap();
     socket.shutdown(std::net::Shutdown::Write).unwrap();
@@ -175,7 +175,7 @@ fn a_client_that_closes_its_half_is_answered() {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
-/// `--admin-listen`: the runner's own endpoints are there and nowhere else.
+/// With `--admin-listen` the runner's own endpoints are available at that address only.
 #[test]
 fn the_runners_own_endpoints_have_an_address_of_their_own() {
     let app = App::with_colours();
@@ -194,7 +194,11 @@ fn the_runners_own_endpoints_have_an_address_of_their_own() {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer:.200}");
-        assert_eq!(get(&runner, "/healthz").status, 401, "the application's own now");
+        assert_eq!(
+            get(&runner, "/healthz").status,
+            401,
+            "here the path belongs to the application"
+        );
     }
 }
 
@@ -207,7 +211,7 @@ fn await_status(status: &dyn Fn() -> u16, wanted: u16) {
 }
 
 #[test]
-fn tokens_that_let_nobody_in_are_no_start() {
+fn unusable_tokens_and_certificates_are_refused_at_the_start() {
     let app = App::with_colours();
     let file = app.path().join("tokens");
     fs::write(&file, "short\n").unwrap();
@@ -229,13 +233,13 @@ fn each_client_has_its_own_rate() {
     assert_eq!((late.status, late.problem().as_str()), (429, "too-often"));
     let wait: u64 = late.header("retry-after").parse().unwrap();
     assert!((1700..=1800).contains(&wait), "half an hour, not {wait} s");
-    assert_eq!(from("198.51.100.8").status, 200, "others are not held back");
+    assert_eq!(from("198.51.100.8").status, 200, "other clients are not limited");
     assert_eq!(
         from("198.51.100.7, 198.51.100.9").status,
         200,
-        "what a client claims is not believed"
+        "only the trusted proxy's own entry counts"
     );
-    assert_eq!(get(&runner, "/healthz").status, 200, "probes always come in");
+    assert_eq!(get(&runner, "/healthz").status, 200, "probes are never limited");
 }
 
 #[test]
@@ -263,7 +267,7 @@ fn listed_origins_may_call_and_others_may_not() {
 }
 
 #[test]
-fn photos_come_over_tls() {
+fn photos_are_answered_over_tls() {
     let app = App::with_colours();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (cert, key) = (app.path().join("cert.pem"), app.path().join("key.pem"));
@@ -315,6 +319,6 @@ fn over_tls(
     let mut stream = Stream::new(&mut connection, &mut socket);
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("close_notify before the end");
+    stream.read_to_end(&mut answer).expect("the connection ends with a TLS close, not a reset");
     (String::from_utf8_lossy(&answer).into_owned(), connection.handshake_kind())
 }

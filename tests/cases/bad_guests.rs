@@ -1,5 +1,5 @@
-//! Components that trap, spin, take memory without end or say nothing, under the real runner: a
-//! problem for who asked, and nothing for anybody else.
+//! Components that trap, loop, exhaust memory or do not answer. The runner must answer their client with a
+//! problem, and other clients must not be affected.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -43,9 +43,9 @@ fn a_guest_that_fails_is_a_problem_and_the_next_is_served() {
     }
 }
 
-/// What wasi-nn gives a request has an end, which the guest is told by the standard's own error kinds.
+/// wasi-nn limits what one request may use, and reports it by the standard's error codes.
 #[test]
-fn a_guest_without_measure_is_told_so() {
+fn excessive_use_of_wasi_nn_is_an_error() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let cases = [
@@ -65,9 +65,9 @@ fn a_guest_without_measure_is_told_so() {
     assert_eq!(good().send(&runner).status, 200);
 }
 
-/// Models of a guest's own: only where the operator says how large they may be.
+/// A guest may load a model from bytes only if the operator allows it and sets a largest size.
 #[test]
-fn a_guest_brings_a_model_only_where_it_may() {
+fn a_guest_loads_its_own_model_only_if_allowed() {
     let app = App::with_colours();
     let send = |runner: &Runner, model: Vec<u8>| {
         let request = Request::post("/guest/load-bytes", model);
@@ -79,15 +79,15 @@ fn a_guest_brings_a_model_only_where_it_may() {
     let runner = Runner::start(&app, &["--allow-guest-models", "64KiB"]);
     assert_eq!(send(&runner, colours::exported()), "loaded");
     assert_eq!(send(&runner, b"not ONNX".to_vec()), "ErrorCode::InvalidArgument");
-    // Numbers without an end, which rten's reader would go on reading.
+    // An endless number, which rten's reader would never stop reading.
     let endless = [&[8, 8, 0x3a, 11][..], &[0xff; 11]].concat();
     assert_eq!(send(&runner, endless), "ErrorCode::InvalidArgument");
     assert_eq!(send(&runner, vec![0; 65 << 10]), "ErrorCode::TooLarge");
     assert_eq!(good().send(&runner).status, 200);
 }
 
-/// Scripts of random calls, as the fuzzer runs them (`fuzz/`): whatever they are, the guest is told or
-/// ended, and the service is well.
+/// Scripts of random calls, as the fuzzer runs them (`fuzz/`). The guest gets errors or is ended, and the
+/// service must keep working.
 #[test]
 fn any_calls_of_wasi_nn_in_any_order_are_survived() {
     let app = App::with_colours();
@@ -95,7 +95,7 @@ fn any_calls_of_wasi_nn_in_any_order_are_survived() {
     let expected = good().send(&runner).results();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = move || {
-        // xorshift64: enough to be different each time, and the same on every run.
+        // xorshift64 with a fixed seed, so that every run is the same.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -113,7 +113,7 @@ fn any_calls_of_wasi_nn_in_any_order_are_survived() {
     assert_eq!(good().send(&runner).results(), expected);
 }
 
-/// All slots taken by guests that never end: the deadline gives each of them back.
+/// Guests that never end take all slots; the deadline frees each of them.
 #[test]
 fn slots_come_back_after_the_deadline() {
     let app = App::with_colours();
@@ -126,7 +126,7 @@ fn slots_come_back_after_the_deadline() {
     assert_eq!(good().send(&runner).status, 200);
 }
 
-/// Says that the runner itself is well, `times` times, each at once.
+/// Checks `times` times that `/healthz` answers at once.
 fn answers_for_itself(runner: &Runner, times: u32) {
     for _ in 0..times {
         let start = Instant::now();
@@ -136,9 +136,10 @@ fn answers_for_itself(runner: &Runner, times: u32) {
     }
 }
 
-/// Requests without a body begin on the threads that read requests, and may not stay there.
+/// Requests without a body begin on the threads that serve connections; a guest that computes for long must
+/// be moved away from them.
 #[test]
-fn a_guest_that_computes_holds_up_nobody() {
+fn a_guest_that_computes_delays_no_other_request() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--request-timeout", "2s"]);
     std::thread::scope(|scope| {
@@ -149,9 +150,9 @@ fn a_guest_that_computes_holds_up_nobody() {
     });
 }
 
-/// Nor may one whose output nobody reads.
+/// A guest that prints into a full pipe must not block other requests either.
 #[test]
-fn a_guest_that_prints_into_a_full_pipe_holds_up_nobody() {
+fn a_guest_that_prints_into_a_full_pipe_delays_no_other_request() {
     let app = App::with_colours();
     let folder = app.path().join("output");
     std::fs::create_dir(&folder).unwrap();
@@ -161,9 +162,9 @@ fn a_guest_that_prints_into_a_full_pipe_holds_up_nobody() {
     let flags = ["--log-dir", folder.to_str().unwrap(), "--request-timeout", "2s"];
     let runner = Runner::start(&app, &flags);
     assert_eq!(get(&runner, "/guest/print?hello").body, b"printed");
-    // As much as a pipe holds.
+    // Fills the pipe, which holds 64 KiB.
     pipe.write_all(&[b'.'; (64 << 10) - "hello\n".len()]).unwrap();
-    assert_eq!(get(&runner, "/guest/print-at-once").status, 500, "never asked whether it may");
+    assert_eq!(get(&runner, "/guest/print-at-once").status, 500, "a write without a check traps");
     std::thread::scope(|scope| {
         for path in ["print?again", "print-when-ready"] {
             let runner = &runner;
@@ -176,21 +177,21 @@ fn a_guest_that_prints_into_a_full_pipe_holds_up_nobody() {
     assert_eq!(get(&runner, "/guest/print-when-ready").body, b"written");
 }
 
-/// An answer that breaks off is seen to break off: never a whole one with less in it.
+/// A client must be able to recognise that an answer broke off.
 #[test]
-fn a_trap_within_an_answer_is_not_a_whole_answer() {
+fn an_answer_broken_off_by_a_trap_is_recognisable() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let mut socket = client::connect(&runner);
     let head = b"GET /guest/break-off HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
     socket.write_all(head).unwrap();
     let mut answer = Vec::new();
-    // A reset is as good as an end.
+    // The connection may end or be reset.
     let _ = socket.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     let is_whole = answer.ends_with("\r\n0\r\n\r\n") || answer.contains("content-length");
     assert!(!is_whole, "{answer}");
-    // And it counts as a failure, not only as the 200 that its head said.
+    // The request counts as failed, although its status was 200.
     let counted = "skincell_requests_failed_total{reason=\"broke-off\"} 1";
     let start = Instant::now();
     while !String::from_utf8_lossy(&get(&runner, "/metrics").body).contains(counted) {
@@ -201,7 +202,7 @@ fn a_trap_within_an_answer_is_not_a_whole_answer() {
 }
 
 #[test]
-fn a_guest_reaches_nobody() {
+fn a_guest_has_no_network() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let somebody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -217,7 +218,7 @@ fn a_guest_reaches_nobody() {
     assert!(datagrams.recv_from(&mut [0; 8]).is_err(), "a datagram came");
 }
 
-/// A client that sends half a photo and then nothing is told so at the deadline.
+/// A client that stops in the middle of its photo gets 408 at the deadline.
 #[test]
 fn a_client_that_stalls_is_cut_off() {
     let app = App::with_colours();
@@ -235,7 +236,7 @@ fn a_client_that_stalls_is_cut_off() {
     assert_eq!(good().send(&runner).status, 200);
 }
 
-/// An application whose guest sees a few files.
+/// An application whose guest has a few files.
 const WITH_FILES: &str = r#"
 spin_manifest_version = 2
 [application]
@@ -248,13 +249,13 @@ source = "GUEST"
 files = ["data/*"]
 "#;
 
-/// What an instance may have here, and what the host may hold for it: as much again for what one call hands
-/// over.
+/// Memory limit of an instance.
 const INSTANCE: &str = "16MiB";
+/// Host memory that an instance's account allows; one call may hand over as much again.
 const ACCOUNT: u64 = 2 << 20;
-/// Linear memory that the guest touches for itself.
+/// Linear memory that the guest itself touches.
 const GUEST: u64 = 3 << 20;
-/// What host memory may be above all that.
+/// Tolerance for other memory of the host.
 const SLACK: u64 = 1 << 20;
 
 fn app_with_files() -> App {
@@ -269,7 +270,7 @@ fn app_with_files() -> App {
     app
 }
 
-/// Runs a script of `guests/src/resources.rs`: the status, and by how much private memory grew at most.
+/// Runs a script of `guests/src/resources.rs`; returns the status and the largest growth of private memory.
 fn resources(runner: &Runner, script: &[u8]) -> (u16, u64) {
     let before = runner.private_bytes();
     let (answer, peak) =
@@ -277,7 +278,8 @@ fn resources(runner: &Runner, script: &[u8]) -> (u16, u64) {
     (answer.status, peak.saturating_sub(before))
 }
 
-/// However many resources of one kind a guest makes, the host holds no more than the guest's account.
+/// A guest makes as many resources of one kind as it can; the host must not hold more than the account
+/// allows.
 #[test]
 fn no_kind_of_resource_outgrows_the_account() {
     let app = app_with_files();
@@ -314,8 +316,8 @@ fn no_kind_of_resource_outgrows_the_account() {
     }
 }
 
-/// Scripts of random steps, seeded: whatever resources they make, in whatever order. With
-/// `SKINCELL_FUZZ_SECONDS` as long as it says, each round with another seed.
+/// Seeded scripts make random resources in random order: 60 of them, or as many as fit in
+/// `SKINCELL_FUZZ_SECONDS`.
 #[test]
 fn any_resources_in_any_order_stay_within_the_account() {
     let app = app_with_files();
@@ -337,7 +339,7 @@ fn any_resources_in_any_order_stay_within_the_account() {
         let steps = usize::from(random() % 40);
         let mut step = || {
             let (kind, count) = (random(), random());
-            // Mostly a few, so that kinds meet before the account is full.
+            // Mostly a few of each kind, so that several kinds exist before the account is full.
             [kind, if count < 16 { count * 16 } else { count % 3 }, random()]
         };
         let script: Vec<u8> = (0..steps).flat_map(|_| step()).collect();
@@ -354,6 +356,6 @@ fn any_resources_in_any_order_stay_within_the_account() {
         seen[2],
         largest >> 10
     );
-    assert!(seen[0] > 0 && seen[1] > 0, "both happen");
+    assert!(seen[0] > 0 && seen[1] > 0, "some scripts succeed and some are ended");
     assert_eq!(get(&runner, "/fine").body, b"fine");
 }

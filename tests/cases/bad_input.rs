@@ -1,5 +1,5 @@
-//! Every bad request of the Main job's list, over HTTP: a problem of its own type, and the next
-//! request is served.
+//! Bad requests over HTTP: each must be answered with a problem of the right type, and the next request must
+//! be served.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -11,7 +11,7 @@ use http::Method;
 use skincell_tests::client::{self, Answer, Request, get, part};
 use skincell_tests::{App, Runner, photos};
 
-/// A request, and what must come of it.
+/// A request and its expected answer.
 struct Row {
     name: &'static str,
     request: Request,
@@ -23,7 +23,7 @@ fn row(name: &'static str, request: Request, status: u16, problem: &'static str)
     Row { name, request, status, problem }
 }
 
-/// A raw photo, declared as JPEG whatever it is.
+/// A raw body, always declared as JPEG.
 fn raw(body: Vec<u8>) -> Request {
     Request::predict("", "image/jpeg", body)
 }
@@ -40,24 +40,19 @@ fn with_query(query: &str) -> Request {
     Request::predict(query, "image/png", photos::red_and_blue())
 }
 
-/// Bodies that are none of the three forms, or not what they say.
+/// Bodies that have none of the three forms, or do not match their declared type.
 fn bad_bodies() -> Vec<Row> {
     let mut rows = vec![
         row("no body", raw(Vec::new()), 400, "no-body"),
         row("words, no type", Request::predict("", "", "photo"), 415, "unsupported-content-type"),
         row("text", Request::predict("", "text/plain", "photo"), 415, "unsupported-content-type"),
         row(
-            "a coding nobody decodes",
+            "an unsupported coding",
             good().header("content-encoding", "br"),
             415,
             "unsupported-content-encoding",
         ),
-        row(
-            "gzip that is none",
-            good().header("content-encoding", "gzip"),
-            400,
-            "bad-content-encoding",
-        ),
+        row("invalid gzip", good().header("content-encoding", "gzip"), 400, "bad-content-encoding"),
         row(
             "a gzip bomb",
             raw(photos::gzip_bomb()).header("content-encoding", "gzip"),
@@ -124,7 +119,7 @@ fn bad_forms() -> Vec<Row> {
     ]
 }
 
-/// Bytes that are no photo, or one that lies, bombs or stops early.
+/// Bytes that are not a photo, and photos with false headers, decompression bombs or early ends.
 fn bad_photos() -> Vec<Row> {
     let encoded = format!(r#"{{"image": "{}"}}"#, STANDARD.encode("no photo at all"));
     let mut rows = vec![
@@ -144,8 +139,8 @@ fn bad_photos() -> Vec<Row> {
             "too-many-pixels",
         ),
         row("an animated WebP of 16384×16384", raw(photos::vast_webp()), 422, "too-many-pixels"),
-        // The PNG specification rules sides of 0 out (11.2.1), so such a file is broken before anybody asks
-        // how many pixels it has. A GIF's screen of 0×0 is another thing: the frame in it counts.
+        // The PNG specification excludes sides of 0 (11.2.1), so such a file is broken. A GIF may have a
+        // screen of 0×0; its first frame then determines the size.
         row("a PNG of 0×0", raw(photos::hollow_png(0, 0)), 422, "broken-image"),
         row(
             "a JPEG of too many scans",
@@ -172,7 +167,7 @@ fn bad_photos() -> Vec<Row> {
     rows
 }
 
-/// Good photos with something else wrong.
+/// Good photos in requests with another error.
 fn bad_wishes() -> Vec<Row> {
     let to = |method, path| Request::new(method, path);
     vec![
@@ -210,7 +205,7 @@ fn bad_wishes() -> Vec<Row> {
 }
 
 #[test]
-fn every_bad_request_is_told_apart_and_the_next_is_served() {
+fn every_bad_request_gets_its_own_problem_and_the_next_is_served() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let expected = good().send(&runner).results();
@@ -254,7 +249,7 @@ fn a_refusal_says_what_to_do() {
     assert_eq!((&vast["limit"], &vast["actual"]), (&51_000_000.into(), &3_600_000_000_u64.into()));
 }
 
-/// As browsers do, the frame's size counts where the screen has none.
+/// If a GIF's screen is 0×0, its first frame determines the size, as in browsers.
 #[test]
 fn a_gif_without_a_screen_is_its_first_frame() {
     let app = App::with_colours();
@@ -262,16 +257,16 @@ fn a_gif_without_a_screen_is_its_first_frame() {
     assert!(!raw(photos::gif_without_screen()).send(&runner).results().is_empty());
 }
 
-/// The later frames of an animation are left alone, however many there are: its first is the photo.
+/// The first frame of an animation is the photo; the number of later frames does not matter.
 #[test]
-fn thousands_of_frames_are_not_looked_at() {
+fn thousands_of_later_frames_are_ignored() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--max-instance-memory", "24MiB"]);
     let results = |body: Vec<u8>| raw(body).send(&runner).results();
     assert_eq!(results(photos::many_frames()), results(photos::fixture("animated.webp")));
 }
 
-/// Formats are told by their bytes, never by a name or a declared type.
+/// Formats are recognised by their bytes, not by a file name or declared type.
 #[test]
 fn names_and_types_do_not_decide_the_format() {
     let app = App::with_colours();
@@ -289,25 +284,25 @@ fn names_and_types_do_not_decide_the_format() {
 }
 
 #[test]
-fn a_body_over_the_cap_is_refused_before_it_is_read_whole() {
+fn a_body_over_the_limit_is_refused_before_it_is_read_whole() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--max-body", "1MiB"]);
     let declared = "Content-Type: image/jpeg\r\nContent-Length: 1048577\r\n";
     let (status, _) = client::send_until_answered(&runner, &client::predict_head(declared), &[]);
-    assert!(status.contains("413"), "{status}: nothing of the body was sent");
+    assert!(status.contains("413"), "{status}: no body was sent");
 
     let endless = "Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n";
     let chunk = [&b"10000\r\n"[..], &[b'x'; 0x1_0000], b"\r\n"].concat();
     let (status, sent) =
         client::send_until_answered(&runner, &client::predict_head(endless), &chunk);
     assert!(status.contains("413"), "{status}");
-    // The cap, and what the sockets on both sides hold.
+    // The limit, and the buffers of the sockets on both sides.
     assert!(sent < 16 << 20, "{sent} bytes were taken");
     assert_served(&good().send(&runner));
 }
 
 #[test]
-fn the_cap_is_16_mib_where_nobody_says_otherwise() {
+fn the_default_limit_of_a_body_is_16_mib() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     for length in [16_777_217_u64, 1 << 40] {
@@ -318,10 +313,10 @@ fn the_cap_is_16_mib_where_nobody_says_otherwise() {
     assert_served(&good().send(&runner));
 }
 
-/// A client that sends all of its photo before it listens hears why it was refused, every time: the
-/// connection is not reset under the answer.
+/// A client that sends its whole photo before it reads must get the refusal every time; the connection must
+/// not be reset before.
 #[test]
-fn who_sends_first_and_reads_later_gets_the_refusal_too() {
+fn a_client_that_sends_first_and_reads_later_gets_the_refusal() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--max-body", "64KiB"]);
     let body = vec![b'x'; 2 << 20];
@@ -335,9 +330,9 @@ fn who_sends_first_and_reads_later_gets_the_refusal_too() {
     assert_served(&good().send(&runner));
 }
 
-/// Heads that the HTTP library refuses by itself are problems of their own types, too.
+/// Heads that the HTTP library itself refuses also get problems of their own types.
 #[test]
-fn heads_that_cannot_be_read_are_told_apart() {
+fn invalid_heads_get_their_own_problems() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let length = |value: &str| client::predict_head(&format!("Content-Length: {value}\r\n"));
@@ -366,9 +361,9 @@ fn heads_that_cannot_be_read_are_told_apart() {
     }
 }
 
-/// The component has a cap of its own, for hosts that have none.
+/// The component limits bodies itself, for hosts that do not.
 #[test]
-fn the_component_has_a_cap_of_its_own() {
+fn the_component_limits_bodies_itself() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--env", "SKINCELL_MAX_BODY=1KiB"]);
     let large = vec![b'x'; 1025];
@@ -382,9 +377,9 @@ fn the_component_has_a_cap_of_its_own() {
     }
 }
 
-/// A client that leaves in the middle of its photo costs nobody else anything.
+/// A client that disconnects in the middle of its photo does not affect other clients.
 #[test]
-fn torn_uploads_are_forgotten() {
+fn interrupted_uploads_do_not_affect_others() {
     use std::io::Write as _;
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--max-concurrency", "2"]);

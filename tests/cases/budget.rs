@@ -1,5 +1,5 @@
-//! The budget over HTTP: what does not fit is refused at the start or by admission, models come and go,
-//! and what was accepted is finished.
+//! The memory budget and the queue, tested over HTTP: settings and requests that do not fit are refused,
+//! models are unloaded and reloaded, and accepted requests are finished before the service ends.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -27,7 +27,7 @@ fn metric(runner: &Runner, name: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// Waits for `done`, but not for ever.
+/// Waits until `done`, with a time limit.
 fn until(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -47,7 +47,7 @@ fn a_budget_without_room_for_one_request_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_small_budget_serves_and_says_what_it_is_spent_on() {
+fn a_small_budget_serves_and_reports_its_use() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--memory-limit", "64MiB"]);
     let expected = good().send(&runner).results();
@@ -72,9 +72,9 @@ fn a_small_budget_serves_and_says_what_it_is_spent_on() {
     });
 }
 
-/// The line is full: who comes then is told at once, with none of its body read.
+/// With a full queue a request is refused at once, before its body is read.
 #[test]
-fn beyond_the_line_is_503_at_once_without_reading_the_body() {
+fn a_full_queue_gives_503_at_once_without_reading_the_body() {
     let app = App::with_colours();
     let flags = ["--max-concurrency", "1", "--queue", "1", "--request-timeout", "3s"];
     let runner = Runner::start(&app, &flags);
@@ -85,7 +85,7 @@ fn beyond_the_line_is_503_at_once_without_reading_the_body() {
         socket
     };
     let _at_work = post();
-    until("one is at work", || metric(&runner, "skincell_requests_in_flight") == Some(1.0));
+    until("one is in flight", || metric(&runner, "skincell_requests_in_flight") == Some(1.0));
     let waits = post();
     until("one waits", || metric(&runner, "skincell_requests_waiting") == Some(1.0));
     let start = Instant::now();
@@ -97,17 +97,17 @@ fn beyond_the_line_is_503_at_once_without_reading_the_body() {
     let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
     assert!(answer.starts_with("http/1.1 503") && answer.contains("retry-after: "), "{answer}");
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    // Whoever hangs up leaves the line, and a request without a body never stood in it.
+    // A client that disconnects leaves the queue. A request without a body is not queued.
     drop(waits);
-    until("the line is empty", || metric(&runner, "skincell_requests_waiting") == Some(0.0));
+    until("the queue is empty", || metric(&runner, "skincell_requests_waiting") == Some(0.0));
     let start = Instant::now();
     assert_eq!(get(&runner, "/health").status, 200);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
-/// A client that leaves takes its instance with it.
+/// The instance of a client that disconnects is dropped.
 #[test]
-fn a_client_that_hangs_up_frees_its_slot() {
+fn a_client_that_disconnects_frees_its_slot() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--max-concurrency", "1", "--request-timeout", "60s"]);
     let mut socket = client::connect(&runner);
@@ -145,11 +145,11 @@ fn preloaded_models_are_there_before_the_first_request() {
     assert_eq!(get(&runner, "/memory").json()["model_loaded"], true);
 }
 
-/// A model's files go, come back, are replaced, and are cut short: each time the service is well, and the
-/// model works again as soon as its files do. (That reading a mapped file which was cut short does not end
-/// the process is tested in the runner, and under load in `bench/faults.py`.)
+/// A model's files are deleted, restored, replaced and truncated. Other models keep working, and this one
+/// works again once its files are restored. (The runner's own tests, and `bench/faults.py` under load, check
+/// that truncating a mapped file does not end the process.)
 #[test]
-fn what_happens_to_a_models_files_happens_to_that_model_alone() {
+fn damaged_files_affect_only_their_own_model() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let (red, plain) = (good().send(&runner).results(), plain().send(&runner).results());
@@ -161,16 +161,16 @@ fn what_happens_to_a_models_files_happens_to_that_model_alone() {
     let answer = good().send(&runner);
     assert_eq!((answer.problem().as_str(), answer.status), ("model-unavailable", 503));
     replace(&file, &graph);
-    assert_eq!(good().send(&runner).results(), red, "back again");
+    assert_eq!(good().send(&runner).results(), red, "restored after deletion");
     replace(&weights, &data);
-    assert_eq!(good().send(&runner).results(), red, "replaced by the same");
+    assert_eq!(good().send(&runner).results(), red, "replaced by an equal file");
 
     for _ in 0..3 {
         let cut = fs::File::options().write(true).open(&file).unwrap();
         cut.set_len(10).unwrap();
         let answer = good().send(&runner);
         assert_eq!((answer.problem().as_str(), answer.status), ("model-unavailable", 503));
-        assert_eq!(self::plain().send(&runner).results(), plain, "the other model is well");
+        assert_eq!(self::plain().send(&runner).results(), plain, "the other model works");
         replace(&file, &graph);
         assert_eq!(good().send(&runner).results(), red, "restored");
     }
@@ -180,19 +180,23 @@ fn plain() -> Request {
     Request::predict("?model=plain", "image/png", photos::red_and_blue())
 }
 
-/// As every tool should: a new file, renamed over the old one.
+/// Replaces a file atomically: a new file is renamed over the old one.
 fn replace(path: &std::path::Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     fs::write(&new, bytes).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-/// Ready looks at models: not after a load that failed, with the reason, until it can be loaded again.
+/// After a failed load `/readyz` answers 503 with the reason, until the model can be loaded again.
 #[test]
 fn a_model_that_cannot_be_loaded_makes_the_service_not_ready() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
-    assert_eq!(get(&runner, "/readyz").status, 200, "what nobody asked for is not missing");
+    assert_eq!(
+        get(&runner, "/readyz").status,
+        200,
+        "a model that was not requested is not reported"
+    );
     let graph = fs::read(app.path().join("models/colours/model.onnx")).unwrap();
     let broken = Request::predict("?model=broken", "image/png", photos::red_and_blue());
     assert_eq!(broken.send(&runner).problem(), "model-unavailable");
@@ -200,16 +204,16 @@ fn a_model_that_cannot_be_loaded_makes_the_service_not_ready() {
     assert_eq!(answer.status, 503);
     let reason = answer.json()["models"]["broken"].as_str().unwrap_or_default().to_owned();
     assert!(reason.contains("cannot load") && !reason.contains('/'), "{reason}");
-    assert_eq!(get(&runner, "/healthz").status, 200, "alive all the same");
+    assert_eq!(get(&runner, "/healthz").status, 200, "the service is alive");
     replace(&app.path().join("models/broken/model.onnx"), &graph);
-    until("it is ready again, unasked", || get(&runner, "/readyz").status == 200);
+    until("it is ready again without a request", || get(&runner, "/readyz").status == 200);
     fs::remove_file(app.path().join("models/plain/model.onnx")).unwrap();
     assert_eq!(get(&runner, "/readyz").json()["models"]["plain"], "there is no model file");
 }
 
-/// SIGTERM: /readyz says so first, accepted requests are answered, and the exit code is 0.
+/// After SIGTERM `/readyz` answers 503, accepted requests are answered, and the exit code is 0.
 #[test]
-fn what_was_accepted_is_finished_after_sigterm() {
+fn accepted_requests_are_finished_after_sigterm() {
     let app = App::with_colours();
     let mut runner = Runner::start(&app, &["--max-concurrency", "1", "--request-timeout", "2s"]);
     assert_eq!(get(&runner, "/readyz").status, 200);

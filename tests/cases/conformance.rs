@@ -1,5 +1,5 @@
-//! One suite of wasi-nn calls, one outcome: native cellnet, native rten, native ONNX Runtime where its
-//! library is, and inference compiled into Wasm must give the same answers and the same error codes.
+//! Runs one suite of wasi-nn calls on every provider: native cellnet, native rten, native ONNX Runtime (if
+//! its library is installed), and inference compiled to Wasm. All must give the same answers and error codes.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -14,28 +14,28 @@ use skincell_tests::{App, Runner, artifacts, damaged, portable, repository};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Largest relative difference of two outputs: both engines compute in single precision, in another
-/// order.
+/// Largest relative difference of two outputs. The engines compute in single precision in different orders.
 const TOLERANCE: f32 = 1e-5;
 
-/// What the cases are asked for, beside the list of `conformance`: each takes an instance of its own, for
-/// the limits are an instance's.
+/// The requests of the suite: the list of cases, `conformance`, and three requests that each exhaust a limit
+/// of their instance.
 const REQUESTS: [&str; 4] =
     ["conformance", "contexts?colours", "computes?colours", "load-name?misfit"];
 
-/// The cases whose runs are refused, and how.
+/// The error code of refused runs.
 const REFUSED: &str = "RuntimeError";
 
-/// Largest difference of a probability, of 1, and of a heatmap's value, of 1.
+/// Largest difference of a probability (0 to 1).
 const PROBABILITY: f64 = 1e-3;
+/// Largest difference of a heatmap's value (0 to 1).
 const HEAT: f64 = 2e-3;
-/// In this photo, decoded in Wasm, one of the 62,720 values before the last ReLU6 is 2.9e-6 away from where its
-/// derivative jumps between 0 and 1. Rounding differs by more than that between engines, so they may take
-/// different sides: one pixel of 49 counts for one of 1280 channels, or does not. That moves the maps this much.
+/// In this photo, decoded in Wasm, one of the 62,720 values before the last ReLU6 is only 2.9e-6 away from a
+/// jump of its derivative between 0 and 1. Rounding of the engines differs by more than that, so in one of
+/// 1280 channels one of 49 pixels may or may not count. That changes the maps by up to `HEAT_THERE`.
 const AT_THE_KINK: &str = "drawn-keratosis-2.jpg";
 const HEAT_THERE: f64 = 1e-2;
 
-/// Whoever gives wasi-nn to the guest.
+/// An implementation of wasi-nn that runs the guest.
 trait Provider {
     fn ask(&self, path: &str) -> String;
 }
@@ -86,7 +86,7 @@ impl Provider for Portable<'_> {
             tokio::time::timeout(6 * LONGEST, answer).await
         };
         let Ok(answer) = self.runtime.block_on(asked) else {
-            // The instance is never at an end, and nothing of this process would end while it runs.
+            // The instance never ends, and this process cannot end normally while it runs.
             eprintln!("{path}: no answer after {:?}", 6 * LONGEST);
             std::process::abort();
         };
@@ -94,8 +94,8 @@ impl Provider for Portable<'_> {
     }
 }
 
-/// An application whose model `private` is not there for anybody, since what is mounted may be loaded
-/// from Wasm.
+/// An application without the model `private`: in Wasm every mounted model may be loaded, so that the results
+/// would differ.
 fn app(packed: bool) -> App {
     let app = App::with_colours();
     let models = app.path().join("models");
@@ -117,7 +117,7 @@ fn lines(provider: &impl Provider) -> Vec<String> {
         .collect()
 }
 
-/// Compares two lines word by word, numbers by how far they are apart.
+/// Compares two lines word by word, and numbers by their difference.
 fn same(one: &str, other: &str) -> bool {
     let close = |a: &str, b: &str| match (a.parse::<f32>(), b.parse::<f32>()) {
         (Ok(a), Ok(b)) => (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1e-6),
@@ -129,14 +129,14 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 fn assert_same(expected: &[String], found: &[String], provider: &str) {
-    assert_eq!(expected.len(), found.len(), "{provider} gives other cases: {found:#?}");
+    assert_eq!(expected.len(), found.len(), "{provider} has different cases: {found:#?}");
     let pairs = expected.iter().zip(found);
     let different: Vec<_> = pairs.filter(|(one, other)| !same(one, other)).collect();
     assert!(different.is_empty(), "{provider} differs: {different:#?}");
     println!("{provider}: {} cases, as expected", found.len());
 }
 
-/// The outcomes themselves, once: what every provider is then compared with.
+/// Checks the outcomes of one provider, with which the others are then compared.
 fn assert_sensible(lines: &[String]) {
     let outcome = |case: &str| {
         let line = lines.iter().find_map(|line| line.split_once('\t').filter(|(c, _)| *c == case));
@@ -157,7 +157,7 @@ fn assert_sensible(lines: &[String]) {
             .all(|line| line.ends_with("\ttrue"))
     );
     let run = outcome("a run");
-    // The mean of a third of the ramp, times the gain of the dense layer.
+    // The first channel is a third of the ramp; its score is its mean times the gain of 4 of the dense layer.
     let first: f32 = run
         .split("scores ")
         .nth(1)
@@ -185,7 +185,7 @@ fn assert_sensible(lines: &[String]) {
 }
 
 #[test]
-fn whoever_gives_wasi_nn_gives_the_same() {
+fn all_wasi_nn_providers_give_the_same_results() {
     let (plain, packed) = (app(false), app(true));
     let rten = lines(&Runner::start(&plain, &["--engine", "rten"]));
     assert_sensible(&rten);
@@ -203,8 +203,8 @@ fn whoever_gives_wasi_nn_gives_the_same() {
     }
 }
 
-/// Longest a provider may take over a damaged model. A reader that follows an endless number takes for ever;
-/// the promise of a second is kept with this much room for a machine that is busy elsewhere.
+/// Time limit for a damaged model. A reader that follows an endless number never returns. The requirement is
+/// one second; the rest is for busy machines.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Makes a context of each damaged model and prints the longest time it took.
@@ -223,7 +223,7 @@ fn refuses_the_damaged(provider: &impl Provider, name: &str) {
 }
 
 #[test]
-fn a_damaged_model_is_an_error_and_keeps_nobody_busy() {
+fn a_damaged_model_is_an_error_within_seconds() {
     let app = App::with_damaged_models();
     refuses_the_damaged(&Runner::start(&app, &["--engine", "rten"]), "rten");
     refuses_the_damaged(&Portable::new(&artifacts().guests, &app), "rten in Wasm");
@@ -236,11 +236,10 @@ fn a_damaged_model_is_an_error_and_keeps_nobody_busy() {
     }
 }
 
-/// Every class, and the heatmaps as numbers.
+/// Requests all classes, and the heatmaps as numbers.
 const QUERY: &str = "?top_k=7&heatmap=maps";
 
-/// An application with `models/skin`, packed, as files of its own: a link out of a mounted folder is not
-/// followed.
+/// An application with a packed copy of `models/skin`; links out of a mounted folder are not followed.
 fn app_with_skin() -> App {
     let app = App::with_own_models();
     let models = app.path().join("models");
@@ -268,7 +267,7 @@ fn photos() -> Vec<(String, Vec<u8>)> {
     photos
 }
 
-/// The numbers of a member of each result or map, by its class's index.
+/// The numbers in `member` of each entry of `list`, ordered by the class's index.
 fn numbers(answer: &Value, list: &str, member: &str) -> Vec<Vec<f64>> {
     let mut found: Vec<(u64, Vec<f64>)> = answer[list]
         .as_array()
@@ -291,10 +290,10 @@ fn furthest(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// The component composed with inference in Wasm, its model a file or baked, imports no `wasi:nn` (or the
-/// host would refuse it) and answers on every photo as natively.
+/// The component composed with inference in Wasm answers every photo as the native runner does, with its
+/// model in files or baked in. (The host of this test would refuse a component that still imports `wasi:nn`.)
 #[test]
-fn composed_it_answers_every_photo_as_natively() {
+fn the_composed_component_answers_every_photo_as_natively() {
     let app = app_with_skin();
     let native = Runner::start(&app, &[]);
     let component = &artifacts().component;

@@ -1,5 +1,5 @@
-//! The engines on the same models and photos: packing a model, or naming ONNX Runtime's library, changes
-//! who answers, not what.
+//! Compares the engines on the same models and photos. Packing a model (cellnet) or naming ONNX Runtime's
+//! library selects another engine, which must give the same answers.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -16,13 +16,13 @@ const MODELS: [&str; 2] = ["skin", "imagenet"];
 const PHOTOS: [&str; 4] =
     ["drawn-eczema-1.jpg", "drawn-keratosis-1.jpg", "astronaut.webp", "skin.jpg"];
 
-/// Largest difference of a probability, in per cent: both engines compute in single precision, in
-/// another order.
+/// Largest difference of a probability, in per cent. The engines compute in single precision in different
+/// orders.
 const PERCENT: f64 = 0.01;
 /// Largest mean difference of an overlay's levels, of 255.
 const LEVELS: f64 = 0.5;
 
-/// The repository's models with a `model.cell` each, in folders of this test's own.
+/// The repository's models in a temporary folder, each packed into a `model.cell`.
 fn with_packed_models() -> App {
     let app = App::with_own_models();
     let models = app.path().join("models");
@@ -95,7 +95,7 @@ fn served_by(runner: &Runner, engine: &str) {
     }
 }
 
-/// The library that ORT_DYLIB_PATH names, or `None` after saying that there is none.
+/// The library that ORT_DYLIB_PATH names, or `None` after printing why the test is skipped.
 fn onnxruntime() -> Option<String> {
     let library = std::env::var("ORT_DYLIB_PATH").ok().filter(|path| !path.is_empty());
     if library.is_none() {
@@ -105,13 +105,13 @@ fn onnxruntime() -> Option<String> {
 }
 
 #[test]
-fn onnxruntime_answers_the_same_one_by_one_and_all_at_once() {
+fn onnxruntime_answers_the_same_alone_and_concurrently() {
     let Some(library) = onnxruntime() else { return };
     let app = App::with_own_models();
     let rten = Runner::start(&app, &["--engine", "rten"]);
     let flags = ["--engine", "onnxruntime", "--engine-lib", &library, "--max-concurrency", "4"];
     let private = Runner::start(&app, &flags);
-    // No room for private weights: they stay mapped.
+    // The limit leaves no room for private weights, so they stay mapped.
     let flags = ["--engine", "onnxruntime", "--engine-lib", &library, "--memory-limit", "96MiB"];
     let mapped = Runner::start(&app, &flags);
     for photo in PHOTOS {
@@ -131,7 +131,7 @@ fn onnxruntime_answers_the_same_one_by_one_and_all_at_once() {
 }
 
 #[test]
-fn auto_takes_onnxruntime_only_where_cellnet_does_not_and_the_memory_is_there() {
+fn auto_prefers_cellnet_and_takes_onnxruntime_only_with_enough_memory() {
     let Some(library) = onnxruntime() else { return };
     let served_by = |app: &App, flags: &[&str]| {
         let flags = [flags, &["--engine-lib", &library]].concat();
@@ -163,7 +163,7 @@ fn without_its_library_onnxruntime_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_damaged_model_cell_is_an_answer_and_the_service_goes_on() {
+fn a_damaged_model_cell_is_answered_and_can_be_replaced() {
     let app = with_packed_models();
     let cell = app.path().join("models/skin/model.cell");
     damage(&cell);
@@ -175,11 +175,11 @@ fn a_damaged_model_cell_is_an_answer_and_the_service_goes_on() {
     ask(&runner, "skin", &photo);
 }
 
-/// Turns one byte of the plan around.
+/// Inverts one byte of the plan.
 fn damage(cell: &Path) {
     let mut bytes = std::fs::read(cell).unwrap();
     bytes[200] ^= 0xff;
-    // As a new file: one that is mapped must not change.
+    // Written as a new file, because a mapped file must not change.
     std::fs::remove_file(cell).unwrap();
     std::fs::write(cell, bytes).unwrap();
 }

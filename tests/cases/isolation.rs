@@ -1,4 +1,4 @@
-//! One request, one memory: nothing of a request is there for the next.
+//! Each request gets an instance of its own; later requests must not see any of its memory.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -10,7 +10,7 @@ use skincell_tests::{App, Runner, photos};
 const REQUESTS: usize = 1000;
 const CLIENTS: usize = 8;
 
-/// Runs `request` 1,000 times from 8 threads, each with its own number.
+/// Calls `request` with each number from 0 to 999, from 8 threads.
 fn a_thousand_times(request: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -56,8 +56,8 @@ fn a_marker_in_a_static_is_never_seen_again() {
     });
 }
 
-/// Not only statics: no byte of a request is anywhere in the memory of a later one, although slots of the
-/// pool are used again.
+/// The guest searches its whole linear memory for the marker of an earlier request. The pool reuses its
+/// slots, so leftovers would be found.
 #[test]
 fn a_marker_left_in_memory_is_never_found_again() {
     let app = App::with_colours();
@@ -67,6 +67,6 @@ fn a_marker_left_in_memory_is_never_found_again() {
         assert_eq!(answer.status, 200);
         String::from_utf8_lossy(&answer.body).into_owned()
     };
-    assert!(scan("?control").starts_with("found"), "the guest finds what it left itself");
+    assert!(scan("?control").starts_with("found"), "the guest finds its own marker");
     a_thousand_times(|_| assert_eq!(scan(""), "nothing"));
 }

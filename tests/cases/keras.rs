@@ -1,6 +1,7 @@
-//! From a `.keras` file to a served answer by the two commands of the README, as they stand there.
-//! Skipped, with a printed reason, where no Python with Keras is at hand: `SKINCELL_PYTHON` names one
-//! with models/keras/requirements.txt.
+//! Runs the README's two commands that prepare and serve a Keras model, and compares the answers with Keras.
+//!
+//! `SKINCELL_PYTHON` names a Python with models/keras/requirements.txt; without one the tests are skipped and
+//! print the reason.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -16,7 +17,8 @@ use skincell_tests::client::Request;
 use skincell_tests::{App, Runner, artifacts, repository};
 use skincell_vision::photo::{Limits, decode};
 
-/// What every script begins with: a photo of the model's size and of no other, and what Keras says of it.
+/// The common beginning of the scripts: `photo` makes a photo of the model's input size, and `tell` prints
+/// Keras's results for it.
 const COMMON: &str = r#"
 import json, os, sys
 import numpy as np
@@ -30,8 +32,9 @@ def photo(side):
     return photo.astype("uint8")[None].astype("float32")
 
 def tell(keras, predicted, parts, image):
-    """Probabilities, and Grad-CAM of the likeliest class by a gradient tape: on the last convolution's raw
-    output, and on the activation behind it. `parts` are three functions, to these two and from the second on."""
+    """Prints probabilities, and Grad-CAM of the likeliest class by a gradient tape: for the last
+    convolution's raw output, and for the activation after it. `parts` are three functions: from the image to
+    the raw output, from there to the activation, and from there to the scores."""
     import tensorflow as tf
     to_conv, to_activation, to_scores = parts
     best, heat = int(predicted[0].argmax()), {}
@@ -48,7 +51,7 @@ def tell(keras, predicted, parts, image):
     print(json.dumps({"probabilities": predicted[0].tolist(), "heat": heat}))
 "#;
 
-/// A small network in the way of the origin app's.
+/// A small network of the same structure as the origin app's.
 const ORIGIN: &str = r#"
 import keras
 from keras import layers
@@ -69,8 +72,8 @@ parts = chain(model.layers[:at]), chain(model.layers[at:at + 2]), chain(model.la
 tell(keras, model.predict(image, verbose=0), parts, image)
 "#;
 
-/// The model of TensorFlow's tutorial on image classification, as it stands there: augmentation and Rescaling
-/// inside, Flatten, logits.
+/// The model of TensorFlow's tutorial on image classification, unchanged: with augmentation and Rescaling
+/// layers, Flatten, and logits as its output.
 const TUTORIAL: &str = r#"
 import keras
 import tensorflow as tf
@@ -103,7 +106,8 @@ parts = raw, tf.nn.relu, lambda x: tf.nn.softmax(chain(model.layers[7:])(x))
 tell(keras, tf.nn.softmax(model.predict(image, verbose=0)).numpy(), parts, image)
 "#;
 
-/// A Teachable Machine export: MobileNetV2 of Keras 2 and two dense layers, as their site names them, and labels.
+/// A model as Teachable Machine exports it, with labels: MobileNetV2 in Keras 2 and two dense layers, with
+/// the names of layers that the site uses.
 const TEACHABLE_MACHINE: &str = r#"
 import tf_keras as keras
 from tf_keras import layers
@@ -163,11 +167,11 @@ fn words(command: &str) -> Vec<&str> {
     words.unwrap_or_else(|| panic!("{command:?}")).split_whitespace().collect()
 }
 
-/// What Keras says of the photo that is now beside its model.
+/// Keras's results for the photo.
 #[derive(Deserialize)]
 struct Said {
     probabilities: Vec<f64>,
-    /// Grad-CAM of the likeliest class by the card's target, rows from the top.
+    /// Grad-CAM of the likeliest class for each target of a card, rows from the top.
     heat: BTreeMap<String, Vec<Vec<f64>>>,
 }
 
@@ -179,14 +183,16 @@ fn keras(python: &Path, script: &str, folder: &Path) -> Said {
     serde_json::from_str(printed.lines().last().unwrap()).unwrap()
 }
 
-/// Makes a model by the script, prepares and serves it by the README's commands, in whose words `swaps` are made, and
-/// holds the answer to Keras's.
+/// Makes a model with the script, prepares and serves it with the README's commands, and compares the answer
+/// with Keras's. `swaps` replaces words of the commands.
 fn served_by_two_commands(script: &str, swaps: &[(&str, &str)], classes: &[&str]) {
     let Some(python) = python() else { return };
     let app = App::without_models();
     let said = keras(&python, script, app.path());
     let commands = commands();
-    let [prepare, up] = &commands[..] else { panic!("two commands are promised: {commands:?}") };
+    let [prepare, up] = &commands[..] else {
+        panic!("the README should have two commands: {commands:?}")
+    };
     let swapped = |word: &str| {
         let swap = swaps.iter().find(|(from, _)| *from == word);
         swap.map_or(word, |(_, to)| to).to_owned()
@@ -201,7 +207,7 @@ fn served_by_two_commands(script: &str, swaps: &[(&str, &str)], classes: &[&str]
     print!("{}", String::from_utf8_lossy(&prepared.stdout));
     assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
 
-    // What `--build` builds is built already, and the runner of tests adds a free port.
+    // `Runner::start` leaves out `--build`, because the tests have built the component, and adds a free port.
     assert_eq!(words(up), ["up", "--build"]);
     let runner = Runner::start(&app, &[]);
     let photo = || std::fs::read(app.path().join("photo.png")).unwrap();

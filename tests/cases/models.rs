@@ -1,5 +1,5 @@
-//! The models that come with the repository, on the photos that come with it: what each photo shows
-//! is found, as `tests/photos/expected.json` (made by `models/expect.py`) says.
+//! Checks the repository's models on its test photos against `tests/photos/expected.json`, which
+//! `models/expect.py` writes.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -13,7 +13,7 @@ use skincell_tests::client::{Request, get};
 use skincell_tests::{App, Runner, artifacts, repository};
 use skincell_vision::photo::{Limits, decode};
 
-/// How far down the list what a photograph shows may be.
+/// A photograph's true class must be among this many likeliest ones.
 const FOUND_WITHIN: usize = 3;
 
 fn expected() -> (f64, Vec<Value>) {
@@ -31,7 +31,7 @@ fn ask(runner: &Runner, file: &str, query: &str) -> Value {
     answer.json()
 }
 
-/// The per cent an answer gives to a class.
+/// The percentage of a class in an answer.
 fn share(answer: &Value, class: &str) -> f64 {
     let results = answer["results"].as_array().unwrap();
     let result = results.iter().find(|result| result["class"] == class);
@@ -39,14 +39,14 @@ fn share(answer: &Value, class: &str) -> f64 {
 }
 
 #[test]
-fn every_photo_gets_the_answers_that_are_kept() {
+fn every_photo_gets_the_expected_answers() {
     let app = App::with_own_models();
     let runner = Runner::start(&app, &[]);
     let (tolerance, photos) = expected();
     assert!(photos.len() >= 20, "{} photos", photos.len());
     for photo in &photos {
         let file = photo["file"].as_str().unwrap();
-        // What a head that knows only skin says of a portrait hangs on the last digits of its decoding.
+        // On photos that show no skin, the skin model's answer depends on rounding, so it is not compared.
         let is_skin = photo["drawn"].is_string() || file == "skin.jpg";
         let models: &[&str] = if is_skin { &["imagenet", "skin"] } else { &["imagenet"] };
         for model in models {
@@ -66,13 +66,13 @@ fn every_photo_gets_the_answers_that_are_kept() {
 }
 
 #[test]
-fn photographs_show_what_they_show() {
+fn photographs_get_the_class_that_they_show() {
     let app = App::with_own_models();
     let runner = Runner::start(&app, &[]);
     let mut shown = 0;
     for photo in expected().1 {
         let file = photo["file"].as_str().unwrap();
-        // Some photographs show nothing that ImageNet has a class for.
+        // Some photographs have no matching class in ImageNet.
         let Some(shows) = photo["shows"].as_array().filter(|shows| !shows.is_empty()) else {
             continue;
         };
@@ -85,7 +85,7 @@ fn photographs_show_what_they_show() {
     assert!(shown >= 5, "only {shown} photographs show an ImageNet class");
 }
 
-/// The first thing anybody does, as the README says it.
+/// The README's first example.
 #[test]
 fn a_drawing_gets_seven_ranked_classes_and_a_heatmap() {
     let app = App::with_own_models();
@@ -128,7 +128,7 @@ fn both_models_are_listed_with_their_notices() {
     }
 }
 
-/// Writes a small Keras classifier and a photo into a folder, and prints what Keras says of the photo.
+/// Writes a small Keras classifier and a photo into a folder, and prints Keras's probabilities for the photo.
 const KERAS: &str = r#"
 import json, sys
 sys.path.insert(0, "tests/reference")
@@ -143,7 +143,7 @@ Image.fromarray(pictures[0]).save(sys.argv[1] + "/photo.png")
 print(json.dumps(model.predict(pictures[:1].astype("float32"), verbose=0)[0].tolist()))
 "#;
 
-/// A Keras model and its answer to a photo, or why there is none.
+/// Makes a Keras model and a photo in `folder` and returns Keras's probabilities, or why that is impossible.
 fn keras(python: &str, folder: &Path) -> Result<Vec<f64>, String> {
     let mut command = Command::new(python);
     command.args(["-c", KERAS]).arg(folder).current_dir(repository());

@@ -1,5 +1,5 @@
-//! What a photo gets: the answer's members and values, in every form it can be asked in, on a model
-//! whose numbers are known; and the pages beside it.
+//! Answers to photos: members and values, in all forms of request, from a model that can be computed by hand.
+//! Also the page and the other readable paths.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -16,10 +16,10 @@ fn predict(query: &str) -> Request {
 }
 
 #[test]
-fn the_numbers_are_the_models() {
+fn probabilities_are_those_computed_by_hand() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
-    // A third of each pixel row in each colour would be resampled; whole areas are not.
+    // One uniform colour, so that resampling does not change it.
     let means = [0.8, 0.2, 0.4];
     let photo = photos::png(24, 24, |_, _| means.map(|mean: f32| (mean * 255.0).round() as u8));
     let answer = Request::predict("", "image/png", photo).send(&runner);
@@ -46,7 +46,7 @@ fn the_numbers_are_the_models() {
     }
 }
 
-/// The same photo as HTTP clients of many kinds send it.
+/// The same photo in the forms that various HTTP clients send.
 fn as_clients_post(photo: &[u8], text: &str) -> Vec<(&'static str, Request)> {
     let raw = |content_type| Request::predict("", content_type, photo);
     let url_form = |body: String| Request::predict("", "application/x-www-form-urlencoded", body);
@@ -135,7 +135,7 @@ fn every_form_gives_byte_identical_results() {
     }
 }
 
-/// The overlay as pixels, once it is a PNG of the model's input size.
+/// Decodes an overlay and checks that it is a PNG of the model's input size.
 fn overlay(png: &[u8]) -> Photo {
     let photo = decode(png, (colours::SIDE, colours::SIDE), &Limits::default()).unwrap();
     assert_eq!((photo.width(), photo.height()), (colours::SIDE, colours::SIDE));
@@ -143,7 +143,7 @@ fn overlay(png: &[u8]) -> Photo {
 }
 
 #[test]
-fn the_overlay_comes_as_png_too_and_shows_the_class() {
+fn the_overlay_can_be_requested_as_png_and_shows_the_class() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let asked = |query: &str| predict(query).header("accept", "image/png").send(&runner);
@@ -155,8 +155,8 @@ fn the_overlay_comes_as_png_too_and_shows_the_class() {
     let inline = STANDARD.decode(inline["heatmap_base64"].as_str().unwrap()).unwrap();
     assert_eq!(whole.body, inline, "both forms carry the same picture");
 
-    // The left half is red and the right one blue, and so is the evidence for each. The hot end of
-    // the colour map is dark red, the cold one dark blue.
+    // The photo's left half is red and its right half blue, so the evidence for red is on the left. The high
+    // end of the colour map is dark red, its low end dark blue.
     let green_removed = |class: &str, column: usize| {
         let photo = overlay(&asked(&format!("?class={class}")).body);
         let pixel = photo.pixels()[column * 3..].first_chunk::<3>().copied().unwrap();
@@ -229,7 +229,7 @@ fn the_operator_can_switch_heatmaps_off() {
 }
 
 #[test]
-fn bad_settings_are_said_and_not_guessed() {
+fn bad_settings_are_reported() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &["--env", "SKINCELL_MAX_BODY=lots"]);
     let answer = get(&runner, "/health");
@@ -240,7 +240,7 @@ fn bad_settings_are_said_and_not_guessed() {
 }
 
 #[test]
-fn what_can_be_read_is_read() {
+fn readable_paths_answer_get_and_head() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     assert_eq!(get(&runner, "/health").json(), serde_json::json!({"status": "ok"}));
@@ -263,7 +263,7 @@ fn what_can_be_read_is_read() {
 }
 
 #[test]
-fn a_request_keeps_its_name() {
+fn a_request_keeps_its_id() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let named = predict("").header("x-request-id", "photo-7").send(&runner);
@@ -272,7 +272,7 @@ fn a_request_keeps_its_name() {
     assert_eq!(refused.json()["request_id"], "photo-8");
 }
 
-/// The largest bodies that are taken fit an instance of the default size, in every form.
+/// The largest allowed bodies fit an instance of the default size, in every form.
 #[test]
 fn the_largest_bodies_fit_an_instance() {
     let app = App::with_colours();
@@ -287,7 +287,7 @@ fn the_largest_bodies_fit_an_instance() {
         file.resize(54 + pixels as usize, 0x7F);
         file
     };
-    // Just under 16 MiB as they are, and in base64.
+    // Just under 16 MiB, one raw and one in base64.
     let (raw, encoded) = (bmp(2300, 2430), bmp(2000, 2096));
     let text = serde_json::json!({"image": STANDARD.encode(&encoded)}).to_string();
     assert!(

@@ -1,8 +1,8 @@
-//! Threads, descriptors and memory run short, one call at a time and all calls for a while: each request is
-//! answered right or with 503, and afterwards the service is as before.
+//! Shortage of threads, descriptors or memory, for one call or for a while. Each request must get the correct
+//! answer or 503, and the service must recover.
 //!
-//! The runner that cargo builds for tests has the feature `shortage`, by which a file says what is short
-//! (`runner/src/shortage.rs`). Descriptors are also taken away for real.
+//! The runner that cargo builds for tests has the feature `shortage`: a file of orders says which calls fail
+//! (`runner/src/shortage.rs`). One test really lowers the limit of descriptors.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -15,14 +15,14 @@ use skincell_tests::client::{self, Request, get};
 use skincell_tests::{App, Runner, photos};
 
 const KINDS: [&str; 3] = ["thread", "descriptor", "memory"];
-/// More calls than a request makes of any kind, its model's load included.
+/// More calls of each kind than one request makes, including the load of its model.
 const CALLS: usize = 8;
 
 fn good() -> Request {
     Request::predict("", "image/png", photos::red_and_blue())
 }
 
-/// Orders for the runner, and the runner that takes them.
+/// The file of orders, and a runner that follows it.
 fn started(app: &App, flags: &[&str]) -> (PathBuf, Runner) {
     let orders = app.path().join("shortage");
     std::fs::write(&orders, "").unwrap();
@@ -39,7 +39,7 @@ fn replace_model(app: &App) {
     std::fs::rename(new, graph).unwrap();
 }
 
-/// Whole at once: the runner may read it at any moment.
+/// Replaces the file of orders atomically, because the runner may read it at any time.
 fn order(orders: &Path, text: &str) {
     let new = orders.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -47,7 +47,7 @@ fn order(orders: &Path, text: &str) {
 }
 
 #[test]
-fn each_single_call_that_fails_is_an_answer() {
+fn each_single_failed_call_is_answered_and_recovered_from() {
     let app = App::with_colours();
     let (orders, runner) = started(&app, &[]);
     let expected = good().send(&runner).results();
@@ -63,12 +63,12 @@ fn each_single_call_that_fails_is_an_answer() {
             assert_eq!(good().send(&runner).results(), expected, "after {kind} {call}");
         }
     }
-    assert!(refused >= 3, "{refused}: some call of each kind matters");
+    assert!(refused >= 3, "{refused}: at least one call of each kind should matter");
 }
 
-/// A shortage that lasts: the runner answers for itself, reads tokens anew, and recovers.
+/// During a lasting shortage `/healthz` answers; afterwards changed tokens and a changed model are read.
 #[test]
-fn a_lasting_shortage_leaves_nothing_behind() {
+fn the_service_recovers_from_a_lasting_shortage() {
     let app = App::with_colours();
     let tokens = app.path().join("tokens");
     let keep = |token: &str| {
@@ -94,21 +94,24 @@ fn a_lasting_shortage_leaves_nothing_behind() {
         order(&orders, "");
         let until = Instant::now() + Duration::from_secs(10);
         while with(new).send(&runner).status != 200 {
-            assert!(Instant::now() < until, "{kind}: the new token is known, the model loaded");
+            assert!(
+                Instant::now() < until,
+                "{kind}: the new token was not read, or the model not loaded"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(with(new).send(&runner).results(), expected, "{kind}");
-        assert_eq!(with(old).send(&runner).status, 401, "{kind}: the old token is gone");
+        assert_eq!(with(old).send(&runner).status, 401, "{kind}: the old token is still accepted");
     }
 }
 
-/// While no connection can be accepted clients wait in the kernel, and nobody is lost.
+/// While no connection can be accepted, clients wait in the kernel's queue, and all are served later.
 #[test]
-fn a_service_that_cannot_accept_goes_on_when_it_can() {
+fn connections_wait_while_accept_fails() {
     let app = App::with_colours();
     let (orders, runner) = started(&app, &[]);
     let expected = good().send(&runner).results();
-    // The next is accepted by a call that was made before there were orders.
+    // The next connection is accepted by a call that began before the orders.
     order(&orders, "accept 1 1000000");
     assert_eq!(get(&runner, "/healthz").status, 200);
     let lifts = std::thread::spawn(move || {
@@ -123,9 +126,9 @@ fn a_service_that_cannot_accept_goes_on_when_it_can() {
     lifts.join().unwrap();
 }
 
-/// For real: none at all, or a few more than are open.
+/// Lowers the process's limit of descriptors: to fewer than are open, or to a few more.
 #[test]
-fn a_request_without_a_descriptor_to_spare_is_answered() {
+fn a_request_is_answered_without_free_descriptors() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     let expected = good().send(&runner).results();
@@ -138,7 +141,7 @@ fn a_request_without_a_descriptor_to_spare_is_answered() {
     for (spare, may_be) in cases {
         replace_model(&app);
         let mut socket = client::connect(&runner);
-        // Accepted, and answered on once the limit is there.
+        // The connection is accepted before the limit is lowered; the photo follows on it afterwards.
         socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
         let open = std::fs::read_dir(format!("/proc/{}/fd", runner.id())).unwrap().count();

@@ -1,5 +1,5 @@
-//! What an application written for Spin finds here: routes and their headers, variables, environment,
-//! files, static answers, the well-known paths, and the same from the locked app that Spin hands over.
+//! Checks that the runner serves an application written for Spin: routes and their headers, variables,
+//! environment, files, static answers and well-known paths, from `spin.toml` and from Spin's locked app.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -63,7 +63,7 @@ fn text(runner: &Runner, path: &str) -> String {
     String::from_utf8(answer.body).unwrap()
 }
 
-/// What a component was given, whichever way its application came to us.
+/// Checks the resources of the component; they are the same for the manifest and the locked app.
 fn assert_given(runner: &Runner) {
     let cases = [
         ("variable?url", "https://eu.test/none"),
@@ -91,7 +91,7 @@ fn assert_given(runner: &Runner) {
 }
 
 #[test]
-fn a_spin_application_finds_what_spin_gives_it() {
+fn a_spin_application_gets_the_same_resources_as_in_spin() {
     let app = app();
     let runner = Runner::start(&app, &["--variable", "region=eu"]);
     assert_given(&runner);
@@ -112,9 +112,9 @@ fn a_spin_application_finds_what_spin_gives_it() {
     assert!(text(&runner, "/exact/headers").contains("spin-path-info: \n"));
 }
 
-/// Spin writes the locked app, starts its trigger, and says where it lies in the environment.
+/// Spin writes the locked app to a file and starts its trigger with the file's URL in the environment.
 #[test]
-fn a_locked_app_is_served_as_spin_hands_it_over() {
+fn a_locked_app_from_spin_is_served() {
     let app = app();
     let copies = app.path().join("assets of guest");
     std::fs::create_dir_all(copies.join("data")).unwrap();
@@ -158,7 +158,7 @@ fn a_locked_app_is_served_as_spin_hands_it_over() {
     assert_given(&Runner::start_with(&app, &[], &environment));
 }
 
-/// What components print goes where Spin's flags say, each component's into files of its own.
+/// Components' output goes to the terminal or to files of each component, by Spin's flags.
 #[test]
 fn output_is_kept_and_followed() {
     let app = app();
@@ -170,7 +170,7 @@ fn output_is_kept_and_followed() {
     let runner = Runner::start(&app, &flags);
     assert_eq!(text(&runner, "/users/7/print?spoken"), "printed");
     assert_eq!((kept("stdout"), kept("stderr")), ("spoken\n".to_owned(), "spoken\n".to_owned()));
-    // The terminal's lines are queued, so that one that is not read blocks nobody.
+    // Lines for the terminal are queued, so that an unread terminal blocks no request; wait for them.
     let shown = || std::fs::read_to_string(app.path().join("runner.log")).unwrap();
     let start = Instant::now();
     while !shown().contains("spoken\n") {
@@ -186,9 +186,9 @@ fn output_is_kept_and_followed() {
     assert!(!shown().contains("quiet\n"), "{}", shown());
 }
 
-/// The runner serves any application: this one is no classifier, and its model takes two inputs.
+/// The runner serves any application: this one is not a classifier, and its model has two inputs.
 #[test]
-fn an_application_of_somebody_else_has_wasi_nn() {
+fn an_application_unrelated_to_photos_has_wasi_nn() {
     let app = App::with_two_inputs();
     let runner = Runner::start(&app, &[]);
     let answer = text(&runner, "/alike/dot?left=1,2,3&right=4,5,6");
@@ -201,9 +201,9 @@ fn an_application_of_somebody_else_has_wasi_nn() {
     assert!(String::from_utf8_lossy(&short.body).starts_with("ErrorCode::RuntimeError"));
 }
 
-/// Composed by Spin's rules: a dependency has of its component's files and environment what the manifest
-/// lets it inherit, and one that would see more is refused. Here it is wasi-nn in Wasm, whose models are
-/// files and whose folder is a variable.
+/// By Spin's rules a dependency sees its component's files and environment only if the manifest lets it
+/// inherit them. Composition refuses a dependency that needs more. Here the dependency is wasi-nn in Wasm,
+/// which reads models from files and their folder from a variable.
 #[test]
 fn a_dependency_sees_what_it_inherits_and_is_refused_otherwise() {
     let app = App::with_colours();
@@ -241,9 +241,9 @@ fn a_dependency_sees_what_it_inherits_and_is_refused_otherwise() {
     assert_eq!(text(&runner, "/environment?WASI_NN_MODELS"), "/elsewhere");
 }
 
-/// Before Spin starts a trigger it asks for its flags.
+/// Before it starts a trigger, Spin asks for the trigger's flags.
 #[test]
-fn spin_is_told_the_flags() {
+fn the_trigger_lists_its_flags_for_spin() {
     let run = |flag: &str| Command::new(&artifacts().runner).args(["up", flag]).output().unwrap();
     let metadata = run("--launch-metadata-only");
     assert!(metadata.status.success());
@@ -257,7 +257,7 @@ fn spin_is_told_the_flags() {
     assert!(help.contains("--listen") && !help.contains("Usage"), "{help}");
 }
 
-/// Everything that holds the service ends after it has been told to stop; the files are gone before.
+/// Staged files are deleted before the process ends.
 #[test]
 fn a_clean_stop_leaves_no_staged_files_behind() {
     let app = app();
@@ -275,18 +275,18 @@ fn a_clean_stop_leaves_no_staged_files_behind() {
     assert_eq!((runner.wait(), staged()), (Some(0), 0));
 }
 
-/// Names and values of the environment are bytes.
+/// Environment variables are bytes, not necessarily UTF-8.
 #[test]
-fn a_variable_of_the_process_that_is_no_text_is_nobodys_business() {
+fn a_non_utf8_environment_variable_is_ignored() {
     let odd = OsStr::from_bytes(b"\xff\xfe");
     let app = app();
     let runner = Runner::start_with(&app, &["--variable", "region=eu"], &[("ODD", odd)]);
     assert_eq!(text(&runner, "/users/7/variable?url"), "https://eu.test/none");
 }
 
-/// Stock Spin accepts the repository's own manifest, wherever a `spin` is on the PATH.
+/// Stock Spin accepts the repository's own manifest. Skipped if there is no `spin` on the PATH.
 #[test]
-fn spin_accepts_our_manifest_where_it_is_installed() {
+fn spin_accepts_the_repositorys_manifest() {
     let spin = Command::new("spin").arg("--version").output();
     let Ok(version) = spin else {
         println!("skipped: there is no `spin` on the PATH");
@@ -294,7 +294,7 @@ fn spin_accepts_our_manifest_where_it_is_installed() {
     };
     println!("checked with {}", String::from_utf8_lossy(&version.stdout).trim());
     let manifest = skincell_tests::repository().join("spin.toml");
-    // Spin reads the manifest to learn whose help to print.
+    // To print the help of the trigger, Spin reads the manifest.
     let output =
         Command::new("spin").args(["up", "--help", "--from"]).arg(manifest).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

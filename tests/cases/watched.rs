@@ -1,11 +1,11 @@
-//! What watches the service sees it: a collector gets a request's spans under the client's own trace,
-//! Prometheus gets figures in both of its forms, and the dashboard asks for figures that exist.
+//! Observability: a collector receives a request's spans under the client's trace, Prometheus gets metrics in
+//! both of its formats, and the dashboard's queries name metrics that exist.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     missing_docs,
-    reason = "what goes wrong fails the test"
+    reason = "failures fail the test with their message"
 )]
 
 use http::Method;
@@ -19,7 +19,7 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// An OTLP collector for one post: its address, and the body to come.
+/// An OTLP collector: its address, and a channel of the heads and bodies posted to it.
 fn collector() -> (String, mpsc::Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -29,7 +29,7 @@ fn collector() -> (String, mpsc::Receiver<(String, Value)>) {
             let mut reader = BufReader::new(socket.unwrap());
             let mut head = String::new();
             while !head.ends_with("\r\n\r\n") {
-                assert!(reader.read_line(&mut head).unwrap() > 0, "a head ends: {head}");
+                assert!(reader.read_line(&mut head).unwrap() > 0, "the head ends early: {head}");
             }
             let head = head.to_lowercase();
             let length =
@@ -60,7 +60,7 @@ fn a_collector_receives_the_request_with_its_stages() {
         ("OTEL_SERVICE_NAME", "clinic"),
     ];
     let runner = Runner::start_with(&app, &[], &environment);
-    // Probes are no part of it.
+    // Probes are not traced.
     assert_eq!(get(&runner, "/healthz").status, 200);
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let answer = Request::predict("", "image/png", red_and_blue())
@@ -94,7 +94,7 @@ fn a_collector_receives_the_request_with_its_stages() {
 }
 
 #[test]
-fn a_client_that_wants_no_trace_leaves_none_and_the_last_ones_are_sent() {
+fn unsampled_requests_are_not_traced_and_the_last_spans_are_sent_at_the_end() {
     let (address, bodies) = collector();
     let app = App::with_colours();
     let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", address.as_str())];
@@ -102,7 +102,7 @@ fn a_client_that_wants_no_trace_leaves_none_and_the_last_ones_are_sent() {
     let unsampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
     let quiet = Request::new(Method::GET, "/health").header("traceparent", unsampled).send(&runner);
     assert_eq!((quiet.status, get(&runner, "/models").status), (200, 200));
-    // Long before spans are due: the end of the service sends them.
+    // The next batch is not yet due; the end of the service sends it.
     runner.terminate();
     assert_eq!(runner.wait(), Some(0));
     let (_, body) = bodies.recv_timeout(Duration::from_secs(10)).expect("a trace is sent");
@@ -111,11 +111,11 @@ fn a_client_that_wants_no_trace_leaves_none_and_the_last_ones_are_sent() {
 }
 
 #[test]
-fn a_collector_that_cannot_be_used_is_said_at_the_start() {
+fn an_unreachable_collector_does_not_stop_the_service() {
     let app = App::with_colours();
     let runner =
         Runner::start_with(&app, &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")]);
-    assert_eq!(get(&runner, "/health").status, 200, "a collector that is gone holds nobody up");
+    assert_eq!(get(&runner, "/health").status, 200, "requests do not wait for the collector");
 }
 
 /// The names of all metrics that were scraped.
@@ -124,8 +124,7 @@ fn scraped(text: &str) -> BTreeSet<&str> {
     samples.filter_map(|line| line.split(['{', ' ']).next()).collect()
 }
 
-/// Words of a PromQL expression that are metrics: what is followed by neither a bracket nor an operator's
-/// place, which here is told by their first word.
+/// The words of a PromQL expression that are names of metrics, recognised by their prefix.
 fn metrics_of(expression: &str) -> BTreeSet<&str> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words = expression.split(|letter: char| !is_word(letter));
@@ -137,7 +136,7 @@ fn metrics_of(expression: &str) -> BTreeSet<&str> {
 fn every_query_of_the_dashboard_names_a_metric_that_exists() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
-    // What has not happened yet has no sample: let everything happen that can be made to.
+    // A metric has no sample before its first event, so this causes a success and a failure.
     assert_eq!(Request::predict("", "image/png", red_and_blue()).send(&runner).status, 200);
     assert_eq!(
         Request::predict("?model=broken", "image/png", red_and_blue()).send(&runner).status,
@@ -155,7 +154,7 @@ fn every_query_of_the_dashboard_names_a_metric_that_exists() {
     assert!(queries.len() >= 10, "{queries:?}");
     for query in &queries {
         let named = metrics_of(query);
-        assert!(!named.is_empty(), "{query} names no metric of ours");
+        assert!(!named.is_empty(), "{query} names no metric of the service");
         for name in named {
             let family =
                 ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
@@ -167,7 +166,7 @@ fn every_query_of_the_dashboard_names_a_metric_that_exists() {
 }
 
 #[test]
-fn both_forms_of_the_figures_say_the_same() {
+fn both_formats_of_the_metrics_hold_the_same_names() {
     let app = App::with_colours();
     let runner = Runner::start(&app, &[]);
     assert_eq!(Request::predict("", "image/png", red_and_blue()).send(&runner).status, 200);

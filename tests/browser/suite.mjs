@@ -1,5 +1,5 @@
-// The page in a real browser, as people use it. One service and one browser for all tests, a fresh
-// profile for each. Prints the weight of the page and what axe-core looked at.
+// Tests the page in a real browser. All tests share one service and one browser; each has a fresh profile.
+// Prints the page's size and the number of rules that axe-core checked.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -27,7 +27,7 @@ const onPage = (name, options, run) => test(name, { timeout: 60_000 }, () => vis
 const bestName = (page) => page.locator('#classes label').first().locator('span').first().textContent();
 const shown = (page, selector) => page.locator(selector).isVisible();
 
-/** Keeps what the page posts from here on; gives a reader of the photo of each request, as its bytes. */
+/** Records the photos that the page posts from now on; returns a function from a request's index to its bytes. */
 async function sentPhotos(page) {
   await page.evaluate(() => {
     window.sent = [];
@@ -82,8 +82,8 @@ onPage('a chosen photo is ranked, and every class has its map', {}, async (page)
   await picture(page, 'desktop', { fullPage: true });
 });
 
-onPage('the heatmap on the page is the one of the PNG', {}, async (page) => {
-  // Over a white photo the overlay is 0.6 white and 0.4 heatmap, so the heatmap can be told from it.
+onPage('the heatmap on the page equals that of the PNG', {}, async (page) => {
+  // Over a white photo the overlay is 0.6 white + 0.4 heatmap, so the heatmap can be computed from it.
   const [white, overlay] = await page.evaluate(async () => {
     const canvas = Object.assign(document.createElement('canvas'), { width: 224, height: 224 });
     const context = canvas.getContext('2d');
@@ -98,7 +98,7 @@ onPage('the heatmap on the page is the one of the PNG', {}, async (page) => {
   await look(page);
   const heat = await page.evaluate(() => [...document.querySelector('#heat').getContext('2d').getImageData(0, 0, 224, 224).data]);
   const furthest = overlay.reduce((most, value, at) => (at % 4 === 3 ? most : Math.max(most, Math.abs(value - (153 + 0.4 * heat[at])))), 0);
-  // Maps come with 4 decimals, jet has 256 levels: one level of jet is at most 5 of 255, times 0.4.
+  // Maps have 4 decimals, so a pixel may be off by one of jet's 256 levels: at most 5 of 255, times 0.4.
   assert.ok(furthest <= 3, `a pixel is off by ${furthest}`);
 });
 
@@ -127,7 +127,7 @@ onPage('a photo is turned and cropped before it is sent', {}, async (page) => {
   assert.ok(Math.abs(height - whole[0] * 0.75) < 8, `${height} of ${whole[0]}`);
 });
 
-onPage('a photo above 4 megapixels is shrunk, unless told not to', {}, async (page) => {
+onPage('a photo above 4 megapixels is shrunk unless that is switched off', {}, async (page) => {
   const sent = await sentPhotos(page);
   const bytes = await page.evaluate(async () => {
     const canvas = Object.assign(document.createElement('canvas'), { width: 4000, height: 3000 });
@@ -155,7 +155,7 @@ onPage('a photo that only the browser can read is sent as JPEG', {}, async (page
   assert.deepEqual([...(await sent(0)).subarray(0, 3)], [0xff, 0xd8, 0xff]);
 });
 
-onPage('a photo that the service turns out not to take is sent again as JPEG', {}, async (page) => {
+onPage('a photo that the service refuses is sent again as JPEG', {}, async (page) => {
   const sent = await sentPhotos(page);
   const refused = { type: 'urn:skincell:problem:unsupported-image-feature', title: 'No', status: 415, detail: 'no' };
   await page.route('**/predict*', (route) => route.fulfill({
@@ -168,7 +168,7 @@ onPage('a photo that the service turns out not to take is sent again as JPEG', {
   assert.deepEqual([...(await sent(1)).subarray(0, 3)], [0xff, 0xd8, 0xff]);
 });
 
-/** The colour profile of a fixture, as the segment it stands in. */
+/** The JPEG segment of a fixture that holds its colour profile. */
 function profileOf(name) {
   const file = readFileSync(join(repository, 'vision/tests/fixtures', name));
   const at = file.indexOf('ICC_PROFILE') - 4;
@@ -182,7 +182,7 @@ async function likeliest(bytes) {
   return best;
 }
 
-// What the page re-encodes has gone through the browser's own colour management.
+// A photo that the page re-encodes has gone through the browser's own colour management.
 for (const profile of ['icc_p3.jpg', 'icc_adobe_rgb.jpg']) {
   onPage(`the service converts the colours of ${profile} as the browser does`, {}, async (page) => {
     for (const name of ['drawn-acne-1.jpg', 'drawn-infestation-1.jpg', 'drawn-psoriasis-1.jpg']) {
@@ -202,7 +202,7 @@ for (const profile of ['icc_p3.jpg', 'icc_adobe_rgb.jpg']) {
   });
 }
 
-onPage('a photo that nobody here can read is told with what to do', {}, async (page) => {
+onPage('for an unreadable photo the page says what to do', {}, async (page) => {
   const heic = Buffer.concat([Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1'), Buffer.alloc(100)]);
   await choose(page, { name: 'phone.heic', mimeType: 'image/heic', buffer: heic });
   await page.click('#look');
@@ -247,7 +247,7 @@ onPage('a photo can be taken with the camera', { permissions: ['camera'] }, asyn
   assert.equal(await page.locator('#classes label').count(), 7);
 });
 
-onPage('what goes wrong is said in plain words', {}, async (page) => {
+onPage('errors are shown in plain words', {}, async (page) => {
   await choose(page, { name: 'notes.jpg', mimeType: 'image/jpeg', buffer: Buffer.from('only words') });
   assert.ok(await shown(page, '#unshown'));
   await page.click('#look');
@@ -257,7 +257,7 @@ onPage('what goes wrong is said in plain words', {}, async (page) => {
   assert.match(await page.locator('#problem-detail').textContent(), /JPEG/);
   await assertAccessible(page, 'a problem');
   await choose(page, photo('drawn-healthy-1.jpg'));
-  assert.ok(!(await shown(page, '#problem')), 'a new photo, a new start');
+  assert.ok(!(await shown(page, '#problem')), 'a new photo clears the error');
   const busy = { type: 'urn:skincell:problem:busy', title: 'Too many', status: 503, detail: 'the line is full' };
   await page.route('**/predict*', (route) => route.fulfill({
     status: 503, headers: { 'retry-after': '7' }, contentType: 'application/problem+json', body: JSON.stringify(busy),
@@ -289,7 +289,7 @@ onPage('a service with tokens asks for one', {}, async (page) => {
   assert.deepEqual(seen, [null, 'Bearer sesame']);
 });
 
-onPage('a slow network shows how far the upload is, and can be stopped', {}, async (page) => {
+onPage('on a slow network the upload shows its progress and can be cancelled', {}, async (page) => {
   const network = await page.context().newCDPSession(page);
   const slow = { offline: false, latency: 200, downloadThroughput: 100_000, uploadThroughput: 60_000 };
   await network.send('Network.emulateNetworkConditions', slow);
@@ -308,8 +308,8 @@ onPage('a slow network shows how far the upload is, and can be stopped', {}, asy
   await look(page);
 });
 
-onPage('it works by keyboard alone', {}, async (page) => {
-  // Without a listener in place the dialog would be the browser's own.
+onPage('the page works with the keyboard alone', {}, async (page) => {
+  // Without a listener the browser would open its own dialog.
   page.on('filechooser', () => {});
   const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.dataset.corner || document.activeElement.name);
   const tabTo = async (wanted) => {
@@ -324,7 +324,7 @@ onPage('it works by keyboard alone', {}, async (page) => {
   await page.keyboard.press('Enter');
   await (await chooser).setFiles(photo('drawn-psoriasis-1.jpg'));
   await page.locator('#look').waitFor();
-  assert.equal(await focused(), 'edit-title', 'the new part is where the reader is');
+  assert.equal(await focused(), 'edit-title', 'the focus moves to the new section');
   await page.locator('#turn-left').focus();
   await page.keyboard.press('Space');
   await page.locator('[data-corner="nw"]').focus();
@@ -371,7 +371,7 @@ onPage('the picture can be saved', {}, async (page) => {
   assert.ok(width === 640 && height > 480, `${width} × ${height}, ${statSync(path).size} bytes`);
 });
 
-onPage('it speaks Vietnamese, all of it, and remembers', { locale: 'vi-VN' }, async (page) => {
+onPage('the page is completely translated to Vietnamese and remembers the language', { locale: 'vi-VN' }, async (page) => {
   assert.equal(await page.evaluate(() => document.documentElement.lang), 'vi');
   await choose(page, photo('drawn-psoriasis-1.jpg'));
   await look(page);
@@ -414,7 +414,7 @@ onPage('a phone has no sideways scrolling and large enough targets', PHONE, asyn
   assert.deepEqual(small, []);
 });
 
-onPage('without its heatmap an answer says why', {}, async (page) => {
+onPage('an answer without a heatmap shows the reason', {}, async (page) => {
   const answer = {
     model: { name: 'skin', notice: '' },
     results: [{ class: 'Heathy', display: 'Healthy', probability: 100, index: 2 }],

@@ -1,14 +1,13 @@
-"""Holds every engine of the binary to the fixtures of make.py, with weights mapped as they are served.
+"""Compares every engine of the binary with the fixtures of make.py, with weights mapped as in the service.
 
     cargo build --release
     python3 tests/reference/engines.py [--engine cellnet --engine rten …] [NAME …]
 
-Each network is prepared for both targets and run by `skincell model check`: all classes, 5 photos. Where
-the original leaves a map of a probability blank, the map of the logit is wanted, as the component
-shows it. Prints a line for each network and engine, the largest differences at the end, and exits
-with 1 where one is further away than 2e-3 (maps) or 1e-5 (probabilities). Where ORT_DYLIB_PATH names a
-library, ONNX Runtime is among the engines. It needs numpy alone; the binary is
-target/release/skincell or $SKINCELL.
+Each network is prepared for both targets and run by `skincell model check`, for all classes of 5 photos. If
+the original's map of a probability is blank, the map of the logit is expected, because the component shows it
+then. Prints a line for each network and engine, then the largest differences; exits with 1 if one is above
+2e-3 (maps) or 1e-5 (probabilities). ONNX Runtime is included if ORT_DYLIB_PATH names its library. The script
+needs only numpy; the binary is target/release/skincell or $SKINCELL.
 """
 
 import argparse
@@ -26,19 +25,19 @@ FIXTURES = Path(__file__).parent / "fixtures"
 PHOTOS, SIDE, CLASSES = 5, 32, 4
 TARGETS = ["conv", "activation"]
 MAP_TOLERANCE, PROBABILITY_TOLERANCE = 2e-3, 1e-5
-# Their last convolution has a bias of its own, which nothing in the graph tells from a folded one.
+# The last convolution of these has a bias of its own; in the graph it looks like a folded one.
 OWN_BIAS = {"conv_bias", "head_none"}
 
 
 def run(*arguments):
-    """Runs the binary; gives its exit code and what it printed."""
+    """Runs the binary; returns its exit code and output."""
     binary = os.environ.get("SKINCELL", ROOT / "target" / "release" / "skincell")
     done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
 def answers(name, target, tensors):
-    """What the original says, in the form `model check --against` reads."""
+    """The original's results, in the form that `model check --against` reads."""
     places = json.loads((FIXTURES / name / "expected.json").read_text())
     values = np.fromfile(FIXTURES / name / "expected.f32", "<f4")
 
@@ -75,7 +74,7 @@ def differences(printed, engines):
 
 
 def compare(name, home, tensors, engines):
-    """Prepares and checks one network for both targets; gives differences by engine, or stops."""
+    """Prepares and checks one network for both targets; returns differences by engine, or exits."""
     largest = {}
     for target in TARGETS:
         folder = home / f"{name}-{target}"

@@ -1,13 +1,14 @@
-"""The price of heatmaps, and their exactness, on networks of full size: prints a table.
+"""Measures the cost and the accuracy of heatmaps on networks of full size, and prints a table.
 
     cargo build --release
     ORT_DYLIB_PATH=LIBRARY python tests/reference/full_size.py FOLDER [NAME...]   # torch, torchvision, timm, onnx
 
-Each network gets random weights and seven classes, is exported, and prepared with heatmaps and without. Every
-engine answers three photos; each heatmap it gives is compared with autograd in float64 at the named layer. Time is
-the median over turns of the fastest run with heatmap by that without, memory the difference of the peaks. SKINCELL
-names another binary than target/release/skincell. The shares printed by `model prepare` are computed from shapes.
-Exits with 1 where a map is further away than 2e-3 or the price above the lines of docs/models.md. Too slow for CI.
+Each network gets random weights and seven classes, is exported, and is prepared with and without heatmaps.
+Every engine answers three photos, and each heatmap is compared with autograd in float64 at the named layer.
+The time is a median over turns: the fastest run with heatmaps divided by the fastest without. The memory is
+the difference of the peaks. SKINCELL names another binary than target/release/skincell. The shares printed by
+`model prepare` are computed from shapes. Exits with 1 if a map differs by more than 2e-3 or a cost exceeds
+the limits of docs/models.md. Too slow for CI.
 """
 
 import json
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 CLASSES, SIDE, TURNS = 7, 224, 5
 PHOTOS = ["coffee.webp", "skin.jpg", "drawn-acne-1.jpg"]
 SKINCELL = os.environ.get("SKINCELL", ROOT / "target" / "release" / "skincell")
-# Time by time, MiB.
+# Limits: ratio of times, MiB.
 LINE, LINES = (1.05, 10), {"alexnet": (1.25, 10), "vgg16": (1.05, 16)}
 
 
@@ -54,7 +55,7 @@ class Ham(nn.Module):
 
 
 class Fastai(nn.Module):
-    """A resnet34 under the head of fastai's vision_learner."""
+    """A resnet34 with the head of fastai's vision_learner."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +105,8 @@ NETS = {
 
 
 def stir(net, photos):
-    """Norms that do something, after each has seen the photos; scores of a sensible spread."""
+    """Gives norms statistics from the photos and random parameters, and scales the scores to a typical
+    spread."""
     g = torch.Generator().manual_seed(20261127)
     for m in net.modules():
         if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):

@@ -2,10 +2,10 @@
 
     /path/to/venv/bin/python tests/reference/heads.py      # torch, onnx; writes tests/reference/heads
 
-Each net takes a photo [1, 3, 32, 32] of fixtures/photos.u8, (pixel - 127.5) / 127.5, and gives 4 classes. For
-the first 3 photos: probabilities, and every class's map of the gradient of its probability with respect to
-the map "act" (what the head takes) and "conv" (the last convolution's raw output), as in make.py.
-Batch norms are stirred; some channels are dead, so that maxima tie.
+Each net takes a photo [1, 3, 32, 32] of fixtures/photos.u8, (pixel - 127.5) / 127.5, and has 4 classes. The
+fixtures hold, for the first 3 photos, the probabilities, and for every class the map of the gradient of its
+probability with respect to "act" (the head's input) and to "conv" (the last convolution's raw output), as in
+make.py. Batch norms get random statistics. Some channels are zero everywhere, so that maxima are ties.
 """
 
 import json
@@ -24,7 +24,7 @@ SIDE, CLASSES, CHANNELS, PHOTOS = 32, 4, 12, 3
 
 
 class Body(nn.Module):
-    """Three convolutions to a map of 8 x 8, two of its channels dead with ReLU."""
+    """Three convolutions to a map of 8 x 8; with ReLU two of its channels are zero everywhere."""
 
     def __init__(self, act, bias):
         super().__init__()
@@ -93,7 +93,7 @@ class Gate(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A learnt query over the places of the map."""
+    """Attention of a learnt query over the pixels of the map."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ class AttentionPool(nn.Module):
 
 
 class Branches(nn.Module):
-    """Inception's end: branches joined."""
+    """The end of Inception: joined branches."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +179,7 @@ NETS = {
         lambda: [nn.Conv2d(12, CLASSES, 1)], nn.ReLU, False,
     ),
 }
-# Nets whose scores are probabilities already.
+# Nets whose outputs are probabilities.
 DONE = ("mean_of_softmaxes", "softmax_then_flatten")
 OPSETS = {"layer_norm": 17, "gate": 18, "mean_of_heads": 18, "max": 20, "max_silu": 18, "layer_norm_spelled": 18}
 
@@ -197,7 +197,7 @@ def photos():
 
 
 def halve(path):
-    """Keeps the weights in half precision, as converters do; the photo and the scores stay float32."""
+    """Stores the weights in half precision, as converters do; the photo and the scores stay float32."""
     model = onnx.load(path)
     for weights in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weights)
@@ -215,7 +215,7 @@ def halve(path):
 
 
 def keep(folder, found):
-    """Writes arrays, by name, as `expected.f32`, and where each begins as `expected.json`."""
+    """Writes named arrays to `expected.f32`, and their offsets and shapes to `expected.json`."""
     entries, at, flat = {}, 0, []
     for key, values in found.items():
         values = np.stack(values)

@@ -1,11 +1,12 @@
-"""Files of the kinds that people bring, made here: each is prepared right, or refused with the line that helps.
+"""Makes model files as public projects and tools write them; each must be prepared correctly, or refused with
+a message that helps.
 
     SKINCELL_BIN=target/release/skincell python tests/reference/kinds.py torch     # with models/torch/requirements.txt
     SKINCELL_BIN=target/release/skincell python tests/reference/kinds.py keras     # with models/keras/requirements.txt
 
-Each kind is a function that writes files as a public project or tool writes them and gives: the file, flags, a part of
-the words of the refusal or None, and what is right: a function from a photo [height, width, 3] to probabilities. Where
-it is prepared, `model check` asks it about three photos of its own size. Exits with 1 where anything else comes out.
+Each kind is a function that writes files and returns the file, flags, a part of the expected refusal or None,
+and a function from a photo [height, width, 3] to the correct probabilities. A prepared model is compared with
+the latter by `model check` on three photos of its own size. Exits with 1 if any result differs.
 """
 
 import json
@@ -30,7 +31,8 @@ def softmax(scores):
     return powers / powers.sum()
 
 
-# --- PyTorch ---------------------------------------------------------------------------------------------------------
+# --- PyTorch
+# ---------------------------------------------------------------------------------------------------------
 
 
 def torch_net(head=None):
@@ -80,7 +82,7 @@ def fastai_pickle(folder):
 
 
 def fastai_onnx(folder):
-    """cnn_learner's head: both poolings side by side, batch norms, two dense layers."""
+    """The head of fastai's cnn_learner: both poolings joined, batch norms, two dense layers."""
     import torch
     from torch import nn
 
@@ -103,7 +105,7 @@ def ultralytics_pickle(folder):
 
 
 def ultralytics_onnx(folder):
-    """`yolo export format=onnx`: softmax inside, class names and task in the metadata."""
+    """As `yolo export format=onnx` writes it: with softmax, and with class names and task in the metadata."""
     import onnx
     from torch import nn
 
@@ -117,7 +119,7 @@ def ultralytics_onnx(folder):
 
 
 def quantized_script(folder):
-    """Static quantization of PyTorch, traced: its operators are known to PyTorch alone."""
+    """A traced model with PyTorch's static quantization, whose operators only PyTorch knows."""
     import torch
     from torch.ao import quantization as q
 
@@ -143,7 +145,7 @@ def safetensors(folder):
 
 
 def hugging_face_folder(folder):
-    """Optimum's folder: every axis open, labels and preprocessing in files beside it."""
+    """A folder of Optimum: all axes variable, labels and preprocessing in files beside the model."""
     net = torch_net()
     axes = {"images": {0: "batch_size", 1: "num_channels", 2: "height", 3: "width"}, "output0": {0: "batch_size"}}
     file = exported(net, folder / "model.onnx", dynamic_axes=axes)
@@ -164,7 +166,7 @@ def timm_folder(folder):
 
 
 def custom_vision(folder):
-    """Azure Custom Vision: BGR, and what Windows ML reads, in the metadata; labels.txt beside it."""
+    """Azure Custom Vision: BGR and the metadata that Windows ML reads; labels.txt beside the model."""
     import onnx
     from torch import nn
 
@@ -192,7 +194,7 @@ def edge_impulse_library(folder):
 
 
 def matlab(folder):
-    """exportONNXNetwork: operator set 9, zero-centring inside as a subtraction, its names."""
+    """MATLAB's exportONNXNetwork: operator set 9, zero-centring as a subtraction, MATLAB's names."""
     import onnx
     from torch import nn
 
@@ -210,7 +212,8 @@ def matlab(folder):
     return file, ["--labels", ",".join(LABELS)], None, torch_answer(net, (np.full(3, 120.0), np.ones(3)))
 
 
-# --- Keras -----------------------------------------------------------------------------------------------------------
+# --- Keras
+# -----------------------------------------------------------------------------------------------------------
 
 
 def keras_net(size, *extra):
@@ -225,7 +228,8 @@ def keras_net(size, *extra):
 
 
 def ham10000(folder):
-    """The Kaggle notebooks' CNN on 75x100, pixels standardised by the numbers of the training set."""
+    """The CNN of Kaggle notebooks on 75x100 pixels, standardised by mean and deviation of the training
+    set."""
     model = keras_net((75, 100))
     model.save(folder / "model.h5")
     mean, std = 159.9, 46.5
@@ -247,7 +251,7 @@ def saved_model(folder):
 
 
 def autokeras(folder):
-    """Its CastToFloat32 is a layer of its own."""
+    """AutoKeras, with its custom layer CastToFloat32."""
     import keras
 
     @keras.saving.register_keras_serializable(package="autokeras")
@@ -277,7 +281,7 @@ KINDS = {
 
 
 def tried(kind):
-    """What came of one kind: whether it is as it should be, and in words."""
+    """Tries one kind; returns whether the result is as expected, and a description."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         file, flags, refusal, right = kind(folder)

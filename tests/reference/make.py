@@ -1,22 +1,22 @@
-"""Makes the fixtures Grad-CAM is held to: ONNX models, photos, and maps by the original method.
+"""Makes the fixtures of Grad-CAM: ONNX models, photos, and maps by the original method.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/reference/requirements.txt
     .venv/bin/python tests/reference/make.py            # all of them, into tests/reference/fixtures
 
-For each network of networks.py, as Keras exports it, and each of 5 seeded photos: the class
-probabilities, and the map of every class by `tf.GradientTape`, four ways:
+For each network of networks.py, exported by Keras, and each of 5 seeded photos, the fixtures hold the class
+probabilities and the maps of all classes by `tf.GradientTape`, in four variants:
 
-    conv/probability    the origin app's: gradient of the softmax probability with respect to the
-                        last convolution's raw output
-    activation/logit    the textbook's: gradient of the logit with respect to the activation
+    conv/probability    as in the origin app: gradient of the softmax probability with respect to the last
+                        convolution's raw output
+    activation/logit    as in textbooks: gradient of the logit with respect to the activation
     conv/logit, activation/probability
 
-each as the origin app goes on: mean of the gradient over the map, weighted sum over channels, relu,
-divided by the maximum where that is above 1e-10 (0 everywhere otherwise). All in float32, as in the
-origin app, but for the saturated network: p(1 - p) of a p near 1 has no digits left in float32, and
-the tape goes through float64 to tell what the maps should be.
+The rest is as in the origin app: mean of the gradient over the map, weighted sum over channels, relu,
+division by the maximum if that is above 1e-10 (otherwise 0 everywhere). All is computed in float32, as in the
+origin app, except for the saturated network: p(1 - p) of a p near 1 loses all digits in float32, so the tape
+uses float64 there.
 
-Run twice, the maps are the same up to rounding; models differ in their node names, which Keras counts.
+A second run gives the same maps up to rounding; the models differ in their node names, which Keras numbers.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def reference(logits, sigmoid, photo, layers=("target", "map")):
 
 
 def write(name, seed, pictures, folder):
-    """One fixture: model.onnx, and expected.json with what to find in expected.f32."""
+    """Writes one fixture: model.onnx, expected.f32, and expected.json, the index of the latter."""
     model, logits = build(name, seed, pictures)
     folder.mkdir(parents=True, exist_ok=True)
     export(model, str(folder / "model.onnx"))

@@ -1,8 +1,8 @@
-"""The small Keras classifiers the reference is made of: one for each kind of tail and head.
+"""Small Keras classifiers for the reference fixtures, one for each kind of last convolution and head.
 
-Every network takes [1, 32, 32, 3] pixels of 0 to 255, shrinks them to a map of 8 x 8 and ends in
-its own way. Batch norms get statistics far from their defaults, so that a mistake in folding shows.
-Nothing here computes a gradient: make.py does.
+Every network takes [1, 32, 32, 3] pixels of 0 to 255 and reduces them to a map of 8 x 8; the networks differ
+in what follows. Batch norms get statistics far from their defaults, so that mistakes in folding show.
+Gradients are computed in make.py.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras import layers as L
 
 SIDE, CLASSES, CHANNELS = 32, 4, 12
 
-# What Dense(activation) can be in a head, by Keras's name; "gelu_tanh" is gelu(approximate=True).
+# Activations of hidden layers, by Keras's names; "gelu_tanh" is gelu(approximate=True).
 ACTIVATIONS = [
     "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "hard_silu", "gelu", "gelu_tanh",
     "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "mish",
@@ -81,7 +81,7 @@ def head_linear():
 
 
 def head_pointwise():
-    """MobileNetV3's way: 1x1 convolutions after the pooling, flattened at the very end."""
+    """As MobileNetV3: 1x1 convolutions after the pooling, and flatten at the end."""
     image, x = stem()
     x = L.GlobalAveragePooling2D(keepdims=True)(last(x, "hard_silu"))
     x = act("hard_silu")(L.Conv2D(10, 1)(x))
@@ -94,7 +94,7 @@ def head_plain():
 
 
 def head_none():
-    """SqueezeNet's way: the last map has a channel for each class."""
+    """As SqueezeNet: the last map has a channel for each class."""
     image, x = stem()
     return image, L.GlobalAveragePooling2D()(last(x, "relu", CLASSES, True, False))
 
@@ -111,19 +111,19 @@ def pool_flatten():
 
 
 def conv_bias():
-    """A convolution with a bias of its own and no batch norm: prepared with --conv-bias own."""
+    """A convolution with a bias and no batch norm, prepared with --conv-bias own."""
     image, x = stem()
     return image, dense(L.GlobalAveragePooling2D()(last(x, "relu", bias=True, norm=False)))
 
 
 def conv_bias_norm():
-    """A convolution with a bias of its own, then a batch norm."""
+    """A convolution with a bias, then a batch norm."""
     image, x = stem()
     return image, dense(L.GlobalAveragePooling2D()(last(x, "relu", bias=True)))
 
 
 def residual():
-    """ResNet's way: the shortcut is added after the batch norm, before the activation."""
+    """As ResNet: the shortcut is added after the batch norm, before the activation."""
     image, x = stem()
     x = act("relu")(L.Conv2D(CHANNELS, 1)(x))
     y = L.Conv2D(CHANNELS, 3, padding="same", use_bias=False, name="target")(x)
@@ -132,7 +132,7 @@ def residual():
 
 
 def dense_block():
-    """DenseNet's way: the last convolution is joined to earlier maps, then batch norm and ReLU."""
+    """As DenseNet: the last convolution is joined to earlier maps, then batch norm and ReLU."""
     image, x = stem()
     y = act("relu")(L.BatchNormalization()(x))
     y = L.Conv2D(4, 3, padding="same", use_bias=False, name="target")(y)
@@ -164,18 +164,18 @@ NETWORKS = {
     "head_saturated": head_plain,
 }
 
-# How scores become probabilities inside the exported model, where it is not by softmax.
+# Networks whose exported model ends in an activation other than softmax.
 FINISH = {"head_sigmoid": "sigmoid", "head_logits": "linear"}
 
-# How far the logits of a photo spread, where it is not by 1.5. By 15 a softmax is so near 0 and 1
-# that on some photos no gradient of a probability is left to show, and on others hardly one.
+# Spread of the logits of a photo, if it is not 1.5. With 15 the softmax is so close to 0 and 1 that the
+# gradient of a probability vanishes on some photos and almost vanishes on others.
 SPREAD = {"head_saturated": 15.0}
 
 
 def build(name, seed, pictures):
     """The network of that name and the same without its softmax, weights drawn from `seed`.
 
-    Its last layer is scaled so that the logits on `pictures` spread by 1.5 or as SPREAD says.
+    Its last layer is scaled so that the spread of the logits on `pictures` is 1.5, or the value in SPREAD.
     """
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -200,7 +200,7 @@ def in_float64(name, before):
 
 
 def scramble(model, seed):
-    """Gives biases and batch norms values that a trained network could have."""
+    """Gives biases and batch norms values as in a trained network."""
     random = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, L.BatchNormalization):

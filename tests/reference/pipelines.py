@@ -1,14 +1,15 @@
-"""Models trained on photos prepared in other ways than ours: the same answers as their own pipelines?
+"""Compares the service with the preprocessing pipelines of frameworks, on models that use their conventions.
 
     SKINCELL_BIN=target/release/skincell python tests/reference/pipelines.py torch     # with torchvision
     SKINCELL_BIN=target/release/skincell python tests/reference/pipelines.py keras     # with models/keras/requirements.txt
 
-Names behind it choose among the conventions.
+Names after it choose among the conventions.
 
-For each convention a small seeded network is exported, whose last layer spreads the photos of `tests/photos` over
-seven classes; `model prepare --preprocess NAME` makes a folder of it, and `model check` runs every photo on the
-way of a request. Prints, per convention, on how many photos the likeliest class is that of the framework's own
-pipeline, and the largest difference of a probability in points. Exits with 1 above one point, or for another class.
+For each convention a small seeded network is exported, whose last layer spreads the photos of `tests/photos`
+over seven classes. `model prepare --preprocess NAME` prepares it, and `model check` runs every photo like a
+request. Prints, per convention, the number of photos with the same likeliest class as in the framework's own
+pipeline, and the largest difference of a probability in percentage points. Exits with 1 if a class differs,
+or a probability by more than one point.
 """
 
 import io
@@ -30,7 +31,7 @@ CONVENTIONS = {"torch": ["torch", "timm", "ultralytics", "custom-vision"], "kera
 
 
 def opened(path):
-    """The photo upright and in sRGB, as the service reads it: where a file holds a profile, by that profile."""
+    """The photo upright and in sRGB, converted from the file's profile if there is one, as in the service."""
     photo = ImageOps.exif_transpose(Image.open(path))
     profile = photo.info.get("icc_profile")
     if profile is None or photo.mode != "RGB":
@@ -39,10 +40,10 @@ def opened(path):
 
 
 def head(features):
-    """A dense layer on whose scores the photos lie far apart, from their features [photos, channels].
+    """A dense layer whose scores differ clearly between the photos, from their features [photos, channels].
 
-    The first of those seeded on whose probabilities every photo's likeliest class leads by 1 point at least: which
-    class is ahead in a tie is decided by the last digit of a pixel.
+    Seeds are tried until every photo's likeliest class leads by at least 1 point: with a smaller lead the
+    last digit of a pixel would decide which class is first.
     """
     for seed in itertools.count(5):
         random = np.random.default_rng(seed)
@@ -55,7 +56,7 @@ def head(features):
 
 
 def torch_tensor(name, photo):
-    """The photo as the convention's own library makes it a tensor."""
+    """The photo's tensor, made by the convention's own library."""
     from torchvision import transforms as t
 
     norm = t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -100,7 +101,7 @@ def keras_model(name, folder):
 
     keras.utils.set_random_seed(3)
     if name == "teachable-machine":
-        # The code that their site gives for a Keras export.
+        # The code that Teachable Machine's site shows for a Keras export.
         fitted = [ImageOps.fit(opened(p), (SIDE, SIDE), Image.Resampling.LANCZOS) for p in PHOTOS]
         photos = np.stack([np.asarray(photo, "float32") / 127.5 - 1 for photo in fitted])
     else:

@@ -1,10 +1,10 @@
-"""Makes the fixtures of transformers and their kin, as timm, torchvision and transformers build them.
+"""Makes the fixtures of transformers and similar networks of timm, torchvision and transformers.
 
     /path/to/venv/bin/python tests/reference/tokens.py      # torch, timm, torchvision, transformers, onnx, onnxsim
 
-Small nets with random weights, exported by PyTorch's older exporter and, where that writes something else, by
-the newer one. Like heads.py in everything else; the map "act" is that of the module named here, tokens before
-those of the photo left out. Writes tests/reference/heads.
+The nets are small, with random weights, and exported by PyTorch's older exporter; some also by the newer one,
+if it writes another graph. The rest is as in heads.py. The map "act" is the output of the module named here,
+without the tokens before those of the photo. Writes tests/reference/heads.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore")
 
 
 class Logits(nn.Module):
-    """What transformers returns, as a tensor."""
+    """A model of transformers that returns its logits as a tensor."""
 
     def __init__(self, net):
         super().__init__()
@@ -152,14 +152,14 @@ NETS = {
     "mobilevit": (MobileViT, "last", None),
 }
 BOTH = ("vit", "vit_torchvision", "vit_hugging", "deit", "convnext", "mobilevit")
-# Several times as large without onnxsim.
+# Nets whose files are several times larger without onnxsim.
 SIMPLIFIED = ("swin_one_stage", "swin_hugging")
-# The older exporter writes a file several times as large.
+# Nets for which the older exporter writes a file several times larger.
 DYNAMO = ("swin", "swin_torchvision")
 
 
 def stir(net, seed):
-    """Weights that do something, in norms as well."""
+    """Gives all parameters and statistics random values, those of norms included."""
     g = torch.Generator().manual_seed(seed)
     for name, p in net.named_parameters():
         if p.dim() > 1:
@@ -204,7 +204,8 @@ def export(net, path, dynamo, simplified):
 
 
 def kept_maps(net, shown, before, activation):
-    """Of each photo the probabilities, and every class's map of the gradient of its probability and its logit."""
+    """For each photo the probabilities, and every class's maps by the gradient of its probability and its
+    logit."""
     net, kept = net.double(), {}
     net.get_submodule(shown).register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))
     found = {"probabilities": [], "act": [], "logit": []}
@@ -222,7 +223,7 @@ def kept_maps(net, shown, before, activation):
 
 
 class Labels(nn.Module):
-    """Forty labels, each with a probability of its own."""
+    """A net with forty labels, each with a probability of its own."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +234,7 @@ class Labels(nn.Module):
         return torch.sigmoid(self.fc(self.norm(self.last(x).mean((2, 3)))))
 
 
-# Nets of forty classes, of which the likeliest have maps.
+# Nets of forty classes, of which only the likeliest have maps.
 MANY = {
     "vit": (lambda: timm_vit(num_classes=40), *CLS),
     "labels": (Labels, "last", None),

@@ -1,8 +1,9 @@
-"""Makes the fixtures of heads that are met less often, each in a few lines of its own.
+"""Makes the fixtures of less common heads.
 
     /path/to/venv/bin/python tests/reference/unusual.py      # torch, onnx; writes tests/reference/heads
 
-Like heads.py; the map "act" is that of the module named beside each net. Of the last two the heatmap is refused.
+As heads.py; the map "act" is the output of the module named beside each net. The heatmaps of the last two
+nets must be refused.
 """
 
 import sys
@@ -39,7 +40,7 @@ class Gem(Base):
 
 
 class Bilinear(Base):
-    """The products of all pairs of channels, rooted and normalised."""
+    """Bilinear pooling: products of all pairs of channels, signed square root, normalised."""
 
     def __init__(self):
         super().__init__(CHANNELS**2)
@@ -51,7 +52,7 @@ class Bilinear(Base):
 
 
 class Cbam(Base):
-    """Gates of channels and of places."""
+    """CBAM: gates for channels and for pixels."""
 
     def __init__(self):
         super().__init__(act=nn.SiLU)
@@ -66,7 +67,7 @@ class Cbam(Base):
 
 
 class Shuffle(Base):
-    """ShuffleNet's end: half of the channels convolved, all shuffled."""
+    """The end of ShuffleNet: half of the channels are convolved, then all are shuffled."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +80,7 @@ class Shuffle(Base):
 
 
 class Ghost(Base):
-    """GhostNet's module: channels, and cheap copies of them."""
+    """GhostNet's module: channels, and further channels computed from them by depthwise convolution."""
 
     def __init__(self):
         super().__init__(2 * CHANNELS)
@@ -92,7 +93,7 @@ class Ghost(Base):
 
 
 class Clip(nn.Module):
-    """CLIP's image tower, tokens first, and cosines to the classes' texts."""
+    """CLIP's image encoder with the tokens' axis first, and cosine similarities to the classes' texts."""
 
     def __init__(self, width=16):
         super().__init__()
@@ -119,7 +120,7 @@ class Clip(nn.Module):
 
 
 class Relative(Base):
-    """CoAtNet's end: attention with relative positions inside a map."""
+    """The end of CoAtNet: attention with relative positions in a map."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +136,7 @@ class Relative(Base):
 
 
 class Former(Base):
-    """EfficientFormer's end: convolutions, then tokens, and two heads."""
+    """The end of EfficientFormer: convolutions, then tokens, and two heads."""
 
     def __init__(self):
         super().__init__()
@@ -152,7 +153,7 @@ class Former(Base):
 
 
 class ClassAttention(Base):
-    """CaiT's end: a class token that attends to tokens which no longer change."""
+    """The end of CaiT: a class token attends to tokens that no longer change."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +190,7 @@ class Mixer(nn.Module):
 
 
 class Scales(Base):
-    """A U-Net's encoder whose head reads two scales: a convolution stands behind the last common map."""
+    """A U-Net's encoder whose head reads two scales, so that a convolution follows the last common map."""
 
     def __init__(self):
         super().__init__(CHANNELS + 16)
@@ -201,7 +202,7 @@ class Scales(Base):
 
 
 class Ensemble(nn.Module):
-    """Two networks, which have no map in common."""
+    """Two networks without a common map."""
 
     def __init__(self):
         super().__init__()

@@ -1,18 +1,19 @@
-"""The zoo: nets of other people, each prepared, served and compared with its own framework.
+"""The zoo: nets of public libraries, each prepared, served and compared with its own framework.
 
     python3 tests/reference/zoo.py FOLDER --keras KERAS_PYTHON --torch TORCH_PYTHON      # all, about 40 minutes
-    python3 tests/reference/zoo.py FOLDER --keras … --torch … keras:VGG16 timm:dla34     # these, again
-    python3 tests/reference/zoo.py FOLDER --table                                        # of what is there already
+    python3 tests/reference/zoo.py FOLDER --keras … --torch … keras:VGG16 timm:dla34     # only these, again
+    python3 tests/reference/zoo.py FOLDER --table                                        # from the kept results
 
-KERAS_PYTHON has models/keras/requirements.txt, TORCH_PYTHON models/torch/requirements.txt and the packages timm,
-torchvision, transformers, onnxsim and onnxconverter-common; both have onnxruntime and pillow. Nothing is fetched:
-weights are seeded, batch norms have seen three photos, last layers are scaled so that classes differ. Wanted are
-target/release/skincell ($SKINCELL names another) and the component. Served is by every engine that takes the folder,
-ONNX Runtime among them where ORT_DYLIB_PATH names its library.
+KERAS_PYTHON has models/keras/requirements.txt, TORCH_PYTHON models/torch/requirements.txt and the packages
+timm, torchvision, transformers, onnxsim and onnxconverter-common; both have onnxruntime and pillow. No
+weights are downloaded: weights are seeded, batch norms have seen three photos, and last layers are scaled so
+that classes differ. Needs target/release/skincell ($SKINCELL names another) and the component. Every engine
+that can run the folder serves it; ONNX Runtime is included if ORT_DYLIB_PATH names its library.
 
-Each net is a process of its own, and a line of FOLDER/results.jsonl; what is there is not run again. The table goes
-into docs/models.md between its marks. Exits with 1 where an answer is wrong: a probability off by more than 1e-4, or
-a heatmap by more than 2e-3 of its maximum (more where the file itself rounds, see zoo_nets/onnx_nets.py).
+Each net runs in its own process and gives a line of FOLDER/results.jsonl; nets with a line are not run again.
+The table is written into docs/models.md between its marks. Exits with 1 if an answer is wrong: a probability
+by more than 1e-4, or a heatmap by more than 2e-3 of its maximum (more if the file itself rounds, see
+zoo_nets/onnx_nets.py).
 """
 
 import argparse
@@ -58,7 +59,7 @@ def one(name, cache):
 
 
 def run(name, asked):
-    """Runs one net in a process of its own; gives its row."""
+    """Runs one net in its own process; returns its row."""
     python = {"keras": asked.keras, "torch": asked.torch}[SOURCES[name.split(":")[0]][0]]
     began = time.time()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -80,7 +81,7 @@ def results(folder):
 
 
 def short(reason):
-    """A reason in one cell."""
+    """A reason, shortened to fit a cell of the table."""
     text = " ".join(reason.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= 240 else text[:239] + "…"
 
@@ -125,7 +126,7 @@ def write(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", help="source:net to run again (default: what is not there yet)")
+    parser.add_argument("names", nargs="*", help="source:net to run again (default: nets without a result)")
     parser.add_argument("--keras", default=sys.executable, help="the Python with Keras")
     parser.add_argument("--torch", default=sys.executable, help="the Python with PyTorch")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Nets of keras.applications with seeded weights, and what Keras says of them."""
+"""Nets of keras.applications with seeded weights, and Keras's own results for them."""
 
 import sys
 
@@ -13,7 +13,7 @@ from zoo_nets.served import CLASSES, photos
 
 
 class Kept:
-    """Keeps every map that a call of a model makes, by layer, and what a layer's activation takes."""
+    """Keeps every map that a call of a model computes, by layer, and the inputs of layers' activations."""
 
     def __init__(self):
         self.found = []
@@ -52,7 +52,7 @@ class Kept:
 
 
 def reference(model):
-    """Keras's own answer: `predict` for the probabilities, a gradient tape for the maps."""
+    """Keras's own results: `predict` for the probabilities, a gradient tape for the maps."""
 
     def look(photo):
         batch = photo[None].astype("float64")
@@ -74,7 +74,7 @@ def reference(model):
 
 
 def stirred(model, side):
-    """Statistics as a trained net has them, and scores that differ from photo to photo."""
+    """Gives the net statistics as after training, and scores that differ between photos."""
     random = np.random.default_rng(1)
     seen = np.stack(photos(side, side)).astype("float32")
     # Inverted photos as well, so that no channel's statistics are those of three photos alone.
@@ -94,7 +94,7 @@ def stirred(model, side):
     last = [layer for layer in flat if getattr(layer, "units", getattr(layer, "filters", None)) == CLASSES][-1]
     logits = lambda: (lambda scores: scores - scores.mean(1, keepdims=True))(np.log(model.predict(seen, verbose=0) + 1e-30))
     spread = (logits() - logits().mean(0)).std()
-    # More than this would bring float32's rounding before the eyes.
+    # A larger factor would make float32's rounding visible.
     last.kernel.assign(last.kernel * np.clip(1 / max(spread, 1e-6), 0.1, 10))
     last.bias.assign(last.bias - logits().mean(0) + random.uniform(-0.5, 0.5, CLASSES))
     return model
@@ -107,10 +107,10 @@ def make(_, name, folder):
     model = stirred(build(), side)
     file = folder / f"net{ending}"
     model.save(file)
-    # What is right is said in double precision.
+    # The reference is computed in double precision.
     keras.config.set_floatx("float64")
     exact = build()
     exact.set_weights(model.get_weights())
-    # The nets whose preprocess_input is apart from them take its range; the numbers are the same for both sides here.
+    # Nets with a separate preprocess_input take its range; both sides of the comparison use the same numbers.
     return Net(file, ["--preprocess", "keras", "--python", sys.executable], (side, side), reference(exact),
                exported=ending)

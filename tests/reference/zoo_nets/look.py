@@ -1,8 +1,8 @@
-"""Compares what is served with a framework's own probabilities, and with Grad-CAM by its own gradient.
+"""Compares served answers with a framework's own probabilities, and with Grad-CAM by its own gradient.
 
-A reference is called with a photo and gives `Seen`. Which of the tensors of its run is the card's layer is found by
-value: the prepared graph is run by ONNX Runtime up to that layer, and the first tensor of the framework with these
-numbers, in whatever order of axes, is it.
+A reference is a function from a photo to `Seen`. The framework's tensor that corresponds to the card's layer
+is found by value: ONNX Runtime runs the prepared graph up to that layer, and the first tensor of the
+framework with the same numbers, in any order of axes, is taken.
 """
 
 import json
@@ -18,7 +18,7 @@ from zoo_nets import served
 
 @dataclass
 class Tensor:
-    """A tensor of the framework's run: what made it, and its numbers."""
+    """A tensor of the framework's run: the operation that computed it, and its numbers."""
 
     made_by: str
     values: np.ndarray
@@ -27,7 +27,7 @@ class Tensor:
 
 @dataclass
 class Seen:
-    """What a framework says of one photo."""
+    """A framework's results for one photo."""
 
     probabilities: np.ndarray
     tensors: list
@@ -37,7 +37,7 @@ class Seen:
 
 @dataclass
 class Net:
-    """A model's file, how it is prepared, its photo's width and height, and who says what is right."""
+    """A model's file, the flags that prepare it, its photo's width and height, and its reference."""
 
     file: Any
     flags: list
@@ -46,12 +46,12 @@ class Net:
     # Tolerances: 1e-4 and 2e-3 unless the file itself rounds.
     probability: float = 1e-4
     heatmap: float = 2e-3
-    # Where it came from, for the table.
+    # Its source, for the table.
     exported: str = ""
 
 
 def layer_values(folder, card, photo):
-    """What the prepared graph computes at the card's layer for one photo."""
+    """The prepared graph's values at the card's layer for one photo."""
     path = folder / "models/net/model.onnx"
     model = onnx.load(path, load_external_data=False)
     layer = card["gradcam"]["layer"]
@@ -62,7 +62,7 @@ def layer_values(folder, card, photo):
     onnx.save(model, beside)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # In half precision the first optimisations already change which value is which.
+    # In half precision even basic optimisations change intermediate values.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(beside, options, providers=["CPUExecutionProvider"])
     beside.unlink()
@@ -70,7 +70,7 @@ def layer_values(folder, card, photo):
 
 
 def tensor(card, photo):
-    """A photo of the input's size as the card says the model takes it."""
+    """The input tensor of a photo of the input's size, as the card describes it."""
     entry = card["input"]
     pixels = photo.astype("float32")
     if entry["dtype"] == "u8":
@@ -89,11 +89,13 @@ def turned(shape, wanted):
 
 
 def distance(values, wanted):
-    """How far a tensor's numbers are from the wanted ones, by their largest; None for another shape."""
+    """Largest difference of a tensor from the wanted numbers, relative to the largest of them; None if the
+    shapes differ."""
     most = abs(wanted).max() + 1e-30
     found = [values.transpose(order) for order in turned(values.shape, wanted.shape)]
     if not found and values.size == wanted.size and values.ndim != wanted.ndim:
-        # Tokens [1, places, channels] beside a map [1, height, width, channels] or [1, channels, height, width].
+        # Tokens [1, places, channels] beside a map [1, height, width, channels] or [1, channels, height,
+        # width].
         flat = values.reshape(wanted.shape) if values.shape[-1] == wanted.shape[-1] else None
         moved = values.swapaxes(-1, 1).reshape(wanted.shape) if values.ndim == 3 and values.shape[-1] == wanted.shape[1] else None
         found = [v for v in (flat, moved) if v is not None]
@@ -101,12 +103,12 @@ def distance(values, wanted):
 
 
 def scaled(values, wanted):
-    """Whether `wanted` is a tensor's numbers times a factor and plus a term for each channel."""
+    """Whether `wanted` equals the tensor times a factor plus a term, both per channel."""
     if values.ndim != 4:
         return False
     for order in turned(values.shape, wanted.shape):
         moved = values.transpose(order)
-        # Of the layouts, the one whose channels are more than its rows.
+        # Prefers the layout with more channels than rows.
         axis = 1 if wanted.shape[1] > wanted.shape[3] else 3
         flat = lambda v: np.moveaxis(v, axis, 0).reshape(v.shape[axis], -1)
         a, b = flat(moved), flat(wanted)
@@ -118,10 +120,10 @@ def scaled(values, wanted):
 
 
 def find(tensors, wanted, target, tolerance):
-    """The framework's tensor that the card's layer is.
+    """The framework's tensor that corresponds to the card's layer.
 
-    For the target `conv` it is the convolution's raw output, the first of which the layer is a multiple by channel: its
-    batch norm may be folded into it, or half of it.
+    For the target `conv` it is the convolution's raw output: the first tensor of which the layer is a
+    multiple per channel, because the batch norm may be folded into the layer, wholly or in part.
     """
     if target == "conv":
         return next((one for one in tensors if scaled(one.values, wanted)), None)
@@ -131,7 +133,7 @@ def find(tensors, wanted, target, tolerance):
 
 def heat(values, gradient, height, width):
     """Grad-CAM, normalised: rows from the top, 0 to 1."""
-    if values.ndim == 3:  # tokens, those before the places apart
+    if values.ndim == 3:  # tokens, of which the first do not belong to the photo
         places = height * width
         axis = 1 if values.shape[1] >= places and values.shape[1] - places < 16 else 2
         values, gradient = (v if axis == 1 else v.swapaxes(1, 2) for v in (values, gradient))
@@ -147,7 +149,7 @@ def heat(values, gradient, height, width):
 
 
 def one_photo(answer, seen, layer, card, worst):
-    """Adds one answer's differences to `worst`."""
+    """Updates `worst` with the differences of one answer."""
     for result in answer["results"]:
         off = abs(result["probability"] / 100 - seen.probabilities[result["index"]])
         worst["probability"] = max(worst["probability"], float(off))

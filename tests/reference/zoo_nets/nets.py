@@ -1,6 +1,6 @@
-"""The names of the zoo's nets: what each takes and how it is written. Needs no framework."""
+"""The names of the zoo's nets, with their input sizes and file formats. Needs no framework."""
 
-# name: the photo's side and the file's ending.
+# name: the photo's side and the file's extension.
 KERAS = {
     "VGG16": (64, ".keras"), "ResNet50": (96, ".keras"), "ResNet50V2": (96, ".h5"), "InceptionV3": (128, ".keras"),
     "Xception": (96, ".keras"), "MobileNet": (96, ".keras"), "MobileNetV2": (96, ".h5"),
@@ -36,7 +36,7 @@ TRANSFORMERS = {
     "PoolFormer": (64, "script"), "Dinov2": (56, "script"),
 }  # fmt: skip
 
-# Operator sets by PyTorch's two exporters, and what else is done to ONNX files.
+# Operator sets of PyTorch's two exporters, and further variants of ONNX files.
 SCRIPT = [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
 DYNAMO = [18, 19, 20, 21, 22, 23]
 OTHERS = ["onnxsim", "external data", "fp16 inside", "fp16", "QDQ int8", "QOperator int8", "dynamic int8", "channels last",

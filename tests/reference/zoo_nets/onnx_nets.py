@@ -1,4 +1,4 @@
-"""One small net of timm in the many ways ONNX files are written: operator sets, exporters, precisions, inputs."""
+"""One small net in many variants of ONNX files: operator sets, exporters, precisions, inputs."""
 
 import sys
 
@@ -17,7 +17,7 @@ SIDE = 96
 
 
 class Small(nn.Module):
-    """A residual net as people write it by hand."""
+    """A residual net as users write it by hand."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def channels_last(model):
 
 
 def takes_bytes(model):
-    """The photo as uint8, cast and normalised inside."""
+    """Takes the photo as uint8; the graph casts and normalises it."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, SIDE, SIDE])
     nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
              helper.make_node("Sub", ["float", "mean"], ["less"]), helper.make_node("Div", ["less", "std"], ["normalised"])]
@@ -66,7 +66,7 @@ def open_axes(model, axes):
 
 
 def quantized(file, kind):
-    """By ONNX Runtime's own tool, calibrated on the photos."""
+    """Quantized by ONNX Runtime's own tool, calibrated on the photos."""
     from onnxruntime import quantization as q
 
     made = file.with_name("quantized.onnx")
@@ -135,8 +135,8 @@ def changed(name, net, folder):
 
 
 def by_the_file(file, net):
-    """The file's own answer by ONNX Runtime, for int8: rounding has no gradient, so it is passed over, and the head
-    is pooling and one dense layer, whose weights are the float net's rounded as the file rounds them."""
+    """The reference for int8: the file's own answer by ONNX Runtime. The gradient ignores rounding; the head
+    is pooling and one dense layer with the float net's weights, rounded as in the file."""
     model = onnx.load(file)
     inner = [o for node in model.graph.node for o in node.output if node.op_type not in ("QuantizeLinear", "Constant")]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
@@ -158,7 +158,7 @@ def by_the_file(file, net):
         def gradient(index, handle):
             row = probabilities[index] * (weights[index] - probabilities @ weights)
             places = maps[handle].shape[2] * maps[handle].shape[3]
-            # Behind a ReLU nothing passes where the map is below zero.
+            # The gradient of a ReLU is 0 where the map is below zero.
             return row[None, :, None, None] / places * (maps[handle] > 0)
 
         return Seen(probabilities, tensors, gradient)
@@ -167,7 +167,7 @@ def by_the_file(file, net):
 
 
 def folded(net):
-    """The net with its batch norms in its convolutions, as the exporter writes it."""
+    """The net with its batch norms folded into its convolutions, as the exporter writes it."""
     for part in (net.stem, net.first, net.second, net.third):
         part[0], part[1] = nn.utils.fusion.fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
     return net
@@ -181,7 +181,7 @@ def make(_, name, folder):
     loose = {}
     reference = torch_nets.reference(net)
     if "int8" in name:
-        # Two engines round a value half-way between two levels to different sides.
+        # Engines may round a value half-way between two levels to different levels.
         reference, loose = by_the_file(file, net), {"probability": 0.02, "heatmap": 0.05}
     elif "fp16" in name:
         # The exporter folds the batch norms before the weights are rounded.

@@ -1,4 +1,4 @@
-"""A model prepared and served by `skincell`, as one asks it: answers to photos, by each engine in turn."""
+"""Prepares and serves a model with `skincell`; returns the answers to photos by each engine in turn."""
 
 import contextlib
 import io
@@ -39,17 +39,17 @@ models = "models"
 
 
 class Refused(Exception):
-    """`model prepare` says no, and why."""
+    """`model prepare` refused the model; holds the reason."""
 
 
 def photos(width, height):
-    """The photos at the input's size, uint8 [height, width, 3]: the service then resizes nothing."""
+    """The photos at the input's size, uint8 [height, width, 3], so that the service does not resize them."""
     opened = (Image.open(ROOT / "tests/photos" / name).convert("RGB") for name in PHOTOS)
     return [np.asarray(photo.resize((width, height), Image.LANCZOS)) for photo in opened]
 
 
 def prepare(file, folder, flags):
-    """Prepares a model as folder/models/net; gives its card and what was printed."""
+    """Prepares a model as folder/models/net; returns its card and the printed report."""
     labels = ",".join(f"class {i}" for i in range(CLASSES))
     command = [BINARY, "model", "prepare", file, "--labels", labels, "-o", folder / "models/net", "--force", *flags]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -59,7 +59,7 @@ def prepare(file, folder, flags):
 
 
 def engines(folder):
-    """Who can run the folder; the one that serves it by default comes first."""
+    """The engines that can run the folder, beginning with the default one."""
     packed = ["cellnet"] if (folder / "models/net/model.cell").exists() else []
     library = ["onnxruntime"] if os.environ.get("ORT_DYLIB_PATH") else []
     return [*packed, *library, "rten"]
@@ -67,7 +67,7 @@ def engines(folder):
 
 @contextlib.contextmanager
 def served(folder, engine, cache):
-    """Serves the folder by one engine; gives a function from a photo to the answer's JSON."""
+    """Serves the folder with one engine; yields a function from a photo to the answer's JSON."""
     manifest = folder / "spin.toml"
     manifest.write_text(MANIFEST.format(component=COMPONENT))
     with socket.socket() as probe:
@@ -92,7 +92,7 @@ def served(folder, engine, cache):
 
 
 def ask(address, photo):
-    """The answer to one photo: every class, and the maps of them as numbers."""
+    """The answer to one photo: all classes, and their maps as numbers."""
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "PNG")
     request = urllib.request.Request(f"{address}/predict?heatmap=maps&top_k={CLASSES}", data=file.getvalue(),

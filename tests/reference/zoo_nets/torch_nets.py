@@ -1,4 +1,4 @@
-"""Nets of torchvision, timm and transformers with seeded weights, and what PyTorch says of them."""
+"""Nets of torchvision, timm and transformers with seeded weights, and PyTorch's own results for them."""
 
 import copy
 
@@ -32,7 +32,7 @@ def from_timm(name, side):
 
 
 def from_transformers(name, side):
-    """The architecture of a kind at a small size."""
+    """An architecture of transformers at a small size."""
     import transformers
 
     small = {
@@ -65,12 +65,13 @@ def from_transformers(name, side):
 
 
 def tensor(photo):
-    """A photo as the nets take it, float64 [1, 3, height, width]."""
+    """The nets' input tensor of a photo, float64 [1, 3, height, width]."""
     return torch.from_numpy(((photo.astype("float64") - MEAN) / STD).transpose(2, 0, 1)[None].copy())
 
 
 def stirred(net, side, seed=1):
-    """Statistics and weights as a trained net has them, so that classes and maps differ from photo to photo."""
+    """Gives the net statistics and weights as after training, so that classes and maps differ between
+    photos."""
     random = torch.Generator().manual_seed(seed)
     uniform = lambda shape, low, high: torch.rand(shape, generator=random) * (high - low) + low
     pictures = torch.cat([tensor(photo) for photo in photos(side, side)]).float()
@@ -92,12 +93,12 @@ def stirred(net, side, seed=1):
             for _ in range(20):
                 net(torch.cat([pictures, inverted]))
     net.eval()
-    # Spread the scores, so that no class is certain and none without a gradient.
+    # Scales the scores so that no class is certain and every class has a gradient.
     last = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == CLASSES][-1]
     with torch.no_grad():
         logits = net(pictures)
         spread = (logits - logits.mean(0)).std()
-        # More than this would bring float32's rounding before the eyes.
+        # A larger factor would make float32's rounding visible.
         last.weight.data *= float((1 / spread).clamp(0.1, 10))
         if last.bias is not None:
             last.bias.data = -net(pictures).mean(0) + last.bias.data + uniform(last.bias.shape, -0.5, 0.5)
@@ -105,7 +106,7 @@ def stirred(net, side, seed=1):
 
 
 class Kept(TorchFunctionMode):
-    """Keeps every map and every row of tokens that a forward pass makes."""
+    """Keeps every map and every sequence of tokens that a forward pass computes."""
 
     def __init__(self):
         super().__init__()
@@ -120,7 +121,7 @@ class Kept(TorchFunctionMode):
 
 
 def reference(net):
-    """PyTorch's own answer in float64."""
+    """PyTorch's own results in float64."""
     net = copy.deepcopy(net).double().eval()
 
     def look(photo):
@@ -140,7 +141,7 @@ def reference(net):
 
 
 def written(net, side, exporter, folder, opset=None):
-    """Writes the net for `model prepare`; gives the file."""
+    """Writes the net for `model prepare`; returns the file."""
     example = torch.zeros(1, 3, side, side)
     if exporter == ".pt2":
         torch.export.save(torch.export.export(net, (example,)), folder / "net.pt2")

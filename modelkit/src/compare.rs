@@ -1,7 +1,7 @@
-//! What is about to be written, beside the framework it came from, on photos.
+//! Compares the prepared graph with the original on photos, before it is written.
 //!
-//! The framework answers through [`Reference`]: Keras's `predict`, the PyTorch module, or, for an ONNX
-//! file, the file as it was read, run by the engine. Compared are probabilities.
+//! The original is the framework behind [`Reference`] (Keras's `predict`, the PyTorch module) or, for an ONNX
+//! file, the graph as it was read, run by the engine. Only probabilities are compared, not heatmaps.
 
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
@@ -24,85 +24,85 @@ pub struct Given {
     pub values: Vec<f32>,
 }
 
-/// Who says what is right.
+/// The original framework, which computes the expected scores.
 pub trait Reference {
-    /// Its name, for people.
+    /// Its name, as shown to users.
     fn name(&self) -> &str;
 
-    /// Every output by name, its elements in order, for one photo.
+    /// The names and elements of all outputs for one photo.
     ///
     /// # Errors
-    /// Its own words.
+    /// The framework's message.
     fn predict(&mut self, inputs: &[Given]) -> Result<Vec<(String, Vec<f64>)>, String>;
 }
 
-/// The answers of both sides, compared.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Who was compared with.
+    /// Name of the original.
     pub with: String,
     /// Largest difference of a probability.
     pub difference: f64,
-    /// The photos.
+    /// Names of the photos.
     pub photos: Vec<String>,
-    /// Likeliest class of each photo and its probability, as will be served.
+    /// Likeliest class of each photo and its probability, by the prepared graph.
     pub likeliest: Vec<(usize, f64)>,
     /// Largest difference of one class's probability between two photos.
     pub spread: f64,
 }
 
-/// Why there is no comparison.
+/// Why the comparison failed.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// The engine.
+    /// The engine cannot run a graph.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The framework.
-    #[error("{name} does not predict: {reason}")]
+    /// The framework reported an error.
+    #[error("{name} cannot predict: {reason}")]
     Reference {
-        /// Its name.
+        /// The framework's name.
         name: String,
-        /// What it said.
+        /// Its message.
         reason: String,
     },
-    /// What will be served are no probabilities.
+    /// The prepared graph's scores are not valid.
     #[error("the prepared model's scores cannot be read: {0}")]
     Scores(#[from] RankError),
-    /// Another number of scores.
+    /// The numbers of scores differ.
     #[error(
-        "{name} gives {found} scores for a photo, and the exported model {expected}; name the output \
-         with --scores"
+        "{name} returns {found} scores for a photo, but the exported model returns {expected}; name the \
+         output with --scores"
     )]
     Count {
-        /// Its name.
+        /// The framework's name.
         name: String,
-        /// How many it gives.
+        /// Number of the framework's scores.
         found: usize,
-        /// How many the exported model gives.
+        /// Number of the exported model's scores.
         expected: usize,
     },
-    /// They differ.
+    /// The probabilities differ.
     #[error(
         "the prepared model's probabilities differ from those of {with} by {difference:.1e} on {photo}, \
-         and {allowed:.0e} is allowed; where that is known and small enough for its purpose, \
-         --max-difference lets it pass"
+         and {allowed:.0e} is allowed; if the cause is known and the difference acceptable, raise \
+         --max-difference"
     )]
     Differs {
-        /// Who was compared with.
+        /// Name of the original.
         with: String,
-        /// By how much.
+        /// The difference.
         difference: f64,
-        /// On which photo.
+        /// The photo.
         photo: String,
-        /// How much is let pass.
+        /// The largest accepted difference.
         allowed: f64,
     },
 }
 
-/// The tensors of some photos, by the photos' names.
+/// Names and tensors of some photos.
 pub(crate) type Samples = [(String, Tensor<f32>)];
 
-/// What the original says: the numbers of each photo's scores.
+/// The scores of the original graph for each photo.
 pub(crate) fn original(
     graph: &Graph,
     output: &str,
@@ -117,7 +117,8 @@ fn one(engine: &GraphEngine, output: &str, photo: &Tensor<f32>) -> Result<Vec<f3
     Ok(tensors.first().map(|t| t.iter().copied().collect()).unwrap_or_default())
 }
 
-/// What is right: the framework's numbers where there is one, else the original's.
+/// The expected scores and the name of their source: the framework's if there is one, otherwise the original
+/// graph's.
 pub(crate) fn expected(
     reference: Option<&mut dyn Reference>,
     output: &str,
@@ -142,7 +143,8 @@ pub(crate) fn expected(
         let fail = |reason| CompareError::Reference { name: name.clone(), reason };
         let answers = reference.predict(&given).map_err(fail)?;
         let by_name = answers.iter().position(|(name, _)| name == output);
-        // An inner tensor has no name there; a single output of the same length is it or what it becomes.
+        // An inner tensor of the graph has no name in the framework. A single output of the same length then
+        // holds the same scores, or their probabilities.
         let scores = match (by_name, &answers[..]) {
             (Some(at), answers) => answers.get(at).map(|(_, scores)| scores.clone()),
             (None, [(_, scores)]) => Some(scores.clone()),
@@ -158,10 +160,10 @@ pub(crate) fn expected(
     Ok((name, found))
 }
 
-/// Runs what will be served and compares.
+/// Runs the prepared graph and compares.
 ///
 /// # Errors
-/// [`CompareError::Differs`] above `allowed`.
+/// [`CompareError::Differs`] for a difference above `allowed`.
 pub(crate) fn compare(
     prepared: &Graph,
     output: &Output,

@@ -1,8 +1,8 @@
-//! From Keras or PyTorch to ONNX, by that framework's own exporter, in Python.
+//! Exports Keras and PyTorch models to ONNX with the framework's own exporter, in a Python process.
 //!
-//! The scripts are `models/keras/export.py` and `models/torch/export.py`, as they can be run by hand;
-//! this finds out which one a model needs and runs it into a temporary folder. The script stays there and
-//! says what the framework itself predicts, so that `prepare` can compare.
+//! The scripts `models/keras/export.py` and `models/torch/export.py` can also be run by hand. This module
+//! chooses the script for a model and runs it with a temporary folder. The process keeps running afterwards
+//! and answers with the framework's own predictions, with which `prepare` compares.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::compare::{Given, Reference};
 use crate::preprocess::Convention;
 
-/// Who made a model, and whose exporter it needs.
+/// The framework of a model, whose exporter it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framework {
     /// `.keras`, `.h5`, `.hdf5`, or a SavedModel folder.
@@ -26,7 +26,7 @@ pub enum Framework {
     Torch,
 }
 
-/// Why a model was not exported.
+/// Why a model could not be exported.
 #[derive(Debug, Error)]
 pub enum ExportError {
     /// Python does not start.
@@ -37,16 +37,16 @@ pub enum ExportError {
         framework = framework.name()
     )]
     Python {
-        /// What was to be run.
+        /// The Python to be run.
         python: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
-        /// Whose exporter was wanted.
+        /// The framework of the model.
         framework: Framework,
     },
-    /// That Python lacks what the exporter needs.
+    /// This Python lacks packages that the exporter needs.
     #[error(
-        "{python} has not what it takes to export this model: {reason}; `{python} -m pip install -r \
+        "{python} lacks packages to export this model: {reason}; run `{python} -m pip install -r \
          {requirements}`, or name another Python with --python",
         python = python.display(),
         requirements = framework.requirements()
@@ -54,27 +54,28 @@ pub enum ExportError {
     Missing {
         /// The Python that ran.
         python: PathBuf,
-        /// Its last words.
+        /// The last line of its errors.
         reason: String,
-        /// Whose exporter was wanted.
+        /// The framework of the model.
         framework: Framework,
     },
-    /// The exporter fails.
+    /// The exporter failed.
     #[error("{framework} cannot export {model}: {reason}", framework = framework.name(), model = model.display())]
     Refused {
-        /// Whose exporter it was.
+        /// The framework of the model.
         framework: Framework,
         /// The model.
         model: PathBuf,
-        /// Its last words.
+        /// The last line of the exporter's errors.
         reason: String,
     },
-    /// There is no place for the ONNX file.
+    /// The temporary folder cannot be made.
     #[error("no temporary folder for the exported model: {0}")]
     Folder(io::Error),
 }
 
-/// An ONNX file, and the framework it came from, still there to be asked. Both are gone with this value.
+/// An exported ONNX file, and the process of its framework, which can still predict. Dropping this value
+/// deletes the file and ends the process.
 #[derive(Debug)]
 pub struct Exported {
     folder: TempDir,
@@ -86,33 +87,33 @@ pub struct Exported {
     convention: Option<Convention>,
 }
 
-/// What a script says of the model once it is exported; it says more, for whoever runs it by hand.
+/// The part of a script's first line that is used here.
 #[derive(Deserialize)]
 struct Hello {
-    /// Whose preprocessing the model needs, where its layers show who made it.
+    /// Name of the model's preprocessing convention, if its layers show which tool made it.
     #[serde(default)]
     convention: Option<String>,
 }
 
-/// What a script's lines begin with that are meant for us; frameworks print others.
+/// The prefix of a script's lines for this module; frameworks print other lines.
 const MARK: &str = "skincell: ";
-/// Longest such line: 100,000 scores in decimal notation, several times over.
+/// Longest such line; several times the length of 100,000 scores in decimal notation.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
 impl Exported {
-    /// The file.
+    /// Path of the ONNX file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("exported.onnx")
     }
 
-    /// Whose preprocessing the model needs, where its layers show who made it.
+    /// The model's preprocessing convention, if its layers show which tool made it.
     #[must_use]
     pub fn convention(&self) -> Option<Convention> {
         self.convention
     }
 
-    /// Waits for the script's next line.
+    /// Waits for the script's next line with the prefix.
     fn answer(&mut self) -> Result<String, ExportError> {
         loop {
             let mut line = String::new();
@@ -129,7 +130,7 @@ impl Exported {
 
     /// Why the script ended.
     fn failed(&mut self) -> ExportError {
-        // It has closed its output, so it ends by itself.
+        // The script has closed its output, so it ends by itself.
         let _ = self.child.wait();
         let said = fs::read(self.folder.path().join("errors")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
@@ -158,7 +159,7 @@ impl Reference for Exported {
             request.push(serde_json::json!({ "name": name, "shape": shape, "file": file }));
         }
         let line = serde_json::Value::from(request).to_string() + "\n";
-        // A script that is gone says why when its answer is read.
+        // If the script has ended, reading its answer gives the reason.
         let _ = self.requests.write_all(line.as_bytes()).and_then(|()| self.requests.flush());
         let answer = self.answer().map_err(|error| error.to_string())?;
         let answer: BTreeMap<String, Vec<f64>> = serde_json::from_str(&answer)
@@ -169,14 +170,14 @@ impl Reference for Exported {
 
 impl Drop for Exported {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to kill.
+        // Fails harmlessly if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Framework {
-    /// Whose a model is by its name; `None` for ONNX and anything else.
+    /// The framework of a model, by its file name; `None` for ONNX and other files.
     #[must_use]
     pub fn of(model: &Path) -> Option<Self> {
         if model.join("saved_model.pb").exists() {
@@ -189,7 +190,7 @@ impl Framework {
         }
     }
 
-    /// Its name, for people.
+    /// Its name, as shown to users.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -213,10 +214,10 @@ impl Framework {
     }
 }
 
-/// Exports a model with `python`; `size` is width and height, for a model that leaves them open.
+/// Exports a model with `python`; `size` is width and height, for a model with variable sizes.
 ///
 /// # Errors
-/// [`ExportError`], with the last words of the exporter.
+/// [`ExportError`], with the last line of the exporter's errors.
 pub fn export(
     model: &Path,
     framework: Framework,
@@ -255,7 +256,7 @@ pub fn export(
     }
 }
 
-/// What to do with a file that is no model `prepare` takes, by its name; `None` for any other.
+/// Advice for files that `prepare` does not take, by their extension; `None` for all other files.
 #[must_use]
 pub fn advice(model: &Path) -> Option<&'static str> {
     let kind = model.extension()?.to_str()?.to_ascii_lowercase();
@@ -267,33 +268,33 @@ pub fn advice(model: &Path) -> Option<&'static str> {
              --weights FILE --classes N --size H W"
         }
         "safetensors" | "bin" => {
-            "it holds weights without the network: `optimum-cli export onnx --model FOLDER OUT` makes \
-             ONNX of a Hugging Face folder; for timm, models/torch/export.py timm:NAME raw.onnx \
+            "it holds weights without the network: `optimum-cli export onnx --model FOLDER OUT` exports \
+             a Hugging Face folder to ONNX; for timm, models/torch/export.py timm:NAME raw.onnx \
              --weights FILE"
         }
         "pkl" | "pickle" | "joblib" => {
-            "a pickle is code that is not run: export the model to ONNX in the script that made it \
+            "a pickle contains code, which is not run: export the model to ONNX in the script that made it \
              (fastai: torch.onnx.export(learn.model.eval(), torch.zeros(1, 3, H, W), \"model.onnx\"); \
              scikit-learn: skl2onnx)"
         }
         "tflite" => {
             "TensorFlow Lite cannot be read back into Keras: prepare the .keras, .h5 or SavedModel it \
-             was made of, or convert it with `python -m tf2onnx.convert --tflite FILE --output \
+             was made from, or convert it with `python -m tf2onnx.convert --tflite FILE --output \
              model.onnx`"
         }
         "pb" => {
-            "a SavedModel is named by its folder; a frozen graph becomes ONNX by `python -m \
+            "for a SavedModel, name its folder; convert a frozen graph to ONNX with `python -m \
              tf2onnx.convert --graphdef FILE --inputs NAME:0 --outputs NAME:0 --output model.onnx`"
         }
         "mlmodel" | "mlpackage" => {
-            "Core ML is an end product: prepare the Keras, PyTorch or ONNX file it was made of"
+            "Core ML cannot be converted back: prepare the Keras, PyTorch or ONNX file it was made from"
         }
         "engine" | "plan" | "trt" | "xml" => {
-            "that is made for another engine: prepare the ONNX file it was made of"
+            "it is made for another engine: prepare the ONNX file it was made from"
         }
         "zip" | "tar" | "gz" | "tgz" => "unpack it first, and name the model inside",
         "json" => {
-            "TensorFlow.js keeps the weights beside it: prepare the Keras export of the same model \
+            "it describes a TensorFlow.js model without its weights: prepare the Keras export of the same model \
              (Teachable Machine: Export Model, Tensorflow, Keras)"
         }
         _ => return None,
@@ -305,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn models_are_known_by_their_names() {
+    fn frameworks_are_recognised_by_file_names() {
         let cases = [
             ("stage1.keras", Some(Framework::Keras)),
             ("old.H5", Some(Framework::Keras)),
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_models_are_told_what_helps() {
+    fn unsupported_files_get_advice() {
         let cases = [
             ("weights.pth", Some("load_state_dict")),
             ("learner.PKL", Some("pickle")),

@@ -1,8 +1,8 @@
-//! Inputs beside the photo, such as an age: constants while a model is prepared, inputs again once it is, which a
-//! request may set.
+//! Inputs besides the photo, such as an age. They are constants while a model is prepared and become inputs
+//! again afterwards, which a request may set.
 //!
-//! That is only right where nothing was worked out of their numbers on the way. So the model is prepared a second
-//! time with other numbers, and the two must differ in nothing else.
+//! This is correct only if preparing has not computed other constants from their values. To check this, the
+//! model is prepared a second time (the twin) with other values, and the two graphs must otherwise be equal.
 
 use skincell_onnx::Constant;
 use skincell_onnx::build::DataType;
@@ -11,8 +11,8 @@ use skincell_vision::card::Field;
 use crate::onnx::external;
 use crate::onnx::graph::{Graph, int_attribute, value_info};
 
-/// The graph with the inputs beside the photo open, and what they are. `None` where `twin`, the same made with other
-/// numbers, differs in more than these.
+/// The graph with these constants as inputs again, and their description. `None` if `twin`, prepared with
+/// other values, differs in anything else.
 pub(crate) fn opened(
     graph: &Graph,
     mut twin: Graph,
@@ -25,11 +25,11 @@ pub(crate) fn opened(
     (external::in_one_piece(&twin).ok()? == bytes).then_some((graph, fields))
 }
 
-/// Makes the constants that stand for inputs beside the photo inputs again, float32, which a request may set.
+/// Turns the constants of `defaults` into float32 inputs.
 fn open(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Vec<Field> {
     let mut fields = Vec::new();
     for (name, _) in defaults {
-        // One that nothing reads is gone.
+        // A constant that no node reads has been dropped.
         let Some(held) = graph.constants.remove(name) else { continue };
         let default = numbers(&held);
         let shape = held.dims.iter().map(|side| u32::try_from(*side).unwrap_or(u32::MAX)).collect();
@@ -48,13 +48,13 @@ fn open(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Vec<Field> {
     fields
 }
 
-/// The graph with other numbers in these constants.
+/// The graph with other values in these constants.
 pub(crate) fn with_other_numbers(graph: &Graph, defaults: &[(String, Vec<f32>)]) -> Graph {
     let mut other = graph.clone();
     for (name, _) in defaults {
         let Some(held) = other.constants.get_mut(name) else { continue };
         *held = match held.to_i64() {
-            // An index stays one of a small table.
+            // Integers may be indices, so they change by at most 1 and stay within an even table.
             Some(list) => {
                 let list: Vec<i64> = list.iter().map(|n| n ^ 1).collect();
                 Constant { dims: held.dims.clone(), ..Constant::i64_list(&list) }
@@ -68,7 +68,7 @@ pub(crate) fn with_other_numbers(graph: &Graph, defaults: &[(String, Vec<f32>)])
     other
 }
 
-/// The numbers of such a constant.
+/// The values of such a constant, as f32.
 fn numbers(constant: &Constant) -> Vec<f32> {
     let whole = || constant.to_i64().map(|list| list.iter().map(|n| *n as f32).collect());
     constant.to_f32().or_else(whole).unwrap_or_default()

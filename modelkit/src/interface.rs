@@ -1,7 +1,7 @@
-//! What a graph takes and gives: its photo input and its score output, made definite.
+//! Determines a graph's photo input and its score output.
 //!
-//! Symbolic batch sizes become 1, the layout is read off the dimensions, and with u8 input the
-//! normalisation moves into the graph.
+//! Symbolic batch sizes become 1, the layout is derived from the dimensions, and for u8 input the
+//! normalisation moves into the graph. The meaning of the scores is determined in `scores`.
 
 use std::collections::HashSet;
 
@@ -19,18 +19,18 @@ use skincell_onnx::Constant;
 /// Why a graph's input or output does not fit a classifier of photos.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum InterfaceError {
-    /// Not one input.
+    /// The number of inputs is not one.
     #[error(
-        "the model takes {count} inputs ({names}), and a classifier of photos takes one; fix what is no \
-         photo with --input-default NAME=VALUE[,VALUE…]"
+        "the model takes {count} inputs ({names}), and a classifier of photos takes one; set the other inputs \
+         with --input-default NAME=VALUE[,VALUE…]"
     )]
     Inputs {
-        /// How many.
+        /// Number of inputs.
         count: usize,
         /// Their names.
         names: String,
     },
-    /// The input is no photo.
+    /// The input cannot be a photo.
     #[error(
         "input \"{name}\" has shape [{shape}]; a photo is [1, 3, height, width] or \
          [1, height, width, 3]"
@@ -41,24 +41,26 @@ pub enum InterfaceError {
         /// Its dimensions, names where they are symbolic.
         shape: String,
     },
-    /// Height or width is left open.
-    #[error("input \"{name}\" leaves its size open ([{shape}]); say it with --size WIDTHxHEIGHT")]
+    /// Height or width is variable.
+    #[error("input \"{name}\" has a variable size ([{shape}]); set it with --size WIDTHxHEIGHT")]
     Size {
         /// The input.
         name: String,
         /// Its dimensions, names where they are symbolic.
         shape: String,
     },
-    /// A size that contradicts the model.
-    #[error("--size {asked} was given, and the model is made for {held}")]
+    /// The given size contradicts the model.
+    #[error("--size {asked} was given, but the model is made for {held}")]
     OtherSize {
-        /// The size asked for.
+        /// The given size.
         asked: String,
-        /// The model's.
+        /// The model's size.
         held: String,
     },
-    /// Sides outside what is served.
-    #[error("input \"{name}\" is {width}x{height}; 1 to {MAX_INPUT_SIDE} pixels a side are served")]
+    /// The sides are outside the supported range.
+    #[error(
+        "input \"{name}\" is {width}x{height}; 1 to {MAX_INPUT_SIDE} pixels per side are supported"
+    )]
     TooLarge {
         /// The input.
         name: String,
@@ -67,7 +69,7 @@ pub enum InterfaceError {
         /// Its height.
         height: usize,
     },
-    /// Neither floating point nor bytes.
+    /// The element type is neither floating point nor bytes.
     #[error(
         "input \"{name}\" takes {dtype} elements; a photo is float32, float16 or uint8: export the model \
          with one of these"
@@ -78,19 +80,19 @@ pub enum InterfaceError {
         /// Its element type.
         dtype: String,
     },
-    /// A range for a model that takes the pixels as they are.
+    /// A normalisation was given for a model that takes unnormalised pixels.
     #[error(
-        "input \"{name}\" takes bytes, the pixels as they are, and the model normalises them itself; leave \
-         --mean, --std and --preprocess out, or name a --preprocess of the range 0 to 255"
+        "input \"{name}\" takes the pixels as bytes, and the model normalises them itself; leave out --mean, \
+         --std and --preprocess, or name a --preprocess with the range 0 to 255"
     )]
     Bytes {
         /// The input.
         name: String,
     },
-    /// Three channels on no axis, or on two.
+    /// The axis of the channels cannot be derived.
     #[error(
         "input \"{name}\" has shape [{shape}], and the graph does not show which axis holds the \
-         channels; say it with --layout nchw (PyTorch) or nhwc (Keras)"
+         channels; set it with --layout nchw (PyTorch) or nhwc (Keras)"
     )]
     Layout {
         /// The input.
@@ -98,58 +100,58 @@ pub enum InterfaceError {
         /// Its dimensions, names where they are symbolic.
         shape: String,
     },
-    /// A default for an input that is not there.
-    #[error("--input-default names \"{name}\", and the model takes {names}")]
+    /// A default was given for an input that the model does not have.
+    #[error("--input-default names \"{name}\", but the model takes {names}")]
     NoInput {
-        /// The name given.
+        /// The given name.
         name: String,
         /// The inputs' names.
         names: String,
     },
-    /// A default of another length.
-    #[error("--input-default {name} has {given} numbers, and the model takes {wanted} there")]
+    /// A default has the wrong number of values.
+    #[error("--input-default {name} has {given} numbers, but the model takes {wanted}")]
     Default {
         /// The input.
         name: String,
-        /// How many it takes.
+        /// Number of values that the input takes.
         wanted: String,
-        /// How many were given.
+        /// Number of given values.
         given: usize,
     },
-    /// Several outputs, none chosen.
-    #[error("the model gives {names}; say which are the scores with --scores NAME")]
+    /// The model has several outputs, and none was chosen.
+    #[error("the model has the outputs {names}; name the scores with --scores NAME")]
     Outputs {
         /// The outputs' names.
         names: String,
     },
-    /// A chosen output that is not there.
-    #[error("the model has no output \"{name}\"; it gives {names}")]
+    /// The chosen output does not exist.
+    #[error("the model has no output \"{name}\"; it has {names}")]
     NoOutput {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The outputs' names.
         names: String,
     },
 }
 
-/// How the photo is to be given.
+/// The user's settings of the photo input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Photo {
     pub(crate) mean: [f32; 3],
     pub(crate) std: [f32; 3],
     pub(crate) order: ChannelOrder,
     pub(crate) resize: Resize,
-    /// Order of the axes, where the graph does not show it.
+    /// Order of the axes, if the graph does not show it.
     pub(crate) layout: Option<Layout>,
-    /// Width and height, where the model leaves them open.
+    /// Width and height, if they are variable in the model.
     pub(crate) size: Option<(u32, u32)>,
 }
 
-/// Makes the photo's input definite and describes it; the others become the constants that `defaults`
-/// gives.
+/// Fixes the shape of the photo's input and describes it. Other inputs become constants with the values of
+/// `defaults`.
 ///
 /// # Errors
-/// [`InterfaceError`] when it is not one float32 photo and numbers with defaults.
+/// [`InterfaceError`] if the inputs are not one float32 photo and others with defaults.
 pub(crate) fn input_of(
     graph: &mut Graph,
     photo: &Photo,
@@ -198,7 +200,8 @@ pub(crate) fn input_of(
     Ok(input)
 }
 
-/// Gives a graph that takes the photo as bytes a float32 input, which it casts; whether it was such a one.
+/// If the graph takes the photo as bytes, makes the input float32 with a cast after it. Returns whether it
+/// did.
 pub(crate) fn bytes_to_float(graph: &mut Graph) -> bool {
     let is_photo = |value: &&ValueInfoProto| {
         element_type(value) == DataType::UINT8 && dimensions(value).len() == 4
@@ -220,7 +223,7 @@ pub(crate) fn bytes_to_float(graph: &mut Graph) -> bool {
     true
 }
 
-/// Width and height, from the model or, where it leaves them open, as asked for.
+/// Width and height from the model, or as given if the model leaves them variable.
 fn sides_of(
     name: &str,
     shape: &str,
@@ -245,8 +248,8 @@ fn sides_of(
     Ok((width as u32, height as u32))
 }
 
-/// The order of the photo's axes: by the axis of three channels, or, where that is open or either could
-/// be, by the first operator that tells.
+/// The order of the photo's axes: by the axis of length 3, or, if that is variable or ambiguous, by the first
+/// operator that shows it.
 fn layout_of(
     graph: &Graph,
     name: &str,
@@ -259,7 +262,8 @@ fn layout_of(
     }
 }
 
-/// A convolution takes channels before places; a transposition from last to second says the contrary.
+/// The layout by the first operators: a convolution takes channels first, and a transposition that moves the
+/// last axis to the second place takes channels last.
 fn layout_in(graph: &Graph, name: &str) -> Option<Layout> {
     const SAME: [&str; 9] =
         ["Identity", "Cast", "Sub", "Add", "Mul", "Div", "Clip", "BatchNormalization", "Pad"];
@@ -283,7 +287,7 @@ fn layout_in(graph: &Graph, name: &str) -> Option<Layout> {
     None
 }
 
-/// Puts constants in the place of the inputs beside the photo.
+/// Replaces the inputs besides the photo by constants.
 fn fix_others(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Result<(), InterfaceError> {
     let named = |value: &ValueInfoProto, name: &str| value.name.as_deref() == Some(name);
     if let Some((name, _)) =
@@ -324,8 +328,8 @@ fn fix_others(graph: &mut Graph, defaults: &[(String, Vec<f32>)]) -> Result<(), 
     Ok(())
 }
 
-/// Drops inputs that no node reads, where another is left: Keras exports the constants of a
-/// Normalization layer among them.
+/// Drops inputs that no node reads, if another input is left. Keras exports the constants of a Normalization
+/// layer as such inputs.
 fn drop_unread(graph: &mut Graph) {
     let read: HashSet<String> = graph.nodes.iter().flat_map(|n| n.input.iter().cloned()).collect();
     let is_read = |value: &ValueInfoProto| value.name.as_ref().is_some_and(|n| read.contains(n));
@@ -343,8 +347,8 @@ pub(crate) fn shape_of(input: &Input) -> [usize; 4] {
     }
 }
 
-/// Moves the normalisation into the graph: u8 pixels in, `(pixel − mean) / std` as float32 to
-/// whatever read the input before. The channels keep the tensor's order.
+/// Moves the normalisation into the graph: the input becomes u8 pixels, and the nodes that read it get
+/// `(pixel − mean) / std` as float32. The order of the channels stays.
 pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
     let placed = |[r, g, b]: [f32; 3]| match input.order {
         ChannelOrder::Rgb => [r, g, b],
@@ -370,7 +374,7 @@ pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
                 graph.emit(&format!("input/less_{base}"), operator, &[&value, &constant], vec![]);
         }
     }
-    // The last of the new nodes gives what the graph reads; all of them run first.
+    // The last new node computes the value that the graph reads. The new nodes come first in the graph.
     if let Some(last) = graph.nodes.last_mut() {
         last.output = vec![float];
     }
@@ -380,13 +384,13 @@ pub(crate) fn take_bytes(graph: &mut Graph, input: &mut Input) {
     graph.inputs = vec![typed_value_info(&input.name, DataType::UINT8, &shape_of(input))];
 }
 
-/// Keeps the score output alone and returns its name.
+/// Makes the scores the only output and returns their name.
 ///
-/// A tail that makes labels, dictionaries or indices of the scores is cut off. `chosen` may name any value
+/// Operators that turn scores into labels, dictionaries or indices are cut off. `chosen` may name any value
 /// of the graph.
 ///
 /// # Errors
-/// [`InterfaceError`] when there are several and none is chosen, or the chosen one is not there.
+/// [`InterfaceError`] if there are several outputs and none is chosen, or the chosen one does not exist.
 pub(crate) fn output(graph: &mut Graph, chosen: Option<&str>) -> Result<String, InterfaceError> {
     let names = || graph.outputs.iter().map(quoted).collect::<Vec<_>>().join(", ");
     let name = match chosen {
@@ -410,7 +414,7 @@ pub(crate) fn output(graph: &mut Graph, chosen: Option<&str>) -> Result<String, 
     Ok(name)
 }
 
-/// The scores that an output of labels or indices was made of; the output itself where it is numbers.
+/// The scores from which an output of labels or indices is computed, or the output itself if it holds scores.
 fn before_labels<'g>(graph: &'g Graph, name: &'g str) -> &'g str {
     const TAIL: [&str; 6] =
         ["ZipMap", "LabelEncoder", "ArgMax", "TopK", "ArrayFeatureExtractor", "SequenceConstruct"];
@@ -429,7 +433,7 @@ fn before_labels<'g>(graph: &'g Graph, name: &'g str) -> &'g str {
     scores
 }
 
-/// The labels that a `ZipMap` or `LabelEncoder` of the graph holds, where there is one.
+/// The labels in a `ZipMap` or `LabelEncoder` of the graph, if there is one.
 pub(crate) fn labels_inside(graph: &Graph) -> Option<Vec<String>> {
     let held = |name: &str| {
         let strings = |node| attribute(node, name).map(|a| a.strings.clone());
@@ -447,7 +451,7 @@ fn element_type(value: &ValueInfoProto) -> DataType {
     tensor.and_then(|t| t.elem_type).unwrap_or(DataType(0))
 }
 
-/// Each dimension as text and, where it is definite, as a number.
+/// Each dimension as text and, if it is fixed, as a number.
 pub(crate) fn dimensions(value: &ValueInfoProto) -> Vec<(String, Option<usize>)> {
     let tensor = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.as_slice()).unwrap_or_default();

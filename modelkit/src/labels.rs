@@ -1,14 +1,16 @@
-//! Labels in the order of the scores: lines of text, CSV, or JSON, as the tools that train write them.
+//! Parses labels in the forms that training tools write: lines of text, CSV, or JSON. The result is in the
+//! order of the scores.
 //!
 //! | form | written by |
 //! |---|---|
-//! | `akiec`, a tab and a name to show may follow | hand |
+//! | `akiec`, optionally with a tab and a display name | hand |
 //! | `0 akiec` | Teachable Machine |
 //! | `0,akiec`, `akiec,0`, with or without a heading | spreadsheets |
-//! | `"akiec",` | a list copied out of a script |
-//! | `["akiec", …]`, `{"akiec": 0, …}`, `{"0": "akiec", …}` | `json.dump` of a list or of Keras's `class_indices` |
+//! | `"akiec",` | a list copied from a script |
+//! | `["akiec", …]`, `{"akiec": 0, …}`, `{"0": "akiec", …}` | `json.dump` of a list or of Keras's
+//! `class_indices` |
 //! | `{"id2label": {…}}`, `{"label_names": […]}` | transformers, timm |
-//! | `{0: 'akiec', …}` | Python's `print`, Ultralytics inside its ONNX files |
+//! | `{0: 'akiec', …}` | Python's `print`, Ultralytics in the metadata of ONNX files |
 
 use std::collections::HashMap;
 
@@ -19,49 +21,49 @@ use thiserror::Error;
 /// Why labels cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LabelsError {
-    /// A line without a label.
-    #[error("line {line} of the labels is empty; every class needs a label, one a line")]
+    /// A line has no label.
+    #[error("line {line} of the labels is empty; every class needs a label, one per line")]
     Empty {
         /// Its number, from 1.
         line: usize,
     },
-    /// The same label twice: an answer could not say which is meant.
+    /// Two labels are equal, so that answers would be ambiguous.
     #[error("labels {first} and {second} are both {label:?}; labels must differ")]
     Twice {
         /// The label.
         label: String,
-        /// Number of the first that is so called, from 1.
+        /// Number of the first of the two, from 1.
         first: usize,
         /// Number of the second.
         second: usize,
     },
-    /// Numbers that are not those of the scores.
+    /// The labels' numbers are not 0, 1, 2 and so on.
     #[error(
         "the labels are numbered, but not from 0 to {last}, each once ({problem}); number them in the \
          order of the scores"
     )]
     Numbers {
-        /// The last number there should be.
+        /// The expected last number.
         last: usize,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// JSON of another kind.
+    /// The JSON has an unknown form.
     #[error(
-        "the labels are JSON of an unknown form ({problem}); wanted is a list of names, an object of \
-         names and numbers, or an object with id2label"
+        "the labels are JSON of an unknown form ({problem}); use a list of names, an object of names and \
+         numbers, or an object with id2label"
     )]
     Json {
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
 
-/// Reads labels of any of the forms above. Lines may end in CR LF, a byte order mark may come first, and
-/// empty lines at the end are left out.
+/// Parses labels in any of these forms. Lines may end in CR LF, a byte order mark may come first, and empty
+/// lines at the end are ignored.
 ///
 /// # Errors
-/// [`LabelsError`] with the label at fault.
+/// [`LabelsError`] with the invalid label.
 pub fn parse_labels(text: &str) -> Result<Vec<Class>, LabelsError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
     let begins = text.trim_start().chars().next();
@@ -102,24 +104,25 @@ fn lines(text: &str) -> Result<Vec<Class>, LabelsError> {
     Ok(lines.iter().map(plain).collect())
 }
 
-/// A label without the quotes around it and the comma behind it.
+/// A label without surrounding quotes and the comma after it.
 fn unquoted(text: &str) -> String {
     let text = text.trim();
     let bare = text.strip_suffix(',').unwrap_or(text).trim();
     let within = |quote: char| bare.strip_prefix(quote).and_then(|t| t.strip_suffix(quote));
     match within('"').or_else(|| within('\'')) {
         Some(inner) => inner.replace("\"\"", "\""),
-        // A lone comma behind a bare word may be part of the name; quotes say that it is not.
+        // Without quotes a final comma is dropped only after a single word; otherwise it may be part of the
+        // name.
         None if text.ends_with(',') && !bare.contains(' ') => bare.to_owned(),
         None => text.to_owned(),
     }
 }
 
-/// The labels of numbered lines in the order of their numbers; `None` where lines are not numbered.
+/// The labels of numbered lines in the order of their numbers; `None` if lines are not numbered.
 fn numbered(lines: &[&str]) -> Result<Option<Vec<String>>, LabelsError> {
     let with_comma = |line: &&str| pair(line, [',', ';']);
     let all = |lines: &[&str]| lines.iter().map(with_comma).collect::<Option<Vec<_>>>();
-    // A heading names the columns, and has no number.
+    // A heading names the columns and has no number.
     let pairs = all(lines).or_else(|| {
         let (heading, rest) = lines.split_first()?;
         let columns = heading.split([',', ';']).count() == 2 && with_comma(heading).is_none();
@@ -133,7 +136,7 @@ fn numbered(lines: &[&str]) -> Result<Option<Vec<String>>, LabelsError> {
         Some((number.trim_end_matches(':').parse::<usize>().ok()?, unquoted(label)))
     };
     let Some(pairs) = lines.iter().map(spaced).collect::<Option<Vec<_>>>() else { return Ok(None) };
-    // Names may begin with a number ("1 cent"); only a whole count from 0 is one of the classes.
+    // Names may begin with a number ("1 cent"), so the numbers count only if they are 0, 1, 2 and so on.
     Ok(in_order(pairs).ok())
 }
 
@@ -153,13 +156,13 @@ fn in_order(mut pairs: Vec<(usize, String)>) -> Result<Vec<String>, LabelsError>
     match pairs.iter().enumerate().find(|(index, (number, _))| index != number) {
         None => Ok(pairs.into_iter().map(|(_, label)| label).collect()),
         Some((index, (number, label))) => {
-            let problem = format!("{label:?} has number {number} where {index} comes next");
+            let problem = format!("{label:?} has number {number} where {index} is expected");
             Err(LabelsError::Numbers { last, problem })
         }
     }
 }
 
-/// The labels of a dictionary as Python prints it, `{0: 'akiec', 1: "bcc"}`; `None` for anything else.
+/// The labels of a dictionary as Python prints it, `{0: 'akiec', 1: "bcc"}`; `None` for other texts.
 fn python_dictionary(text: &str) -> Option<Result<Vec<String>, LabelsError>> {
     let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
     let mut pairs = Vec::new();
@@ -196,7 +199,7 @@ fn names(value: &Value) -> Result<Vec<String>, LabelsError> {
         Value::Array(list) => {
             let texts =
                 list.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-            texts.map_or_else(|| unknown("a list of something else than names".to_owned()), Ok)
+            texts.map_or_else(|| unknown("a list with members other than names".to_owned()), Ok)
         }
         Value::Object(members) => {
             for inner in [
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_the_classes_are_refused_or_left_alone() {
+    fn numbers_that_are_not_those_of_the_classes_are_refused_or_kept_as_text() {
         let names =
             |text| parse_labels(text).map(|c| c.into_iter().map(|c| c.label).collect::<Vec<_>>());
         assert_eq!(names("1 cent\n2 cent"), Ok(vec!["1 cent".to_owned(), "2 cent".to_owned()]));

@@ -1,15 +1,16 @@
-//! Models before they are served: prepared, inspected, checked, quantized.
+//! Tools for models before they are served: prepare, inspect, check, quantize.
 //!
-//! `prepare` is the main path: read an exported ONNX graph and clear it (`onnx`), decide what its scores are
-//! (`scores`), differentiate them and add the Grad-CAM output (`gradcam`), compare with what the model came
-//! from (`compare`), lay the weights out to be mapped ([`external`]), write all at once (`write`).
+//! [`prepare()`] is the main path. It reads and simplifies an exported ONNX graph (`onnx`), determines what
+//! its scores are (`scores`), adds the Grad-CAM output (`gradcam`), compares the result with the original
+//! framework (`compare`), lays out the weights for memory mapping ([`external`]) and writes the folder
+//! (`write`).
 //!
-//! Before it [`export`] gets the ONNX graph out of Keras or PyTorch. Beside it, `tools`: [`inspect`] shows
-//! what a model holds, [`check`] runs it on every engine and compares, [`measure`] says what serving it costs,
-//! [`pack`] writes it for cellnet; and [`quantize`] writes it in fewer bits. They run folders as a server does
-//! ([`served`]).
+//! Before that, [`export`] makes the ONNX graph of a Keras or PyTorch model. The other tools work on prepared
+//! folders: [`inspect`] shows a model's contents, [`check`] runs it on every engine and compares, [`measure`]
+//! measures the cost of serving it, [`pack`] writes it for cellnet, and [`quantize`] writes it in fewer bits.
+//! They load folders as a server does ([`served`]).
 //!
-//! This crate knows no HTTP, no wasi and no runner.
+//! The crate does not use HTTP, WASI or the runner.
 
 mod compare;
 pub mod export;

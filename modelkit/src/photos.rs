@@ -1,7 +1,7 @@
-//! Photos and tensors from files, as a model takes them.
+//! Reads files as input tensors of a model.
 //!
-//! A photo goes the way of a request: decoded, turned upright, resized, normalised. A `.npy` file
-//! is taken as it is, for who wants to leave that way out.
+//! A photo is processed as in a request: decoded, turned upright, resized, normalised. A `.npy` file holds
+//! the tensor itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,58 +16,58 @@ use thiserror::Error;
 use crate::interface::shape_of;
 use crate::samples;
 
-/// Why a file cannot be given to a model.
+/// Why a file cannot be used as a model's input.
 #[derive(Debug, Error)]
 pub enum PhotosError {
-    /// The file system said no.
+    /// The file cannot be read.
     #[error("{path}: {error}", path = path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The file system's error.
         error: std::io::Error,
     },
-    /// A folder without a photo.
+    /// The folder holds no photo.
     #[error("{path} holds no photo (.jpg, .jpeg, .png, .webp, .bmp, .gif) and no .npy", path = .0.display())]
     Empty(PathBuf),
-    /// Not a photo.
+    /// The file cannot be decoded.
     #[error("{path}: {error}", path = path.display())]
     Photo {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         error: PhotoError,
     },
-    /// It cannot be resized.
+    /// The photo cannot be resized.
     #[error("{path}: {error}", path = path.display())]
     Resize {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         error: ResizeError,
     },
-    /// It does not become a tensor.
+    /// The photo cannot be converted to a tensor.
     #[error("{path}: {error}", path = path.display())]
     PhotoTensor {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         error: PhotoTensorError,
     },
-    /// A `.npy` file of another kind.
+    /// The `.npy` file does not hold the model's input.
     #[error("{path}: {problem}", path = path.display())]
     Npy {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong, and what is wanted.
+        /// The problem, and the expected form.
         problem: String,
     },
 }
 
-/// The files meant by a list of files and folders, those of a folder in the order of their names.
+/// The files in a list of files and folders; the files of a folder are sorted by name.
 ///
 /// # Errors
-/// [`PhotosError`] when a path is not there or a folder holds none.
+/// [`PhotosError`] if a path does not exist or a folder holds no photo.
 pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
     let mut files = Vec::new();
     for path in paths {
@@ -112,11 +112,11 @@ pub fn load(path: &Path, input: &Input) -> Result<PhotoTensor, PhotosError> {
         .map_err(|error| PhotosError::PhotoTensor { path: owned(), error })
 }
 
-/// The input tensors of some photos with their names, float32: of the files, or of drawings of our own
-/// where none is given.
+/// Names and float32 input tensors of these files, or of the drawings of [`crate::samples`] if there are
+/// none.
 ///
 /// # Errors
-/// [`PhotosError`] with the first file's name that cannot be read.
+/// [`PhotosError`] for the first file that cannot be read.
 pub(crate) fn samples(
     paths: &[PathBuf],
     input: &Input,
@@ -144,20 +144,21 @@ pub(crate) fn samples(
     Ok(drawn)
 }
 
-/// Reads every file meant by a list of files and folders.
+/// Reads all files in a list of files and folders.
 ///
 /// # Errors
-/// [`PhotosError`] with the first file's name that cannot be read.
+/// [`PhotosError`] for the first file that cannot be read.
 pub fn load_all(paths: &[PathBuf], input: &Input) -> Result<Vec<PhotoTensor>, PhotosError> {
     list(paths)?.iter().map(|file| load(file, input)).collect()
 }
 
-/// A NumPy file (format 1 to 3) that holds just the input: float32 or uint8, C order, its shape.
+/// Reads a NumPy file (format 1 to 3). Element type (float32 or uint8) and shape must be those of the input,
+/// in C order.
 fn npy(bytes: &[u8], input: &Input) -> Result<PhotoTensor, String> {
     let lengths = match bytes.get(..8) {
         Some([0x93, b'N', b'U', b'M', b'P', b'Y', 1, _]) => 2,
         Some([0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _]) => 4,
-        _ => return Err("this is no NumPy file; save it with numpy.save".to_owned()),
+        _ => return Err("this is not a NumPy file; save it with numpy.save".to_owned()),
     };
     let cut = || "the file is cut short; save it again".to_owned();
     let digits = bytes.get(8..8 + lengths).ok_or_else(cut)?;
@@ -175,7 +176,9 @@ fn npy(bytes: &[u8], input: &Input) -> Result<PhotoTensor, String> {
     let wanted =
         [format!("'descr':{kind}"), "'fortran_order':False".into(), format!("({n},{a},{b},{c})")];
     if let Some(missing) = wanted.iter().find(|w| !header.contains(w.as_str())) {
-        return Err(format!("its header {header} does not say {missing}, which the model takes"));
+        return Err(format!(
+            "its header {header} does not contain {missing}, as the model requires"
+        ));
     }
     if data.len() != shape.iter().product::<usize>() * size {
         return Err(cut());
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_tensor_and_nothing_else() {
+    fn only_the_models_own_tensor_is_accepted() {
         let input = Input {
             name: "x".to_owned(),
             layout: Layout::Nchw,
@@ -214,7 +217,7 @@ mod tests {
         let tensor = npy(&file(good, &[1, 2, 3, 4, 5, 6]), &input).expect("it fits");
         assert_eq!((tensor.dimensions, tensor.data), (vec![1, 3, 1, 2], vec![1, 2, 3, 4, 5, 6]));
         let cases: [(&str, Vec<u8>, &str); 5] = [
-            ("text", b"hello, world".to_vec(), "no NumPy file"),
+            ("text", b"hello, world".to_vec(), "not a NumPy file"),
             ("short data", file(good, &[1]), "cut short"),
             ("short header", b"\x93NUMPY\x01\x00\xff\xff{".to_vec(), "cut short"),
             ("floats", file(&good.replace("|u1", "<f4"), &[0; 24]), "'|u1'"),

@@ -1,7 +1,7 @@
-//! `model prepare`: from an exported ONNX classifier to a folder that is ready to serve.
+//! `model prepare`: makes a folder that is ready to serve from an exported ONNX classifier.
 //!
-//! Reads, checks, clears, decides what the scores are, adds the Grad-CAM output, compares the result on
-//! photos with the framework it came from, and writes everything at once or nothing.
+//! Reads and simplifies the graph, determines what its scores are, adds the Grad-CAM output, compares the
+//! result on photos with the original framework, and writes the folder. On an error nothing is written.
 
 use std::path::PathBuf;
 
@@ -31,21 +31,21 @@ use crate::write::{Draft, WriteError};
 /// Name of the card's file in a model's folder.
 pub const CARD_FILE: &str = "card.json";
 
-/// What `prepare` is to do.
+/// The settings of [`prepare`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrepareOptions {
     /// The exported ONNX file.
     pub model: PathBuf,
-    /// The folder to write; its last part is the model's name where `name` is empty.
+    /// The folder to write.
     pub output: PathBuf,
-    /// The classes, in the order of the scores; see [`crate::parse_labels`]. Where there is none, the
-    /// labels that the model holds.
+    /// The classes, in the order of the scores; see [`crate::parse_labels`]. If empty, the labels inside the
+    /// model are used.
     pub classes: Vec<Class>,
-    /// The name the model is asked for by.
+    /// The model's name; if empty, the last part of `output`.
     pub name: String,
-    /// One line for people.
+    /// A title of one line, shown to users.
     pub title: String,
-    /// What every answer must carry.
+    /// A notice that every answer must carry.
     pub notice: String,
     /// SPDX expression of the weights' licence.
     pub license: String,
@@ -59,41 +59,41 @@ pub struct PrepareOptions {
     pub order: ChannelOrder,
     /// How a photo is brought to the input's size.
     pub resize: Resize,
-    /// With a crop whose `shortest` is open: the input's longer side by the resized shorter one.
+    /// For a crop without `shortest`: the input's longer side divided by the resized shorter side.
     pub crop_ratio: f64,
-    /// Order of the axes, for a graph that does not show it.
+    /// Order of the axes, for a graph from which it cannot be derived.
     pub layout: Option<Layout>,
-    /// Which of these settings nobody said, for the card.
+    /// Names of settings that were assumed, for the card.
     pub assumed: Vec<String>,
-    /// Numbers for inputs beside the photo, taken where a request says nothing.
+    /// Default values of inputs besides the photo, used if a request gives none.
     pub defaults: Vec<(String, Vec<f32>)>,
-    /// Photos to compare on; drawings of our own where there are none.
+    /// Photos to compare on; if empty, the drawings of [`crate::samples`].
     pub photos: Vec<PathBuf>,
-    /// Largest difference of a probability that passes; 1e-4 if `None`.
+    /// Largest accepted difference of a probability; 1e-4 if `None`.
     pub max_difference: Option<f64>,
-    /// Whether the served graph takes pixels as bytes and normalises them itself.
+    /// Element type of the served graph's input; with u8 the graph normalises the pixels itself.
     pub input: Dtype,
-    /// Width and height in pixels, for a model that leaves them open.
+    /// Width and height in pixels, for a model with variable sizes.
     pub size: Option<(u32, u32)>,
-    /// Which output are the scores, for a model with several.
+    /// Name of the output with the scores, for a model with several outputs.
     pub scores: Option<String>,
-    /// What the scores are; decided by graph and numbers if `None`.
+    /// The kind of scores; if `None`, derived from the graph and its values.
     pub activation: Option<SaidActivation>,
     /// The feature map of the Grad-CAM.
     pub target: CamTarget,
-    /// The layer or node whose map is shown, by its name; the last map if `None`.
+    /// Name of the layer or node whose map is shown; the last map if `None`.
     pub layer: Option<String>,
     /// The score whose gradient is shown.
     pub basis: Basis,
-    /// Whether the last convolution's bias is its own, and not what a folded batch norm left; the graph
-    /// decides if `None`.
+    /// Whether the last convolution's bias belongs to the layer itself and not to a folded batch norm; if
+    /// `None`, derived from the graph.
     pub own_bias: Option<bool>,
-    /// Whether a folder that is there already is replaced.
+    /// Whether an existing folder is replaced.
     pub force: bool,
 }
 
 impl Default for PrepareOptions {
-    /// Pixels from 0 to 255 in the order R, G, B, the whole photo stretched; nothing else is said.
+    /// Pixels from 0 to 255 in the order R, G, B, and the whole photo stretched.
     fn default() -> Self {
         Self {
             model: PathBuf::new(),
@@ -127,65 +127,65 @@ impl Default for PrepareOptions {
     }
 }
 
-/// Which feature map Grad-CAM is to show.
+/// The feature map that Grad-CAM shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CamTarget {
-    /// The last convolution where it can be solved, and the activation otherwise.
+    /// The last convolution if its map can be computed, otherwise the activation.
     #[default]
     Solvable,
-    /// This one, or none.
+    /// Only this target.
     Only(Target),
     /// None: the model is served without heatmaps.
     None,
 }
 
-/// Why a model could not be prepared. Nothing is written then.
+/// Why a model could not be prepared.
 #[derive(Debug, Error)]
 pub enum PrepareError {
-    /// The ONNX file.
+    /// The ONNX file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its input or output.
+    /// Its inputs or outputs do not fit.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
-    /// Running it.
+    /// The engine cannot run it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// What the scores are.
+    /// The kind of its scores is unclear or contradictory.
     #[error(transparent)]
     Scores(#[from] ScoresError),
-    /// The photos to compare on.
+    /// The photos to compare on cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
-    /// The comparison with what the model came from.
+    /// The comparison with the original failed.
     #[error(transparent)]
     Compare(#[from] CompareError),
-    /// Nobody names the classes.
+    /// There are no labels.
     #[error(
         "the model does not name its classes; name them with --labels FILE or --labels a,b,c, in the \
          order of its scores"
     )]
     NoLabels,
-    /// The layer that was named has no heatmap.
+    /// The named layer cannot have a heatmap.
     #[error("--cam-layer: {0}")]
     Layer(String),
-    /// The card.
+    /// The card would be invalid.
     #[error(transparent)]
     Card(#[from] CardError),
-    /// Laying out the files.
+    /// The files cannot be encoded.
     #[error("the graph cannot be encoded: {0}")]
     Encode(String),
-    /// Writing the folder.
+    /// The folder cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-/// What `prepare` is doing, for a progress display.
+/// The current step of `prepare`, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Reading and checking the ONNX file.
     Read,
-    /// Learning shapes, and what the scores are, by running it.
+    /// Running the model to determine shapes and the kind of its scores.
     Probe,
     /// Building the Grad-CAM output.
     Solve,
@@ -195,34 +195,33 @@ pub enum Step {
     Write,
 }
 
-/// What `prepare` did.
+/// The result of `prepare`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The card as written.
     pub card: Card,
-    /// The last convolution and the channels of its map, where there is a Grad-CAM output.
+    /// Name of the shown layer and its number of channels, if there is a Grad-CAM output.
     pub conv: Option<(String, usize)>,
-    /// What the Grad-CAM output costs, where there is one.
+    /// The cost of the Grad-CAM output, if there is one.
     pub price: Option<Price>,
-    /// How probabilities come about, for people.
+    /// How the probabilities are computed, as a text for users.
     pub probabilities: String,
-    /// How far the result is from what the model came from.
+    /// The comparison with the original.
     pub comparison: Comparison,
-    /// What the model sees of the first photo: least, mean and largest element of its tensor by channel
-    /// (R, G, B).
+    /// Least, mean and largest element of the first photo's tensor, each by channel (R, G, B).
     pub seen: [[f32; 3]; 3],
     /// Number of weights.
     pub parameters: u64,
     /// Bytes of `model.onnx` and `model.onnx.data`.
     pub bytes: (u64, u64),
-    /// What the reader of the terminal should know.
+    /// Notes and warnings for users.
     pub notes: Vec<String>,
 }
 
 /// Prepares an ONNX model and writes its folder.
 ///
 /// # Errors
-/// [`PrepareError`]; nothing is written then.
+/// [`PrepareError`]; then nothing is written.
 pub fn prepare(
     options: &PrepareOptions,
     progress: &mut dyn FnMut(Step),
@@ -230,10 +229,10 @@ pub fn prepare(
     prepare_from(options, None, progress)
 }
 
-/// Prepares a model that a framework exported, which says what is right, and writes its folder.
+/// As [`prepare`], compared with the framework that exported the model.
 ///
 /// # Errors
-/// [`PrepareError`]; nothing is written then.
+/// [`PrepareError`]; then nothing is written.
 pub fn prepare_from(
     options: &PrepareOptions,
     reference: Option<&mut dyn Reference>,
@@ -291,7 +290,7 @@ pub fn prepare_from(
     })
 }
 
-/// Has only those rows computed that the scores read; `scores` are those that are differentiated.
+/// Restricts the graph to the token rows that the differentiated `scores` depend on.
 fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), EngineError> {
     let mut probe = Probe::new(graph, photo)?;
     let mut shapes = probe.learn_made(&graph.nodes)?.clone();
@@ -299,11 +298,11 @@ fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), Engine
     Ok(())
 }
 
-/// Said where the numbers of inputs beside the photo went into what was made.
+/// The note if default values of further inputs became part of computed constants.
 const FIXED: &str =
     "the numbers of --input-default are part of what was made; a request cannot set them";
 
-/// What a graph is built with.
+/// The inputs of [`build`] besides the graph.
 struct With<'a> {
     input: &'a Input,
     chosen: &'a str,
@@ -311,7 +310,7 @@ struct With<'a> {
     classes: usize,
 }
 
-/// A graph whose scores are settled, with its Grad-CAM output or the reason there is none.
+/// A graph whose kind of scores is known, with its Grad-CAM output or the reason why it has none.
 struct Built {
     graph: Graph,
     settled: Settled,
@@ -341,7 +340,7 @@ fn build(
     Ok(Built { graph, settled, solved })
 }
 
-/// Opens the inputs beside the photo where a request may set them; else it is noted that it may not.
+/// Turns the inputs besides the photo back into inputs, if requests may set them; otherwise adds a note.
 fn open_fields(
     graph: &mut Graph,
     twin: Option<Result<Built, PrepareError>>,
@@ -361,14 +360,14 @@ fn open_fields(
     }
 }
 
-/// A model that was read, with its photo and its scores found.
+/// A model that was read, with its photo input and its scores.
 struct Loaded {
     graph: Graph,
     input: Input,
     classes: Vec<Class>,
-    /// The value that holds the scores, as they are in the file.
+    /// Name of the value that holds the scores in the file.
     chosen: String,
-    /// What of the input nobody said.
+    /// Names of settings that were assumed.
     assumed: Vec<String>,
 }
 
@@ -398,7 +397,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     Ok(Loaded { graph, input, classes, chosen, assumed })
 }
 
-/// Largest difference of a probability that passes where nothing else is said.
+/// Default of the largest accepted difference of a probability.
 const MAX_DIFFERENCE: f64 = 1e-4;
 
 fn photo(options: &PrepareOptions) -> Photo {
@@ -412,7 +411,7 @@ fn photo(options: &PrepareOptions) -> Photo {
     }
 }
 
-/// The classes given, or those whose names the graph or its metadata hold.
+/// The given classes, or those named in the graph or its metadata.
 fn classes(options: &PrepareOptions, graph: &Graph) -> Result<Vec<Class>, PrepareError> {
     if !options.classes.is_empty() {
         return Ok(options.classes.clone());
@@ -429,8 +428,8 @@ fn classes(options: &PrepareOptions, graph: &Graph) -> Result<Vec<Class>, Prepar
     named.ok_or(PrepareError::NoLabels)
 }
 
-/// Adds the Grad-CAM output for the target asked for, or for the first that can be solved. The inner
-/// error names the operator in the way.
+/// Adds the Grad-CAM output for the requested target, or for the first possible one. The inner error names
+/// the operator that prevents it.
 fn solve(
     graph: &mut Graph,
     probe: &mut Probe,

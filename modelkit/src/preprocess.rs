@@ -1,7 +1,8 @@
-//! How photos are brought to a model's input: by the name of a convention, by the files that Hugging Face
-//! and timm lay beside a model, or part by part.
+//! A model's preprocessing: by the name of a convention, from files that Hugging Face and timm write beside a
+//! model, from metadata inside an ONNX file, or part by part.
 //!
-//! Ranges are given as `mean` and `std` in units of 0–255, R, G, B, as in the card.
+//! `mean` and `std` are in units of 0–255, in the order R, G, B, as in the card. The preprocessing itself is
+//! done in `skincell_vision`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,7 @@ use skincell_vision::card::{ChannelOrder, Filter, Fit, Resize};
 /// ImageNet's mean and standard deviation as torchvision and timm use them, times 255.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
 
-/// The parts of a convention; `None` where it says nothing.
+/// The parts of a convention; `None` for parts that it leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Preprocess {
     /// Subtracted from R, G, B.
@@ -26,35 +27,35 @@ pub struct Preprocess {
     pub filter: Option<Filter>,
     /// Whether the kernel widens with the reduction.
     pub antialias: Option<bool>,
-    /// Which part of the photo is seen.
+    /// Which part of the photo the model sees.
     pub fit: Option<Fit>,
-    /// With a crop: the input's side by the resized shorter side.
+    /// For a crop: the input's side divided by the resized shorter side.
     pub crop_ratio: Option<f64>,
-    /// With a crop: the resized shorter side in pixels, which rules over the ratio. Of a photo that is stretched: the
-    /// side of the square whose middle is seen.
+    /// For a crop: the resized shorter side in pixels, which has precedence over the ratio. For a stretched
+    /// photo: the side of the square whose centre is cut out.
     pub shortest: Option<u32>,
-    /// With bars: their colour.
+    /// For padding: the colour of the bars.
     pub fill: Option<[u8; 3]>,
 }
 
 /// A convention by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Convention {
-    /// 0–255 as `image_dataset_from_directory` gives it; the model normalises by itself.
+    /// Keras's `image_dataset_from_directory`: 0 to 255; the model normalises the pixels itself.
     Keras,
     /// torchvision: ImageNet's mean and deviation, shorter side to input/0.875, centre crop, bilinear.
     Torch,
     /// Keras's mode "tf": -1 to 1.
     Tf,
-    /// Keras's mode "caffe": BGR less ImageNet's mean.
+    /// Keras's mode "caffe": BGR, minus ImageNet's mean.
     Caffe,
-    /// timm: as torchvision, bicubic.
+    /// timm: as torchvision, but bicubic.
     Timm,
-    /// Teachable Machine: the middle square, -1 to 1.
+    /// Teachable Machine: the centre square, -1 to 1.
     TeachableMachine,
-    /// Azure Custom Vision: BGR, 0–255, bicubic.
+    /// Azure Custom Vision: BGR, 0 to 255, bicubic.
     CustomVision,
-    /// Ultralytics' classifiers: 0 to 1, shorter side to the input's, centre crop, bilinear.
+    /// Ultralytics' classifiers: 0 to 1, shorter side to the input's side, centre crop, bilinear.
     Ultralytics,
 }
 
@@ -76,7 +77,7 @@ impl Convention {
         match self {
             Self::Keras => of(zero, one, rgb, Filter::Bilinear, false, Fit::Stretch),
             Self::Tf => of(half, half, rgb, Filter::Bilinear, false, Fit::Stretch),
-            // imagenet_utils.preprocess_input, in the order R, G, B.
+            // The means of Keras's imagenet_utils.preprocess_input, in the order R, G, B.
             Self::Caffe => {
                 of([123.68, 116.779, 103.939], one, bgr, Filter::Bilinear, false, Fit::Stretch)
             }
@@ -99,10 +100,10 @@ impl Convention {
 }
 
 impl Preprocess {
-    /// These parts, and those of `other` where this says nothing.
+    /// These parts, completed by those of `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        // What goes with one way to fit a photo says nothing of another.
+        // Ratio and side belong to one `fit` and do not apply to another.
         let same = self.fit.is_none() || self.fit == other.fit;
         let resized = other.shortest.filter(|_| same && self.crop_ratio.is_none());
         Self {
@@ -122,8 +123,8 @@ impl Preprocess {
         }
     }
 
-    /// Names of the parts that nothing says, and that are assumed: 0–255, R, G, B, the whole photo
-    /// stretched by Lanczos.
+    /// Names of the parts that are open, for which defaults are assumed: 0–255, R, G, B, the whole photo
+    /// stretched with Lanczos.
     #[must_use]
     pub fn assumed(&self) -> Vec<String> {
         let parts = [
@@ -135,7 +136,7 @@ impl Preprocess {
         parts.into_iter().filter(|(_, open)| *open).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// The card's part; the crop's `shortest` where it is said in pixels.
+    /// The card's `resize`; `shortest` only if it is given in pixels.
     #[must_use]
     pub fn resize(&self) -> Resize {
         let filter = self.filter.unwrap_or(Filter::Lanczos);
@@ -146,8 +147,8 @@ impl Preprocess {
     }
 }
 
-/// What the files beside a model say of its preprocessing, and which file it was: Hugging Face's
-/// `preprocessor_config.json`, else timm's `config.json`.
+/// The preprocessing in the files beside a model, with the file's name: Hugging Face's
+/// `preprocessor_config.json`, otherwise timm's `config.json`.
 #[must_use]
 pub fn beside(model: &Path) -> Option<(String, Preprocess)> {
     let folder = if model.is_dir() { Some(model) } else { model.parent() }?;
@@ -163,12 +164,12 @@ pub fn beside(model: &Path) -> Option<(String, Preprocess)> {
     Some(("config.json".to_owned(), timm_config(timm)))
 }
 
-/// What an ONNX file says of its preprocessing in its own metadata, and who wrote it: Azure Custom Vision and
-/// other exporters for Windows ML (`Image.BitmapPixelFormat`), or Ultralytics.
+/// The preprocessing in an ONNX file's metadata, with the name of its source: Azure Custom Vision and other
+/// exporters for Windows ML (`Image.BitmapPixelFormat`), or Ultralytics.
 #[must_use]
 pub fn inside(model: &Path) -> Option<(String, Preprocess)> {
     let is_onnx = model.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
-    // What cannot be read is told by whoever reads the model itself.
+    // Errors are ignored here; reading the model itself reports them.
     let held = Some(model).filter(|_| is_onnx).and_then(|model| skincell_onnx::read(model).ok())?;
     of_metadata(&held.metadata)
 }
@@ -186,7 +187,7 @@ fn of_metadata(held: &BTreeMap<String, String>) -> Option<(String, Preprocess)> 
     let (mean, std) = match entry("Image.NominalPixelRange") {
         Some("NominalRange_0_255") => ([0.0; 3], [1.0; 3]),
         Some("Normalized_1_1") => ([127.5; 3], [127.5; 3]),
-        // Custom Vision's own code divides by 255 where the range is no other.
+        // In every other case Custom Vision's own code divides by 255.
         _ => ([0.0; 3], [255.0; 3]),
     };
     let parts = Convention::CustomVision.parts();
@@ -221,7 +222,7 @@ fn hugging_face(config: &Value) -> Preprocess {
     let normalises = flag(config, "do_normalize").unwrap_or(true);
     let mean = triple(config.get("image_mean"), unit).filter(|_| normalises);
     let std = triple(config.get("image_std"), unit).filter(|_| normalises);
-    // PIL's numbers of the resampling filters.
+    // Pillow's numbers of the resampling filters.
     let filter = match config.get("resample").and_then(Value::as_u64) {
         Some(0) => Some(Filter::Nearest),
         Some(1) => Some(Filter::Lanczos),
@@ -231,7 +232,7 @@ fn hugging_face(config: &Value) -> Preprocess {
     };
     let size = config.get("size");
     let percent = config.get("crop_pct").and_then(Value::as_f64);
-    // A number alone is a square's side, except where ConvNeXT's share of the middle stands beside it.
+    // A plain number is a square's side; with ConvNeXT's `crop_pct` it is the shorter side.
     let shortest = side(size.filter(|s| s.is_object()), "shortest_edge")
         .filter(|_| size.is_some_and(|s| s.get("height").is_none()))
         .or(side(size, "").filter(|_| percent.is_some()));
@@ -239,14 +240,14 @@ fn hugging_face(config: &Value) -> Preprocess {
     let crop = side(config.get("crop_size"), "height")
         .filter(|_| flag(config, "do_center_crop").unwrap_or(true));
     let (fit, shortest) = match (shortest, crop, percent) {
-        // ConvNeXT: below 384 pixels it is cropped, from there on it is stretched.
+        // ConvNeXT crops below 384 pixels and stretches from 384 on.
         (Some(side), None, Some(percent)) if side < 384 => {
             (Some(Fit::Crop), Some((f64::from(side) / percent) as u32))
         }
         (Some(_), None, Some(_)) => (Some(Fit::Stretch), None),
         (Some(side), Some(_), _) => (Some(Fit::Crop), Some(side)),
         (Some(side), None, None) => (Some(Fit::Crop), Some(side)),
-        // DeiT and BEiT: the middle of a stretched square.
+        // DeiT and BEiT: the centre of a stretched square.
         (None, Some(_), _) => (Some(Fit::Stretch), square),
         (None, None, _) => (size.map(|_| Fit::Stretch), None),
     };
@@ -298,7 +299,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Parts as a line: mean, std, order, filter, fit, crop.
+    /// The parts as one line: mean, std, order, filter, antialias, fit, shortest, crop ratio.
     fn line(parts: &Preprocess) -> String {
         let resize = parts.resize();
         format!(
@@ -314,7 +315,7 @@ mod tests {
         )
     }
 
-    /// The files as transformers writes them for these architectures, cut to what counts.
+    /// Files of transformers for these architectures, reduced to the relevant members.
     #[test]
     fn processors_of_hugging_face_are_read() {
         let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -384,7 +385,7 @@ mod tests {
         assert_eq!(
             said.or(parts).crop_ratio,
             None,
-            "the ratio of a crop is none of a stretched photo"
+            "the ratio of a crop does not apply to a stretched photo"
         );
     }
 

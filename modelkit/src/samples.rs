@@ -1,14 +1,14 @@
-//! Three photos to run a model on where none are given: drawn by formula, the same every time.
+//! Three pictures to run a model on if no photos are given. They are drawn by formulas and always the same.
 //!
-//! They are no photos of skin, and need not be: they show whether two graphs compute the same, and what
-//! kind of numbers comes out. They differ in brightness, colour and detail.
+//! They do not show skin. They suffice to compare two graphs and to see the range of a model's outputs, and
+//! differ in brightness, colour and detail.
 
 use skincell_vision::photo::Photo;
 
-/// Columns and rows of each, another ratio than models take, so that cropping shows.
+/// Width and height of each; the aspect ratio differs from that of models' inputs, so that cropping matters.
 const SIZE: (u32, u32) = (320, 240);
 
-/// The three photos with their names.
+/// The three pictures with their names.
 #[must_use]
 pub fn photos() -> Vec<(String, Photo)> {
     let drawings: [(&str, Drawing); 3] = [("patch", patch), ("waves", waves), ("tiles", tiles)];
@@ -24,10 +24,10 @@ pub fn photos() -> Vec<(String, Photo)> {
     drawings.into_iter().filter_map(made).collect()
 }
 
-/// R, G, B, 0 to 255, of the place `(x, y)`, each 0 to 1.
+/// R, G, B (0 to 255) at the position `(x, y)` (each 0 to 1).
 type Drawing = fn(f64, f64) -> [f64; 3];
 
-/// A dark, round patch on a light, warm ground.
+/// A dark, round patch on a light, warm background.
 fn patch(x: f64, y: f64) -> [f64; 3] {
     let distance = ((x - 0.45).powi(2) + (y - 0.55).powi(2)).sqrt();
     let dark = 1.0 / (1.0 + ((distance - 0.2) * 40.0).exp());
@@ -35,7 +35,7 @@ fn patch(x: f64, y: f64) -> [f64; 3] {
     [225.0 - 120.0 * dark, 178.0 - 110.0 * dark, 155.0 - 90.0 * dark].map(|c| c + grain)
 }
 
-/// Coloured waves, smooth and of full contrast.
+/// Smooth coloured waves of full contrast.
 fn waves(x: f64, y: f64) -> [f64; 3] {
     [(7.0 * x + y).sin(), (9.0 * y).cos(), (5.0 * x * y + 1.0).sin()].map(|w| w * 120.0 + 127.0)
 }

@@ -1,4 +1,5 @@
-//! Signs that a model is fed in another way than it was trained: for the report, never a refusal.
+//! Warnings that a model's preprocessing may differ from that of its training. They appear in the report; a
+//! model is never refused because of them.
 
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
@@ -8,14 +9,15 @@ use crate::compare::{Comparison, Samples};
 use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::{Graph, input as input_of, op, output};
 
-/// Elements above this are no normalised pixels.
+/// Input elements above this are not normalised pixels.
 const RAW: f32 = 20.0;
-/// A first convolution whose mean magnitude is above this was not trained on such pixels.
+/// If the outputs of the first convolution have a larger mean magnitude, it was probably trained on
+/// normalised pixels.
 const LOUD: f32 = 50.0;
-/// Probabilities of different photos that are this close say nothing of the photos.
+/// If the probabilities of different photos are closer than this, the model does not distinguish the photos.
 const SAME: f64 = 1e-3;
 
-/// What looks wrong, in sentences.
+/// The warnings, as sentences.
 pub(crate) fn of(
     graph: &Graph,
     input: &Input,
@@ -34,9 +36,9 @@ pub(crate) fn of(
         let mean = sum / count.max(1) as f32;
         if mean > LOUD {
             found.push(format!(
-                "pixels up to {raw:.0} go into a network that shows no normalising of its own, and its \
-                 first convolution gives {mean:.0} on average; if it was trained on 0..1, -1..1 or \
-                 normalised pixels, say so with --preprocess"
+                "the network gets pixels up to {raw:.0} and shows no normalisation of its own, and the outputs \
+                 of its first convolution have a mean magnitude of {mean:.0}; if it was trained on 0..1, -1..1 \
+                 or normalised pixels, name its convention with --preprocess"
             ));
         }
     }
@@ -51,7 +53,7 @@ pub(crate) fn of(
     Ok(found)
 }
 
-/// The output of the convolution that reads the photo with no arithmetic before it.
+/// The output of the convolution that reads the photo without arithmetic before it.
 fn first_convolution(graph: &Graph, photo: &str) -> Option<String> {
     let mut value = photo.to_owned();
     for _ in 0..8 {

@@ -1,7 +1,7 @@
-//! Writes a model's folder in one step: all of it, or nothing.
+//! Writes a model's folder atomically.
 //!
-//! The files are written into a folder beside the wanted one, flushed to the disk, and the folder
-//! is then renamed. A run that breaks before leaves the old folder as it was.
+//! The files are written to a temporary folder beside the target and flushed to the disk; then the folder is
+//! renamed. If the process ends before, an old folder is unchanged.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,36 +12,36 @@ use thiserror::Error;
 /// Why a folder could not be written.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// There is one already.
+    /// The folder exists already.
     #[error("{path} exists already; --force replaces it", path = .0.display())]
     Exists(PathBuf),
-    /// The path has no last part, as `/` or `..`.
+    /// The path has no name at its end, such as `/` or `..`.
     #[error("{path:?} cannot be a model's folder; give a path such as models/skin", path = .0)]
     Path(PathBuf),
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("writing {path}: {error}; nothing was changed", path = path.display())]
     File {
-        /// Which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         error: io::Error,
     },
 }
 
-/// A folder in the making. Dropped before [`Draft::publish`], it leaves nothing behind.
+/// An unfinished folder. If it is dropped before [`Draft::publish`], its files are deleted.
 pub(crate) struct Draft {
     target: PathBuf,
     force: bool,
-    /// Where the files lie until then.
+    /// The temporary folder.
     folder: PathBuf,
     published: bool,
 }
 
 impl Draft {
-    /// Begins a folder that is to become `target`; nothing is made before the first file is written.
+    /// Begins a folder that will become `target`. It is created with its first file.
     ///
     /// # Errors
-    /// [`WriteError::Exists`] when `target` is there and not to be replaced.
+    /// [`WriteError::Exists`] if `target` exists and may not be replaced.
     pub(crate) fn begin(target: &Path, force: bool) -> Result<Self, WriteError> {
         let Some(name) = target.file_name().and_then(|n| n.to_str()) else {
             return Err(WriteError::Path(target.to_owned()));
@@ -56,7 +56,7 @@ impl Draft {
     /// Writes one file and flushes it to the disk.
     ///
     /// # Errors
-    /// [`WriteError::File`], for instance when the disk is full.
+    /// [`WriteError::File`], for instance if the disk is full.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let path = self.folder.join(name);
         fs::create_dir_all(&self.folder).map_err(|e| failed(&self.folder, e))?;
@@ -68,10 +68,10 @@ impl Draft {
         save().map_err(|e| failed(&path, e))
     }
 
-    /// Puts the folder in its place.
+    /// Moves the folder to its target.
     ///
     /// # Errors
-    /// [`WriteError::File`]; an older folder is then where it was.
+    /// [`WriteError::File`]; an old folder is then at its place again.
     pub(crate) fn publish(mut self) -> Result<(), WriteError> {
         let flush = |folder: &Path| File::open(folder).and_then(|f| f.sync_all());
         flush(&self.folder).map_err(|e| failed(&self.folder, e))?;
@@ -85,7 +85,7 @@ impl Draft {
         }
         if let Err(error) = fs::rename(&self.folder, &self.target) {
             if replaces {
-                // Nothing better is left to do if this fails as well: `old` still holds all of it.
+                // If this fails as well, the old files are still complete in `old`.
                 let _ = fs::rename(&old, &self.target);
             }
             return Err(failed(&self.target, error));
@@ -102,7 +102,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.published {
-            // A drop has nobody to tell; the folder's name says what it is.
+            // An error cannot be reported here; the name of the folder shows that it is a draft.
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
@@ -137,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn all_or_nothing() {
+    fn a_folder_is_written_wholly_or_not_at_all() {
         let home = tempfile::tempdir().expect("a temporary folder");
         let target = home.path().join("skin");
         let draft = Draft::begin(&target, false).expect("nothing there yet");
         draft.write("a", b"1").expect("written");
-        assert!(!target.exists(), "nothing is seen before publish");
+        assert!(!target.exists(), "the target does not exist before publish");
         drop(draft);
-        assert_eq!(names(home.path()), [""; 0], "a broken run leaves nothing");
+        assert_eq!(names(home.path()), [""; 0], "an unfinished draft is deleted");
 
         let draft = Draft::begin(&target, false).expect("nothing there yet");
         draft.write("a", b"1").expect("written");
@@ -155,7 +155,7 @@ mod tests {
         let draft = Draft::begin(&target, true).expect("forced");
         draft.write("b", b"2").expect("written");
         drop(draft);
-        assert_eq!(names(&target), ["a"], "a broken forced run leaves the old one");
+        assert_eq!(names(&target), ["a"], "an unfinished forced draft leaves the old folder");
         let draft = Draft::begin(&target, true).expect("forced");
         draft.write("b", b"2").expect("written");
         draft.publish().expect("published");

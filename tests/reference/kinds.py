@@ -31,8 +31,7 @@ def softmax(scores):
     return powers / powers.sum()
 
 
-# --- PyTorch
-# ---------------------------------------------------------------------------------------------------------
+# --- PyTorch ------------------------------------------------------------------------------------------------
 
 
 def torch_net(head=None):
@@ -212,8 +211,7 @@ def matlab(folder):
     return file, ["--labels", ",".join(LABELS)], None, torch_answer(net, (np.full(3, 120.0), np.ones(3)))
 
 
-# --- Keras
-# -----------------------------------------------------------------------------------------------------------
+# --- Keras --------------------------------------------------------------------------------------------------
 
 
 def keras_net(size, *extra):
@@ -270,7 +268,7 @@ def frozen_graph(folder):
 
 def core_ml(folder):
     (folder / "net.mlmodel").write_bytes(b"\x08\x01")
-    return folder / "net.mlmodel", [], "Core ML is an end product", None
+    return folder / "net.mlmodel", [], "Core ML cannot be converted back", None
 
 
 KINDS = {

@@ -300,7 +300,7 @@ fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), Engine
 
 /// The note if default values of further inputs became part of computed constants.
 const FIXED: &str =
-    "the numbers of --input-default are part of what was made; a request cannot set them";
+    "the values of --input-default are built into the graph; a request cannot set them";
 
 /// The inputs of [`build`] besides the graph.
 struct With<'a> {

@@ -1,4 +1,5 @@
-//! Inputs beside the photo: fixed by `--input-default` unless a request sets them, with the heatmap of what was set.
+//! Inputs beside the photo: fixed by `--input-default` unless a request sets them, with the heatmap of what
+//! was set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -67,7 +68,7 @@ fn a_request_sets_what_the_default_fixed() {
         (options.output, options.defaults) =
             (home.path().join(name), vec![("age".to_owned(), vec![age])]);
         let report = prepare(&options, &mut |_| {}).expect("it is prepared");
-        assert!(report.notes.iter().all(|note| !note.contains("part of what was made")));
+        assert!(report.notes.iter().all(|note| !note.contains("built into the graph")));
         home.path().join(name)
     };
     let (young, old) = (made("young", 0.1), made("old", 0.9));

@@ -1,4 +1,4 @@
-//! Which inputs of a node matter to a derivative, and what becomes of axes on the way.
+//! The inputs of a node that a derivative passes through, and how operators move axes.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use rten_onnx::onnx::NodeProto;
 
 use crate::onnx::graph::{Graph, input, int, ints, op, reads};
 
-/// The inputs of a node that its output depends on smoothly: not shapes, bounds and indices.
+/// The inputs of a node with respect to which its output has a derivative: not shapes, bounds and indices.
 pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
     match op(node) {
         "Shape" | "Size" | "ConstantOfShape" | "IsNaN" | "Equal" | "Greater" | "Less"
@@ -21,7 +21,7 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
     }
 }
 
-/// The sides of a constant, or of a value whose shape is known.
+/// The dimensions of a constant, or of a value whose shape is known.
 pub(super) fn dims_of<'g, Name: Borrow<str> + Eq + Hash>(
     graph: &'g Graph,
     shapes: &'g HashMap<Name, Vec<usize>>,
@@ -30,12 +30,12 @@ pub(super) fn dims_of<'g, Name: Borrow<str> + Eq + Hash>(
     graph.constants.get(value).map(|t| &t.dims).or_else(|| shapes.get(value))
 }
 
-/// An axis as a place among `rank` axes; a negative one counts from the end.
+/// The index of an axis among `rank` axes; a negative axis counts from the end.
 pub(super) fn axis_in(rank: usize, axis: i64) -> Option<usize> {
     usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()
 }
 
-/// The axis of the channels of a map, by what made it.
+/// The axis of the channels of a map, derived from the operators that compute it.
 pub(super) fn channel_axis(
     graph: &Graph,
     shapes: &HashMap<String, Vec<usize>>,
@@ -66,7 +66,8 @@ pub(super) fn channel_axis(
                 let to = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
                 let lead: usize = from.iter().take(axis).product();
                 let fits = |a: &usize| to[*a] == all && to[..*a].iter().product::<usize>() == lead;
-                // Groups of channels are taken apart or joined, before axes that stay.
+                // Otherwise channels are split into groups or joined, before the trailing axes that stay
+                // equal.
                 let stay =
                     from.iter().rev().zip(to.iter().rev()).take_while(|(a, b)| a == b).count();
                 let groups = (axis + stay < from.len()).then(|| to.len().checked_sub(stay + 1));
@@ -82,7 +83,7 @@ pub(super) fn channel_axis(
     }
 }
 
-/// Where the axis of one shape is in another of the same elements: of the same length, with as many
+/// The axis of a reshaped tensor that corresponds to `axis`: it has the same length and the same number of
 /// elements before it.
 pub(super) fn kept_axis(from: &[usize], axis: usize, to: &[usize]) -> Option<usize> {
     let lead: usize = from.get(..axis)?.iter().product();
@@ -90,8 +91,7 @@ pub(super) fn kept_axis(from: &[usize], axis: usize, to: &[usize]) -> Option<usi
     (0..to.len()).find(|a| to[*a] == side && to[..*a].iter().product::<usize>() == lead)
 }
 
-/// The axes a reduction goes over, from an attribute or a constant input; all but the batch's where
-/// none are given.
+/// The axes of a reduction, from an attribute or a constant input; all axes if none are given.
 pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Option<Vec<usize>> {
     let axes = match (ints(node, "axes"), input(node, 1)) {
         (Some(axes), _) => axes.to_vec(),
@@ -104,8 +104,8 @@ pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Opti
         .filter(|a| a.iter().all(|a| *a < rank))
 }
 
-/// What a Slice or Gather takes, where that is neighbouring places along one axis: the axis, the
-/// first place and their number, and whether the axis goes away.
+/// For a Slice or Gather that takes neighbouring elements along one axis: the axis, the first index and the
+/// number of elements, and whether the axis is removed.
 pub(super) fn taken(
     graph: &Graph,
     node: &NodeProto,

@@ -1,29 +1,29 @@
-//! Whose the last convolution's bias is: its own, or what a batch norm left when it was folded in.
+//! Decides whether the last convolution's bias belongs to the layer itself or comes from a folded batch norm.
 //!
-//! Grad-CAM on the raw convolution shows the map before the batch norm, so only the second kind is taken
-//! off. The graph decides where it still holds the batch norm, or where `fold` removed it; a file whose
-//! exporter folded it does not tell.
+//! Grad-CAM on the raw convolution shows the map before the batch norm, so only the second kind is
+//! subtracted. The graph shows the kind if it still contains the batch norm, or if `onnx::fold` folded it. If
+//! the exporter folded it, the kind is unknown.
 
 use super::place::Tail;
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, input, op, output};
 use skincell_onnx::Constant;
 
-/// Where the bias comes from.
+/// The origin of the bias.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
-    /// The layer's own, or there is none: nothing is taken off.
+    /// The layer's own bias, or none: nothing is subtracted.
     Own,
-    /// This much was left by a batch norm.
+    /// This bias comes from a batch norm.
     Norm(Vec<f32>),
-    /// A bias of which the file does not say whose it is.
+    /// The origin of this bias is unknown.
     Unknown(Vec<f32>),
-    /// A bias that is computed when the model runs, so that nothing can be said of it.
+    /// The bias is computed when the model runs.
     Computed,
 }
 
 impl Source {
-    /// What is to be taken off.
+    /// The bias to be subtracted.
     pub(super) fn bias(&self) -> Option<Vec<f32>> {
         match self {
             Self::Own | Self::Computed => None,
@@ -32,7 +32,7 @@ impl Source {
     }
 }
 
-/// Decides, or takes the user's word.
+/// Determines the origin from the graph; if it is unknown, `own` decides.
 pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bool>) -> Source {
     let Some(conv) = tail.conv.and_then(|i| graph.nodes.get(i)) else { return Source::Own };
     if let Some(shift) = shifts.get(output(conv)) {
@@ -43,7 +43,8 @@ pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bo
     if bias.as_ref().is_some_and(|bias| bias.iter().all(|v| *v == 0.0)) {
         return Source::Own;
     }
-    // A batch norm that an exporter left unfolded; a scalar factor belongs to an activation.
+    // A batch norm that is not folded, perhaps as a factor per channel. A scalar factor belongs to an
+    // activation.
     let channels = input(conv, 1).and_then(|w| graph.constants.get(w)).map(|w| w.dims.first());
     let per_channel = |name: &String| {
         graph.constants.get(name).is_some_and(|t| t.len() > 1 && Some(Some(&t.len())) == channels)

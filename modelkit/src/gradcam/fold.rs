@@ -1,7 +1,8 @@
-//! A dense layer that reads a whole map: its weights summed over the places of each channel, once.
+//! A dense layer that reads a whole flattened map: its weights are summed over the places (pixels) of each
+//! channel when the model is prepared.
 //!
-//! Grad-CAM sums the gradient over places anyway, and where every place counts the same the sum goes
-//! into the constant. Otherwise the largest layer of such a network would be read a second time.
+//! Grad-CAM sums the gradient over the places anyway. If all places have the same factor, the sum can be
+//! computed once; otherwise the running graph would read the largest layer of such a network a second time.
 
 use super::closed::Diagonal;
 use super::closed::name;
@@ -10,10 +11,10 @@ use super::tangent::Region;
 use crate::onnx::graph::{Graph, input, ints, op};
 use skincell_onnx::Constant;
 
-/// The map that `x` flattens, the summed weights and the axis of the map's channels; `None` where x is no
-/// flattened map of `region`, or where its places count differently.
+/// The map that `x` flattens, the name of the averaged weights, and the axis of the map's channels. `None` if
+/// `x` is not a flattened map of `region`, or its places have different factors.
 ///
-/// The gradient that the weights stand for is then that of each place on average.
+/// The weights are averaged over the places, so they give the mean gradient of a place.
 pub(super) fn over_places(
     graph: &mut Graph,
     shapes: &Shapes,
@@ -43,7 +44,7 @@ pub(super) fn over_places(
     if matches!(tangent.factor, Diagonal::Value(_)) {
         return None;
     }
-    // Which channel each element belongs to, moved as the elements are.
+    // The channel of each element, in the order of the flattened elements.
     let shape = shapes.get(&map)?.clone();
     let inner: usize = shape.get(tangent.axis + 1..)?.iter().product();
     let channels = *shape.get(tangent.axis)?;

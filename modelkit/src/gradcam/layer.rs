@@ -1,4 +1,4 @@
-//! The map that a user names: by a node, by a value, or by a layer of the framework.
+//! Finds the map that a user names: by a node, by a value, or by a layer of the framework.
 
 use super::place::Tail;
 use super::refusal::Refusal;
@@ -6,13 +6,13 @@ use super::tokens::Tracer;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, op, output};
 
-/// How many names an error lists.
+/// Most names that an error lists.
 const LISTED: usize = 8;
 
 /// Finds the map called `name`.
 ///
 /// # Errors
-/// The inner [`Refusal`] lists the last maps there are; the outer error is the engine's.
+/// The inner [`Refusal`] lists the names of the last maps; the outer error is the engine's.
 pub(crate) fn named(
     graph: &Graph,
     probe: &mut Probe,
@@ -35,7 +35,7 @@ pub(crate) fn named(
     let exact = |index: &usize| label(*index) == name || output(&graph.nodes[*index]) == name;
     let found = all()
         .find(exact)
-        .map(|index| map(index).ok_or("gives no map of places and channels"))
+        .map(|index| map(index).ok_or("does not compute a map of pixels and channels"))
         .or_else(|| all().filter(|i| is_of_layer(label(*i), name)).find_map(map).map(Ok));
     let why = match found {
         Some(Ok(tail)) => return Ok(Ok(tail)),
@@ -44,7 +44,7 @@ pub(crate) fn named(
             let maps = all().filter(|i| !label(*i).is_empty() && map(*i).is_some());
             let names: Vec<&str> = maps.map(label).take(LISTED).collect();
             format!(
-                "no layer or node of this name gives a map; the last that do are {}",
+                "no layer or node of this name computes a map; the last ones that do are {}",
                 names.join(", ")
             )
         }
@@ -59,7 +59,7 @@ fn is_of_layer(node: &str, layer: &str) -> bool {
     scopes.pop();
     let mut path: Vec<&str> = Vec::new();
     for scope in scopes {
-        // PyTorch names a module in a list by its list, too.
+        // PyTorch names a module in a list together with its list.
         let inside = path.last().and_then(|last| scope.strip_prefix(last));
         if inside.is_some_and(|rest| rest.starts_with('.')) {
             path.pop();

@@ -1,4 +1,5 @@
-//! Which values behind the target are linear in its tokens, so that sums over the places are taken early.
+//! Finds the values after the target that depend linearly on its tokens, so that gradients can be summed over
+//! the tokens early.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,12 +9,13 @@ use super::axes::{axis_in, dims_of, flows, kept_axis, taken};
 use super::tokens::Tokens;
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
-/// Values that change along the tokens as the target does: in the walk their gradient is wanted only as a
-/// sum over the places. By name the axis, and where the sum begins.
+/// Values whose tokens correspond to those of the target. The reverse pass needs only the sum of their
+/// gradient over the tokens. Maps the name to the axis of the tokens and the index of the photo's first
+/// token.
 pub(super) type Summed = HashMap<String, (usize, usize)>;
 
-/// Follows the target forward through operators that treat every token alike and are linear, and names the
-/// nodes on which nothing depends but tokens before the first place.
+/// Follows the target forward through linear operators that treat all tokens alike. Also returns the outputs
+/// of nodes that read none of the photo's tokens, only tokens before them.
 pub(super) fn linear(
     graph: &Graph,
     shapes: &HashMap<String, Vec<usize>>,
@@ -50,7 +52,7 @@ pub(super) fn linear(
 
 enum After {
     Summed(usize, usize),
-    /// None of the places is read.
+    /// The node reads none of the photo's tokens.
     Nothing,
 }
 

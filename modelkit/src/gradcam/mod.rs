@@ -1,11 +1,18 @@
-//! Adds the Grad-CAM output to a graph: for every class at once, from one matrix product.
+//! Adds the Grad-CAM output to a graph: the maps of all classes, from one matrix product.
 //!
-//! `place` finds the target map t, `tangent` follows it forward through what keeps channels apart,
-//! `reverse` comes back from the scores to where that ends (in the closed form of `closed`, or by the
-//! rules of `general`). Both together give α, the gradient of each score to each channel summed over the
-//! places, and `M_c = Σ_k α[c, k] · t_k`. For the target "conv" t is the last convolution's output less the
-//! bias that its batch norm left in it (`bias`). The softmax's part, relu and normalisation are the
-//! reader's, as the model card says.
+//! For a target map `t` with channels k the map of class c is `M_c = Σ_k α[c, k] · t_k`, where `α[c, k]` is
+//! the gradient of score c with respect to channel k, summed over all places (pixels) of the map.
+//!
+//! - `place` finds the target map, or `layer` the one that the user names; in a transformer the tokens are
+//!   its places (`tokens`).
+//! - `tangent` propagates derivatives forward from the target through operators that keep channels apart.
+//! - `reverse` propagates gradients backward from the scores to where `tangent` ends, in closed form
+//!   (`closed`) or by general rules (`general`). `assemble` joins both to α.
+//! - `bias` decides what to subtract from the last convolution's output if that is the target.
+//! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`).
+//!
+//! The derivative of the softmax, relu and normalisation are left to the reader of the output
+//! (`skincell_vision::gradcam`).
 
 mod assemble;
 mod axes;
@@ -51,13 +58,15 @@ use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, label, output, value_info};
 use crate::scores::Scores;
 
-/// What the Grad-CAM output is to be.
+/// The user's settings of the Grad-CAM output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Wanted {
-    /// The target asked for, or none: the last convolution where that is right and cheap.
+    /// The requested target; `None` for the last convolution if that is correct and cheap, otherwise the
+    /// activation.
     pub(crate) target: Option<Target>,
     pub(crate) basis: Basis,
-    /// Whether the last convolution's bias is its own, and not what a batch norm left, if that is known.
+    /// Whether the last convolution's bias belongs to the layer itself and not to a folded batch norm, if
+    /// known.
     pub(crate) own_bias: Option<bool>,
 }
 
@@ -65,20 +74,20 @@ pub(crate) struct Wanted {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Added {
     pub(crate) card: GradCam,
-    /// The node that gives the map shown, for people.
+    /// Label of the node that computes the shown map, for users.
     pub(crate) conv: String,
     /// Channels of the target map.
     pub(crate) channels: usize,
-    /// What the reader should know about the choice.
+    /// A note for users about the choice.
     pub(crate) note: Option<String>,
     pub(crate) price: Price,
 }
 
-/// Adds the output for the last map `tail`, or for the one that the user named; on a refusal the graph is as
-/// it was.
+/// Adds the output for the last map, `tail`, or for the map that the user named. On a refusal the graph is
+/// unchanged.
 ///
 /// # Errors
-/// The inner [`Refusal`] names the operator in the way; the outer error is the engine's.
+/// The inner [`Refusal`] names the operator that prevents it; the outer error is the engine's.
 pub(crate) fn add(
     graph: &mut Graph,
     probe: &mut Probe,
@@ -100,8 +109,8 @@ pub(crate) fn add(
     if let (Some(conv), None | Some(Target::Conv)) = (conv, wanted.target) {
         let unknown = matches!(source, bias::Source::Unknown(_) | bias::Source::Computed);
         if source == bias::Source::Computed && wanted.target.is_some() {
-            let why = "its bias is computed, so that what a batch norm left there cannot be taken off: say \
-                       --conv-bias own, or --cam-target activation";
+            let why = "its bias is computed, so that a folded batch norm cannot be subtracted: give \
+                       --conv-bias own or --cam-target activation";
             return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.to_owned() }));
         }
         if wanted.target.is_some() || !unknown {
@@ -118,7 +127,7 @@ pub(crate) fn add(
             }
         }
     } else if wanted.target == Some(Target::Conv) {
-        let why = "no convolution gives a map of its size".to_owned();
+        let why = "no convolution computes a map of its size".to_owned();
         return Ok(Err(Refusal { node: format!("\"{}\"", tail.pooled), why }));
     }
     let (value, axis, tokens) = (tail.pooled.clone(), tail.axis, tail.tokens);
@@ -133,7 +142,7 @@ struct Chosen {
     axis: usize,
     target: Target,
     tokens: Option<Tokens>,
-    /// Whether the likeliest classes alone have maps.
+    /// Whether only the likeliest classes get maps.
     likeliest: bool,
 }
 
@@ -161,17 +170,18 @@ fn attempt(
     Ok(result)
 }
 
-/// Takes off what was added from a node on. Nothing else may read the logits, and another attempt needs them.
+/// Removes the nodes from `first` on with their outputs. The logits are kept even if no other node reads
+/// them, because another attempt needs them.
 fn undo(graph: &mut Graph, first: usize, scores: &Scores) {
     let added: Vec<String> = graph.nodes.drain(first..).flat_map(|node| node.output).collect();
     graph.outputs.retain(|o| o.name.as_ref().is_none_or(|name| !added.contains(name)));
     graph.drop_unused_but(Some(scores.differentiated()));
 }
 
-/// Up to so many classes all have maps, whatever they cost.
+/// Up to this number of classes all classes get maps, at any cost.
 const FEW: usize = 16;
 
-/// Shapes of everything that the nodes between the target and the scores give and take.
+/// The shapes of all inputs and outputs of the nodes between the target and the scores.
 fn shapes<'p>(
     graph: &Graph,
     probe: &'p mut Probe,
@@ -201,8 +211,9 @@ fn build(
     let refuse = |why: String| Refusal { node: made.clone(), why };
     let (first, before) = (graph.nodes.len(), graph.constants.keys().cloned().collect());
     let shape = shapes.get(&chosen.value).cloned().unwrap_or_default();
-    let map = Map::new(&shape, chosen.axis, chosen.tokens)
-        .ok_or_else(|| refuse(format!("its map has shape {shape:?}, not that of an image")))?;
+    let map = Map::new(&shape, chosen.axis, chosen.tokens).ok_or_else(|| {
+        refuse(format!("its map has shape {shape:?}, which is not that of an image"))
+    })?;
     let classes = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
     let seeds = if chosen.likeliest {
         seeds::likeliest(graph, scores, classes, wanted.basis).map_err(&refuse)?
@@ -232,8 +243,8 @@ fn build(
     Ok(Added { card, conv: made, channels: map.channels, note, price })
 }
 
-/// α: how much each channel of the map weighs for each row of the seeds; and the number of channels of the last
-/// map, where these are a part of them.
+/// The weights α, one row for each row of the seeds and one column for each channel of the map. Also returns
+/// the number of channels of the last map, if the chosen map is only a part of it.
 fn weights(
     graph: &mut Graph,
     shapes: &Shapes,
@@ -259,11 +270,12 @@ fn weights(
         }
     };
     let automatic = wanted.target.is_none() && chosen.target == Target::Conv;
-    // Behind a convolution of a branch, or one that channels are mixed after, the whole map is shown.
+    // A convolution of one branch does not represent the whole last map, nor does one whose channels are
+    // mixed later; then the last map itself is shown.
     let whole = region.tangents.contains_key(&tail.pooled)
         && shapes.get(&tail.pooled).is_some_and(|s| s.get(tail.axis) == Some(&map.channels));
     if automatic && !whole {
-        return Err(refuse("it is one branch of the last map".to_owned()));
+        return Err(refuse("it is only one branch of the last map".to_owned()));
     }
     let start = (from, seeds.matrix, seeds.rows);
     let adjoints = walk(graph, shapes, &path, &region, &summed, start)?;
@@ -280,7 +292,9 @@ fn weights(
         let spread =
             shape.iter().product::<usize>() > shape.get(tangent.axis).copied().unwrap_or(1);
         if automatic && spread {
-            return Err(refuse("the head has weights for each place of its map".to_owned()));
+            return Err(refuse(
+                "the head has separate weights for each pixel of its map".to_owned(),
+            ));
         }
         let part = assemble::part(graph, adjoint, tangent, &shape, map.channels);
         parts.push(part.map_err(&refuse)?);
@@ -290,7 +304,7 @@ fn weights(
     Ok((assemble::joined(graph, parts).map_err(&refuse)?, share))
 }
 
-/// The name by which people know what gives a value: its node's, or else the value's own.
+/// The name of the node that computes a value, or the value's own name if the node has none.
 fn layer(graph: &Graph, value: &str) -> String {
     let node = graph.producer_of(value).and_then(|(_, node)| node.name.clone());
     node.filter(|name| !name.is_empty()).unwrap_or_else(|| value.to_owned())
@@ -305,21 +319,21 @@ fn note(
 ) -> Option<String> {
     if let Some(all) = all {
         return Some(format!(
-            "Grad-CAM shows a branch: {} of the {all} channels that are pooled; --cam-target activation \
-             shows them all",
+            "Grad-CAM shows one branch: {} of the {all} channels that are pooled; --cam-target activation \
+             shows all of them",
             map.channels
         ));
     }
     match (chosen.target, source) {
         (Target::Conv, bias::Source::Unknown(_)) => Some(
-            "the bias of the last convolution was taken for what a folded batch norm left there; if \
-             the layer had a bias of its own, prepare again with --conv-bias own"
+            "the bias of the last convolution was assumed to come from a folded batch norm; if the layer \
+             had a bias of its own, prepare again with --conv-bias own"
                 .to_owned(),
         ),
         (Target::Activation, bias::Source::Unknown(_)) if wanted.target.is_none() => Some(
-            "Grad-CAM shows the activation after the last convolution, because the file does not say \
-             whether that one's bias is its own; --cam-target conv with --conv-bias own or folded shows \
-             the convolution"
+            "Grad-CAM shows the activation after the last convolution, because the file does not show \
+             whether the convolution's bias comes from a folded batch norm; --cam-target conv with \
+             --conv-bias own or folded shows the convolution"
                 .to_owned(),
         ),
         _ => None,

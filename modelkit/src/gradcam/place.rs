@@ -1,8 +1,9 @@
-//! Finds the map a classifier's heatmap is made on, by structure: the last map that everything passes.
+//! Finds the feature map for the heatmap by the structure of the graph: the last map through which all paths
+//! from the photo to the scores lead.
 //!
-//! A sequence of tokens is such a map, too, where `tokens` finds the places that they are. Names of nodes and values change from export to export, so none is looked at. A gate's or a branch's
-//! map is never taken for the whole: only values through which every way from the photo to the scores
-//! leads are candidates. What lies behind is differentiated by `tangent` and `reverse`.
+//! So the map of a gate or of one branch is never mistaken for the whole. A sequence of tokens counts as a
+//! map if `tokens` finds their places in the photo. Names of nodes and values are not used, because they
+//! change from export to export. The part after the map is differentiated by `tangent` and `reverse`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,18 +18,18 @@ use crate::onnx::graph::{Graph, input, label, op, output};
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tail {
-    /// The last map that everything passes: what the pooling takes.
+    /// The last map on all paths, which is the input of the pooling.
     pub(crate) pooled: String,
     /// The axis of its channels.
     pub(crate) axis: usize,
-    /// Index of the last convolution's node before it that gives a map of that size.
+    /// Index of the last convolution's node before it whose map has the same size.
     pub(crate) conv: Option<usize>,
-    /// Where the map is a sequence, `[1, tokens, channels]`, `[tokens, 1, channels]` or
+    /// The tokens, if the map is a sequence: `[1, tokens, channels]`, `[tokens, 1, channels]` or
     /// `[1, channels, tokens]`.
     pub(crate) tokens: Option<Tokens>,
 }
 
-/// Indices of the nodes a value depends on, in the graph's order, some nodes being left out.
+/// Indices of the nodes that a value depends on, in the graph's order, without `skipped` nodes.
 fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
     let mut needed: HashSet<&str> = HashSet::from([value]);
     let mut indices = Vec::new();
@@ -42,7 +43,7 @@ fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize>
     indices
 }
 
-/// The values every way from the photo to `scores` passes, from the first on.
+/// The values on all paths from the photo to `scores`, in the graph's order.
 fn passes(graph: &Graph, scores: &str, skipped: &HashSet<usize>) -> Vec<String> {
     let nodes: Vec<&NodeProto> =
         ancestors(graph, scores, skipped).into_iter().filter_map(|i| graph.nodes.get(i)).collect();
@@ -83,10 +84,10 @@ fn passes(graph: &Graph, scores: &str, skipped: &HashSet<usize>) -> Vec<String> 
     found
 }
 
-/// Finds the last map before the scores that everything passes, and the last convolution before it.
+/// Finds the last map on all paths to the scores, and the last convolution before it.
 ///
 /// # Errors
-/// The inner [`Refusal`] says what stands where the map should be; the outer error is the engine's.
+/// The inner [`Refusal`] says why there is no such map; the outer error is the engine's.
 pub(crate) fn find(
     graph: &Graph,
     probe: &mut Probe,
@@ -100,27 +101,27 @@ pub(crate) fn find(
     };
     let shapes = probe.learn_made(nodes())?;
     let tracer = Tracer { graph, shapes };
-    // What only class tokens pass is no way from the places of the photo.
+    // Paths of class tokens only do not come from places of the photo.
     let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();
     let passes = passes(graph, scores, &skipped);
     if passes.last().is_none_or(|last| last != scores) {
-        return refuse("no place of the photo has a way to it");
+        return refuse("it does not depend on any pixel of the photo");
     }
     let found = match last_map(&tracer, &passes) {
         Ok(Some(found)) => found,
-        Ok(None) => return refuse("no feature map that everything passes comes before it"),
+        Ok(None) => return refuse("there is no feature map on all paths from the photo to it"),
         Err(value) => {
             let node = graph.producer_of(value).map(|(_, node)| label(node)).unwrap_or_default();
-            let why = "the places of its tokens in the photo cannot be traced".to_owned();
+            let why = "the positions of its tokens in the photo cannot be traced".to_owned();
             return Ok(Err(Refusal { node, why }));
         }
     };
     let pooled = before_moves(&tracer, &passes, found);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
-        return refuse("no convolution comes before it");
+        return refuse("there is no convolution before it");
     }
     let Some((axis, tokens)) = tracer.channels(&pooled) else {
-        return refuse("the places of its tokens in the photo cannot be traced");
+        return refuse("the positions of its tokens in the photo cannot be traced");
     };
     let wanted = shapes.get(&pooled).cloned().unwrap_or_default();
     let convolution = |index: &usize| {
@@ -133,16 +134,16 @@ pub(crate) fn find(
     Ok(Ok(Tail { pooled, axis, conv, tokens }))
 }
 
-/// The number of places of a map whose channels lie along an axis.
+/// The number of places (pixels) of a map with this axis of channels.
 fn places(shape: &[usize], axis: usize) -> usize {
     shape.iter().product::<usize>() / shape.get(axis).copied().unwrap_or(1).max(1)
 }
 
-/// From which length on a sequence is taken for places of the photo, though they cannot be traced.
+/// Least length at which a sequence is assumed to consist of places of the photo even if they cannot be
+/// traced.
 const SEQUENCE: usize = 9;
 
-/// The last of the values that everything passes that is a map; the error is a sequence whose places
-/// cannot be traced.
+/// The last map among the values on all paths. The error is a sequence whose places cannot be traced.
 fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>, &'p str> {
     for value in passes.iter().rev() {
         let shape = tracer.shapes.get(value).map(Vec::as_slice).unwrap_or_default();
@@ -154,7 +155,7 @@ fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>
                 if tracer.channels(value).is_some() {
                     return Ok(Some(value));
                 }
-                // What two computed tensors were multiplied to is no sequence of places.
+                // A product of two computed tensors is not a sequence of places.
                 if a.min(b) >= SEQUENCE && tracer.is_spatial(value) {
                     return Err(value);
                 }
@@ -171,8 +172,8 @@ fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>
     Ok(None)
 }
 
-/// Back over poolings, what only moves elements and, in a sequence, dense layers of each token: to what an
-/// activation, a norm or a sum gave.
+/// Goes back over poolings, operators that only move elements and, in a sequence, dense layers of each token,
+/// to the output of an activation, a norm or a sum.
 fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
     let (graph, shapes) = (tracer.graph, tracer.shapes);
     let mut pooled = found.to_owned();
@@ -188,11 +189,11 @@ fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
         let sequence = rank(&pooled) == 3;
         let moves = match op(node) {
             "MaxPool" | "AveragePool" | "Transpose" | "Identity" | "Dropout" | "Cast" => true,
-            // Generalised mean pooling: a power of what is cut off above 0.
+            // Generalised mean pooling: a power of values that are clipped above 0.
             "Pow" => true,
             "Clip" | "Max" => powered,
             "Reshape" | "Flatten" => input(node, 0).is_some_and(|x| rank(x) == 4),
-            // Class tokens are cut off.
+            // Cuts off class tokens.
             "Slice" => sequence && tracer.channels(data[0]).is_some_and(|(_, t)| t.is_some()),
             "MatMul" | "Gemm" => sequence && weighs(node),
             "Add" if sequence && data.len() == 1 => {

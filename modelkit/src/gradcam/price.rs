@@ -1,4 +1,4 @@
-//! What the added nodes cost beside the model: multiplications and bytes, from shapes.
+//! Estimates the cost of the added nodes, relative to the model, in multiplications and bytes, from shapes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,23 +10,23 @@ use super::sheet::broadcast;
 use crate::onnx::graph::{Graph, input, int, ints, op, output, reads};
 use skincell_onnx::Constant;
 
-/// The price of a Grad-CAM output.
+/// The cost of a Grad-CAM output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Price {
-    /// Multiplications and additions of the added nodes by those of the model.
+    /// Multiplications of the added nodes, divided by those of the model.
     pub share: f64,
-    /// Bytes of constants that were added, and by which the values alive at once grow.
+    /// Bytes of added constants, plus the growth of the largest total of values alive at once.
     pub bytes: u64,
 }
 
 impl Price {
-    /// Whether maps of all classes are worth it.
+    /// Whether the cost of maps of all classes is acceptable.
     pub(super) fn is_small(self) -> bool {
         self.share <= 0.05 && self.bytes <= 10 << 20
     }
 }
 
-/// The price of the nodes from `first` on, and of the constants that are not `before`.
+/// The cost of the nodes from `first` on, and of the constants that are not in `before`.
 pub(super) fn price(
     graph: &Graph,
     known: &Shapes,
@@ -60,7 +60,7 @@ fn elements(shapes: &HashMap<&str, Vec<usize>>, value: &str) -> u64 {
     shapes.get(value).map_or(0, |dims| dims.iter().map(|d| *d as u64).product())
 }
 
-/// The most bytes of values that are alive at once, in the order of the nodes.
+/// The largest total of bytes of values that are alive at once, in the order of the nodes.
 fn peak(nodes: &[NodeProto], shapes: &HashMap<&str, Vec<usize>>) -> u64 {
     let mut last: HashMap<&str, usize> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -68,7 +68,7 @@ fn peak(nodes: &[NodeProto], shapes: &HashMap<&str, Vec<usize>>) -> u64 {
     }
     let (mut alive, mut most) = (0_u64, 0_u64);
     for (index, node) in nodes.iter().enumerate() {
-        // A view of the same elements takes no room of its own.
+        // A view of the same elements needs no memory.
         let view = matches!(op(node), "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Identity");
         if !view {
             alive += node.output.iter().map(|o| elements(shapes, o)).sum::<u64>();
@@ -98,7 +98,7 @@ fn multiplications(graph: &Graph, shapes: &HashMap<&str, Vec<usize>>, node: &Nod
     out * each.unwrap_or(1) as f64
 }
 
-/// The shape of an output of a node that was added here.
+/// The shape of an output of an added node.
 fn inferred(
     graph: &Graph,
     shapes: &HashMap<&str, Vec<usize>>,

@@ -1,4 +1,5 @@
-//! The general rules of products: dense layers, matrix products of two computed tensors, 1×1 convolutions.
+//! The general reverse rules of products: dense layers, matrix products of two computed tensors, 1×1
+//! convolutions.
 
 use super::general::{Gradients, Step, sum_from};
 use super::sheet::Val;
@@ -38,11 +39,11 @@ impl Step<'_> {
         let (a, b) = (self.operand(0)?, self.operand(1)?);
         let gemm = op(self.node) == "Gemm";
         if gemm && int(self.node, "transA", 0) != 0 {
-            return Err("it flips its first input".to_owned());
+            return Err("it transposes its first input".to_owned());
         }
         let flipped = gemm && int(self.node, "transB", 0) != 0;
         if a.dims.len() < 2 || b.dims.len() < 2 || (flipped && self.relevant(1)) {
-            return Err("it multiplies lists of numbers".to_owned());
+            return Err("it multiplies vectors or transposes a computed input".to_owned());
         }
         let y = self.y.clone();
         let y = if gemm { self.sheet.times(&y, float(self.node, "alpha", 1.0)) } else { y };
@@ -73,7 +74,8 @@ impl Step<'_> {
         Ok(found)
     }
 
-    /// `v · Bᵀ`. Where the rows are only wanted summed, they are summed first.
+    /// The gradient with respect to A, `v · Bᵀ`. If only the sum over the rows is needed, `v` is summed
+    /// first.
     fn left(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
         let rank = y.dims.len();
         let rows = self.at.summed(&a.name).filter(|(axis, _)| axis + 2 == a.dims.len());
@@ -101,7 +103,7 @@ impl Step<'_> {
         Ok(self.fit(&product, &wide, &narrow))
     }
 
-    /// `Aᵀ · v`, likewise.
+    /// The gradient with respect to B, `Aᵀ · v`, summed first in the same way.
     fn right(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
         let (rank, end) = (y.dims.len(), a.dims.len());
         let mut a = a.clone();
@@ -133,7 +135,7 @@ impl Step<'_> {
         Ok(self.fit(&product, &wide, &narrow))
     }
 
-    /// The sum over the places where only that is wanted, unless the product has taken it.
+    /// The sum of the gradient over the places if only that is needed and the product has not summed already.
     fn all_summed(&mut self, gradient: Val, x: &Val, done: impl Fn(usize) -> bool) -> Val {
         match self.at.summed(&x.name).filter(|(axis, _)| !done(*axis)) {
             Some((axis, from)) => self.summed(&gradient, axis + 1, x.side(axis), from),

@@ -1,6 +1,6 @@
 //! Why a graph gets no Grad-CAM output.
 
-/// The operator in the way, and what is with it.
+/// The operator that prevents it, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) node: String,

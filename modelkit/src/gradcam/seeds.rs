@@ -1,4 +1,5 @@
-//! The scores whose gradients are wanted: each class's, or those of the likeliest classes of the photo.
+//! The seeds of the reverse pass: for each map the row of factors of the scores at which the pass begins.
+//! There is one row for each class, or for each of the photo's likeliest classes.
 
 use rten_onnx::onnx::{DataType, NodeProto};
 use skincell_vision::card::{Activation, Basis, Form, MapClasses};
@@ -9,26 +10,26 @@ use crate::onnx::graph::{Graph, int_attribute, value_info};
 use crate::scores::Scores;
 use skincell_onnx::Constant;
 
-/// How many classes have maps where all are too many.
+/// Number of classes that get maps if maps of all classes cost too much.
 pub(super) const LIKELIEST: usize = 10;
 
-/// Rows `[rows, scores]` to start the walk from.
+/// The seeds, `[rows, scores]`.
 pub(super) struct Seeds {
     pub(super) matrix: Matrix,
     pub(super) rows: usize,
     pub(super) classes: MapClasses,
 }
 
-/// One row a class.
+/// One row for each class.
 pub(super) fn all(classes: usize) -> Seeds {
     Seeds { matrix: Matrix::Identity, rows: classes, classes: MapClasses::All }
 }
 
-/// One row for each of the likeliest classes; for the gradient of probabilities their rows of the
-/// activation's Jacobian first, `p_c·(Σ_{j≠c} p_j)` at the class and `−p_c·p_j` elsewhere.
+/// One row for each of the likeliest classes. For the gradient of probabilities their rows of the
+/// activation's Jacobian come first: for softmax `p_c·(Σ_{j≠c} p_j)` at the class and `−p_c·p_j` elsewhere.
 ///
 /// # Errors
-/// A step that does not fit, as the end of a sentence.
+/// The reason why a step is impossible, as the end of a sentence.
 pub(super) fn likeliest(
     graph: &mut Graph,
     scores: &Scores,
@@ -71,8 +72,8 @@ pub(super) fn likeliest(
     })
 }
 
-/// `∂p_c/∂logit_j` for the classes c of `own`, `[count, classes]` with a 1 at each; without a difference
-/// that loses its digits where p_c is nearly 1.
+/// `∂p_c/∂logit_j` for the classes c of `own`, `[count, classes]` with a 1 at each class. For softmax `1 −
+/// p_c` is computed as a sum, because the difference loses its digits if p_c is nearly 1.
 fn jacobian(sheet: &mut Sheet, own: &Val, p: &Val, activation: Activation) -> Result<Val, String> {
     let negative = sheet.times(own, -1.0);
     let rest = sheet.plus(&negative, 1.0);
@@ -89,7 +90,7 @@ fn jacobian(sheet: &mut Sheet, own: &Val, p: &Val, activation: Activation) -> Re
     sheet.binary("Mul", &row, &mine)
 }
 
-/// Indices of the largest scores, `[1, count]`, the largest first.
+/// Indices of the largest scores, `[1, count]`, largest first.
 fn top(graph: &mut Graph, scores: &str, count: usize) -> Val {
     let number = Constant::i64_list(&[i64::try_from(count).unwrap_or(i64::MAX)]);
     let number = graph.add_constant(&name("count"), number);

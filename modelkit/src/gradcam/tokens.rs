@@ -1,7 +1,7 @@
-//! Where in the photo the tokens of a sequence lie: traced back to the map whose places they are.
+//! Finds the places in the photo of the tokens of a sequence, by tracing them back to the map they come from.
 //!
-//! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both: the
-//! reshape that joined rows and columns, and the concatenation. Neither is guessed from a length.
+//! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both, in the
+//! reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
 
 use std::collections::HashMap;
 
@@ -10,24 +10,24 @@ use rten_onnx::onnx::NodeProto;
 use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, taken};
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
-/// The tokens that are places of the photo, row by row: `height · width` of them along an axis.
+/// The tokens that are places of the photo: `height · width` of them along an axis, row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tokens {
-    /// The axis of a value along which its tokens lie.
+    /// The axis of the tokens.
     pub(crate) axis: usize,
-    /// How many tokens come before, such as class tokens.
+    /// Number of tokens before them, such as class tokens.
     pub(crate) from: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
 }
 
-/// What is known of values along an axis.
+/// Results so far, by value and axis.
 type Seen = HashMap<(String, usize), Option<Tokens>>;
 
-/// How far back the making of a map is looked at.
+/// Most nodes that are followed backward from a map.
 const STEPS: usize = 32;
 
-/// Looks for the map behind the tokens of values of one graph.
+/// Traces tokens in one graph.
 pub(super) struct Tracer<'a> {
     pub(super) graph: &'a Graph,
     pub(super) shapes: &'a HashMap<String, Vec<usize>>,
@@ -39,7 +39,8 @@ impl Tracer<'_> {
         self.trace(value, axis, &mut Seen::new())
     }
 
-    /// The axis of a map's channels, and of a sequence the tokens; `None` for a sequence without places.
+    /// The axis of the channels of a map or sequence, and the tokens of a sequence. `None` for a sequence
+    /// whose tokens cannot be traced.
     pub(super) fn channels(&self, value: &str) -> Option<(usize, Option<Tokens>)> {
         if let Some(shape) = self.shapes.get(value).filter(|shape| shape.len() == 3) {
             let long: Vec<usize> = (0..3).filter(|axis| shape[*axis] > 1).collect();
@@ -51,7 +52,7 @@ impl Tracer<'_> {
         Some((channel_axis(self.graph, self.shapes, value), None))
     }
 
-    /// Whether a node takes nothing but tokens that come before those of the photo.
+    /// Whether a node takes only tokens before those of the photo.
     pub(super) fn takes_prefix(&self, node: &NodeProto) -> bool {
         let takes = || {
             let value = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
@@ -62,7 +63,7 @@ impl Tracer<'_> {
         takes().unwrap_or(false)
     }
 
-    /// Whether a value of four axes is a map, and not what attention splits into heads.
+    /// Whether a value of four axes is a map, and not a sequence split into attention heads.
     pub(super) fn is_spatial(&self, value: &str) -> bool {
         let mut value = value;
         for _ in 0..STEPS {
@@ -81,7 +82,8 @@ impl Tracer<'_> {
                         value = before;
                         continue;
                     }
-                    // Tokens become rows and columns, or stay together while channels become heads.
+                    // Either the tokens become rows and columns, or they stay one axis and channels become
+                    // heads.
                     let tokens = self.channels(before).and_then(|(_, tokens)| tokens);
                     return tokens.is_none_or(|t| kept_axis(x, t.axis, y).is_none());
                 }
@@ -129,7 +131,7 @@ impl Tracer<'_> {
                             Some(perm) => usize::try_from(*perm.get(axis)?).ok()?,
                             None => y.len() - 1 - axis,
                         },
-                        // Rows of a product are those of its first factor.
+                        // The rows of a product are the rows of its first factor.
                         "MatMul" if input(node, 0) != Some(before) || axis + 1 >= y.len() => {
                             return None;
                         }
@@ -164,7 +166,7 @@ impl Tracer<'_> {
         if let Some(back) = kept_axis(y, axis, x) {
             return self.trace(before, back, seen).map(|found| Tokens { axis, ..found });
         }
-        // Rows and columns of a map of one photo become one axis.
+        // Rows and columns of a map become one axis.
         let lead: usize = y.get(..axis)?.iter().product();
         let joins =
             |a: &usize| x[..*a].iter().product::<usize>() == lead && x[*a] * x[a + 1] == y[axis];

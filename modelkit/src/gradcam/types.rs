@@ -1,7 +1,7 @@
-//! Keeps the added nodes in float32 where the model computes in half precision.
+//! Keeps the added nodes in float32 if the model computes in half precision.
 //!
-//! The rules write their constants in float32. The engine that shapes are learnt from computes everything so,
-//! others hold a graph to its types.
+//! The rules write their constants in float32. rten, which determines the shapes, computes everything in
+//! float32, but other engines require consistent types.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use rten_onnx::onnx::{DataType, NodeProto};
 use super::closed::name;
 use crate::onnx::graph::{Graph, int, int_attribute, op};
 
-/// Whether values and constants are of half precision, as far as the graph says.
+/// For each value and constant, whether it has half precision, as far as the graph shows.
 fn halves(graph: &Graph) -> HashMap<String, bool> {
     let half = |dtype| dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16;
     let mut found: HashMap<String, bool> =
@@ -30,7 +30,7 @@ fn halves(graph: &Graph) -> HashMap<String, bool> {
     found
 }
 
-/// Reads everything of half precision that the nodes from `first` on take through a cast to float32.
+/// Inserts a cast to float32 for every half precision input of the nodes from `first` on.
 pub(super) fn widen(graph: &mut Graph, first: usize) {
     let halves = halves(graph);
     let added: Vec<NodeProto> = graph.nodes.split_off(first);

@@ -1,4 +1,4 @@
-//! Forward through pooling in windows.
+//! Forward derivatives of average and max pooling over windows.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -10,8 +10,8 @@ use crate::onnx::graph::{int, ints, output};
 use skincell_onnx::Constant;
 
 impl Step<'_> {
-    /// The same pooling of the factors: of ones as well where it counts its padding, or where it looks
-    /// at a part of the map only, which `reverse` cannot tell.
+    /// Pools the factors like the values. Constant factors stay as they are, unless the pooling counts its
+    /// padding or rounds its size up; then a map of ones is pooled.
     pub(super) fn average_pool(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
         let tangent = self.tangent(x)?.clone();
         let padded = ints(node, "pads").is_some_and(|p| p.iter().any(|p| *p != 0))
@@ -42,7 +42,7 @@ impl Step<'_> {
         Some(Tangent { factor: Diagonal::Value(mean), ..tangent })
     }
 
-    /// For each window the factor at its maximum: windows are compared place by place.
+    /// For each window the factor at its maximum, or the mean of the factors if several places are maximal.
     pub(super) fn max_pool(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
         let tangent = self.tangent(x)?.clone();
         let Diagonal::Value(value) = &tangent.factor else { return Some(tangent) };
@@ -98,7 +98,8 @@ impl Step<'_> {
         Some(Tangent { factor: Diagonal::Value(share.name), ..tangent })
     }
 
-    /// A map with `before` rows and columns of one value in front, and behind up to a length.
+    /// The map with rows and columns of the value `fill` around it. `border` holds, for rows and columns, the
+    /// number to add before the map, and the length to reach by adding after it.
     fn bordered(&mut self, map: &Val, border: [(usize, usize); 2], fill: f32) -> Option<Val> {
         let sheet = &mut Sheet { graph: self.graph };
         let mut map = map.clone();

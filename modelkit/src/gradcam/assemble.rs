@@ -1,4 +1,5 @@
-//! From what the walk found to the output: α summed over the places, times the target map.
+//! Assembles the Grad-CAM output: the gradients found by `reverse`, times the forward derivatives of
+//! `tangent`, summed over the places, give the weights α; their product with the target map is the output.
 
 use super::closed::{self, Diagonal, Matrix, channel_shape, name, reshape};
 use super::reverse::Adjoint;
@@ -10,15 +11,15 @@ use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
 use skincell_onnx::Constant;
 use skincell_vision::card::Target;
 
-/// A share of α: `matrix[c, k] · factor[k]`.
+/// A summand of α: `matrix[c, k] · factor[k]`.
 pub(super) struct Part {
     pub(super) matrix: Matrix,
     factor: Diagonal,
-    /// Number of axes of the factor, and which of them is the channels'; the others have length 1.
+    /// Number of axes of the factor and index of its channels' axis; the other axes have length 1.
     axes: (usize, usize),
 }
 
-/// What comes back at the target where the walk has summed it over the places.
+/// The summand from a gradient at the target that is already summed over the places.
 pub(super) fn summed(graph: &mut Graph, gradient: &Val, channels: usize, axis: usize) -> Part {
     let seeds = gradient.side(0);
     let sheet = &mut Sheet { graph };
@@ -30,7 +31,8 @@ pub(super) fn summed(graph: &mut Graph, gradient: &Val, channels: usize, axis: u
     Part { matrix, factor: Diagonal::One, axes: (gradient.dims.len() - 1, axis) }
 }
 
-/// What comes back at the end of the region, times what the target does there, summed over places.
+/// The summand from one value at the end of the region: its gradient times its derivative with respect to the
+/// target, summed over the places.
 pub(super) fn part(
     graph: &mut Graph,
     adjoint: Adjoint,
@@ -51,7 +53,8 @@ pub(super) fn part(
             } else {
                 Some(closed.matrix)
             };
-            let matrix = matrix.ok_or("its channels are classes, and not all of them are shown")?;
+            let matrix =
+                matrix.ok_or("its channels are classes, and only a part of them is shown")?;
             let diagonal = match closed.diagonal {
                 Diagonal::Channels(list) if cut && list.len() > 1 => {
                     Diagonal::Channels(list.get(from..from + channels).unwrap_or_default().to_vec())
@@ -97,7 +100,7 @@ pub(super) fn part(
     }
 }
 
-/// The sum of all shares.
+/// The sum of all summands.
 pub(super) fn joined(graph: &mut Graph, parts: Vec<Part>) -> Result<Part, String> {
     let mut parts = parts.into_iter();
     let mut sum = parts.next().ok_or("it does not reach the scores")?;
@@ -114,19 +117,19 @@ pub(super) fn joined(graph: &mut Graph, parts: Vec<Part>) -> Result<Part, String
         let scaled = sum.matrix.scaled(&sum.factor, graph);
         let more = other.matrix.scaled(&other.factor, graph);
         let both = scaled.zip(more).and_then(|(a, b)| a.plus(&b, graph));
-        let matrix = both.ok_or("two ways lead from it to each class")?;
+        let matrix = both.ok_or("two paths lead from it to each class")?;
         sum = Part { matrix, factor: Diagonal::One, axes: sum.axes };
     }
     Ok(sum)
 }
 
-/// The sides of a map of one photo.
+/// The dimensions of the map of one photo.
 pub(super) struct Map {
     pub(super) axis: usize,
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
-    /// Where it is a sequence.
+    /// The tokens, if the map is a sequence.
     tokens: Option<Tokens>,
 }
 
@@ -142,7 +145,7 @@ impl Map {
     }
 }
 
-/// `Σ_k G[c, k] · value_k` as `[1, classes, h, w]`.
+/// Emits `Σ_k matrix[c, k] · value_k` as `[1, classes, h, w]`.
 pub(super) fn product(
     graph: &mut Graph,
     value: &str,
@@ -187,7 +190,7 @@ pub(super) fn product(
     graph.emit("cam", "Reshape", &[&maps, &shape], vec![])
 }
 
-/// The target map, less the bias that is none of the layer's, times the factor of each channel.
+/// Emits the target map, minus the bias of a folded batch norm, times the factor of each channel.
 pub(super) fn shown(
     graph: &mut Graph,
     chosen: &Chosen,

@@ -1,10 +1,9 @@
-//! ∂logits/∂t for one tensor t of a classifier's tail, and the arithmetic on it.
+//! The closed form of the gradient ∂logits/∂t for a tensor t of a classifier's head, and arithmetic on it.
 //!
-//! For every class `c` and element `x` of t, which belongs to channel `k`:
-//! `∂logit_c/∂t[x] = matrix[c, k] · diagonal[x]`. Dense layers change the matrix, everything that
-//! acts on each element alone changes only the diagonal, and so does every step before the pooling,
-//! where an element is a pixel of a map. What is constant is multiplied out here, once; the rest
-//! becomes operators in the graph. Which operator does what is `reverse`'s business.
+//! For every class `c` and every element `x` of t, which belongs to channel `k`: `∂logit_c/∂t[x] = matrix[c,
+//! k] · diagonal[x]`. Dense layers change the matrix. Elementwise operators change only the diagonal.
+//! Products of constants are computed here; all others become operators of the graph. The rules of the
+//! operators are in `rules`.
 
 use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
 use skincell_onnx::Constant;
@@ -21,7 +20,7 @@ pub(crate) enum Matrix {
     Held {
         /// Its name.
         name: String,
-        /// Whether it holds a column for each class.
+        /// Whether its columns are the classes.
         transposed: bool,
     },
 }
@@ -42,11 +41,11 @@ pub(crate) enum Diagonal {
 pub(crate) struct Closed {
     pub(crate) matrix: Matrix,
     pub(crate) diagonal: Diagonal,
-    /// The axis of t along which its channels lie.
+    /// The axis of t's channels.
     pub(crate) axis: usize,
 }
 
-/// The shape of a constant with one number a channel, for a tensor of `rank` axes.
+/// The shape of a constant with one number for each channel, for a tensor of `rank` axes.
 pub(crate) fn channel_shape(rank: usize, axis: usize, channels: usize) -> Vec<usize> {
     let mut shape = vec![1; rank];
     if let Some(side) = shape.get_mut(axis) {
@@ -109,12 +108,12 @@ impl Diagonal {
     }
 }
 
-/// A name for something made here.
+/// A name with the prefix of the Grad-CAM output.
 pub(crate) fn name(base: &str) -> String {
     format!("{PREFIX}{base}")
 }
 
-/// Joins two lists of one number a channel; a list of one goes with every channel.
+/// Joins two lists with a number for each channel; a list of length 1 applies to all channels.
 fn each(a: &[f32], b: &[f32], join: impl Fn(f32, f32) -> f32) -> Vec<f32> {
     let length = a.len().max(b.len());
     let at = |list: &[f32], i: usize| match list {
@@ -125,7 +124,7 @@ fn each(a: &[f32], b: &[f32], join: impl Fn(f32, f32) -> f32) -> Vec<f32> {
 }
 
 impl Matrix {
-    /// The numbers as `[rows, columns]` in the order they are held, if they are constant.
+    /// The constant that holds the matrix, if it is constant.
     fn constant<'g>(&self, graph: &'g Graph) -> Option<&'g Constant> {
         match self {
             Self::Held { name, .. } => graph.constants.get(name),
@@ -133,15 +132,14 @@ impl Matrix {
         }
     }
 
-    /// `matrix · diag(factor)`, the factor being of a tensor whose channels lie along `axis`.
+    /// `matrix · diag(factor)`.
     ///
-    /// `None` for a factor that is computed and meets no dense layer before: there is no matrix to
-    /// scale then.
+    /// `None` for a factor before the first dense layer, because there is no matrix to scale.
     pub(crate) fn scaled(&self, factor: &Diagonal, graph: &mut Graph) -> Option<Self> {
         let Self::Held { name: held, transposed } = self else {
             return match factor {
                 Diagonal::One => Some(Self::Identity),
-                // One factor a class, before the first dense layer: a temperature.
+                // A factor for each class, such as a temperature.
                 Diagonal::Channels(_) | Diagonal::Value(_) => None,
             };
         };
@@ -167,7 +165,7 @@ impl Matrix {
         Some(Self::Held { name: scaled, transposed: *transposed })
     }
 
-    /// The matrix as a value `[rows, columns]` of the graph, rows being classes; `None` for the identity.
+    /// The matrix as a value `[classes, width]` of the graph; `None` for the identity.
     pub(crate) fn rows(&self, graph: &mut Graph) -> Option<String> {
         let Self::Held { name: held, transposed } = self else { return None };
         if !transposed {
@@ -197,8 +195,8 @@ impl Matrix {
         Some(Self::Held { name, transposed: false })
     }
 
-    /// `matrix · weights`, where `weights` is the constant `[out, in]`, or `[in, out]` if
-    /// `in_by_out`: the step through a dense layer, from what it gives to what it takes.
+    /// `matrix · weights`: the reverse step through a dense layer, from its output to its input. `weights` is
+    /// the constant `[out, in]`, or `[in, out]` if `in_by_out`.
     pub(crate) fn through(&self, weights: &str, in_by_out: bool, graph: &mut Graph) -> Self {
         let Self::Held { name: held, transposed } = self else {
             return Self::Held { name: weights.to_owned(), transposed: in_by_out };
@@ -220,7 +218,7 @@ impl Matrix {
         Self::Held { name, transposed: false }
     }
 
-    /// The columns of some neighbouring channels.
+    /// The columns of the channels `from` to `to`.
     pub(crate) fn columns(&self, from: usize, to: usize, graph: &mut Graph) -> Option<Self> {
         let Self::Held { name: held, transposed } = self else { return None };
         let axis = usize::from(!*transposed);
@@ -241,7 +239,7 @@ pub(crate) fn reshape(graph: &mut Graph, base: &str, value: &str, shape: &[i64])
     graph.emit(&name(base), "Reshape", &[value, &shape], vec![])
 }
 
-/// Emits a `Slice` of neighbouring places along one axis.
+/// Emits a `Slice` of neighbouring elements along one axis.
 pub(crate) fn slice_value(
     graph: &mut Graph,
     value: &str,
@@ -256,7 +254,7 @@ pub(crate) fn slice_value(
     graph.emit(&name("part"), "Slice", &[value, &from, &to, &axis], vec![])
 }
 
-/// Emits the mean over every axis of a map but the batch's and the channels'.
+/// Emits the mean over all axes of a map except those of the batch and the channels.
 pub(crate) fn mean_of_map(graph: &mut Graph, value: &str, rank: usize, axis: usize) -> String {
     if axis == 1 {
         return graph.emit(&name("mean"), "GlobalAveragePool", &[value], vec![]);
@@ -272,7 +270,7 @@ pub(crate) fn mean_of_map(graph: &mut Graph, value: &str, rank: usize, axis: usi
     graph.emit(&name("mean"), "ReduceMean", &[value, &axes], keep)
 }
 
-/// Scales the columns of `[rows, columns]`, or its rows if they are the channels.
+/// Scales the columns of `[rows, columns]`, or the rows if they are the channels.
 fn scale(tensor: &Constant, factors: &[f32], channels_are_rows: bool) -> Option<Constant> {
     let [rows, columns] = tensor.dims[..] else { return None };
     let channels = if channels_are_rows { rows } else { columns };
@@ -287,7 +285,7 @@ fn scale(tensor: &Constant, factors: &[f32], channels_are_rows: bool) -> Option<
     Some(Constant::f32(&tensor.dims, &values))
 }
 
-/// `a · b` of two constants, each as it is held or flipped; summed in f64.
+/// `a · b` of two constants, each transposed if `flip_…`; summed in f64.
 fn multiply(a: &Constant, flip_a: bool, b: &Constant, flip_b: bool) -> Option<Constant> {
     let ([a_rows, a_columns], [b_rows, b_columns]) = (&a.dims[..], &b.dims[..]) else {
         return None;
@@ -314,7 +312,7 @@ fn multiply(a: &Constant, flip_a: bool, b: &Constant, flip_b: bool) -> Option<Co
     Some(Constant::f32(&[rows, columns], &product))
 }
 
-/// Rows as columns.
+/// The transposed matrix.
 fn turned(tensor: &Constant) -> Option<Constant> {
     let [rows, columns] = tensor.dims[..] else { return None };
     let values = tensor.to_f32()?;

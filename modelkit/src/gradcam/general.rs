@@ -1,7 +1,9 @@
-//! One rule for each operator, for gradients of any shape: `[S, axes of the tensor]`, see `sheet`.
+//! The general reverse rules of all operators, for gradients of shape `[S, axes of the tensor]` (see
+//! `sheet`).
 //!
-//! Used where the closed form of `closed` does not reach: norms, attention, gates, softmax inside. A rule
-//! takes the gradient of what a node gives and returns that of each input that depends on the target.
+//! They are used where the closed form of `closed` does not apply: norms, attention, gates, softmax inside
+//! the network. A rule takes the gradient of a node's output and returns those of the inputs that depend on
+//! the target.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -10,15 +12,15 @@ use super::slope::{Slope, slope};
 use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
 use skincell_onnx::Constant;
 
-/// A tensor, and its gradient.
+/// Names of tensors and their gradients.
 pub(super) type Gradients = Vec<(String, Val)>;
 
-/// What a rule may look at: shapes for one photo, which values depend on the target, and those
-/// whose gradient is only wanted as a sum along an axis, from a place on.
+/// The information that rules use: shapes for one photo, and the values that depend on the target.
 pub(super) trait Context {
     fn shape(&self, value: &str) -> Result<Vec<usize>, String>;
     fn is_relevant(&self, value: &str) -> bool;
-    /// The axis along which a value's gradient is to be summed, and the place where the sum begins.
+    /// If only the sum of a value's gradient along an axis is needed: the axis, and the index where the sum
+    /// begins.
     fn summed(&self, value: &str) -> Option<(usize, usize)>;
 }
 
@@ -66,7 +68,7 @@ impl Step<'_> {
         input(self.node, index).map(str::to_owned).ok_or_else(|| format!("it lacks input {index}"))
     }
 
-    /// Input `index` as a value; constants, too.
+    /// Input `index`, which may be a constant, as a value.
     pub(super) fn operand(&self, index: usize) -> Result<Val, String> {
         let name = self.name(index)?;
         let dims = self.at.shape(&name)?;
@@ -80,7 +82,7 @@ impl Step<'_> {
     pub(super) fn first(&self) -> Result<Val, String> {
         let extra = (1..self.node.input.len()).any(|i| self.relevant(i));
         if extra {
-            return Err("more than its first input depends on the feature map".to_owned());
+            return Err("only its first input may depend on the feature map".to_owned());
         }
         self.operand(0)
     }
@@ -106,7 +108,7 @@ impl Step<'_> {
         self.sheet.reshape(&sum, &dims)
     }
 
-    /// Every axis at its full length.
+    /// The gradient expanded to the full length of every axis.
     fn full(&mut self, gradient: &Val, shape: &[usize]) -> Val {
         let mut dims = vec![gradient.side(0)];
         dims.extend(shape);
@@ -119,7 +121,7 @@ impl Step<'_> {
             None => return Err("there is no rule for its derivative".to_owned()),
             Some(Slope::One) => self.y.clone(),
             Some(Slope::Value(value)) => {
-                // A constant slope has no axes.
+                // A constant derivative has no axes.
                 let dims = self.sheet.graph.constants.get(&value).map(|t| t.dims.clone());
                 let dims = dims.unwrap_or_else(|| x.dims.clone());
                 self.sheet.binary("Mul", self.y, &Val { name: value, dims })?
@@ -169,7 +171,7 @@ impl Step<'_> {
         Ok(found)
     }
 
-    /// Where(c, a, b): each gets what was taken from it.
+    /// Where(c, a, b): a and b each get the gradient of the elements taken from them.
     fn chosen(&mut self) -> Result<Gradients, String> {
         let shape = self.y_shape()?;
         let condition = self.operand(0)?;
@@ -201,7 +203,7 @@ impl Step<'_> {
         let since_13 = self.sheet.graph.opset() >= 13;
         let axis = self.axis(if since_13 { -1 } else { 1 }, x.dims.len())?;
         if !since_13 && x.dims[axis + 1..].iter().any(|s| *s != 1) {
-            return Err("it goes over several axes".to_owned());
+            return Err("it normalises over several axes".to_owned());
         }
         let value = Val::new(output(self.node), &x.dims);
         let product = self.sheet.binary("Mul", self.y, &value)?;
@@ -262,7 +264,7 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.binary("Mul", self.y, &factors)?)])
     }
 
-    /// The same elements under other dimensions.
+    /// The same elements with other dimensions.
     fn reshaped(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
         let shape = self.y_shape()?;
@@ -272,7 +274,7 @@ impl Step<'_> {
             dims.resize(x.dims.len() + 1, 1);
             self.y.clone()
         } else if long(&shape) == long(&x.dims) {
-            // Only axes of length 1 come or go.
+            // Only axes of length 1 are added or removed.
             let mut held = shape.iter().zip(&self.y.dims[1..]).filter(|(s, _)| **s != 1);
             for side in &x.dims {
                 dims.push(if *side == 1 { 1 } else { held.next().map_or(1, |(_, held)| *held) });
@@ -323,16 +325,16 @@ impl Step<'_> {
         Ok(vec![(x.name, gradient)])
     }
 
-    /// The axes a reduction goes over.
+    /// The axes of a reduction.
     fn reduced(&self, rank: usize) -> Result<Vec<usize>, String> {
         if op(self.node).starts_with("Global") {
             return Ok((2..rank).collect());
         }
         super::axes::reduced_axes(self.sheet.graph, self.node, rank)
-            .ok_or_else(|| "the axes it goes over are computed".to_owned())
+            .ok_or_else(|| "its axes are computed".to_owned())
     }
 
-    /// The gradient with the reduced axes back, of length 1.
+    /// The gradient with the reduced axes restored at length 1.
     fn kept(&mut self, rank: usize, axes: &[usize]) -> Val {
         let mut held = self.y.dims[1..].iter().copied();
         let mut dims = vec![self.y.side(0)];
@@ -367,7 +369,7 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
     }
 
-    /// To where the maximum is, in equal parts where it is at several places.
+    /// The gradient goes to the place of the maximum, in equal parts if several places are maximal.
     fn max(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
         let axes = self.reduced(x.dims.len())?;
@@ -382,11 +384,11 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
     }
 
-    /// Slice and Gather: nothing elsewhere.
+    /// Slice and Gather: the gradient is 0 at elements that are not taken.
     fn part(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
         let (axis, places, drops) = super::axes::taken(self.sheet.graph, self.node, &x.dims)
-            .ok_or("what it takes is computed, or not in a row")?;
+            .ok_or("its indices are computed, or not consecutive")?;
         let mut y = self.y.clone();
         if drops {
             let mut dims = y.dims.clone();
@@ -411,7 +413,8 @@ impl Step<'_> {
     }
 }
 
-/// The sum along an axis of a gradient, whose tensor has `side` places there, from a place on.
+/// The sum of a gradient along an axis, from index `from` on. The tensor has `side` elements along the axis,
+/// even if the gradient has length 1 there.
 pub(super) fn sum_from(sheet: &mut Sheet, y: &Val, axis: usize, side: usize, from: usize) -> Val {
     if y.side(axis) == 1 {
         return sheet.times(y, (side - from) as f32);

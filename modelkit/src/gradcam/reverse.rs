@@ -1,11 +1,12 @@
-//! Reverse-mode differentiation of a classifier's head: from the scores back to its maps.
+//! Reverse-mode differentiation of a classifier's head, from the scores back to its maps.
 //!
-//! Walks the nodes in reverse and applies one rule to each operator. A rule takes the adjoint of
-//! what the node gives and returns that of what it takes; nodes that do not depend on the target
-//! are never looked at. What comes out holds for any photo: the rules emit ordinary forward
-//! operators that read the values of the same run. Where an operator keeps the closed form (`closed`)
-//! its rule is here, everything else is done by `general`; an operator without a rule ends the walk
-//! with its name.
+//! The nodes that depend on the target are visited in reverse order. The rule of each operator takes the
+//! gradient with respect to the node's output (its adjoint) and returns the gradients with respect to its
+//! inputs. The rules emit ordinary forward operators that read the values of the same run, so the result is
+//! valid for any photo.
+//!
+//! An operator that keeps the closed form of `closed` uses a rule of `rules`, all others use `general`. An
+//! operator without a rule ends the pass with an error that names it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,17 +24,16 @@ use skincell_onnx::Constant;
 /// Shapes of the values between the target and the logits, for one photo.
 pub(crate) type Shapes = HashMap<String, Vec<usize>>;
 
-/// ∂scores/∂t of a tensor t.
+/// ∂scores/∂t for a tensor t: one vector-Jacobian product for each seed.
 #[derive(Debug, Clone)]
 pub(super) enum Adjoint {
-    /// A matrix and a diagonal.
+    /// In closed form: a matrix and a diagonal.
     Closed(Closed),
-    /// `[S, axes of t]`, see `sheet`.
+    /// As a tensor `[S, axes of t]`, see `sheet`.
     Full(Val),
 }
 
-/// The nodes between `target` and `logits`, in the graph's order: those that depend on the one and
-/// lead to the other.
+/// The nodes that depend on `target` and on which `logits` depend, in the graph's order.
 pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
     let mut depends: HashSet<&str> = HashSet::from([target]);
     let mut after = vec![false; graph.nodes.len()];
@@ -55,10 +55,10 @@ pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
     indices
 }
 
-/// The adjoints of the values of `region` that the rest of the graph reads, from the scores on.
+/// Runs the reverse pass over `path`; returns the adjoints of the values of `region` that later nodes read.
 ///
 /// # Errors
-/// [`Refusal`] naming the first operator, from the scores, that has no rule.
+/// [`Refusal`] with the operator nearest to the scores that has no rule.
 pub(super) fn walk(
     graph: &mut Graph,
     shapes: &Shapes,
@@ -98,22 +98,22 @@ pub(super) fn walk(
     Ok(adjoints)
 }
 
-/// What the rules work with.
+/// The state of the pass, used by the rules.
 pub(super) struct Step<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) shapes: &'a Shapes,
     pub(super) relevant: &'a HashSet<String>,
     pub(super) region: &'a Region,
-    /// Values whose gradient is wanted as a sum along an axis, from a place on.
+    /// Values whose gradient is needed only as a sum along an axis, from an index on.
     summed: &'a HashMap<String, (usize, usize)>,
-    /// Whether the node at work has such values on both sides.
+    /// Whether an output of the current node is such a value.
     inside: bool,
     /// Length of the axis of the seeds.
     seeds: usize,
 }
 
 impl<'a> Step<'a> {
-    /// The closed rule, or else the general one.
+    /// Applies the closed rule if possible, otherwise the general one.
     fn apply(&mut self, node: &NodeProto, y: Adjoint) -> Result<Vec<(String, Adjoint)>, String> {
         let (why, y) = match y {
             Adjoint::Closed(y) => {
@@ -143,7 +143,8 @@ impl<'a> Step<'a> {
         found.into_iter().map(|(x, v)| self.settle(x, v, summing)).collect()
     }
 
-    /// A selection of places: what is wanted of both sides is a sum over them, and it is the same.
+    /// A selection of tokens: input and output need the same sum of the gradient over the tokens, so it is
+    /// passed on.
     fn places_taken(
         &self,
         node: &NodeProto,
@@ -169,7 +170,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The shape of a value, an axis that is only wanted as a sum having length 1.
+    /// The shape of a value, with length 1 for an axis that is already summed.
     fn seen_shape(&self, value: &str) -> Result<Vec<usize>, String> {
         let mut shape = self.shape(value)?.to_vec();
         if let (true, Some((axis, _))) = (self.inside, self.summed.get(value)) {
@@ -178,7 +179,7 @@ impl<'a> Step<'a> {
         Ok(shape)
     }
 
-    /// Sums what is wanted as a sum, and returns to the closed form where only one axis is left.
+    /// Sums the gradient if only the sum is needed, and returns to the closed form if only one axis is left.
     fn settle(
         &mut self,
         x: String,
@@ -187,7 +188,7 @@ impl<'a> Step<'a> {
     ) -> Result<(String, Adjoint), String> {
         if let (false, Some((axis, from))) = (self.inside, self.summed.get(&x)) {
             let side = self.shape(&x)?[*axis];
-            // A product, and what was joined, is summed already.
+            // Products and joined gradients are already summed.
             if !summing {
                 v = sum_from(&mut Sheet { graph: self.graph }, &v, axis + 1, side, *from);
             }
@@ -203,7 +204,7 @@ impl<'a> Step<'a> {
         Ok((x, Adjoint::Full(v)))
     }
 
-    /// A closed form multiplied out.
+    /// The closed form as a tensor.
     fn in_full(&mut self, y: &Closed, value: &str) -> Result<Val, String> {
         let shape = self.seen_shape(value)?;
         let side = shape.get(y.axis).copied().unwrap_or(1);
@@ -230,7 +231,7 @@ impl<'a> Step<'a> {
         let dims = broadcast(&matrix.dims, &factor.dims).ok_or("its factor does not fit")?;
         let product =
             Sheet { graph: self.graph }.binary("Mul", &matrix, &Val { name: held, ..factor })?;
-        // A factor may be shorter than the tensor that it belongs to.
+        // The factor's tensor may have fewer elements than its shape, so the product is expanded.
         Ok(match &y.diagonal {
             Diagonal::Value(_) => {
                 let product = Val { dims: vec![0], ..product };
@@ -240,14 +241,14 @@ impl<'a> Step<'a> {
         })
     }
 
-    /// The outputs of a Split lie one after the other.
+    /// The rule of a Split: the gradients of its outputs are concatenated.
     fn split(
         &mut self,
         node: &NodeProto,
         parts: Vec<Option<Adjoint>>,
     ) -> Result<Vec<(String, Adjoint)>, String> {
         if op(node) != "Split" {
-            return Err("only its first output is worked on".to_owned());
+            return Err("only its first output is supported".to_owned());
         }
         if parts.iter().all(Option::is_none) {
             return Ok(Vec::new());
@@ -276,7 +277,7 @@ impl<'a> Step<'a> {
         Ok(vec![self.settle(x, whole, false)?])
     }
 
-    /// Two ways from one tensor to the scores: the sum of both.
+    /// The sum of the gradients of two paths from one tensor to the scores.
     fn join(&mut self, value: &str, a: Adjoint, b: Adjoint) -> Result<Adjoint, String> {
         let rank = self.shape(value)?.len();
         if let (Adjoint::Closed(a), Adjoint::Closed(b)) = (&a, &b) {
@@ -307,7 +308,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The walk's knowledge for the general rules.
+/// The part of the pass's state that the general rules use.
 struct View<'a> {
     shapes: &'a Shapes,
     relevant: &'a HashSet<String>,

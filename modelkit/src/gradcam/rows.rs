@@ -1,7 +1,8 @@
-//! Computes only the rows that are read: a selection of few places moves up through row-wise operators.
+//! Moves selections of few rows up through row-wise operators, so that only the needed rows are computed.
 //!
-//! A classifier that reads a class token runs the rest of its last block for that token alone then, and the
-//! gradient of the class token is all that the walk meets. The scores stay the same up to rounding.
+//! A classifier that reads only the class token then computes the rest of its last block for that token
+//! alone, and the reverse pass handles only the gradient of that token. The scores stay the same up to
+//! rounding.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -10,7 +11,7 @@ use super::reverse::Shapes;
 use crate::onnx::graph::{Graph, input, int, int_attribute, ints, op, output};
 use skincell_onnx::Constant;
 
-/// Neighbouring places along an axis.
+/// Neighbouring elements along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rows {
     axis: usize,
@@ -18,15 +19,15 @@ struct Rows {
     count: usize,
 }
 
-/// A node that selects rows, by its place in the graph, and whether the axis goes away.
+/// A node that selects rows: its index in the graph, and whether it removes the axis.
 struct Reader {
     index: usize,
     rows: Rows,
     drops: bool,
 }
 
-/// Moves selections up as far as they go; `shapes` are those of all values of the graph, and kept in step.
-/// The value `kept` stays although nothing may read it yet.
+/// Moves selections up as far as possible. `shapes` holds the shapes of all values of the graph and is
+/// updated. The value `kept` is not dropped even if no node reads it yet.
 pub(crate) fn pull_up(graph: &mut Graph, shapes: &mut Shapes, kept: &str) {
     drop_idle(graph, shapes);
     let mut index = graph.nodes.len();
@@ -41,14 +42,14 @@ pub(crate) fn pull_up(graph: &mut Graph, shapes: &mut Shapes, kept: &str) {
             graph.nodes[index] = selection(graph, &reader, &reader.input[0], own, drops);
         }
         shapes.entry(output(&node).to_owned()).and_modify(|shape| shape[rows.axis] = rows.count);
-        // The selections that were added are looked at through the nodes that they read.
+        // The added selections are handled later, at the nodes that they read.
         graph.nodes.splice(index..=index, narrow);
     }
     drop_idle(graph, shapes);
     graph.drop_unused_but(Some(kept));
 }
 
-/// The rows that all readers of a node's output select together, where they are few.
+/// The range of rows that all readers of a node's output select together, if it is small.
 fn wanted(graph: &Graph, shapes: &Shapes, index: usize) -> Option<(Rows, Vec<Reader>)> {
     let node = graph.nodes.get(index).filter(|n| !matches!(op(n), "Slice" | "Gather"))?;
     let value = output(node);
@@ -72,12 +73,12 @@ fn wanted(graph: &Graph, shapes: &Shapes, index: usize) -> Option<(Rows, Vec<Rea
             Some(_) => return None,
         });
     }
-    // Half of a value or more is how channels are split, and saves little.
+    // Selecting half or more saves little; channels are often split this way.
     let few = |rows: &Rows| rows.count > 0 && rows.count * 2 < shape[rows.axis];
     Some((all.filter(few)?, readers))
 }
 
-/// `node`, which selects, rewritten to take `rows` of `value`.
+/// The selecting `node`, rewritten to take `rows` of `value`.
 fn selection(
     graph: &mut Graph,
     node: &NodeProto,
@@ -103,7 +104,7 @@ fn selection(
     new
 }
 
-/// The nodes that compute `rows` of what `node` gives; `None` for an operator that needs all.
+/// The nodes that compute `rows` of the output of `node`; `None` for an operator that needs all rows.
 fn narrowed(
     graph: &mut Graph,
     shapes: &mut Shapes,
@@ -141,7 +142,7 @@ fn narrowed(
     Some(nodes)
 }
 
-/// Rows that lie in one of the parts that a node joins.
+/// Rows that lie in a single part of a concatenation.
 fn one_part(
     graph: &mut Graph,
     shapes: &Shapes,
@@ -162,7 +163,7 @@ fn one_part(
     None
 }
 
-/// A node of the same name and output that gives its first input in another shape.
+/// A Reshape of the node's first input, with the same name and output.
 fn reshaped(graph: &mut Graph, node: &NodeProto, sides: &[usize]) -> NodeProto {
     let sides: Vec<i64> = sides.iter().filter_map(|s| i64::try_from(*s).ok()).collect();
     let sides = graph.add_constant("rows/shape", Constant::i64_list(&sides));
@@ -171,8 +172,8 @@ fn reshaped(graph: &mut Graph, node: &NodeProto, sides: &[usize]) -> NodeProto {
     NodeProto { op_type: operator, input, attribute: Vec::new(), ..node.clone() }
 }
 
-/// Which inputs of a node are cut, and along which of their axes, where only some places along an axis of
-/// its output, of shape `y`, are wanted.
+/// If only some elements along `axis` of a node's output (of shape `y`) are needed: the inputs to be cut, and
+/// the axes along which to cut them.
 fn cuts(
     graph: &Graph,
     shapes: &Shapes,
@@ -220,7 +221,8 @@ fn cuts(
     })
 }
 
-/// Whether a Gather takes every element of a list once, in order, as PyTorch's exporter writes a view.
+/// Whether a Gather takes every element of a vector once and in order. PyTorch's exporter writes views this
+/// way.
 fn takes_all(graph: &Graph, shapes: &Shapes, node: &NodeProto) -> Option<()> {
     let [side] = shapes.get(input(node, 0)?)?[..] else { return None };
     let indices = graph.constants.get(input(node, 1)?)?;
@@ -232,7 +234,7 @@ fn axis_of(node: &NodeProto, default: i64, rank: usize) -> Option<usize> {
     axis_in(rank, int(node, "axis", default))
 }
 
-/// Removes selections of everything, and writes those that only give another shape as the Reshape they are.
+/// Removes selections of all elements, and replaces those that only change the shape by a Reshape.
 fn drop_idle(graph: &mut Graph, shapes: &Shapes) {
     for index in 0..graph.nodes.len() {
         let node = graph.nodes[index].clone();

@@ -1,5 +1,5 @@
-//! The rules that keep the closed form of a gradient: dense layers change its matrix, what acts on each
-//! element alone its diagonal. What they refuse is done by `general`.
+//! The rules of operators that keep the closed form of a gradient: dense layers change its matrix,
+//! elementwise operators its diagonal. If a rule returns an error, `general` handles the operator.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -10,7 +10,7 @@ use super::slope::{Slope, slope};
 use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
 use skincell_onnx::Constant;
 
-/// A tensor, and its adjoint.
+/// Names of tensors and their adjoints.
 type Found = Vec<(String, Closed)>;
 
 impl Step<'_> {
@@ -45,11 +45,11 @@ impl Step<'_> {
         let mut inputs = node.input.iter().filter(|i| self.relevant.contains(*i));
         match (inputs.next(), inputs.next()) {
             (Some(only), None) => Ok(only.clone()),
-            _ => Err("more than one of its inputs depends on the feature map".to_owned()),
+            _ => Err("several of its inputs depend on the feature map".to_owned()),
         }
     }
 
-    /// y = f(x) for each element: the diagonal times f'(x).
+    /// y = f(x) elementwise: the diagonal times f'(x).
     fn elementwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         if node.input.first() != Some(&x) {
@@ -86,7 +86,7 @@ impl Step<'_> {
 
     /// y = x₁ · x₂: the diagonal of each times the other.
     fn mul(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
-        let [a, b] = &node.input[..] else { return Err("it has not two inputs".to_owned()) };
+        let [a, b] = &node.input[..] else { return Err("it does not have two inputs".to_owned()) };
         let mut found = Found::new();
         for (x, other) in [(a, b), (b, a)] {
             if self.relevant.contains(x) {
@@ -100,14 +100,14 @@ impl Step<'_> {
         Ok(found)
     }
 
-    /// y = x / b with b not depending on the target: the diagonal divided by b.
+    /// y = x / b, where b does not depend on the target: the diagonal divided by b.
     fn div(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let (Some(a), Some(b)) = (input(node, 0), input(node, 1)) else {
-            return Err("it has not two inputs".to_owned());
+            return Err("it does not have two inputs".to_owned());
         };
         if a != x {
-            return Err("what it divides by depends on the feature map".to_owned());
+            return Err("its divisor depends on the feature map".to_owned());
         }
         self.same_shape(&x, output(node))?;
         let factor = match self.factor(b, &x, y.axis, |v| 1.0 / v)? {
@@ -139,10 +139,10 @@ impl Step<'_> {
         Ok(vec![(x, Closed { diagonal, ..y.clone() })])
     }
 
-    /// y = α·x·W + c, or W flipped: the matrix times Wᵀ.
+    /// y = α·x·W + c, or with Wᵀ: the matrix times the transposed weights.
     fn gemm(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         if int(node, "transA", 0) != 0 {
-            return Err("it flips its first input".to_owned());
+            return Err("it transposes its first input".to_owned());
         }
         let scale = Diagonal::Channels(vec![float(node, "alpha", 1.0)]);
         let scale = if scale == Diagonal::Channels(vec![1.0]) { Diagonal::One } else { scale };
@@ -164,8 +164,7 @@ impl Step<'_> {
         };
         let ([outputs, inputs, 1, 1], 1) = (&weights.dims[..], int(node, "group", 1)) else {
             return Err(
-                "a convolution mixes the places of the map; it cannot be undone in closed \
-                        form"
+                "a convolution mixes the pixels of the map, so that the closed form does not apply"
                     .to_owned(),
             );
         };
@@ -173,7 +172,7 @@ impl Step<'_> {
         if self.shape(output(node))?.iter().skip(2).any(|side| *side != 1) {
             return Err("a convolution stands between the feature map and the pooling".to_owned());
         }
-        // The same bytes under other dimensions: the file holds them once.
+        // The same bytes with other dimensions; the file stores them once.
         let alias = self.graph.add_constant(&name("weights"), matrix);
         self.dense(node, y, &Diagonal::One, &alias, false)
     }
@@ -189,13 +188,13 @@ impl Step<'_> {
         let x = self.only_input(node)?;
         let two = |t: &Constant| t.dims.len() == 2 && t.to_f32().is_some();
         if node.input.first() != Some(&x) || !self.graph.constants.get(weights).is_some_and(two) {
-            return Err("it multiplies by something that is no constant float32 matrix".to_owned());
+            return Err("its second factor is not a constant float32 matrix".to_owned());
         }
         let shape = self.shape(&x)?;
         let elements: usize = shape.iter().product();
         let axis = shape.iter().position(|side| *side == elements).unwrap_or(shape.len() - 1);
         if shape.get(axis) != Some(&elements) {
-            return Err(format!("it works on {shape:?}, which is not one list of numbers"));
+            return Err(format!("its input has shape {shape:?}, which is not a vector"));
         }
         let rank = self.shape(output(node))?.len();
         let factor = y.diagonal.times(scale, self.graph, rank, y.axis);
@@ -206,7 +205,7 @@ impl Step<'_> {
             };
         let matrix = match (y.matrix.scaled(&factor, self.graph), &factor) {
             (Some(matrix), _) => matrix.through(&weights, in_by_out, self.graph),
-            // Before the first dense layer: its own rows are scaled.
+            // Before the first dense layer the rows of its weights are scaled.
             (None, Diagonal::Channels(list)) => {
                 let outputs = Matrix::Held { name: weights.clone(), transposed: !in_by_out };
                 let scaled = outputs.scaled(&Diagonal::Channels(list.clone()), self.graph);
@@ -218,15 +217,14 @@ impl Step<'_> {
         Ok(vec![(x, Closed { matrix, diagonal: Diagonal::One, axis })])
     }
 
-    /// y holds x's elements in the same order, and x is one list of numbers.
+    /// y holds x's elements in the same order, and x is a vector.
     fn reshaped(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let x = self.only_input(node)?;
         let from = self.shape(&x)?.to_vec();
         let elements: usize = from.iter().product();
         let Some(axis) = from.iter().position(|side| *side == elements) else {
             return Err(format!(
-                "it flattens a map of {from:?} without pooling it first, so each place has weights \
-                 of its own"
+                "it flattens a map of {from:?} without pooling, so that each pixel has separate weights"
             ));
         };
         let diagonal = match &y.diagonal {
@@ -263,13 +261,13 @@ impl Step<'_> {
         Ok(vec![(x, Closed { matrix: y.matrix.clone(), diagonal, axis })])
     }
 
-    /// y holds the channels of its inputs one after the other: each gets its part.
+    /// y holds the channels of its inputs one after the other: each input gets its part.
     fn concat(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
         let rank = self.shape(output(node))?.len();
         let axis = int(node, "axis", 0);
         let axis = if axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { axis };
         if usize::try_from(axis).ok() != Some(y.axis) {
-            return Err("it joins along another axis than the channels'".to_owned());
+            return Err("it joins along an axis other than the channels'".to_owned());
         }
         let mut found = Found::new();
         let mut from = 0;
@@ -299,7 +297,7 @@ impl Step<'_> {
     fn channels_of_part(&self, x: &str, axis: usize) -> Result<usize, String> {
         let constant = self.graph.constants.get(x).map(|t| &t.dims[..]);
         let shape = constant.map_or_else(|| self.shape(x), Ok)?;
-        shape.get(axis).copied().ok_or_else(|| format!("\"{x}\" lacks the channels' axis"))
+        shape.get(axis).copied().ok_or_else(|| format!("\"{x}\" lacks the axis of the channels"))
     }
 
     fn same_shape(&self, x: &str, y: &str) -> Result<(), String> {
@@ -307,10 +305,10 @@ impl Step<'_> {
         if from == to {
             return Ok(());
         }
-        Err(format!("it stretches {from:?} to {to:?}, so one number meets many"))
+        Err(format!("it broadcasts {from:?} to {to:?}"))
     }
 
-    /// The factor that `other` is for the tensor x: a number a channel where it is such a constant.
+    /// `other` as a factor for the tensor x: a number for each channel if it is such a constant.
     fn factor(
         &mut self,
         other: &str,

@@ -1,8 +1,8 @@
-//! Expressions over tensors whose shapes are known: what the general rules of `general` are written in.
+//! Builds expressions over tensors of known shapes. The rules of `general` are written with it.
 //!
-//! Each step appends one ordinary ONNX operator to the graph; steps that would change nothing are left
-//! out. A gradient has the axis of the seeds in front, `[S, axes of the tensor]`, and an axis along which
-//! it is the same everywhere keeps length 1.
+//! Each method appends one ordinary ONNX operator to the graph, or nothing if it would not change the value.
+//! A gradient has the shape `[S, axes of the tensor]`, with the axis of the seeds first. An axis along which
+//! a gradient is constant may have length 1.
 
 use rten_onnx::onnx::AttributeProto;
 
@@ -22,13 +22,13 @@ impl Val {
         Self { name: name.to_owned(), dims: dims.to_vec() }
     }
 
-    /// The length of an axis; 1 for one it does not have.
+    /// The length of an axis; 1 for an axis beyond the last.
     pub(super) fn side(&self, axis: usize) -> usize {
         self.dims.get(axis).copied().unwrap_or(1)
     }
 }
 
-/// Where expressions are written down.
+/// Appends expressions to a graph.
 pub(super) struct Sheet<'g> {
     pub(super) graph: &'g mut Graph,
 }
@@ -37,7 +37,7 @@ fn as_i64(sides: &[usize]) -> Vec<i64> {
     sides.iter().map(|s| i64::try_from(*s).unwrap_or(i64::MAX)).collect()
 }
 
-/// The shape two tensors broadcast to, or `None`.
+/// The shape to which two tensors broadcast, or `None`.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
@@ -69,15 +69,15 @@ impl Sheet<'_> {
         self.graph.add_constant(&name("list"), Constant::i64_list(values))
     }
 
-    /// A function of each element.
+    /// An elementwise operator.
     pub(super) fn unary(&mut self, operator: &str, x: &Val) -> Val {
         self.emit(operator, &[&x.name], vec![], x.dims.clone())
     }
 
-    /// An operator of two tensors, which broadcast.
+    /// An operator of two tensors that broadcast.
     pub(super) fn binary(&mut self, operator: &str, a: &Val, b: &Val) -> Result<Val, String> {
         let dims = broadcast(&a.dims, &b.dims)
-            .ok_or_else(|| format!("{:?} and {:?} do not go together", a.dims, b.dims))?;
+            .ok_or_else(|| format!("{:?} and {:?} do not broadcast", a.dims, b.dims))?;
         Ok(self.emit(operator, &[&a.name, &b.name], vec![], dims))
     }
 
@@ -150,7 +150,7 @@ impl Sheet<'_> {
         self.emit(operator, &[&x.name, &axes], vec![keep], dims)
     }
 
-    /// Places `from`, `from + step`, … along an axis, `count` of them.
+    /// The `count` elements `from`, `from + step`, … along an axis.
     pub(super) fn slice(
         &mut self,
         x: &Val,
@@ -168,7 +168,7 @@ impl Sheet<'_> {
         self.emit("Slice", &[&x.name, from, end, axis, step], vec![], dims)
     }
 
-    /// Tensors one after the other along an axis.
+    /// Concatenates tensors along an axis.
     pub(super) fn concat(&mut self, parts: &[Val], axis: usize) -> Val {
         let [first, rest @ ..] = parts else { return Val::new("", &[]) };
         if rest.is_empty() {
@@ -181,11 +181,11 @@ impl Sheet<'_> {
         self.emit("Concat", &names, vec![int_attribute("axis", axis)], dims)
     }
 
-    /// The product over the last two axes, those before it broadcast.
+    /// The matrix product over the last two axes; the axes before them broadcast.
     pub(super) fn mat_mul(&mut self, a: &Val, b: &Val) -> Result<Val, String> {
         let split = |v: &Val| v.dims.len().checked_sub(2).map(|n| (v.dims[..n].to_vec(), n));
         let (Some((lead_a, at_a)), Some((lead_b, at_b))) = (split(a), split(b)) else {
-            return Err("a product of lists".to_owned());
+            return Err("it multiplies vectors".to_owned());
         };
         let lead = broadcast(&lead_a, &lead_b).filter(|_| a.dims[at_a + 1] == b.dims[at_b]);
         let Some(mut dims) = lead else {
@@ -195,15 +195,15 @@ impl Sheet<'_> {
         Ok(self.emit("MatMul", &[&a.name, &b.name], vec![], dims))
     }
 
-    /// `x · W` for the rows of x along its last axis, W being the constant `[inner, columns]`, or
-    /// `[columns, inner]` if `flipped`, read as it lies.
+    /// `x · W` over the last axis of x, with the constant W `[inner, columns]`, or `[columns, inner]` if
+    /// `flipped`. The constant is used as stored, without a transposed copy.
     pub(super) fn dense(&mut self, x: &Val, weights: &Val, flipped: bool) -> Result<Val, String> {
         let [rows, columns] = weights.dims[..] else {
-            return Err("its weights are no matrix".to_owned());
+            return Err("its weights are not a matrix".to_owned());
         };
         let (inner, columns) = if flipped { (columns, rows) } else { (rows, columns) };
         let Some((last, lead)) = x.dims.split_last().filter(|(last, _)| **last == inner) else {
-            return Err(format!("{:?} meets a matrix of {inner} rows", x.dims));
+            return Err(format!("{:?} does not fit a matrix of {inner} rows", x.dims));
         };
         let flat = self.reshape(x, &[lead.iter().product(), *last]);
         let dims = vec![flat.dims[0], columns];
@@ -214,7 +214,7 @@ impl Sheet<'_> {
         Ok(self.reshape(&product, &dims))
     }
 
-    /// Any operator with attributes, whose result's shape the caller knows.
+    /// Any operator with attributes; the caller gives the shape of the result.
     pub(super) fn call(
         &mut self,
         operator: &str,

@@ -1,8 +1,8 @@
-//! The derivative of each function that acts on every element alone, as operators of the graph.
+//! The derivatives of elementwise functions, as operators of the graph.
 //!
-//! One function a row: what `y = f(x)` computes and what `dy/dx` is, in terms of `x` and `y`.
-//! At a kink the value is TensorFlow's, which is also PyTorch's: 0 for ReLU at 0, 0 for a clip at
-//! its bounds. Joining these along a path is `reverse`'s business.
+//! For each function a comment gives `y = f(x)` and `dy/dx` in terms of `x` and `y`. At a kink the derivative
+//! is that of TensorFlow and PyTorch: 0 for ReLU at 0, and 0 for a clip at its bounds. The chain rule is
+//! applied in `tangent` and `reverse`.
 
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
@@ -15,7 +15,7 @@ use skincell_onnx::Constant;
 /// 1/√2.
 const FRAC_1_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
-/// Builds expressions out of operators.
+/// Builds expressions from operators.
 struct Write<'g> {
     graph: &'g mut Graph,
 }
@@ -45,13 +45,13 @@ impl Write<'_> {
         self.call(operator, &[&number, x])
     }
 
-    /// 1 where the condition holds, else 0.
+    /// 1 where the condition holds, otherwise 0.
     fn indicator(&mut self, condition: &str) -> String {
         let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
         self.with("Cast", condition, to)
     }
 
-    /// 1 where `low < x < high`, else 0.
+    /// 1 where `low < x < high`, otherwise 0.
     fn between(&mut self, x: &str, low: Option<f32>, high: Option<f32>) -> Option<String> {
         let above = low.map(|low| self.by("Greater", x, low));
         let below = high.map(|high| self.by("Less", x, high));
@@ -63,13 +63,13 @@ impl Write<'_> {
         Some(self.indicator(&inside))
     }
 
-    /// `yes` where the condition holds, else `no`.
+    /// `yes` where the condition holds, otherwise `no`.
     fn either(&mut self, condition: &str, yes: &str, no: &str) -> String {
         self.call("Where", &[condition, yes, no])
     }
 }
 
-/// What is known of a derivative.
+/// A derivative.
 pub(crate) enum Slope {
     /// A tensor of the shape of x.
     Value(String),
@@ -77,8 +77,8 @@ pub(crate) enum Slope {
     One,
 }
 
-/// Emits `dy/dx` of a node that computes `y = f(x)` from its first input; `None` if it is not one
-/// of the functions below.
+/// Emits `dy/dx` of a node that computes `y = f(x)` elementwise from its first input; `None` for an operator
+/// without a rule here.
 pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
     let x = input(node, 0)?.to_owned();
     let y = output(node).to_owned();
@@ -95,14 +95,14 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
         },
         // y = x if x > 0 else αx
         "LeakyRelu" => leaky(w, x, float(node, "alpha", 0.01)),
-        // y = x if x > 0 else α(eˣ − 1); the slope there is y + α
+        // y = x if x > 0 else α(eˣ − 1); 1 or y + α
         "Elu" => elu(w, y, float(node, "alpha", 1.0)),
         // y = 1/(1 + e⁻ˣ); y(1 − y)
         "Sigmoid" => {
             let rest = w.from(1.0, "Sub", y);
             w.call("Mul", &[y, &rest])
         }
-        // 1 − y²
+        // y = tanh(x); 1 − y²
         "Tanh" => {
             let square = w.call("Mul", &[y, y]);
             w.from(1.0, "Sub", &square)
@@ -127,19 +127,19 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
         }
         "Gelu" if text(node, "approximate") == Some("tanh") => gelu_tanh(w, x),
         "Gelu" => gelu(w, x),
-        // 2/√π · e^(−x²)
+        // y = erf(x); 2/√π · e^(−x²)
         "Erf" => {
             let bell = bell(w, x, -1.0);
             w.by("Mul", &bell, std::f32::consts::FRAC_2_SQRT_PI)
         }
         "Neg" => w.number(-1.0),
-        // 1 above 0, −1 below, 0 at 0
+        // y = |x|; 1 above 0, −1 below, 0 at 0
         "Abs" => {
             let (above, below) = (w.between(x, Some(0.0), None)?, w.between(x, None, Some(0.0))?);
             w.call("Sub", &[&above, &below])
         }
         "Sign" => w.number(0.0),
-        // eˣ = y
+        // y = eˣ; y
         "Exp" => y.to_owned(),
         "Log" => w.call("Reciprocal", &[x]),
         // y = √x; 1/(2y)
@@ -163,13 +163,13 @@ fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
     attribute(node, name).and_then(|a| a.s.as_deref())
 }
 
-/// The bounds of a `Clip`, as inputs since operator set 11; `None` where one is computed.
+/// The bounds of a `Clip`, which are inputs since operator set 11; `None` if one is computed.
 fn clip_bounds(graph: &Graph, node: &NodeProto) -> Option<(Option<f32>, Option<f32>)> {
     let bound = |index: usize| match input(node, index) {
         None => Some(None),
         Some(name) => graph.constants.get(name)?.to_scalar().map(Some),
     };
-    // Bounds at the ends of the range of float32 are how exporters write "none".
+    // For a missing bound exporters write the end of float32's range.
     let real = |b: &f32| b.abs() < f32::MAX;
     Some((bound(1)?.filter(real), bound(2)?.filter(real)))
 }

@@ -1,9 +1,10 @@
-//! Forward from the target map: what each later map does when a whole channel of the target rises by 1.
+//! Forward-mode differentiation from the target map: the change of each later map if all places of a channel
+//! of the target rise by 1.
 //!
-//! Grad-CAM weighs a channel by its gradient summed over all places. Through operators that keep
-//! channels apart (activations, batch norm, sums, pooling of any kind) that sum is the gradient behind
-//! them times the derivative computed here, which is one number a place and needs no axis of classes.
-//! The head behind the pooling is `reverse`'s business.
+//! Grad-CAM weights a channel by its gradient summed over all places. Through operators that keep channels
+//! apart (activations, batch norm, sums, pooling of any kind) this sum is the gradient after them times the
+//! derivative computed here. That derivative is one number for each place and needs no axis of classes. The
+//! head after the pooling is differentiated by `reverse`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,23 +20,23 @@ use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, out
 /// The derivative of one value.
 #[derive(Debug, Clone)]
 pub(super) struct Tangent {
-    /// One factor a place, for the target's channels.
+    /// One factor for each place of the target's channels.
     pub(super) factor: Diagonal,
     /// The axis of the channels.
     pub(super) axis: usize,
-    /// Where the target's channels begin among the value's; the others do not depend on it.
+    /// Index of the first channel that belongs to the target; channels of other inputs do not depend on it.
     pub(super) from: usize,
 }
 
-/// What is known forward of the target.
+/// The part of the graph after the target that forward mode covers.
 #[derive(Debug, Default)]
 pub(super) struct Region {
     pub(super) tangents: HashMap<String, Tangent>,
-    /// The nodes gone through, by their first output.
+    /// The covered nodes, by their first output.
     pub(super) nodes: HashSet<String>,
 }
 
-/// The target alone, for what is followed otherwise.
+/// A region of the target alone.
 pub(super) fn only(target: &str, axis: usize) -> Region {
     let start = Tangent { factor: Diagonal::One, axis, from: 0 };
     Region { tangents: HashMap::from([(target.to_owned(), start)]), ..Region::default() }
@@ -130,10 +131,10 @@ impl Step<'_> {
         })
     }
 
-    /// A value as a factor for x, which it broadcasts to.
+    /// A value as a factor for x, to which it broadcasts.
     fn local(&mut self, value: &str, x: &str) -> Option<Diagonal> {
         let Some(tensor) = self.graph.constants.get(value) else {
-            // A value made here has the shape of x; one of the graph may be shorter.
+            // An added value has the shape of x; a value of the original graph may broadcast.
             let whole = self.shapes.get(value).is_none_or(|s| Some(s) == self.shapes.get(x));
             return whole.then(|| Diagonal::Value(value.to_owned()));
         };
@@ -149,7 +150,7 @@ impl Step<'_> {
         (padded == *shape).then(|| Diagonal::Value(value.to_owned()))
     }
 
-    /// x's tangent times a factor for all of x.
+    /// The tangent of x times a factor for the whole of x.
     fn scaled(&mut self, x: &str, factor: &Diagonal) -> Option<Tangent> {
         let factor = self.part(factor.clone(), x)?;
         let (tangent, rank) = (self.tangent(x)?.clone(), self.shape(x)?.len());
@@ -227,7 +228,7 @@ impl Step<'_> {
         (self.tangent(x)?.axis == 1).then(|| self.scaled(x, &factors))?
     }
 
-    /// Joined to channels that do not depend on the target.
+    /// A concatenation with channels that do not depend on the target.
     fn concat(&mut self, node: &NodeProto, relevant: &[&str]) -> Option<Tangent> {
         let [x] = relevant else { return None };
         let tangent = self.tangent(x)?.clone();
@@ -262,7 +263,7 @@ impl Step<'_> {
         Some(Tangent { factor, axis, ..tangent })
     }
 
-    /// Places are counted otherwise; the channels keep an axis of their own.
+    /// A reshape in which the channels keep an axis of their own.
     fn reshaped(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
         let tangent = self.tangent(x)?.clone();
         let (from, to) = (self.shape(x)?.clone(), self.shape(output(node))?.clone());
@@ -283,7 +284,7 @@ impl Step<'_> {
         Some(Tangent { factor, axis, ..tangent })
     }
 
-    /// Whether a reduction goes over all places, and their number.
+    /// The number of places, if a reduction goes over all of them.
     fn over_all(&self, node: &NodeProto, x: &str) -> Option<usize> {
         let (shape, tangent) = (self.shape(x)?, self.tangent(x)?);
         let rank = shape.len();
@@ -298,7 +299,7 @@ impl Step<'_> {
         (only && !axes.contains(&tangent.axis)).then_some(places)
     }
 
-    /// The tangent of a value with one element a channel, computed as a map's mean.
+    /// The tangent of a pooled value with one element for each channel: the mean of the map's factor.
     fn pooled(&mut self, node: &NodeProto, x: &str, factor: Diagonal) -> Option<Tangent> {
         let (tangent, all) =
             (self.tangent(x)?.clone(), *self.shape(x)?.get(self.tangent(x)?.axis)?);
@@ -332,7 +333,7 @@ impl Step<'_> {
         Some(mean)
     }
 
-    /// The maximum hands its gradient to where it is: the factor there, in equal parts.
+    /// The factor at the place of the maximum, or the mean of the factors if several places are maximal.
     fn max(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
         self.over_all(node, x)?;
         let tangent = self.tangent(x)?.clone();
@@ -377,7 +378,7 @@ impl Step<'_> {
     }
 }
 
-/// The sum of a factor over all places of a tensor with `places` of them, one number a channel.
+/// The sum of a factor over all `places` of a tensor: one number for each channel.
 pub(super) fn summed(
     graph: &mut Graph,
     factor: &Diagonal,

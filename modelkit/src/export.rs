@@ -294,8 +294,8 @@ pub fn advice(model: &Path) -> Option<&'static str> {
         }
         "zip" | "tar" | "gz" | "tgz" => "unpack it first, and name the model inside",
         "json" => {
-            "it describes a TensorFlow.js model without its weights: prepare the Keras export of the same model \
-             (Teachable Machine: Export Model, Tensorflow, Keras)"
+            "it describes a TensorFlow.js model without its weights: prepare the Keras export of the \
+             same model (Teachable Machine: Export Model, Tensorflow, Keras)"
         }
         _ => return None,
     })

@@ -1,6 +1,7 @@
-//! Runs a graph in rten: to learn the shapes its values have, and to compare graphs.
+//! Runs a graph in rten to find the shapes of its values and to compare graphs.
 //!
-//! Serving is the runner's business; here a model is loaded from memory, run on one tensor, dropped.
+//! A model is loaded from memory, run on one photo at a time and dropped. Serving uses
+//! `skincell_engines` instead.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,24 +18,24 @@ use crate::onnx::graph::Graph;
 /// Why a graph cannot be run.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// rten does not load it.
+    /// rten cannot load it.
     #[error("the engine rten cannot load this model: {0}")]
     Load(String),
-    /// rten does not get to its end.
+    /// rten fails while running it.
     #[error("the engine rten cannot run this model: {0}")]
     Run(String),
-    /// It asks for what is not given here.
-    #[error("the model takes {inputs} inputs, and a classifier of photos takes one")]
+    /// The graph does not have exactly one input.
+    #[error("the model takes {inputs} inputs, but a classifier of photos takes one")]
     Inputs {
-        /// How many it takes.
+        /// Number of its inputs.
         inputs: usize,
     },
 }
 
-/// Runs `work` of the engine's, in which a graph that fits no operator may panic.
+/// Runs `work` in the engine and turns a panic into an error: some invalid graphs make rten panic.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(EngineError::Run("it broke off inside an operator; export the model again".to_owned()))
+        Err(EngineError::Run("it panicked inside an operator; export the model again".to_owned()))
     })
 }
 
@@ -49,7 +50,7 @@ pub(crate) struct GraphEngine {
 }
 
 impl GraphEngine {
-    /// Loads a graph as it stands, its values in between kept, so that they can be asked for.
+    /// Loads a graph without rten's optimisations, which would remove intermediate values.
     pub(crate) fn load(graph: &Graph) -> Result<Self, EngineError> {
         let bytes = external::in_one_piece(graph).map_err(|e| EngineError::Load(e.to_string()))?;
         let mut options = ModelOptions::with_all_ops();
@@ -61,14 +62,14 @@ impl GraphEngine {
         }
     }
 
-    /// The values named, after a run on `input`.
+    /// Runs the graph on `input` and returns the values named in `wanted`.
     fn values(&self, input: ValueOrView, wanted: &[&str]) -> Result<Vec<Value>, EngineError> {
         let ids: Result<Vec<NodeId>, _> = wanted.iter().map(|w| self.model.node_id(w)).collect();
         let ids = ids.map_err(run_error)?;
         guarded(|| self.model.run(vec![(self.input, input)], &ids, None).map_err(run_error))
     }
 
-    /// The float32 values named, after a run on `input`.
+    /// Runs the graph on `input` and returns the float32 values named in `wanted`.
     pub(crate) fn run(
         &self,
         input: ValueOrView,
@@ -83,15 +84,15 @@ impl GraphEngine {
     }
 }
 
-/// The elements of a value that is the same for every photo, behind its dimensions.
+/// Dimensions and elements of a value that is the same for every photo.
 pub(crate) enum Fixed {
     /// float32.
     Floats(Vec<usize>, Vec<f32>),
-    /// Integers or conditions, in the engine's 32 bits.
+    /// Integers or booleans, which rten holds in 32 bits.
     Integers(Vec<usize>, Vec<i32>),
 }
 
-/// Answers which shape a value has when the graph runs on one photo, each value asked for once.
+/// Finds and remembers the shapes of values by running the graph on one photo of zeros.
 pub(crate) struct Probe {
     engine: GraphEngine,
     photo: Tensor<f32>,
@@ -105,7 +106,7 @@ impl Probe {
         Ok(Self { engine: GraphEngine::load(graph)?, photo, known: HashMap::new() })
     }
 
-    /// The values named, where they are float32 or integers.
+    /// The values named; `None` for each that is neither float32 nor int32.
     pub(crate) fn fixed(&self, names: &[&str]) -> Result<Vec<Option<Fixed>>, EngineError> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -119,7 +120,7 @@ impl Probe {
         Ok(values.into_iter().map(element).collect())
     }
 
-    /// Learns the shapes of all that these nodes make.
+    /// Finds the shapes of all outputs of these nodes.
     pub(crate) fn learn_made<'n>(
         &mut self,
         nodes: impl IntoIterator<Item = &'n NodeProto>,
@@ -128,7 +129,7 @@ impl Probe {
         self.learn(&made.filter(|o| !o.is_empty()).collect::<Vec<_>>())
     }
 
-    /// Learns the shapes of some values.
+    /// Finds the shapes of the values named; returns all shapes known.
     pub(crate) fn learn(
         &mut self,
         names: &[&str],

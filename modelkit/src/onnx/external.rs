@@ -1,9 +1,10 @@
-//! How a served model lies on disk: `model.onnx` holds the graph, `model.onnx.data` the weights.
+//! Encodes a graph as the two files of a served model: `model.onnx` with the graph and `model.onnx.data`
+//! with the weights.
 //!
-//! An engine maps the second file and works on the weights where they are, so each begins at a
-//! multiple of [`ALIGNMENT`], in the order in which the nodes first need them (the order in which
-//! pages are then read), and equal ones lie there once. Tensors the engines convert or that are too
-//! small to be worth a page stay in `model.onnx`. The same graph gives the same bytes.
+//! An engine maps the second file and computes with the mapped weights. Each begins at a multiple of
+//! [`ALIGNMENT`]; they follow in the order in which the nodes first read them, so that pages are read in
+//! order; equal weights are stored once. Tensors that engines convert, and small ones, stay in
+//! `model.onnx`. The output is deterministic. Writing the files to disk is left to `write`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,12 +19,12 @@ use skincell_onnx::Constant;
 
 pub use skincell_engines::source::{GRAPH_FILE, WEIGHTS_FILE};
 
-/// Every weight begins at a multiple of this: a cache line, and more than any element type needs.
+/// Every weight begins at a multiple of this many bytes, the size of a cache line.
 pub const ALIGNMENT: usize = 64;
-/// Smaller tensors stay in the graph's file.
+/// Tensors of fewer bytes stay in the graph's file.
 const SMALLEST: usize = 64;
 
-/// A model as two files.
+/// Contents of a model's two files.
 pub(crate) struct Files {
     /// `model.onnx`.
     pub(crate) graph: Vec<u8>,
@@ -31,10 +32,10 @@ pub(crate) struct Files {
     pub(crate) weights: Vec<u8>,
 }
 
-/// Lays a graph out as two files.
+/// Encodes a graph as two files.
 ///
 /// # Errors
-/// What the protobuf writer says; it has no reason to.
+/// [`ProtobufError`], which is not expected to happen.
 pub(crate) fn lay_out(graph: &Graph) -> Result<Files, ProtobufError> {
     let mut weights = Vec::new();
     let mut places = BTreeMap::new();
@@ -60,10 +61,10 @@ pub(crate) fn lay_out(graph: &Graph) -> Result<Files, ProtobufError> {
     Ok(Files { graph: encode(graph, initializer)?, weights })
 }
 
-/// The graph as one file with its weights inside, as an engine takes it from memory.
+/// Encodes a graph as one file with its weights inside, for an engine that loads it from memory.
 ///
 /// # Errors
-/// What the protobuf writer says; it has no reason to.
+/// [`ProtobufError`], which is not expected to happen.
 pub(crate) fn in_one_piece(graph: &Graph) -> Result<Vec<u8>, ProtobufError> {
     let initializers = graph.constants.iter().map(|(name, t)| initializer(name, t, None));
     encode(graph, initializers.collect())
@@ -75,8 +76,8 @@ fn in_order_of_use(graph: &Graph) -> Vec<&str> {
     used.filter(|name| graph.constants.contains_key(*name) && seen.insert(*name)).collect()
 }
 
-/// Whether a mapping spares a private copy of this tensor: 64-bit integers and booleans are
-/// converted by rten at load, wherever they lie.
+/// Whether mapping this tensor saves a private copy: rten converts 64-bit integers and booleans when it loads
+/// a model, and so copies them anyway.
 fn is_external(tensor: &Constant) -> bool {
     let mapped = matches!(
         tensor.dtype,
@@ -131,7 +132,7 @@ fn encode(graph: &Graph, initializer: Vec<TensorProto>) -> Result<Vec<u8>, Proto
     Ok(bytes)
 }
 
-/// A model whose graph has a name, which the ONNX checker demands and `rten-onnx` leaves out.
+/// A model whose graph has a name, which the ONNX checker demands and `rten-onnx` does not write.
 struct NamedModel {
     graph: NamedGraph,
     rest: ModelProto,

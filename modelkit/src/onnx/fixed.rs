@@ -1,8 +1,8 @@
-//! Computes once what a graph computes from shapes alone, which one photo's size fixes.
+//! Replaces values that a graph computes from shapes alone by constants, for a known photo size.
 //!
-//! Exporters write reshapes with sizes read from tensors, class tokens repeated to the batch, masks of shifted
-//! windows. With the photo's size known all of these are constants, and later steps see through them. What is
-//! large is left as it is, and so is arithmetic on weights alone, such as their dequantization.
+//! Exporters write reshapes with sizes read from tensors, class tokens repeated to the batch, and masks of
+//! shifted windows. With the photo's size known all of these are constants, which later steps can read. Large
+//! values are left as they are, and so is arithmetic on weights alone, such as their dequantization.
 
 use std::collections::HashSet;
 
@@ -12,16 +12,16 @@ use crate::onnx::engine::{EngineError, Fixed, Probe};
 use crate::onnx::graph::{Graph, attribute, input, int, op, output, reads};
 use skincell_onnx::Constant;
 
-/// Largest number of elements of a value that becomes a constant.
+/// Most elements of a value that becomes a constant.
 const MOST_ELEMENTS: usize = 1 << 18;
 
-/// Arithmetic on constants of up to so many elements is done as well, such as an exponent's reciprocal.
+/// Arithmetic on constants of up to this many elements is computed as well, such as an exponent's reciprocal.
 const FEW_ELEMENTS: usize = 64;
 
-/// Replaces values that follow from shapes by constants; `probe` was loaded from the graph as it is.
+/// Replaces values that follow from shapes by constants; `probe` was loaded from the unchanged graph.
 ///
 /// # Errors
-/// What the engine says when it computes them.
+/// [`EngineError`] if the engine cannot compute them.
 pub(crate) fn fix_shapes(graph: &mut Graph, probe: &Probe) -> Result<(), EngineError> {
     let mut varies: HashSet<&str> = graph.inputs.iter().filter_map(|i| i.name.as_deref()).collect();
     let mut shaped: HashSet<&str> = HashSet::new();
@@ -68,10 +68,11 @@ pub(crate) fn fix_shapes(graph: &mut Graph, probe: &Probe) -> Result<(), EngineE
     Ok(())
 }
 
-/// How many nodes are looked at for an element type.
+/// Most nodes followed back to find an element type.
 const DEPTH: usize = 64;
 
-/// The element type of a value made from shapes; the engine holds all integers and conditions in 32 bits.
+/// The element type of a value computed from shapes. The graph shows it; rten holds all integers and booleans
+/// in 32 bits.
 fn dtype(graph: &Graph, value: &str, left: usize) -> Option<DataType> {
     if let Some(constant) = graph.constants.get(value) {
         return Some(constant.dtype);
@@ -94,7 +95,7 @@ fn dtype(graph: &Graph, value: &str, left: usize) -> Option<DataType> {
     }
 }
 
-/// The ends of 32 bits stand for "to the end" in 64, too.
+/// To 64 bits. The ends of the 32-bit range mean "to the end" in `Slice`, so they become those of 64 bits.
 fn widened(value: i32) -> i64 {
     match value {
         i32::MAX => i64::MAX,

@@ -1,9 +1,9 @@
-//! Clears a graph of what inference does not need: identities, dropout, batch norms after
-//! convolutions; and of operators the engines do not know.
+//! Removes identities and dropout, folds batch norms into convolutions, and replaces operators that rten does
+//! not support.
 //!
-//! An engine that folds a batch norm at load makes a private copy of the convolution's weights;
-//! folded here, they stay mapped. What folding did to each convolution is remembered, because
-//! Grad-CAM's target is the convolution before its batch norm.
+//! An engine that folds a batch norm when it loads a model makes a private copy of the convolution's weights;
+//! folded here, the weights stay mapped. The change of each convolution is returned, because Grad-CAM's
+//! target is the convolution before its batch norm.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use rten_onnx::onnx::NodeProto;
 use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op, output};
 use skincell_onnx::Constant;
 
-/// What a folded batch norm added to each channel, by the name of the folded convolution's output:
+/// The constant a folded batch norm added to each channel, by the name of the folded convolution's output:
 /// `β − μγ/√(σ² + ε)`.
 pub(crate) type Shifts = HashMap<String, Vec<f32>>;
 
-/// Removes `Identity` and `Dropout` nodes, except where the graph's output would lose its name.
+/// Removes `Identity` and `Dropout` nodes, except if the graph's output would lose its name.
 pub(crate) fn drop_identities(graph: &mut Graph) {
     let mut index = 0;
     while let Some(node) = graph.nodes.get(index) {
@@ -29,7 +29,7 @@ pub(crate) fn drop_identities(graph: &mut Graph) {
             graph.nodes.remove(index);
             graph.replace_reads(&to, &from);
         } else if idle && op(node) == "Dropout" {
-            // rten knows dropout only with its random numbers built in.
+            // rten supports dropout only in builds with random numbers.
             if let Some(node) = graph.nodes.get_mut(index) {
                 node.op_type = Some("Identity".to_owned());
                 node.attribute.clear();
@@ -43,9 +43,9 @@ pub(crate) fn drop_identities(graph: &mut Graph) {
     }
 }
 
-/// Writes operators that rten does not know with others that it does: `Erfc`, which tf2onnx leaves in
-/// for Keras's gelu although ONNX has no such operator, as `1 − erf(x)`, `Selu` as `γ·elu(x)`,
-/// and `Sign`, which rten takes for 1 at 0.
+/// Writes operators that rten does not support with others that it does: `Erfc`, which tf2onnx writes for
+/// Keras's gelu although ONNX has no such operator, as `1 − erf(x)`; `Selu` as `γ·elu(x)`; and `Sign`, which
+/// rten computes as 1 at 0.
 pub(crate) fn replace_unknown(graph: &mut Graph) {
     while let Some(index) =
         graph.nodes.iter().position(|n| matches!(op(n), "Erfc" | "Selu" | "Sign"))
@@ -75,7 +75,7 @@ pub(crate) fn replace_unknown(graph: &mut Graph) {
         }
         let mut new = graph.nodes.split_off(end);
         if let Some(last) = new.last_mut() {
-            // ONNX Runtime takes no two nodes of one name.
+            // ONNX Runtime refuses two nodes of the same name.
             last.name =
                 node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
             last.output = vec![output(&node).to_owned()];
@@ -92,8 +92,8 @@ fn captured(graph: &Graph, value: &str) -> bool {
     graph.nodes.iter().any(reads_inside)
 }
 
-/// Folds each batch norm into the convolution before it, where that has no other reader:
-/// `W' = αW`, `b' = α(b − μ) + β`, `α = γ/√(σ² + ε)`, in f64.
+/// Folds each batch norm into the convolution before it, if that has no other reader:
+/// `W' = αW`, `b' = α(b − μ) + β`, `α = γ/√(σ² + ε)`, computed in f64.
 pub(crate) fn fold_batch_norms(graph: &mut Graph) -> Shifts {
     let mut shifts = Shifts::new();
     let mut index = 0;

@@ -1,8 +1,8 @@
-//! A thin, editable view on an ONNX graph: nodes in order, constants by name, who makes and who
-//! takes each value.
+//! An ONNX graph that can be edited: nodes in order, constants by name, and searches for the producer and
+//! the readers of a value.
 //!
-//! It knows names and structure. What an operator computes is the business of the modules that use
-//! it; how weights lie in a file is `external`'s.
+//! It covers names and structure. The meaning of operators is left to the modules that use it, and the
+//! encoding to `external`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -16,17 +16,17 @@ pub(crate) use skincell_onnx::build::{
 /// An ONNX graph with its weights in memory.
 #[derive(Clone)]
 pub(crate) struct Graph {
-    /// In an order in which they can run.
+    /// In an order in which they can run, each after the producers of its inputs.
     pub(crate) nodes: Vec<NodeProto>,
     /// Initialisers and the values of `Constant` nodes.
     pub(crate) constants: BTreeMap<String, Constant>,
-    /// Without those that are constants.
+    /// Without those that are initialisers.
     pub(crate) inputs: Vec<ValueInfoProto>,
     pub(crate) outputs: Vec<ValueInfoProto>,
     pub(crate) ir_version: i64,
     pub(crate) opsets: Vec<OperatorSetIdProto>,
-    /// Whether the biases of convolutions are their own, and not what batch norms left, where the exporter
-    /// knows it of all of them.
+    /// Whether the biases of all convolutions are the layers' own (`true`) or come from folded batch norms
+    /// (`false`), if the exporter recorded it.
     pub(crate) own_biases: Option<bool>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn op(node: &NodeProto) -> &str {
     node.op_type.as_deref().unwrap_or_default()
 }
 
-/// The node for people: its operator, and its name where it has one.
+/// The node as error texts name it: its operator, and its name or that of its output.
 pub(crate) fn label(node: &NodeProto) -> String {
     match node.name.as_deref() {
         Some(name) if !name.is_empty() => format!("{} \"{name}\"", op(node)),
@@ -46,7 +46,7 @@ pub(crate) fn label(node: &NodeProto) -> String {
     }
 }
 
-/// Name of input `index`, or `None` where it is left out.
+/// Name of input `index`, or `None` if it is left out.
 pub(crate) fn input(node: &NodeProto, index: usize) -> Option<&str> {
     node.input.get(index).map(String::as_str).filter(|name| !name.is_empty())
 }
@@ -71,12 +71,12 @@ pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
     attribute(node, name).and_then(|a| a.f).unwrap_or(default)
 }
 
-/// A list-of-integers attribute, if it is there.
+/// An attribute that is a list of integers, if the node has it.
 pub(crate) fn ints<'n>(node: &'n NodeProto, name: &str) -> Option<&'n [i64]> {
     attribute(node, name).map(|a| &a.ints[..])
 }
 
-/// Every value a node reads, those that graphs in its attributes take from outside included.
+/// Every value a node reads, including those that subgraphs in its attributes read from outside.
 pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
     let mut names: Vec<&str> =
         node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
@@ -93,12 +93,12 @@ pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
 }
 
 impl Graph {
-    /// Version of the standard operators the graph is written in.
+    /// Version of the standard operator set of the graph.
     pub(crate) fn opset(&self) -> i64 {
         skincell_onnx::opset(&self.opsets).unwrap_or(1)
     }
 
-    /// The node that makes a value.
+    /// The node that computes a value, and its index.
     pub(crate) fn producer_of(&self, value: &str) -> Option<(usize, &NodeProto)> {
         let makes = |node: &NodeProto| node.output.iter().any(|o| o == value);
         self.nodes.iter().enumerate().find(|(_, node)| makes(node))
@@ -110,12 +110,12 @@ impl Graph {
         self.nodes.iter().enumerate().filter(|(_, n)| takes(n)).map(|(i, _)| i).collect()
     }
 
-    /// Whether the graph gives this value to the outside.
+    /// Whether this value is an output of the graph.
     pub(crate) fn is_output(&self, value: &str) -> bool {
         self.outputs.iter().any(|o| o.name.as_deref() == Some(value))
     }
 
-    /// A name nothing has yet: `base`, or `base_2`, `base_3`, ….
+    /// A name that is not used yet: `base`, or `base_2`, `base_3`, ….
     pub(crate) fn fresh(&self, base: &str) -> String {
         let taken = |name: &str| {
             self.constants.contains_key(name)
@@ -135,7 +135,8 @@ impl Graph {
         }
     }
 
-    /// Adds a constant under a fresh name made from `base`, or finds the same one added before.
+    /// Adds a constant under an unused name made from `base`, or returns the name of an equal one added
+    /// before.
     pub(crate) fn add_constant(&mut self, base: &str, tensor: Constant) -> String {
         let same = |(name, held): (&String, &Constant)| {
             (name.starts_with(base) && *held == tensor).then(|| name.clone())
@@ -168,7 +169,7 @@ impl Graph {
         name
     }
 
-    /// Makes every reader of `old` read `new`.
+    /// Makes every node that reads `old` read `new`.
     pub(crate) fn replace_reads(&mut self, old: &str, new: &str) {
         for node in &mut self.nodes {
             for name in node.input.iter_mut().filter(|n| n.as_str() == old) {

@@ -1,9 +1,10 @@
-//! Integer products written so that every engine computes the same.
+//! Replaces integer products that overflow in rten by products in float32.
 //!
-//! On x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. Where the weights of a
-//! `ConvInteger` or `MatMulInteger` are wider than 7 bits these overflow, and probabilities come out wrong by any
-//! amount. Such products are computed in float32, `(x − zero_x) · (w − zero_w)`: exact up to 2²⁴, with weights of
-//! four bytes. Others are left as they are, those that `model quantize` writes among them.
+//! On x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. If the weights of
+//! a `ConvInteger` or `MatMulInteger` are wider than 7 bits, the sum overflows and the probabilities are
+//! wrong by any amount. Such products are computed in float32 as `(x − zero_x) · (w − zero_w)`: exact up to
+//! 2²⁴, with weights of four bytes. Others are left as they are, for example those that `model quantize`
+//! writes.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
@@ -40,8 +41,9 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
     widened
 }
 
-/// Whether two products of these weights and any bytes fit into 16 bits, in the form that rten brings both to:
-/// a convolution's weights unsigned and its photo signed, a matrix product's the other way round.
+/// Whether the sum of two products of these weights and any bytes fits into 16 bits. rten converts the
+/// weights of a convolution to unsigned bytes and its input to signed ones, and the other way round for a
+/// matrix product.
 fn fits(graph: &Graph, node: &NodeProto) -> bool {
     let Some(weights) = input(node, 1).and_then(|name| graph.constants.get(name)) else {
         return false;
@@ -55,7 +57,8 @@ fn fits(graph: &Graph, node: &NodeProto) -> bool {
     }
 }
 
-/// Appends the product in float32, under the name of the node's output.
+/// Appends the product in float32. Its result has the name of the node's output, unless all readers of that
+/// convert it to float32 and can read the product itself.
 fn replace(graph: &mut Graph, node: &NodeProto, product: &str) {
     let axis = if product == "Conv" { 0 } else { 1 };
     let base = output(node).to_owned();
@@ -78,7 +81,7 @@ fn replace(graph: &mut Graph, node: &NodeProto, product: &str) {
     }
 }
 
-/// A value less its zero point, float32. A zero point for each channel lies along `axis`.
+/// A value minus its zero point, in float32. A list of zero points has one for each channel along `axis`.
 fn centred(
     graph: &mut Graph,
     base: &str,
@@ -96,7 +99,7 @@ fn centred(
     graph.emit(&format!("{base}/centred"), "Sub", &[&float, &zero], vec![])
 }
 
-/// The same of constants.
+/// The same, computed here, if value and zero point are constants.
 fn folded(graph: &Graph, value: &str, zero: Option<&str>, axis: Option<usize>) -> Option<Constant> {
     let held = graph.constants.get(value)?;
     let numbers = integers(held)?;
@@ -114,7 +117,7 @@ fn folded(graph: &Graph, value: &str, zero: Option<&str>, axis: Option<usize>) -
     Some(Constant::f32(&held.dims, &values))
 }
 
-/// The elements of a constant of bytes.
+/// The elements of a constant of signed or unsigned bytes.
 fn integers(constant: &Constant) -> Option<Vec<f32>> {
     let bytes = constant.bytes.iter();
     match constant.dtype {
@@ -155,7 +158,8 @@ mod tests {
         graph.emit("cast", "Cast", &[from], vec![int_attribute("to", i64::from(to.0))])
     }
 
-    /// Every pixel of the result of a convolution of a photo of one value.
+    /// Convolves a photo whose pixels are all `pixel`; returns the number of products widened and the first
+    /// pixel of the result.
     fn convolved(pixel: f32, weights: Constant, zeros: (u8, Constant)) -> (usize, f32) {
         let mut graph = graph();
         let photo = cast(&mut graph, "image", DataType::UINT8);

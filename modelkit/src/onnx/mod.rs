@@ -1,6 +1,7 @@
-//! ONNX files: read once and wholly checked, changed as a graph, run by rten, laid out to be mapped.
+//! ONNX files: reading and checking them, changing the graph, running it in rten, and writing it so that
+//! engines can map its weights.
 //!
-//! What a graph means for a classifier of photos is the business of the other modules.
+//! The modules here treat any graph; those beside this one interpret it as a classifier of photos.
 
 pub(crate) mod engine;
 pub mod external;

@@ -1,5 +1,5 @@
-//! Brings graphs of the standard operator sets 7 to 10 to set 11, in which parameters that were attributes
-//! are inputs. Operators whose meaning did not change between these sets are left as they are.
+//! Converts graphs of the standard operator sets 7 to 10 to set 11, in which some parameters are inputs that
+//! were attributes before. Operators that did not change between these sets are left as they are.
 
 use rten_onnx::onnx::{AttributeProto, NodeProto};
 use skincell_onnx::Constant;
@@ -7,15 +7,15 @@ use skincell_onnx::build::text_attribute;
 
 use crate::onnx::graph::{Graph, int, label, op};
 
-/// The oldest set that is read: before it, operators broadcast as an attribute says.
+/// The oldest set supported. In older sets, operators broadcast only if an attribute demands it.
 pub(super) const OLDEST: i64 = 7;
-/// The set that graphs are brought to.
+/// The set that graphs are converted to.
 const TO: i64 = 11;
 
-/// Rewrites the graph where it is of an older set than 11.
+/// Rewrites the graph if its set is older than 11.
 ///
 /// # Errors
-/// Which node cannot be written in set 11, and why.
+/// A text that names the node that cannot be written in set 11, and the reason.
 pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
     if !(OLDEST..TO).contains(&graph.opset()) {
         return Ok(());
@@ -29,7 +29,9 @@ pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
             "Upsample" | "Resize" => resize(graph, &mut node),
             "BatchNormalization" if int(&node, "spatial", 1) == 0 => {
                 let what = label(&node);
-                return Err(format!("{what} has statistics for each place, which set 11 has not"));
+                return Err(format!(
+                    "{what} has separate statistics for each pixel, which operator set 11 does not support"
+                ));
             }
             _ => continue,
         }
@@ -42,7 +44,7 @@ pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
     Ok(())
 }
 
-/// Drops an attribute and gives it.
+/// Removes an attribute and returns it.
 fn take(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {
     let at = node.attribute.iter().position(|a| a.name.as_deref() == Some(name))?;
     Some(node.attribute.remove(at))
@@ -74,7 +76,7 @@ fn pad(graph: &mut Graph, node: &mut NodeProto) {
     set_input(graph, node, 2, "pad/value", Constant::scalar(value));
 }
 
-/// Set 10 has the inputs already.
+/// Nodes of set 10 have the inputs already and no attribute.
 fn slice(graph: &mut Graph, node: &mut NodeProto) {
     for (at, name) in [(1, "starts"), (2, "ends"), (3, "axes")] {
         if let Some(list) = take(node, name) {
@@ -84,7 +86,8 @@ fn slice(graph: &mut Graph, node: &mut NodeProto) {
     }
 }
 
-/// `Upsample` and the `Resize` of set 10 take pixels whose indices times the scale are those of the result.
+/// `Upsample` and the `Resize` of set 10 multiply pixel indices by the scale, which later sets call
+/// `asymmetric`.
 fn resize(graph: &mut Graph, node: &mut NodeProto) {
     let scales = match take(node, "scales") {
         Some(list) => {
@@ -129,7 +132,7 @@ mod tests {
         }
     }
 
-    /// Inputs of the only node, and the constants they name.
+    /// The constants that the inputs of the first node name, `None` for each that is no constant.
     fn inputs(graph: &Graph) -> Vec<Option<&Constant>> {
         graph.nodes[0].input.iter().map(|name| graph.constants.get(name)).collect()
     }
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_sets_are_left_alone_and_what_has_no_form_is_named() {
+    fn newer_sets_stay_and_unsupported_nodes_are_named() {
         let norm = || node("BatchNormalization", vec![int_attribute("spatial", 0)]);
         let mut newer = graph(vec![norm()], 11);
         assert_eq!(upgrade(&mut newer), Ok(()));

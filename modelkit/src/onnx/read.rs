@@ -1,6 +1,7 @@
-//! Makes a graph of what an ONNX file holds: values made before they are read, each of them once.
+//! Reads an ONNX file into a graph whose nodes are in an order in which they can run.
 //!
-//! The modules after this one work on a graph that is whole.
+//! It checks that every value exists and is computed once, so that later modules need not. Whether the graph
+//! is a classifier of photos is left to them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,13 +13,13 @@ use thiserror::Error;
 use crate::onnx::graph::{Graph, label, op, reads};
 use crate::onnx::older;
 
-/// Why an ONNX file cannot be worked on.
+/// Why an ONNX file cannot be used.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// It cannot be read.
+    /// The file cannot be read or decoded.
     #[error(transparent)]
     File(#[from] skincell_onnx::ReadError),
-    /// A node reads what nothing makes.
+    /// A node reads a value that does not exist.
     #[error(
         "{node} reads \"{value}\", which no node, input or weight provides; the export left \
          something out"
@@ -29,37 +30,37 @@ pub enum ReadError {
         /// The value.
         value: String,
     },
-    /// Nodes that wait for each other.
+    /// The graph has a cycle.
     #[error(
-        "{count} nodes wait for each other in a circle, {node} among them; no engine can run it"
+        "{count} nodes wait for each other in a cycle, {node} among them; no engine can run the graph"
     )]
     Cycle {
-        /// One node of the circle.
+        /// One node of the cycle.
         node: String,
-        /// How many cannot run.
+        /// Number of nodes that cannot run.
         count: usize,
     },
-    /// Two makers of one value.
+    /// Two nodes compute the same value.
     #[error("\"{value}\" is made twice, the second time by {node}; export the model again")]
     Twice {
-        /// The value.
+        /// Name of the value.
         value: String,
-        /// The second maker.
+        /// The second node.
         node: String,
     },
-    /// Operators too old, too new or of a private set.
+    /// An operator is unsupported: its set is too old or private.
     #[error("{0}")]
     Operators(String),
 }
 
-/// What our exporters write of the layers: `own` where no batch norm follows a convolution, `folded` where no
-/// convolution has a bias.
+/// Metadata written by this repository's exporters: `own` if no batch norm follows a convolution, `folded` if
+/// no convolution has a bias.
 const CONV_BIAS: &str = "skincell.conv_bias";
 
 /// Reads a model with all its weights.
 ///
 /// # Errors
-/// [`ReadError`], naming the first thing found wrong.
+/// [`ReadError`] with the first fault found.
 pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
     let ModelFile { nodes, constants, inputs, outputs, ir_version, opsets, metadata } =
         skincell_onnx::read(path)?;
@@ -87,7 +88,7 @@ fn check_operators(graph: &Graph) -> Result<(), ReadError> {
     let opset = graph.opset();
     if opset < older::OLDEST {
         return Err(ReadError::Operators(format!(
-            "the model is written in operator set {opset}, {oldest} is the oldest worked on; \
+            "the model is written in operator set {opset}, but the oldest one supported is {oldest}; \
              export it again with opset 17",
             oldest = older::OLDEST
         )));
@@ -95,7 +96,8 @@ fn check_operators(graph: &Graph) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Refuses operators no engine knows. A tail that makes labels of the scores (`ZipMap`) is gone by then.
+/// Refuses operators that no engine supports. It is called after nodes behind the scores, such as
+/// scikit-learn's `ZipMap`, were dropped.
 ///
 /// # Errors
 /// [`ReadError::Operators`] with the first such node.
@@ -122,7 +124,7 @@ pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
     match graph.nodes.iter().find(private) {
         None => Ok(()),
         Some(node) => Err(ReadError::Operators(format!(
-            "{} is of the private operator set \"{}\", which no engine here knows; export with \
+            "{} belongs to the private operator set \"{}\", which no engine here supports; export with \
              functions inlined, or name a tensor before it with --scores NAME",
             label(node),
             node.domain.as_deref().unwrap_or_default()
@@ -130,7 +132,7 @@ pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
     }
 }
 
-/// Puts nodes into an order in which they can run, keeping the file's where it is one.
+/// Puts nodes into an order in which they can run; an order that can run already is kept.
 fn sort(graph: &mut Graph) -> Result<(), ReadError> {
     let mut made: HashSet<String> = graph.constants.keys().cloned().collect();
     made.extend(graph.inputs.iter().filter_map(|v| v.name.clone()));

@@ -1,8 +1,8 @@
-//! Brings graphs in half precision to float32, inputs and outputs included.
+//! Converts graphs in half precision to float32, including inputs and outputs.
 //!
-//! Engines disagree on them: rten computes in float32 with private copies of the weights, ONNX Runtime in halves,
-//! and both refuse operators that mix the two. Every half is a float32, so the weights stay as they are, and are
-//! mapped; the arithmetic rounds less than the file's own would.
+//! Engines treat them differently: rten computes in float32 with private copies of the weights, ONNX Runtime
+//! in half precision, and both refuse operators that mix the two. The conversion is exact for the weights and
+//! lets engines map them; the arithmetic rounds less than in half precision.
 
 use rten_onnx::onnx::{AttributeProto, ValueInfoProto};
 use skincell_onnx::Constant;
@@ -14,8 +14,8 @@ fn is_half(dtype: DataType) -> bool {
     matches!(dtype, DataType::FLOAT16 | DataType::BFLOAT16)
 }
 
-/// Rewrites constants, casts and the types of inputs and outputs. A graph with graphs in its attributes is left as
-/// it is.
+/// Converts constants, casts and the types of inputs and outputs. A graph with subgraphs in attributes is
+/// left unchanged.
 pub(crate) fn widen(graph: &mut Graph) {
     if graph.nodes.iter().any(|node| node.attribute.iter().any(|a| a.g.is_some())) {
         return;

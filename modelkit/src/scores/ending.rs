@@ -1,9 +1,11 @@
-//! Which function ends a graph: softmax, its logarithm or a sigmoid, written as one node or spelled out,
-//! behind whatever changes shape and type only.
+//! Finds the last function of a graph: softmax, log-softmax or sigmoid, as one node or as several, also if
+//! nodes follow that change only shape, type or rounding.
+//!
+//! Any other last function is left undecided.
 
 use crate::onnx::graph::{Graph, input, label, op};
 
-/// The function that makes a graph's scores.
+/// A function that turns logits into scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Function {
     Softmax,
@@ -11,17 +13,17 @@ pub(super) enum Function {
     Sigmoid,
 }
 
-/// The function that ends a graph, and where.
+/// The last function of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ending {
     pub(super) function: Function,
-    /// The value it is applied to.
+    /// Name of its input.
     pub(super) before: String,
-    /// Its node, for people.
+    /// Its node, as error texts name it.
     pub(super) node: String,
 }
 
-/// Operators that change a value's shape or type, round it or cut it off at bounds, and nothing else.
+/// Operators that only change a value's shape or type, round it or clip it.
 const PASSING: [&str; 11] = [
     "Identity",
     "Dropout",
@@ -36,10 +38,10 @@ const PASSING: [&str; 11] = [
     "DequantizeLinear",
 ];
 
-/// The function that makes the value `name`, or `None` where none of these does.
+/// The function that computes the value `name`, or `None` if it is another one.
 pub(super) fn ending(graph: &Graph, name: &str) -> Option<Ending> {
     let mut value = name;
-    // A graph has no circles, but its depth is the file's choice; nothing real passes this often.
+    // The file may chain any number of such operators; real models have only a few.
     for _ in 0..32 {
         let (_, node) = graph.producer_of(value)?;
         let before = input(node, 0)?;
@@ -66,7 +68,7 @@ pub(super) fn ending(graph: &Graph, name: &str) -> Option<Ending> {
     None
 }
 
-/// What the node of operator `operator` that makes `value` reads.
+/// The first two inputs of the node that computes `value`, if its operator is `operator`.
 fn made_by<'g>(
     graph: &'g Graph,
     value: &str,
@@ -76,7 +78,7 @@ fn made_by<'g>(
     Some((input(node, 0)?, input(node, 1)))
 }
 
-/// `e / sum(e)` with `e = exp(x)` or `exp(x − max(x))`: gives `x`.
+/// Returns `x` if `value` is `e / sum(e)` with `e = exp(x)` or `exp(x − max(x))`.
 fn spelled_softmax(graph: &Graph, value: &str) -> Option<String> {
     let (power, Some(sum)) = made_by(graph, value, "Div")? else { return None };
     let (summed, _) = made_by(graph, sum, "ReduceSum")?;
@@ -85,14 +87,14 @@ fn spelled_softmax(graph: &Graph, value: &str) -> Option<String> {
     }
     let (exponent, _) = made_by(graph, power, "Exp")?;
     if let Some((x, Some(most))) = made_by(graph, exponent, "Sub") {
-        // Only the value's own maximum leaves the softmax as it is.
+        // Subtracting anything but the maximum of `x` could change the softmax.
         let (of, _) = made_by(graph, most, "ReduceMax")?;
         return (of == x).then(|| x.to_owned());
     }
     Some(exponent.to_owned())
 }
 
-/// `1 / (1 + exp(−x))`, the division as `Div` or `Reciprocal`: gives `x`.
+/// Returns `x` if `value` is `1 / (1 + exp(−x))`, the division as `Div` or `Reciprocal`.
 fn spelled_sigmoid(graph: &Graph, value: &str) -> Option<String> {
     let is_one = |name: &str| {
         graph.constants.get(name).and_then(skincell_onnx::Constant::to_scalar) == Some(1.0)

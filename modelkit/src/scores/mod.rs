@@ -1,9 +1,9 @@
-//! What the numbers a classifier gives are, decided by its graph and by what comes out on photos, and
-//! brought to `[1, classes]` by nodes added to the graph.
+//! Decides whether a classifier's output holds logits or probabilities and which activation belongs to it,
+//! and adds nodes that bring it to `[1, classes]`.
 //!
-//! The graph says which function ends it (`ending`), or within which bounds its values lie
-//! (`range`). The photos say whether the numbers are probabilities. Where the two leave more than one
-//! reading, nothing is guessed: [`ScoresError`] names the flag that decides.
+//! The evidence is the last function of the graph (`ending`), the bounds of the graph's values (`range`)
+//! and the output on photos. If it allows more than one interpretation, [`ScoresError`] names the flag that
+//! decides. Choosing the output tensor is left to [`crate::interface`].
 
 mod ending;
 mod range;
@@ -17,41 +17,41 @@ use ending::{Ending, Function, ending};
 use range::{Range, range};
 use skincell_onnx::Constant;
 
-/// The scores a graph gives.
+/// The scores of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scores {
     /// The graph's output, `[1, classes]`.
     pub(crate) output: String,
-    /// The value whose softmax or sigmoid the probabilities are, `[1, classes]`; the output itself
-    /// where the graph applies neither. `None` where no such value exists, as for a mean of two
-    /// softmaxes: the output then holds probabilities.
+    /// The value of which the probabilities are the softmax or sigmoid, `[1, classes]`; it is the output
+    /// itself if the graph applies neither. `None` if there is no such value, as for a mean of two
+    /// softmaxes; the output then holds probabilities.
     pub(crate) logits: Option<String>,
     pub(crate) form: Form,
-    /// What makes probabilities of the logits.
+    /// The function that turns logits into probabilities.
     pub(crate) activation: Activation,
 }
 
 impl Scores {
-    /// The value whose gradient is taken: the logits, or the probabilities where there are none.
+    /// The value whose gradient is computed: the logits, or the probabilities if there are no logits.
     pub(crate) fn differentiated(&self) -> &str {
         self.logits.as_deref().unwrap_or(&self.output)
     }
 }
 
-/// What a user says the numbers are.
+/// The activation given by the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaidActivation {
-    /// Softmax makes probabilities of them, or has done so in the graph.
+    /// The probabilities are the softmax of the scores, or the graph ends with a softmax.
     Softmax,
-    /// A sigmoid of each does, or has done so in the graph.
+    /// The probabilities are the sigmoid of each score, or the graph ends with a sigmoid.
     Sigmoid,
-    /// They are logarithms of probabilities.
+    /// The scores are logarithms of probabilities.
     LogSoftmax,
-    /// They are probabilities already.
+    /// The scores are probabilities, and the graph does not show how they were computed.
     None,
 }
 
-/// Why the numbers cannot be read.
+/// Why the scores cannot be interpreted.
 #[derive(Debug, Error)]
 pub enum ScoresError {
     /// More than one axis has several elements.
@@ -65,10 +65,10 @@ pub enum ScoresError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// As many scores as labels, or one score and two labels.
+    /// The number of labels differs from that of the scores. (Two labels may name one score.)
     #[error(
-        "the model gives {scores} scores and the labels name {labels} classes; they must match \
-         (a single score takes two labels, the second being the one it stands for, or one)"
+        "the model returns {scores} scores, but the labels name {labels} classes; give as many labels \
+         as scores (for a single score give one label, or two and the score is the second's probability)"
     )]
     Labels {
         /// Scores of the model.
@@ -76,86 +76,86 @@ pub enum ScoresError {
         /// Labels given.
         labels: usize,
     },
-    /// Numbers that could be either.
+    /// The scores may be probabilities or logits.
     #[error(
         "the scores of output \"{name}\" lie between 0 and 1 on every photo and {sum}, and the graph \
-         does not show what they are: say it with --activation none (they are probabilities), \
-         softmax or sigmoid (they are logits)"
+         does not show whether they are probabilities: give --activation none if they are, \
+         --activation softmax or sigmoid if they are logits"
     )]
     Ambiguous {
-        /// The output.
+        /// Name of the output.
         name: String,
-        /// What their sum does, as the middle of a sentence.
+        /// A statement about their sum, as the middle of a sentence.
         sum: &'static str,
     },
-    /// The graph says something else than the flag.
-    #[error("--activation {said} was given, and {found}; leave the flag out, or correct it")]
+    /// The flag contradicts the graph or the scores.
+    #[error("--activation {said} was given, but {found}; leave the flag out, or correct it")]
     Contradiction {
         /// The flag's value.
         said: &'static str,
-        /// What the graph or the numbers say.
+        /// The contradicting fact, as the middle of a sentence.
         found: String,
     },
-    /// A softmax that does not make the classes sum to 1.
+    /// The last softmax runs over another axis than that of the classes.
     #[error(
         "{node} ends the graph, but the scores of a photo sum to {sum}: it does not run over the \
          classes; name the tensor before it with --scores \"{before}\""
     )]
     WrongAxis {
-        /// The softmax.
+        /// The softmax node.
         node: String,
-        /// What they sum to on the first photo.
+        /// Sum of the first photo's scores.
         sum: f64,
-        /// What the softmax reads.
+        /// Name of the softmax's input.
         before: String,
     },
-    /// A softmax of one number.
+    /// The last softmax runs over one score.
     #[error(
         "{node} runs over a single score, which makes it 1 for every photo; name the tensor before it \
          with --scores \"{before}\""
     )]
     Constant {
-        /// The softmax.
+        /// The softmax node.
         node: String,
-        /// What it reads.
+        /// Name of its input.
         before: String,
     },
-    /// Learning shapes.
+    /// The engine cannot run the graph to find the shapes of its values.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// NaN or infinity.
+    /// A score is NaN or infinite.
     #[error(
-        "score {index} of photo {photo} is {score}: the model does not compute; check its \
-         preprocessing (--preprocess) and the export"
+        "score {index} of photo {photo} is {score}, which is not a finite number; check the \
+         model's preprocessing (--preprocess) and its export"
     )]
     NotFinite {
-        /// Which photo, from 1.
+        /// Number of the photo, from 1.
         photo: usize,
-        /// Which score.
+        /// Index of the score, from 0.
         index: usize,
-        /// What it is.
+        /// The score.
         score: f32,
     },
 }
 
-/// What was found, and how: for the report.
+/// The scores found, and how, for the report.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settled {
     pub(crate) scores: Scores,
-    /// How probabilities come about, for people.
+    /// How the probabilities are computed, for the report.
     pub(crate) how: String,
-    /// Whether the activation is no more than the usual one.
+    /// Whether the activation is an assumption, without evidence in the graph.
     pub(crate) assumed: bool,
-    /// From the original output's numbers to probabilities, to compare with.
+    /// How the original output becomes probabilities, for the comparison.
     pub(crate) reading: Reading,
 }
 
-/// How the original output's numbers become probabilities.
+/// How the original output becomes probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) form: Form,
     pub(crate) activation: Activation,
-    /// A single score of two classes: it stands for the second.
+    /// Whether a single score stands for two classes: it is the second's.
     pub(crate) pair: bool,
 }
 
@@ -180,18 +180,21 @@ impl Reading {
     }
 }
 
-/// How far a sum of probabilities may be from 1: a thousand of them in half precision.
+/// Largest distance of a sum of probabilities from 1, enough for a thousand of them in half precision.
 const SUM_TOLERANCE: f64 = 2e-3;
 
-/// The same after a softmax in the graph whose result was rounded to 8 bits.
+/// The same if the graph rounds the result of its softmax to 8 bits.
 const ROUGH_SUM_TOLERANCE: f64 = 0.1;
 
-/// What the numbers on the photos say by themselves.
+/// Properties of the scores of all photos.
 struct Numbers {
+    /// Whether each is between 0 and 1.
     within: bool,
+    /// Whether those of each photo sum to 1.
     sums_to_one: bool,
-    /// Likewise, with the rounding of eight bits.
+    /// Whether they do up to rounding to 8 bits.
     sums_roughly: bool,
+    /// Sum of the first photo's.
     first_sum: f64,
 }
 
@@ -214,23 +217,23 @@ impl Numbers {
     }
 }
 
-/// What the scores are, before the graph is touched.
+/// The interpretation of the scores, found before the graph is changed.
 struct Found {
     form: Form,
     activation: Activation,
-    /// What the function that ends the graph reads.
+    /// Name of the input of the graph's last function.
     before: Option<String>,
     how: String,
     assumed: bool,
 }
 
-/// Decides what output `name` of the given `shape` holds, and brings it to `[1, classes]`.
+/// Decides how output `name` becomes probabilities, and brings it to `[1, classes]`.
 ///
-/// `outputs` are its numbers on some photos, `labels` the number of classes the labels name; `probe`
-/// was loaded from the graph as it is.
+/// `outputs` are its values on some photos, `labels` is the number of labels; `probe` was loaded from the
+/// unchanged graph.
 ///
 /// # Errors
-/// [`ScoresError`], with the flag that decides.
+/// [`ScoresError`] if the scores cannot be interpreted or the flag `said` contradicts them.
 pub(crate) fn settle(
     graph: &mut Graph,
     probe: &mut Probe,
@@ -272,7 +275,10 @@ pub(crate) fn settle(
     Ok(Settled { scores, how, assumed: found.assumed, reading })
 }
 
-/// The number of scores of a shape in which one axis at most is longer than 1.
+/// The number of scores in an output of this shape.
+///
+/// # Errors
+/// [`ScoresError::Shape`] if more than one axis is longer than 1, or the batch is.
 fn classes(name: &str, shape: &[usize]) -> Result<usize, ScoresError> {
     let long = shape.iter().filter(|side| **side != 1).count();
     let count: usize = shape.iter().product();
@@ -282,7 +288,10 @@ fn classes(name: &str, shape: &[usize]) -> Result<usize, ScoresError> {
     Ok(count)
 }
 
-/// Reads the numbers as the user says, where graph and numbers allow it.
+/// Interprets the scores as the user's flag demands.
+///
+/// # Errors
+/// [`ScoresError::Contradiction`] if the graph or the scores contradict the flag.
 fn as_said(
     said: SaidActivation,
     end: Option<&Ending>,
@@ -333,7 +342,7 @@ fn as_said(
     }
 }
 
-/// Decides by the function that ends the graph, by the bounds of its values, and by the numbers.
+/// Interprets the scores by the last function of the graph, the bounds of its values and the scores.
 fn decide(
     graph: &Graph,
     name: &str,
@@ -377,7 +386,7 @@ fn decide(
             found(done, Activation::Sigmoid, None, how, false)
         }
         (true, Range::Within(..) | Range::Unknown) => {
-            let sum = if count > 1 { "do not sum to 1" } else { "are one a photo" };
+            let sum = if count > 1 { "do not sum to 1" } else { "are one per photo" };
             Err(ScoresError::Ambiguous { name: name.to_owned(), sum })
         }
         _ if count == 1 => {
@@ -391,7 +400,7 @@ fn shape_of(probe: &mut Probe, name: &str) -> Result<Vec<usize>, ScoresError> {
     Ok(probe.learn(&[name])?.get(name).cloned().unwrap_or_default())
 }
 
-/// The value as `[1, elements]`.
+/// Reshapes the value to `[1, elements]`.
 fn flat(graph: &mut Graph, value: &str, shape: &[usize], base: &str) -> String {
     let count: usize = shape.iter().product();
     if *shape == [1, count] {
@@ -402,7 +411,7 @@ fn flat(graph: &mut Graph, value: &str, shape: &[usize], base: &str) -> String {
     graph.emit(base, "Reshape", &[value, &sides], vec![])
 }
 
-/// Two scores out of one, whose probability is the second's.
+/// Makes two scores of one that stands for the second class.
 fn paired(graph: &mut Graph, single: Scores) -> Scores {
     let Some(logit) = single.logits else {
         let one = graph.add_constant("scores/one", Constant::f32(&[1, 1], &[1.0]));
@@ -412,7 +421,7 @@ fn paired(graph: &mut Graph, single: Scores) -> Scores {
         let (form, activation) = (Form::Probabilities, Activation::Softmax);
         return Scores { output, logits: None, form, activation };
     };
-    // softmax([−z/2, z/2]) = [1 − sigmoid(z), sigmoid(z)], and each class has a gradient of its own.
+    // softmax([−z/2, z/2]) = [1 − sigmoid(z), sigmoid(z)], so that each class has its own gradient.
     let halves = graph.add_constant("scores/halves", Constant::f32(&[1, 2], &[-0.5, 0.5]));
     let output = graph.emit("scores/pair", "MatMul", &[&logit, &halves], vec![]);
     let logits = Some(output.clone());

@@ -1,19 +1,21 @@
-//! Within which bounds a value lies whatever the photo, as far as a graph's last nodes show it.
+//! Computes bounds of a value that hold for every photo, by interval arithmetic over a graph's last nodes.
+//!
+//! It looks at operators and constants only and runs nothing.
 
 use crate::onnx::graph::{Graph, float, input, op};
 
 /// Bounds of a value's elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Range {
-    /// Never below the first, never above the second.
+    /// From the first to the second number, both included.
     Within(f64, f64),
-    /// A weighted sum of features: it may be anything.
+    /// A weighted sum of features, which may have any value.
     Unbounded,
-    /// The operators do not tell.
+    /// The operators do not show bounds.
     Unknown,
 }
 
-/// How many values are looked at: a graph that joins a value with itself doubles the paths at each node.
+/// Most values examined. A limit is needed because every node that reads a value twice doubles the paths.
 const LOOKS: usize = 256;
 
 /// The bounds of the value `name`.
@@ -76,7 +78,7 @@ fn of(graph: &Graph, name: &str, left: &mut usize) -> Range {
     }
 }
 
-/// Through an operator that keeps bounds, or cuts the lower one off.
+/// Bounds after an operator that keeps them, or after `Relu`.
 fn through(operator: &str, range: Range) -> Range {
     match (operator, range) {
         ("Relu", Range::Within(low, high)) => Range::Within(low.max(0.0), high.max(0.0)),
@@ -84,10 +86,10 @@ fn through(operator: &str, range: Range) -> Range {
     }
 }
 
-/// Of two values joined by an operator.
+/// Bounds of two values combined by an operator.
 fn pairwise(operator: &str, a: Range, b: Range) -> Range {
     let (Range::Within(al, ah), Range::Within(bl, bh)) = (a, b) else {
-        // Divided or multiplied by what depends on the photo, features may be normalised.
+        // A product or quotient with another value that depends on the photo may be normalised features.
         let scaled = matches!(operator, "Mul" | "Div");
         let plain = |other: Range| !scaled || matches!(other, Range::Within(..));
         return match (a, b) {

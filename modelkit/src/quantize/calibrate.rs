@@ -1,9 +1,9 @@
-//! The range of each value that is to be held in 8-bit integers, and the mean of each of its channels,
-//! found by running photos.
+//! Runs photos to find the range of each value that becomes 8-bit integers, and the mean of each of its
+//! channels.
 //!
-//! The extremes of a long tail would spend the 256 steps on values that hardly occur, so the range
-//! is narrowed to where rounding and clipping together cost least: the squared error over a
-//! histogram of all photos, for a few narrower ranges.
+//! Outliers would spend the 256 steps on values that hardly occur. So narrower ranges are tried, and the one
+//! with the smallest squared error of rounding and clipping over a histogram of all photos is used. Changing
+//! the graph is left to [`super::int8`].
 
 use std::collections::BTreeMap;
 
@@ -16,32 +16,32 @@ use super::{QuantizeError, QuantizeStep};
 use crate::onnx::engine::GraphEngine;
 use crate::onnx::graph::Graph;
 
-/// Bars of a histogram.
+/// Number of a histogram's bins.
 const BARS: usize = 2048;
-/// Values looked at in one run: each holds a whole map in memory until the run ends.
+/// Values requested in one run, limited because all of their maps are in memory until the run ends.
 const AT_ONCE: usize = 16;
 /// Steps of an 8-bit range.
 const STEPS: f64 = 255.0;
 
-/// What 8-bit integers stand for: `value = scale · (integer − zero)`, integers 0 to 255.
+/// The meaning of 8-bit integers, 0 to 255: `value = scale · (integer − zero)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Range {
     pub(super) scale: f32,
     pub(super) zero: u8,
 }
 
-/// What the photos showed of one value.
+/// Statistics of one value over the photos.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen {
     pub(super) range: Range,
-    /// `[channels]`, over all photos and places.
+    /// `[channels]`, over all photos and pixels.
     pub(super) means: Vec<f64>,
 }
 
-/// What the photos show of each value of `names`.
+/// Computes the statistics of each value in `names`.
 ///
 /// # Errors
-/// What the engine says.
+/// [`QuantizeError::Engine`] if the graph cannot be run.
 pub(super) fn seen(
     graph: &Graph,
     mut names: Vec<&str>,
@@ -78,7 +78,7 @@ pub(super) fn seen(
     Ok(names.iter().map(|name| (*name).to_owned()).zip(seen).collect())
 }
 
-/// Adds the mean of each channel of `[1, channels, height, width]`.
+/// Adds the mean of each channel of `values`, `[1, channels, height, width]`, to `sums`.
 fn add_means(sums: &mut Vec<f64>, values: &Values<f32>) {
     let channels = values.shape().get(1).copied().unwrap_or_default();
     let places = (values.len() / channels.max(1)).max(1);
@@ -88,7 +88,7 @@ fn add_means(sums: &mut Vec<f64>, values: &Values<f32>) {
     }
 }
 
-/// Runs a photo and shows the values named, some at a time.
+/// Runs a photo and calls `show` with the index and elements of each value named, some per run.
 fn look(
     engine: &GraphEngine,
     names: &[&str],
@@ -120,7 +120,7 @@ fn look(
     Ok(())
 }
 
-/// How often values occur, in bars of equal width from `low` to `high`.
+/// A histogram with bins of equal width from `low` to `high`.
 struct Histogram {
     low: f64,
     width: f64,
@@ -137,14 +137,14 @@ impl Histogram {
     fn add(&mut self, values: &[f32]) {
         for value in values {
             let bar = (f64::from(*value) - self.low) / self.width;
-            // `as` stops at both ends: a value outside the first pass's extremes counts there.
+            // `as` saturates, so a value outside the extremes counts in the first or last bin.
             if let Some(bar) = self.bars.get_mut((bar as usize).min(BARS - 1)) {
                 *bar += 1;
             }
         }
     }
 
-    /// The range, each end of it narrowed by some share, whose rounding and clipping cost least.
+    /// The range with the smallest error; each end is tried at shares of 20 % to 100 % of the extreme.
     fn range(&self) -> Range {
         let highest = self.low + self.width * BARS as f64;
         let shares = || (4..=20).map(|n| f64::from(n) / 20.0);
@@ -160,8 +160,8 @@ impl Histogram {
         Range { scale: scale as f32, zero: zero as u8 }
     }
 
-    /// Sum of squared errors: `step²/12` for each value that is rounded, the distance to the end for
-    /// each that is clipped.
+    /// Sum of squared errors: `step²/12` for each value that is rounded, the squared distance to the range
+    /// for each that is clipped.
     fn cost(&self, low: f64, high: f64) -> f64 {
         let rounding = ((high - low) / STEPS).powi(2) / 12.0;
         let of_bar = |(index, count): (usize, &u64)| {

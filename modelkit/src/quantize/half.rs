@@ -1,7 +1,7 @@
-//! Weights in half precision: 11 bits of mantissa in 2 bytes, and a `Cast` back to float32.
+//! Stores weights in half precision (2 bytes, 11 significant bits), with a `Cast` back to float32.
 //!
-//! The engines here compute in float32 and undo the cast when they load the model, so this makes
-//! the file smaller and the private memory larger. Weights outside half's range stay as they are.
+//! The engines compute in float32 and apply the cast when they load the model. So the file becomes smaller,
+//! but private memory larger. Tensors with values outside the range of half precision stay as they are.
 
 use ::half::f16;
 use rten_onnx::onnx::{DataType, NodeProto};
@@ -9,10 +9,10 @@ use rten_onnx::onnx::{DataType, NodeProto};
 use crate::onnx::graph::{Graph, int_attribute};
 use skincell_onnx::Constant;
 
-/// Smaller tensors stay: their bytes are few, and biases need their digits.
+/// Tensors of fewer elements stay in float32: they save few bytes, and biases need the precision.
 const SMALLEST: usize = 1024;
 
-/// Converts every large float32 constant; returns how many.
+/// Converts every large float32 constant; returns their number.
 pub(super) fn convert(graph: &mut Graph) -> usize {
     let names: Vec<String> = graph
         .constants
@@ -40,7 +40,7 @@ pub(super) fn convert(graph: &mut Graph) -> usize {
     changed
 }
 
-/// The tensor rounded to half precision, if it is float32 and none of it overflows.
+/// The tensor rounded to half precision, or `None` if it is not float32 or an element overflows.
 fn to_half(tensor: &Constant) -> Option<Constant> {
     let halves: Vec<f16> = tensor.to_f32()?.into_iter().map(f16::from_f32).collect();
     if halves.iter().any(|h| !h.is_finite()) {

@@ -1,15 +1,15 @@
-//! Convolutions on 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`.
+//! Rewrites convolutions to 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`.
 //!
-//! Weights are unsigned bytes around 64, one scale for each output channel, 7 bits wide (1 to 127):
-//! on x86 without VNNI rten adds two products of such a byte and a signed one (down to -128) in 16
-//! bits, and larger bytes would overflow them. Inputs are unsigned bytes, too: of signed ones ONNX
-//! Runtime's `ConvInteger` computes something else. Written this way, and not with a
-//! `DequantizeLinear` on the weights, rten runs on the mapped bytes as they are.
-//! What rounding the weights adds to a channel on average, by the means of its inputs on the photos, the
-//! bias takes off again.
+//! - Weights are unsigned bytes of 7 bits (1 to 127) with zero point 64 and one scale per output channel. On
+//!   x86 without VNNI rten adds two products of such a byte and a signed one (down to -128) in 16 bits, which
+//!   larger bytes would overflow.
+//! - Inputs are unsigned bytes because ONNX Runtime's `ConvInteger` returns wrong sums for signed ones.
+//! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights would prevent.
+//! - The mean error that rounding adds to a channel, computed from the means of its inputs on the photos, is
+//!   subtracted from the bias.
 //!
-//! Depthwise convolutions, dense layers and the Grad-CAM operators stay in float32: few bytes, and
-//! most of the error.
+//! Grouped convolutions, dense layers and the Grad-CAM operators stay in float32: they have few bytes and
+//! would cause most of the error.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use super::calibrate::Seen;
 use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
 use skincell_onnx::Constant;
 
-/// Most steps of a weight to either side of 0.
+/// Largest number of steps of a weight above or below 0.
 const STEPS: f32 = 63.0;
-/// The byte that stands for 0.
+/// The zero point of the weights.
 const ZERO: u8 = 64;
 /// Convolutions with fewer weights stay in float32.
 const SMALLEST: usize = 1024;
@@ -29,14 +29,14 @@ const SMALLEST: usize = 1024;
 /// A convolution to be quantized.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Convolution {
-    /// Its output, which names it.
+    /// Name of its output, which identifies it.
     pub(super) output: String,
-    /// What it reads.
+    /// Name of its input.
     pub(super) input: String,
 }
 
-/// The convolutions worth it: not grouped, with many constant float32 weights. (A network's first
-/// has few, and stays.)
+/// The convolutions to quantize: those without groups and with many constant float32 weights. (The first of a
+/// network usually has too few.)
 pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
     let worth = |node: &&NodeProto| {
         let weights = input(node, 1).and_then(|w| graph.constants.get(w));
@@ -52,7 +52,7 @@ pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
         .collect()
 }
 
-/// Rewrites the convolutions; returns how many.
+/// Rewrites the convolutions; returns their number.
 pub(super) fn convert(
     graph: &mut Graph,
     convolutions: &[Convolution],
@@ -85,7 +85,7 @@ pub(super) fn convert(
     changed
 }
 
-/// Puts the integer operators in the place of the convolution at `at`; those from `end` on are new.
+/// Replaces the convolution at `at` by integer operators. The nodes from `end` on were added for it.
 fn replace(
     graph: &mut Graph,
     at: usize,
@@ -132,7 +132,7 @@ fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
     graph.add_constant(base, tensor)
 }
 
-/// Bytes around [`ZERO`] and a scale for each output channel: `weight ≈ scale · (byte − 64)`.
+/// Weights as bytes and a scale for each output channel: `weight ≈ scale · (byte − ZERO)`.
 fn quantized(weights: &Constant) -> Option<(Constant, Vec<f32>)> {
     let values = weights.to_f32()?;
     let channels = *weights.dims.first()?;
@@ -146,13 +146,13 @@ fn quantized(weights: &Constant) -> Option<(Constant, Vec<f32>)> {
     Some((Constant { dtype: DataType::UINT8, dims: weights.dims.clone(), bytes }, scales))
 }
 
-/// A weight in whole steps.
+/// A weight in whole steps, clipped.
 fn steps(weight: f32, scale: f32) -> f32 {
     (weight / scale).round().clamp(-STEPS, STEPS)
 }
 
-/// The scale whose rounding and clipping together cost least, squared: the largest weight's, or that
-/// of some share of it.
+/// The scale with the smallest squared error of rounding and clipping; the largest step is tried at shares of
+/// 50 % to 100 % of the largest weight.
 fn best_scale(weights: &[f32]) -> f32 {
     let largest = weights.iter().fold(0_f32, |m, w| m.max(w.abs()));
     if largest == 0.0 {
@@ -166,8 +166,8 @@ fn best_scale(weights: &[f32]) -> f32 {
     priced.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(largest / STEPS, |(_, scale)| scale)
 }
 
-/// `Σ (quantized − weight) · mean` for each output channel: what rounding adds to it on average, the
-/// padding left out.
+/// `Σ (quantized − weight) · mean` for each output channel: the mean error of rounding, without the effect of
+/// padding.
 fn shifts(weights: &Constant, bytes: &Constant, scales: &[f32], means: &[f64]) -> Option<Vec<f32>> {
     let [_, inputs, height, width] = weights.dims[..] else { return None };
     if means.len() != inputs {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn weights_keep_half_a_step() {
-        // Of even weights none is worth clipping: 63 steps to the largest.
+        // Uniform weights are not clipped: the largest one has 63 steps.
         let values: Vec<f32> =
             (0..24).map(|n| (n as f32 - 11.0) * (1.0 + (n / 12) as f32)).collect();
         let weights = Constant::f32(&[2, 3, 2, 2], &values);
@@ -200,12 +200,12 @@ mod tests {
         assert_eq!((&bytes.dims, bytes.dtype), (&weights.dims, DataType::UINT8));
         for (n, (byte, value)) in bytes.bytes.iter().zip(&values).enumerate() {
             let steps = value / scales[n / 12] - (f32::from(*byte) - f32::from(ZERO));
-            // A value halfway between two steps; the quotient's own rounding comes on top.
+            // Half a step, and the rounding of the quotient.
             assert!(steps.abs() <= 0.5 + STEPS * f32::EPSILON, "{n}: {value} is {steps} steps off");
             assert!((1..=127).contains(byte), "{byte} needs more than 7 bits");
         }
 
-        // What the rounding adds on average, worked out the long way.
+        // The mean error, computed weight by weight.
         let means = [0.5, -2.0, 3.0];
         let found = shifts(&weights, &bytes, &scales, &means).expect("they fit");
         for channel in 0..2 {

@@ -1,8 +1,8 @@
-//! `model quantize`: a prepared folder again, with its weights in fewer bits.
+//! `model quantize`: writes a prepared folder again with its weights in fewer bits.
 //!
-//! [`Format::Fp16`] halves the file (`half`); [`Format::Int8`] quarters the large convolutions and
-//! runs them on integers (`int8`, with ranges from `calibrate`). What that did to the answers
-//! [`compare`] says, on the photos given; what it did to memory and time is `measure`'s business.
+//! [`Format::Fp16`] halves the file (`half`); [`Format::Int8`] quarters the weights of large convolutions and
+//! runs them on integers (`int8`, with ranges from `calibrate`). [`compare`] compares the results on photos;
+//! the change of memory and time is left to [`crate::measure`].
 
 mod calibrate;
 mod half;
@@ -25,82 +25,82 @@ use crate::prepare::CARD_FILE;
 use crate::tools::served::{Outcome, Served, ServedError, read_card, server};
 use crate::write::{Draft, WriteError};
 
-/// What the weights become.
+/// Format of the quantized weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// IEEE 754 half precision, turned back into float32 by a `Cast` when the model is loaded.
+    /// IEEE 754 half precision, converted back to float32 by a `Cast` when the model is loaded.
     Fp16,
-    /// 8-bit integers, per output channel, for every convolution that is not depthwise; its input
-    /// in 8-bit integers of a range found on the photos.
+    /// 8-bit integers with a scale per output channel, for every large convolution without groups; the
+    /// convolution's input is in 8-bit integers, too, of a range found on the photos.
     Int8,
 }
 
-/// What `quantize` is to do.
+/// Parameters of [`quantize`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeOptions {
     /// The prepared folder.
     pub folder: PathBuf,
     /// The folder to write.
     pub output: PathBuf,
-    /// What the weights become.
+    /// Format of the quantized weights.
     pub format: Format,
-    /// Photos, tensors (`.npy`) and folders of such: for the ranges, and for the comparison.
+    /// Photos, tensors (`.npy`) and folders of them, for the ranges and for the comparison.
     pub photos: Vec<PathBuf>,
-    /// Whether a folder that is there already is replaced.
+    /// Whether an existing output folder is replaced.
     pub force: bool,
 }
 
 /// Why a model could not be quantized. Nothing is written then.
 #[derive(Debug, Error)]
 pub enum QuantizeError {
-    /// The ONNX file.
+    /// The ONNX file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The folder, or running it.
+    /// The folder cannot be read or run.
     #[error(transparent)]
     Served(#[from] ServedError),
-    /// A photo.
+    /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
-    /// Running the graph for its ranges.
+    /// The graph cannot be run to find ranges.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Without photos nothing can be compared.
+    /// No photos are given, which ranges and comparison need.
     #[error(
-        "give photos to calibrate and compare on: files or a folder, the more like real use the better"
+        "give photos to calibrate and compare on, files or a folder, as close to real use as possible"
     )]
     NoPhotos,
-    /// What is measured afterwards needs both.
+    /// The output folder is the input folder, which the comparison still needs.
     #[error("{path} would be replaced by its own quantized weights; give another folder with -o", path = .0.display())]
     SameFolder(PathBuf),
-    /// There is nothing to do.
+    /// The model has no weights to quantize.
     #[error(
-        "the model holds no float32 weights of the kind that --to {0} changes; is it quantized already?"
+        "the model has no float32 weights that --to {0} would change; is it quantized already?"
     )]
     Nothing(&'static str),
-    /// Laying out the files.
+    /// The quantized graph cannot be encoded.
     #[error("the graph cannot be encoded: {0}")]
     Encode(String),
-    /// The card.
+    /// The card cannot be encoded.
     #[error(transparent)]
     Card(#[from] skincell_vision::card::CardError),
-    /// Writing the folder.
+    /// The folder cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-/// What `quantize` is doing, for a progress display.
+/// The present step of [`quantize`], for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuantizeStep {
     /// Reading the model.
     Read,
-    /// Finding ranges: photos done, of how many.
+    /// Finding ranges: runs of photos done, and all of them.
     Calibrate(usize, usize),
     /// Writing the folder.
     Write,
 }
 
-/// How close the answers of the quantized model are to those of the original, each in the engine that
+/// How close the results of the quantized model are to those of the original, each on the engine that
 /// serves it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Agreement {
@@ -110,19 +110,19 @@ pub struct Agreement {
     pub same_top: usize,
     /// Largest change of any class's probability on any photo.
     pub worst_probability: f32,
-    /// Mean and least correlation (Pearson) of the heatmaps of the original's likeliest class, over
-    /// the photos where neither is flat; `None` without heatmaps.
+    /// Mean and smallest Pearson correlation of the heatmaps of the original's likeliest class, over the
+    /// photos on which neither heatmap is constant; `None` without heatmaps.
     pub heatmaps: Option<(f64, f64)>,
 }
 
-/// What `quantize` did.
+/// Result of [`quantize`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeReport {
-    /// The card, which is the original's.
+    /// The card, the same as the original's.
     pub card: Card,
     /// Bytes of `model.onnx` and `model.onnx.data` together, before and after.
     pub bytes: (u64, u64),
-    /// Tensors that changed.
+    /// Number of tensors (half precision) or convolutions (8 bits) that changed.
     pub tensors: usize,
 }
 
@@ -175,11 +175,13 @@ pub fn quantize(
     Ok(QuantizeReport { card, bytes, tensors: changed })
 }
 
-/// Runs two folders on every photo, each in the first of the engines that takes it, and compares;
-/// `progress` hears of photos done, of how many.
+/// Runs two folders on every photo, each on the first of the engines that supports it, and compares the
+/// results.
+///
+/// `progress` is called with the number of photos done and of all photos.
 ///
 /// # Errors
-/// [`QuantizeError`] when a photo cannot be read or a model cannot be run.
+/// [`QuantizeError`] if a photo cannot be read or a model cannot be run.
 pub fn compare(
     original: &Path,
     quantized: &Path,
@@ -214,7 +216,7 @@ pub fn compare(
     Ok(Agreement { photos: photos.len(), same_top, worst_probability, heatmaps })
 }
 
-/// What a model says of a photo, and its probabilities.
+/// A model's outputs for a photo, and the probabilities.
 fn answer(served: &mut Served, photo: &PhotoTensor) -> Result<(Outcome, Vec<f32>), ServedError> {
     let outcome = served.run(photo)?;
     let engine = served.engine();
@@ -227,7 +229,7 @@ fn top(probabilities: &[f32]) -> usize {
     rank(probabilities, 1).first().map_or(0, |first| first.index)
 }
 
-/// Pearson's correlation, or `None` where one of the two is flat.
+/// Pearson's correlation, or `None` if one of the two is constant.
 fn correlation(a: &[f32], b: &[f32]) -> Option<f64> {
     let count = a.len().min(b.len()) as f64;
     let mean = |v: &[f32]| v.iter().map(|x| f64::from(*x)).sum::<f64>() / count;

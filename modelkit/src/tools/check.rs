@@ -1,7 +1,8 @@
-//! `model check`: does a prepared folder still say what it should, on every engine?
+//! `model check`: compares the results of a prepared folder on all engines.
 //!
-//! Photos or tensors are run through each engine the folder is made for; the answers are compared
-//! with those of the first engine and, if there is one, with a file of answers kept from before.
+//! Each engine that supports the folder runs the photos or tensors. Probabilities and heatmaps are compared
+//! with those of the first engine and, if given, with a file of earlier results. Measuring time and memory is
+//! left to [`crate::measure`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,122 +19,125 @@ use thiserror::Error;
 use crate::photos::{self, PhotosError};
 use crate::tools::served::{Outcome, Served, ServedError, read_card, takers};
 
-/// Heatmaps are made for so many of the likeliest classes, and for those the file of answers has.
+/// Number of likeliest classes of which heatmaps are compared; those of classes in the file of results are
+/// too.
 const CLASSES: usize = 5;
 
-/// What `check` is to do.
+/// Parameters of [`check`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckOptions {
     /// The prepared folder.
     pub folder: PathBuf,
-    /// Photos, tensors (`.npy`) and folders of such.
+    /// Photos, tensors (`.npy`) and folders of them.
     pub inputs: Vec<PathBuf>,
-    /// Answers kept from before, written by [`CheckReport::reference`].
+    /// File of earlier results, a [`Reference`] in JSON.
     pub reference: Option<PathBuf>,
-    /// Largest difference of a probability that passes.
+    /// Largest accepted difference of a probability.
     pub probability_tolerance: f32,
-    /// Largest difference of a normalised heatmap, 0 to 1, that passes.
+    /// Largest accepted difference of a normalised heatmap, whose values are 0 to 1.
     pub heatmap_tolerance: f32,
 }
 
-/// Why nothing could be checked.
+/// Why the check could not be made.
 #[derive(Debug, Error)]
 pub enum CheckError {
-    /// The folder or an engine.
+    /// The folder cannot be read, or no engine can run it.
     #[error(transparent)]
     Served(#[from] ServedError),
-    /// A photo.
+    /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
-    /// The maps.
+    /// A heatmap cannot be computed.
     #[error("{engine} on {file}: {error}")]
     Maps {
-        /// Which engine.
+        /// Name of the engine.
         engine: &'static str,
-        /// Which photo.
+        /// Path of the photo.
         file: String,
-        /// What is wrong with them.
+        /// The reason.
         error: GradCamError,
     },
-    /// The file of answers.
+    /// The file of earlier results cannot be read.
     #[error("{path}: {problem}", path = path.display())]
     Reference {
-        /// Which file.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
 }
 
-/// How far two answers are apart.
+/// The difference of two results.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Difference {
     /// Largest difference of a probability.
     pub probability: f32,
-    /// Largest difference of a heatmap of the likeliest classes.
+    /// Largest difference of a heatmap's value, 0 to 1.
     pub heatmap: f32,
 }
 
-/// One photo on one engine.
+/// The result of one photo on one engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckRow {
     /// The photo's path.
     pub file: String,
-    /// Which engine.
+    /// Name of the engine.
     pub engine: &'static str,
     /// Label of the likeliest class, and its probability.
     pub top: (String, f32),
     /// Time of the run.
     pub milliseconds: f64,
-    /// Against the first engine; `None` for itself.
+    /// Difference from the first engine; `None` for the first engine itself.
     pub engines: Option<Difference>,
-    /// Against the file of answers; `None` without one.
+    /// Difference from the file of earlier results; `None` without one.
     pub kept: Option<Difference>,
     /// Whether every difference is within its tolerance.
     pub passed: bool,
 }
 
-/// What `check` found.
+/// Result of [`check`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckReport {
     /// One row for each photo and engine.
     pub rows: Vec<CheckRow>,
-    /// The first engine's answers, to be kept.
+    /// The first engine's results, to be written to a file for later checks.
     pub reference: Reference,
 }
 
 impl CheckReport {
-    /// Whether all passed.
+    /// Whether all rows passed.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.rows.iter().all(|row| row.passed)
     }
 }
 
-/// Answers kept in a file.
+/// The results that a file keeps.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
     /// The model's name.
     pub model: String,
-    /// By the photo's path as it was given.
+    /// By the photo's path as given in the options.
     pub photos: BTreeMap<String, Answer>,
 }
 
-/// One photo's answer.
+/// One photo's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
     /// `[classes]`.
     pub probabilities: Vec<f32>,
-    /// Heatmaps of some classes, by class index: `[height · width]`, 0 to 1.
+    /// Heatmaps of some classes, by class index: `[height · width]` in rows, 0 to 1.
     pub heatmaps: BTreeMap<usize, Vec<f32>>,
 }
 
-/// Runs every photo through every engine that takes the folder, and compares.
+/// Runs every photo on every engine that supports the folder, and compares the results.
+///
+/// `progress` is called with the number of runs done and of all runs.
 ///
 /// # Errors
-/// [`CheckError`] when something cannot be run at all; answers that differ are in the report.
+/// [`CheckError`] if a run fails or a file cannot be read; differences are in the report.
 pub fn check(
     options: &CheckOptions,
     engines: &[Box<dyn Engine>],
@@ -185,7 +189,7 @@ pub fn check(
     Ok(report)
 }
 
-/// For a photo the file of answers does not know.
+/// The difference for a photo that is not in the file of earlier results.
 const FAR: Difference = Difference { probability: f32::INFINITY, heatmap: f32::INFINITY };
 
 fn read_reference(path: &Path) -> Result<Reference, CheckError> {
@@ -195,8 +199,8 @@ fn read_reference(path: &Path) -> Result<Reference, CheckError> {
         .map_err(|e| fail(format!("{e}; `skincell model check --keep FILE` writes such a file")))
 }
 
-/// Probabilities, and heatmaps of the likeliest classes and of those in `also`, finished as the
-/// component does it.
+/// Probabilities, and heatmaps of the likeliest classes and of those in `also`, computed as the WebAssembly
+/// component does.
 fn answer(
     card: &Card,
     engine: &'static str,
@@ -211,7 +215,7 @@ fn answer(
         let likely = rank(&probabilities, CLASSES).into_iter().map(|ranked| ranked.index);
         for class in likely.chain(also.iter().copied()) {
             let found = heatmap(cam, map, &probabilities, card.output.activation, class);
-            // A class asked for may be too unlikely to have a map.
+            // A class of `also` may be too unlikely to have a map.
             if matches!(found, Err(GradCamError::Unlikely { .. })) {
                 continue;
             }
@@ -230,8 +234,8 @@ fn top(card: &Card, answer: &Answer) -> (String, f32) {
         .map_or_else(Default::default, |r| (label(r.index).unwrap_or_default(), r.probability))
 }
 
-/// Largest differences of two answers. Lists of different length are infinitely far apart; a class
-/// that is among the likeliest in only one of them is left to the probabilities.
+/// Largest differences of two results. Lists of different length have an infinite difference. A heatmap that
+/// only one result has is not compared, because the class's probability differs then.
 fn difference(a: &Answer, b: &Answer) -> Difference {
     let largest = |a: &[f32], b: &[f32]| {
         if a.len() != b.len() {

@@ -1,4 +1,6 @@
-//! `model inspect`: what an ONNX file or a prepared folder holds, and which engine takes it.
+//! `model inspect`: describes an ONNX file or a prepared folder, and tries which engines support it.
+//!
+//! It changes nothing. Results are not compared; [`crate::check`] does that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,51 +22,51 @@ use crate::prepare::CARD_FILE;
 use crate::tools::pack::{CELL_FILE, is_packed};
 use crate::tools::served::{ServedError, read_card};
 
-/// Why there is nothing to show.
+/// Why the file or folder could not be inspected.
 #[derive(Debug, Error)]
 pub enum InspectError {
-    /// The ONNX file.
+    /// The ONNX file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The folder's card.
+    /// The folder's card cannot be read.
     #[error(transparent)]
     Card(#[from] ServedError),
 }
 
-/// An input or output: name, element type, dimensions (a name or `?` where one is open).
+/// An input or output: name, element type, and dimensions (an open one as its name or `?`).
 pub type Port = (String, String, Vec<String>);
 
-/// What was found.
+/// Result of [`inspect`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
     /// The ONNX file.
     pub model: PathBuf,
     /// The card beside it, if there is one.
     pub card: Option<Card>,
-    /// Version of the standard operators.
+    /// Version of the standard operator set.
     pub opset: i64,
-    /// What goes in.
+    /// Inputs of the graph.
     pub inputs: Vec<Port>,
-    /// What comes out.
+    /// Outputs of the graph.
     pub outputs: Vec<Port>,
     /// Number of weights.
     pub parameters: u64,
-    /// Constants by element type: how many, and their bytes.
+    /// Number and bytes of the constants of each element type.
     pub constants: BTreeMap<String, (usize, u64)>,
-    /// Nodes by operator, the most frequent first.
+    /// Number of nodes of each operator, the most frequent first.
     pub operators: Vec<(String, usize)>,
-    /// The files, with their bytes.
+    /// The files and their sizes in bytes.
     pub files: Vec<(String, u64)>,
-    /// Each engine: what it says of the model, and whether that is yes.
+    /// Each engine, whether it supports the model, and the result or the reason.
     pub engines: Vec<(&'static str, bool, String)>,
-    /// Which of them serves the folder, and why; `None` for a lone file, which is not served.
+    /// The engine that serves the folder, and the reason; `None` for a single file, which is not served.
     pub serves: Option<(&'static str, String)>,
 }
 
-/// Looks at an ONNX file, or at a folder that was prepared.
+/// Describes an ONNX file or a prepared folder.
 ///
 /// # Errors
-/// [`InspectError`] when the ONNX file cannot be read, or a card is there that cannot.
+/// [`InspectError`] if the ONNX file, or a card that exists, cannot be read.
 pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
     let folder = path.is_dir().then_some(path);
     let model = folder.map_or_else(|| path.to_owned(), |folder| folder.join(GRAPH_FILE));
@@ -122,25 +124,25 @@ fn files(model: &Path, folder: Option<&Path>) -> Vec<(String, u64)> {
     }
 }
 
-/// As the server chooses by itself, where no library of ONNX Runtime is named: cellnet where there is a
-/// packed file, rten for the rest.
+/// The engine the server chooses if its options name no ONNX Runtime library: cellnet if there is a packed
+/// file, otherwise rten.
 fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static str, String) {
     let packable = engines.iter().any(|(name, takes, _)| *name == "cellnet" && *takes);
     match (folder.join(CELL_FILE).exists(), packable) {
-        (true, _) if is_packed(folder) => ("cellnet", format!("for {CELL_FILE} is there")),
+        (true, _) if is_packed(folder) => ("cellnet", format!("because {CELL_FILE} exists")),
         (true, _) => (
             "cellnet",
             format!(
-                "for {CELL_FILE} is there; {GRAPH_FILE} is newer, `skincell model pack` packs it"
+                "because {CELL_FILE} exists; {GRAPH_FILE} is newer, so pack it again: `skincell model pack`"
             ),
         ),
         (false, true) => (
             "rten",
             format!(
-                "for there is no {CELL_FILE}; `skincell model pack` makes it, for cellnet to serve"
+                "because {CELL_FILE} does not exist; to serve with cellnet, make it: `skincell model pack`"
             ),
         ),
-        (false, false) => ("rten", "for cellnet does not take this graph".to_owned()),
+        (false, false) => ("rten", "because cellnet does not support this graph".to_owned()),
     }
 }
 
@@ -149,7 +151,7 @@ fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
     let try_it = || {
         let engine = GraphEngine::load(graph).map_err(|e| e.to_string())?;
         let [input] = &graph.inputs[..] else {
-            return Ok(format!("loads it; not run, for it takes {} inputs", graph.inputs.len()));
+            return Ok(format!("loads it; not run: it takes {} inputs", graph.inputs.len()));
         };
         let sides: Option<Vec<usize>> = dimensions(input)
             .into_iter()
@@ -157,7 +159,7 @@ fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
             .map(|(axis, (_, side))| side.or((axis == 0).then_some(1)))
             .collect();
         let Some(shape) = sides else {
-            return Ok("loads it; not run, for its input's size is open".to_owned());
+            return Ok("loads it; not run: its input's size is open".to_owned());
         };
         let output = graph.outputs.first().and_then(|o| o.name.as_deref()).unwrap_or_default();
         let start = Instant::now();
@@ -176,7 +178,7 @@ fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
     }
 }
 
-/// Packs the graph, and throws the result away.
+/// Packs the graph and drops the result.
 fn in_cellnet(model: &Path) -> (&'static str, bool, String) {
     match cellnet::pack::pack(model, &cellnet::pack::Options::default()) {
         Ok(bytes) => {

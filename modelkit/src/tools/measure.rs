@@ -1,7 +1,8 @@
-//! What serving a model costs, measured in this process: time to load, time a photo, memory.
+//! `model measure`: the cost of serving a model, measured in this process: time to load, time per photo,
+//! memory.
 //!
-//! Memory is only told apart from what came before in a process that did little else, so the
-//! command line starts one of its own for each measurement.
+//! Memory freed by earlier work would be reused and not counted, so the command line starts a new process for
+//! each measurement. Results are not compared; [`crate::check`] does that.
 
 use std::fs;
 use std::path::Path;
@@ -13,30 +14,31 @@ use skincell_vision::tensor::PhotoTensor;
 
 use crate::tools::served::{Served, ServedError};
 
-/// The cost of one model on one engine. Memory is in kB, as Linux counts it; `None` elsewhere.
+/// The cost of one model on one engine. Memory is in kB of 1024 bytes, as Linux reports it; `None` on other
+/// systems.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// From nothing to loaded, in milliseconds.
+    /// Time to load the model, in milliseconds.
     pub load_ms: f64,
-    /// The first photo, which also brings the weights in from the disk cache.
+    /// Time of the first photo, in milliseconds; it includes mapping the weights from the disk cache.
     pub first_ms: f64,
-    /// The median of the photos after it.
+    /// Median time of the later photos, in milliseconds.
     pub median_ms: f64,
-    /// The fastest of them.
+    /// Shortest time of the later photos, in milliseconds.
     pub fastest_ms: f64,
-    /// Private memory more than before the load, after all photos.
+    /// Growth of private memory (`RssAnon`) from before the load to after all photos.
     pub private_kb: Option<u64>,
-    /// Pages of files in memory more than before the load: the mapped weights, which the kernel
-    /// takes back when it must.
+    /// The same growth of file pages in memory (`RssFile`): the mapped weights, which the kernel can drop
+    /// when memory is short.
     pub mapped_kb: Option<u64>,
-    /// The most memory of both kinds at any time after the load.
+    /// Largest resident memory of the process after the load, of both kinds.
     pub peak_kb: Option<u64>,
 }
 
 /// Loads a folder, runs each photo `rounds` times, and measures.
 ///
 /// # Errors
-/// [`ServedError`] when the engine does not load or run it.
+/// [`ServedError`] if the engine cannot load or run it.
 pub fn measure(
     folder: &Path,
     engine: &dyn Engine,
@@ -77,15 +79,15 @@ fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// A line of `/proc/self/status`, in kB.
+/// A value in `/proc/self/status`, in kB.
 fn status(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Begins `VmHWM` anew (proc(5), `/proc/pid/clear_refs`).
+/// Sets `VmHWM`, the peak, back to the present memory (proc(5), `/proc/pid/clear_refs`).
 fn reset_peak() {
-    // Where it is not allowed the peak holds the load as well, which is still true.
+    // If this is not allowed, the peak includes the load.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }

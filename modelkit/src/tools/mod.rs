@@ -1,7 +1,7 @@
-//! What people do with a prepared folder: look into it, run it on every engine, say what serving it costs,
-//! pack it for cellnet.
+//! Tools for a prepared folder: inspect it, compare its results on all engines, measure what serving it
+//! costs, and pack it for cellnet.
 //!
-//! All of them run the folder as a server does ([`served`]); none changes the model.
+//! They run the folder as a server does ([`served`]) and do not change the model.
 
 pub mod check;
 pub mod inspect;

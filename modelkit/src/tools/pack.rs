@@ -1,7 +1,7 @@
-//! `model.cell` beside `model.onnx`: the same model packed for the engine `cellnet`.
+//! `model pack`: writes `model.cell` beside `model.onnx`, the same model packed for the engine `cellnet`.
 //!
-//! It holds nothing that the ONNX file does not, so it is made again rather than kept. A graph that
-//! cellnet does not take is no failure of the folder: rten serves it.
+//! The file can be made again from the ONNX file at any time. A folder whose graph cellnet does not support
+//! is complete without it: rten serves the folder.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -19,43 +19,43 @@ use crate::tools::served::{ServedError, read_card};
 pub use skincell_engines::source::CELL_FILE;
 use skincell_engines::source::GRAPH_FILE;
 
-/// How a folder is packed.
+/// Parameters of [`pack`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PackOptions {
-    /// Largest error of one layer's fast convolution, relative to the layer's largest output, against
-    /// double precision; `None` is cellnet's own limit. 0 leaves the direct algorithm only.
+    /// Largest error of a layer's Winograd convolution against double precision, relative to the layer's
+    /// largest output; `None` for cellnet's default. With 0, only direct convolutions are used.
     pub max_error: Option<f64>,
-    /// Photos, tensors (`.npy`) and folders of such that the error is measured on; without any, on noise.
+    /// Photos, tensors (`.npy`) and folders of them to measure the error on; if empty, noise is used.
     pub photos: Vec<PathBuf>,
 }
 
-/// What was packed.
+/// Result of [`pack`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
-    /// The file's size.
+    /// Size of `model.cell`.
     pub bytes: u64,
-    /// Convolutions computed directly, by F(2×2) and by F(4×4).
+    /// Number of convolutions computed directly, by Winograd F(2×2) and by Winograd F(4×4).
     pub convolutions: [usize; 3],
 }
 
 /// Why a folder was not packed.
 #[derive(Debug, Error)]
 pub enum PackFolderError {
-    /// The engine; where the graph holds what it does not do, the operator is named.
+    /// cellnet cannot pack the graph; the error names an unsupported operator.
     #[error(transparent)]
     Engine(#[from] PackError),
-    /// The card, which says how photos become tensors.
+    /// The card, needed to turn photos into tensors, cannot be read.
     #[error(transparent)]
     Card(#[from] ServedError),
-    /// A photo to measure on.
+    /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
 }
 
-/// Packs the model in `folder`. The file is replaced as a whole or not at all.
+/// Packs the model in `folder`. An existing `model.cell` is replaced atomically.
 ///
 /// # Errors
-/// [`PackFolderError`].
+/// [`PackFolderError`]; an existing `model.cell` stays then.
 pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderError> {
     let cell = folder.join(CELL_FILE);
     let mut how = Options::default();

@@ -1,7 +1,7 @@
-//! A model folder as a server runs it: one photo in, scores and maps out.
+//! Runs a model folder as a server does, from one photo's tensor to scores and Grad-CAM maps.
 //!
-//! `check`, `measure` and `quantize` look at what is served, so they run the server's own engines: modelkit maps
-//! no file itself and knows no engine by name.
+//! `check`, `measure` and `quantize` examine served models, so they use the server's engines, which the
+//! caller passes in. Computing probabilities and heatmaps from the result is left to the callers.
 
 use std::fmt;
 use std::fs;
@@ -16,80 +16,80 @@ use thiserror::Error;
 
 use crate::prepare::CARD_FILE;
 
-/// Why a folder cannot be run as it is served.
+/// Why a folder cannot be run.
 #[derive(Debug, Error)]
 pub enum ServedError {
     /// A file is missing or cannot be read.
     #[error("{path}: {error}; `skincell model prepare` makes a whole folder", path = path.display())]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the file system said.
+        /// The reason.
         error: std::io::Error,
     },
-    /// The card.
+    /// The card is not valid.
     #[error("{path}: {error}", path = path.display())]
     Card {
-        /// Which file.
+        /// Path of the card.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         error: CardError,
     },
-    /// No engine was given that takes the folder.
+    /// None of the engines supports the folder.
     #[error(
-        "{folder} holds nothing that one of these engines takes: {engines}; `skincell model \
+        "{folder} has no model file for any of these engines: {engines}; `skincell model \
          prepare` makes a whole folder, `skincell model pack` adds model.cell",
         folder = folder.display()
     )]
     NoEngine {
         /// The folder.
         folder: PathBuf,
-        /// The engines asked.
+        /// Names of the engines.
         engines: String,
     },
-    /// The engine refuses the model.
+    /// The engine cannot load the model.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The engine fails on a photo.
     #[error("{engine} cannot run the model: {error}")]
     Run {
-        /// Which engine.
+        /// Name of the engine.
         engine: &'static str,
-        /// What it said.
+        /// The reason.
         error: RunError,
     },
-    /// The graph does not have what the card says.
+    /// The graph lacks an output named in the card, or its elements are no floats.
     #[error(
-        "the card says the graph has an output \"{name}\", and {engine} finds {found}; prepare again"
+        "the card names the output \"{name}\", but {engine} finds {found}; prepare the model again"
     )]
     Output {
-        /// Which engine.
+        /// Name of the engine.
         engine: &'static str,
-        /// Its name in the card.
+        /// The output's name in the card.
         name: String,
-        /// The outputs there are.
+        /// Names of the outputs that exist.
         found: String,
     },
     /// The scores cannot become probabilities.
-    #[error("{engine} gives scores that are no scores: {error}")]
+    #[error("{engine} returns invalid scores: {error}")]
     Scores {
-        /// Which engine.
+        /// Name of the engine.
         engine: &'static str,
-        /// What is wrong with them.
+        /// The reason.
         error: RankError,
     },
 }
 
-/// What a model says of one photo.
+/// Outputs of a model for one photo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// `[classes]`, as the graph gives them.
+    /// `[classes]`, the graph's output: logits or probabilities.
     pub scores: Vec<f32>,
-    /// The maps, where the card has a Grad-CAM output.
+    /// The Grad-CAM maps, if the card has an output for them.
     pub cam: Option<Cam>,
 }
 
-/// A folder's card, and its model in an engine.
+/// A folder's card, and its model loaded by an engine.
 pub struct Served {
     card: Card,
     engine: &'static str,
@@ -108,17 +108,17 @@ impl fmt::Debug for Served {
 /// Reads a folder's card.
 ///
 /// # Errors
-/// [`ServedError::File`] or [`ServedError::Card`].
+/// [`ServedError::File`] if it cannot be read, [`ServedError::Card`] if it is not valid.
 pub fn read_card(folder: &Path) -> Result<Card, ServedError> {
     let path = folder.join(CARD_FILE);
     let bytes = fs::read(&path).map_err(|error| ServedError::File { path: path.clone(), error })?;
     Card::parse(&bytes).map_err(|error| ServedError::Card { path, error })
 }
 
-/// The first of the engines that takes the folder: the one that would serve it.
+/// The first of the engines that supports the folder: the one that would serve it.
 ///
 /// # Errors
-/// [`ServedError::NoEngine`] when none does.
+/// [`ServedError::NoEngine`] if none does.
 pub fn server<'e>(
     engines: &'e [Box<dyn Engine>],
     folder: &Path,
@@ -130,10 +130,10 @@ pub fn server<'e>(
     })
 }
 
-/// All of the engines that take the folder, in their order.
+/// All of the engines that support the folder, in their order.
 ///
 /// # Errors
-/// [`ServedError::NoEngine`] when none does.
+/// [`ServedError::NoEngine`] if none does.
 pub fn takers<'e>(
     engines: &'e [Box<dyn Engine>],
     folder: &Path,
@@ -148,7 +148,7 @@ impl Served {
     /// Loads a folder into an engine.
     ///
     /// # Errors
-    /// [`ServedError`] when the card is missing or the engine refuses the model.
+    /// [`ServedError`] if the card is missing or invalid, or the engine cannot load the model.
     pub fn open(folder: &Path, engine: &dyn Engine) -> Result<Self, ServedError> {
         let card = read_card(folder)?;
         let model = engine.load(Source::Folder(folder))?;
@@ -167,10 +167,11 @@ impl Served {
         self.engine
     }
 
-    /// Runs one photo's tensor (`vision::tensor::from_photo` makes it).
+    /// Runs the tensor of one photo, made by `skincell_vision::tensor::from_photo`. Fields have their
+    /// defaults.
     ///
     /// # Errors
-    /// [`ServedError`] when the engine fails or an output of the card is not there.
+    /// [`ServedError`] if the engine fails or an output named in the card is missing.
     pub fn run(&self, photo: &tensor::PhotoTensor) -> Result<Outcome, ServedError> {
         let engine = self.engine;
         let mut inputs = vec![(self.card.input.name.clone(), for_engine(photo))];
@@ -205,7 +206,7 @@ impl Served {
     }
 }
 
-/// A photo's tensor as an engine takes it.
+/// A photo's tensor in the engines' type.
 fn for_engine(photo: &tensor::PhotoTensor) -> Tensor {
     let dtype = match photo.dtype {
         card::Dtype::F32 => Dtype::F32,

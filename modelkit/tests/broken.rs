@@ -1,4 +1,4 @@
-//! Broken models and wrong options: an error that says what is wrong, and nothing written.
+//! Broken models and wrong options: `prepare` returns an error that names the fault, and writes nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -10,10 +10,10 @@ use common::{classifier, node, options, tensor};
 use rten_onnx::onnx::{DataLocation, ModelProto, StringStringEntryProto, TensorProto};
 use skincell_modelkit::{PrepareOptions, parse_labels, prepare};
 
-/// Lays files into a folder and gives the bytes of the model.
+/// Writes files beside the model and returns the model's bytes.
 type Lay = Box<dyn Fn(&Path) -> Vec<u8>>;
 
-/// One broken input: its name, how it is laid into a folder, what the error must say.
+/// One broken input: its name, its files, a change of the options, and texts that the error must contain.
 struct Case {
     name: &'static str,
     lay: Lay,
@@ -33,7 +33,7 @@ fn case(
     Case { name, lay: Box::new(lay), change: |_| {}, says }
 }
 
-/// A case that changes the good classifier.
+/// A case with a change of the valid classifier.
 fn changed(
     name: &'static str,
     says: &'static [&'static str],
@@ -46,7 +46,7 @@ fn changed(
     })
 }
 
-/// A case of the good classifier with other options.
+/// A case of the valid classifier with other options.
 fn asked(
     name: &'static str,
     says: &'static [&'static str],
@@ -55,7 +55,7 @@ fn asked(
     Case { name, lay: Box::new(|_| bytes(&classifier())), change, says }
 }
 
-/// Moves the convolution's weights to `location`, as far as the model is concerned.
+/// Declares that the convolution's weights are in another file; writes no file.
 fn external(model: &mut ModelProto, entries: &[(&str, &str)]) {
     let graph = model.graph.as_mut().expect("it has a graph");
     let weights = &mut graph.initializer[0];
@@ -80,11 +80,11 @@ fn files() -> Vec<Case> {
             let whole = bytes(&classifier());
             whole[..whole.len() / 2].to_vec()
         }),
-        // Found by fuzzing: `rten-onnx` would read on for ever.
-        case("a number without an end", &["longer than 64 bits", "export it again"], |_| {
+        // Found by fuzzing: `rten-onnx` would read it in an endless loop.
+        case("a varint without an end", &["longer than 64 bits", "export it again"], |_| {
             [bytes(&classifier()), vec![0xff; 11]].concat()
         }),
-        case("a name that is no text", &["damaged"], |_| {
+        case("a name that is not UTF-8", &["damaged"], |_| {
             let mut whole = bytes(&classifier());
             let at = whole.windows(6).position(|w| w == b"node_z").expect("the node's name");
             whole[at] = 0xff;
@@ -93,13 +93,17 @@ fn files() -> Vec<Case> {
         changed("missing external data", &["\"w\"", "lost.data", "beside it"], |model| {
             external(model, &[("location", "lost.data"), ("offset", "0"), ("length", "1728")]);
         }),
-        changed("a path up and out", &["../secret.data", "leaves the model's folder"], |model| {
-            external(model, &[("location", "../secret.data")]);
-        }),
+        changed(
+            "a path to the parent folder",
+            &["../secret.data", "leaves the model's folder"],
+            |model| {
+                external(model, &[("location", "../secret.data")]);
+            },
+        ),
         changed("an absolute path", &["/etc/passwd", "leaves the model's folder"], |model| {
             external(model, &[("location", "/etc/passwd")]);
         }),
-        case("a link out", &["link.data", "leaves the model's folder"], |folder| {
+        case("a link to another folder", &["link.data", "leaves the model's folder"], |folder| {
             std::os::unix::fs::symlink("/etc/passwd", folder.join("link.data")).expect("linked");
             let mut model = classifier();
             external(&mut model, &[("location", "link.data")]);
@@ -136,13 +140,13 @@ fn graphs() -> Vec<Case> {
             let graph = model.graph.as_mut().expect("it has a graph");
             graph.input[0] = common::float_value("image", &[1, 3, 100_000, 100_000]);
         }),
-        changed("a circle", &["2 nodes wait for each other", "Relu"], |model| {
+        changed("a cycle", &["2 nodes wait for each other", "Relu"], |model| {
             let graph = model.graph.as_mut().expect("it has a graph");
             graph.node[1] = node("Relu", &["x"], "a");
             graph.node.push(node("Sigmoid", &["a"], "x"));
             graph.node[2] = node("GlobalAveragePool", &["z"], "g");
         }),
-        changed("a value nobody makes", &["GlobalAveragePool", "\"nothing\""], |model| {
+        changed("a value without a producer", &["GlobalAveragePool", "\"nothing\""], |model| {
             let graph = model.graph.as_mut().expect("it has a graph");
             graph.node[2] = node("GlobalAveragePool", &["nothing"], "g");
         }),
@@ -187,7 +191,7 @@ fn options_of_them() -> Vec<Case> {
         asked("too few labels", &["5 scores", "2 classes"], |o| {
             o.classes = parse_labels("a\nb").expect("two labels");
         }),
-        asked("a name that is no name", &["`name`", "\"../x\""], |o| o.name = "../x".to_owned()),
+        asked("an invalid name", &["`name`", "\"../x\""], |o| o.name = "../x".to_owned()),
         asked("std of zero", &["input.std", "not 0"], |o| o.std = [1.0, 0.0, 1.0]),
         asked("another size", &["--size 9x9", "8x8"], |o| o.size = Some((9, 9))),
         asked("no such output", &["no output \"x\"", "\"scores\""], |o| {
@@ -201,7 +205,7 @@ fn options_of_them() -> Vec<Case> {
 }
 
 #[test]
-fn each_is_told_and_nothing_is_written() {
+fn errors_name_the_fault_and_no_file_is_written() {
     for case in files().into_iter().chain(graphs()).chain(options_of_them()) {
         let home = tempfile::tempdir().expect("a temporary folder");
         let path = home.path().join("raw.onnx");
@@ -214,7 +218,7 @@ fn each_is_told_and_nothing_is_written() {
             Err(error) => error.to_string(),
         };
         for part in case.says {
-            assert!(error.contains(part), "{}: {error:?} does not say {part:?}", case.name);
+            assert!(error.contains(part), "{}: {error:?} does not contain {part:?}", case.name);
         }
         assert_eq!(listing(home.path()), before, "{}: left something behind", case.name);
     }

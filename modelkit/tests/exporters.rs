@@ -1,5 +1,6 @@
-//! Exports of real frameworks: each kind of file that `prepare` takes, its scores held to the
-//! framework's own. Skipped, with a printed reason, where the framework is not installed.
+//! Exports with Keras and PyTorch: for each kind of file that `prepare` accepts, the served scores are
+//! compared with those of the framework. A test whose framework is not installed is skipped and prints the
+//! reason.
 //!
 //! `SKINCELL_PYTHON` names a Python with models/keras/requirements.txt, `SKINCELL_TORCH_PYTHON` one
 //! with models/torch/requirements.txt.
@@ -16,7 +17,7 @@ use skincell_modelkit::export::{Framework, export};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{parse_labels, photos, prepare};
 
-/// Saves one network in each of Keras's ways, a tensor, and prints the scores.
+/// Saves a network in each of Keras's formats and an image tensor, and prints the network's scores.
 const KERAS: &str = r#"
 import json, sys
 import keras, numpy as np
@@ -55,8 +56,8 @@ torch.jit.trace(model, image).save(sys.argv[1] + "/b.pt")
 print(json.dumps(model(image)[0].tolist()))
 "#;
 
-/// A Python named by an environment variable, and what its framework says of its own network; or
-/// nothing, with a printed reason.
+/// Runs the script with the Python named by an environment variable; returns its path and the framework's
+/// scores, or `None`, with a printed reason, if Python or a package is missing.
 fn framework(variable: &str, script: &str, folder: &Path) -> Option<(PathBuf, Vec<f32>)> {
     let python = std::env::var_os(variable).map_or("python3".into(), PathBuf::from);
     let output = match Command::new(&python).args(["-c", script]).arg(folder).output() {
@@ -77,7 +78,7 @@ fn framework(variable: &str, script: &str, folder: &Path) -> Option<(PathBuf, Ve
     Some((python, scores.expect("scores")))
 }
 
-/// Exports, prepares and runs one file; gives the scores.
+/// Exports, prepares and runs one file; returns the scores.
 fn scores(model: &Path, python: &Path, size: Option<(u32, u32)>) -> Vec<f32> {
     let name = model.display();
     let framework = Framework::of(model).expect("a known name");
@@ -107,11 +108,11 @@ fn check(variable: &str, script: &str, files: &[&str], size: Option<(u32, u32)>)
 }
 
 #[test]
-fn keras_files_say_what_keras_says() {
+fn keras_files_have_the_scores_of_keras() {
     check("SKINCELL_PYTHON", KERAS, &["a.keras", "b.h5", "c"], None);
 }
 
 #[test]
-fn torch_files_say_what_torch_says() {
+fn torch_files_have_the_scores_of_torch() {
     check("SKINCELL_TORCH_PYTHON", TORCH, &["a.pt2", "b.pt"], Some((16, 16)));
 }

@@ -1,5 +1,5 @@
-//! Inputs beside the photo: fixed by `--input-default` unless a request sets them, with the heatmap of what
-//! was set.
+//! Inputs beside the photo: `--input-default` sets their default, and scores and heatmap follow the value of
+//! the request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -13,7 +13,7 @@ use skincell_engines::{Dtype, Engine, Rten, Source, Tensor};
 use skincell_modelkit::prepare;
 use skincell_vision::card::Card;
 
-/// The classifier with an age, which goes into the hidden layer beside the features.
+/// The classifier with an input `age`, which the hidden layer reads beside the features.
 fn with_age() -> ModelProto {
     let mut model = classifier();
     let graph = model.graph.as_mut().expect("it has a graph");
@@ -37,7 +37,7 @@ fn with_age() -> ModelProto {
     model
 }
 
-/// Scores and maps of a prepared folder at an age; without one the folder is asked as its card says.
+/// Card, scores and maps of a prepared folder for an age; with `None` the default is used.
 fn answers(folder: &Path, age: Option<f32>) -> (Card, Vec<Vec<f32>>) {
     let card = Card::parse(&std::fs::read(folder.join("card.json")).unwrap()).unwrap();
     let floats = |shape: &[u32], values: &[f32]| {
@@ -59,7 +59,7 @@ fn answers(folder: &Path, age: Option<f32>) -> (Card, Vec<Vec<f32>>) {
 }
 
 #[test]
-fn a_request_sets_what_the_default_fixed() {
+fn a_request_overrides_the_default() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let raw = home.path().join("raw.onnx");
     std::fs::write(&raw, with_age().write_buf().expect("encodes")).expect("written");
@@ -80,7 +80,7 @@ fn a_request_sets_what_the_default_fixed() {
     );
     let (_, by_default) = answers(&old, Some(0.9));
     let (_, at_young) = answers(&young, Some(0.1));
-    assert_eq!(at_old, by_default, "the same numbers, set or fixed, give the same");
+    assert_eq!(at_old, by_default, "a value has the same result in a request and as default");
     for (a, b) in at_old.iter().zip(&at_young) {
         let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(off > 1e-3, "the age matters: {off}");

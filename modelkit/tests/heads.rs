@@ -1,8 +1,8 @@
-//! Grad-CAM maps for every kind of head against PyTorch's autograd in float64.
+//! Compares Grad-CAM maps of every kind of head with PyTorch's autograd in float64.
 //!
-//! `tests/reference/heads.py`, `tokens.py` and `unusual.py` made the fixtures; this prepares each for the
-//! convolution, for the activation and for what is chosen unasked, runs it in every engine that takes it, and
-//! compares every class's map.
+//! `tests/reference/heads.py`, `tokens.py` and `unusual.py` made the fixtures. Each is prepared for the
+//! convolution, for the activation and with the default target, and run on every engine that supports it; the
+//! maps of all classes are compared.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -22,9 +22,9 @@ use skincell_vision::rank::probabilities;
 
 const PHOTOS: usize = 3;
 const CLASSES: usize = 4;
-/// Of the largest value; the engines compute in float32.
+/// Largest difference of a map, normalised to 0..1; the engines compute in float32.
 const TOLERANCE: f32 = 2e-3;
-/// Nets of which cellnet takes everything but the map of the convolution, which may need more of it.
+/// Networks that cellnet must support, except with the map of the convolution.
 const FOR_CELLNET: &[&str] = &[
     "bias_of_its_own",
     "branches",
@@ -52,7 +52,7 @@ fn compare(folder: &Path, model: &mut Served, card: &Card) -> (f32, f32, usize) 
         for class in 0..CLASSES {
             let heat = heatmap(&cam, map, &found, card.output.activation, class).expect("a map");
             let wanted = expected.part(key, &[index, class]);
-            // Where the original is blank because its softmax is saturated, the logit's map is shown.
+            // For a saturated softmax the original map is blank and the logit's map is shown instead.
             if heat.basis() == Basis::Probability {
                 maps = maps.max(largest(heat.values(), wanted));
                 shown += usize::from(wanted.iter().any(|v| *v != 0.0));
@@ -62,7 +62,7 @@ fn compare(folder: &Path, model: &mut Served, card: &Card) -> (f32, f32, usize) 
     (off, maps, shown)
 }
 
-/// The engines that take a folder, and why cellnet does not.
+/// The engines that support a folder, and cellnet's reason if it is not among them.
 fn engines(folder: &Path) -> (Vec<Box<dyn Engine>>, Option<String>) {
     let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
     let packed = pack(folder, &PackOptions::default());
@@ -86,7 +86,7 @@ fn prepared(name: &str, home: &Path, target: Option<Target>) -> Report {
 }
 
 #[test]
-fn every_head_is_that_of_autograd() {
+fn maps_of_every_head_match_autograd() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut names: Vec<String> = fs::read_dir(reference().join("heads"))
         .expect("the fixtures")
@@ -114,7 +114,8 @@ fn every_head_is_that_of_autograd() {
                 }
                 continue;
             }
-            // A bias in half precision was not seen, and the convolution shown as if it had none.
+            // If the convolution has no fixture or its bias is its own, the default is the activation. (A
+            // bias in half precision was once overlooked.)
             let shown = card.gradcam.as_ref().map(|map| map.target);
             let unsure = !solved || ["half", "bias_of_its_own"].contains(&name.as_str());
             assert!(!unsure || target.is_some() || shown == Some(Target::Activation), "{name}");
@@ -124,7 +125,7 @@ fn every_head_is_that_of_autograd() {
                 && target != Some(Target::Conv)
                 && FOR_CELLNET.contains(&name.as_str())
             {
-                bad.push(format!("{name} {target:?} is not for cellnet: {error}"));
+                bad.push(format!("{name} {target:?}: cellnet does not support it: {error}"));
             }
             for engine in &engines {
                 let mut model = Served::open(&out, engine.as_ref()).expect("loads");

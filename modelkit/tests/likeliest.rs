@@ -1,4 +1,5 @@
-//! Networks of so many classes that only the likeliest have maps: these against PyTorch's autograd in float64.
+//! Compares the maps of networks with so many classes that only the likeliest have maps with PyTorch's
+//! autograd in float64.
 //!
 //! `tests/reference/tokens.py` made the fixtures.
 
@@ -21,7 +22,7 @@ const CLASSES: usize = 40;
 const LIKELIEST: usize = 10;
 const TOLERANCE: f32 = 2e-3;
 
-/// The largest difference of the maps of the likeliest classes; the others are refused.
+/// The largest difference of the likeliest classes' maps; checks that the others are refused.
 fn compare(folder: &Path, model: &Served, card: &Card) -> f32 {
     let expected = Expected::read(folder);
     let map = card.gradcam.as_ref().expect("a map");
@@ -42,7 +43,7 @@ fn compare(folder: &Path, model: &Served, card: &Card) -> f32 {
             let heat = heat.expect("a map");
             let mut wanted = expected.part(key, &[index, class]);
             if heat.basis() != map.basis {
-                // No positive gradient of the probability is left anywhere: the logit's map is shown.
+                // The probability has no positive gradient, so the logit's map is shown.
                 assert!(wanted.iter().all(|v| *v == 0.0), "photo {index}, class {class}");
                 wanted = expected.part("logit", &[index, class]);
             }
@@ -53,7 +54,7 @@ fn compare(folder: &Path, model: &Served, card: &Card) -> f32 {
 }
 
 #[test]
-fn the_likeliest_classes_have_the_maps_of_autograd() {
+fn maps_of_the_likeliest_classes_match_autograd() {
     let home = tempfile::tempdir().expect("a temporary folder");
     for name in ["vit", "labels"] {
         for basis in [Basis::Probability, Basis::Logit] {

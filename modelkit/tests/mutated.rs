@@ -1,9 +1,9 @@
-//! Classifiers changed at random, in their graph and in their bytes: each is prepared right or refused, in bounded
-//! time and memory, and nothing is left half written.
+//! Fuzzing of `prepare`: classifiers changed at random, in their graph and in their bytes, are prepared
+//! correctly or refused, in bounded time and memory, and no partial folder remains.
 //!
-//! The nets are those of `tests/reference/heads`. Where a changed net still runs in rten as it is, the prepared
-//! one's probabilities must be its own. Some hundred changes, seeded; with `SKINCELL_FUZZ_SECONDS` as many as fit,
-//! each run of the loop with other seeds.
+//! The networks are those of `tests/reference/heads`. If a changed network still runs in rten, the prepared
+//! one must return the same probabilities. By default some hundred changes with fixed seeds are tried; with
+//! `SKINCELL_FUZZ_SECONDS` as many as fit into that time, with other seeds in each run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -26,11 +26,11 @@ use skincell_vision::card::{Activation, Card};
 use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::PhotoTensor;
 
-/// Changes tried where no time is given.
+/// Changes tried if no time is given.
 const ROUNDS: u64 = 150;
-/// What one preparation may take, on a machine that does other things as well.
+/// Longest time of one preparation, on a machine under other load.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Most memory the process may ever have held.
+/// Largest peak memory of the process.
 const MEMORY: u64 = 2 << 30;
 
 /// Xorshift (Marsaglia 2003).
@@ -61,7 +61,8 @@ fn nets() -> Vec<Vec<u8>> {
     folders.iter().map(|folder| fs::read(folder.join("model.onnx")).expect("a net")).collect()
 }
 
-/// One change of the graph: an attribute, a shape, a name, a type, a node gone, twice or of another kind.
+/// Makes one change of the graph: removes, doubles or replaces a node, or changes an attribute, a shape, a
+/// name or a type.
 fn change(model: &mut ModelProto, random: &mut Random) {
     let graph = model.graph.as_mut().expect("a graph");
     match random.below(13) {
@@ -106,7 +107,7 @@ fn change_nodes(graph: &mut GraphProto, random: &mut Random) {
     }
 }
 
-/// Changes an attribute or drops it, reads another value, or leaves the last one out.
+/// Changes or removes an attribute of the node, replaces one of its inputs, or removes its last input.
 fn change_node(node: &mut NodeProto, names: &[String], random: &mut Random) {
     const SMALL: [i64; 12] = [-3, -2, -1, 0, 1, 2, 3, 4, 5, 8, 13, 31];
     let (attributes, inputs) = (node.attribute.len(), node.input.len());
@@ -156,7 +157,7 @@ fn change_input(value: &mut ValueInfoProto, random: &mut Random) {
     dims[place] = if random.below(3) == 0 { open } else { said };
 }
 
-/// A few changes of the bytes.
+/// Makes a few changes of the bytes.
 fn scramble(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..=random.below(3) {
         let at = random.below(bytes.len());
@@ -191,7 +192,7 @@ fn listing(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What the changed net itself says to a photo, by rten; `None` where it does not run.
+/// The scores of the changed network itself for a photo, in rten; `None` if it does not run.
 fn own_scores(file: &Path, photo: &[f32], shape: &[usize]) -> Option<Vec<f32>> {
     let run = || {
         let model = ModelOptions::with_all_ops().load(fs::read(file).ok()?).ok()?;
@@ -209,7 +210,10 @@ fn own_scores(file: &Path, photo: &[f32], shape: &[usize]) -> Option<Vec<f32>> {
     catch_unwind(AssertUnwindSafe(run)).ok().flatten()
 }
 
-/// Prepares one changed net; whether it was taken.
+/// Prepares one changed network; returns whether it was accepted.
+///
+/// # Errors
+/// A text that describes the fault: a panic, an empty error, files left behind, or wrong probabilities.
 fn tried(bytes: &[u8]) -> Result<bool, String> {
     let home = tempfile::tempdir().expect("a temporary folder");
     let (file, output) = (home.path().join("raw.onnx"), home.path().join("out"));
@@ -225,7 +229,7 @@ fn tried(bytes: &[u8]) -> Result<bool, String> {
     };
     let done = catch_unwind(AssertUnwindSafe(|| prepare(&options, &mut |_| {})));
     match done.map_err(|_| "prepare panicked".to_owned())? {
-        Err(error) if error.to_string().is_empty() => Err("refused without a word".to_owned()),
+        Err(error) if error.to_string().is_empty() => Err("refused with an empty error".to_owned()),
         Err(error) if listing(home.path()) != ["raw.onnx"] => {
             Err(format!("left {:?} behind ({error})", listing(home.path())))
         }
@@ -237,7 +241,7 @@ fn tried(bytes: &[u8]) -> Result<bool, String> {
     }
 }
 
-/// Whether the prepared net says what the changed one says.
+/// Checks that the prepared network returns the probabilities of the changed one.
 fn same(file: &Path, output: &Path) -> Result<(), String> {
     let card = fs::read(output.join("card.json")).map_err(|e| e.to_string())?;
     let card = Card::parse(&card).map_err(|error| error.to_string())?;
@@ -275,7 +279,7 @@ fn memory() -> u64 {
 }
 
 #[test]
-fn changed_nets_are_right_or_refused() {
+fn changed_networks_are_prepared_correctly_or_refused() {
     let nets = nets();
     assert!(nets.len() >= 25, "only {} nets", nets.len());
     let seconds = std::env::var("SKINCELL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());

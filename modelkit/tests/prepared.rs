@@ -1,4 +1,5 @@
-//! A prepared folder: its Grad-CAM maps against the closed form, its bytes, and how it is mapped.
+//! Properties of a prepared folder: its Grad-CAM maps equal the closed form, its bytes are reproducible, and
+//! its weights are aligned and mapped.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -18,7 +19,7 @@ use skincell_modelkit::CamTarget;
 use skincell_modelkit::external::{ALIGNMENT, GRAPH_FILE, WEIGHTS_FILE};
 use skincell_vision::card::{self, Card, Dtype, Form, Target};
 
-/// Loads a model with its weights mapped, as the runner does.
+/// Loads a model with its weights mapped, as the server does.
 #[allow(unsafe_code, reason = "mapping a file is unsafe because another process could change it")]
 fn load_mapped(folder: &Path) -> Model {
     // SAFETY: the folder is this test's own, and nothing writes to it while the model lives.
@@ -33,7 +34,7 @@ fn run(model: &Model, photo: &Tensor<f32>, output: &str) -> Tensor<f32> {
 }
 
 #[test]
-fn maps_are_the_closed_form() {
+fn maps_match_the_closed_form() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let raw = classifier();
     let mut options = ModelOptions::with_all_ops();
@@ -82,7 +83,7 @@ fn maps_are_the_closed_form() {
 }
 
 #[test]
-fn same_model_gives_same_bytes() {
+fn the_same_model_is_prepared_to_the_same_bytes() {
     let read = |folder: &Path| {
         [GRAPH_FILE, WEIGHTS_FILE, "card.json"]
             .map(|f| fs::read(folder.join("out").join(f)).expect(f))
@@ -110,7 +111,7 @@ fn an_existing_folder_is_replaced_only_when_forced() {
 }
 
 #[test]
-fn bytes_in_are_normalised_in_the_graph() {
+fn u8_input_is_normalised_in_the_graph() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let normal = |o: &mut skincell_modelkit::PrepareOptions| {
         (o.mean, o.std) = ([10.0, 20.0, 30.0], [50.0, 60.0, 70.0]);
@@ -142,7 +143,7 @@ fn bytes_in_are_normalised_in_the_graph() {
 }
 
 #[test]
-fn a_head_without_a_rule_is_prepared_without_maps() {
+fn a_head_without_a_derivative_is_prepared_without_maps() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut raw = classifier();
     let graph = raw.graph.as_mut().expect("it has a graph");
@@ -156,9 +157,9 @@ fn a_head_without_a_rule_is_prepared_without_maps() {
     assert!(prepared.node_id("cam").is_err());
 }
 
-/// The maximum of each map is pooled, so that a map's share is its channel's weight.
+/// Each map is pooled to its maximum.
 #[test]
-fn a_head_of_maxima_has_maps() {
+fn a_max_pooling_head_has_maps() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut raw = classifier();
     let graph = raw.graph.as_mut().expect("it has a graph");
@@ -170,7 +171,7 @@ fn a_head_of_maxima_has_maps() {
     assert_eq!((map.target, map.layer.as_deref()), (Target::Activation, Some("node_a")));
 }
 
-/// 32 MB of weights, and every one of them is a page of the file, none a private copy.
+/// All 32 MB of weights are used as pages of the file, without a private copy.
 #[test]
 fn weights_are_mapped_and_not_copied() {
     let side = 2048_i64;
@@ -238,9 +239,9 @@ fn mapping(path: &Path) -> (u64, u64) {
     (resident, private)
 }
 
-/// As Keras leaves them there for the constants of a Normalization layer.
+/// Keras exports such inputs for the constants of a Normalization layer.
 #[test]
-fn inputs_that_nothing_reads_are_dropped() {
+fn unused_inputs_are_dropped() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut raw = classifier();
     let graph = raw.graph.as_mut().expect("it has a graph");
@@ -269,5 +270,5 @@ fn weights_are_aligned() {
             outside += 1;
         }
     }
-    assert_eq!(outside, 4, "w, b as a map's shape and as a list, dense: one place each");
+    assert_eq!(outside, 4, "w, dense, and b twice: as a list and in the shape of a map");
 }

@@ -1,8 +1,8 @@
-//! Grad-CAM maps of prepared models against the original method, `tf.GradientTape` in Keras.
+//! Compares Grad-CAM maps of prepared models with the original method, `tf.GradientTape` in Keras.
 //!
-//! `tests/reference/make.py` made the fixtures; this prepares each exported model for both targets,
-//! runs it in every engine on the same photos, finishes the maps as the component does, and compares every
-//! class's map in both bases, and the probabilities.
+//! `tests/reference/make.py` made the fixtures. Each exported model is prepared for both targets and run on
+//! every engine with the same photos. The probabilities are compared, and the heatmaps of all classes in both
+//! bases, computed from the maps as the WebAssembly component does.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -23,8 +23,8 @@ use skincell_vision::rank::probabilities;
 const PHOTOS: usize = 5;
 const CLASSES: usize = 4;
 
-/// Largest difference of a normalised map. The networks are float32 on both sides, with sums in
-/// another order; the largest seen is in the test's output.
+/// Largest accepted difference of a normalised map. Both sides compute in float32, with sums in a different
+/// order; the test prints the largest difference found.
 const MAP_TOLERANCE: f32 = 2e-3;
 const PROBABILITY_TOLERANCE: f32 = 1e-5;
 
@@ -32,7 +32,7 @@ fn fixtures() -> PathBuf {
     reference().join("fixtures")
 }
 
-/// Prepares a fixture for a target and loads it into every engine that takes it.
+/// Prepares a fixture for a target and loads it into every engine that supports it.
 fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     let mut options = common::options(raw.to_owned(), home);
     options.classes = parse_labels("a\nb\nc\nd").expect("four labels");
@@ -46,7 +46,7 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Rten::new(1))];
     match pack(&folder, &PackOptions::default()) {
         Ok(_) => engines.push(Box::new(Cellnet::new(1))),
-        Err(error) => println!("{name:20} is not for cellnet: {error}"),
+        Err(error) => println!("{name:20} is not supported by cellnet: {error}"),
     }
     let open = |engine: &dyn Engine| {
         Served::open(&folder, engine).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -54,16 +54,16 @@ fn prepared(raw: &Path, home: &Path, target: Target) -> (Vec<Served>, Card) {
     (engines.iter().map(|engine| open(engine.as_ref())).collect(), report.card)
 }
 
-/// What the photos of one model show, for one target and basis on one engine.
+/// Differences over the photos of one model, for one target and basis on one engine.
 #[derive(Default)]
 struct Seen {
     /// Largest difference of a probability.
     probabilities: f32,
     /// Largest difference of a map.
     maps: f32,
-    /// Maps that are not blank.
+    /// Number of maps that are not blank.
     compared: usize,
-    /// Maps of the logit in the place of a probability's, which has no gradient left.
+    /// Number of logit maps shown instead of probability maps without gradient.
     saturated: usize,
 }
 
@@ -85,7 +85,7 @@ fn compare(name: &str, model: &mut Served, card: &Card, basis: Basis) -> Seen {
             let heat = heatmap(&cam, &map, &scores, card.output.activation, class).expect("a map");
             let mut wanted = expected.part(&way, &[index, class]);
             if heat.basis() != basis {
-                // The origin leaves such a map blank; the component shows the logit's instead.
+                // The origin app leaves such a map blank; the component shows the logit's instead.
                 assert!(wanted.iter().all(|v| *v == 0.0), "{name} {way} {index} {class}");
                 wanted = expected.part(&way.replace("probability", "logit"), &[index, class]);
                 seen.saturated += 1;
@@ -98,7 +98,7 @@ fn compare(name: &str, model: &mut Served, card: &Card, basis: Basis) -> Seen {
 }
 
 #[test]
-fn maps_are_those_of_the_gradient_tape() {
+fn maps_match_the_gradient_tape() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let entries = fs::read_dir(fixtures()).expect("the fixtures");
     let mut names: Vec<String> = entries
@@ -139,7 +139,7 @@ fn maps_are_those_of_the_gradient_tape() {
     assert!(bad.is_empty(), "too far from the tape:\n{}", bad.join("\n"));
 }
 
-/// The fixtures know both ways to a probability.
+/// The fixtures cover both activations.
 #[test]
 fn fixtures_end_in_softmax_and_sigmoid() {
     let home = tempfile::tempdir().expect("a temporary folder");

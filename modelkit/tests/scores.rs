@@ -1,5 +1,5 @@
-//! What a model's numbers are: every form in which classifiers give their scores is served as the right
-//! probabilities, or refused with the flag that decides.
+//! Interpretation of scores: every form in which classifiers return them is served as the right
+//! probabilities, or refused with an error that names the flag that decides.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -43,7 +43,7 @@ fn int64(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
     TensorProto { data_type, raw_data: Some(RefCell::new(bytes)), ..tensor(name, dims, &[]) }
 }
 
-/// [`classifier`] with `nodes` behind its scores; `end` is the output, of `shape`.
+/// [`classifier`] with `nodes` appended; `end` is the name of the output, which has `shape`.
 fn ending(nodes: Vec<NodeProto>, end: &str, shape: &[i64]) -> ModelProto {
     let mut model = classifier();
     let graph = model.graph.as_mut().unwrap();
@@ -60,7 +60,7 @@ fn ending(nodes: Vec<NodeProto>, end: &str, shape: &[i64]) -> ModelProto {
     model
 }
 
-/// The network's five logits, and the one of `single`, on a photo of noise.
+/// A photo of noise, the network's five logits for it, the logit of `single`, and the five logits of `other`.
 fn truth() -> (Tensor<f32>, Vec<f64>, f64, Vec<f64>) {
     let photo = Tensor::from_data(&[1, 3, 8, 8], noise(9, 192));
     let model = load(&classifier().write_buf().unwrap());
@@ -93,7 +93,7 @@ fn sigmoid(logit: f64) -> f64 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// Prepares, and gives the card and what will be served for `photo`.
+/// Prepares the model for `count` labels; returns the card and the probabilities for `photo`.
 fn served(
     model: &ModelProto,
     photo: &Tensor<f32>,
@@ -107,7 +107,7 @@ fn served(
         change(options);
     });
     let card = report.map_err(|error| error.to_string())?.card;
-    // The weights lie beside the graph; mapped or read, they are the same.
+    // Reads the weights beside the graph; mapping them is not needed here.
     let model = ModelOptions::with_all_ops().load_file(home.path().join("out").join(GRAPH_FILE));
     let model = model.unwrap();
     let ids = [model.node_id(&card.output.name).unwrap()];
@@ -144,7 +144,7 @@ fn five_scores_in_every_form_are_the_same_probabilities() {
             served(&model, &photo, 5, |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
         close(name, &found, expected);
         let assumed = card.assumed.contains(&"activation".to_owned());
-        assert_eq!(assumed, name == "logits", "{name}: only plain logits leave it open");
+        assert_eq!(assumed, name == "logits", "{name}: only for plain logits is it assumed");
     }
 }
 
@@ -262,7 +262,7 @@ fn a_single_score_is_the_probability_of_the_second_label() {
 }
 
 #[test]
-fn what_leaves_two_readings_is_refused_with_the_flag_that_decides() {
+fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
     let (photo, ..) = truth();
     let soft = |axis_: i64| with(node("Softmax", &["scores"], "p"), axis(axis_));
     let logit = || node("MatMul", &["scores", "single"], "logit");
@@ -318,9 +318,9 @@ fn what_leaves_two_readings_is_refused_with_the_flag_that_decides() {
     );
 }
 
-/// Azure Custom Vision's tail: labels by `ArgMax` and `LabelEncoder`, a dictionary by `ZipMap`.
+/// Azure Custom Vision appends nodes that make labels (`ArgMax`, `LabelEncoder`) and a dictionary (`ZipMap`).
 #[test]
-fn a_tail_of_labels_is_cut_off() {
+fn nodes_behind_the_scores_are_removed() {
     let (photo, logits, ..) = truth();
     let private = |mut node: NodeProto, strings: &str| {
         node.domain = Some("ai.onnx.ml".to_owned());
@@ -349,7 +349,7 @@ fn a_tail_of_labels_is_cut_off() {
 }
 
 #[test]
-fn several_outputs_want_a_name_and_any_tensor_may_be_named() {
+fn of_several_outputs_one_must_be_named_and_any_tensor_may_be() {
     let (photo, logits, ..) = truth();
     let mut model =
         ending(vec![node("MatMul", &["scores", "other"], "features")], "scores", &[1, 5]);
@@ -363,9 +363,9 @@ fn several_outputs_want_a_name_and_any_tensor_may_be_named() {
     assert!(error.contains("nothing"), "{error}");
 }
 
-/// Optimum exports all four axes open.
+/// Optimum exports models with all four axes open.
 #[test]
-fn open_axes_are_read_off_the_graph_and_the_size_is_asked_for() {
+fn with_open_axes_the_size_must_be_given() {
     let (photo, logits, ..) = truth();
     let mut model = classifier();
     let image = model.graph.as_mut().unwrap().input.first_mut().unwrap();
@@ -398,7 +398,7 @@ fn an_input_beside_the_photo_is_fixed() {
     assert!(error.contains("2 numbers") && error.contains('5'), "{error}");
 }
 
-/// A framework that says something else than the exported graph.
+/// A framework whose first score differs from the exported graph's by the number given.
 struct Other(f64);
 
 impl Reference for Other {
@@ -421,7 +421,7 @@ impl Reference for Other {
 }
 
 #[test]
-fn a_framework_that_predicts_something_else_stops_the_writing() {
+fn a_difference_from_the_framework_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("raw.onnx");
     std::fs::write(&path, classifier().write_buf().unwrap()).unwrap();

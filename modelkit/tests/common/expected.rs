@@ -1,4 +1,4 @@
-//! What a fixture's original gives: arrays in `expected.f32`, found by `expected.json`.
+//! Reads the expected results of a fixture: arrays in `expected.f32`, at the offsets in `expected.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,12 +12,12 @@ use skincell_vision::tensor::{PhotoTensor, from_photo};
 /// Columns and rows of the photos that fixtures are made with.
 const SIDE: usize = 32;
 
-/// The folder of the recipes and their fixtures.
+/// The folder of the scripts that make fixtures, and of their fixtures.
 pub fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference")
 }
 
-/// The first `count` photos that fixtures are made with, as an input takes them.
+/// The first `count` photos that fixtures are made with, as tensors for `input`.
 pub fn photos(input: &Input, count: usize) -> Vec<PhotoTensor> {
     let pixels = fs::read(reference().join("fixtures/photos.u8")).expect("photos");
     let tensor = |pixels: &[u8]| {
@@ -29,7 +29,7 @@ pub fn photos(input: &Input, count: usize) -> Vec<PhotoTensor> {
     photos
 }
 
-/// Where an array begins in `expected.f32`, in elements, and its shape.
+/// Shape of an array, and its first element's index in `expected.f32`.
 #[derive(Deserialize)]
 struct Part {
     shape: Vec<usize>,
@@ -66,7 +66,7 @@ impl Expected {
     }
 }
 
-/// The largest difference of two arrays; infinite where one is longer.
+/// The largest difference of two arrays; infinite if their lengths differ.
 pub fn largest(a: &[f32], b: &[f32]) -> f32 {
     if a.len() != b.len() {
         return f32::INFINITY;

@@ -1,4 +1,4 @@
-//! Small ONNX classifiers made on the spot, with weights from a fixed sequence.
+//! Helpers for the tests: small ONNX classifiers with reproducible weights, and their preparation.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -68,7 +68,7 @@ pub fn classifier() -> ModelProto {
     model(graph)
 }
 
-/// A file of operator set 17.
+/// A model of operator set 17.
 pub fn model(graph: GraphProto) -> ModelProto {
     build::model(17, graph)
 }
@@ -97,7 +97,7 @@ pub fn prepare_in(
     prepare(&options, &mut |_| {})
 }
 
-/// ONNX Runtime, where `ORT_DYLIB_PATH` names its library.
+/// ONNX Runtime, if `ORT_DYLIB_PATH` names its library.
 pub fn onnx_runtime() -> Option<Box<dyn skincell_engines::Engine>> {
     let library = std::env::var_os("ORT_DYLIB_PATH")?;
     let engine = skincell_engines::OnnxRuntime::new(Path::new(&library), 1).expect("a library");

@@ -154,7 +154,7 @@ def by_autograd(net, shown, before, photos):
         scores = net(photo.double().requires_grad_())[0]
         p, maps = F.softmax(scores, 0), []
         for c in range(CLASSES):
-            # Where nothing speaks for the class, the map of its score is shown in place of its probability's.
+            # If the map of the probability is blank, that of the score is shown instead.
             for value in (p[c], scores[c]):
                 (g,) = torch.autograd.grad(value, kept["map"], retain_graph=True)
                 t, g = as_map(kept["map"], before), as_map(g, before)

@@ -1,7 +1,7 @@
-//! A request body, read in chunks under a cap: what is over the cap is refused before it is read.
+//! Reads a request body in chunks up to a cap; a longer body is refused before the rest is read.
 //!
-//! A body under a `Content-Encoding` is decoded on the way (`coding`), and the cap holds for what it
-//! decodes to as well. It leaves out what the bytes mean (`upload`) and where they come from (`entry`).
+//! A body with a `Content-Encoding` is decoded while it is read (`coding`), and the cap applies to the
+//! decoded bytes too. Interpreting the bytes is left to `upload`, and the host's stream to `entry`.
 
 use std::io::{self, Read};
 
@@ -11,16 +11,16 @@ use http::request::Parts;
 use crate::coding::{self, Coding};
 use crate::problem::Problem;
 
-/// Where chunks come from: the host's stream in the component, a list in tests.
+/// A source of chunks: the host's stream in the component, a list in tests.
 pub trait Source: Send + Unpin + 'static {
     /// The next bytes, at most [`CHUNK`], or `None` at the end.
     ///
     /// # Errors
-    /// What the host said, when the client or the connection stopped in the middle.
+    /// The host's message, if the client or the connection stopped early.
     fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, String>;
 }
 
-/// Largest chunk a [`Source`] gives, in bytes.
+/// Largest chunk that a [`Source`] returns, in bytes.
 pub const CHUNK: usize = 64 * 1024;
 
 /// A body that cannot be longer than its cap.
@@ -38,7 +38,7 @@ enum Bytes<S> {
 }
 
 impl<S: Source> Body<S> {
-    /// The body of a request, without the codings its head names.
+    /// The body of a request, decoded from the codings named in its head.
     ///
     /// # Errors
     /// As [`Body::open`] and [`Body::next_chunk`]; [`Problem::UnsupportedEncoding`].
@@ -62,7 +62,7 @@ impl<S: Source> Body<S> {
         }
     }
 
-    /// The same body before `codings` were applied to it; none where nothing comes.
+    /// The body with `codings` removed. An empty body stays as it is, because no decoder accepts it.
     fn decoded(mut self, codings: &[Coding]) -> Result<Self, Problem> {
         let limit = self.limit;
         let Some(first) = self.next_chunk()? else { return Ok(self) };
@@ -95,10 +95,10 @@ impl<S: Source> Body<S> {
         }
     }
 
-    /// All of it.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// As [`Body::next_chunk`]; [`Problem::NoBody`] when nothing came.
+    /// As [`Body::next_chunk`]; [`Problem::NoBody`] if it is empty.
     pub fn read_all(mut self) -> Result<Vec<u8>, Problem> {
         let mut whole = Vec::with_capacity(self.capacity());
         while let Some(chunk) = self.next_chunk()? {
@@ -107,8 +107,7 @@ impl<S: Source> Body<S> {
         if whole.is_empty() { Err(Problem::NoBody) } else { Ok(whole) }
     }
 
-    /// Room to reserve for what is in this body: its declared length, so that a photo is not moved
-    /// each time its buffer grows.
+    /// Capacity to reserve for the bytes, so that a growing buffer is not copied: the declared length, or 0.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0)
@@ -122,7 +121,7 @@ fn decoded_chunk(reader: &mut impl Read) -> Result<Option<Vec<u8>>, Problem> {
     Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
 }
 
-/// A body as decoders read it: a problem of its own comes through them as the cause of an error.
+/// A body as [`Read`], for decoders. They pass on a [`Problem`] of the body as the cause of their error.
 struct Wire<S> {
     body: Body<S>,
     chunk: io::Cursor<Vec<u8>>,
@@ -152,7 +151,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A body given as a list of chunks, and what it ends with.
+    /// A body given as a list of chunks, which ends normally or with an error.
     pub(crate) struct Chunks {
         pub(crate) left: std::collections::VecDeque<Vec<u8>>,
         pub(crate) broken: bool,
@@ -174,7 +173,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_cap_holds_however_the_body_comes() {
+    fn the_cap_holds_with_and_without_a_declared_length() {
         struct Case {
             name: &'static str,
             length: usize,
@@ -212,7 +211,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nothing_is_read_after_the_cap() {
+    fn reading_stops_at_the_cap() {
         let mut body = Body::open(chunks(&[0; 1000], 60), None, 100).unwrap();
         assert!(body.next_chunk().unwrap().is_some());
         assert_eq!(body.next_chunk().unwrap_err().kind().name, "body-too-large");
@@ -248,7 +247,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_coded_body_is_what_it_was() {
+    fn coded_bodies_are_decoded_or_refused() {
         let text: Vec<u8> = (0..9000_u32).map(|i| (i % 251) as u8).collect();
         let gzip = compressed("gzip", &text);
         let twice = compressed("gzip", &compressed("zlib", &text));
@@ -279,7 +278,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_body_inflates_to_is_under_the_cap() {
+    fn the_cap_applies_to_decoded_bytes() {
         let bomb = compressed("gzip", &vec![0; 4 << 20]);
         let of_bombs = compressed("gzip", &bomb);
         for (codings, body) in [("gzip", &bomb), ("gzip, gzip", &of_bombs)] {

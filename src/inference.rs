@@ -1,6 +1,7 @@
 //! Runs a model through the host, and checks its outputs against the card before they are used.
 //!
-//! [`Inference`] has two implementations: wasi-nn in the component (`nn`), and arithmetic by hand in tests.
+//! [`Inference`] is implemented by wasi-nn in the component (`nn`), and by a small hand-written model in
+//! tests.
 
 use skincell_vision::card::{Card, MapClasses};
 use skincell_vision::gradcam::Cam;
@@ -92,13 +93,15 @@ pub enum InferenceError {
         why: String,
     },
     /// The outputs do not match the card.
-    #[error("model {model:?} gave {found}, its card says {expected}: prepare the model again")]
+    #[error(
+        "model {model:?} returned {found}, but its card says {expected}: prepare the model again"
+    )]
     Mismatch {
         /// The model.
         model: String,
-        /// What was found.
+        /// The outputs found, as the middle of a sentence.
         found: String,
-        /// What the card declares.
+        /// The output that the card declares, as the middle of a sentence.
         expected: String,
     },
 }

@@ -1,14 +1,16 @@
-//! Numbers that a model takes beside the photo: those of the request, else the card's.
+//! Makes the tensors of the inputs that a model has beside the photo, from the request's numbers or the
+//! card's defaults.
 
 use skincell_vision::card::{Card, Dtype, Field};
 use skincell_vision::tensor::PhotoTensor;
 
 use crate::problem::{Problem, excerpt};
 
-/// The tensors of the card's fields, by their names, with the numbers `given`.
+/// The name and tensor of each field in the card; numbers in `given` replace its default.
 ///
 /// # Errors
-/// [`Problem::UnknownField`], [`Problem::BadField`].
+/// [`Problem::UnknownField`] if `given` names another field, [`Problem::BadField`] for another count of
+/// numbers.
 pub(crate) fn tensors<'c>(
     card: &'c Card,
     given: &[(String, Vec<f32>)],
@@ -17,7 +19,7 @@ pub(crate) fn tensors<'c>(
     if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
         let names: Vec<&str> = card.fields.iter().map(|field| field.name.as_str()).collect();
         let known = match names.as_slice() {
-            [] => "takes a photo alone".to_owned(),
+            [] => "takes only a photo".to_owned(),
             names => format!("takes {}", names.join(", ")),
         };
         return Err(Problem::UnknownField { name: excerpt(name), model: card.name.clone(), known });
@@ -46,7 +48,7 @@ mod tests {
     use crate::models::tests::card_json;
 
     #[test]
-    fn the_requests_numbers_rule_and_are_checked() {
+    fn numbers_of_the_request_replace_defaults_and_are_checked() {
         let mut card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let field = |name: &str, default: &[f32]| Field {
             name: name.to_owned(),

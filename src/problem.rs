@@ -127,7 +127,7 @@ pub enum Problem {
     MissingImage {
         /// "form" or "JSON object".
         form: &'static str,
-        /// What was found instead.
+        /// A description of the other fields.
         found: String,
     },
     /// The body is not a JSON object.
@@ -149,7 +149,7 @@ pub enum Problem {
     Photo(#[from] PhotoError),
     /// A query parameter or JSON member is unknown.
     #[error(
-        "there is no option {name:?}: the options are top_k, gradcam, class, heatmap and model"
+        "there is no option {name:?}: the options are top_k, gradcam, class, heatmap, model and fields"
     )]
     UnknownOption {
         /// The given name, shortened by [`excerpt`].
@@ -165,24 +165,24 @@ pub enum Problem {
         /// The valid values.
         allowed: &'static str,
     },
-    /// A field that the model does not take.
+    /// The model does not have the field.
     #[error("model {model:?} has no field {name:?}: it {known}")]
     UnknownField {
-        /// The name given, cut by [`excerpt`].
+        /// The given name, shortened by [`excerpt`].
         name: String,
         /// The model.
         model: String,
-        /// What it takes, as the end of a sentence.
+        /// The model's fields, as the end of a sentence.
         known: String,
     },
-    /// A field with another count of numbers.
-    #[error("the field {name:?} has {found} numbers, the model takes {wanted} there")]
+    /// A field has a wrong count of numbers.
+    #[error("the field {name:?} has {found} numbers, but the model takes {wanted}")]
     BadField {
-        /// Which field.
+        /// Name of the field.
         name: String,
-        /// How many came.
+        /// Count in the request.
         found: usize,
-        /// How many it takes.
+        /// Count that the model takes.
         wanted: usize,
     },
     /// The model does not exist.

@@ -1,6 +1,8 @@
-//! The forms in which a photo is posted, to its bytes and the options beside it. `Content-Type` tells
-//! multipart, JSON and forms apart; whether a body is the photo itself, its base64 or anything else is
-//! told by the bytes (`skincell_vision::photo`), since clients declare types of all kinds.
+//! Reads a posted photo and its options, in any of the forms that clients send.
+//!
+//! `Content-Type` distinguishes multipart, JSON and forms. Whether a body is the photo itself or its base64
+//! is decided by the bytes (`skincell_vision::photo`), because clients declare types of all kinds. The photo
+//! is not decoded here.
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -13,16 +15,16 @@ use crate::{encoded, json_form, multipart, url_form};
 /// A posted photo.
 #[derive(Debug)]
 pub struct Upload {
-    /// The bytes of the photo's file, not yet looked at, not empty.
+    /// The bytes of the photo's file, not empty, and not yet checked.
     pub photo: Vec<u8>,
-    /// What was asked for in the query and the body.
+    /// The options in the query and the body.
     pub options: Options,
 }
 
 /// Reads the photo and the options of a request.
 ///
 /// # Errors
-/// The [`Problem`] of the first thing wrong with the request, the query before the body.
+/// The [`Problem`] of the first fault found, in the query before the body.
 pub fn read<S: Source>(head: &Parts, source: S, max_body: u64) -> Result<Upload, Problem> {
     let mut options = Options::from_query(head.uri.query().unwrap_or_default())?;
     let body = Body::of(head, source, max_body)?;
@@ -47,7 +49,7 @@ fn whole(
         Ok(photo) => return Ok(photo),
         Err(body) => body,
     };
-    // `fetch` and `curl -d` send an object as text or as a form where nobody sets its type.
+    // Without an explicit type, `fetch` sends an object as text, and `curl -d` as a form.
     let is_object = json_form::without_bom(&body).trim_ascii_start().starts_with(b"{");
     match essence {
         "application/json" | "text/json" => json_form::read(body, options),
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn no_body_is_said_whatever_its_type() {
+    fn an_empty_body_is_refused_with_any_type() {
         for content_type in
             ["", "image/png", "application/json", "multipart/form-data; boundary=b", "text/html"]
         {

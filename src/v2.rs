@@ -151,7 +151,7 @@ pub(crate) struct Ready {
     ready: bool,
 }
 
-/// Looks at cards only, so that frequent probes do not keep models loaded.
+/// Reads cards only, so that frequent probes do not keep models loaded.
 fn ready(settings: &Settings) -> Result<Response<Vec<u8>>, Problem> {
     let names = models::names(settings);
     let ready =
@@ -170,7 +170,7 @@ pub(crate) struct ModelReady {
     ready: bool,
 }
 
-/// Asks the host, which alone knows whether it grants the model and can load it.
+/// Lets the host load the model, because only the host can tell whether it grants and can load it.
 fn model_ready(
     settings: &Settings,
     inference: &impl Inference,

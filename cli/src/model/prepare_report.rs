@@ -18,10 +18,7 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     print_input(card, sources);
     for field in &card.fields {
         let (name, default) = (&field.name, &field.default);
-        println!(
-            "  field      {name} of {:?}, {default:?} where a request says nothing",
-            field.shape
-        );
+        println!("  field      {name} of {:?}, by default {default:?}", field.shape);
     }
     println!("  sees       {}", seen(report));
     println!("  scores     {} of {} classes", card.output.name, card.classes.len());

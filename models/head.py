@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""The skin head: what is learnt from, and the learning (multinomial logistic regression, L2).
+"""Trains the skin head by multinomial logistic regression with an L2 penalty.
 
 Two kinds of rows are fitted at once, by one set of weights:
 
 - the pooled features of a drawing, with its class as the target (slightly smoothed, so that the
   softmax does not saturate on drawings the network finds easy);
 - contrasts within a drawing: Grad-CAM evidence at cells in the mark minus evidence at a cell
-  outside it, same target, no intercept. They ask that the heatmap of the class, against every
-  other class, be higher on the mark than beside it.
+  outside it, with the same target and without intercept. They train the class's heatmap, relative
+  to that of every other class, to be higher on the mark than beside it.
 
 Everything is float64; features are rounded to a grid before the fit and weights after it, so that
-the last bits of another processor's sums do not reach the result. It leaves out the backbone.
+rounding differences between processors do not change the result. The backbone is not trained.
 """
 
 import os
@@ -33,7 +33,7 @@ LEAST_SPREAD = 0.02  # features that vary less are not scaled up further
 
 @dataclass
 class Lesson:
-    """What one drawing teaches."""
+    """The training rows of one drawing."""
 
     pooled: numpy.ndarray  # f64 [1280]
     contrasts: numpy.ndarray  # f64 [up to CONTRASTS, 1280]
@@ -55,7 +55,7 @@ def convolved(net, index, seed):
 
 
 def lesson(net, index, seed):
-    """Draws, runs the backbone and takes the rows."""
+    """Makes a drawing, runs the backbone on it and returns the training rows."""
     value, mask = convolved(net, index, seed)
     pooled = numpy.clip(value, 0.0, 6.0).mean(axis=(1, 2))
     if index == CLEAR:
@@ -70,8 +70,8 @@ def lesson(net, index, seed):
 
 
 def cells(mask, count):
-    """Which of `count` × `count` cells lie in the mark, centre and around it, and which have their
-    centre beside it: two bool [count²], row by row. The cell most in the mark always counts."""
+    """Two bool [count²] over `count` × `count` cells, row by row: cells inside the mark, with centre and
+    surroundings, and cells whose centre is beside it. The cell with the largest share always counts as inside."""
     step = mask.shape[0] // count
     middle = [step * cell + step // 2 for cell in range(count)]
     share = numpy.array([[mask[r - 9 : r + 9, c - 9 : c + 9].mean() for c in middle] for r in middle])

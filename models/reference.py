@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A served model run the plain way: Pillow and ONNX Runtime, as a reference for the service.
+"""Runs a served model with Pillow and ONNX Runtime, as a reference for the service.
 
-Decode, turn upright by EXIF, an RGB colour profile to sRGB, alpha over white, Lanczos to the card's size by a plain stretch,
-`(pixel - mean) / std`, softmax. It leaves out HTTP, overlays and everything about speed.
+Steps: decode, apply EXIF orientation, convert an RGB profile to sRGB, composite alpha over white, stretch to the
+card's size by Lanczos, `(pixel - mean) / std`, softmax. HTTP, overlays and speed are left out.
 """
 
 import io

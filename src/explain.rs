@@ -126,7 +126,7 @@ pub fn explain(
         HeatmapForm::Overlay => of(class).map(|heatmap| vec![ClassMap { class, heatmap }]),
         HeatmapForm::Maps => mapped(class, ranking)
             .map(|other| Ok(ClassMap { class: other, heatmap: of(other)? }))
-            // Of the others those that have none are left out.
+            // Other classes without a map are left out.
             .filter(|made| match made {
                 Err(GradCamError::Unlikely { class: other, .. }) => *other == class,
                 _ => true,

@@ -104,7 +104,7 @@ struct Summary {
     input: Size,
     gradcam: Option<Target>,
     gradcam_missing: Option<String>,
-    /// Numbers beside the photo, which a request may set; left out where there are none.
+    /// Numbers beside the photo, which a request may set; left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fields: Vec<skincell_vision::card::Field>,
     classes: Vec<skincell_vision::card::Class>,

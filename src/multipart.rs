@@ -1,9 +1,8 @@
-//! `multipart/form-data`: the parts of a form, the photo and options among them.
+//! Reads `multipart/form-data` with a photo and options.
 //!
-//! The form is read as it arrives and only what may be the photo is kept: other parts pass through,
-//! part headers and the number of parts are bounded, so a form can cost no more memory than the body
-//! cap. Unknown fields are skipped, not refused: browsers' forms carry tokens of their own. It leaves
-//! out which part is the photo (`fields`).
+//! The form is read as it arrives, and only values that may be the photo are kept. Part headers and the
+//! number of parts are limited, so a form needs no more memory than the body's cap. Unknown fields are
+//! skipped, because browsers' forms contain tokens. `fields` decides which part is the photo.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -25,20 +24,19 @@ use crate::options::{self, MAX_VALUE, Options};
 use crate::parameters::{parameter, parameters};
 use crate::problem::Problem;
 
-/// Most parts a form may have. The longest honest one has a photo, four options and some tokens.
+/// Most parts of a form. Real forms have a photo, some options and some tokens.
 pub(crate) const MAX_PARTS: u64 = 64;
 
-/// Most bytes taken in while looking for the end of one part's header.
+/// Most bytes read while searching for the end of one part's header.
 pub(crate) const MAX_PART_HEADER: usize = 64 * 1024;
 
 const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 
-/// Reads the form and gives its photo; options among its text fields are set in `options`.
+/// Reads the form and returns its photo; options among its text fields are set in `options`.
 ///
 /// # Errors
-/// The [`Problem`] of the first thing wrong with it: [`Problem::BadForm`],
-/// [`Problem::PartHeaderTooLong`], [`Problem::TooManyParts`], one of [`Fields`], of the body's, or of
-/// the options'.
+/// The [`Problem`] of the first fault found: [`Problem::BadForm`], [`Problem::PartHeaderTooLong`],
+/// [`Problem::TooManyParts`], or one of [`Fields`], the body or the options.
 pub(crate) fn read<S: Source>(
     body: Body<S>,
     content_type: &str,
@@ -49,7 +47,7 @@ pub(crate) fn read<S: Source>(
     let allowance = Arc::new(AtomicUsize::new(MAX_PART_HEADER));
     let mut feed = Feed { body, allowance: Arc::clone(&allowance), rest: false, empty: true };
     let Some(boundary) = boundary else {
-        // Without a body its type does not matter: say the more useful thing.
+        // If the body is empty, that is the more useful error.
         feed.next_chunk()?;
         return Err(Problem::BadForm { why: "Content-Type names no boundary" });
     };
@@ -67,7 +65,7 @@ pub(crate) fn read<S: Source>(
     Err(Problem::TooManyParts { limit: MAX_PARTS })
 }
 
-/// Keeps what a part is for and reads it to its end, so that the next one is found at once.
+/// Reads a part to its end and keeps it if it is an option or may be the photo.
 fn take(
     mut part: multer::Field<'_>,
     capacity: usize,
@@ -76,7 +74,7 @@ fn take(
 ) -> Result<(), Problem> {
     let disposition = text(part.headers(), &CONTENT_DISPOSITION);
     let name = parameter(&disposition, "name").unwrap_or_default();
-    // A name that is not ASCII may stand in `filename*` alone (RFC 5987).
+    // A name that is not ASCII may be only in `filename*` (RFC 5987).
     let is_file = parameters(&disposition).iter().any(|(name, _)| name.starts_with("filename"));
     let encoding = text(part.headers(), &TRANSFER_ENCODING).trim().to_ascii_lowercase();
     let field = Field { name: &name, is_file };
@@ -99,7 +97,7 @@ fn take(
     Ok(())
 }
 
-/// A header of a part as text; empty where there is none.
+/// A header of a part as text; empty if it is missing.
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {
     headers
         .get(name)
@@ -107,8 +105,8 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> String {
         .unwrap_or_default()
 }
 
-/// A value without its `Content-Transfer-Encoding`, which RFC 7578 (4.7) gave up and mail libraries
-/// still write. The photo itself is taken for what it is, whatever is said of it.
+/// A value decoded from its `Content-Transfer-Encoding`, which is deprecated (RFC 7578, 4.7) but still
+/// written by mail libraries. A value that is a photo already stays as it is.
 fn transferred(value: Vec<u8>, encoding: &str) -> Result<Vec<u8>, Problem> {
     match encoding {
         "base64" if !encoded::is_photo(&value) => encoded::decode(value),
@@ -121,7 +119,7 @@ fn transferred(value: Vec<u8>, encoding: &str) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// The problem behind an error of the parser: the body's own where that is the cause.
+/// The problem for an error of the parser: the body's problem if that is the cause.
 fn problem(error: multer::Error) -> Problem {
     use multer::Error as E;
     let why = match error {
@@ -141,11 +139,11 @@ fn problem(error: multer::Error) -> Problem {
     Problem::BadForm { why }
 }
 
-/// The body as the parser wants it: a stream that gives one chunk, then rests once, so that the
-/// parser works off what it has instead of gathering the whole body first.
+/// The body as a stream for the parser. After each chunk it is pending once, so that the parser processes the
+/// chunk instead of collecting the whole body first.
 struct Feed<S> {
     body: Body<S>,
-    /// Bytes that may still come before the parser must have found the end of a header.
+    /// Bytes that may still be read until the parser must have found the end of a header.
     allowance: Arc<AtomicUsize>,
     rest: bool,
     empty: bool,
@@ -180,8 +178,8 @@ impl<S: Source> Stream for Feed<S> {
     }
 }
 
-/// Runs a future of the parser to its end. It waits for nothing but [`Feed`], which never blocks
-/// for long and rests only between chunks, so asking again is all there is to do.
+/// Polls a future of the parser until it is ready. No waker is needed: the future waits only for [`Feed`],
+/// which is pending only once between two chunks.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_photo_is_found_whatever_the_chunks() {
+    fn the_photo_is_found_with_chunks_of_any_size() {
         let token = part("name=\"csrfmiddlewaretoken\"", b"x");
         let untouched = part("name=\"file\"; filename=\"\"", b"");
         let cases = [
@@ -255,8 +253,8 @@ mod tests {
 
     const CHUNKS_AT_ONCE: usize = 1 << 20;
 
-    /// Bodies that werkzeug 3.1, Django 5.2 and busboy 1.6 were given as well. Where at least two of them find the
-    /// photo it is found here, and where it is not, the refusal says why.
+    /// These bodies were also read with werkzeug 3.1, Django 5.2 and busboy 1.6. If at least two of them find
+    /// the photo, it must be found here; otherwise it may be refused with a reason.
     #[test]
     fn forms_are_read_as_other_servers_read_them() {
         let head =
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_forms_are_told_apart() {
+    fn each_kind_of_bad_form_has_its_own_problem() {
         let many = vec![part("name=\"a\"", b"1"); 10_000];
         let long_name = format!("name=\"image\"; filename=\"{}\"", "n".repeat(10 << 20));
         let photo = part("name=\"image\"", PNG);
@@ -373,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bodys_own_problems_come_through() {
+    fn problems_of_the_body_are_passed_on() {
         let whole = form(&[part("name=\"image\"", &[b'x'; 1000])]);
         let capped = Body::open(chunks(&whole, 100), None, 500).unwrap();
         let error = read(capped, TYPE, &mut Options::default()).unwrap_err();
@@ -387,9 +385,9 @@ mod tests {
         assert_eq!(error.kind().name, "bad-form");
     }
 
-    /// As clients write them, quoted or not.
+    /// Clients write boundaries with and without quotes.
     #[test]
-    fn boundaries_of_all_kinds() {
+    fn boundaries_of_all_kinds_are_found() {
         let cases = [
             ("cell", "boundary=cell"),
             ("===============1234==", "boundary================1234=="),

@@ -4,11 +4,11 @@
     .venv/bin/python models/keras/export.py dermatology_stage1.keras raw.onnx
     skincell model prepare raw.onnx --labels labels.txt -o models/skin
 
-The model is exported as it predicts: `training=False`, so that augmentation layers pass their input on
+The model is exported for prediction: `training=False`, so that augmentation layers pass their input on
 and batch norms use their running statistics. Preprocessing inside the model stays there. The batch is
-fixed to 1; a single input and output get the names `image` and `scores`. What Keras 3 does not load is
-loaded by Keras 2 (`tf_keras`). Code inside a file (a Lambda layer) is never run. Makes no Grad-CAM:
-`prepare` does.
+fixed to 1; a single input and output get the names `image` and `scores`. A file that Keras 3 cannot load is
+loaded by Keras 2 (`tf_keras`). Code inside a file (a Lambda layer) is never run. Grad-CAM is added later, by
+`prepare`.
 
 With `--predict` it prints a line `skincell: {"inputs", "outputs", "convention"}` and then answers, for every
 line of JSON `[{"name", "shape", "file"}]` on its standard input (files of little-endian float32), with a line
@@ -36,7 +36,7 @@ OPSET = 17
 
 
 def config_of(path):
-    """The saved configuration of a `.keras` or `.h5` file; empty where there is none."""
+    """The saved configuration of a `.keras` or `.h5` file; empty without one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.read("config.json"))
@@ -51,7 +51,7 @@ def config_of(path):
 
 
 def layers_in(config):
-    """Every layer's configuration, those of models inside models included."""
+    """The configurations of all layers, including those of nested models."""
     if isinstance(config, list):
         for item in config:
             yield from layers_in(item)
@@ -63,7 +63,7 @@ def layers_in(config):
 
 
 def is_code(layer):
-    """Whether a Lambda layer's function is Python code and not the name of one that Keras knows."""
+    """Whether a Lambda layer's function is Python code and not the name of a Keras function."""
     function = layer["config"].get("function")
     if isinstance(function, dict) and function.get("class_name") == "function":
         return function.get("config") is None
@@ -81,21 +81,21 @@ def refuse_code(config):
 
 
 def first_line(error):
-    """The most useful line of a framework's long complaint."""
+    """The most useful line of a framework's long error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("Exception encountered", "Arguments received", "•"))]
     return (kept or lines or [type(error).__name__])[0][:400]
 
 
 def fixed_dropout(tf_keras):
-    """The dropout of the package efficientnet 1.x, which predicts as any dropout: not at all."""
+    """The dropout layer of the package efficientnet 1.x, which does nothing in a prediction, as any dropout."""
     class FixedDropout(tf_keras.layers.Dropout):
         pass
     return FixedDropout
 
 
 def load_file(path):
-    """A model from a file: by Keras 3, else by Keras 2."""
+    """A model from a file, loaded by Keras 3 or, if that fails, by Keras 2."""
     config = config_of(path)
     refuse_code(config)
     try:
@@ -118,7 +118,7 @@ def load_file(path):
 
 
 class SavedModel:
-    """A SavedModel folder's serving signature, with what the export needs of a model."""
+    """The serving signature of a SavedModel folder, with the attributes of a model that the export needs."""
 
     def __init__(self, path):
         self.held = tf.saved_model.load(str(path))
@@ -157,7 +157,7 @@ def as_list(value):
 
 
 def input_shapes(model, size):
-    """The shape of each input for one photo, the photo's sides filled in where they are open."""
+    """The shape of each input for one photo; open sides of the photo are filled in."""
     if not getattr(model, "inputs", None):
         raise SystemExit("the model was never called or built, so it does not know its input; save it after predict()")
     shapes = []
@@ -174,7 +174,7 @@ def input_shapes(model, size):
 
 
 def resizing(model):
-    """Height and width of the first layer that sets them, for a model that takes any."""
+    """Height and width from the first layer that sets them, for a model with open sizes."""
     flat = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
     for layer in flat:
         if type(layer).__name__ in ("Resizing", "CenterCrop", "RandomCrop"):
@@ -183,7 +183,7 @@ def resizing(model):
 
 
 def input_names(model):
-    """`image` for the photo; the others keep their own."""
+    """The names of the inputs: `image` for the photo, unchanged for the others."""
     photos = [i for i, spec in enumerate(model.inputs) if len(spec.shape) == 4]
     names = list(getattr(model, "input_names", None) or
                  [getattr(spec, "name", f"input_{i}").split(":")[0] for i, spec in enumerate(model.inputs)])
@@ -193,13 +193,13 @@ def input_names(model):
 
 
 def forward(model, names, shapes):
-    """The model as a TensorFlow function of float32 inputs, as it predicts."""
+    """The model's prediction as a TensorFlow function of float32 inputs."""
     types = [tf.as_dtype(spec.dtype) for spec in model.inputs]
     specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in zip(names, shapes)]
 
     def predict(*values):
         values = [value if dtype == tf.float32 else tf.cast(value, dtype) for value, dtype in zip(values, types)]
-        # Keras compiles grouped convolutions apart, which tf2onnx cannot read; called eagerly they are inlined.
+        # Keras compiles grouped convolutions as separate functions, which tf2onnx cannot read. Eager calls inline them.
         tf.config.run_functions_eagerly(not isinstance(model, SavedModel))
         try:
             answers = as_list(model(values if len(values) > 1 else values[0], training=False))
@@ -211,7 +211,7 @@ def forward(model, names, shapes):
 
 
 def frozen(function):
-    """The graph with everything it holds as constants, variables and tensors made outside it alike."""
+    """The graph, its input names and its output names; variables and captured tensors have become constants."""
     concrete = function.get_concrete_function()
     held = {inside.op.name: outside for outside, inside in concrete.graph.captures if outside.dtype != tf.resource}
     graph = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
@@ -228,7 +228,7 @@ def frozen(function):
 
 
 def fix_names(model, renamed):
-    """Gives graph inputs and outputs the names wanted, wherever they are read or made."""
+    """Renames values of the graph, in its inputs and outputs and in all nodes."""
     for value in [*model.graph.input, *model.graph.output]:
         value.name = renamed.get(value.name, value.name)
     for names in [names for node in model.graph.node for names in [node.input, node.output]]:
@@ -236,7 +236,8 @@ def fix_names(model, renamed):
 
 
 def conv_bias(model):
-    """Whose the biases of a network's convolutions are: its own, or what batch norms will have left; else None."""
+    """`own` if the biases of all convolutions are the layers' own, `folded` if batch norms will cause them,
+    otherwise None."""
     layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
     convolutions = [layer for layer in layers if hasattr(layer, "kernel_size") and hasattr(layer, "use_bias")]
     if convolutions and not any(layer.use_bias for layer in convolutions):
@@ -246,7 +247,7 @@ def conv_bias(model):
 
 
 def export(model, path, size=None, opset=OPSET):
-    """Writes `model` to `path`; `size` is (height, width) where the model leaves them open."""
+    """Writes `model` to `path`; `size` is (height, width) for a model with open sizes."""
     shapes, names = input_shapes(model, size), input_names(model)
     function = forward(model, names, shapes)
     definition, inputs, outputs = frozen(function)
@@ -257,7 +258,7 @@ def export(model, path, size=None, opset=OPSET):
     given = ["scores"] if len(outputs) == 1 else given
     fix_names(exported, dict(zip(inputs, names)) | dict(zip(outputs, given)))
     left = {n.op_type for n in exported.graph.node if not onnx.defs.has(n.op_type, n.domain)}
-    if left - {"Erfc"}:  # that one is TensorFlow's as well, and `prepare` knows it
+    if left - {"Erfc"}:  # `prepare` replaces this TensorFlow operator
         raise SystemExit(f"ONNX has nothing for TensorFlow's {', '.join(sorted(left))}: replace the layer that "
                          "needs it, or export the model without it")
     versions = {"opset": opset, "keras": keras.__version__, "tensorflow": tf.__version__}
@@ -269,7 +270,7 @@ def export(model, path, size=None, opset=OPSET):
 
 
 def answer(model, names, given, request):
-    """What the model predicts for one request: each output's numbers by its name."""
+    """The model's prediction for one request: each output's numbers by its name."""
     tensors = {i["name"]: np.fromfile(i["file"], "<f4").reshape(i["shape"]) for i in request}
     values = [tensors[name] for name in names]
     if isinstance(model, SavedModel):

@@ -30,7 +30,7 @@ pub(super) enum Output {
     Probabilities,
     /// The Grad-CAM maps.
     Cam,
-    /// Which classes the maps are of, where not every class has one.
+    /// The classes of the maps, if only some classes have one.
     CamClasses,
 }
 

@@ -1,8 +1,8 @@
 //! Shortage of threads, descriptors or memory, for one call or for a while. Each request must get the correct
 //! answer or 503, and the service must recover.
 //!
-//! The runner that cargo builds for tests has the feature `shortage`: a file of orders says which calls fail
-//! (`runner/src/shortage.rs`). One test really lowers the limit of descriptors.
+//! The runner that cargo builds for tests has the feature `shortage`: a file of orders lists the calls that
+//! fail (`runner/src/shortage.rs`). One test lowers the limit of descriptors instead.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

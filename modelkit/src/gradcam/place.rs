@@ -44,6 +44,9 @@ fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize>
 }
 
 /// The values on all paths from the photo to `scores`, in the graph's order.
+///
+/// A value is open from its computation to its last reader. If only one value that depends on the photo is
+/// open, all paths lead through it.
 fn passes(graph: &Graph, scores: &str, skipped: &HashSet<usize>) -> Vec<String> {
     let nodes: Vec<&NodeProto> =
         ancestors(graph, scores, skipped).into_iter().filter_map(|i| graph.nodes.get(i)).collect();

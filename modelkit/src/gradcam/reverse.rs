@@ -55,7 +55,11 @@ pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
     indices
 }
 
-/// Runs the reverse pass over `path`; returns the adjoints of the values of `region` that later nodes read.
+/// Runs the reverse pass over `path`, the nodes of [`between`], and returns the adjoints of the values of
+/// `region` and of `summed` that later nodes read.
+///
+/// The pass starts at the value `from` with the matrix `start`, one row for each of the `seeds`. `summed` has
+/// the values whose gradient is needed only as a sum, as in [`Step`].
 ///
 /// # Errors
 /// [`Refusal`] with the operator nearest to the scores that has no rule.

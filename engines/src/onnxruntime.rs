@@ -225,11 +225,11 @@ impl OnnxRuntimeModel {
         let values: Vec<*const sys::OrtValue> = inputs.iter().map(|(_, v)| v.ptr()).collect();
         let wanted: Vec<_> = self.outputs.iter().map(|name| name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); wanted.len()];
-        #[expect(unsafe_code, reason = "ort's own `run` takes the session for one thread alone")]
-        // SAFETY: the session is alive and its `Run` may be called by several threads at once, which
-        // ONNX Runtime documents and its own servers rely on; ort guards against other execution
-        // providers, and this session has the processor's only, over malloc. Names are C strings that
-        // outlive the call, values are live, and each array has the length that is given with it.
+        #[expect(unsafe_code, reason = "ort's own `run` needs exclusive access to the session")]
+        // SAFETY: the session is alive. ONNX Runtime documents that several threads may call `Run` at once;
+        // ort forbids it because of other execution providers, but this session has only the CPU provider,
+        // which allocates with malloc. Names are C strings that outlive the call, values are live, and each
+        // array has the length that is passed with it.
         let status = unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),

@@ -38,7 +38,7 @@ pub enum InterfaceError {
     Shape {
         /// The input.
         name: String,
-        /// Its dimensions, names where they are symbolic.
+        /// Its dimensions, with names for symbolic ones.
         shape: String,
     },
     /// Height or width is variable.
@@ -46,7 +46,7 @@ pub enum InterfaceError {
     Size {
         /// The input.
         name: String,
-        /// Its dimensions, names where they are symbolic.
+        /// Its dimensions, with names for symbolic ones.
         shape: String,
     },
     /// The given size contradicts the model.
@@ -97,7 +97,7 @@ pub enum InterfaceError {
     Layout {
         /// The input.
         name: String,
-        /// Its dimensions, names where they are symbolic.
+        /// Its dimensions, with names for symbolic ones.
         shape: String,
     },
     /// A default was given for an input that the model does not have.

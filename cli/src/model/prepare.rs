@@ -104,7 +104,7 @@ pub(crate) struct PrepareArguments {
     #[arg(long, value_enum)]
     cam_target: Option<TargetKind>,
     /// The layer or node whose map Grad-CAM shows, by its name in PyTorch, Keras or the ONNX file, such as
-    /// features.29 or blocks.11.norm1 [default: the last map that everything passes]
+    /// features.29 or blocks.11.norm1 [default: the last map on all paths to the scores]
     #[arg(long, value_name = "NAME", conflicts_with = "cam_target")]
     cam_layer: Option<String>,
     /// The value whose gradient Grad-CAM shows: the class's probability, or its score before softmax

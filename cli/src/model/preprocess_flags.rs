@@ -41,9 +41,9 @@ enum ConventionKind {
     Keras,
     /// ImageNet's mean and deviation, bilinear, crop of 0.875: torchvision
     Torch,
-    /// -1 to 1, else as keras: preprocess_input of mode "tf"
+    /// -1 to 1, otherwise as keras: preprocess_input of mode "tf"
     Tf,
-    /// BGR less ImageNet's mean, else as keras: preprocess_input of mode "caffe"
+    /// BGR minus ImageNet's mean, otherwise as keras: preprocess_input of mode "caffe"
     Caffe,
     /// ImageNet's mean and deviation, bicubic, crop of 0.875
     Timm,

@@ -4,6 +4,7 @@ use crate::access_options::{AccessOptions, admin_warning};
 use crate::run_options::{RunOptions, runtime};
 use anyhow::Context;
 use clap::Args;
+use skincell_runner::allocator;
 use skincell_runner::app::App;
 use skincell_runner::handler::Handler;
 use skincell_runner::output_queue;
@@ -114,6 +115,7 @@ impl Up {
         if self.help_args_only || self.launch_metadata_only {
             return self.describe_flags();
         }
+        allocator::restart_without_thread_caches();
         let app = self.run.load()?;
         let settings = self.settings()?;
         let start = Instant::now();
@@ -252,7 +254,7 @@ fn print_summary(service: &Service, settings: &Settings, took: Duration) {
     }
     say(&format!("  memory   {}", budget_sum(service)));
     say(&format!(
-        "  limits   {} at work, {} in line, {} a request",
+        "  limits   {} at work, {} queued, {} for each request",
         service.plan().concurrency,
         settings.queue,
         humantime::format_duration(settings.request_timeout),

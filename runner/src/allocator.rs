@@ -37,6 +37,38 @@ pub fn give_memory_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_memory_back() {}
 
+/// Starts the program again in the same process, with glibc's caches of freed blocks for each thread off. Returns
+/// if they are off already or the program cannot be started again; then only more memory is kept.
+///
+/// Each cache holds up to seven blocks of each small size. They are spread over pages that [`trim`] can therefore
+/// not return: 1.6 MiB after ten minutes of load, and 0.2 MiB without caches. glibc reads this setting only when
+/// a program starts, from an environment variable ("Memory Allocation Tunables" in its manual).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn restart_without_thread_caches() {
+    use std::os::unix::process::CommandExt as _;
+    const VARIABLE: &str = "GLIBC_TUNABLES";
+    const SETTING: &str = "glibc.malloc.tcache_count";
+    let given = std::env::var(VARIABLE).unwrap_or_default();
+    if given.contains(SETTING) {
+        return;
+    }
+    let separator = if given.is_empty() { "" } else { ":" };
+    let tunables = format!("{given}{separator}{SETTING}=0");
+    let (Ok(program), mut arguments) = (std::env::current_exe(), std::env::args_os()) else {
+        return;
+    };
+    let mut again = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    let error = again.args(arguments).env(VARIABLE, tunables).exec();
+    tracing::warn!("the allocator's caches stay on: {error}");
+}
+
+/// Does nothing on other systems.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn restart_without_thread_caches() {}
+
 /// Returns the allocator's free memory to the system: after a model was unloaded, or when memory is tight.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn trim() {

@@ -1,5 +1,5 @@
-//! What happens to one request, in order. The list is [`Handler::handle`] and, for what access control has
-//! let through, [`Handler::respond`]; every request takes it, whether it came over a socket or from the disk.
+//! What happens to one request, in order. The list is `Handler::handle` and, for what access control has
+//! let through, `Handler::respond`; every request takes it, whether it came over a socket or from the disk.
 //!
 //! Left out: connections (`server`), and how each step works (the module it calls).
 

@@ -38,24 +38,25 @@ pub struct Preprocess {
     pub fill: Option<[u8; 3]>,
 }
 
-/// A convention by its name.
+/// A convention by its name. The first lines are the help of the flag `--preprocess`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Convention {
-    /// Keras's `image_dataset_from_directory`: 0 to 255; the model normalises the pixels itself.
+    /// 0 to 255, bilinear without antialiasing: image_dataset_from_directory
     Keras,
-    /// torchvision: ImageNet's mean and deviation, shorter side to input/0.875, centre crop, bilinear.
+    /// ImageNet's mean and deviation, bilinear, crop of 0.875: torchvision
     Torch,
-    /// Keras's mode "tf": -1 to 1.
+    /// -1 to 1, otherwise as keras: preprocess_input of mode "tf"
     Tf,
-    /// Keras's mode "caffe": BGR, minus ImageNet's mean.
+    /// BGR minus ImageNet's mean, otherwise as keras: preprocess_input of mode "caffe"
     Caffe,
-    /// timm: as torchvision, but bicubic.
+    /// ImageNet's mean and deviation, bicubic, crop of 0.875
     Timm,
-    /// Teachable Machine: the centre square, -1 to 1.
+    /// -1 to 1, Lanczos, the middle square
     TeachableMachine,
-    /// Azure Custom Vision: BGR, 0 to 255, bicubic.
+    /// BGR, 0 to 255, bicubic
     CustomVision,
-    /// Ultralytics' classifiers: 0 to 1, shorter side to the input's side, centre crop, bilinear.
+    /// 0 to 1, bilinear, crop of 1
     Ultralytics,
 }
 

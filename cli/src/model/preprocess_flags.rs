@@ -13,7 +13,7 @@ pub(super) struct PreprocessFlags {
     /// [default: preprocessor_config.json or config.json beside the model, else the ONNX metadata, else
     /// 0 to 255, RGB, the whole photo stretched by Lanczos]
     #[arg(long, value_enum)]
-    preprocess: Option<ConventionKind>,
+    preprocess: Option<Convention>,
     /// Subtracted from R, G and B of each pixel (0 to 255)
     #[arg(long, value_name = "R,G,B", value_parser = parse_triple)]
     mean: Option<[f32; 3]>,
@@ -33,26 +33,6 @@ pub(super) struct PreprocessFlags {
     /// With --fit crop: the input's side divided by the resized shorter side, such as 0.875
     #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     crop_ratio: Option<f64>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ConventionKind {
-    /// 0 to 255, bilinear without antialiasing: image_dataset_from_directory
-    Keras,
-    /// ImageNet's mean and deviation, bilinear, crop of 0.875: torchvision
-    Torch,
-    /// -1 to 1, otherwise as keras: preprocess_input of mode "tf"
-    Tf,
-    /// BGR minus ImageNet's mean, otherwise as keras: preprocess_input of mode "caffe"
-    Caffe,
-    /// ImageNet's mean and deviation, bicubic, crop of 0.875
-    Timm,
-    /// -1 to 1, Lanczos, the middle square
-    TeachableMachine,
-    /// BGR, 0 to 255, bicubic
-    CustomVision,
-    /// 0 to 1, bilinear, crop of 1
-    Ultralytics,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -79,21 +59,6 @@ enum FitKind {
     Pad,
 }
 
-impl ConventionKind {
-    fn convention(self) -> Convention {
-        match self {
-            Self::Keras => Convention::Keras,
-            Self::Torch => Convention::Torch,
-            Self::Tf => Convention::Tf,
-            Self::Caffe => Convention::Caffe,
-            Self::Timm => Convention::Timm,
-            Self::TeachableMachine => Convention::TeachableMachine,
-            Self::CustomVision => Convention::CustomVision,
-            Self::Ultralytics => Convention::Ultralytics,
-        }
-    }
-}
-
 impl PreprocessFlags {
     /// Each part from its own flag, else from `--preprocess`, else from a file beside the model, else from
     /// the model's metadata, else from the convention the model was recognised by; and the sources, for the
@@ -105,10 +70,10 @@ impl PreprocessFlags {
     ) -> (Preprocess, Vec<String>) {
         let mut sources = Vec::new();
         let mut parts = self.single();
-        if let Some(kind) = self.preprocess {
-            let name = kind.to_possible_value().map(|v| v.get_name().to_owned());
+        if let Some(convention) = self.preprocess {
+            let name = convention.to_possible_value().map(|v| v.get_name().to_owned());
             sources.push(format!("--preprocess {}", name.unwrap_or_default()));
-            parts = parts.or(kind.convention().parts());
+            parts = parts.or(convention.parts());
         } else if let Some((file, found)) = beside(model) {
             sources.push(format!("{file} beside the model"));
             parts = parts.or(found);

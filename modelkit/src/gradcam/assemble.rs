@@ -2,7 +2,7 @@
 //! `tangent`, summed over the places, give the weights α; their product with the target map is the output.
 
 use super::closed::{self, Diagonal, Matrix, channel_shape, name, reshape};
-use super::reverse::Adjoint;
+use super::reverse::Vjp;
 use super::sheet::{Sheet, Val};
 use super::tangent::{self, Tangent};
 use super::tokens::Tokens;
@@ -35,7 +35,7 @@ pub(super) fn summed(graph: &mut Graph, gradient: &Val, channels: usize, axis: u
 /// target, summed over the places.
 pub(super) fn part(
     graph: &mut Graph,
-    adjoint: Adjoint,
+    vjp: Vjp,
     tangent: &Tangent,
     shape: &[usize],
     channels: usize,
@@ -45,8 +45,8 @@ pub(super) fn part(
     let places = shape.iter().product::<usize>() / all.max(1);
     let mut own = shape.to_vec();
     own[axis] = channels;
-    match adjoint {
-        Adjoint::Closed(closed) if closed.axis == axis => {
+    match vjp {
+        Vjp::Closed(closed) if closed.axis == axis => {
             let cut = all != channels;
             let matrix = if cut {
                 closed.matrix.columns(from, from + channels, graph)
@@ -68,8 +68,8 @@ pub(super) fn part(
             let factor = tangent::summed(graph, &factor, &own, axis, places);
             Ok(Part { matrix, factor, axes: (rank, axis) })
         }
-        Adjoint::Closed(_) => Err("its channels lie along another axis".to_owned()),
-        Adjoint::Full(gradient) => {
+        Vjp::Closed(_) => Err("its channels lie along another axis".to_owned()),
+        Vjp::Full(gradient) => {
             let sheet = &mut Sheet { graph };
             let gradient = sheet.slice(&gradient, axis + 1, (from, 1, channels));
             let gradient = match &tangent.factor {

@@ -72,7 +72,7 @@ impl Diagonal {
         match (self, other) {
             (Self::One, factor) | (factor, Self::One) => factor.clone(),
             (Self::Channels(a), Self::Channels(b)) => Self::Channels(each(a, b, |a, b| a * b)),
-            _ => self.joined("Mul", "slope", other, graph, rank, axis),
+            _ => self.joined("Mul", "derivative", other, graph, rank, axis),
         }
     }
 

@@ -7,8 +7,8 @@
 
 use rten_onnx::onnx::NodeProto;
 
+use super::derivative::{Derivative, derivative};
 use super::sheet::{Sheet, Val};
-use super::slope::{Slope, slope};
 use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
 use skincell_onnx::Constant;
 
@@ -117,10 +117,10 @@ impl Step<'_> {
 
     fn elementwise(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
-        let gradient = match slope(self.sheet.graph, self.node) {
+        let gradient = match derivative(self.sheet.graph, self.node) {
             None => return Err("there is no rule for its derivative".to_owned()),
-            Some(Slope::One) => self.y.clone(),
-            Some(Slope::Value(value)) => {
+            Some(Derivative::One) => self.y.clone(),
+            Some(Derivative::Value(value)) => {
                 // A constant derivative has no axes.
                 let dims = self.sheet.graph.constants.get(&value).map(|t| t.dims.clone());
                 let dims = dims.unwrap_or_else(|| x.dims.clone());

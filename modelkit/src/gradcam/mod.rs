@@ -18,6 +18,7 @@ mod assemble;
 mod axes;
 mod bias;
 mod closed;
+mod derivative;
 mod fold;
 mod general;
 mod layer;
@@ -31,7 +32,6 @@ mod rows;
 mod rules;
 mod seeds;
 mod sheet;
-mod slope;
 mod tangent;
 mod tokens;
 mod types;
@@ -48,7 +48,7 @@ pub(crate) use place::{Tail, find};
 pub use price::Price;
 use price::price;
 pub(crate) use refusal::Refusal;
-use reverse::{Adjoint, Shapes, between, walk};
+use reverse::{Shapes, Vjp, between, walk};
 pub(crate) use rows::pull_up;
 use seeds::Seeds;
 use tokens::Tokens;
@@ -278,14 +278,14 @@ fn weights(
         return Err(refuse("it is only one branch of the last map".to_owned()));
     }
     let start = (from, seeds.matrix, seeds.rows);
-    let adjoints = walk(graph, shapes, &path, &region, &summed, start)?;
+    let vjps = walk(graph, shapes, &path, &region, &summed, start)?;
     let mut parts = Vec::new();
-    let mut reached: Vec<_> = adjoints.into_iter().collect();
+    let mut reached: Vec<_> = vjps.into_iter().collect();
     reached.sort_by(|a, b| a.0.cmp(&b.0));
-    for (value, adjoint) in reached {
+    for (value, vjp) in reached {
         let Some(tangent) = region.tangents.get(&value) else { continue };
         let shape = shapes.get(&value).cloned().unwrap_or_default();
-        if let (Adjoint::Full(gradient), true) = (&adjoint, chosen.tokens.is_some()) {
+        if let (Vjp::Full(gradient), true) = (&vjp, chosen.tokens.is_some()) {
             parts.push(assemble::summed(graph, gradient, map.channels, map.axis));
             continue;
         }
@@ -296,7 +296,7 @@ fn weights(
                 "the head has separate weights for each pixel of its map".to_owned(),
             ));
         }
-        let part = assemble::part(graph, adjoint, tangent, &shape, map.channels);
+        let part = assemble::part(graph, vjp, tangent, &shape, map.channels);
         parts.push(part.map_err(&refuse)?);
     }
     let all = shapes.get(&tail.pooled).and_then(|s| s.get(tail.axis)).copied();

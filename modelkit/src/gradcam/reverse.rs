@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation of a classifier's head, from the scores back to its maps.
 //!
 //! The nodes that depend on the target are visited in reverse order. The rule of each operator takes the
-//! gradient with respect to the node's output (its adjoint) and returns the gradients with respect to its
+//! gradient with respect to the node's output (its vjp) and returns the gradients with respect to its
 //! inputs. The rules emit ordinary forward operators that read the values of the same run, so the result is
 //! valid for any photo.
 //!
@@ -26,7 +26,7 @@ pub(crate) type Shapes = HashMap<String, Vec<usize>>;
 
 /// ∂scores/∂t for a tensor t: one vector-Jacobian product for each seed.
 #[derive(Debug, Clone)]
-pub(super) enum Adjoint {
+pub(super) enum Vjp {
     /// In closed form: a matrix and a diagonal.
     Closed(Closed),
     /// As a tensor `[S, axes of t]`, see `sheet`.
@@ -55,7 +55,7 @@ pub(crate) fn between(graph: &Graph, target: &str, logits: &str) -> Vec<usize> {
     indices
 }
 
-/// Runs the reverse pass over `path`, the nodes of [`between`], and returns the adjoints of the values of
+/// Runs the reverse pass over `path`, the nodes of [`between`], and returns the vjps of the values of
 /// `region` and of `summed` that later nodes read.
 ///
 /// The pass starts at the value `from` with the matrix `start`, one row for each of the `seeds`. `summed` has
@@ -70,36 +70,36 @@ pub(super) fn walk(
     region: &Region,
     summed: &HashMap<String, (usize, usize)>,
     (from, start, seeds): (&str, Matrix, usize),
-) -> Result<HashMap<String, Adjoint>, Refusal> {
+) -> Result<HashMap<String, Vjp>, Refusal> {
     let mut relevant: HashSet<String> = region.tangents.keys().cloned().collect();
     relevant.extend(path.iter().flat_map(|n| n.output.iter().cloned()));
     let start = Closed { matrix: start, diagonal: Diagonal::One, axis: 1 };
-    let mut adjoints = HashMap::from([(from.to_owned(), Adjoint::Closed(start))]);
+    let mut vjps = HashMap::from([(from.to_owned(), Vjp::Closed(start))]);
     let mut step =
         Step { graph, shapes, relevant: &relevant, region, summed, inside: false, seeds };
     for node in path.iter().rev().filter(|n| !region.nodes.contains(output(n))) {
         let refuse = |why: String| Refusal { node: label(node), why };
-        let several = node.output.iter().skip(1).any(|o| adjoints.contains_key(o));
+        let several = node.output.iter().skip(1).any(|o| vjps.contains_key(o));
         step.inside = node.output.iter().any(|o| summed.contains_key(o));
-        let found = if let Some(passed) = step.places_taken(node, &mut adjoints) {
+        let found = if let Some(passed) = step.places_taken(node, &mut vjps) {
             vec![passed]
         } else if several || op(node) == "Split" {
-            let parts: Vec<_> = node.output.iter().map(|o| adjoints.remove(o)).collect();
+            let parts: Vec<_> = node.output.iter().map(|o| vjps.remove(o)).collect();
             step.split(node, parts).map_err(refuse)?
         } else {
-            let Some(adjoint) = adjoints.remove(output(node)) else { continue };
-            step.apply(node, adjoint).map_err(refuse)?
+            let Some(vjp) = vjps.remove(output(node)) else { continue };
+            step.apply(node, vjp).map_err(refuse)?
         };
         for (value, found) in found {
-            let joined = match adjoints.remove(&value) {
+            let joined = match vjps.remove(&value) {
                 None => found,
                 Some(other) => step.join(&value, other, found).map_err(refuse)?,
             };
-            adjoints.insert(value, joined);
+            vjps.insert(value, joined);
         }
     }
-    adjoints.retain(|value, _| region.tangents.contains_key(value) || summed.contains_key(value));
-    Ok(adjoints)
+    vjps.retain(|value, _| region.tangents.contains_key(value) || summed.contains_key(value));
+    Ok(vjps)
 }
 
 /// The state of the pass, used by the rules.
@@ -118,17 +118,14 @@ pub(super) struct Step<'a> {
 
 impl<'a> Step<'a> {
     /// Applies the closed rule if possible, otherwise the general one.
-    fn apply(&mut self, node: &NodeProto, y: Adjoint) -> Result<Vec<(String, Adjoint)>, String> {
+    fn apply(&mut self, node: &NodeProto, y: Vjp) -> Result<Vec<(String, Vjp)>, String> {
         let (why, y) = match y {
-            Adjoint::Closed(y) => {
+            Vjp::Closed(y) => {
                 let before = self.graph.nodes.len();
                 let known = node.input.iter().all(|i| !self.summed.contains_key(i));
                 match self.closed_rule(node, &y) {
                     Ok(found) if known => {
-                        return Ok(found
-                            .into_iter()
-                            .map(|(x, c)| (x, Adjoint::Closed(c)))
-                            .collect());
+                        return Ok(found.into_iter().map(|(x, c)| (x, Vjp::Closed(c))).collect());
                     }
                     other => {
                         self.graph.nodes.truncate(before);
@@ -137,7 +134,7 @@ impl<'a> Step<'a> {
                     }
                 }
             }
-            Adjoint::Full(y) => (String::new(), y),
+            Vjp::Full(y) => (String::new(), y),
         };
         let view = self.view(node);
         let found = general::rule(self.graph, &view, node, &y).map_err(|general| {
@@ -152,13 +149,13 @@ impl<'a> Step<'a> {
     fn places_taken(
         &self,
         node: &NodeProto,
-        adjoints: &mut HashMap<String, Adjoint>,
-    ) -> Option<(String, Adjoint)> {
+        vjps: &mut HashMap<String, Vjp>,
+    ) -> Option<(String, Vjp)> {
         let x = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
         let (axis, _) = self.summed.get(x).filter(|_| self.summed.contains_key(output(node)))?;
         let (along, _, drops) = taken(self.graph, node, self.shapes.get(x)?)?;
         (along == *axis && !drops).then_some(())?;
-        Some((x.to_owned(), adjoints.remove(output(node))?))
+        Some((x.to_owned(), vjps.remove(output(node))?))
     }
 
     fn view(&self, node: &NodeProto) -> View<'a> {
@@ -184,12 +181,7 @@ impl<'a> Step<'a> {
     }
 
     /// Sums the gradient if only the sum is needed, and returns to the closed form if only one axis is left.
-    fn settle(
-        &mut self,
-        x: String,
-        mut v: Val,
-        summing: bool,
-    ) -> Result<(String, Adjoint), String> {
+    fn settle(&mut self, x: String, mut v: Val, summing: bool) -> Result<(String, Vjp), String> {
         if let (false, Some((axis, from))) = (self.inside, self.summed.get(&x)) {
             let side = self.shape(&x)?[*axis];
             // Products and joined gradients are already summed.
@@ -203,9 +195,9 @@ impl<'a> Step<'a> {
             let flat = Sheet { graph: self.graph }.reshape(&v, &[v.dims[0], v.dims[*axis]]);
             let matrix = Matrix::Held { name: flat.name, transposed: false };
             let closed = Closed { matrix, diagonal: Diagonal::One, axis: axis - 1 };
-            return Ok((x, Adjoint::Closed(closed)));
+            return Ok((x, Vjp::Closed(closed)));
         }
-        Ok((x, Adjoint::Full(v)))
+        Ok((x, Vjp::Full(v)))
     }
 
     /// The closed form as a tensor.
@@ -249,8 +241,8 @@ impl<'a> Step<'a> {
     fn split(
         &mut self,
         node: &NodeProto,
-        parts: Vec<Option<Adjoint>>,
-    ) -> Result<Vec<(String, Adjoint)>, String> {
+        parts: Vec<Option<Vjp>>,
+    ) -> Result<Vec<(String, Vjp)>, String> {
         if op(node) != "Split" {
             return Err("only its first output is supported".to_owned());
         }
@@ -266,8 +258,8 @@ impl<'a> Step<'a> {
             let mut dims = vec![self.seeds];
             dims.extend(self.seen_shape(value)?);
             let full = match part {
-                Some(Adjoint::Full(v)) => v,
-                Some(Adjoint::Closed(closed)) => self.in_full(&closed, value)?,
+                Some(Vjp::Full(v)) => v,
+                Some(Vjp::Closed(closed)) => self.in_full(&closed, value)?,
                 None => {
                     let zero = self
                         .graph
@@ -282,12 +274,12 @@ impl<'a> Step<'a> {
     }
 
     /// The sum of the gradients of two paths from one tensor to the scores.
-    fn join(&mut self, value: &str, a: Adjoint, b: Adjoint) -> Result<Adjoint, String> {
+    fn join(&mut self, value: &str, a: Vjp, b: Vjp) -> Result<Vjp, String> {
         let rank = self.shape(value)?.len();
-        if let (Adjoint::Closed(a), Adjoint::Closed(b)) = (&a, &b) {
+        if let (Vjp::Closed(a), Vjp::Closed(b)) = (&a, &b) {
             if a.matrix == b.matrix && a.axis == b.axis {
                 let diagonal = a.diagonal.plus(&b.diagonal, self.graph, rank, a.axis);
-                return Ok(Adjoint::Closed(Closed { diagonal, ..a.clone() }));
+                return Ok(Vjp::Closed(Closed { diagonal, ..a.clone() }));
             }
             let plain = |c: &Closed| !matches!(c.diagonal, Diagonal::Value(_));
             if a.axis == b.axis && plain(a) && plain(b) {
@@ -296,14 +288,14 @@ impl<'a> Step<'a> {
                 let sum = scaled.zip(other).and_then(|(a, b)| a.plus(&b, self.graph));
                 if let Some(matrix) = sum {
                     let diagonal = Diagonal::One;
-                    return Ok(Adjoint::Closed(Closed { matrix, diagonal, axis: a.axis }));
+                    return Ok(Vjp::Closed(Closed { matrix, diagonal, axis: a.axis }));
                 }
             }
         }
         self.inside = self.summed.contains_key(value);
-        let mut full = |adjoint| match adjoint {
-            Adjoint::Full(v) => Ok(v),
-            Adjoint::Closed(closed) => self.in_full(&closed, value),
+        let mut full = |vjp| match vjp {
+            Vjp::Full(v) => Ok(v),
+            Vjp::Closed(closed) => self.in_full(&closed, value),
         };
         let (a, b) = (full(a)?, full(b)?);
         let sum = Sheet { graph: self.graph }.binary("Add", &a, &b)?;

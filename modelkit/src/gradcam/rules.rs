@@ -4,13 +4,13 @@
 use rten_onnx::onnx::NodeProto;
 
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slice_value};
+use super::derivative::{Derivative, derivative};
 use super::fold;
 use super::reverse::Step;
-use super::slope::{Slope, slope};
 use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
 use skincell_onnx::Constant;
 
-/// Names of tensors and their adjoints.
+/// Names of tensors and their vjps.
 type Found = Vec<(String, Closed)>;
 
 impl Step<'_> {
@@ -56,16 +56,16 @@ impl Step<'_> {
             return Err("only its first input may depend on the feature map".to_owned());
         }
         let rank = self.shape(&x)?.len();
-        let local = match slope(self.graph, node) {
+        let local = match derivative(self.graph, node) {
             None => return Err("there is no rule for its derivative".to_owned()),
-            Some(Slope::One) => Diagonal::One,
-            Some(Slope::Value(value)) => Diagonal::Value(value),
+            Some(Derivative::One) => Diagonal::One,
+            Some(Derivative::Value(value)) => Diagonal::Value(value),
         };
         let diagonal = y.diagonal.times(&local, self.graph, rank, y.axis);
         Ok(vec![(x, Closed { diagonal, ..y.clone() })])
     }
 
-    /// y = x₁ + x₂ (or x₁ − x₂): each gets y's adjoint, the subtracted one negated.
+    /// y = x₁ + x₂ (or x₁ − x₂): each gets y's vjp, the subtracted one negated.
     fn add(&mut self, node: &NodeProto, y: &Closed, subtract: bool) -> Result<Found, String> {
         let mut found = Found::new();
         for (index, x) in node.input.iter().enumerate() {
@@ -230,7 +230,7 @@ impl Step<'_> {
         let diagonal = match &y.diagonal {
             Diagonal::Value(value) => {
                 let shape: Vec<i64> = from.iter().filter_map(|d| i64::try_from(*d).ok()).collect();
-                Diagonal::Value(reshape(self.graph, "slope", value, &shape))
+                Diagonal::Value(reshape(self.graph, "derivative", value, &shape))
             }
             other => other.clone(),
         };
@@ -254,7 +254,7 @@ impl Step<'_> {
                 let inverse: Vec<i64> =
                     (0..rank).filter_map(back).filter_map(|p| i64::try_from(p).ok()).collect();
                 let perm = vec![ints_attribute("perm", &inverse)];
-                Diagonal::Value(self.graph.emit(&name("slope"), "Transpose", &[value], perm))
+                Diagonal::Value(self.graph.emit(&name("derivative"), "Transpose", &[value], perm))
             }
             other => other.clone(),
         };

@@ -12,9 +12,9 @@ use rten_onnx::onnx::NodeProto;
 
 use super::axes::reduced_axes;
 use super::closed::{Diagonal, channel_shape, mean_of_map, name, reshape, slice_value};
+use super::derivative::{Derivative, derivative};
 use super::general::winners;
 use super::sheet::{Sheet, Val};
-use super::slope::{Slope, slope};
 use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
 
 /// The derivative of one value.
@@ -97,9 +97,9 @@ impl Step<'_> {
             "AveragePool" => self.average_pool(node, x),
             "MaxPool" => self.max_pool(node, x),
             _ if relevant.len() == 1 && input(node, 0) == Some(x) => {
-                let local = match slope(self.graph, node)? {
-                    Slope::One => Diagonal::One,
-                    Slope::Value(value) => self.local(&value, x)?,
+                let local = match derivative(self.graph, node)? {
+                    Derivative::One => Diagonal::One,
+                    Derivative::Value(value) => self.local(&value, x)?,
                 };
                 self.scaled(x, &local)
             }
@@ -256,7 +256,7 @@ impl Step<'_> {
         let factor = match tangent.factor {
             Diagonal::Value(value) => {
                 let perm = vec![ints_attribute("perm", &perm)];
-                Diagonal::Value(self.graph.emit(&name("slope"), "Transpose", &[&value], perm))
+                Diagonal::Value(self.graph.emit(&name("derivative"), "Transpose", &[&value], perm))
             }
             other => other,
         };
@@ -277,7 +277,7 @@ impl Step<'_> {
                 shape[axis] = self.channels;
                 let shape: Option<Vec<i64>> =
                     shape.iter().map(|d| i64::try_from(*d).ok()).collect();
-                Diagonal::Value(reshape(self.graph, "slope", &value, &shape?))
+                Diagonal::Value(reshape(self.graph, "derivative", &value, &shape?))
             }
             other => other,
         };
@@ -313,7 +313,7 @@ impl Step<'_> {
                 } else {
                     let row = channel_shape(shape.len(), axis, self.channels);
                     let row: Vec<i64> = row.iter().filter_map(|d| i64::try_from(*d).ok()).collect();
-                    Diagonal::Value(reshape(self.graph, "slope", &mean, &row))
+                    Diagonal::Value(reshape(self.graph, "derivative", &mean, &row))
                 }
             }
             other => other,
@@ -358,7 +358,7 @@ impl Step<'_> {
         let axis = shape.iter().position(|s| *s == all.dims[tangent.axis])?;
         let row = channel_shape(shape.len(), axis, self.channels);
         let row: Vec<i64> = row.iter().filter_map(|d| i64::try_from(*d).ok()).collect();
-        let share = reshape(self.graph, "slope", &share, &row);
+        let share = reshape(self.graph, "derivative", &share, &row);
         Some(Tangent { factor: Diagonal::Value(share), axis, ..tangent })
     }
 

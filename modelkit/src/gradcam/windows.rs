@@ -31,14 +31,14 @@ impl Step<'_> {
                 let ones = self.graph.add_constant(&name("ones"), ones);
                 match other.held(self.graph, shape.len(), 1) {
                     Some(factor) => {
-                        self.graph.emit(&name("slope"), "Mul", &[&ones, &factor], vec![])
+                        self.graph.emit(&name("derivative"), "Mul", &[&ones, &factor], vec![])
                     }
                     None => ones,
                 }
             }
         };
         let mean =
-            self.graph.emit(&name("slope"), "AveragePool", &[&value], node.attribute.clone());
+            self.graph.emit(&name("derivative"), "AveragePool", &[&value], node.attribute.clone());
         Some(Tangent { factor: Diagonal::Value(mean), ..tangent })
     }
 

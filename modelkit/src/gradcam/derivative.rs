@@ -70,7 +70,7 @@ impl Write<'_> {
 }
 
 /// A derivative.
-pub(crate) enum Slope {
+pub(crate) enum Derivative {
     /// A tensor of the shape of x.
     Value(String),
     /// 1 everywhere.
@@ -79,18 +79,18 @@ pub(crate) enum Slope {
 
 /// Emits `dy/dx` of a node that computes `y = f(x)` elementwise from its first input; `None` for an operator
 /// without a rule here.
-pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
+pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivative> {
     let x = input(node, 0)?.to_owned();
     let y = output(node).to_owned();
     let (x, y) = (x.as_str(), y.as_str());
     let w = &mut Write { graph };
     let value = match op(node) {
-        "Identity" | "Dropout" | "Cast" => return Some(Slope::One),
+        "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between
         "Clip" => match clip_bounds(w.graph, node)? {
-            (None, None) => return Some(Slope::One),
+            (None, None) => return Some(Derivative::One),
             (low, high) => w.between(y, low, high)?,
         },
         // y = x if x > 0 else αx
@@ -155,7 +155,7 @@ pub(crate) fn slope(graph: &mut Graph, node: &NodeProto) -> Option<Slope> {
         "Pow" => power(w, x, node)?,
         _ => return None,
     };
-    Some(Slope::Value(value))
+    Some(Derivative::Value(value))
 }
 
 /// The text of a string attribute.
@@ -187,8 +187,8 @@ fn elu(w: &mut Write, y: &str, alpha: f32) -> String {
 }
 
 fn hard_swish(w: &mut Write, x: &str) -> Option<String> {
-    let slope = vec![float_attribute("alpha", 1.0 / 6.0), float_attribute("beta", 0.5)];
-    let gate = w.with("HardSigmoid", x, slope);
+    let derivative = vec![float_attribute("alpha", 1.0 / 6.0), float_attribute("beta", 0.5)];
+    let gate = w.with("HardSigmoid", x, derivative);
     let inside = w.between(x, Some(-3.0), Some(3.0))?;
     let sixth = w.by("Mul", x, 1.0 / 6.0);
     let rest = w.call("Mul", &[&sixth, &inside]);
@@ -236,13 +236,13 @@ fn gelu_tanh(w: &mut Write, x: &str) -> String {
     let t = w.call("Tanh", &[&angle]);
     let sum = w.by("Add", &t, 1.0);
     let first = w.by("Mul", &sum, 0.5);
-    let slope = w.by("Mul", &square, 3.0 * c * cubic);
-    let slope = w.by("Add", &slope, c);
+    let derivative = w.by("Mul", &square, 3.0 * c * cubic);
+    let derivative = w.by("Add", &derivative, c);
     let t_square = w.call("Mul", &[&t, &t]);
     let rest = w.from(1.0, "Sub", &t_square);
     let half = w.by("Mul", x, 0.5);
     let second = w.call("Mul", &[&half, &rest]);
-    let second = w.call("Mul", &[&second, &slope]);
+    let second = w.call("Mul", &[&second, &derivative]);
     w.call("Add", &[&first, &second])
 }
 

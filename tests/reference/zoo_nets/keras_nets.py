@@ -109,8 +109,9 @@ def make(_, name, folder):
     model.save(file)
     # The reference is computed in double precision.
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     exact = build()
     exact.set_weights(model.get_weights())
     # Nets with a separate preprocess_input take its range; both sides of the comparison use the same numbers.
     return Net(file, ["--preprocess", "keras", "--python", sys.executable], (side, side), reference(exact),
-               exported=ending)
+               exported=ending, single=lambda photo: model.predict(photo[None].astype("float32"), verbose=0)[0])

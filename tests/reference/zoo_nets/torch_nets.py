@@ -96,6 +96,8 @@ def stirred(net, side, seed=1):
     # Scales the scores so that no class is certain and every class has a gradient.
     last = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == CLASSES][-1]
     with torch.no_grad():
+        if not last.weight.any():  # of a net whose last layer begins at 0
+            last.weight.copy_(uniform(last.weight.shape, -0.1, 0.1))
         logits = net(pictures)
         spread = (logits - logits.mean(0)).std()
         # A larger factor would make float32's rounding visible.
@@ -171,4 +173,5 @@ def make(source, name, folder):
     flags = [*FLAGS, "--python", sys.executable]
     if exporter == ".pt":
         flags += ["--size", f"{side}x{side}"]
-    return Net(file, flags, (side, side), look, exported=exporter)
+    single = lambda photo: net(tensor(photo).float()).softmax(1)[0].detach().numpy()
+    return Net(file, flags, (side, side), look, exported=exporter, single=single)

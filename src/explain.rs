@@ -42,6 +42,15 @@ impl HeatmapRequest {
         Ok(Self::Make(class, options.heatmap.unwrap_or(HeatmapForm::Overlay)))
     }
 
+    /// The class that a heatmap was asked for by the request.
+    #[must_use]
+    pub fn class(&self) -> Option<usize> {
+        match self {
+            Self::Make(class, _) => *class,
+            Self::Skip(_) => None,
+        }
+    }
+
     /// Whether the Grad-CAM output is needed.
     #[must_use]
     pub fn is_make(&self) -> bool {

@@ -132,7 +132,7 @@ pub fn run(
     wanted.extend(map.map(|map| map.output.as_str()));
     let listed = map.and_then(|map| match &map.classes {
         MapClasses::All => None,
-        MapClasses::Likeliest { count, output } => Some((output.as_str(), u64::from(*count))),
+        MapClasses::Likeliest { count, output, .. } => Some((output.as_str(), u64::from(*count))),
     });
     wanted.extend(listed.map(|(output, _)| output));
     let mut inputs = vec![(card.input.name.as_str(), tensor)];
@@ -297,7 +297,8 @@ pub(crate) mod tests {
     fn maps_of_the_likeliest_classes_come_with_their_classes() {
         let mut card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let output = "cam_classes".to_owned();
-        card.gradcam.as_mut().unwrap().classes = MapClasses::Likeliest { count: 1, output };
+        card.gradcam.as_mut().unwrap().classes =
+            MapClasses::Likeliest { count: 1, output, asked: None };
         let photo =
             || PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
         let mut outputs = vec![

@@ -108,7 +108,7 @@ fn predict<S: Source>(
     let upload = upload::read(head, source, settings.max_body)?;
     let card = models::find(settings, upload.options.model.as_deref())?;
     let heatmap_request = HeatmapRequest::of(settings, &upload.options, &card)?;
-    let fields = model_fields::tensors(&card, &upload.options.fields)?;
+    let fields = model_fields::tensors(&card, &upload.options.fields, heatmap_request.class())?;
     let top_k = upload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     clock.lap();
 

@@ -1,12 +1,13 @@
 //! Makes the tensors of the inputs that a model has beside the photo, from the request's numbers or the
 //! card's defaults.
 
-use skincell_vision::card::{Card, Dtype, Field};
+use skincell_vision::card::{Card, Dtype, Field, GradCam};
 use skincell_vision::tensor::PhotoTensor;
 
 use crate::problem::{Problem, excerpt};
 
-/// The name and tensor of each field in the card; numbers in `given` replace its default.
+/// The name and tensor of each field in the card; numbers in `given` replace its default, and `class`, the class that
+/// a heatmap was asked for, that of the field which takes it.
 ///
 /// # Errors
 /// [`Problem::UnknownField`] if `given` names another field, [`Problem::BadField`] for another count of
@@ -14,6 +15,7 @@ use crate::problem::{Problem, excerpt};
 pub(crate) fn tensors<'c>(
     card: &'c Card,
     given: &[(String, Vec<f32>)],
+    class: Option<usize>,
 ) -> Result<Vec<(&'c str, PhotoTensor)>, Problem> {
     let known = |name: &str| card.fields.iter().any(|field| field.name == name);
     if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
@@ -24,7 +26,10 @@ pub(crate) fn tensors<'c>(
         };
         return Err(Problem::UnknownField { name: excerpt(name), model: card.name.clone(), known });
     }
-    card.fields.iter().map(|field| tensor(field, given)).collect()
+    let asked = card.gradcam.as_ref().and_then(GradCam::asked).zip(class);
+    let asked = asked.map(|(name, class)| (name.to_owned(), vec![class as f32]));
+    let given: Vec<_> = given.iter().cloned().chain(asked).collect();
+    card.fields.iter().map(|field| tensor(field, &given)).collect()
 }
 
 fn tensor<'c>(
@@ -46,6 +51,7 @@ fn tensor<'c>(
 mod tests {
     use super::*;
     use crate::models::tests::card_json;
+    use skincell_vision::card::MapClasses;
 
     #[test]
     fn numbers_of_the_request_replace_defaults_and_are_checked() {
@@ -59,7 +65,7 @@ mod tests {
         let numbers = |given: &[(&str, &[f32])]| {
             let given: Vec<(String, Vec<f32>)> =
                 given.iter().map(|(name, list)| ((*name).to_owned(), list.to_vec())).collect();
-            let made = tensors(&card, &given).map_err(|problem| problem.kind().name)?;
+            let made = tensors(&card, &given, None).map_err(|problem| problem.kind().name)?;
             Ok(made.into_iter().map(|(_, tensor)| tensor.data).collect::<Vec<_>>())
         };
         let bytes = |list: &[f32]| list.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
@@ -73,6 +79,20 @@ mod tests {
         ];
         for (name, list, expected) in cases {
             assert_eq!(numbers(&[(name, list)]), Err(expected), "{name}");
+        }
+    }
+
+    /// A model with maps of the likeliest classes alone has a field for one more.
+    #[test]
+    fn the_class_asked_for_goes_into_its_field() {
+        let mut card = Card::parse(card_json("skin").as_bytes()).unwrap();
+        let (name, asked) = ("cam_class".to_owned(), Some("cam_class".to_owned()));
+        card.fields = vec![Field { name, shape: vec![1, 1], default: vec![-1.0] }];
+        let output = "cam_classes".to_owned();
+        card.gradcam.as_mut().unwrap().classes = MapClasses::Likeliest { count: 1, output, asked };
+        for (class, expected) in [(None, -1.0_f32), (Some(1), 1.0)] {
+            let made = tensors(&card, &[], class).unwrap();
+            assert_eq!(made[0].1.data, expected.to_le_bytes(), "{class:?}");
         }
     }
 }

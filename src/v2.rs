@@ -102,7 +102,7 @@ fn infer<S: Source>(
 ) -> Result<Response<Vec<u8>>, Problem> {
     let card = served(settings, name)?;
     let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
-    let fields = model_fields::tensors(&card, &[])?;
+    let fields = model_fields::tensors(&card, &[], None)?;
     let scores = inference::run(inference, &card, tensor, fields, asked.wants_cam())?;
     response::write(&card, &asked, &scores)
 }

@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use skincell_vision::card::{
-    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Field, Fit, GradCam, Input,
-    Layout, Output, Resize, Target,
+    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Fit, GradCam, Input, Layout,
+    Output, Resize, Target,
 };
 use thiserror::Error;
 
@@ -250,7 +250,7 @@ pub fn prepare_from(
         .then(|| fields::with_other_numbers(&graph, &options.defaults));
     let with = With { input: &input, chosen: &chosen, original: &original, classes: classes.len() };
     let Built { mut graph, settled, solved } = build(graph, &with, options, progress)?;
-    let twin = twin.map(|twin| build(twin, &with, options, &mut |_| {}));
+    let twin = twin.map(|twin| build(twin, &with, options, &mut |_| {}).map(|built| built.graph));
     let scores = &settled.scores;
     progress(Step::Compare);
     let output =
@@ -259,7 +259,9 @@ pub fn prepare_from(
     let comparison = compare::compare(&graph, &output, &samples, right, &settled.reading, allowed)?;
     notes.extend(warnings::of(&graph, &input, &samples, &comparison)?);
     let seen = warnings::seen(&input, &samples);
-    let fields = open_fields(&mut graph, twin, &options.defaults, &mut notes);
+    let mut fields = fields::opened_or_noted(&mut graph, twin, &options.defaults, &mut notes);
+    let asked = solved.as_ref().ok().and_then(|added| added.card.asked());
+    fields.extend(asked.and_then(|name| fields::open(&mut graph, name)));
     if options.input == Dtype::U8 {
         interface::take_bytes(&mut graph, &mut input);
     }
@@ -298,10 +300,6 @@ fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), Engine
     Ok(())
 }
 
-/// The note if default values of further inputs became part of computed constants.
-const FIXED: &str =
-    "the values of --input-default are built into the graph; a request cannot set them";
-
 /// The inputs of [`build`] besides the graph.
 struct With<'a> {
     input: &'a Input,
@@ -338,26 +336,6 @@ fn build(
     let solved = solve(&mut graph, &mut probe, &settled.scores, &shifts, options)?;
     graph.drop_unused();
     Ok(Built { graph, settled, solved })
-}
-
-/// Turns the inputs besides the photo back into inputs, if requests may set them; otherwise adds a note.
-fn open_fields(
-    graph: &mut Graph,
-    twin: Option<Result<Built, PrepareError>>,
-    defaults: &[(String, Vec<f32>)],
-    notes: &mut Vec<String>,
-) -> Vec<Field> {
-    let Some(twin) = twin else { return Vec::new() };
-    match twin.ok().and_then(|twin| fields::opened(graph, twin.graph, defaults)) {
-        Some((open, fields)) => {
-            *graph = open;
-            fields
-        }
-        None => {
-            notes.push(FIXED.to_owned());
-            Vec::new()
-        }
-    }
 }
 
 /// A model that was read, with its photo input and its scores.

@@ -57,7 +57,7 @@ pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
         let rows = map.rows(card.classes.len()) as u64;
         let shape = vec![1, rows, u64::from(map.height), u64::from(map.width)];
         outputs.push((Output::Cam, described(&map.output, shape)));
-        if let MapClasses::Likeliest { count, output } = &map.classes {
+        if let MapClasses::Likeliest { count, output, .. } = &map.classes {
             outputs.push((Output::CamClasses, described(output, vec![1, u64::from(*count)])));
         }
     }

@@ -70,7 +70,12 @@ fn print_heatmap(report: &Report) {
     if let (Some(price), Some(map)) = (report.price, &card.gradcam) {
         let of = match &map.classes {
             MapClasses::All => "all classes".to_owned(),
-            MapClasses::Likeliest { count, .. } => format!("the {count} likeliest classes"),
+            MapClasses::Likeliest { count, asked: None, .. } => {
+                format!("the {count} likeliest classes")
+            }
+            MapClasses::Likeliest { count, .. } => {
+                format!("the {count} likeliest classes and one asked for")
+            }
         };
         println!(
             "  price      {:.2} % more multiplications and about {:.1} MiB more memory, maps of {of}",

@@ -1,8 +1,8 @@
 //! The seeds of the reverse pass: for each map the row of factors of the scores at which the pass begins.
 //! There is one row for each class, or for each of the photo's likeliest classes.
 
-use rten_onnx::onnx::{DataType, NodeProto};
-use skincell_vision::card::{Activation, Basis, Form, MapClasses};
+use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
+use skincell_vision::card::{Activation, Basis, Form, MapClasses, NOT_ASKED};
 
 use super::closed::{Matrix, name};
 use super::sheet::{Sheet, Val};
@@ -39,13 +39,13 @@ pub(super) fn likeliest(
     let count = LIKELIEST.min(classes);
     let indices = top(graph, &scores.output, count);
     let sheet = &mut Sheet { graph };
-    let float = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
-    let chosen = sheet.call("Cast", &[&indices], float.clone(), &[1, count]);
-    let column = sheet.reshape(&indices, &[count, 1]);
+    let (chosen, asked) = with_asked(sheet, &indices, count)?;
+    let whole = sheet.call("Cast", &[&chosen], to(DataType::INT64), &[1, count]);
+    let column = sheet.reshape(&whole, &[count, 1]);
     let row: Vec<i64> = (0..).take(classes).collect();
     let row = sheet.constant(Constant { dims: vec![1, classes], ..Constant::i64_list(&row) });
     let hit = sheet.call("Equal", &[&column, &row], vec![], &[count, classes]);
-    let own = sheet.call("Cast", &[&hit], float, &[count, classes]);
+    let own = sheet.call("Cast", &[&hit], to(DataType::FLOAT), &[count, classes]);
     let mut parts = Vec::new();
     if let (Some(logits), Basis::Probability) = (&scores.logits, basis) {
         let p = if scores.form == Form::Probabilities {
@@ -68,8 +68,39 @@ pub(super) fn likeliest(
     Ok(Seeds {
         rows: rows.side(0),
         matrix: Matrix::Held { name: rows.name, transposed: false },
-        classes: MapClasses::Likeliest { count: number, output },
+        classes: MapClasses::Likeliest { count: number, output, asked: Some(asked) },
     })
+}
+
+fn to(dtype: DataType) -> Vec<AttributeProto> {
+    vec![int_attribute("to", i64::from(dtype.0))]
+}
+
+/// The likeliest classes as float32, `[1, count]`. The last of them is replaced by the class a request asks for, if
+/// that is not among them.
+///
+/// Also returns the name of the constant `[1, 1]` with the index asked for. It is [`NOT_ASKED`] until
+/// `prepare` makes it an input.
+fn with_asked(sheet: &mut Sheet, indices: &Val, count: usize) -> Result<(Val, String), String> {
+    let top = sheet.call("Cast", &[indices], to(DataType::FLOAT), &[1, count]);
+    let name = sheet.graph.add_constant("cam_class", Constant::f32(&[1, 1], &[NOT_ASKED]));
+    let asked = Val::new(&name, &[1, 1]);
+    let whole = sheet.call("Cast", &[&asked], to(DataType::INT64), &[1, 1]);
+    let same = sheet.call("Equal", &[indices, &whole], vec![], &[1, count]);
+    let same = sheet.call("Cast", &[&same], to(DataType::FLOAT), &[1, count]);
+    let listed = sheet.sum(&same, &[1]);
+    let none = sheet.constant(Constant::f32(&[1, 1], &[NOT_ASKED / 2.0]));
+    let said = sheet.call("Greater", &[&asked, &none], vec![], &[1, 1]);
+    let said = sheet.call("Cast", &[&said], to(DataType::FLOAT), &[1, 1]);
+    let known = sheet.binary("Mul", &said, &listed)?;
+    let new = sheet.binary("Sub", &said, &known)?;
+    let mut last = vec![0.0; count];
+    last.iter_mut().skip(count - 1).for_each(|place| *place = 1.0);
+    let last = sheet.constant(Constant::f32(&[1, count], &last));
+    let place = sheet.binary("Mul", &last, &new)?;
+    let apart = sheet.binary("Sub", &asked, &top)?;
+    let moved = sheet.binary("Mul", &apart, &place)?;
+    Ok((sheet.binary("Add", &top, &moved)?, name))
 }
 
 /// `∂p_c/∂logit_j` for the classes c of `own`, `[count, classes]` with a 1 at each class. For softmax `1 −

@@ -17,6 +17,7 @@ use skincell_vision::rank::{probabilities, rank};
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
+use crate::fields;
 use crate::onnx::engine::EngineError;
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::read::{ReadError, read};
@@ -151,7 +152,8 @@ pub fn quantize(
         Format::Int8 => {
             let convolutions = int8::convolutions(&graph);
             let inputs = convolutions.iter().map(|c| c.input.as_str()).collect();
-            let seen = calibrate::seen(&graph, inputs, &photos, progress)?;
+            let alone = fields::closed(&graph, &card.fields);
+            let seen = calibrate::seen(&alone, inputs, &photos, progress)?;
             int8::convert(&mut graph, &convolutions, &seen)
         }
     };

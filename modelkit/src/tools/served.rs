@@ -173,10 +173,27 @@ impl Served {
     /// # Errors
     /// [`ServedError`] if the engine fails or an output named in the card is missing.
     pub fn run(&self, photo: &tensor::PhotoTensor) -> Result<Outcome, ServedError> {
+        self.run_for(photo, None)
+    }
+
+    /// Runs one photo's tensor, with a map of `class` where only the likeliest classes have maps.
+    ///
+    /// # Errors
+    /// As [`Served::run`].
+    pub fn run_for(
+        &self,
+        photo: &tensor::PhotoTensor,
+        class: Option<usize>,
+    ) -> Result<Outcome, ServedError> {
         let engine = self.engine;
+        let asked = self.card.gradcam.as_ref().and_then(GradCam::asked).zip(class);
         let mut inputs = vec![(self.card.input.name.clone(), for_engine(photo))];
         inputs.extend(self.card.fields.iter().map(|field| {
-            let bytes = field.default.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let numbers = match asked {
+                Some((name, class)) if name == field.name => &[class as f32][..],
+                _ => &field.default,
+            };
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             (field.name.clone(), Tensor::new(field.shape.clone(), Dtype::F32, bytes))
         }));
         let outputs = self.model.run(&inputs);

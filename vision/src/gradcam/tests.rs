@@ -247,7 +247,8 @@ fn maps_of_probabilities_are_shown_as_they_are() {
 /// Maps of the two likeliest of four classes, 2 and 0: of their probabilities, then of their logits.
 #[test]
 fn the_likeliest_classes_alone_have_maps() {
-    let classes = MapClasses::Likeliest { count: 2, output: "cam_classes".to_owned() };
+    let output = "cam_classes".to_owned();
+    let classes = MapClasses::Likeliest { count: 2, output, asked: None };
     let map = |basis| GradCam { width: 2, height: 1, classes: classes.clone(), ..map(basis) };
     let maps = vec![1.0, 4.0, 0.0, -3.0, 8.0, 2.0, 5.0, 10.0];
     let of = |listed: &[f32], class| {

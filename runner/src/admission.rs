@@ -3,7 +3,7 @@
 //!
 //! A limited number may wait for a limited time; the others are refused and told to retry. A request whose
 //! future is dropped, because its client has hung up, leaves the queue at once. Requests without a body, such
-//! as health checks, have permits of their own and go first.
+//! as health checks, go first: they have two permits of their own, and the others' while nobody waits for them.
 
 use crate::memory::{Gauge, Ledger, Level, Need, Reservation};
 use std::collections::VecDeque;
@@ -113,8 +113,18 @@ impl Refusal {
 /// Permission to run, until dropped.
 pub struct Permit {
     queue: Arc<Queue>,
+    /// Whose permit it is: one that is kept for high priority, or one of all others.
     priority: Priority,
     reservation: Option<Reservation>,
+}
+
+impl Permit {
+    /// [`Priority::High`] for one of the [`HIGH_PRIORITY_PERMITS`], [`Priority::Normal`] for one of the others,
+    /// which a request of high priority may have too.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
 }
 
 impl Drop for Permit {
@@ -211,7 +221,7 @@ impl Queue {
         let length = self.rules.length;
         // The length counts for each priority by itself: photos that wait do not get a health check refused.
         let ahead = state.waiting.iter().filter(|waiter| waiter.priority == priority).count();
-        let free = self.has_permit(state, priority) && ahead == 0;
+        let free = self.free_permit(state, priority).is_some() && ahead == 0;
         if !free && ahead >= length {
             return Err(Refusal::Full { length });
         }
@@ -230,11 +240,15 @@ impl Queue {
         Ok(())
     }
 
-    fn has_permit(&self, state: &State, priority: Priority) -> bool {
-        match priority {
-            Priority::Normal => state.normal < self.rules.permits,
-            Priority::High => state.high < HIGH_PRIORITY_PERMITS,
+    /// The kind of permit that a request of this priority can have now. One of high priority takes a permit of
+    /// the others only if none of them waits.
+    fn free_permit(&self, state: &State, priority: Priority) -> Option<Priority> {
+        if priority == Priority::High && state.high < HIGH_PRIORITY_PERMITS {
+            return Some(Priority::High);
         }
+        let others_wait = state.waiting.iter().any(|waiter| waiter.priority == Priority::Normal);
+        let may_take = priority == Priority::Normal || !others_wait;
+        (may_take && state.normal < self.rules.permits).then_some(Priority::Normal)
     }
 
     /// Starts requests from the head of the queue while they have a permit and fit.
@@ -244,12 +258,12 @@ impl Queue {
         let mut state = queue.state();
         let mut position = 0;
         while let Some(waiter) = state.waiting.get(position) {
-            let (need, priority) = (waiter.need, waiter.priority);
-            if !queue.has_permit(&state, priority) {
+            let need = waiter.need;
+            let Some(priority) = queue.free_permit(&state, waiter.priority) else {
                 // A request behind it may have the other priority, which has permits of its own.
                 position += 1;
                 continue;
-            }
+            };
             let Some(reservation) = queue.reserve(need) else { break };
             let Some(waiter) = state.waiting.remove(position) else { break };
             match priority {
@@ -355,6 +369,25 @@ mod tests {
         assert!(polled(&mut waiting).is_none(), "a permit of high priority is not for it");
         drop(permit);
         assert!(polled(&mut waiting).is_some());
+    }
+
+    #[tokio::test]
+    async fn requests_without_a_body_take_free_permits_while_no_photo_waits() {
+        let queue = queue(3, 8, None);
+        let mut quick = Vec::new();
+        for _ in 0..5 {
+            quick.push(queue.enter(NEED, Priority::High).await.unwrap());
+        }
+        let kinds: Vec<_> = quick.iter().map(|permit| permit.priority()).collect();
+        assert_eq!(kinds, [[Priority::High; 2].as_slice(), &[Priority::Normal; 3]].concat());
+        let mut photo = Box::pin(queue.enter(NEED, Priority::Normal));
+        let mut late = Box::pin(queue.enter(NEED, Priority::High));
+        assert!(polled(&mut photo).is_none() && polled(&mut late).is_none(), "all are taken");
+        drop(quick.pop());
+        assert!(polled(&mut photo).is_some(), "the photo is next for a permit of all");
+        assert!(polled(&mut late).is_none());
+        drop(quick.remove(0));
+        assert!(polled(&mut late).is_some(), "two stay kept for requests without a body");
     }
 
     /// Polls once.

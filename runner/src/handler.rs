@@ -128,8 +128,9 @@ impl Handler {
         let upload = service.uploads.read(&head.headers, client, body);
         let upload = self.timed("read", upload).await.map_err(Problem::Upload)?;
         let permit = self.timed("wait", service.admission.enter(need, priority)).await;
+        let permit = permit.map_err(Problem::Busy)?;
         let request = Request::from_parts(head, upload);
-        let reply = component.instances.respond(request, priority, permit.map_err(Problem::Busy)?);
+        let reply = component.instances.respond(request, permit);
         Ok(self.accounted(reply.await.map_err(Problem::Failed)?, &call.id))
     }
 

@@ -73,6 +73,22 @@ fn a_small_budget_serves_and_reports_its_use() {
 }
 
 /// With a full queue a request is refused at once, before its body is read.
+/// The guest waits on the clock, so twenty can wait at once on any machine.
+#[test]
+fn requests_without_a_body_run_beside_each_other() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--max-concurrency", "64"]);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(get(&runner, "/guest/sleep?1000").body, b"slept 1000 ms"));
+        }
+    });
+    let took = start.elapsed();
+    println!("20 requests of 1 s with --max-concurrency 64: {took:?}");
+    assert!(took < Duration::from_secs(5), "two at a time take 10 s; these took {took:?}");
+}
+
 #[test]
 fn a_full_queue_gives_503_at_once_without_reading_the_body() {
     let app = App::with_colours();

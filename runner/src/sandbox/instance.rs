@@ -9,7 +9,7 @@ use super::limits::{
 use super::output::{Printing, Stream};
 use super::{Compiled, Output, Sandbox, variables};
 use crate::account::{CHUNK, CHUNKS, InstanceAccount, Overdrawn};
-use crate::admission::Priority;
+use crate::admission::{Permit, Priority};
 use crate::app::AppComponent;
 use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
@@ -138,19 +138,15 @@ impl Instances {
         Ok(Self { sandbox, pre, environment, files, folder, listing, grants, metrics, output })
     }
 
-    /// Answers `request` by a fresh instance. At normal priority it has a thread of its own from the start.
+    /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own from the
+    /// start.
     /// `permit` is dropped with the instance.
     ///
     /// Dropping the future, or the reply's body before its end, stops the instance.
     ///
     /// # Errors
     /// [`Failure`], when the head of the answer does not come by the deadline.
-    pub async fn respond<B>(
-        &self,
-        request: Request<B>,
-        priority: Priority,
-        permit: impl Send + 'static,
-    ) -> Result<Reply, Failure>
+    pub async fn respond<B>(&self, request: Request<B>, permit: Permit) -> Result<Reply, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
@@ -163,7 +159,7 @@ impl Instances {
         let request_deadline = Arc::new(Deadline::until(deadline));
         let cancel_on_drop = CancelOnDrop(Arc::clone(&request_deadline));
         let migration = Migration::default();
-        if priority == Priority::Normal {
+        if permit.priority() == Priority::Normal {
             // A request with a body means longer work.
             migration.request();
         }

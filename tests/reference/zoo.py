@@ -33,7 +33,7 @@ from zoo_nets import nets
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
-TIMEOUT = 900
+TIMEOUT = 3600
 # Each source, the Python it needs, and its module.
 SOURCES = {"keras": ("keras", "keras_nets"), "torchvision": ("torch", "torch_nets"), "timm": ("torch", "torch_nets"),
            "transformers": ("torch", "torch_nets"), "onnx": ("torch", "onnx_nets")}

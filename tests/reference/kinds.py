@@ -61,6 +61,7 @@ def torch_answer(net, normal=IMAGENET, order=slice(None)):
 def exported(net, file, side=64, **given):
     import torch
 
+    net.eval()  # the exporter gives a wrapper's mode to all that is in it
     torch.onnx.export(net, (torch.zeros(1, 3, side, side),), str(file), input_names=["images"], output_names=["output0"],
                       dynamo=False, **given)
     return file

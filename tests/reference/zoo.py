@@ -12,8 +12,8 @@ that can run the folder serves it; ONNX Runtime is included if ORT_DYLIB_PATH na
 
 Each net runs in its own process and gives a line of FOLDER/results.jsonl; nets with a line are not run again.
 The table is written into docs/models.md between its marks. Exits with 1 if an answer is wrong: a probability
-by more than 1e-4 and by more than four times the error of the framework's own float32 against its float64, or a
-heatmap by more than 2e-3 of its maximum (more if the file itself rounds, see zoo_nets/onnx_nets.py).
+by more than 1e-4 from the framework's in float64, or a heatmap by more than 2e-3 of its maximum (more if the file
+itself rounds, see zoo_nets/onnx_nets.py).
 """
 
 import argparse

@@ -46,6 +46,54 @@ fn probabilities_are_those_computed_by_hand() {
     }
 }
 
+#[test]
+fn fields_of_the_request_are_inputs_of_the_model() {
+    let app = App::with_tinted_colours();
+    let runner = Runner::start(&app, &[]);
+    let listed = get(&runner, "/models").json();
+    let field = &listed["models"][0]["fields"][0];
+    assert_eq!((&field["name"], &field["default"]), (&"tint".into(), &vec![0.0; 3].into()));
+    let means = [0.8, 0.2, 0.4];
+    let photo = photos::png(24, 24, |_, _| means.map(|mean: f32| (mean * 255.0).round() as u8));
+    let text = STANDARD.encode(&photo);
+    let json = |fields: &str| {
+        let body = format!("{{\"image\": \"{text}\", \"fields\": {fields}}}");
+        Request::predict("", "application/json", body)
+    };
+    let query = "?fields=%7B%22tint%22%3A%5B0%2C0.5%2C0%5D%7D";
+    let form = [
+        part("name=\"image\"; filename=\"a.png\"", &photo),
+        part("name=\"fields\"", b"{\"tint\": [0, 0.5, 0]}"),
+    ];
+    for (form, request, tint) in [
+        ("none", Request::predict("", "image/png", photo.clone()), [0.0; 3]),
+        ("a query", Request::predict(query, "image/png", photo.clone()), [0.0, 0.5, 0.0]),
+        ("JSON", json("{\"tint\": [0.0, 0.5, 0.0]}"), [0.0, 0.5, 0.0]),
+        ("a form", Request::form(&form), [0.0, 0.5, 0.0]),
+    ] {
+        let answer = request.send(&runner).json();
+        let expected = colours::per_cent(std::array::from_fn(|at| means[at] + tint[at]));
+        for result in answer["results"].as_array().unwrap_or_else(|| panic!("{form}: {answer}")) {
+            let index = usize::try_from(result["index"].as_u64().unwrap()).unwrap();
+            let off = result["probability"].as_f64().unwrap() - expected[index];
+            assert!(off.abs() < 2e-4, "{form}: {result} is not {}", expected[index]);
+        }
+        assert!(answer["heatmap_base64"].is_string(), "{form}");
+    }
+    for (fields, kind, words) in [
+        ("{\"age\": 54}", "unknown-field", "tint"),
+        ("{\"tint\": [1, 2]}", "bad-field", "3"),
+        ("{\"tint\": \"red\"}", "bad-", "fields"),
+        ("[1, 2, 3]", "bad-", "fields"),
+    ] {
+        let answer = json(fields).send(&runner);
+        assert_eq!(answer.status, 400, "{fields}");
+        let problem = answer.json();
+        let found = (problem["type"].as_str().unwrap(), problem["detail"].as_str().unwrap());
+        assert!(found.0.contains(kind) && found.1.contains(words), "{fields}: {found:?}");
+    }
+}
+
 /// The same photo in the forms that various HTTP clients send.
 fn as_clients_post(photo: &[u8], text: &str) -> Vec<(&'static str, Request)> {
     let raw = |content_type| Request::predict("", content_type, photo);

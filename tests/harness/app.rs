@@ -46,6 +46,17 @@ impl App {
         app
     }
 
+    /// The component with one model, which has an input beside the photo: see [`colours::prepare_tinted`].
+    #[must_use]
+    pub fn with_tinted_colours() -> Self {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let models = app.path().join("models");
+        fs::create_dir(&models).expect("models/ is made");
+        colours::prepare_tinted(&models, "tinted");
+        app.write_manifest(&["tinted"], "tinted");
+        app
+    }
+
     /// An application with damaged models, all granted; see [`damaged::all`].
     #[must_use]
     pub fn with_damaged_models() -> Self {

@@ -29,6 +29,19 @@ pub fn per_cent(means: [f32; 3]) -> [f64; 3] {
     powers.map(|power| power / sum * 100.0)
 }
 
+/// Writes the folder `models/name` of a model with an input beside the photo, `tint [1, 3]`, which is added to the
+/// means of the channels; by default it is 0.
+pub fn prepare_tinted(models: &Path, name: &str) {
+    let mut tinted = graph();
+    if let Some(graph) = &mut tinted.graph {
+        graph.input.push(value("tint", &[1, 3]));
+        graph.node.insert(4, node("Add", &["features", "tint"], "tinted"));
+        graph.node[5].input[0] = "tinted".to_owned();
+    }
+    let exported = tinted.write_buf().expect("the graph is encoded");
+    write(models, name, &exported, vec![("tint".to_owned(), vec![0.0; 3])]);
+}
+
 /// The model as an exporter writes it: ONNX with inline weights.
 #[must_use]
 pub fn exported() -> Vec<u8> {
@@ -37,8 +50,12 @@ pub fn exported() -> Vec<u8> {
 
 /// Writes the model's folder, `models/name`.
 pub fn prepare(models: &Path, name: &str) {
+    write(models, name, &exported(), Vec::new());
+}
+
+fn write(models: &Path, name: &str, onnx: &[u8], defaults: Vec<(String, Vec<f32>)>) {
     let exported = models.join("colours.onnx");
-    std::fs::write(&exported, self::exported()).expect("the graph is written");
+    std::fs::write(&exported, onnx).expect("the graph is written");
     let options = PrepareOptions {
         model: exported.clone(),
         output: models.join(name),
@@ -48,6 +65,7 @@ pub fn prepare(models: &Path, name: &str) {
         license: "Apache-2.0".to_owned(),
         source: "tests/harness/colours.rs".to_owned(),
         std: [255.0; 3],
+        defaults,
         target: CamTarget::Only(Target::Activation),
         ..PrepareOptions::default()
     };

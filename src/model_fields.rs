@@ -6,8 +6,8 @@ use skincell_vision::tensor::PhotoTensor;
 
 use crate::problem::{Problem, excerpt};
 
-/// The name and tensor of each field in the card; numbers in `given` replace its default, and `class`, the class that
-/// a heatmap was asked for, that of the field which takes it.
+/// The name and tensor of each field in the card; numbers in `given` replace its default, and `class`, the
+/// class that a heatmap was asked for, that of the field which takes it.
 ///
 /// # Errors
 /// [`Problem::UnknownField`] if `given` names another field, [`Problem::BadField`] for another count of

@@ -56,7 +56,8 @@ fn write_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// The text of the standard library: thread, place, message, and the backtrace if `RUST_BACKTRACE` asks for it.
+/// The text of the standard library: thread, place, message, and the backtrace if `RUST_BACKTRACE` asks for
+/// it.
 fn panic_text(panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("<unnamed>"));

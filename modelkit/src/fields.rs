@@ -54,8 +54,8 @@ fn opened(
     (external::in_one_piece(&twin).ok()? == bytes).then_some((graph, fields))
 }
 
-/// Turns a constant into a float32 input. `None` if there is no such constant: one that no node reads has been
-/// dropped.
+/// Turns a constant into a float32 input. `None` if there is no such constant: one that no node reads has
+/// been dropped.
 pub(crate) fn open(graph: &mut Graph, name: &str) -> Option<Field> {
     let held = graph.constants.remove(name)?;
     let default = numbers(&held);

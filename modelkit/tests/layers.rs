@@ -1,4 +1,5 @@
-//! `--cam-layer` shows the map of the layer it names, and `--conv-bias` need not be said where the exporter wrote it.
+//! `--cam-layer` shows the map of the layer it names, and `--conv-bias` need not be said where the exporter
+//! wrote it.
 //!
 //! The maps are those of PyTorch's autograd in float64; `tests/reference/heads.py` made the fixture.
 
@@ -53,7 +54,8 @@ fn difference(home: &Path, report: &Report, key: &str) -> f32 {
         let cam = outcome.cam.expect("maps");
         for class in 0..CLASSES {
             let heat = heatmap(&cam, map, &found, card.output.activation, class).expect("a map");
-            // Where the probability has no positive gradient, the logit's map is shown; `heads` compares those.
+            // Where the probability has no positive gradient, the logit's map is shown; `heads` compares
+            // those.
             if heat.basis() != Basis::Probability {
                 continue;
             }
@@ -98,8 +100,8 @@ fn a_layer_without_a_map_is_refused_and_nothing_is_written() {
     }
 }
 
-/// `models/torch/export.py` and `models/keras/export.py` write whose the biases are; without that word the default
-/// is the activation.
+/// `models/torch/export.py` and `models/keras/export.py` write whose the biases are; without that word the
+/// default is the activation.
 #[test]
 fn the_bias_is_whose_the_exporter_says() {
     let home = tempfile::tempdir().expect("a temporary folder");

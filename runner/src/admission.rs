@@ -3,7 +3,8 @@
 //!
 //! A limited number may wait for a limited time; the others are refused and told to retry. A request whose
 //! future is dropped, because its client has hung up, leaves the queue at once. Requests without a body, such
-//! as health checks, go first: they have two permits of their own, and the others' while nobody waits for them.
+//! as health checks, go first: they have two permits of their own, and the others' while nobody waits for
+//! them.
 
 use crate::memory::{Gauge, Ledger, Level, Need, Reservation};
 use std::collections::VecDeque;
@@ -119,8 +120,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// [`Priority::High`] for one of the [`HIGH_PRIORITY_PERMITS`], [`Priority::Normal`] for one of the others,
-    /// which a request of high priority may have too.
+    /// [`Priority::High`] for one of the [`HIGH_PRIORITY_PERMITS`], [`Priority::Normal`] for one of the
+    /// others, which a request of high priority may have too.
     #[must_use]
     pub fn priority(&self) -> Priority {
         self.priority
@@ -240,8 +241,8 @@ impl Queue {
         Ok(())
     }
 
-    /// The kind of permit that a request of this priority can have now. One of high priority takes a permit of
-    /// the others only if none of them waits.
+    /// The kind of permit that a request of this priority can have now. One of high priority takes a permit
+    /// of the others only if none of them waits.
     fn free_permit(&self, state: &State, priority: Priority) -> Option<Priority> {
         if priority == Priority::High && state.high < HIGH_PRIORITY_PERMITS {
             return Some(Priority::High);

@@ -37,12 +37,13 @@ pub fn give_memory_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_memory_back() {}
 
-/// Starts the program again in the same process, with glibc's caches of freed blocks for each thread off. Returns
-/// if they are off already or the program cannot be started again; then only more memory is kept.
+/// Starts the program again in the same process, with glibc's caches of freed blocks for each thread off.
+/// Returns if they are off already or the program cannot be started again; then only more memory is kept.
 ///
-/// Each cache holds up to seven blocks of each small size. They are spread over pages that `malloc_trim` can therefore
-/// not return: 1.6 MiB after ten minutes of load, and 0.2 MiB without caches. glibc reads this setting only when
-/// a program starts, from an environment variable ("Memory Allocation Tunables" in its manual).
+/// Each cache holds up to seven blocks of each small size. They are spread over pages that `malloc_trim` can
+/// therefore not return: 1.6 MiB after ten minutes of load, and 0.2 MiB without caches. glibc reads this
+/// setting only when a program starts, from an environment variable ("Memory Allocation Tunables" in its
+/// manual).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn restart_without_thread_caches() {
     use std::os::unix::process::CommandExt as _;

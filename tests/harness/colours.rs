@@ -29,8 +29,8 @@ pub fn per_cent(means: [f32; 3]) -> [f64; 3] {
     powers.map(|power| power / sum * 100.0)
 }
 
-/// Writes the folder `models/name` of a model with an input beside the photo, `tint [1, 3]`, which is added to the
-/// means of the channels; by default it is 0.
+/// Writes the folder `models/name` of a model with an input beside the photo, `tint [1, 3]`, which is added
+/// to the means of the channels; by default it is 0.
 pub fn prepare_tinted(models: &Path, name: &str) {
     let mut tinted = graph();
     if let Some(graph) = &mut tinted.graph {

@@ -76,8 +76,8 @@ fn to(dtype: DataType) -> Vec<AttributeProto> {
     vec![int_attribute("to", i64::from(dtype.0))]
 }
 
-/// The likeliest classes as float32, `[1, count]`. The last of them is replaced by the class a request asks for, if
-/// that is not among them.
+/// The likeliest classes as float32, `[1, count]`. The last of them is replaced by the class a request asks
+/// for, if that is not among them.
 ///
 /// Also returns the name of the constant `[1, 1]` with the index asked for. It is [`NOT_ASKED`] until
 /// `prepare` makes it an input.

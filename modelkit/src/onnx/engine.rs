@@ -55,8 +55,8 @@ impl GraphEngine {
         Self::load_with(graph, false)
     }
 
-    /// Loads a graph as a server does, with its operators fused where the engine knows a faster one. A wrong fusion
-    /// shows in what it gives.
+    /// Loads a graph as a server does, with its operators fused where the engine knows a faster one. A wrong
+    /// fusion shows in what it gives.
     pub(crate) fn load_as_served(graph: &Graph) -> Result<Self, EngineError> {
         Self::load_with(graph, true)
     }

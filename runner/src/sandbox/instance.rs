@@ -138,9 +138,8 @@ impl Instances {
         Ok(Self { sandbox, pre, environment, files, folder, listing, grants, metrics, output })
     }
 
-    /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own from the
-    /// start.
-    /// `permit` is dropped with the instance.
+    /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own
+    /// from the start. `permit` is dropped with the instance.
     ///
     /// Dropping the future, or the reply's body before its end, stops the instance.
     ///

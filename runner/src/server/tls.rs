@@ -107,8 +107,8 @@ impl Pair {
                 format!("the certificate in {shown} and the key in {key} do not match")
             })?;
         configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Clients keep their sessions themselves, in encrypted tickets (RFC 5077): what the server kept for them
-        // would lie scattered over pages that the allocator could then not give back.
+        // Clients keep their sessions themselves, in encrypted tickets (RFC 5077): what the server kept for
+        // them would lie scattered over pages that the allocator could then not give back.
         configuration.ticketer =
             ring::Ticketer::new().context("cannot make keys for TLS tickets")?;
         configuration.session_storage = Arc::new(NoServerSessionStorage {});

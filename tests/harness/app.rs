@@ -2,7 +2,7 @@
 //! real ones, and the misbehaving guest besides the component.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -26,9 +26,7 @@ impl App {
     /// - `misfit`, granted: its card lists one class too many.
     #[must_use]
     pub fn with_colours() -> Self {
-        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        let models = app.path().join("models");
-        fs::create_dir(&models).expect("models/ is made");
+        let (app, models) = Self::with_a_models_folder();
         colours::prepare(&models, "colours");
         copy_model(&models, "plain", |card| {
             card["gradcam"] = serde_json::Value::Null;
@@ -49,9 +47,7 @@ impl App {
     /// The component with one model, which has an input beside the photo: see [`colours::prepare_tinted`].
     #[must_use]
     pub fn with_tinted_colours() -> Self {
-        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        let models = app.path().join("models");
-        fs::create_dir(&models).expect("models/ is made");
+        let (app, models) = Self::with_a_models_folder();
         colours::prepare_tinted(&models, "tinted");
         app.write_manifest(&["tinted"], "tinted");
         app
@@ -60,14 +56,19 @@ impl App {
     /// An application with damaged models, all granted; see [`damaged::all`].
     #[must_use]
     pub fn with_damaged_models() -> Self {
-        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        let models = app.path().join("models");
-        fs::create_dir(&models).expect("models/ is made");
+        let (app, models) = Self::with_a_models_folder();
         let all = damaged::all();
         damaged::write(&models, &all);
         let names: Vec<&str> = all.iter().map(|damaged| damaged.name.as_str()).collect();
         app.write_manifest(&names, names.first().expect("a damaged model"));
         app
+    }
+
+    fn with_a_models_folder() -> (Self, PathBuf) {
+        let app = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let models = app.path().join("models");
+        fs::create_dir(&models).expect("models/ is made");
+        (app, models)
     }
 
     /// An application with the repository's own models.

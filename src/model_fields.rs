@@ -27,17 +27,17 @@ pub(crate) fn tensors<'c>(
         return Err(Problem::UnknownField { name: excerpt(name), model: card.name.clone(), known });
     }
     let asked = card.gradcam.as_ref().and_then(GradCam::asked).zip(class);
-    let asked = asked.map(|(name, class)| (name.to_owned(), vec![class as f32]));
-    let given: Vec<_> = given.iter().cloned().chain(asked).collect();
-    card.fields.iter().map(|field| tensor(field, &given)).collect()
+    let tensor = |field: &'c Field| {
+        let said = given.iter().rev().find(|(name, _)| *name == field.name);
+        match asked {
+            Some((name, class)) if name == field.name => tensor(field, &[class as f32]),
+            _ => tensor(field, said.map_or(&field.default, |(_, numbers)| numbers)),
+        }
+    };
+    card.fields.iter().map(tensor).collect()
 }
 
-fn tensor<'c>(
-    field: &'c Field,
-    given: &[(String, Vec<f32>)],
-) -> Result<(&'c str, PhotoTensor), Problem> {
-    let said = given.iter().rev().find(|(name, _)| *name == field.name);
-    let numbers = said.map_or(&field.default, |(_, numbers)| numbers);
+fn tensor<'c>(field: &'c Field, numbers: &[f32]) -> Result<(&'c str, PhotoTensor), Problem> {
     let (found, wanted) = (numbers.len(), field.default.len());
     if found != wanted {
         return Err(Problem::BadField { name: field.name.clone(), found, wanted });

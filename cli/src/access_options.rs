@@ -79,7 +79,6 @@ impl AccessOptions {
             cors: Cors::new(&self.cors_origin).context("--cors-origin")?,
             rate: self.rate_limit,
             trusted_proxies: self.trusted_proxy.clone(),
-            is_tls: self.tls_cert.is_some(),
             admin_apart: self.admin_listen.is_some(),
         }))
     }

@@ -237,8 +237,8 @@ impl Handler {
         if let Some(recording) = recording {
             recording.answered(status, answer.headers());
         }
-        if call.sender.is_some() {
-            self.access.add_headers(call.origin.as_ref(), &mut answer);
+        if let Some(sender) = call.sender {
+            self.access.add_headers(call.origin.as_ref(), sender.is_encrypted, &mut answer);
         }
         answer
     }

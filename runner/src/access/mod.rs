@@ -37,8 +37,6 @@ pub struct Rules {
     pub rate: Option<Rate>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether clients connect over TLS: answers then tell browsers to use TLS only.
-    pub is_tls: bool,
     /// Whether the runner's own endpoints are on a port of their own: this one then has no probes of its own.
     pub admin_apart: bool,
 }
@@ -140,14 +138,19 @@ impl Access {
     }
 
     /// Adds the headers that browsers need: the pages that may read the answer, no guessing of its type, no
-    /// referrer, TLS from now on. Those that the application has set stay.
-    pub(crate) fn add_headers<B>(&self, origin: Option<&HeaderValue>, answer: &mut Response<B>) {
+    /// referrer, and after a request over TLS, TLS from now on. Those that the application has set stay.
+    pub(crate) fn add_headers<B>(
+        &self,
+        origin: Option<&HeaderValue>,
+        is_encrypted: bool,
+        answer: &mut Response<B>,
+    ) {
         let headers = answer.headers_mut();
         let mut fixed = vec![
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ];
-        if self.rules.is_tls {
+        if is_encrypted {
             fixed.push((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
         }
         for (name, value) in fixed {
@@ -286,10 +289,10 @@ mod tests {
     #[test]
     fn the_applications_own_headers_stay() {
         let cors: Cors = Cors::new(&["https://a.test".to_owned()]).unwrap();
-        let access = Access::new(Rules { cors, is_tls: true, ..Rules::default() });
+        let access = Access::new(Rules { cors, ..Rules::default() });
         let mut answer =
             http::Response::builder().header("referrer-policy", "origin").body(()).unwrap();
-        access.add_headers(Some(&"https://a.test".parse().unwrap()), &mut answer);
+        access.add_headers(Some(&"https://a.test".parse().unwrap()), true, &mut answer);
         let said = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
         assert_eq!(
             said("referrer-policy").as_deref(),

@@ -247,8 +247,8 @@ impl Queue {
         if priority == Priority::High && state.high < HIGH_PRIORITY_PERMITS {
             return Some(Priority::High);
         }
-        let others_wait = state.waiting.iter().any(|waiter| waiter.priority == Priority::Normal);
-        let may_take = priority == Priority::Normal || !others_wait;
+        let may_take = priority == Priority::Normal
+            || state.waiting.iter().all(|waiter| waiter.priority == Priority::High);
         (may_take && state.normal < self.rules.permits).then_some(Priority::Normal)
     }
 

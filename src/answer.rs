@@ -10,17 +10,31 @@ use http::{Response, StatusCode};
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
-use skincell_vision::card::{Basis, Card};
+use skincell_vision::card::{Basis, Card, Familiar};
 use skincell_vision::rank::Ranked;
 use skincell_vision::view::Region;
 
 use crate::clock::Timing;
 use crate::coding;
 use crate::explain::{ClassMap, Heatmap};
+use crate::familiarity::Certainty;
 use crate::negotiate::Form;
 use crate::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The result for a photo.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The most likely classes.
+    pub ranking: Vec<Ranked>,
+    /// The heatmap, or why there is none.
+    pub heatmap: Heatmap,
+    /// The part of the photo that the model saw.
+    pub region: Region,
+    /// How far the classes may be relied on.
+    pub certainty: Certainty,
+}
 
 /// The answer to a photo, as JSON or as the overlay itself.
 ///
@@ -29,11 +43,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub fn prediction(
     form: Form,
     card: &Card,
-    ranking: &[Ranked],
-    heatmap: Heatmap,
-    region: Region,
+    outcome: Outcome,
     timing: Timing,
 ) -> Result<Response<Vec<u8>>, Problem> {
+    let Outcome { ranking, heatmap, region, certainty } = outcome;
     let mut response = match (form, heatmap) {
         (Form::Png, Heatmap::Shown { png, .. }) => with_type("image/png", png),
         (Form::Png, Heatmap::Maps(_)) => {
@@ -41,7 +54,11 @@ pub fn prediction(
             return Err(Problem::NoHeatmap { why });
         }
         (Form::Png, Heatmap::Missing(why)) => return Err(Problem::NoHeatmap { why }),
-        (Form::Json, heatmap) => json(&predict_response(card, ranking, &heatmap, region, timing))?,
+        (Form::Json, heatmap) => {
+            let response = predict_response(card, &ranking, &heatmap, region, timing);
+            let Certainty { familiarity, is_certain } = certainty;
+            json(&PredictResponse { familiarity, is_certain, ..response })?
+        }
     };
     if let Ok(value) = HeaderValue::from_str(&timing.header()) {
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
@@ -146,6 +163,12 @@ pub(crate) struct PredictResponse<'a> {
     model: Model<'a>,
     /// The most likely classes, in descending order.
     results: Vec<Class<'a>>,
+    /// Whether the photo is of the kind that the model knows; omitted if the model does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    familiarity: Option<Familiar>,
+    /// Whether the photo is familiar and a class is probable enough; omitted if the model does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_certain: Option<bool>,
     /// The overlay as PNG, of the model's input size.
     heatmap_base64: Option<String>,
     /// The class the heatmap explains.
@@ -217,6 +240,8 @@ fn predict_response<'a>(
     let mut response = PredictResponse {
         model: Model { name: &card.name, notice: &card.notice },
         results: ranking.iter().filter_map(class).collect(),
+        familiarity: None,
+        is_certain: None,
         heatmap_base64: None,
         heatmap_class: None,
         heatmap_basis: None,
@@ -291,8 +316,9 @@ mod tests {
             [Ranked { index: 0, probability: 0.75 }, Ranked { index: 1, probability: 0.25 }];
         let shown = Heatmap::Shown { png: vec![1, 2, 3], class: 1, basis: Basis::Probability };
         let answer = |heatmap| {
-            let response =
-                prediction(Form::Json, &card, &ranking, heatmap, Region::WHOLE, Timing::default());
+            let (ranking, region) = (ranking.to_vec(), Region::WHOLE);
+            let outcome = Outcome { ranking, heatmap, region, certainty: Certainty::default() };
+            let response = prediction(Form::Json, &card, outcome, Timing::default());
             response.unwrap().into_body()
         };
         assert_eq!(

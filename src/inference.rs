@@ -113,6 +113,8 @@ pub struct Scores {
     pub scores: Vec<f32>,
     /// The Grad-CAM maps, as the card describes them, if requested.
     pub cam: Option<Cam>,
+    /// The familiarity score, if the card has an output for it.
+    pub familiarity: Option<f32>,
 }
 
 /// Runs the card's model on the photo's `tensor` and on `fields`; fetches its Grad-CAM output only if
@@ -130,6 +132,8 @@ pub fn run(
     let map = card.gradcam.as_ref().filter(|_| with_cam);
     let mut wanted = vec![card.output.name.as_str()];
     wanted.extend(map.map(|map| map.output.as_str()));
+    let known = card.familiarity.as_ref().map(|familiarity| familiarity.output.as_str());
+    wanted.extend(known);
     let listed = map.and_then(|map| match &map.classes {
         MapClasses::All => None,
         MapClasses::Likeliest { count, output, .. } => Some((output.as_str(), u64::from(*count))),
@@ -149,7 +153,9 @@ pub fn run(
             Ok(Cam { maps, classes: of.transpose()?.unwrap_or_default() })
         })
         .transpose()?;
-    Ok(Scores { scores, cam })
+    let familiarity = known.map(|output| floats(card, &outputs, output, &[1])).transpose()?;
+    let familiarity = familiarity.and_then(|list| list.first().copied());
+    Ok(Scores { scores, cam, familiarity })
 }
 
 /// The elements of the output `name`, after checking its type, shape and length against the card. A leading
@@ -280,7 +286,11 @@ pub(crate) mod tests {
                 (Ok(scores), Ok(())) => {
                     assert_eq!(
                         scores,
-                        Scores { scores: vec![1.0, 2.0], cam: Some(vec![0.5; 8].into()) },
+                        Scores {
+                            scores: vec![1.0, 2.0],
+                            cam: Some(vec![0.5; 8].into()),
+                            familiarity: None
+                        },
                         "{name}"
                     );
                 }
@@ -319,6 +329,6 @@ pub(crate) mod tests {
         let tensor =
             PhotoTensor { dimensions: vec![1, 4, 4, 3], dtype: Dtype::U8, data: vec![0; 48] };
         let scores = run(&RedOrBlue, &card, tensor, vec![], false).unwrap();
-        assert_eq!(scores, Scores { scores: vec![0.0, 0.0], cam: None });
+        assert_eq!(scores, Scores { scores: vec![0.0, 0.0], cam: None, familiarity: None });
     }
 }

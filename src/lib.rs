@@ -13,6 +13,7 @@ mod encoded;
 #[cfg(target_family = "wasm")]
 mod entry;
 pub mod explain;
+pub mod familiarity;
 mod fields;
 #[cfg(test)]
 mod flow_tests;
@@ -120,12 +121,15 @@ fn predict<S: Source>(
     let scores = inference::run(inference, &card, tensor, fields, with_cam)?;
     let inference = clock.lap();
 
-    let probabilities = rank::probabilities(&scores.scores, &card.output)?;
+    let familiarity = familiarity::read(&scores, &card, settings.unfamiliar)?;
+    let plain = rank::probabilities(&scores.scores, &card.output)?;
+    let probabilities = familiarity::calibrated(&plain, &card);
     let ranking = rank::rank(&probabilities, top_k);
-    let heatmap =
-        explain::explain(&heatmap_request, &card, &seen, &scores, &probabilities, &ranking)?;
+    let heatmap = explain::explain(&heatmap_request, &card, &seen, &scores, &plain, &ranking)?;
+    let certainty = familiarity::certainty(familiarity, &probabilities, &card);
     let timing = Timing { decode, inference, heatmap: clock.lap(), total: clock.total() };
-    answer::prediction(form, &card, &ranking, heatmap, seen.region, timing)
+    let result = answer::Outcome { ranking, heatmap, region: seen.region, certainty };
+    answer::prediction(form, &card, result, timing)
 }
 
 /// The photo as the model sees it. Takes the file's bytes by value, to free them before inference.

@@ -175,6 +175,7 @@ pub(crate) mod tests {
             max_body: 1 << 20,
             gradcam: true,
             colors: skincell_vision::photo::Colors::Srgb,
+            unfamiliar: crate::settings::Unfamiliar::Warn,
         };
         (folder, settings)
     }

@@ -19,7 +19,7 @@ const PHOTO_PROBLEMS: [(&str, &str); 13] = [
     ("409", "The overlay was requested and there is none"),
     ("413", "The body, or the memory its photo needs, is too large"),
     ("415", "The form, type or format is not supported"),
-    ("422", "The photo is damaged, empty or has too many pixels"),
+    ("422", "The photo is damaged, empty, has too many pixels or is of an unknown kind"),
     ("429", "Too many requests by this client: see Retry-After"),
     ("500", "The model, its card or the service is broken"),
     ("503", "Too busy, or the model cannot be loaded now: see Retry-After"),

@@ -221,6 +221,19 @@ pub enum Problem {
         /// The reason.
         why: String,
     },
+    /// The photo is not of the kind that the model knows, and `SKINCELL_UNFAMILIAR` is `refuse`.
+    #[error(
+        "the photo is not of the kind that model {model:?} knows ({basis}): its distance is {score:.2} times \
+         the largest accepted; send a photo of that kind"
+    )]
+    Unfamiliar {
+        /// The model.
+        model: String,
+        /// The photos that the model knows, in words.
+        basis: String,
+        /// The familiarity score.
+        score: f64,
+    },
     /// An environment variable of the component has an invalid value.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -297,6 +310,7 @@ impl Problem {
             Self::UnknownVersion { .. } => ("unknown-version", 404, "No such version"),
             Self::BadInference { .. } => ("bad-inference", 400, "Inference request not taken"),
             Self::UnknownClass { .. } => ("unknown-class", 400, "No such class"),
+            Self::Unfamiliar { .. } => ("unfamiliar-photo", 422, "The photo is of an unknown kind"),
             Self::NoHeatmap { .. } => ("no-heatmap", 409, "No heatmap for this request"),
             Self::Settings(_) => ("bad-settings", 500, "The service is misconfigured"),
             Self::BadCard { .. } => ("bad-card", 500, "The model's card cannot be used"),

@@ -28,6 +28,18 @@ pub struct Settings {
     /// `SKINCELL_COLOR`: `srgb`, the default, converts from the photo's colour profile; `stored` uses the
     /// file's values unchanged, as the origin app did.
     pub colors: Colors,
+    /// `SKINCELL_UNFAMILIAR`: what to answer about a photo that the model does not know.
+    pub unfamiliar: Unfamiliar,
+}
+
+/// The answer to a photo of a kind that the model does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unfamiliar {
+    /// `warn`, the default: the classes, and that the photo is unfamiliar.
+    #[default]
+    Warn,
+    /// `refuse`: a problem with status 422, without classes.
+    Refuse,
 }
 
 /// A variable has an invalid value.
@@ -39,6 +51,9 @@ pub enum SettingsError {
     /// `SKINCELL_COLOR` is neither of the two values.
     #[error("SKINCELL_COLOR is {0:?}: set srgb or stored")]
     Color(String),
+    /// `SKINCELL_UNFAMILIAR` is neither of the two values.
+    #[error("SKINCELL_UNFAMILIAR is {0:?}: set warn or refuse")]
+    Unfamiliar(String),
 }
 
 impl Settings {
@@ -63,8 +78,17 @@ impl Settings {
                 _ => return Err(SettingsError::Color(value)),
             },
         };
+        let unfamiliar = match set("SKINCELL_UNFAMILIAR") {
+            None => Unfamiliar::Warn,
+            Some(value) => match value.trim() {
+                "warn" => Unfamiliar::Warn,
+                "refuse" => Unfamiliar::Refuse,
+                _ => return Err(SettingsError::Unfamiliar(value)),
+            },
+        };
         let default_model = set("SKINCELL_MODEL").map(|name| name.trim().to_owned());
-        Ok(Self { models: PathBuf::from(MODELS_FOLDER), default_model, max_body, gradcam, colors })
+        let models = PathBuf::from(MODELS_FOLDER);
+        Ok(Self { models, default_model, max_body, gradcam, colors, unfamiliar })
     }
 }
 
@@ -95,6 +119,7 @@ mod tests {
             max_body: 16_777_216,
             gradcam: true,
             colors: Colors::Srgb,
+            unfamiliar: Unfamiliar::Warn,
         };
         assert_eq!(settings, expect);
     }
@@ -113,6 +138,16 @@ mod tests {
         for (value, expect) in cases {
             assert_eq!(read("ENABLE_GRADCAM", value).unwrap().gradcam, expect, "{value:?}");
         }
+    }
+
+    #[test]
+    fn unfamiliar_photos_are_warned_of_or_refused() {
+        let unfamiliar =
+            |value| read("SKINCELL_UNFAMILIAR", value).map(|settings| settings.unfamiliar);
+        assert_eq!(unfamiliar("warn"), Ok(Unfamiliar::Warn));
+        assert_eq!(unfamiliar(" refuse "), Ok(Unfamiliar::Refuse));
+        let error = unfamiliar("drop").unwrap_err();
+        assert_eq!(error, SettingsError::Unfamiliar("drop".to_owned()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use skincell_vision::card::Card;
 
 use crate::answer;
 use crate::body::Source;
+use crate::familiarity;
 use crate::inference::{self, Inference};
 use crate::model_fields;
 use crate::models;
@@ -104,6 +105,7 @@ fn infer<S: Source>(
     let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;
     let scores = inference::run(inference, &card, tensor, fields, asked.wants_cam())?;
+    familiarity::read(&scores, &card, settings.unfamiliar)?;
     response::write(&card, &asked, &scores)
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct PackFlags {
     /// Largest error of a fast convolution algorithm compared with double precision, relative to the
     /// layer's largest output; 0 uses the exact, slower algorithm everywhere [default: 3e-5]
     #[arg(long, value_name = "ERROR", value_parser = parse_error)]
-    max_error: Option<f64>,
+    pub(crate) max_error: Option<f64>,
     /// Measure errors on these photos (files or folders) instead of on noise or drawings; may be given
     /// several times
     #[arg(long = "photos", value_name = "PHOTO")]

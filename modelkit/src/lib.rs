@@ -7,13 +7,15 @@
 //!
 //! Before that, [`export`] makes the ONNX graph of a Keras or PyTorch model. The other tools work on prepared
 //! folders: [`inspect`] shows a model's contents, [`check`] runs it on every engine and compares, [`measure`]
-//! measures the cost of serving it, [`pack`] writes it for cellnet, and [`quantize`] writes it in fewer bits.
+//! measures the cost of serving it, [`pack`] writes it for cellnet, [`quantize`] writes it in fewer bits, and
+//! [`familiarize()`] adds an output that tells photos of an unknown kind ([`familiarity`]).
 //! They load folders as a server does ([`served`]).
 //!
 //! The crate does not use HTTP, WASI or the runner.
 
 mod compare;
 pub mod export;
+pub mod familiarity;
 mod fields;
 mod gradcam;
 mod interface;
@@ -37,8 +39,10 @@ pub use onnx::engine::EngineError;
 pub use onnx::external;
 pub use onnx::read::ReadError;
 pub use prepare::{
-    CARD_FILE, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare, prepare_from,
+    CARD_FILE, COMPARED, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare,
+    prepare_from,
 };
 pub use scores::{SaidActivation, ScoresError};
+pub use tools::familiarize::{FamiliarizeError, familiarize};
 pub use tools::{check, inspect, measure, pack, served};
 pub use write::WriteError;

@@ -94,6 +94,49 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
     Ok(files)
 }
 
+/// At most `most` of the files in a list of files and folders, evenly spread. Of a folder without photos those
+/// in its subfolders are taken.
+///
+/// # Errors
+/// [`PhotosError`] if a path does not exist or a folder and its subfolders hold no photo.
+pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let folders = if path.is_dir() { subfolders(path)? } else { Vec::new() };
+        match list(std::slice::from_ref(path)) {
+            Err(PhotosError::Empty(_)) if !folders.is_empty() => {
+                for folder in folders {
+                    match list(&[folder]) {
+                        Err(PhotosError::Empty(_)) => {}
+                        listed => files.extend(listed?),
+                    }
+                }
+            }
+            listed => files.extend(listed?),
+        }
+    }
+    let count = files.len();
+    let chosen = (0..count.min(most)).map(|i| i * count / count.min(most));
+    Ok(chosen.map(|i| files[i].clone()).collect())
+}
+
+/// The folders directly in a folder, sorted by name.
+///
+/// # Errors
+/// [`PhotosError::File`] if it cannot be read.
+pub(crate) fn subfolders(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
+    let failed = |error| PhotosError::File { path: path.to_owned(), error };
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?.path();
+        if entry.is_dir() {
+            folders.push(entry);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
 /// Reads one file as the model's input tensor.
 ///
 /// # Errors

@@ -1,7 +1,6 @@
 //! `model prepare`: makes a folder that is ready to serve from an exported ONNX classifier.
 //!
-//! Reads and simplifies the graph, determines what its scores are, adds the Grad-CAM output, compares the
-//! result on photos with the original framework, and writes the folder. On an error nothing is written.
+//! It adds the Grad-CAM output and, given photos, familiarity. On an error nothing is written.
 
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use skincell_vision::card::{
 use thiserror::Error;
 
 use crate::compare::{self, CompareError, Comparison, Reference};
+use crate::familiarity::{self, FamiliarityError, FamiliarityReport};
 use crate::fields;
 use crate::gradcam::{self, Price, Wanted};
 use crate::interface::{self, InterfaceError, Photo};
@@ -28,6 +28,9 @@ use crate::scores::{self, SaidActivation, Scores, ScoresError, Settled};
 use crate::warnings;
 use crate::write::{Draft, WriteError};
 
+/// Most photos to compare on.
+pub const COMPARED: usize = 16;
+
 /// Name of the card's file in a model's folder.
 pub const CARD_FILE: &str = "card.json";
 
@@ -38,14 +41,13 @@ pub struct PrepareOptions {
     pub model: PathBuf,
     /// The folder to write.
     pub output: PathBuf,
-    /// The classes, in the order of the scores; see [`crate::parse_labels`]. If empty, the labels inside the
-    /// model are used.
+    /// The classes, in the order of the scores. If empty, the labels inside the model are used.
     pub classes: Vec<Class>,
     /// The model's name; if empty, the last part of `output`.
     pub name: String,
     /// A title of one line, shown to users.
     pub title: String,
-    /// A notice that every answer must carry.
+    /// A notice for every answer.
     pub notice: String,
     /// SPDX expression of the weights' licence.
     pub license: String,
@@ -63,12 +65,14 @@ pub struct PrepareOptions {
     pub crop_ratio: f64,
     /// Order of the axes, for a graph from which it cannot be derived.
     pub layout: Option<Layout>,
-    /// Names of settings that were assumed, for the card.
+    /// Names of assumed settings.
     pub assumed: Vec<String>,
     /// Default values of inputs besides the photo, used if a request gives none.
     pub defaults: Vec<(String, Vec<f32>)>,
-    /// Photos to compare on; if empty, the drawings of [`crate::samples`].
+    /// Photos to compare on, or else drawings. Familiarity is fitted to the folders among them.
     pub photos: Vec<PathBuf>,
+    /// The photos in these folders in words; if empty, their number.
+    pub photos_basis: String,
     /// Largest accepted difference of a probability; 1e-4 if `None`.
     pub max_difference: Option<f64>,
     /// Element type of the served graph's input; with u8 the graph normalises the pixels itself.
@@ -85,8 +89,7 @@ pub struct PrepareOptions {
     pub layer: Option<String>,
     /// The score whose gradient is shown.
     pub basis: Basis,
-    /// Whether the last convolution's bias belongs to the layer itself and not to a folded batch norm; if
-    /// `None`, derived from the graph.
+    /// Whether the last convolution's bias is its own and not a folded batch norm's, if known.
     pub own_bias: Option<bool>,
     /// Whether an existing folder is replaced.
     pub force: bool,
@@ -113,6 +116,7 @@ impl Default for PrepareOptions {
             assumed: Vec::new(),
             defaults: Vec::new(),
             photos: Vec::new(),
+            photos_basis: String::new(),
             max_difference: None,
             input: Dtype::F32,
             size: None,
@@ -160,6 +164,9 @@ pub enum PrepareError {
     /// The comparison with the original failed.
     #[error(transparent)]
     Compare(#[from] CompareError),
+    /// Familiarity cannot be fitted to the folders of photos.
+    #[error(transparent)]
+    Familiarity(#[from] FamiliarityError),
     /// There are no labels.
     #[error(
         "the model does not name its classes; name them with --labels FILE or --labels a,b,c, in the \
@@ -180,7 +187,7 @@ pub enum PrepareError {
     Write(#[from] WriteError),
 }
 
-/// The current step of `prepare`, for a progress display.
+/// The current step of `prepare`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Reading and checking the ONNX file.
@@ -191,11 +198,13 @@ pub enum Step {
     Solve,
     /// Comparing the prepared graph with the original.
     Compare,
+    /// Fitting familiarity to photos: runs done, and all of them.
+    Familiarize(usize, usize),
     /// Writing the folder.
     Write,
 }
 
-/// The result of `prepare`.
+/// The result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The card as written.
@@ -210,11 +219,13 @@ pub struct Report {
     pub comparison: Comparison,
     /// Least, mean and largest element of the first photo's tensor, each by channel (R, G, B).
     pub seen: [[f32; 3]; 3],
+    /// The familiarity output, if one was fitted.
+    pub familiarity: Option<FamiliarityReport>,
     /// Number of weights.
     pub parameters: u64,
     /// Bytes of `model.onnx` and `model.onnx.data`.
     pub bytes: (u64, u64),
-    /// Notes and warnings for users.
+    /// For users.
     pub notes: Vec<String>,
 }
 
@@ -242,7 +253,7 @@ pub fn prepare_from(
     progress(Step::Read);
     let Loaded { graph, mut input, classes, chosen, mut assumed } = load(options)?;
     let mut notes = Vec::new();
-    let samples = photos::samples(&options.photos, &input)?;
+    let samples = photos::samples(&photos::some(&options.photos, COMPARED)?, &input)?;
     let original = compare::original(&graph, &chosen, &samples)?;
     let defaults = (input.name.as_str(), &options.defaults[..]);
     let right = compare::expected(reference, &chosen, &original, &samples, defaults)?;
@@ -276,7 +287,12 @@ pub fn prepare_from(
     if settled.assumed {
         assumed.push("activation".to_owned());
     }
-    let card = Card { assumed, fields, ..card(options, classes, input, output, gradcam, missing) };
+    let mut card =
+        Card { assumed, fields, ..card(options, classes, input, output, gradcam, missing) };
+    let show = &mut |done, all| progress(Step::Familiarize(done, all));
+    let (photos, basis) = (&options.photos, &options.photos_basis);
+    let familiarity =
+        familiarity::add_or_note(&mut graph, &mut card, photos, basis, &mut notes, show)?;
     progress(Step::Write);
     let bytes = write(draft, &graph, &card)?;
     Ok(Report {
@@ -287,6 +303,7 @@ pub fn prepare_from(
         probabilities: settled.how,
         comparison,
         seen,
+        familiarity,
         bytes,
         notes,
     })
@@ -375,7 +392,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     Ok(Loaded { graph, input, classes, chosen, assumed })
 }
 
-/// Default of the largest accepted difference of a probability.
+/// Default largest difference of a probability.
 const MAX_DIFFERENCE: f64 = 1e-4;
 
 fn photo(options: &PrepareOptions) -> Photo {
@@ -465,6 +482,8 @@ fn card(
         output,
         gradcam,
         gradcam_missing,
+        familiarity: None,
+        calibration: None,
         assumed: Vec::new(),
         classes,
     }

@@ -74,7 +74,7 @@ fn compare(name: &str, model: &mut Served, card: &Card, basis: Basis) -> Seen {
     let way = format!("{:?}/{basis:?}", map.target).to_lowercase();
     let mut seen = Seen::default();
     for (index, photo) in photos(&card.input, PHOTOS).iter().enumerate() {
-        let Outcome { scores, cam } = model.run(photo).expect("runs");
+        let Outcome { scores, cam, .. } = model.run(photo).expect("runs");
         let cam = cam.expect("maps");
         let softmax = name == "head_logits";
         assert_eq!(card.output.form == Form::Logits, softmax, "{name}");

@@ -13,6 +13,7 @@ use super::VERSION;
 use super::request::{InferRequest, JSON_LENGTH, RequestedOutput};
 use super::tensors::Output;
 use crate::answer;
+use crate::familiarity;
 use crate::inference::{InferenceError, Scores};
 use crate::problem::Problem;
 
@@ -67,7 +68,8 @@ pub(super) fn write(
     request: &InferRequest,
     scores: &Scores,
 ) -> Result<Response<Vec<u8>>, Problem> {
-    let probabilities = rank::probabilities(&scores.scores, &card.output)?;
+    let plain = rank::probabilities(&scores.scores, &card.output)?;
+    let probabilities = familiarity::calibrated(&plain, card);
     let mut raw = Vec::new();
     let mut outputs = Vec::with_capacity(request.outputs.len());
     for requested in &request.outputs {
@@ -75,6 +77,7 @@ pub(super) fn write(
             Output::Scores => &scores.scores,
             Output::Probabilities => &probabilities,
             Output::Cam => finite(card, scores.cam.as_ref().map_or(&[][..], |cam| &cam.maps))?,
+            Output::Familiarity => scores.familiarity.as_slice(),
             Output::CamClasses => scores.cam.as_ref().map_or(&[][..], |cam| &cam.classes),
         };
         outputs.push(tensor(card, requested, values, &mut raw));

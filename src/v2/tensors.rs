@@ -32,6 +32,8 @@ pub(super) enum Output {
     Cam,
     /// The classes of the maps, if only some classes have one.
     CamClasses,
+    /// The familiarity, `[1, 1]`: above 1 the photo is of an unknown kind.
+    Familiarity,
 }
 
 /// The input tensor: batch 1, channels in RGB order, prepared as the card's `mean` and `std` say.
@@ -60,6 +62,9 @@ pub(super) fn outputs(card: &Card) -> Vec<(Output, Description)> {
         if let MapClasses::Likeliest { count, output, .. } = &map.classes {
             outputs.push((Output::CamClasses, described(output, vec![1, u64::from(*count)])));
         }
+    }
+    if let Some(familiarity) = &card.familiarity {
+        outputs.push((Output::Familiarity, described(&familiarity.output, vec![1, 1])));
     }
     // If the graph has an output of this name, it is kept instead.
     if outputs.iter().all(|(_, output)| output.name != PROBABILITIES) {

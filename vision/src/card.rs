@@ -3,11 +3,13 @@
 //! `modelkit` writes the card and the component reads it. The card does not say where the model's files
 //! lie or which engine runs them; the host decides that.
 
+mod familiarity;
 mod gradcam;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use familiarity::{Calibration, Familiar, Familiarity};
 pub use gradcam::{Basis, GradCam, MapClasses, NOT_ASKED, Target};
 
 /// The only version of the card's format that this crate reads and writes.
@@ -46,6 +48,12 @@ pub struct Card {
     /// If there is no Grad-CAM output: the reason, as a sentence.
     #[serde(default)]
     pub gradcam_missing: Option<String>,
+    /// The output that tells photos of an unknown kind, if the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub familiarity: Option<Familiarity>,
+    /// The correction of the probabilities, if one was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Settings above that neither the user nor the model's files gave, so that defaults were used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed: Vec<String>,
@@ -374,6 +382,12 @@ impl Card {
                 let problem = format!("is {name:?}, which is not a field of one number");
                 return Err(CardError::Value { field: "gradcam.classes.asked", problem });
             }
+        }
+        if let Some(familiarity) = &self.familiarity {
+            familiarity.check()?;
+        }
+        if let Some(calibration) = &self.calibration {
+            calibration.check()?;
         }
         if self.classes.is_empty() || self.classes.len() > MAX_CLASSES {
             let problem =

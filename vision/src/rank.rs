@@ -66,6 +66,26 @@ pub fn probabilities(scores: &[f32], output: &Output) -> Result<Vec<f32>, RankEr
     }
 }
 
+/// The probabilities after dividing the scores behind them by a temperature (Guo et al. 2017,
+/// arXiv:1706.04599). The order of the classes stays the same.
+///
+/// Computed from the probabilities, so that one function serves every form of scores: for softmax
+/// `p^(1/T)` divided by their sum, for sigmoid the same of p and 1 - p.
+#[must_use]
+pub fn calibrated(probabilities: &[f32], activation: Activation, temperature: f32) -> Vec<f32> {
+    let power = |p: f64| p.powf(1.0 / f64::from(temperature));
+    let each = probabilities.iter().map(|p| f64::from(*p));
+    match activation {
+        Activation::Softmax => {
+            let sum: f64 = each.clone().map(power).sum();
+            each.map(|p| (power(p) / sum) as f32).collect()
+        }
+        Activation::Sigmoid => {
+            each.map(|p| (power(p) / (power(p) + power(1.0 - p))) as f32).collect()
+        }
+    }
+}
+
 /// The `top_k` most probable classes, most probable first, ties by index; all classes if `top_k` is larger
 /// than their number.
 #[must_use]
@@ -131,6 +151,26 @@ mod tests {
                 assert!((found - expected).abs() <= 1e-7, "{scores:?}: {found} {expected}");
             }
         }
+    }
+
+    /// Against the activations of the divided scores.
+    #[test]
+    fn a_temperature_divides_the_scores() {
+        let scores = [1.5_f32, -0.25, 0.75, -6.0];
+        for activation in [Activation::Softmax, Activation::Sigmoid] {
+            let output = output(Form::Logits, activation);
+            for temperature in [0.58_f32, 1.0, 2.5] {
+                let divided: Vec<f32> = scores.iter().map(|score| score / temperature).collect();
+                let expected = probabilities(&divided, &output).unwrap();
+                let plain = probabilities(&scores, &output).unwrap();
+                let found = calibrated(&plain, activation, temperature);
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!((found - expected).abs() < 1e-6, "{activation:?} {temperature}");
+                }
+            }
+        }
+        assert_eq!(calibrated(&[1.0, 0.0], Activation::Softmax, 0.5), [1.0, 0.0]);
+        assert_eq!(calibrated(&[1.0, 0.0], Activation::Sigmoid, 2.0), [1.0, 0.0]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Answers as CSV (RFC 4180): one row per photo, two columns per class.
+//! Answers as CSV (RFC 4180): one row per photo, two columns per class, then whether the photo is familiar
+//! and a class certain, if the model tells.
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ pub fn header(top_k: usize) -> String {
     for rank in 1..=top_k {
         row.extend([format!("class_{rank}"), format!("percent_{rank}")]);
     }
+    row.extend(["familiarity", "is_familiar", "is_certain"].map(str::to_owned));
     row.join(",") + "\r\n"
 }
 
@@ -25,6 +27,11 @@ pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
         row.push(field(text("class").and_then(Value::as_str).unwrap_or_default()));
         row.push(text("probability").map(Value::to_string).unwrap_or_default());
     }
+    let said = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
+    let familiarity = answer.ok().map(|answer| &answer["familiarity"]);
+    row.push(familiarity.map(|familiarity| said(&familiarity["score"])).unwrap_or_default());
+    row.push(familiarity.map(|familiarity| said(&familiarity["is_familiar"])).unwrap_or_default());
+    row.push(answer.ok().map(|answer| said(&answer["is_certain"])).unwrap_or_default());
     row.join(",") + "\r\n"
 }
 
@@ -49,14 +56,22 @@ mod tests {
 
     #[test]
     fn rows_have_as_many_fields_as_the_header() {
-        assert_eq!(header(2), "photo,error,class_1,percent_1,class_2,percent_2\r\n");
-        let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5}]});
+        assert_eq!(
+            header(2),
+            "photo,error,class_1,percent_1,class_2,percent_2,familiarity,is_familiar,is_certain\r\n"
+        );
+        let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5}],
+            "familiarity": {"score": 1.86, "is_familiar": false}});
         let cases = [
-            (Path::new("a b.jpg"), Ok(&answer), "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,,\r\n"),
+            (
+                Path::new("a b.jpg"),
+                Ok(&answer),
+                "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,,,1.86,false,\r\n",
+            ),
             (
                 Path::new("=1+1.jpg"),
                 Err("it is broken: again"),
-                "'=1+1.jpg,it is broken: again,,,,\r\n",
+                "'=1+1.jpg,it is broken: again,,,,,,,\r\n",
             ),
         ];
         for (photo, answer, expected) in cases {

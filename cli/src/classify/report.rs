@@ -45,6 +45,8 @@ pub struct Report {
     bar: ProgressBar,
     total: usize,
     failed: usize,
+    /// Photos that the model could tell familiar or not, and those that are not.
+    told: (usize, usize),
     /// The heatmap's file, or the folder for several heatmaps.
     output: Option<(PathBuf, bool)>,
     written: HashSet<PathBuf>,
@@ -65,6 +67,7 @@ impl Report {
             bar: progress(total),
             total,
             failed: 0,
+            told: (0, 0),
             output,
             written: HashSet::new(),
             sheet: sheet.map(|path| (path, Vec::new())),
@@ -93,6 +96,10 @@ impl Report {
             Ok(answer) => {
                 if let Some(notice) = answer["model"]["notice"].as_str() {
                     notice.clone_into(&mut self.notice);
+                }
+                if let Some(is_familiar) = answer["familiarity"]["is_familiar"].as_bool() {
+                    self.told.0 += 1;
+                    self.told.1 += usize::from(!is_familiar);
                 }
                 self.print(&self.text(&photo, Ok(answer)))?;
             }
@@ -126,6 +133,10 @@ impl Report {
                 failed => format!(", {failed} failed (see above)"),
             };
             eprintln!("{done} of {} photos classified{failed}", self.total);
+            if let (told @ 1.., unfamiliar) = self.told {
+                let share = unfamiliar as f64 / told as f64 * 100.0;
+                eprintln!("{unfamiliar} of {told} ({share:.1} %) are unfamiliar to the model");
+            }
         }
         Ok(self.failed)
     }
@@ -200,7 +211,11 @@ fn free(folder: &Path, name: &str, written: &HashSet<PathBuf>) -> PathBuf {
 fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
     let name = photo.file_name().unwrap_or(photo.as_os_str()).to_string_lossy().into_owned();
     let made = match answer {
-        Ok(answer) => Entry::answered(name.clone(), file, answer),
+        Ok(answer) => {
+            let unfamiliar = answer["familiarity"]["is_familiar"] == Value::Bool(false);
+            let shown = if unfamiliar { format!("UNFAMILIAR: {name}") } else { name.clone() };
+            Entry::answered(shown, file, answer)
+        }
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
     made.unwrap_or_else(|error| Entry::failed(name, format!("{error:#}")))

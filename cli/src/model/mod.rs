@@ -3,6 +3,7 @@
 mod bake;
 mod check;
 mod engines;
+mod familiarize;
 mod inspect;
 mod measure;
 mod prepare;
@@ -24,6 +25,8 @@ use crate::pack::{PackFlags, pack_and_report};
 pub(crate) enum ModelCommand {
     /// Prepare a trained classifier as a folder that can be served.
     Prepare(Box<prepare::PrepareArguments>),
+    /// Add an output to a prepared model that tells photos of an unknown kind.
+    Familiarize(familiarize::FamiliarizeArguments),
     /// Show what a model contains, and which engines take it.
     Inspect(inspect::InspectArguments),
     /// Run photos through every engine and compare the answers.
@@ -65,6 +68,7 @@ pub(crate) struct PackArguments {
 pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
         ModelCommand::Prepare(arguments) => prepare::run(*arguments),
+        ModelCommand::Familiarize(arguments) => familiarize::run(&arguments),
         ModelCommand::Inspect(arguments) => inspect::run(&arguments),
         ModelCommand::Check(arguments) => check::run(arguments),
         ModelCommand::Quantize(arguments) => quantize::run(arguments),

@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use skincell_modelkit::export::{Exported, Framework, advice, export};
 use skincell_modelkit::preprocess::Preprocess;
 use skincell_modelkit::{
-    CamTarget, PrepareOptions, Reference, SaidActivation, Step, parse_labels, prepare_from,
+    COMPARED, CamTarget, PrepareOptions, Reference, SaidActivation, Step, parse_labels, photos,
+    prepare_from,
 };
 use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 
@@ -36,6 +37,10 @@ Example, a model with one score, the probability of the second label:
 
 The result is compared with the original framework on photos (--photos, or else three drawings),
 and refused if a probability differs by more than --max-difference.
+
+To a folder given with --photos (at least 35 pictures of the kind the model is used for), the
+output `familiarity` is fitted, which tells photos of other kinds; if its subfolders are named as
+the classes, the probabilities are calibrated too. See `skincell model familiarize --help`.
 
 Labels are lines of text (optionally followed by a tab and a display name), CSV or JSON, in the
 order of the model's scores:
@@ -123,6 +128,9 @@ pub(crate) struct PrepareArguments {
     force: bool,
     #[command(flatten)]
     packing: PackFlags,
+    /// The photos in the folders of --photos in words, for answers about familiarity [default: their number]
+    #[arg(long, default_value = "")]
+    basis: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -206,13 +214,17 @@ pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
     let model = exported.as_ref().map_or_else(|| arguments.model.clone(), Exported::path);
     let options = options(arguments, model, classes, parts);
     let reference = exported.as_mut().map(|exported| exported as &mut dyn Reference);
-    let report = prepare_from(&options, reference, &mut |step| progress.show(words(step)))?;
+    let report = prepare_from(&options, reference, &mut |step| match step {
+        Step::Familiarize(done, total) => progress.show_part(words(step), done, total),
+        _ => progress.show(words(step)),
+    })?;
     progress.done();
     print_report(&report, &output.display().to_string(), &sources);
     if let Some(file) = preview_file {
-        preview(&file, &options.photos, &report.card.input)?;
+        preview(&file, &photos::some(&options.photos, 1)?, &report.card.input)?;
     }
-    pack_and_report(&output, &packing)?;
+    let photos = photos::some(&packing.photos, COMPARED)?;
+    pack_and_report(&output, &PackFlags { photos, ..packing })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -244,6 +256,7 @@ fn options(
         assumed: parts.assumed(),
         defaults: arguments.input_default,
         photos: arguments.packing.photos,
+        photos_basis: arguments.basis,
         max_difference: Some(arguments.max_difference),
         input: match arguments.input {
             InputKind::F32 => Dtype::F32,
@@ -318,6 +331,7 @@ fn words(step: Step) -> &'static str {
         Step::Probe => "learning its shapes",
         Step::Solve => "solving Grad-CAM",
         Step::Compare => "comparing with the original",
+        Step::Familiarize(..) => "running the photos",
         Step::Write => "writing",
     }
 }

@@ -9,6 +9,8 @@ use skincell_vision::card::{Card, ChannelOrder, Fit, Input, MapClasses};
 use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
+use super::familiarize::print_familiarity;
+
 /// Prints the report of one model.
 pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     let card = &report.card;
@@ -39,6 +41,9 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     for (photo, (class, probability)) in comparison.photos.iter().zip(&comparison.likeliest) {
         let label = card.classes.get(*class).map_or("", |c| c.label.as_str());
         println!("             {photo}: {label} {:.1} %", probability * 100.0);
+    }
+    if let Some(familiarity) = &report.familiarity {
+        print_familiarity(familiarity);
     }
     for note in &report.notes {
         println!("  note       {note}");

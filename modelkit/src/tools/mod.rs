@@ -1,9 +1,10 @@
 //! Tools for a prepared folder: inspect it, compare its results on all engines, measure what serving it
-//! costs, and pack it for cellnet.
+//! costs, pack it for cellnet, and add a familiarity output.
 //!
-//! They run the folder as a server does ([`served`]) and do not change the model.
+//! They run the folder as a server does ([`served`]), and all but the last do not change the model.
 
 pub mod check;
+pub mod familiarize;
 pub mod inspect;
 pub mod measure;
 pub mod pack;

@@ -87,6 +87,8 @@ pub struct Outcome {
     pub scores: Vec<f32>,
     /// The Grad-CAM maps, if the card has an output for them.
     pub cam: Option<Cam>,
+    /// The familiarity score, if the card has an output for it.
+    pub familiarity: Option<f32>,
 }
 
 /// A folder's card, and its model loaded by an engine.
@@ -219,7 +221,9 @@ impl Served {
             Ok::<_, ServedError>(Cam { maps: take(&map.output)?, classes })
         };
         let cam = self.card.gradcam.as_ref().map(cam).transpose()?;
-        Ok(Outcome { scores, cam })
+        let known = self.card.familiarity.as_ref().map(|familiarity| take(&familiarity.output));
+        let familiarity = known.transpose()?.and_then(|list| list.first().copied());
+        Ok(Outcome { scores, cam, familiarity })
     }
 }
 

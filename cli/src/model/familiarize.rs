@@ -1,0 +1,94 @@
+//! `skincell model familiarize`: adds an output to a prepared model that tells photos of an unknown kind.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use skincell_modelkit::familiarity::FamiliarityReport;
+use skincell_modelkit::familiarize;
+
+use super::progress::Progress;
+use crate::pack::{PackFlags, pack_and_report};
+
+/// Flags of `skincell model familiarize`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Fits, to photos of the kind the model is used for, how far a photo is from them, and adds that as
+the output `familiarity` to the model. Answers then say whether a photo is familiar. At least 35
+different pictures are needed; 100 or more are better, and none should be of another kind: those
+that are found are listed and left out.
+
+Photos in subfolders named as classes are labelled. Then the model's probabilities are calibrated
+too, so that of photos answered with 80 %, about 80 % are right.
+
+A familiar photo is not one whose classes are right.
+
+Example:
+  skincell model familiarize models/skin --photos training-photos --basis \"840 drawings\"")]
+pub(crate) struct FamiliarizeArguments {
+    /// The prepared model's folder, which is written anew
+    model: PathBuf,
+    /// Photos the model was made for: files, or a folder, whose subfolders may be named as classes
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE|FOLDER")]
+    photos: Vec<PathBuf>,
+    /// The photos in words, for answers [default: their number]
+    #[arg(long, default_value = "")]
+    basis: String,
+}
+
+/// Runs `model familiarize`.
+///
+/// # Errors
+/// The photos do not allow a fit, or the folder cannot be read or written.
+pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> {
+    let progress = Progress::new();
+    let FamiliarizeArguments { model, photos, basis } = arguments;
+    let report = familiarize(model, photos, basis, &mut |done, total| {
+        progress.show_part("running the photos", done, total);
+    })?;
+    progress.done();
+    println!("{} tells photos of other kinds", model.display());
+    print_familiarity(&report);
+    let packed = PackFlags::default();
+    pack_and_report(model, &packed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what was fitted.
+pub(super) fn print_familiarity(report: &FamiliarityReport) {
+    let familiarity = &report.familiarity;
+    println!(
+        "  familiar   fitted to {} of {} pictures; {:.0} % of further photos of this kind are expected to be \
+         familiar",
+        familiarity.basis,
+        familiarity.pictures,
+        f64::from(familiarity.accepted) * 100.0
+    );
+    println!(
+        "  method     {}, {} features, {} bytes more",
+        familiarity.method, report.features, report.bytes
+    );
+    println!(
+        "  told apart area under the ROC curve {:.4} against {}",
+        familiarity.auroc, familiarity.against
+    );
+    for outlier in &familiarity.outliers {
+        println!("  outlier    {outlier} is of another kind and was left out");
+    }
+    if let Some(calibrated) = &report.calibrated {
+        println!(
+            "  calibrated by temperature {}: right {:.1} %, expected calibration error {:.3} -> {:.3}, Brier \
+             score {:.3} -> {:.3} on {} labelled photos",
+            calibrated.calibration.temperature,
+            calibrated.before.accuracy * 100.0,
+            calibrated.before.error,
+            calibrated.after.error,
+            calibrated.before.brier,
+            calibrated.after.brier,
+            calibrated.calibration.photos
+        );
+    }
+    for note in &report.notes {
+        println!("  note       {note}");
+    }
+}

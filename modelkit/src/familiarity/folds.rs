@@ -1,0 +1,196 @@
+//! Fits the distance, and takes its threshold from photos that the fit has not seen.
+//!
+//! A photo's score is its distance by a fit to the other four fifths of the pictures. Versions of one picture
+//! (copies, crops) are always in the same fifth: otherwise their distances would be too small, and the
+//! threshold would refuse most new photos.
+
+use super::distance::{Distance, Rows, Turned};
+use super::gather::Gathered;
+use super::{ACCEPTED, FEWEST, FamiliarityError};
+
+const FOLDS: usize = 5;
+/// The ranks that are compared.
+const RANKS: [usize; 3] = [32, 16, 8];
+/// Bytes that the added constants may take: a row of directions, the mean and a column of ones per feature.
+const MOST_BYTES: usize = 190_000;
+/// Photos whose centred features have at least this cosine are versions of one picture.
+const SAME: f32 = 0.995;
+/// Robust standard deviations of the logarithm of a score above which a photo is an outlier.
+const FAR: f64 = 3.5;
+
+/// The result of [`fit`].
+pub(super) struct Fitted {
+    pub(super) distance: Distance,
+    /// The largest distance of a familiar photo.
+    pub(super) threshold: f64,
+    /// Scores of the kept photos by fits that have not seen them, divided by the threshold, ascending.
+    pub(super) scores: Vec<f64>,
+    pub(super) auroc: f64,
+    /// Indices of the photos fitted to.
+    pub(super) kept: Vec<usize>,
+    /// Number of different pictures among them.
+    pub(super) pictures: usize,
+    /// Indices of the photos of another kind.
+    pub(super) outliers: Vec<usize>,
+}
+
+/// Fits to the features of photos; `foreign` are the features of pictures of other kinds.
+///
+/// # Errors
+/// [`FamiliarityError::TooFew`] for fewer than 35 different pictures.
+pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, FamiliarityError> {
+    let width = seen.first().map_or(0, |photo| photo.features.len());
+    let normalised =
+        |all: &[Gathered]| Rows::normalised(all.iter().map(|g| &g.features[..]), width);
+    let (rows, foreign) = (normalised(seen), normalised(foreign));
+    let groups = groups(&rows, seen);
+    let count = |kept: &[usize]| {
+        let mut found: Vec<usize> = kept.iter().map(|index| groups[*index]).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.len()
+    };
+    let mut kept: Vec<usize> = (0..seen.len()).collect();
+    let enough = |kept: &[usize]| match count(kept) {
+        pictures if pictures < FEWEST => {
+            Err(FamiliarityError::TooFew { photos: kept.len(), pictures })
+        }
+        pictures => Ok(pictures),
+    };
+    enough(&kept)?;
+    let most = (MOST_BYTES / 4 / width.max(1)).saturating_sub(2).min(RANKS[0]);
+    // Outliers hide each other while they are in the fit, so those found are left out and the rest is
+    // examined again.
+    for _ in 0..3 {
+        let scores = held_out(&rows, &foreign, &groups, &kept, most).0;
+        let far = far(&scores);
+        if far.is_empty() {
+            break;
+        }
+        let mut at = 0..;
+        kept.retain(|_| at.next().is_none_or(|at| !far.contains(&at)));
+    }
+    let pictures = enough(&kept)?;
+    let mut best: Option<(f64, usize, Vec<f64>)> = None;
+    for rank in RANKS.into_iter().filter(|rank| *rank <= most.max(RANKS[2])) {
+        let (scores, others) = held_out(&rows, &foreign, &groups, &kept, rank.min(most));
+        let auroc = auroc(&scores, &others);
+        if best.as_ref().is_none_or(|(most, ..)| auroc > *most) {
+            best = Some((auroc, rank, scores));
+        }
+    }
+    let (auroc, rank, mut scores) = best.unwrap_or_default();
+    scores.sort_by(f64::total_cmp);
+    let threshold = order_statistic(&scores).max(f64::MIN_POSITIVE);
+    let distance = Distance::fit(&rows.take(&kept), rank);
+    scores.iter_mut().for_each(|score| *score /= threshold);
+    let outliers = (0..seen.len()).filter(|index| kept.binary_search(index).is_err()).collect();
+    Ok(Fitted { distance, threshold, scores, auroc, kept, pictures, outliers })
+}
+
+/// The smallest of the ascending scores that at least the share `ACCEPTED` of further photos does not exceed:
+/// number ⌈(n + 1) · share⌉, or the largest (Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a
+/// Random World", 2.2).
+fn order_statistic(scores: &[f64]) -> f64 {
+    let number = ((scores.len() as f64 + 1.0) * ACCEPTED).ceil() as usize;
+    scores.get(number.min(scores.len()).saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// For each kept photo its distance by a fit without its fold, and for each foreign picture the mean of its
+/// distances by all fits.
+fn held_out(
+    rows: &Rows,
+    foreign: &Rows,
+    groups: &[usize],
+    kept: &[usize],
+    rank: usize,
+) -> (Vec<f64>, Vec<f64>) {
+    let mut scores = vec![0.0; kept.len()];
+    let mut others = vec![0.0; foreign.count()];
+    for fold in 0..FOLDS {
+        let inside = |at: &usize| groups[kept[*at]] % FOLDS == fold;
+        let (out, rest): (Vec<usize>, Vec<usize>) = (0..kept.len()).partition(inside);
+        let indices =
+            |positions: &[usize]| positions.iter().map(|at| kept[*at]).collect::<Vec<_>>();
+        let distance = Distance::fit(&rows.take(&indices(&rest)), rank);
+        let found = distance.of(&rows.take(&indices(&out)));
+        out.iter().zip(found).for_each(|(at, score)| scores[*at] = score);
+        let found = distance.of(foreign);
+        others.iter_mut().zip(found).for_each(|(sum, score)| *sum += score / FOLDS as f64);
+    }
+    (scores, others)
+}
+
+/// The picture that each photo shows, numbered from 0. Photos show the same picture if their names up to
+/// `__` are the same, or if their features almost are.
+fn groups(rows: &Rows, seen: &[Gathered]) -> Vec<usize> {
+    let centred = rows.minus(&rows.mean());
+    let units = Rows::normalised((0..rows.count()).map(|i| centred.row(i)), rows.width);
+    let cosines = units.times(&units, Turned::Second);
+    let mut first: Vec<usize> = (0..rows.count()).collect();
+    for later in 0..rows.count() {
+        let same = |earlier: &usize| {
+            cosines.row(later)[*earlier] >= SAME || seen[*earlier].picture == seen[later].picture
+        };
+        if let Some(earlier) = (0..later).find(same) {
+            first[later] = first[earlier];
+        }
+    }
+    let mut numbers = vec![usize::MAX; rows.count()];
+    let mut count = 0;
+    for index in 0..rows.count() {
+        if first[index] == index {
+            numbers[index] = count;
+            count += 1;
+        }
+    }
+    first.into_iter().map(|index| numbers[index]).collect()
+}
+
+/// Positions of scores that are far above the others.
+fn far(scores: &[f64]) -> Vec<usize> {
+    let logs: Vec<f64> = scores.iter().map(|score| score.max(1e-9).ln()).collect();
+    let middle = median(&logs);
+    let deviations: Vec<f64> = logs.iter().map(|log| (log - middle).abs()).collect();
+    // 1.4826 times the median deviation is the standard deviation of a normal distribution.
+    let spread = 1.4826 * median(&deviations);
+    let positions = logs.iter().enumerate();
+    positions.filter(|(_, log)| **log - middle > FAR * spread).map(|(at, _)| at).collect()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// Area under the ROC curve: the share of pairs in which the foreign picture has the larger score.
+fn auroc(scores: &[f64], foreign: &[f64]) -> f64 {
+    let mut sorted = scores.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let below = |score: &f64| {
+        let less = sorted.partition_point(|known| known < score);
+        let equal = sorted.partition_point(|known| known <= score) - less;
+        less as f64 + equal as f64 / 2.0
+    };
+    foreign.iter().map(below).sum::<f64>() / (scores.len() * foreign.len()).max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threshold_is_the_conformal_order_statistic() {
+        let scores: Vec<f64> = (1..=99).map(f64::from).collect();
+        assert_eq!(order_statistic(&scores), 98.0);
+        assert_eq!(order_statistic(&scores[..35]), 35.0, "of few photos the largest");
+    }
+
+    #[test]
+    fn auroc_counts_pairs() {
+        assert_eq!(auroc(&[1.0, 2.0], &[3.0, 4.0]), 1.0);
+        assert_eq!(auroc(&[1.0, 3.0], &[2.0]), 0.5);
+        assert_eq!(auroc(&[1.0, 1.0], &[1.0]), 0.5);
+    }
+}

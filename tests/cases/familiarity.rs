@@ -1,0 +1,120 @@
+//! A model that is fitted to photos of one kind says of others that it does not know them, on every engine.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use skincell_tests::client::Request;
+use skincell_tests::photos::png;
+use skincell_tests::{App, Runner, artifacts, repository};
+
+/// Largest difference of a score between engines.
+const DIFFERENCE: f64 = 1e-3;
+
+/// A picture of the kind that is known here: a dark spot on a light, warm ground.
+fn spot(number: u32) -> Vec<u8> {
+    let part = |of: u32| f64::from((number * 7919 + of * 104_729) % 1009) / 1009.0;
+    let (u, v) = (60.0 + 100.0 * part(1), 60.0 + 100.0 * part(2));
+    let (radius, light) = (25.0 + 20.0 * part(3), 200.0 + 30.0 * part(4));
+    png(220, 220, |x, y| {
+        let inside = (f64::from(x) - u).hypot(f64::from(y) - v) - radius;
+        let dark = 1.0 / (1.0 + (inside / (3.0 + part(5))).exp());
+        let grain = 9.0 * (f64::from(x * 13 + y * 29) * (1.0 + 0.1 * part(6))).sin();
+        let shade = light - (80.0 + 30.0 * part(7)) * dark + grain;
+        [shade, shade * (0.8 - 0.05 * part(8)), shade * 0.65]
+            .map(|level| level.clamp(0.0, 255.0) as u8)
+    })
+}
+
+fn folder_of(home: &Path, name: &str, pictures: impl Iterator<Item = u32>) -> std::path::PathBuf {
+    let folder = home.join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (file, number) in pictures.enumerate() {
+        std::fs::write(folder.join(format!("{file:03}.png")), spot(number)).unwrap();
+    }
+    folder
+}
+
+fn familiarize(model: &Path, photos: &Path) -> Output {
+    let mut command = Command::new(&artifacts().runner);
+    command
+        .args(["model", "familiarize", "--basis", "spots"])
+        .arg(model)
+        .arg("--photos")
+        .arg(photos);
+    command.output().unwrap()
+}
+
+fn ask(runner: &Runner, photo: Vec<u8>) -> Value {
+    let answer = Request::predict("?gradcam=0", "application/octet-stream", photo).send(runner);
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    answer.json()
+}
+
+fn score(answer: &Value) -> f64 {
+    answer["familiarity"]["score"].as_f64().unwrap()
+}
+
+#[test]
+fn photos_of_an_unknown_kind_are_named_so_by_every_engine() {
+    let app = App::with_own_models();
+    let model = app.path().join("models/skin");
+    let photos = folder_of(app.path(), "spots", 0..60);
+    let cat = || std::fs::read(repository().join("tests/photos/cat.png")).unwrap();
+    std::fs::write(photos.join("cat.png"), cat()).unwrap();
+    let output = familiarize(&model, &photos);
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert!(out.contains("outlier    cat.png"), "{out}");
+    let runners = ["cellnet", "rten"].map(|engine| Runner::start(&app, &["--engine", engine]));
+    let mut unfamiliar = 0;
+    for number in 100..120 {
+        let answers = [0, 1].map(|runner| ask(&runners[runner], spot(number)));
+        let difference = (score(&answers[0]) - score(&answers[1])).abs();
+        assert!(difference <= DIFFERENCE, "{number}: {difference}");
+        let is_familiar = answers.map(|answer| answer["familiarity"]["is_familiar"] == true);
+        assert_eq!(is_familiar[0], is_familiar[1]);
+        unfamiliar += u32::from(!is_familiar[0]);
+    }
+    assert!(unfamiliar <= 3, "{unfamiliar} of 20 further spots are unfamiliar");
+    for runner in &runners {
+        for file in ["cat.png", "clock.png", "coffee.webp"] {
+            let photo = std::fs::read(repository().join("tests/photos").join(file)).unwrap();
+            let answer = ask(runner, photo);
+            let said = &answer["familiarity"];
+            assert_eq!(said["is_familiar"], false, "{file}: {said}");
+            assert_eq!(said["basis"], "spots");
+            assert!(score(&answer) > 1.0 && said["percentile"].as_f64().unwrap() < 5.0, "{said}");
+            assert!(!answer["results"].as_array().unwrap().is_empty());
+        }
+    }
+    let strict = Runner::start(&app, &["--env", "SKINCELL_UNFAMILIAR=refuse"]);
+    let refused = Request::predict("", "application/octet-stream", cat()).send(&strict);
+    assert_eq!(refused.status, 422);
+    assert_eq!(refused.json()["type"], "urn:skincell:problem:unfamiliar-photo");
+    assert!(refused.json().get("results").is_none());
+    assert!(ask(&strict, spot(100))["familiarity"]["is_familiar"] == true);
+}
+
+#[test]
+fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
+    let app = App::with_own_models();
+    let model = app.path().join("models/skin");
+    let card = || std::fs::read(model.join("card.json")).unwrap();
+    let before = card();
+    let few = folder_of(app.path(), "few", 0..20);
+    let copies = folder_of(app.path(), "copies", (0..60).map(|number| number % 10));
+    let empty = app.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let cases =
+        [(&few, "15 more are needed"), (&copies, "25 more are needed"), (&empty, "holds no photo")];
+    for (folder, said) in cases {
+        let output = familiarize(&model, folder);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(said), "{}: {error}", folder.display());
+        assert_eq!(card(), before, "nothing is written");
+    }
+}

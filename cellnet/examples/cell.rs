@@ -1,7 +1,7 @@
 //! Packs, describes, runs and times models from the command line; used by `bench/engine`.
 //!
 //! ```text
-//! cell pack MODEL.onnx MODEL.cell [direct|f2|f4|all]
+//! cell pack MODEL.onnx MODEL.cell [direct|f2|f4|all] [half]
 //! cell plan MODEL.cell
 //! cell run MODEL.cell INPUT.bin OUTPUT_FOLDER [--threads N] [--isa NAME]
 //! cell serve MODEL.cell INPUT.bin [--threads N] [--isa NAME] [--wait]
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cellnet::pack::{Options, pack_file};
-use cellnet::plan::{Algorithm, Dtype};
+use cellnet::plan::{Algorithm, Dtype, Precision};
 use cellnet::{Isa, Model, Pool, TensorRef, Workspace};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -26,7 +26,7 @@ fn main() -> Outcome {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["pack", onnx, cell, rest @ ..] => pack(onnx, cell, rest.first().copied()),
+        ["pack", onnx, cell, rest @ ..] => pack(onnx, cell, rest),
         ["plan", cell] => plan(cell),
         ["run", cell, input, folder, rest @ ..] => run(cell, input, folder, rest),
         ["serve", cell, input, rest @ ..] => serve(cell, input, rest),
@@ -34,15 +34,18 @@ fn main() -> Outcome {
     }
 }
 
-fn pack(onnx: &str, cell: &str, algorithms: Option<&str>) -> Outcome {
+fn pack(onnx: &str, cell: &str, words: &[&str]) -> Outcome {
     let all = [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4];
-    let algorithms = match algorithms {
+    let algorithms = match words.first().copied() {
         Some("direct") => all[..1].to_vec(),
         Some("f2") => all[..2].to_vec(),
         _ => all.to_vec(),
     };
+    let half = words.contains(&"half");
+    let precision = if half { Precision::Half } else { Precision::Single };
     let begin = Instant::now();
-    pack_file(Path::new(onnx), Path::new(cell), &Options { algorithms, ..Options::default() })?;
+    let options = Options { algorithms, precision, ..Options::default() };
+    pack_file(Path::new(onnx), Path::new(cell), &options)?;
     let bytes = std::fs::metadata(cell)?.len();
     println!("{cell}: {bytes} bytes in {:.1} s", begin.elapsed().as_secs_f64());
     Ok(())

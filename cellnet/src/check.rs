@@ -183,7 +183,15 @@ impl Checker<'_> {
         ensure(panel && (s.groups == 1 || whole), || format!("panel {} of {limits:?}", s.panel))?;
         self.window(&s.window, input, output)?;
         let lanes = groups * u64::from(s.group_panels()) * u64::from(s.panel);
-        self.blob(s.weights, lanes.saturating_mul(s.depth()))?;
+        let weights = lanes.saturating_mul(s.depth());
+        match s.scales {
+            None => self.blob(s.weights, weights)?,
+            // `lanes` is a multiple of eight, so that a pair of weights fills a float.
+            Some(scales) => {
+                self.blob(s.weights, weights / 2)?;
+                self.blob(scales, lanes.saturating_mul(s.positions()))?;
+            }
+        }
         self.blob(s.bias, lanes)?;
         if let Some(residual) = s.residual {
             self.same_shape(self.blocked(residual)?, output)?;

@@ -172,7 +172,7 @@ impl Window {
 /// `out = activate(in * weights + bias) + residual`, or `activate(in * weights + bias + residual)` with
 /// `activate_last`. Weights: `[group][output / panel][kernel y][kernel x][input][panel]`, outputs padded
 /// with zeros to whole panels; for Winograd `[output / panel][transform][input][panel]`. Bias:
-/// `[group][output / panel][panel]`.
+/// `[group][output / panel][panel]`. A weight takes 32 bits, or 16 with `scales`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conv {
     /// Map read.
@@ -193,6 +193,10 @@ pub struct Conv {
     pub panel: u32,
     /// Packed weights.
     pub weights: Blob,
+    /// If present, each weight is an `i16`, two to a float of the blob, and stands for its value times the
+    /// scale of its output and position: `[group][output / panel][kernel y][kernel x][panel]`, or
+    /// `[output / panel][transform][panel]`.
+    pub scales: Option<Blob>,
     /// Packed bias.
     pub bias: Blob,
     /// Applied to each output.
@@ -209,15 +213,19 @@ impl Conv {
         self.group_outputs.div_ceil(self.panel.max(1))
     }
 
-    /// Weights per output channel: kernel positions (or transform entries) times inputs.
-    pub fn depth(&self) -> u64 {
-        let positions = match self.algorithm {
+    /// Positions in the kernel, or entries of the transform.
+    pub fn positions(&self) -> u64 {
+        match self.algorithm {
             Algorithm::Direct => {
                 u64::from(self.window.kernel[0]) * u64::from(self.window.kernel[1])
             }
             other => u64::from((other.tile() + 2).pow(2)),
-        };
-        positions.saturating_mul(u64::from(self.group_inputs))
+        }
+    }
+
+    /// Weights per output channel: positions times inputs.
+    pub fn depth(&self) -> u64 {
+        self.positions().saturating_mul(u64::from(self.group_inputs))
     }
 }
 
@@ -484,6 +492,17 @@ pub struct TensorSpec {
     pub bias: Vec<f32>,
 }
 
+/// How many bits the weights of large convolutions and dense layers take. Arithmetic is always in `f32`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32: IEEE 754 single.
+    #[default]
+    Single,
+    /// 16: integers with a scale for each output and kernel position (see [`Conv::scales`]). Their error
+    /// is below IEEE 754 half precision's, because a channel's weights differ little in magnitude.
+    Half,
+}
+
 /// A whole model, without its weights.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -497,4 +516,12 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Floats of the arena.
     pub arena: u64,
+}
+
+impl Plan {
+    /// The precision of the weights: [`Precision::Half`] if those of any step take 16 bits.
+    pub fn precision(&self) -> Precision {
+        let halved = |step: &Step| matches!(step, Step::Conv(conv) if conv.scales.is_some());
+        if self.steps.iter().any(halved) { Precision::Half } else { Precision::Single }
+    }
 }

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use skincell_modelkit::pack::{PackError, PackFolderError, PackOptions, pack};
+use clap::{Args, ValueEnum};
+use skincell_modelkit::pack::{PackError, PackFolderError, PackOptions, Precision, pack};
 use skincell_modelkit::served::read_card;
 
 /// Flags for the accuracy of a packed model.
@@ -18,6 +18,27 @@ pub(crate) struct PackFlags {
     /// several times
     #[arg(long = "photos", value_name = "PHOTO")]
     pub(crate) photos: Vec<PathBuf>,
+    /// Bits of the large weights in the packed file
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) precision: PrecisionFlag,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionFlag {
+    /// float32
+    #[default]
+    Single,
+    /// 16-bit integers with a scale for each output: half the file and mapped memory; computed in float32
+    Half,
+}
+
+impl From<PrecisionFlag> for Precision {
+    fn from(flag: PrecisionFlag) -> Self {
+        match flag {
+            PrecisionFlag::Single => Self::Single,
+            PrecisionFlag::Half => Self::Half,
+        }
+    }
 }
 
 fn parse_error(text: &str) -> Result<f64, String> {
@@ -35,7 +56,11 @@ pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Resul
         eprintln!("{} stays with rten: it takes numbers beside the photo", folder.display());
         return Ok(());
     }
-    let options = PackOptions { max_error: flags.max_error, photos: flags.photos.clone() };
+    let options = PackOptions {
+        max_error: flags.max_error,
+        photos: flags.photos.clone(),
+        precision: flags.precision.into(),
+    };
     match pack(folder, &options) {
         Ok(packed) => {
             let size = bytesize::ByteSize::b(packed.bytes).display().iec();
@@ -47,7 +72,8 @@ pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Resul
                     direct + small + large
                 ),
             };
-            eprintln!("{} is packed for cellnet, {size}{fast}", folder.display());
+            let bits = if flags.precision == PrecisionFlag::Half { " in 16 bits" } else { "" };
+            eprintln!("{} is packed for cellnet{bits}, {size}{fast}", folder.display());
             Ok(())
         }
         Err(PackFolderError::Engine(

@@ -2,16 +2,22 @@
 
 use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
-use super::weights::{Section, depthwise, regroup};
+use super::weights::{Section, depthwise, halve, regroup};
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Product,
     Reduce, Softmax, Step, TensorSpec, Window,
 };
 
-/// The plan and weights of a net that has been laid out.
-pub(super) fn emit(net: &Net, algorithms: &[Algorithm], layout: Layout) -> (Plan, Vec<f32>) {
+/// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
+/// weights store them in 16 bits.
+pub(super) fn emit(
+    net: &Net,
+    algorithms: &[Algorithm],
+    layout: Layout,
+    halved: usize,
+) -> (Plan, Vec<f32>) {
     let mut emitter =
-        Emitter { net, layout: &layout, section: Section::default(), steps: Vec::new() };
+        Emitter { net, layout: &layout, section: Section::default(), steps: Vec::new(), halved };
     for (layer, algorithm) in net.layers.iter().zip(algorithms) {
         emitter.layer(layer, *algorithm);
     }
@@ -49,6 +55,7 @@ struct Emitter<'a> {
     layout: &'a Layout,
     section: Section,
     steps: Vec<Step>,
+    halved: usize,
 }
 
 fn window(moving: &Moving) -> Window {
@@ -120,6 +127,13 @@ impl Emitter<'_> {
 
     fn conv(&mut self, layer: &Layer, conv: &ConvLayer, algorithm: Algorithm) -> Step {
         let grouped = regroup(conv);
+        let packed = grouped.pack(algorithm);
+        let (weights, scales) = if conv.weights.len() >= self.halved {
+            let halved = halve(&packed, grouped.inputs, grouped.panel);
+            (self.section.push(&halved.weights), Some(self.section.push(&halved.scales)))
+        } else {
+            (self.section.push(&packed), None)
+        };
         Step::Conv(Conv {
             input: layer.inputs.first().map_or(u32::MAX, |v| self.map(*v)),
             output: self.map(layer.output),
@@ -129,7 +143,8 @@ impl Emitter<'_> {
             group_inputs: grouped.inputs as u32,
             group_outputs: grouped.outputs as u32,
             panel: grouped.panel as u32,
-            weights: self.section.push(&grouped.pack(algorithm)),
+            weights,
+            scales,
             bias: self.section.push(&grouped.bias(&conv.bias)),
             activation: conv.activation,
             activate_last: conv.activate_last,

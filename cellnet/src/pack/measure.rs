@@ -28,7 +28,7 @@ fn spec(name: String, shape: Shape, value: ValueId) -> NetTensor {
 /// A model of `net` that uses `algorithms`.
 fn build(net: &Net, algorithms: &[Algorithm]) -> Result<Model, PackError> {
     let layout = layout::lay_out(net, algorithms);
-    let (plan, mut weights) = emit::emit(net, algorithms, layout);
+    let (plan, mut weights) = emit::emit(net, algorithms, layout, usize::MAX);
     weights.resize(weights.len().next_multiple_of(format::ALIGN / 4), 0.0);
     let bytes = format::write(&plan, &weights).map_err(PackError::Check)?;
     Model::from_bytes(&bytes).map_err(PackError::Check)

@@ -30,7 +30,7 @@ use std::path::Path;
 use crate::check::Checked;
 use crate::error::PackError;
 use crate::format;
-use crate::plan::Algorithm;
+use crate::plan::{Algorithm, Precision};
 
 /// How to pack.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,8 @@ pub struct Options {
     /// Input tensors to measure errors on, elements in the order of the graph's (only) input; if empty,
     /// seeded noise is used.
     pub photos: Vec<Vec<f32>>,
+    /// Bits of the weights of large convolutions and dense layers.
+    pub precision: Precision,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             algorithms: vec![Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4],
             max_error: 3e-5,
             photos: Vec::new(),
+            precision: Precision::Single,
         }
     }
 }
@@ -63,12 +66,24 @@ pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
     fuse::fuse(&mut net);
     let algorithms = choose::algorithms(&net, options)?;
     let layout = layout::lay_out(&net, &algorithms);
-    let (plan, mut weights) = emit::emit(&net, &algorithms, layout);
+    let (plan, mut weights) = emit::emit(&net, &algorithms, layout, halved(options.precision));
     drop(net);
     weights.resize(weights.len().next_multiple_of(format::ALIGN / 4), 0.0);
     let bytes = format::write(&plan, &weights).map_err(PackError::Check)?;
     Checked::new(plan, weights.len()).map_err(PackError::Check)?;
     Ok(bytes)
+}
+
+/// Convolutions with fewer weights keep 32 bits even in half precision: they take few bytes, and would cause
+/// most of the error.
+const SMALLEST_HALVED: usize = 16 * 1024;
+
+/// The fewest weights of a convolution that stores them in 16 bits.
+fn halved(precision: Precision) -> usize {
+    match precision {
+        Precision::Single => usize::MAX,
+        Precision::Half => SMALLEST_HALVED,
+    }
 }
 
 /// Packs `onnx` into the file `cell`, replacing it atomically.

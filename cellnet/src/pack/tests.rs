@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::exact::Exact;
 use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetTensor, Shape};
 use super::reference::run;
-use super::{emit, layout};
-use crate::plan::{Activation, Algorithm, BinaryOp, Dtype, Order, Pooling};
+use super::{emit, layout, weights};
+use crate::plan::{Activation, Algorithm, BinaryOp, Blob, Dtype, Order, Plan, Pooling, Step};
 use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
 
@@ -76,10 +76,10 @@ fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64)
         .iter()
         .map(|l| if matches!(l.kind, Kind::Conv(_)) { algorithm } else { Algorithm::Direct })
         .collect();
+    check_halved(net, &algorithms, &given);
     let layout = layout::lay_out(net, &algorithms);
-    let (plan, mut weights) = emit::emit(net, &algorithms, layout);
-    weights.resize(weights.len().next_multiple_of(16), 0.0);
-    let model = Model::from_bytes(&format::write(&plan, &weights).unwrap()).unwrap();
+    let (plan, weights) = emit::emit(net, &algorithms, layout, usize::MAX);
+    let model = model_of(&plan, weights);
     let tensors: Vec<(&str, TensorRef<'_>)> =
         net.inputs.iter().zip(&given).map(|(p, v)| (p.name.as_str(), TensorRef::F32(v))).collect();
     for isa in Isa::available() {
@@ -105,10 +105,61 @@ fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64)
     }
 }
 
+fn model_of(plan: &Plan, mut weights: Vec<f32>) -> Model {
+    weights.resize(weights.len().next_multiple_of(16), 0.0);
+    Model::from_bytes(&format::write(plan, &weights).unwrap()).unwrap()
+}
+
+/// Weights of 16 bits must give exactly the bits of the same weights in 32, on every instruction set and for
+/// every number of threads.
+fn check_halved(net: &Net, algorithms: &[Algorithm], given: &[Vec<f32>]) {
+    let (plan, weights) = emit::emit(net, algorithms, layout::lay_out(net, algorithms), 0);
+    let (mut wide, mut section) = (plan.clone(), weights.clone());
+    for step in &mut wide.steps {
+        let Step::Conv(conv) = step else { continue };
+        let Some(scales) = conv.scales.take() else { continue };
+        let blob = |b: Blob| &weights[b.offset as usize..(b.offset + b.len) as usize];
+        let (inputs, panel) = (conv.group_inputs as usize, conv.panel as usize);
+        let integers = blob(conv.weights).iter().flat_map(|pair| {
+            let [a, b, c, d] = pair.to_le_bytes();
+            [i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])]
+        });
+        let scale = |i: usize| blob(scales)[i / (inputs * panel) * panel + i % panel];
+        let values: Vec<f32> =
+            integers.enumerate().map(|(i, integer)| f32::from(integer) * scale(i)).collect();
+        section.resize(section.len().next_multiple_of(16), 0.0);
+        conv.weights = Blob { offset: section.len() as u64, len: values.len() as u64 };
+        section.extend(values);
+    }
+    if wide == plan {
+        return;
+    }
+    let (half, single) = (model_of(&plan, weights), model_of(&wide, section));
+    let tensors: Vec<(&str, TensorRef<'_>)> =
+        net.inputs.iter().zip(given).map(|(p, v)| (p.name.as_str(), TensorRef::F32(v))).collect();
+    for isa in Isa::available() {
+        let bits = |model: &Model, threads: usize| -> Vec<u32> {
+            let mut workspace = Workspace::with_isa(model, isa);
+            let outputs = model.run(&mut workspace, &Pool::new(threads), &tensors).unwrap();
+            outputs.iter().flat_map(|(_, t)| t.values.iter().map(|v| v.to_bits())).collect()
+        };
+        let expected = bits(&single, 1);
+        for threads in [1, 3] {
+            assert_eq!(
+                bits(&half, threads),
+                expected,
+                "16 bits, {threads} threads, {}",
+                isa.name()
+            );
+        }
+    }
+}
+
 /// The net's stages, with all convolutions direct.
 fn stages_of(net: &Net) -> Vec<Stage> {
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
-    stages(&emit::emit(net, &algorithms, layout::lay_out(net, &algorithms)).0)
+    let layout = layout::lay_out(net, &algorithms);
+    stages(&emit::emit(net, &algorithms, layout, usize::MAX).0)
 }
 
 fn output_shape(input: Shape, moving: &Moving, channels: usize) -> Option<Shape> {
@@ -408,7 +459,8 @@ fn steps_are_not_paired_if_the_second_overwrites_the_input_of_the_first() {
     let value = net.push("depthwise", depthwise, vec![expanded], shape(40));
     net.outputs.push(spec("out", shape(40), value));
     let algorithms = [Algorithm::Direct; 2];
-    let (mut plan, _) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms));
+    let (mut plan, _) =
+        emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), usize::MAX);
     assert_eq!(stages(&plan).len(), 1);
     let input = plan.maps[plan.inputs[0].map as usize].offset;
     plan.maps[plan.outputs[0].map as usize].offset = input;
@@ -430,7 +482,7 @@ fn results_do_not_depend_on_earlier_runs() {
     net.outputs.push(spec("out", shape, second));
     let algorithms = [Algorithm::Direct, Algorithm::Winograd4];
     let layout = layout::lay_out(&net, &algorithms);
-    let (plan, mut weights) = emit::emit(&net, &algorithms, layout);
+    let (plan, mut weights) = emit::emit(&net, &algorithms, layout, usize::MAX);
     weights.resize(weights.len().next_multiple_of(16), 0.0);
     let model = Model::from_bytes(&format::write(&plan, &weights).unwrap()).unwrap();
     let mut workspace = Workspace::new(&model);
@@ -442,4 +494,55 @@ fn results_do_not_depend_on_earlier_runs() {
     let before = run(&one);
     run(&other);
     assert_eq!(before, run(&one));
+}
+
+#[test]
+fn halved_weights_keep_half_a_step() {
+    let (inputs, panel, positions) = (5, 8, 3);
+    let mut packed = noise(6, positions * inputs * panel);
+    // A lane without weights, one of large ones, and one of small ones.
+    for row in packed.chunks_mut(panel) {
+        (row[1], row[2], row[3]) = (0.0, row[2] * 1e4, row[3] * 1e-6);
+    }
+    let halved = weights::halve(&packed, inputs, panel);
+    assert_eq!((halved.weights.len() * 2, halved.scales.len()), (packed.len(), positions * panel));
+    let bytes: Vec<u8> = halved.weights.iter().flat_map(|pair| pair.to_le_bytes()).collect();
+    for (i, (bytes, weight)) in bytes.as_chunks().0.iter().zip(&packed).enumerate() {
+        let (position, lane) = (i / (inputs * panel), i % panel);
+        let own = packed[position * inputs * panel..].iter().skip(lane).step_by(panel).take(inputs);
+        let largest = own.fold(0.0f64, |m, w| f64::from(w.abs()).max(m));
+        let scale = halved.scales[position * panel + lane];
+        let back = f64::from(i16::from_le_bytes(*bytes)) * f64::from(scale);
+        // Half a step, and the rounding of scale and quotient.
+        let allowed = largest / 32767.0 * 0.5 + largest * 2e-7;
+        assert!((back - f64::from(*weight)).abs() <= allowed, "{i}: {weight} becomes {back}");
+    }
+}
+
+#[test]
+fn forged_scales_are_refused() {
+    let shape = Shape { height: 4, width: 4, channels: 16 };
+    let mut net = net_of(&[shape]);
+    let value = net.push("conv", Kind::Conv(conv(Moving::POINT, 1, 16, 16)), vec![0], shape);
+    net.outputs.push(spec("out", shape, value));
+    let algorithms = [Algorithm::Direct];
+    let (plan, mut section) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), 0);
+    section.resize(section.len().next_multiple_of(16), 0.0);
+    let opened = |forge: fn(&mut crate::plan::Conv)| {
+        let mut plan = plan.clone();
+        let Some(Step::Conv(conv)) = plan.steps.first_mut() else { panic!("no convolution") };
+        forge(conv);
+        Model::from_bytes(&format::write(&plan, &section).unwrap())
+    };
+    opened(|_| {}).unwrap();
+    let forgeries: [fn(&mut crate::plan::Conv); 5] = [
+        |conv| conv.scales = None,
+        |conv| conv.scales = Some(Blob { len: 15, ..conv.scales.unwrap() }),
+        |conv| conv.scales = Some(Blob { offset: u64::MAX - 15, ..conv.scales.unwrap() }),
+        |conv| conv.scales = Some(Blob { offset: 1 << 20, ..conv.scales.unwrap() }),
+        |conv| conv.weights.len *= 2,
+    ];
+    for (i, forge) in forgeries.into_iter().enumerate() {
+        assert!(matches!(opened(forge), Err(crate::OpenError::Plan { .. })), "forgery {i}");
+    }
 }

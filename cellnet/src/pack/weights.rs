@@ -130,6 +130,36 @@ impl Grouped {
     }
 }
 
+/// Weights as 16-bit integers, two to a float, and the scale of each output at each position.
+pub(super) struct Halved {
+    pub(super) weights: Vec<f32>,
+    pub(super) scales: Vec<f32>,
+}
+
+/// Rounds packed weights, `inputs` rows of `panel` lanes for each position, to integers from -32767 to 32767.
+pub(super) fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
+    let mut integers: Vec<i16> = Vec::with_capacity(packed.len());
+    let mut scales = Vec::with_capacity(packed.len() / inputs.max(1));
+    for position in packed.chunks(inputs * panel) {
+        let own = (0..panel).map(|lane| {
+            let lane = position.iter().skip(lane).step_by(panel);
+            lane.fold(0.0f32, |largest, w| largest.max(w.abs())) / f32::from(i16::MAX)
+        });
+        let own: Vec<f32> = own.map(|scale| if scale > 0.0 { scale } else { 1.0 }).collect();
+        for row in position.chunks(panel) {
+            // `as` saturates.
+            integers.extend(row.iter().zip(&own).map(|(w, scale)| (w / scale).round() as i16));
+        }
+        scales.extend(own);
+    }
+    let pairs = integers.as_chunks::<2>().0;
+    let bits = |[a, b]: &[i16; 2]| {
+        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+        f32::from_le_bytes([a[0], a[1], b[0], b[1]])
+    };
+    Halved { weights: pairs.iter().map(bits).collect(), scales }
+}
+
 /// `G g Gᵀ` of a 3×3 kernel, in double precision.
 fn transform(kernel: &[f64; 9], algorithm: Algorithm) -> Vec<f64> {
     const G2: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use skincell_modelkit::inspect::{Inspection, Port, inspect};
+use skincell_modelkit::pack::Precision;
 use skincell_vision::card::Card;
 
 use super::engines::in_onnxruntime;
@@ -81,6 +82,13 @@ fn render(found: &Inspection) -> String {
     for (engine, takes, words) in &found.engines {
         let sign = if *takes { "yes" } else { "no" };
         table.row(engine, &format!("{sign:<4} {words}"));
+    }
+    if let Some(precision) = found.packed {
+        let bits = match precision {
+            Precision::Single => "float32",
+            Precision::Half => "16 bits, large ones; computed in float32",
+        };
+        table.row("packed weights", bits);
     }
     if let Some((engine, why)) = &found.serves {
         table.row("serves", &format!("{engine}, {why}"));

@@ -52,6 +52,7 @@ of each is measured and must not exceed --max-error.
 
 Example:
   skincell model pack models/skin models/imagenet
+  skincell model pack models/skin --precision half
   skincell model pack models/skin --max-error 1e-6 --photos tests/photos")]
 pub(crate) struct PackArguments {
     /// The model folders

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 pub use cellnet::PackError;
 use cellnet::pack::{Options, pack_file};
+pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};
 use skincell_vision::card::Dtype;
 use skincell_vision::tensor::PhotoTensor;
@@ -27,6 +28,8 @@ pub struct PackOptions {
     pub max_error: Option<f64>,
     /// Photos, tensors (`.npy`) and folders of them to measure the error on; if empty, noise is used.
     pub photos: Vec<PathBuf>,
+    /// Bits of the large weights.
+    pub precision: Precision,
 }
 
 /// Result of [`pack`].
@@ -59,6 +62,7 @@ pub enum PackFolderError {
 pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderError> {
     let cell = folder.join(CELL_FILE);
     let mut how = Options::default();
+    how.precision = options.precision;
     how.max_error = options.max_error.unwrap_or(how.max_error);
     if !options.photos.is_empty() {
         let card = read_card(folder)?;
@@ -86,6 +90,13 @@ fn elements(tensor: &PhotoTensor) -> Vec<f32> {
         Dtype::U8 => tensor.data.iter().map(|b| f32::from(*b)).collect(),
         Dtype::F32 => tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     }
+}
+
+/// The precision of the weights in the folder's packed file; `None` if there is no file that this version
+/// reads.
+#[must_use]
+pub fn precision(folder: &Path) -> Option<Precision> {
+    Some(cellnet::Model::open(folder.join(CELL_FILE)).ok()?.plan().precision())
 }
 
 /// Whether `folder` has a packed file that is not older than the graph it was made from.

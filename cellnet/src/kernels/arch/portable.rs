@@ -58,6 +58,11 @@ impl Simd for Portable {
         f32x4::new(ptr::read_unaligned(p.cast::<[f32; 4]>()))
     }
     #[inline(always)]
+    unsafe fn load_i16(p: *const i16) -> f32x4 {
+        let four = ptr::read_unaligned(p.cast::<[i16; 4]>());
+        i32x4::new(four.map(i32::from)).round_float()
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: f32x4) {
         ptr::write_unaligned(p.cast::<[f32; 4]>(), v.to_array());
     }
@@ -153,6 +158,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> f32 {
         *p
+    }
+    #[inline(always)]
+    unsafe fn load_i16(p: *const i16) -> f32 {
+        f32::from(*p)
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: f32) {

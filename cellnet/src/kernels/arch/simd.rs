@@ -75,6 +75,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     /// Reads `LANES` floats from `p`, which need not be aligned.
     unsafe fn load(p: *const f32) -> Self::V;
+    /// Reads `LANES` 16-bit integers from `p`, which need not be aligned, and converts them.
+    unsafe fn load_i16(p: *const i16) -> Self::V;
     /// Writes `LANES` floats to `p`, which need not be aligned.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `a + b`

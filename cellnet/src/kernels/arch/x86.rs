@@ -38,6 +38,10 @@ macro_rules! eight_lanes {
             _mm256_loadu_ps(p)
         }
         #[inline(always)]
+        unsafe fn load_i16(p: *const i16) -> __m256 {
+            _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(p.cast())))
+        }
+        #[inline(always)]
         unsafe fn store(p: *mut f32, v: __m256) {
             _mm256_storeu_ps(p, v);
         }
@@ -148,6 +152,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> __m512 {
         _mm512_loadu_ps(p)
+    }
+    #[inline(always)]
+    unsafe fn load_i16(p: *const i16) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast())))
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {

@@ -63,8 +63,9 @@ pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usi
 pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
     match work {
         Work::Step(Step::Conv(s)) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
+        Work::Step(Step::Conv(s)) => conv::scratch(s),
         Work::Step(_) => 0,
-        Work::Pair(pair) => pair::scratch(&pair, maps),
+        Work::Pair(pair) => pair::scratch(&pair, maps) + conv::scratch(pair.conv),
     }
 }
 
@@ -127,7 +128,9 @@ pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task
         Work::Pair(pair) => {
             let slice = pair::slice(memory, &pair, task);
             clear_halo(memory.arena, &slice.map);
-            let task = Task { slice: Some(&slice), ..task };
+            // The slice comes first in the scratch; the convolution has the rest.
+            let scratch = task.scratch.add(pair::scratch(&pair, memory.maps));
+            let task = Task { slice: Some(&slice), scratch, ..task };
             conv_task(isa, memory, pair.conv, task);
             return depthwise_task(isa, memory, pair.depthwise, task);
         }

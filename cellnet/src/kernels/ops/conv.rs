@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
+use crate::kernels::ops::panels::Panels;
 use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
@@ -74,6 +75,17 @@ pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> us
     grid.row_parts * grid.lane_parts
 }
 
+/// Floats of scratch one thread needs: for 16-bit weights, the converted panels of the blocks that
+/// [`task`] keeps at a time.
+pub(in crate::kernels) fn scratch(step: &Conv) -> usize {
+    if step.scales.is_none() {
+        return 0;
+    }
+    let block = 32 * step.depth() as usize;
+    let all = lane_blocks(step) * block;
+    all.min(block.max(RESIDENT))
+}
+
 /// The geometry of one step, in floats and pointers.
 struct Shape<'a> {
     step: &'a Conv,
@@ -91,6 +103,8 @@ struct Shape<'a> {
     ahead: bool,
     /// The first channel of `output`.
     output_first: usize,
+    /// The weights.
+    panels: Panels,
     /// A tile with all fields that are the same for every tile.
     tile: Tile,
 }
@@ -126,7 +140,11 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
     // Few weights stay in the cache for all pixels; of many weights, or for a slice, one block at a time
     // does.
     let small = task.slice.is_none() && (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
-    shape.ahead = shape.flat && !small;
+    shape.ahead = shape.flat && !small && step.scales.is_none();
+    if small && step.scales.is_some() {
+        let panels = (panels_of(step, blocks.0).0, panels_of(step, blocks.1 - 1).1);
+        shape.panels = Panels::converted::<S>(memory, step, panels, task.scratch);
+    }
     let chunk = if !small {
         rows.1 - rows.0
     } else if shape.flat {
@@ -144,8 +162,23 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         let first_lane = block % group_blocks * 32;
         let block_lanes = (first_lane, shape.lanes.min(first_lane + 32));
         let lanes = task.slice.map_or(block_lanes, |slice| slice.channels);
+        if !small && chunk == 0 && step.scales.is_some() {
+            let panels = match task.slice {
+                Some(slice) => (slice.channels.0 / 16, slice.channels.1.div_ceil(16)),
+                None => panels_of(step, block),
+            };
+            shape.panels = Panels::converted::<S>(memory, step, panels, task.scratch);
+        }
         rows_by_lanes::<S>(&shape, rows, block / group_blocks, lanes);
     }
+}
+
+/// The panels of a block of lanes, counted over all groups.
+fn panels_of(step: &Conv, block: usize) -> (usize, usize) {
+    let group_blocks = (step.group_outputs as usize).div_ceil(32);
+    let (group_panels, each) = (step.group_panels() as usize, 32 / step.panel as usize);
+    let (group, own) = (block / group_blocks, block % group_blocks * each);
+    (group * group_panels + own, group * group_panels + group_panels.min(own + each))
 }
 
 /// Rows of the first tile when `left` rows are divided into nearly equal tiles.
@@ -199,6 +232,7 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         direct,
         ahead: false,
         output_first: 0,
+        panels: Panels::mapped(memory, step),
         tile,
     }
 }
@@ -260,10 +294,7 @@ unsafe fn tiles<S: Simd>(
     let first_lane = group * group_panels * panel;
     let panel_floats = shape.depth * panel;
     let mut tile = shape.tile;
-    tile.w = shape
-        .memory
-        .blob(shape.step.weights)
-        .add(group * group_panels * panel_floats + lane / panel * panel_floats + lane % panel);
+    tile.w = shape.panels.panel(group * group_panels + lane / panel).add(lane % panel);
     tile.w_vector = if S::LANES >= panel { panel_floats } else { S::LANES };
     tile.bias = shape.memory.blob(shape.step.bias).add(first_lane + lane);
     let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;

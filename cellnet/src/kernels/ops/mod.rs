@@ -4,6 +4,7 @@ pub(super) mod conv;
 pub(super) mod depthwise;
 pub(super) mod elementwise;
 pub(super) mod pair;
+pub(super) mod panels;
 pub(super) mod pool;
 pub(super) mod product;
 pub(super) mod winograd;

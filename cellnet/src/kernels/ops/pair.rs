@@ -28,7 +28,7 @@ pub(in crate::kernels) fn tasks(pair: &Pair, maps: &[Map]) -> usize {
     maps[pair.conv.output as usize].channels.div_ceil(pair.slice) as usize
 }
 
-/// Floats of scratch one thread needs.
+/// Floats of scratch one thread needs for the slice.
 pub(in crate::kernels) fn scratch(pair: &Pair, maps: &[Map]) -> usize {
     slice_map(pair, maps, 0).floats() as usize
 }

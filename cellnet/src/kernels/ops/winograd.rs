@@ -9,6 +9,7 @@
 use std::mem::MaybeUninit;
 
 use super::conv::add_row;
+use super::panels;
 use crate::kernels::arch::simd::{Simd, Tile, channels};
 use crate::kernels::memory::{Memory, part};
 use crate::plan::{Activation, Algorithm, Conv, Map};
@@ -132,7 +133,8 @@ pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map]) -> usize {
 pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
     let tiles = tiles(step, &maps[step.output as usize]);
     let positions = (step.algorithm.tile() as usize + 2).pow(2);
-    positions * tiles.block * (inputs_of(step) + LANES)
+    let converted = if step.scales.is_some() { inputs_of(step) * LANES } else { 0 };
+    positions * tiles.block * (inputs_of(step) + LANES) + converted
 }
 
 /// Computes one block of tiles.
@@ -168,6 +170,8 @@ struct Block<'a> {
     /// Products `[tile][position][LANES]`, so that distances within a tile are constants.
     m: *mut f32,
     inputs: usize,
+    /// For 16-bit weights: those of one position and up to [`LANES`] lanes, converted.
+    converted: *mut f32,
 }
 
 #[inline(always)]
@@ -183,8 +187,9 @@ unsafe fn block<S: Simd, F: Transform>(
     let (first, end) = part(total, task, total.div_ceil(tiles.block));
     let inputs = inputs_of(step);
     let m = scratch.add(F::IN * F::IN * tiles.block * inputs);
+    let converted = m.add(F::IN * F::IN * tiles.block * LANES);
     let (count, v) = (end - first, scratch);
-    let block = Block { memory, step, input, output, tiles, first, count, v, m, inputs };
+    let block = Block { memory, step, input, output, tiles, first, count, v, m, inputs, converted };
     let channels = (step.group_inputs as usize).next_multiple_of(8);
     for tile in 0..count {
         let from = block.input_of::<F>(tile);
@@ -265,8 +270,10 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
     let vectors = [4, 2].into_iter().find(|v| fits(*v)).unwrap_or(1);
     let width = vectors * S::LANES;
     let depth = F::IN * F::IN * block.step.group_inputs as usize;
-    let weights = block.memory.blob(block.step.weights).add(lane / 16 * depth * 16 + lane % 16);
     let inputs = block.step.group_inputs as usize;
+    let weights =
+        block.memory.blob(block.step.weights).wrapping_add(lane / 16 * depth * 16 + lane % 16);
+    let panel_floats = 16 * if block.step.scales.is_some() { inputs } else { depth };
     let mut tile = Tile {
         a: std::ptr::null(),
         a_step: block.inputs,
@@ -277,7 +284,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         y_step: 0,
         w: weights,
         w_step: 16,
-        w_vector: if S::LANES >= 16 { depth * 16 } else { S::LANES },
+        w_vector: if S::LANES < 16 { S::LANES } else { panel_floats },
         bias: std::ptr::null(),
         out: std::ptr::null_mut(),
         out_step: F::IN * F::IN * LANES,
@@ -286,7 +293,16 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         clip: None,
     };
     for position in 0..F::IN * F::IN {
-        tile.w = weights.add(position * inputs * 16);
+        if block.step.scales.is_some() {
+            let first = lane / 16;
+            for panel in first..(lane + width).div_ceil(16) {
+                let to = block.converted.add((panel - first) * inputs * 16);
+                panels::convert::<S>(block.memory, block.step, (panel, position), to);
+            }
+            tile.w = block.converted.add(lane % 16).cast_const();
+        } else {
+            tile.w = weights.add(position * inputs * 16);
+        }
         let mut done = 0;
         while done < block.count {
             let left = block.count - done;

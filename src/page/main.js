@@ -153,8 +153,9 @@ async function look() {
     enter('answer');
     at('answer-title').focus();
     const best = answer.results[0];
-    const said = { class: className(best), percent: percent(best.probability), count: answer.results.length };
-    at('status').textContent = say('answerSays', said);
+    const said = { class: className(best), percent: share(best), count: answer.results.length };
+    // What is in doubt is announced with the heading, which has the focus, and the class is not.
+    at('status').textContent = doubt() ? doubtWords() : say('answerSays', said);
   } catch (error) {
     enter('edit');
     fail(error);
@@ -185,8 +186,33 @@ function progress(key, value) {
 
 // The answer
 
+/** Why the classes should not be relied on: 'unfamiliar', 'unsure' or null. */
+function doubt() {
+  if (answer.familiarity?.is_familiar === false) return 'unfamiliar';
+  return answer.is_certain === false ? 'unsure' : null;
+}
+
+function doubtWords() {
+  return say(`${doubt()}More`, { basis: answer.familiarity?.basis });
+}
+
+/** A class's percentage. Calibrated ones are shown in whole per cent: more digits would be worth nothing. */
+function share(result) {
+  return percent(result.probability, answer.is_certain === undefined ? 1 : 0);
+}
+
+function showDoubt() {
+  const [why, panel] = [doubt(), at('classes').parentElement];
+  for (const name of ['unfamiliar', 'unsure']) panel.classList.toggle(name, why === name);
+  at('answer-title').textContent = say(why ?? 'answer');
+  at('doubt').hidden = !why && !answer.familiarity;
+  at('doubt').className = why ? '' : 'quiet plain';
+  at('doubt').textContent = why ? doubtWords() : say('familiarMore');
+}
+
 function showAnswer() {
   const maps = answer.heatmap_maps ?? [];
+  showDoubt();
   at('classes').replaceChildren(...answer.results.map((result) => row(result, maps)));
   at('missing').hidden = maps.length > 0;
   at('missing').textContent = say('noHeatmap', { why: answer.heatmap_missing });
@@ -200,16 +226,16 @@ function row(result, maps) {
   const label = document.createElement('label');
   const input = document.createElement('input');
   const name = document.createElement('span');
-  const share = document.createElement('span');
+  const shown = document.createElement('span');
   const bar = document.createElement('i');
   Object.assign(input, { type: 'radio', name: 'class', value: result.index, checked: result.index === chosen });
   input.disabled = !maps.some((map) => map.index === result.index);
   input.addEventListener('change', () => { chosen = result.index; showMap(); });
   name.textContent = className(result);
-  share.textContent = percent(result.probability);
-  share.className = 'percent';
+  shown.textContent = share(result);
+  shown.className = 'percent';
   bar.style.setProperty('--share', `${result.probability}%`);
-  label.append(input, name, share, bar);
+  label.append(input, name, shown, bar);
   return label;
 }
 
@@ -250,7 +276,8 @@ function picture() {
   context.fillStyle = '#20292b';
   context.font = `600 ${Math.round(line * 0.75)}px system-ui, sans-serif`;
   const result = answer.results.find((entry) => entry.index === chosen) ?? answer.results[0];
-  context.fillText(`${className(result)}: ${percent(result.probability)}`, line / 2, height + line * 1.15, width - line);
+  const caption = doubt() === 'unfamiliar' ? say('unfamiliar') : `${className(result)}: ${share(result)}`;
+  context.fillText(caption, line / 2, height + line * 1.15, width - line);
   context.font = `${Math.round(line * 0.65)}px system-ui, sans-serif`;
   context.fillText(say('notice'), line / 2, height + line * 2.3, width - line);
   return canvas;

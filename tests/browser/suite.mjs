@@ -391,6 +391,28 @@ onPage('the page is completely translated to Vietnamese and remembers the langua
   assert.equal(await page.evaluate(() => document.documentElement.lang), 'en');
 });
 
+onPage('a photo of an unknown kind is said to be so before its classes', {}, async (page) => {
+  for (const file of ['cat.png', 'skin.jpg']) {
+    await choose(page, photo(file));
+    await look(page);
+    assert.equal(await page.locator('#answer-title').textContent(), 'The model does not know this kind of photo');
+    assert.match(await page.locator('#doubt').textContent(), /It knows only 840 drawings/);
+    assert.match(await page.locator('#status').textContent(), /do not rely on it/);
+    const weights = await page.$$eval('#classes label', (all) => all.map((label) => getComputedStyle(label.querySelector('span')).fontWeight));
+    assert.equal(new Set(weights).size, 1, 'no class is larger than the others');
+    await picture(page, `unfamiliar-${file.split('.')[0]}`, { fullPage: true });
+    await assertAccessible(page, `unfamiliar ${file}`);
+    await page.click('[data-language="vi"]');
+    assert.match(await page.locator('#answer-title').textContent(), /không biết loại ảnh này/);
+    await page.click('[data-language="en"]');
+    await page.locator('[data-restart]:visible').first().click();
+  }
+  await choose(page, photo('drawn-psoriasis-1.jpg'));
+  await look(page);
+  assert.equal(await page.locator('#answer-title').textContent(), 'What the model finds likeliest');
+  assert.match(await page.locator('#doubt').textContent(), /does not mean that its classes are right/);
+});
+
 for (const [name, options] of [['desktop', {}], ['phone', PHONE], ['dark', { colorScheme: 'dark' }]]) {
   onPage(`axe-core finds nothing: ${name}`, options, async (page) => {
     await assertAccessible(page, `${name}, empty`);

@@ -35,7 +35,7 @@ def answers(models, entry):
     else:
         out["drawn"] = models["skin"].labels[entry["class"]]
     for name, model in models.items():
-        probabilities, _ = model.run(model.photo(path))
+        probabilities = model.calibrated(model.run(model.photo(path))[0])
         out[name] = [{"class": label, "index": index, "probability": round(share, 5)}
                      for index, label, share in model.top(probabilities, TOP)]
     return out

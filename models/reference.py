@@ -56,6 +56,11 @@ class Model:
         maps = found[1][0].astype(numpy.float64) if len(found) > 1 else None
         return gradcam.softmax(found[0][0].astype(numpy.float64)), maps
 
+    def calibrated(self, probabilities):
+        """The probabilities as the service answers them, with the card's temperature, if it has one."""
+        powers = probabilities ** (1.0 / self.card.get("calibration", {}).get("temperature", 1.0))
+        return powers / powers.sum()
+
     def photo(self, path):
         """A photograph's pixels at the card's size, u8 [height, width, 3]."""
         with Image.open(path) as image:

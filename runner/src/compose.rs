@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
+use wasmparser::{Parser, Payload};
 
 /// Interfaces that show a component's configuration, and the key of that configuration in `spin.toml`.
 const CONFIGURATION: [(&str, &str); 4] = [
@@ -51,6 +52,18 @@ pub enum ComposeError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// A component of WASI 0.3.
+    #[error(
+        "{path} is a component of WASI 0.3 (it names {interface}); components of WASI 0.2 are served here: \
+         build it with spin-sdk 5 (`spin new -t http-rust-p2` begins such an application), or with the \
+         WASI 0.2 target of your language's tools"
+    )]
+    Wasi03 {
+        /// The file.
+        path: PathBuf,
+        /// An interface of WASI 0.3 that it imports or exports.
+        interface: String,
     },
     /// A name that covers no import.
     #[error(
@@ -124,7 +137,48 @@ pub fn compose(component: &Path, dependencies: &[Dependency]) -> Result<Vec<u8>,
 
 fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     let path = path.to_path_buf();
-    std::fs::read(&path).map_err(|source| ComposeError::Read { path, source })
+    let wasm = match std::fs::read(&path) {
+        Ok(wasm) => wasm,
+        Err(source) => return Err(ComposeError::Read { path, source }),
+    };
+    match wasi03_interface(&wasm) {
+        Some(interface) => Err(ComposeError::Wasi03 { path, interface }),
+        None => Ok(wasm),
+    }
+}
+
+/// An interface of WASI 0.3 that the component itself imports or exports, release candidates included. What
+/// cannot be parsed has none; compiling it says what is wrong.
+fn wasi03_interface(wasm: &[u8]) -> Option<String> {
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(wasm) {
+        let found = match payload.ok()? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                None
+            }
+            Payload::End(_) => {
+                depth = depth.saturating_sub(1);
+                None
+            }
+            Payload::ComponentImportSection(imports) if depth == 0 => {
+                imports.into_iter().flatten().map(|import| import.name.name).find(is_wasi03)
+            }
+            Payload::ComponentExportSection(exports) if depth == 0 => {
+                exports.into_iter().flatten().map(|export| export.name.name).find(is_wasi03)
+            }
+            _ => None,
+        };
+        if let Some(name) = found {
+            return Some(name.to_owned());
+        }
+    }
+    None
+}
+
+fn is_wasi03(name: &&str) -> bool {
+    name.starts_with("wasi:")
+        && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
 }
 
 #[derive(Default)]
@@ -196,5 +250,47 @@ impl Composition {
         }
         let encoded = self.graph.encode(EncodeOptions::default());
         encoded.map_err(|error| ComposeError::Encode(format!("{:#}", anyhow::Error::from(error))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{compose, wasi03_interface};
+    use wasm_encoder::{ComponentBuilder, ComponentTypeRef, InstanceType};
+
+    /// A component that imports an empty interface of this name, and one with it inside.
+    fn importing(name: &str) -> [Vec<u8>; 2] {
+        let component = || {
+            let mut component = ComponentBuilder::default();
+            let empty = component.type_instance(None, &InstanceType::new());
+            component.import(name, ComponentTypeRef::Instance(empty));
+            component
+        };
+        let mut outer = ComponentBuilder::default();
+        outer.component(None, component());
+        [component().finish(), outer.finish()]
+    }
+
+    #[test]
+    fn a_component_of_wasi_0_3_is_refused_by_that_name() {
+        let releases = ["wasi:http/types@0.3.0", "wasi:http/types@0.3.0-rc-2026-03-15"];
+        for name in releases {
+            let [component, outer] = importing(name);
+            assert_eq!(wasi03_interface(&component).as_deref(), Some(name));
+            assert_eq!(wasi03_interface(&outer), None, "its own imports count, not those inside");
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("c.wasm");
+            std::fs::write(&path, component).unwrap();
+            let refusal = compose(&path, &[]).unwrap_err().to_string();
+            assert!(refusal.contains("WASI 0.3") && refusal.contains(name), "{refusal}");
+            assert!(refusal.contains("http-rust-p2"), "{refusal}");
+        }
+        for name in
+            ["wasi:http/types@0.2.3", "wasi:nn/graph@0.2.0-rc-2024-10-28", "own:api/x@0.3.0"]
+        {
+            assert_eq!(wasi03_interface(&importing(name)[0]), None, "{name}");
+        }
+        assert_eq!(wasi03_interface(b"\0asm\x01\0\0\0"), None, "a module");
+        assert_eq!(wasi03_interface(b"no Wasm"), None);
     }
 }

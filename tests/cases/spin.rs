@@ -201,6 +201,34 @@ fn an_application_unrelated_to_photos_has_wasi_nn() {
     assert!(String::from_utf8_lossy(&short.body).starts_with("ErrorCode::RuntimeError"));
 }
 
+/// A route written as a path of the runner's own never reaches the application, which is said at the start;
+/// with a port for the runner's paths, it does.
+#[test]
+fn an_application_route_that_the_runner_shadows_is_warned_about() {
+    let app = App::with_manifest(
+        r#"
+        spin_manifest_version = 2
+        application = { name = "shadowed" }
+        [[trigger.http]]
+        route = "/healthz"
+        static_response = { body = "the application's" }
+        [[trigger.http]]
+        route = "/..."
+        static_response = { body = "all else" }
+        "#,
+    );
+    let log = || std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    let runner = Runner::start(&app, &[]);
+    assert_eq!(text(&runner, "/healthz"), "ok");
+    drop(runner);
+    let warned = log().lines().filter(|line| line.contains("answers this path itself")).count();
+    assert_eq!(warned, 1, "for /healthz, and not for the wildcard: {}", log());
+    let runner = Runner::start(&app, &["--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(text(&runner, "/healthz"), "the application's");
+    drop(runner);
+    assert!(!log().contains("answers this path itself"), "{}", log());
+}
+
 /// By Spin's rules a dependency sees its component's files and environment only if the manifest lets it
 /// inherit them. Composition refuses a dependency that needs more. Here the dependency is wasi-nn in Wasm,
 /// which reads models from files and their folder from a variable.

@@ -71,3 +71,18 @@ pub enum RunError {
     #[error("the engine failed: {0}")]
     Engine(String),
 }
+
+impl RunError {
+    /// The reason in names and numbers of the request and of the model's inputs, if it is one that the
+    /// request can mend; an engine's own words may name files of this machine.
+    #[must_use]
+    pub fn of_the_request(&self) -> Option<String> {
+        match self {
+            Self::Tensor { .. }
+            | Self::UnknownInput { .. }
+            | Self::MissingInput(_)
+            | Self::RepeatedInput(_) => Some(self.to_string()),
+            Self::Damaged(_) | Self::Engine(_) => None,
+        }
+    }
+}

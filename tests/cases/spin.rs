@@ -198,7 +198,11 @@ fn an_application_unrelated_to_photos_has_wasi_nn() {
     assert!(String::from_utf8_lossy(&missing.body).starts_with("ErrorCode::NotFound"));
     let short = get(&runner, "/alike/dot?left=1,2&right=4,5,6");
     assert_eq!(short.status, 502);
-    assert!(String::from_utf8_lossy(&short.body).starts_with("ErrorCode::RuntimeError"));
+    let short = String::from_utf8_lossy(&short.body).into_owned();
+    assert!(short.starts_with("ErrorCode::RuntimeError"), "{short}");
+    for part in ["\"left\"", "[1, 2]"] {
+        assert!(short.contains(part), "the input and its shape are named: {short}");
+    }
 }
 
 /// A route written as a path of the runner's own never reaches the application, which is said at the start;

@@ -48,6 +48,10 @@ const MAX_COMPUTES: u32 = 100;
 const MAX_CONTEXTS: u32 = 100;
 /// Longest name quoted in an error, in characters.
 const MAX_NAME: usize = 200;
+/// Longest error about a run, in characters.
+const MAX_WORDS: usize = 500;
+/// Most inputs, and dimensions of one, that are quoted in an error.
+const MAX_INPUTS_NAMED: usize = 8;
 
 /// A model that was found by its name, or that the guest loaded from bytes.
 pub enum GraphHandle {
@@ -188,6 +192,27 @@ impl NnView<'_> {
 /// Tensors by name, and their charges.
 type Inputs = (Vec<NamedTensor>, Vec<Charge>);
 
+/// Why a run failed, in names and numbers of the guest's own request, and no longer than [`MAX_WORDS`]: names
+/// are as long as the guest makes them.
+fn words_for_guest(error: &RunFailure, inputs: &[NamedTensor]) -> String {
+    let words = match error {
+        RunFailure::NoRoom { inputs, .. } => {
+            format!("there is no memory for a run on {inputs} bytes of inputs")
+        }
+        RunFailure::Engine(error) => error.of_the_request().unwrap_or_else(|| {
+            let given = inputs.iter().take(MAX_INPUTS_NAMED).map(|(name, tensor)| {
+                let name: String = name.chars().take(MAX_NAME).collect();
+                let dimensions = tensor.dimensions.get(..MAX_INPUTS_NAMED);
+                let dimensions = dimensions.unwrap_or(&tensor.dimensions);
+                format!("{name:?} {:?} {dimensions:?}", tensor.dtype)
+            });
+            let given: Vec<_> = given.collect();
+            format!("the model did not run on these inputs: {}", given.join(", "))
+        }),
+    };
+    words.chars().take(MAX_WORDS).collect()
+}
+
 /// Bytes of a tensor, including its dimensions: a guest may send many without elements.
 fn size(tensor: &Tensor) -> u64 {
     (tensor.data.len() as u64).saturating_add(tensor.dimensions.len() as u64 * 4)
@@ -296,7 +321,10 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             return self.fail(ErrorCode::Timeout, why);
         }
         let context = self.table().get(&context)?.clone();
-        let outcome = context.run(&inputs);
+        let outcome = context.run(&inputs).map_err(|(model, error)| {
+            let words = words_for_guest(&error, &inputs);
+            (model, error, words)
+        });
         drop((inputs, charges));
         match outcome {
             Ok(outputs) => {
@@ -304,15 +332,13 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
                 let outputs = outputs.map(|(name, tensor)| Ok((name, self.hold(tensor)?)));
                 outputs.collect::<wasmtime::Result<_>>().map(Ok)
             }
-            Err((model, error)) => {
+            Err((model, error, words)) => {
                 tracing::warn!(model, "{error}");
-                match error {
-                    RunFailure::NoRoom { .. } => self
-                        .fail(ErrorCode::TooLarge, "there is no memory for a run on these inputs"),
-                    RunFailure::Engine(_) => {
-                        self.fail(ErrorCode::RuntimeError, "the model did not run on these inputs")
-                    }
-                }
+                let code = match error {
+                    RunFailure::NoRoom { .. } => ErrorCode::TooLarge,
+                    RunFailure::Engine(_) => ErrorCode::RuntimeError,
+                };
+                self.fail(code, words)
             }
         }
     }

@@ -1,0 +1,59 @@
+//! Weights of 16 bits: their error, and forged lengths. That kernels compute with them exactly is part of every
+//! property in the parent module.
+
+use super::{Blob, Kind, Model, Moving, Shape, Step, conv, net_of, noise, spec};
+use crate::OpenError;
+use crate::format;
+use crate::pack::{emit, layout, weights};
+use crate::plan::{Algorithm, Conv};
+
+#[test]
+fn halved_weights_keep_half_a_step() {
+    let (inputs, panel, positions) = (5, 8, 3);
+    let mut packed = noise(6, positions * inputs * panel);
+    // A lane without weights, one of large ones, and one of small ones.
+    for row in packed.chunks_mut(panel) {
+        (row[1], row[2], row[3]) = (0.0, row[2] * 1e4, row[3] * 1e-6);
+    }
+    let halved = weights::halve(&packed, inputs, panel);
+    assert_eq!((halved.weights.len() * 2, halved.scales.len()), (packed.len(), positions * panel));
+    let bytes: Vec<u8> = halved.weights.iter().flat_map(|pair| pair.to_le_bytes()).collect();
+    for (i, (bytes, weight)) in bytes.as_chunks().0.iter().zip(&packed).enumerate() {
+        let (position, lane) = (i / (inputs * panel), i % panel);
+        let own = packed[position * inputs * panel..].iter().skip(lane).step_by(panel).take(inputs);
+        let largest = own.fold(0.0f64, |m, w| f64::from(w.abs()).max(m));
+        let scale = halved.scales[position * panel + lane];
+        let back = f64::from(i16::from_le_bytes(*bytes)) * f64::from(scale);
+        // Half a step, and the rounding of scale and quotient.
+        let allowed = largest / 32767.0 * 0.5 + largest * 2e-7;
+        assert!((back - f64::from(*weight)).abs() <= allowed, "{i}: {weight} becomes {back}");
+    }
+}
+
+#[test]
+fn forged_scales_are_refused() {
+    let shape = Shape { height: 4, width: 4, channels: 16 };
+    let mut net = net_of(&[shape]);
+    let value = net.push("conv", Kind::Conv(conv(Moving::POINT, 1, 16, 16)), vec![0], shape);
+    net.outputs.push(spec("out", shape, value));
+    let algorithms = [Algorithm::Direct];
+    let (plan, mut section) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), 0);
+    section.resize(section.len().next_multiple_of(16), 0.0);
+    let opened = |forge: fn(&mut Conv)| {
+        let mut plan = plan.clone();
+        let Some(Step::Conv(conv)) = plan.steps.first_mut() else { panic!("no convolution") };
+        forge(conv);
+        Model::from_bytes(&format::write(&plan, &section).unwrap())
+    };
+    opened(|_| {}).unwrap();
+    let forgeries: [fn(&mut Conv); 5] = [
+        |conv| conv.scales = None,
+        |conv| conv.scales = Some(Blob { len: 15, ..conv.scales.unwrap() }),
+        |conv| conv.scales = Some(Blob { offset: u64::MAX - 15, ..conv.scales.unwrap() }),
+        |conv| conv.scales = Some(Blob { offset: 1 << 20, ..conv.scales.unwrap() }),
+        |conv| conv.weights.len *= 2,
+    ];
+    for (i, forge) in forgeries.into_iter().enumerate() {
+        assert!(matches!(opened(forge), Err(OpenError::Plan { .. })), "forgery {i}");
+    }
+}

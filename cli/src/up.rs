@@ -149,6 +149,7 @@ impl Up {
                 tracing::warn!("{warning}");
             }
             let handler = Arc::new(Handler::new(service, access, tracer));
+            handler.warn_of_shadowed_routes();
             server::serve(handler, listener, admin, &server_settings, stop, hang_ups).await
         })?;
         // A run of a model cannot be stopped, so the process does not wait for it.

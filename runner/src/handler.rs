@@ -59,6 +59,21 @@ impl Handler {
         Self { service, access, tracer }
     }
 
+    /// Warns of routes that are written as one of the runner's own paths, which never reach the application.
+    /// Wildcards are not mentioned: they answer every other path.
+    pub fn warn_of_shadowed_routes(&self) {
+        let shadowing = admin::PATHS.iter().filter(|_| !self.service.admin_apart);
+        for path in shadowing {
+            let found = self.service.app.routes.find(path);
+            if let Some(found) = found.filter(|found| found.matched == *path) {
+                tracing::warn!(
+                    route = found.route,
+                    "the runner answers this path itself; --admin-listen gives its paths a port of their own"
+                );
+            }
+        }
+    }
+
     /// Answers a request that did not come over a socket, such as one of `skincell classify`.
     pub async fn handle_local<B>(&self, request: Request<B>) -> Answer
     where

@@ -2,7 +2,6 @@
 //!
 //! Left out: answering a request (`handler`), and where requests come from (`server`, `skincell classify`).
 
-use crate::admin;
 use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rules};
 use crate::allocator;
 use crate::app::{App, Target};
@@ -66,9 +65,6 @@ impl Service {
     /// When the budget has no room for a single request, a component cannot be compiled or linked, its files
     /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
-        if !settings.admin_apart {
-            warn_of_shadowed_routes(&app);
-        }
         let budget = Budget::new(settings.memory_limit);
         let plan = Plan::new(&budget, overrides(settings))?;
         let limits = limits(&plan, settings)?;
@@ -234,19 +230,6 @@ impl Service {
     #[must_use]
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
-    }
-}
-
-/// Warns of routes that are written as one of the runner's own paths, which never reach the application.
-/// Wildcards are not mentioned: they answer every other path.
-fn warn_of_shadowed_routes(app: &App) {
-    for path in admin::PATHS {
-        if let Some(found) = app.routes.find(path).filter(|found| found.matched == path) {
-            tracing::warn!(
-                route = found.route,
-                "the runner answers this path itself; --admin-listen gives its paths a port of their own"
-            );
-        }
     }
 }
 

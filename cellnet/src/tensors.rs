@@ -53,9 +53,9 @@ fn fill<T: Copy>(
     let channels = map.channels as usize;
     let (stride, pitch) = (map.stride as usize, map.pitch() as usize);
     let start = (map.origin() - map.offset) as usize;
-    let affine = |c: usize, v: f32| {
+    let affine = |c: usize| {
         let scale = spec.scale.get(c).copied().unwrap_or(1.0);
-        v * scale + spec.bias.get(c).copied().unwrap_or(0.0)
+        (scale, spec.bias.get(c).copied().unwrap_or(0.0))
     };
     let plain = spec.scale.is_empty() && spec.bias.is_empty();
     for y in 0..height {
@@ -71,16 +71,18 @@ fn fill<T: Copy>(
                 let from = values.get(y * width * channels..).unwrap_or_default();
                 for (out, pixel) in row.chunks_mut(stride).zip(from.chunks(channels)).take(width) {
                     for (c, (out, v)) in out.iter_mut().zip(pixel).enumerate() {
-                        *out = affine(c, to(*v));
+                        let (scale, bias) = affine(c);
+                        *out = to(*v) * scale + bias;
                     }
                 }
             }
             Order::ChannelsFirst => {
                 for c in 0..channels {
                     let from = values.get((c * height + y) * width..).unwrap_or_default();
+                    let ((scale, bias), Some(row)) = (affine(c), row.get_mut(c..)) else { return };
                     for (out, v) in row.chunks_mut(stride).zip(from).take(width) {
-                        if let Some(out) = out.get_mut(c) {
-                            *out = affine(c, to(*v));
+                        if let Some(out) = out.first_mut() {
+                            *out = to(*v) * scale + bias;
                         }
                     }
                 }

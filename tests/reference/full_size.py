@@ -8,7 +8,7 @@ Every engine answers three photos, and each heatmap is compared with autograd in
 The time is a median over turns: the fastest run with heatmaps divided by the fastest without. The memory is
 the difference of the peaks. SKINCELL names another binary than target/release/skincell. The shares printed by
 `model prepare` are computed from shapes. Exits with 1 if a map differs by more than 2e-3 or a cost exceeds
-the limits of docs/models.md. Too slow for CI.
+the limits named below. docs/heatmap.md has the table. Too slow for CI.
 """
 
 import json

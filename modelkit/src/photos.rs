@@ -103,21 +103,39 @@ pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError>
     let mut files = Vec::new();
     for path in paths {
         let folders = if path.is_dir() { subfolders(path)? } else { Vec::new() };
-        match list(std::slice::from_ref(path)) {
-            Err(PhotosError::Empty(_)) if !folders.is_empty() => {
-                for folder in folders {
-                    match list(&[folder]) {
-                        Err(PhotosError::Empty(_)) => {}
-                        listed => files.extend(listed?),
-                    }
-                }
+        let mut found = listed_or_none(path)?;
+        if found.is_empty() {
+            for folder in &folders {
+                found.extend(listed_or_none(folder)?);
             }
-            listed => files.extend(listed?),
         }
+        if found.is_empty() {
+            return Err(PhotosError::Empty(path.clone()));
+        }
+        files.extend(found);
     }
     let count = files.len();
     let chosen = (0..count.min(most)).map(|i| i * count / count.min(most));
     Ok(chosen.map(|i| files[i].clone()).collect())
+}
+
+/// As [`list`] for one path, but of a folder without photos nothing.
+///
+/// # Errors
+/// [`PhotosError::File`] if the path does not exist.
+pub(crate) fn listed_or_none(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
+    match list(&[path.to_owned()]) {
+        Err(PhotosError::Empty(_)) => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+/// The elements of a tensor in f32, also of one of bytes (0 to 255).
+pub(crate) fn elements(tensor: &PhotoTensor) -> Vec<f32> {
+    match tensor.dtype {
+        Dtype::U8 => tensor.data.iter().map(|b| f32::from(*b)).collect(),
+        Dtype::F32 => tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    }
 }
 
 /// The folders directly in a folder, sorted by name.

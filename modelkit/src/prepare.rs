@@ -1,12 +1,11 @@
 //! `model prepare`: makes a folder that is ready to serve from an exported ONNX classifier.
 //!
-//! It adds the Grad-CAM output and, given photos, familiarity. On an error nothing is written.
-
-use std::path::PathBuf;
+//! Reads and simplifies the graph, determines what its scores are, adds the Grad-CAM output, compares the
+//! result on photos with the original framework, adds the familiarity output if photos are given for it, and
+//! writes the folder. On an error nothing is written.
 
 use skincell_vision::card::{
-    Basis, CARD_VERSION, Card, CardError, ChannelOrder, Class, Dtype, Fit, GradCam, Input, Layout,
-    Output, Resize, Target,
+    CARD_VERSION, Card, CardError, Class, Dtype, Fit, GradCam, Input, Output,
 };
 use thiserror::Error;
 
@@ -24,124 +23,18 @@ use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::onnx::single;
 use crate::onnx::{fixed, fold};
 use crate::photos::{self, PhotosError};
-use crate::scores::{self, SaidActivation, Scores, ScoresError, Settled};
+use crate::scores::{self, Scores, ScoresError, Settled};
 use crate::warnings;
 use crate::write::{Draft, WriteError};
+
+mod options;
+pub use options::{CamTarget, PrepareOptions};
 
 /// Most photos to compare on.
 pub const COMPARED: usize = 16;
 
 /// Name of the card's file in a model's folder.
 pub const CARD_FILE: &str = "card.json";
-
-/// The settings of [`prepare`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct PrepareOptions {
-    /// The exported ONNX file.
-    pub model: PathBuf,
-    /// The folder to write.
-    pub output: PathBuf,
-    /// The classes, in the order of the scores. If empty, the labels inside the model are used.
-    pub classes: Vec<Class>,
-    /// The model's name; if empty, the last part of `output`.
-    pub name: String,
-    /// A title of one line, shown to users.
-    pub title: String,
-    /// A notice for every answer.
-    pub notice: String,
-    /// SPDX expression of the weights' licence.
-    pub license: String,
-    /// Where the weights came from.
-    pub source: String,
-    /// Subtracted from each channel (R, G, B), in pixel units 0–255.
-    pub mean: [f32; 3],
-    /// Divides each channel afterwards, in pixel units.
-    pub std: [f32; 3],
-    /// Order of the channels in the tensor.
-    pub order: ChannelOrder,
-    /// How a photo is brought to the input's size.
-    pub resize: Resize,
-    /// For a crop without `shortest`: the input's longer side divided by the resized shorter side.
-    pub crop_ratio: f64,
-    /// Order of the axes, for a graph from which it cannot be derived.
-    pub layout: Option<Layout>,
-    /// Names of assumed settings.
-    pub assumed: Vec<String>,
-    /// Default values of inputs besides the photo, used if a request gives none.
-    pub defaults: Vec<(String, Vec<f32>)>,
-    /// Photos to compare on, or else drawings. Familiarity is fitted to the folders among them.
-    pub photos: Vec<PathBuf>,
-    /// The photos in these folders in words; if empty, their number.
-    pub photos_basis: String,
-    /// Largest accepted difference of a probability; 1e-4 if `None`.
-    pub max_difference: Option<f64>,
-    /// Element type of the served graph's input; with u8 the graph normalises the pixels itself.
-    pub input: Dtype,
-    /// Width and height in pixels, for a model with variable sizes.
-    pub size: Option<(u32, u32)>,
-    /// Name of the output with the scores, for a model with several outputs.
-    pub scores: Option<String>,
-    /// The kind of scores; if `None`, derived from the graph and its values.
-    pub activation: Option<SaidActivation>,
-    /// The feature map of the Grad-CAM.
-    pub target: CamTarget,
-    /// Name of the layer or node whose map is shown; the last map if `None`.
-    pub layer: Option<String>,
-    /// The score whose gradient is shown.
-    pub basis: Basis,
-    /// Whether the last convolution's bias is its own and not a folded batch norm's, if known.
-    pub own_bias: Option<bool>,
-    /// Whether an existing folder is replaced.
-    pub force: bool,
-}
-
-impl Default for PrepareOptions {
-    /// Pixels from 0 to 255 in the order R, G, B, and the whole photo stretched.
-    fn default() -> Self {
-        Self {
-            model: PathBuf::new(),
-            output: PathBuf::new(),
-            classes: Vec::new(),
-            name: String::new(),
-            title: String::new(),
-            notice: String::new(),
-            license: String::new(),
-            source: String::new(),
-            mean: [0.0; 3],
-            std: [1.0; 3],
-            order: ChannelOrder::Rgb,
-            resize: Resize::default(),
-            crop_ratio: 1.0,
-            layout: None,
-            assumed: Vec::new(),
-            defaults: Vec::new(),
-            photos: Vec::new(),
-            photos_basis: String::new(),
-            max_difference: None,
-            input: Dtype::F32,
-            size: None,
-            scores: None,
-            activation: None,
-            target: CamTarget::Solvable,
-            layer: None,
-            basis: Basis::Probability,
-            own_bias: None,
-            force: false,
-        }
-    }
-}
-
-/// The feature map that Grad-CAM shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CamTarget {
-    /// The last convolution if its map can be computed, otherwise the activation.
-    #[default]
-    Solvable,
-    /// Only this target.
-    Only(Target),
-    /// None: the model is served without heatmaps.
-    None,
-}
 
 /// Why a model could not be prepared.
 #[derive(Debug, Error)]
@@ -187,7 +80,7 @@ pub enum PrepareError {
     Write(#[from] WriteError),
 }
 
-/// The current step of `prepare`.
+/// The current step of `prepare`, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Reading and checking the ONNX file.
@@ -204,7 +97,7 @@ pub enum Step {
     Write,
 }
 
-/// The result.
+/// The result of `prepare`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The card as written.
@@ -225,7 +118,7 @@ pub struct Report {
     pub parameters: u64,
     /// Bytes of `model.onnx` and `model.onnx.data`.
     pub bytes: (u64, u64),
-    /// For users.
+    /// Notes and warnings for users.
     pub notes: Vec<String>,
 }
 
@@ -392,7 +285,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     Ok(Loaded { graph, input, classes, chosen, assumed })
 }
 
-/// Default largest difference of a probability.
+/// Default of the largest accepted difference of a probability.
 const MAX_DIFFERENCE: f64 = 1e-4;
 
 fn photo(options: &PrepareOptions) -> Photo {

@@ -62,10 +62,12 @@ impl Handler {
     /// Warns of routes that are written as one of the runner's own paths, which never reach the application.
     /// Wildcards are not mentioned: they answer every other path.
     pub fn warn_of_shadowed_routes(&self) {
-        let shadowing = admin::PATHS.iter().filter(|_| !self.service.admin_apart);
-        for path in shadowing {
+        if self.service.admin_apart {
+            return;
+        }
+        for path in admin::PATHS {
             let found = self.service.app.routes.find(path);
-            if let Some(found) = found.filter(|found| found.matched == *path) {
+            if let Some(found) = found.filter(|found| found.matched == path) {
                 tracing::warn!(
                     route = found.route,
                     "the runner answers this path itself; --admin-listen gives its paths a port of their own"

@@ -7,11 +7,11 @@ use super::exact::Exact;
 use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetTensor, Shape};
 use super::reference::run;
 use super::{emit, layout};
-
-mod halved;
 use crate::plan::{Activation, Algorithm, BinaryOp, Blob, Dtype, Order, Plan, Pooling, Step};
 use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
+
+mod halved;
 
 /// Shapes tried for each property; fewer under Miri, which takes a minute for a millisecond's work.
 const CASES: u32 = if cfg!(miri) { 3 } else { 48 };
@@ -484,9 +484,8 @@ fn results_do_not_depend_on_earlier_runs() {
     net.outputs.push(spec("out", shape, second));
     let algorithms = [Algorithm::Direct, Algorithm::Winograd4];
     let layout = layout::lay_out(&net, &algorithms);
-    let (plan, mut weights) = emit::emit(&net, &algorithms, layout, usize::MAX);
-    weights.resize(weights.len().next_multiple_of(16), 0.0);
-    let model = Model::from_bytes(&format::write(&plan, &weights).unwrap()).unwrap();
+    let (plan, weights) = emit::emit(&net, &algorithms, layout, usize::MAX);
+    let model = model_of(&plan, weights);
     let mut workspace = Workspace::new(&model);
     let pool = Pool::new(2);
     let count = shape.pixels() * shape.channels;

@@ -3,12 +3,11 @@
 //! A photo's label is the name of the subfolder it lies in, if that is a class of the card: its label or
 //! display name, with or without matching case. Photos are read by skincell's own decoder and resizer.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
-use skincell_vision::card::{Card, Dtype, Input};
+use skincell_vision::card::Card;
 use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::{PhotoTensor, from_photo};
 use skincell_vision::view;
@@ -45,17 +44,13 @@ pub(super) struct Gathered {
 pub(crate) fn list(paths: &[PathBuf], card: &Card) -> Result<Vec<Picture>, PhotosError> {
     let mut found = Vec::new();
     for path in paths {
-        if !path.is_dir() {
-            found.extend(photos::list(std::slice::from_ref(path))?.into_iter().map(plain));
-            continue;
-        }
         let before = found.len();
-        found.extend(photos_in(path)?.into_iter().map(plain));
-        for folder in photos::subfolders(path)? {
+        found.extend(photos::listed_or_none(path)?.into_iter().map(plain));
+        for folder in if path.is_dir() { photos::subfolders(path)? } else { Vec::new() } {
             let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
             let name = name.unwrap_or_default();
             let class = class(card, &name);
-            found.extend(photos_in(&folder)?.into_iter().map(|file| {
+            found.extend(photos::listed_or_none(&folder)?.into_iter().map(|file| {
                 let plain = plain(file);
                 Picture { name: format!("{name}/{}", plain.name), class, ..plain }
             }));
@@ -65,14 +60,6 @@ pub(crate) fn list(paths: &[PathBuf], card: &Card) -> Result<Vec<Picture>, Photo
         }
     }
     Ok(found)
-}
-
-/// The photos directly in a folder, of which there may be none.
-fn photos_in(folder: &Path) -> Result<Vec<PathBuf>, PhotosError> {
-    match photos::list(&[folder.to_owned()]) {
-        Err(PhotosError::Empty(_)) => Ok(Vec::new()),
-        listed => listed,
-    }
 }
 
 fn plain(file: PathBuf) -> Picture {
@@ -98,16 +85,13 @@ pub(super) fn run(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Gathered>, FamiliarityError> {
     let engine = GraphEngine::load(graph)?;
-    let mut numbers: HashMap<Vec<u8>, String> = HashMap::new();
     let mut gathered = Vec::with_capacity(pictures.len());
     for (done, picture) in pictures.iter().enumerate() {
         progress(done, pictures.len());
         let tensor = photos::load(&picture.file, &card.input)?;
         let stem = picture.name.rsplit_once('.').map_or(&*picture.name, |(stem, _)| stem);
         let stem = stem.split("__").next().unwrap_or(stem).to_owned();
-        // Files of the same pixels show the same picture, whatever they are called.
-        let named = numbers.entry(tensor.data.clone()).or_insert(stem).clone();
-        gathered.push(one(&engine, card, features, &tensor, named)?);
+        gathered.push(one(&engine, card, features, &tensor, stem)?);
     }
     progress(pictures.len(), pictures.len());
     Ok(gathered)
@@ -141,7 +125,7 @@ fn one(
     tensor: &PhotoTensor,
     picture: String,
 ) -> Result<Gathered, FamiliarityError> {
-    let photo = floats(&card.input, tensor);
+    let photo = Tensor::from_data(&shape_of(&card.input), photos::elements(tensor));
     let found = engine.run(photo.view().into(), &[features, &card.output.name])?;
     let mut found = found.into_iter().map(|tensor| tensor.to_vec());
     let (features, scores) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
@@ -151,16 +135,4 @@ fn one(
     let probabilities = probabilities(&scores, &card.output)
         .map_err(|error| EngineError::Run(error.to_string()))?;
     Ok(Gathered { features, probabilities, picture })
-}
-
-/// The tensor in float32, also for a model that takes bytes.
-fn floats(input: &Input, tensor: &PhotoTensor) -> Tensor<f32> {
-    let values: Vec<f32> = match tensor.dtype {
-        Dtype::F32 => {
-            let elements = tensor.data.as_chunks::<4>().0;
-            elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        }
-        Dtype::U8 => tensor.data.iter().map(|byte| f32::from(*byte)).collect(),
-    };
-    Tensor::from_data(&shape_of(input), values)
 }

@@ -201,7 +201,8 @@ fn described(fitted: &Fitted, output: String, basis: &str, pictures: &[Picture])
         basis: if basis.is_empty() { format!("{count} photos") } else { basis.to_owned() },
         photos: count as u32,
         pictures: fitted.pictures as u32,
-        accepted: ACCEPTED as f32,
+        // The largest of n scores accepts n of n + 1 photos; no threshold of few photos accepts more.
+        accepted: rounded(ACCEPTED.min(count as f64 / (count as f64 + 1.0)), 4),
         auroc: rounded(fitted.auroc, 4),
         against: foreign::DESCRIPTION.to_owned(),
         quantiles: (0..=QUANTILES).map(quantile).collect(),

@@ -10,8 +10,6 @@ pub use cellnet::PackError;
 use cellnet::pack::{Options, pack_file};
 pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};
-use skincell_vision::card::Dtype;
-use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
@@ -67,7 +65,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     if !options.photos.is_empty() {
         let card = read_card(folder)?;
         let tensors = photos::load_all(&options.photos, &card.input)?;
-        how.photos = tensors.iter().map(elements).collect();
+        how.photos = tensors.iter().map(photos::elements).collect();
     }
     pack_file(&folder.join(GRAPH_FILE), &cell, &how)?;
     let model = cellnet::Model::open(&cell).map_err(PackError::Check)?;
@@ -83,13 +81,6 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
     let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
     Ok(Packed { bytes, convolutions })
-}
-
-fn elements(tensor: &PhotoTensor) -> Vec<f32> {
-    match tensor.dtype {
-        Dtype::U8 => tensor.data.iter().map(|b| f32::from(*b)).collect(),
-        Dtype::F32 => tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    }
 }
 
 /// The precision of the weights in the folder's packed file; `None` if there is no file that this version

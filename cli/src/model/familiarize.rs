@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
 pub(super) fn print_familiarity(report: &FamiliarityReport) {
     let familiarity = &report.familiarity;
     println!(
-        "  familiar   fitted to {} of {} pictures; {:.0} % of further photos of this kind are expected to be \
+        "  familiar   fitted to {} of {} pictures; {:.1} % of further photos of this kind are expected to be \
          familiar",
         familiarity.basis,
         familiarity.pictures,

@@ -1,5 +1,5 @@
 """Checks the files from render.py against schemas: Kubernetes' own, and those in schemas/ for Render and
-SpinKube.
+SpinKube; and the compose file, GitHub's files and the alert rules by the checkers of others.
 
     pip install -r deploy/requirements.txt
     python3 deploy/validate.py
@@ -11,7 +11,10 @@ below requests, and that the files a Containerfile copies exist. Exits with 1 on
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import tomllib
 
 import jsonschema
@@ -98,12 +101,40 @@ def against_each_other(figures):
 
 
 def metrics_named():
-    """Metrics that docs/deploy.md recommends for alerts and the runner does not have."""
+    """Metrics that docs/deploy.md or an alert names and the runner does not have."""
     source = (ROOT / "runner/src/metrics.rs").read_text()
-    for name in re.findall(r"`((?:skincell|http)_[a-z_]+)", (ROOT / "docs/deploy.md").read_text()):
-        bare = re.sub(r"_(total|seconds|bytes)$", "", name)
-        if f'"{bare}"' not in source:
-            yield f"docs/deploy.md: the runner has no metric {name}"
+    for path in ("docs/deploy.md", "deploy/prometheus/rules.yaml"):
+        for name in re.findall(r"\b((?:skincell|http)_[a-z_]+)", (ROOT / path).read_text()):
+            bare = re.sub(r"_(total|seconds|bytes)$", "", name)
+            if f'"{bare}"' not in source:
+                yield f"{path}: the runner has no metric {name}"
+
+
+def with_tools():
+    """The problems that other projects' checkers find: compose files, workflows, issue forms, alert rules. Each checker
+    must find a deliberate error."""
+    schema = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    checks = [([*schema, "vendor.compose-spec"], "deploy/compose.yaml")]
+    for path in sorted((ROOT / ".github" / "workflows").iterdir()):
+        checks.append(([*schema, "vendor.github-workflows"], path.relative_to(ROOT)))
+    for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")):
+        if path.name != "config.yml":
+            checks.append(([*schema, "vendor.github-issue-forms"], path.relative_to(ROOT)))
+    if shutil.which("promtool"):
+        checks.append((["promtool", "check", "rules"], "deploy/prometheus/rules.yaml"))
+        checks.append((["promtool", "test", "rules"], "deploy/prometheus/rules_test.yaml"))
+    else:
+        print("skipped: the alert rules, because there is no promtool (Debian: prometheus)")
+    for command, path in checks:
+        run = subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True)
+        if run.returncode:
+            yield f"{path}: {' '.join(command[-2:])}: {run.stdout}{run.stderr}"
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=(ROOT / path).parent) as wrong:
+            # Of a known member, another type; of an alert test, other rules.
+            wrong.write(re.sub(r"(?m)^(services|jobs|body|groups|tests):.*$", r"\1: 7\nignored:", (ROOT / path).read_text()))
+            wrong.flush()
+            if not subprocess.run([*command, wrong.name], cwd=ROOT, capture_output=True).returncode:
+                yield f"{path}: {' '.join(command[-2:])} takes anything, so it checks nothing"
 
 
 def main():
@@ -112,6 +143,7 @@ def main():
         *against_schemas(figures["kubernetes"]["version"]),
         *against_each_other(figures),
         *metrics_named(),
+        *with_tools(),
     ]
     print(*problems, sep="\n", end="\n" if problems else "")
     print(f"deploy: {len(problems)} problems")

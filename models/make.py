@@ -111,6 +111,8 @@ def prepare(skincell, raw, name, out, photos):
                "--std", triple(backbone.STD), "--cam-target", "conv", "--force"]
     for flag, text in CARDS[name].items():
         command += [flag, text]
+    if name == "skin":
+        command.append("--on-device")
     if photos:
         command += ["--photos", photos, "--basis", "840 drawings"]
     subprocess.run([str(part) for part in command], check=True, cwd=HERE.parent)

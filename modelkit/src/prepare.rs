@@ -377,6 +377,7 @@ fn card(
         gradcam_missing,
         familiarity: None,
         calibration: None,
+        on_device: options.on_device,
         assumed: Vec::new(),
         classes,
     }

@@ -69,6 +69,10 @@ pub(crate) struct PrepareArguments {
     /// A notice included in every answer, such as "Not a medical device."
     #[arg(long, default_value = "")]
     notice: String,
+    /// Let browsers load the model, to run it on the user's own device; only if its licence lets you give
+    /// it away
+    #[arg(long)]
+    on_device: bool,
     /// SPDX expression of the weights' licence
     #[arg(long, default_value = "")]
     license: String,
@@ -242,6 +246,7 @@ fn options(
         name: arguments.name,
         title: arguments.title,
         notice: arguments.notice,
+        on_device: arguments.on_device,
         license: arguments.license,
         source: arguments.source,
         mean: parts.mean.unwrap_or([0.0; 3]),

@@ -22,6 +22,8 @@ pub struct PrepareOptions {
     pub title: String,
     /// A notice that every answer must carry.
     pub notice: String,
+    /// Whether browsers may load the model, to run it on the user's own device.
+    pub on_device: bool,
     /// SPDX expression of the weights' licence.
     pub license: String,
     /// Where the weights came from.
@@ -80,6 +82,7 @@ impl Default for PrepareOptions {
             name: String::new(),
             title: String::new(),
             notice: String::new(),
+            on_device: false,
             license: String::new(),
             source: String::new(),
             mean: [0.0; 3],

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -97,7 +97,8 @@ pub fn with_type(content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>>
 }
 
 /// The response to a request: the outcome, or its problem in the form of RFC 9457, with the headers of
-/// every response. Responses must not be cached, because they are about a person's skin.
+/// every response. Responses must not be cached, because they are about a person's skin, unless they say
+/// themselves how long: the files of the page.
 #[must_use]
 pub fn finish(head: &Parts, outcome: Result<Response<Vec<u8>>, Problem>) -> Response<Vec<u8>> {
     let request_id = request_id(head);
@@ -105,16 +106,19 @@ pub fn finish(head: &Parts, outcome: Result<Response<Vec<u8>>, Problem>) -> Resp
         refusal(&problem, request_id.as_ref().and_then(|id| id.to_str().ok()))
     });
     let length = HeaderValue::from(response.body().len());
+    // A response without its body has the length of another.
+    let has_length = head.method != Method::HEAD && response.status() != StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let no_store = HeaderValue::from_static("no-store");
+    headers.entry(header::CACHE_CONTROL).or_insert(no_store);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(id) = request_id {
         headers.insert(REQUEST_ID, id);
     }
-    if head.method == http::Method::HEAD {
-        response.body_mut().clear();
-    } else {
+    if has_length {
         headers.insert(header::CONTENT_LENGTH, length);
+    } else {
+        response.body_mut().clear();
     }
     response
 }

@@ -9,8 +9,9 @@ pub mod answer;
 pub mod body;
 pub mod clock;
 mod coding;
+pub mod device;
 mod encoded;
-#[cfg(target_family = "wasm")]
+#[cfg(target_env = "p2")]
 mod entry;
 pub mod explain;
 pub mod familiarity;
@@ -23,12 +24,12 @@ mod model_fields;
 pub mod models;
 mod multipart;
 pub mod negotiate;
-#[cfg(target_family = "wasm")]
+#[cfg(target_env = "p2")]
 mod nn;
 #[cfg(test)]
 mod openapi;
 pub mod options;
-mod page;
+pub mod page;
 mod parameters;
 pub mod problem;
 pub mod settings;
@@ -67,6 +68,17 @@ pub fn respond<S: Source>(
     answer::finish(&head, outcome)
 }
 
+/// Answers a request to `/predict`, whatever its path: for a program that serves nothing else.
+pub fn respond_to_photo<S: Source>(
+    request: Request<S>,
+    settings: &Settings,
+    inference: &impl Inference,
+) -> Response<Vec<u8>> {
+    let (head, source) = request.into_parts();
+    let outcome = predict(&head, source, settings, inference);
+    answer::finish(&head, outcome)
+}
+
 /// Dispatches a request by path and method. `/health` only shows that the component runs; it does not look
 /// at models.
 fn route<S: Source>(
@@ -79,11 +91,11 @@ fn route<S: Source>(
     if let Some(below) = v2::below(path) {
         return Ok(v2::answer(head, below, source, settings, inference));
     }
-    let is_page = page::asset(path).is_some();
+    let (is_page, is_device) = (page::has(path), device::is_path(path));
     let allow = match path {
         "/predict" => "POST",
         "/health" | "/models" | "/openapi.json" => "GET, HEAD",
-        _ if is_page => "GET, HEAD",
+        _ if is_page || is_device => "GET, HEAD",
         _ => return Err(Problem::UnknownPath { path: excerpt(path) }),
     };
     let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -92,7 +104,8 @@ fn route<S: Source>(
         "/health" if reads => answer::json(&answer::Health::OK),
         "/models" if reads => answer::json(&models::list(settings)),
         "/openapi.json" if reads => Ok(answer::with_type("application/json", OPENAPI.into())),
-        _ if is_page && reads => Ok(page::answer(path)),
+        _ if is_page && reads => Ok(page::answer(path, settings.page)),
+        _ if is_device && reads => device::answer(head, settings),
         _ => Err(Problem::MethodNotAllowed { method: excerpt(head.method.as_str()), allow }),
     }
 }
@@ -105,6 +118,7 @@ fn predict<S: Source>(
     inference: &impl Inference,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let mut clock = Clock::start();
+    accepts_photos(settings)?;
     let form = negotiate::answer_form(&head.headers)?;
     let upload = upload::read(head, source, settings.max_body)?;
     let card = models::find(settings, upload.options.model.as_deref())?;
@@ -130,6 +144,11 @@ fn predict<S: Source>(
     let timing = Timing { decode, inference, heatmap: clock.lap(), total: clock.total() };
     let result = answer::Outcome { ranking, heatmap, region: seen.region, certainty };
     answer::prediction(form, &card, result, timing)
+}
+
+/// Checks that the service takes photos and tensors at all.
+pub(crate) fn accepts_photos(settings: &Settings) -> Result<(), Problem> {
+    if settings.predict { Ok(()) } else { Err(Problem::PredictOff) }
 }
 
 /// The photo as the model sees it. Takes the file's bytes by value, to free them before inference.

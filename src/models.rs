@@ -4,7 +4,7 @@
 //! grants the model is known only after loading it.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 #[cfg(test)]
 use schemars::JsonSchema;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use skincell_vision::card::{Card, Target, is_model_name};
 
 use crate::problem::{Problem, excerpt};
-use crate::settings::Settings;
+use crate::settings::{Cards, Settings};
 
 /// The card of the model `asked`, or of the default model.
 ///
@@ -27,10 +27,19 @@ pub fn find(settings: &Settings, asked: Option<&str>) -> Result<Card, Problem> {
     if !is_model_name(&name) {
         return Err(unknown(settings, &name));
     }
-    match fs::read(settings.models.join(&name).join("card.json")) {
+    match read(&settings.cards, &name) {
         Ok(json) => parse(&name, &json),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(unknown(settings, &name)),
         Err(error) => Err(Problem::BadCard { name, why: format!("card.json: {error}") }),
+    }
+}
+
+/// The JSON of the card of `name`, a valid name.
+fn read(cards: &Cards, name: &str) -> io::Result<Vec<u8>> {
+    match cards {
+        Cards::Folder(folder) => fs::read(folder.join(name).join("card.json")),
+        Cards::Held(held, json) if held == name => Ok(json.clone()),
+        Cards::Held(..) => Err(ErrorKind::NotFound.into()),
     }
 }
 
@@ -50,7 +59,11 @@ fn default_name(settings: &Settings) -> Option<String> {
 
 /// The names of the mounted models, in order.
 pub(crate) fn names(settings: &Settings) -> Vec<String> {
-    let entries = fs::read_dir(&settings.models).into_iter().flatten().flatten();
+    let folder = match &settings.cards {
+        Cards::Folder(folder) => folder,
+        Cards::Held(name, _) => return vec![name.clone()],
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter(|entry| entry.path().join("card.json").is_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -62,10 +75,7 @@ pub(crate) fn names(settings: &Settings) -> Vec<String> {
 
 fn unknown(settings: &Settings, name: &str) -> Problem {
     let known = match names(settings).as_slice() {
-        [] => format!(
-            "no card is mounted under {}, add files = [\"models/*/card.json\"] to spin.toml",
-            settings.models.display()
-        ),
+        [] => "no card is mounted, add files = [\"models/*/card.json\"] to spin.toml".to_owned(),
         names => format!("name one of {}", names.join(", ")),
     };
     Problem::UnknownModel { name: excerpt(name), known }
@@ -170,12 +180,15 @@ pub(crate) mod tests {
         }
         let default_model = default_model.map(str::to_owned);
         let settings = Settings {
-            models: folder.path().to_owned(),
+            cards: Cards::Folder(folder.path().to_owned()),
             default_model,
             max_body: 1 << 20,
             gradcam: true,
             colors: skincell_vision::photo::Colors::Srgb,
             unfamiliar: crate::settings::Unfamiliar::Warn,
+            page: crate::settings::Place::Server,
+            predict: true,
+            device: folder.path().join("device"),
         };
         (folder, settings)
     }

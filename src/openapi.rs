@@ -11,8 +11,9 @@ use crate::options::NAMES;
 use crate::{answer, models, problem, v2};
 
 /// The status codes of problems with a photo, from the component or the runner.
-const PHOTO_PROBLEMS: [(&str, &str); 13] = [
+const PHOTO_PROBLEMS: [(&str, &str); 14] = [
     ("400", "The request, its body or an option is malformed"),
+    ("403", "The service takes no photos"),
     ("404", "No such model, or none that the host grants"),
     ("406", "Accept excludes JSON and PNG"),
     ("408", "The body arrived too slowly"),
@@ -28,9 +29,10 @@ const PHOTO_PROBLEMS: [(&str, &str); 13] = [
 ];
 
 /// The status codes of errors under `/v2`.
-const INFERENCE_PROBLEMS: [(&str, &str); 8] = [
+const INFERENCE_PROBLEMS: [(&str, &str); 9] = [
     ("400", "The request is inconsistent or does not fit the model"),
     ("401", "A token is required"),
+    ("403", "The service takes no tensors"),
     ("404", "No such model or version, or none that the host grants"),
     ("413", "The body is too large"),
     ("429", "Too many requests by this client"),

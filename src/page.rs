@@ -1,55 +1,132 @@
 //! The page at `/`: hand-written files compiled into the component, with a policy that lets the browser
 //! load nothing else.
+//!
+//! Where the page looks at photos is [`Place`]: on the server, on the user's device, or on either. The files
+//! of the engine and of the models are not here but in `device`. [`files`] is the page as a folder for any
+//! web host.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use http::Response;
 use http::header::{self, HeaderName, HeaderValue};
 
 use crate::answer;
+use crate::settings::Place;
 
-/// Headers of every file of the page. They allow scripts, styles and requests from this origin only; photos
-/// from memory (`blob:`); no text as markup (trusted types); and of the device's features only the camera.
-const POLICIES: [(HeaderName, &str); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-         img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-         require-trusted-types-for 'script'; trusted-types 'none'",
-    ),
+/// Headers of every file of the page, besides its content security policy. Of the device's features the page
+/// may use only the camera.
+const POLICIES: [(HeaderName, &str); 4] = [
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("permissions-policy"), "camera=(self), geolocation=(), microphone=()"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// Scripts, styles and requests from this origin only; photos from memory (`blob:`), and
+/// the page's icon (`data:`); no text as markup (trusted types).
+const ON_SERVER: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+     require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// Also compiled WebAssembly, and a worker from memory, which has the page's own policy. `device.js` takes
+/// away what is too much in it as soon as the device is chosen.
+const ON_DEVICE: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
+     connect-src 'self'; img-src 'self' blob: data:; worker-src 'self' blob:; manifest-src 'self'; \
+     base-uri 'none'; form-action 'none'; \
+     require-trusted-types-for 'script'; trusted-types skincell";
+
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SERVICE_WORKER: &str = "/service-worker.js";
+
+/// The files: path, content type and text.
+#[rustfmt::skip]
+const ASSETS: [(&str, &str, &str); 14] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
+    ("/page/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+    ("/page/app.webmanifest", "application/manifest+json", include_str!("page/app.webmanifest")),
+    ("/page/main.js", SCRIPT, include_str!("page/main.js")),
+    ("/page/words.js", SCRIPT, include_str!("page/words.js")),
+    ("/page/photo.js", SCRIPT, include_str!("page/photo.js")),
+    ("/page/crop.js", SCRIPT, include_str!("page/crop.js")),
+    ("/page/camera.js", SCRIPT, include_str!("page/camera.js")),
+    ("/page/heatmap.js", SCRIPT, include_str!("page/heatmap.js")),
+    ("/page/send.js", SCRIPT, include_str!("page/send.js")),
+    ("/page/device.js", SCRIPT, include_str!("page/device.js")),
+    ("/page/worker.js", SCRIPT, include_str!("page/worker.js")),
+    (SERVICE_WORKER, SCRIPT, include_str!("page/service-worker.js")),
+];
 
 /// The content type and text of the page's file at `path`.
+fn asset(path: &str) -> Option<(&'static str, &'static str)> {
+    let found = ASSETS.iter().find(|(known, ..)| *known == path);
+    found.map(|(_, content_type, text)| (*content_type, *text))
+}
+
+/// Whether the page has a file at `path`.
 #[must_use]
-pub(crate) fn asset(path: &str) -> Option<(&'static str, &'static str)> {
-    Some(match path {
-        "/" => ("text/html; charset=utf-8", include_str!("page/index.html")),
-        "/page/style.css" => ("text/css; charset=utf-8", include_str!("page/style.css")),
-        "/page/icon.svg" => ("image/svg+xml", include_str!("page/icon.svg")),
-        "/page/main.js" => (SCRIPT, include_str!("page/main.js")),
-        "/page/words.js" => (SCRIPT, include_str!("page/words.js")),
-        "/page/photo.js" => (SCRIPT, include_str!("page/photo.js")),
-        "/page/crop.js" => (SCRIPT, include_str!("page/crop.js")),
-        "/page/camera.js" => (SCRIPT, include_str!("page/camera.js")),
-        "/page/heatmap.js" => (SCRIPT, include_str!("page/heatmap.js")),
-        "/page/send.js" => (SCRIPT, include_str!("page/send.js")),
-        _ => return None,
-    })
+pub(crate) fn has(path: &str) -> bool {
+    asset(path).is_some()
 }
 
 /// The page's file at `path` as a response; empty if there is none.
 #[must_use]
-pub(crate) fn answer(path: &str) -> Response<Vec<u8>> {
-    let (content_type, text) = asset(path).unwrap_or(("text/plain", ""));
-    let mut response = answer::with_type(content_type, text.as_bytes().to_vec());
+pub(crate) fn answer(path: &str, place: Place) -> Response<Vec<u8>> {
+    let (content_type, _) = asset(path).unwrap_or(("text/plain", ""));
+    let mut response = answer::with_type(content_type, text(path, place).into_bytes());
+    let headers = response.headers_mut();
     for (name, policy) in POLICIES {
-        response.headers_mut().insert(name, HeaderValue::from_static(policy));
+        headers.insert(name, HeaderValue::from_static(policy));
+    }
+    let policy = format!("{}; frame-ancestors 'none'", policy(place));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    if path == SERVICE_WORKER {
+        // Browsers ask for it again at every visit; a day later is soon enough for a new version.
+        let day = HeaderValue::from_static("public, max-age=86400");
+        headers.insert(header::CACHE_CONTROL, day);
     }
     response
+}
+
+/// The page as a folder that any web host can serve, without a service: paths below it, and contents. The
+/// policy is in the HTML, because such a host sets no headers.
+#[must_use]
+pub fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let file = |(path, ..): &(&'static str, &str, &str)| {
+        let mut text = text(path, Place::Device);
+        let policy = format!(
+            "<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"{ON_DEVICE}\">"
+        );
+        if *path == "/" {
+            text = text.replacen("<meta charset=\"utf-8\">", &policy, 1);
+        }
+        let name = if *path == "/" { "index.html" } else { path.trim_start_matches('/') };
+        (name, text.into_bytes())
+    };
+    ASSETS.iter().map(file).collect()
+}
+
+fn policy(place: Place) -> &'static str {
+    match place {
+        Place::Server => ON_SERVER,
+        Place::Device | Place::Both => ON_DEVICE,
+    }
+}
+
+/// The text of the file at `path`, with what depends on the settings and the version filled in.
+fn text(path: &str, place: Place) -> String {
+    let text = asset(path).map(|(_, text)| text).unwrap_or_default();
+    match path {
+        "/" => text.replacen("data-page=\"server\"", &format!("data-page=\"{}\"", place.name()), 1),
+        SERVICE_WORKER => {
+            let mut version = DefaultHasher::new();
+            (ASSETS, place.name()).hash(&mut version);
+            text.replacen("VERSION_OF_THE_PAGE", &format!("{:016x}", version.finish()), 1)
+        }
+        _ => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +135,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Largest page, in bytes as sent: a phone on a slow network loads it in a second or two.
-    const LARGEST: usize = 64 * 1024;
+    const LARGEST: usize = 90 * 1024;
 
     /// Every path that the file at `path` refers to, resolved by hand: `page/x` from the HTML, `./x`
     /// from a module.
@@ -66,25 +143,36 @@ mod tests {
         let (_, text) = asset(path).unwrap();
         text.split(['"', '\''])
             .filter_map(|word| word.strip_prefix("page/").or_else(|| word.strip_prefix("./")))
+            .filter(|name| name.contains('.') && !name.contains('/'))
             .map(|name| format!("/page/{name}"))
             .collect()
     }
 
     #[test]
     fn the_page_is_complete_and_small() {
-        let mut found = BTreeSet::from(["/".to_owned()]);
+        let mut found = BTreeSet::from(["/".to_owned(), SERVICE_WORKER.to_owned()]);
         let mut open = vec!["/".to_owned()];
         while let Some(path) = open.pop() {
             for next in linked(&path) {
-                assert!(asset(&next).is_some(), "{path} refers to {next}, which is not served");
+                assert!(has(&next), "{path} refers to {next}, which is not served");
                 if found.insert(next.clone()) {
                     open.push(next);
                 }
             }
         }
-        assert_eq!(found.len(), 10, "a file is served that nothing refers to: {found:?}");
+        assert_eq!(found.len(), ASSETS.len(), "a file is served that nothing refers to: {found:?}");
         let weight: usize = found.iter().map(|path| asset(path).unwrap().1.len()).sum();
         assert!(weight <= LARGEST, "the page weighs {weight} bytes");
+    }
+
+    #[test]
+    fn what_is_kept_for_later_visits_is_the_whole_page() {
+        let worker = text(SERVICE_WORKER, Place::Device);
+        for (path, ..) in ASSETS.iter().filter(|(path, ..)| *path != SERVICE_WORKER) {
+            let name = if *path == "/" { "./" } else { path.trim_start_matches('/') };
+            assert!(worker.contains(&format!("'{name}'")), "{name} is not kept");
+        }
+        assert_ne!(worker, text(SERVICE_WORKER, Place::Both), "another page is another version");
     }
 
     #[test]
@@ -93,8 +181,25 @@ mod tests {
         for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "javascript:"] {
             assert!(!html.contains(forbidden), "{forbidden} would be blocked or leave this host");
         }
-        let page = answer("/");
-        let policy = &page.headers()["content-security-policy"];
-        assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));
+        for place in [Place::Server, Place::Device, Place::Both] {
+            let page = answer("/", place);
+            let policy = page.headers()["content-security-policy"].to_str().unwrap();
+            assert!(policy.starts_with("default-src 'none'"));
+            assert_eq!(policy.contains("wasm-unsafe-eval"), place != Place::Server);
+            let html = String::from_utf8(page.into_body()).unwrap();
+            assert!(html.contains(&format!("data-page=\"{}\"", place.name())));
+        }
+    }
+
+    #[test]
+    fn the_folder_has_its_policy_in_the_html() {
+        let files = files();
+        let (_, html) = files.iter().find(|(name, _)| *name == "index.html").unwrap();
+        let html = String::from_utf8_lossy(html);
+        assert!(
+            html.contains("http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'")
+        );
+        assert!(html.contains("data-page=\"device\""));
+        assert_eq!(files.len(), ASSETS.len());
     }
 }

@@ -234,6 +234,12 @@ pub enum Problem {
         /// The familiarity score.
         score: f64,
     },
+    /// `SKINCELL_PREDICT` is `off`.
+    #[error(
+        "this service takes no photos (SKINCELL_PREDICT is off): open its page, which looks at them on the \
+         device that it is opened on"
+    )]
+    PredictOff,
     /// An environment variable of the component has an invalid value.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -312,6 +318,7 @@ impl Problem {
             Self::UnknownClass { .. } => ("unknown-class", 400, "No such class"),
             Self::Unfamiliar { .. } => ("unfamiliar-photo", 422, "The photo is of an unknown kind"),
             Self::NoHeatmap { .. } => ("no-heatmap", 409, "No heatmap for this request"),
+            Self::PredictOff => ("predict-off", 403, "This service takes no photos"),
             Self::Settings(_) => ("bad-settings", 500, "The service is misconfigured"),
             Self::BadCard { .. } => ("bad-card", 500, "The model's card cannot be used"),
             Self::Inference(error) => return inference_kind(error),

@@ -14,11 +14,14 @@ pub const DEFAULT_MAX_BODY: u64 = 16 << 20;
 /// Where `spin.toml` mounts the cards: `<name>/card.json` each.
 const MODELS_FOLDER: &str = "/models";
 
+/// Where `spin.toml` mounts what `skincell page` wrote.
+const DEVICE_FOLDER: &str = "/device";
+
 /// The component's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Folder of the model cards, `/models`.
-    pub models: PathBuf,
+    /// Where the model cards are.
+    pub cards: Cards,
     /// `SKINCELL_MODEL`: the model for requests that name none. If unset, the first by name.
     pub default_model: Option<String>,
     /// `SKINCELL_MAX_BODY`: largest request body in bytes; `KiB` and `MiB` are understood.
@@ -30,6 +33,45 @@ pub struct Settings {
     pub colors: Colors,
     /// `SKINCELL_UNFAMILIAR`: what to answer about a photo that the model does not know.
     pub unfamiliar: Unfamiliar,
+    /// `SKINCELL_PAGE`: where the page looks at photos.
+    pub page: Place,
+    /// `SKINCELL_PREDICT`: `off` refuses photos and tensors, so that photos can stay on devices only.
+    pub predict: bool,
+    /// Folder of the files for the device, `/device`; see `device`.
+    pub device: PathBuf,
+}
+
+/// Where the page looks at photos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Place {
+    /// `server`, the default: photos are sent to the service.
+    #[default]
+    Server,
+    /// `device`: on the user's device, in the browser.
+    Device,
+    /// `both`: the user chooses.
+    Both,
+}
+
+impl Place {
+    /// The value of `SKINCELL_PAGE`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Device => "device",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// Where the model cards are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cards {
+    /// In this folder, `<name>/card.json` each; in the component `/models`.
+    Folder(PathBuf),
+    /// In memory: one model's name, and the JSON of its card.
+    Held(String, Vec<u8>),
 }
 
 /// The answer to a photo of a kind that the model does not know.
@@ -54,6 +96,12 @@ pub enum SettingsError {
     /// `SKINCELL_UNFAMILIAR` is neither of the two values.
     #[error("SKINCELL_UNFAMILIAR is {0:?}: set warn or refuse")]
     Unfamiliar(String),
+    /// `SKINCELL_PAGE` is none of the three values.
+    #[error("SKINCELL_PAGE is {0:?}: set server, device or both")]
+    Page(String),
+    /// `SKINCELL_PREDICT` is neither of the two values.
+    #[error("SKINCELL_PREDICT is {0:?}: set on or off")]
+    Predict(String),
 }
 
 impl Settings {
@@ -86,9 +134,53 @@ impl Settings {
                 _ => return Err(SettingsError::Unfamiliar(value)),
             },
         };
+        let page = match set("SKINCELL_PAGE") {
+            None => Place::Server,
+            Some(value) => [Place::Server, Place::Device, Place::Both]
+                .into_iter()
+                .find(|place| place.name() == value.trim())
+                .ok_or(SettingsError::Page(value))?,
+        };
+        let predict = match set("SKINCELL_PREDICT") {
+            None => true,
+            Some(value) => match value.trim() {
+                "on" => true,
+                "off" => false,
+                _ => return Err(SettingsError::Predict(value)),
+            },
+        };
+        let device = PathBuf::from(DEVICE_FOLDER);
         let default_model = set("SKINCELL_MODEL").map(|name| name.trim().to_owned());
-        let models = PathBuf::from(MODELS_FOLDER);
-        Ok(Self { models, default_model, max_body, gradcam, colors, unfamiliar })
+        let cards = Cards::Folder(PathBuf::from(MODELS_FOLDER));
+        Ok(Self {
+            cards,
+            default_model,
+            max_body,
+            gradcam,
+            colors,
+            unfamiliar,
+            page,
+            predict,
+            device,
+        })
+    }
+
+    /// The settings that concern answers, as lines of `NAME=value` that [`Settings::read`] understands.
+    #[must_use]
+    pub fn for_device(&self) -> String {
+        let colors = match self.colors {
+            Colors::Srgb => "srgb",
+            Colors::Stored => "stored",
+        };
+        let unfamiliar = match self.unfamiliar {
+            Unfamiliar::Warn => "warn",
+            Unfamiliar::Refuse => "refuse",
+        };
+        let (max_body, gradcam) = (self.max_body, self.gradcam);
+        format!(
+            "SKINCELL_MAX_BODY={max_body}\nENABLE_GRADCAM={gradcam}\nSKINCELL_COLOR={colors}\n\
+             SKINCELL_UNFAMILIAR={unfamiliar}\n"
+        )
     }
 }
 
@@ -114,14 +206,45 @@ mod tests {
     fn defaults_are_the_documented_ones() {
         let settings = Settings::read(|_| None).unwrap();
         let expect = Settings {
-            models: PathBuf::from("/models"),
+            cards: Cards::Folder(PathBuf::from("/models")),
             default_model: None,
             max_body: 16_777_216,
             gradcam: true,
             colors: Colors::Srgb,
             unfamiliar: Unfamiliar::Warn,
+            page: Place::Server,
+            predict: true,
+            device: PathBuf::from("/device"),
         };
         assert_eq!(settings, expect);
+    }
+
+    #[test]
+    fn a_device_gets_the_settings_that_concern_answers() {
+        let settings = Settings {
+            max_body: 5,
+            gradcam: false,
+            colors: Colors::Stored,
+            unfamiliar: Unfamiliar::Refuse,
+            ..Settings::read(|_| None).unwrap()
+        };
+        let lines = settings.for_device();
+        let set = |name: &str| {
+            let lines = lines.lines().filter_map(|line| line.split_once('='));
+            lines.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).next()
+        };
+        assert_eq!(Settings::read(set).unwrap(), settings);
+    }
+
+    #[test]
+    fn the_page_has_three_places_and_predict_a_switch() {
+        assert_eq!(read("SKINCELL_PAGE", " both ").map(|s| s.page), Ok(Place::Both));
+        assert_eq!(read("SKINCELL_PAGE", "device").map(|s| s.page), Ok(Place::Device));
+        let error = read("SKINCELL_PAGE", "phone").unwrap_err();
+        assert_eq!(error, SettingsError::Page("phone".to_owned()));
+        assert_eq!(read("SKINCELL_PREDICT", "off").map(|s| s.predict), Ok(false));
+        let error = read("SKINCELL_PREDICT", "no").unwrap_err();
+        assert_eq!(error, SettingsError::Predict("no".to_owned()));
     }
 
     #[test]

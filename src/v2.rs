@@ -101,6 +101,7 @@ fn infer<S: Source>(
     inference: &impl Inference,
     name: &str,
 ) -> Result<Response<Vec<u8>>, Problem> {
+    crate::accepts_photos(settings)?;
     let card = served(settings, name)?;
     let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;

@@ -3,6 +3,7 @@
 
 import * as camera from './camera.js';
 import * as crop from './crop.js';
+import * as device from './device.js';
 import * as heatmap from './heatmap.js';
 import * as photos from './photo.js';
 import { curl, listModels, predict, Problem } from './send.js';
@@ -16,6 +17,12 @@ let answer = null;
 let chosen = null;
 let problem = null;
 let stop = () => {};
+
+// Where photos are looked at: the service says where it may be, and the user chooses if it says both.
+const PLACE = 'skincell-place';
+const mayBe = document.body.dataset.page;
+let place = mayBe === 'both' ? remembered() ?? 'server' : mayBe;
+let loading = null;
 
 // States
 
@@ -40,6 +47,7 @@ function speakAll() {
   }
   showNotice();
   showProblem();
+  showPlace();
   if (photo) showPhoto();
   if (answer) showAnswer();
 }
@@ -63,6 +71,64 @@ function showProblem() {
   at('problem-title').textContent = title;
   at('problem-text').textContent = advice;
   at('problem-detail').textContent = problem.message;
+  at('use-server').hidden = place === 'server' || mayBe !== 'both';
+}
+
+// Where photos are looked at
+
+function remembered() {
+  try { return localStorage.getItem(PLACE); } catch { return null; }
+}
+
+/** Only a page loaded anew may send again, once the device was chosen. */
+function choosePlace(next) {
+  try { localStorage.setItem(PLACE, next); } catch { /* then the choice lasts until the page is closed */ }
+  if (next === 'server' && place === 'device') return location.reload();
+  place = next;
+  problem = null;
+  showModels().catch(fail);
+}
+
+function showPlace() {
+  const isDevice = place === 'device';
+  at('place').hidden = mayBe !== 'both';
+  for (const input of document.querySelectorAll('[name="place"]')) input.checked = input.value === place;
+  at('privacy').textContent = say(isDevice ? 'privacyDevice' : 'privacy');
+  at('prove').hidden = !isDevice;
+  at('curl').hidden = isDevice;
+  at('loading').hidden = !isDevice || !loading;
+  if (!loading) return;
+  at('loading-start').hidden = loading.state !== 'missing';
+  at('loading-share').hidden = loading.state !== 'loading';
+  at('loading-share').value = loading.share * 100;
+  const key = { missing: 'loadFirst', loading: 'loadingModel', ready: 'loaded' }[loading.state];
+  at('loading-text').textContent = say(key, { size: size(loading.bytes), percent: percent(loading.share * 100, 0) });
+}
+
+/** Shows what still has to be loaded for the chosen model. */
+async function showMissing() {
+  const bytes = await device.missing(at('model').value);
+  loading = { state: bytes ? 'missing' : 'ready', bytes, share: 0 };
+  showPlace();
+}
+
+async function loadModel() {
+  loading = { ...loading, state: 'loading' };
+  showPlace();
+  try {
+    await device.load(at('model').value, (share) => { loading.share = share; showPlace(); }).ready;
+    loading.state = 'ready';
+  } catch (error) {
+    loading.state = 'missing';
+    if (error.name !== 'AbortError') fail(error);
+  }
+  showPlace();
+}
+
+/** Shows that the browser refuses to send even one byte. */
+async function prove() {
+  const refusal = await device.prove();
+  at('proof').textContent = say(refusal ? 'refused' : 'notRefused', { refusal });
 }
 
 // A photo before it is sent
@@ -139,7 +205,9 @@ async function look() {
     const post = async (mustEncode) => {
       const file = await photos.toSend(photo, at('shrink').checked, mustEncode);
       if (isStopped) return null;
-      const request = predict(file, photo.name, at('model').value, at('token').value, sent);
+      const request = place === 'device'
+        ? device.predict(file, at('model').value, (share) => (share < 1 ? progress('loadingModel', share * 100) : progress('looking')))
+        : predict(file, photo.name, at('model').value, at('token').value, sent);
       stop = () => { isStopped = true; request.stop(); };
       return request.answer;
     };
@@ -217,7 +285,8 @@ function showAnswer() {
   at('missing').hidden = maps.length > 0;
   at('missing').textContent = say('noHeatmap', { why: answer.heatmap_missing });
   const rounded = Object.entries(answer.timing_ms).map(([name, value]) => [name, milliseconds(value)]);
-  at('timing').textContent = say('timing', Object.fromEntries(rounded));
+  at('timing').textContent = say(place === 'device' ? 'timingDevice' : 'timing', Object.fromEntries(rounded));
+  at('unkept').hidden = answer.isKept !== false;
   at('copied').textContent = '';
   showMap();
 }
@@ -307,12 +376,14 @@ async function copyCurl() {
 // Wiring
 
 async function showModels() {
-  const listing = await listModels(at('token').value);
+  const listing = place === 'device' ? await device.open() : await listModels(at('token').value);
   models = listing.models.filter((model) => !model.error);
   at('model').replaceChildren(...models.map((model) => new Option(model.title || model.name, model.name)));
   if (listing.default) at('model').value = listing.default;
   at('model-row').hidden = models.length < 2;
   showNotice();
+  if (place === 'device') await showMissing();
+  showPlace();
 }
 
 async function openCamera() {
@@ -342,11 +413,20 @@ const clicks = {
   cancel: () => stop(),
   download,
   curl: copyCurl,
+  prove,
+  'loading-start': loadModel,
+  'use-server': () => choosePlace('server'),
 };
 for (const [id, act] of Object.entries(clicks)) at(id).addEventListener('click', act);
 at('form').addEventListener('submit', (event) => { event.preventDefault(); look(); });
 at('opacity').addEventListener('input', () => { at('heat').style.opacity = at('opacity').value / 100; });
-at('model').addEventListener('change', showNotice);
+at('model').addEventListener('change', () => {
+  showNotice();
+  if (place === 'device') showMissing();
+});
+for (const input of document.querySelectorAll('[name="place"]')) {
+  input.addEventListener('change', () => choosePlace(input.value));
+}
 at('token').addEventListener('change', () => showModels().catch(fail));
 crop.wire(at('crop'), () => photo.crop, cropTo);
 camera.wire(take, (error) => fail(new Problem('camera', error.message)));

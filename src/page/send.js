@@ -25,7 +25,8 @@ export class Problem extends Error {
   }
 }
 
-function problemOf(status, body, retryAfter) {
+/** The problem in an answer that is not one to a photo. */
+export function problemOf(status, body, retryAfter) {
   const name = String(body?.type ?? '').split(':').pop();
   const known = Object.keys(KINDS).find((kind) => KINDS[kind].includes(name));
   const kind = known ?? (status === 401 ? 'token' : status === 429 || status === 503 ? 'busy' : status >= 500 ? 'fault' : 'other');

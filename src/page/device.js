@@ -1,0 +1,235 @@
+// On this device: loads engine and model once, and looks at photos with them in a worker. As soon as the
+// device is chosen, the page gives up its right to send anything (`lock`), until it is loaded again.
+
+import { Problem, problemOf } from './send.js';
+
+const INDEX = 'page/device/index.json';
+const KEPT = 'skincell-models';
+
+// The smallest modules that use a SIMD and a relaxed SIMD instruction.
+const PROBES = {
+  simd: [65, 0, 253, 15, 253, 98, 11],
+  relaxed: [65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11],
+};
+
+let index = null;
+let policy = null;
+let locked = null;
+const loads = new Map();
+
+function runs(features) {
+  const code = PROBES[features] ?? [];
+  const head = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10];
+  return WebAssembly.validate(new Uint8Array([...head, code.length + 3, 1, code.length + 1, 0, ...code]));
+}
+
+/** Throws a Problem if this browser cannot run the engine. */
+export function check() {
+  const lacks = [
+    [!window.isSecureContext, 'https (or localhost)'],
+    [!window.WebAssembly || !runs('simd'), 'WebAssembly with SIMD'],
+    [!window.DecompressionStream || !window.Worker, 'workers and DecompressionStream'],
+  ].filter(([missing]) => missing).map(([, what]) => what);
+  if (lacks.length) throw new Problem('unsupported', `missing: ${lacks.join(', ')}`);
+}
+
+/** Gives up, until the page is loaded again, every request but those for engine and models. */
+export function lock() {
+  if (locked) return;
+  const base = new URL('./', location.href).href;
+  const files = ['page/device/', 'page/models/', 'page/worker.js'].map((path) => base + path);
+  locked = document.createElement('meta');
+  locked.httpEquiv = 'Content-Security-Policy';
+  locked.content = `connect-src ${files.join(' ')}; img-src blob: data:; form-action 'none'`;
+  document.head.append(locked);
+}
+
+/** Tries to send one byte to this page's own host, and returns what the browser said, or null if it was sent. */
+export async function prove() {
+  const said = new Promise((done) => {
+    document.addEventListener('securitypolicyviolation', (event) => done(`${event.effectiveDirective}: ${event.blockedURI}`), { once: true });
+  });
+  const sent = fetch('predict', { method: 'POST', body: '.' }).then(() => null, () => said);
+  return sent;
+}
+
+// The only script addresses that this page may make: a worker from memory, and the service worker.
+function scriptAddress(address) {
+  policy ??= window.trustedTypes?.createPolicy('skincell', {
+    createScriptURL: (text) => (text.startsWith('blob:') || text === 'service-worker.js' ? text : null),
+  });
+  return policy ? policy.createScriptURL(address) : address;
+}
+
+/** The models for this device, in the form of /models. Keeps the page itself for visits without a network. */
+export async function open() {
+  check();
+  lock();
+  navigator.serviceWorker?.register(scriptAddress('service-worker.js'), { updateViaCache: 'all' }).catch(() => {});
+  const response = await fetch(INDEX).catch((error) => { throw new Problem('notLoaded', error.message); });
+  const body = await response.json().catch(() => null);
+  if (!response.ok) throw problemOf(response.status, body);
+  if (!body?.models?.length) throw new Problem('model', 'This service offers no model for devices.');
+  index = body;
+  await forget();
+  const models = index.models.map(({ name, card }) => ({ name, title: card.title, notice: card.notice }));
+  return { default: index.default, models };
+}
+
+function files(name) {
+  const engine = index.engines.find(({ features }) => runs(features));
+  const model = index.models.find((entry) => entry.name === name) ?? index.models[0];
+  return { engine: [`page/device/${engine.file.digest}`, engine.file], model: [`page/models/${model.name}/${model.file.digest}`, model.file], entry: model };
+}
+
+/** Bytes still to load for a model; 0 if this browser has kept all of them. */
+export async function missing(name) {
+  const { engine, model } = files(name);
+  const sizes = await Promise.all([engine, model].map(async ([path, file]) => ((await keep((cache) => cache.match(path))) ? 0 : file.stored)));
+  return sizes[0] + sizes[1];
+}
+
+// Some browsers forbid storage, or have no room: then nothing is kept, and the answers are the same.
+async function keep(act) {
+  try { return await act(await caches.open(KEPT)); } catch { return null; }
+}
+
+/** Deletes what the index no longer names. */
+function forget() {
+  const named = [...index.engines, ...index.models].map(({ file }) => file.digest);
+  return keep(async (cache) => {
+    const old = (await cache.keys()).filter(({ url }) => !named.some((digest) => url.endsWith(digest)));
+    await Promise.all(old.map((request) => cache.delete(request)));
+  });
+}
+
+/**
+ * Loads engine and model, once. `report` is called with the share loaded, 0 to 1. Resolves to the compiled
+ * engine, the model's bytes and card, and whether the browser kept both.
+ */
+export function load(name, report) {
+  const known = loads.get(name);
+  if (known) {
+    if (!known.isReady) known.reports.push(report);
+    return known;
+  }
+  const stopper = new AbortController();
+  const reports = [report];
+  const { engine, model, entry } = files(name);
+  const total = engine[1].stored + model[1].stored;
+  const got = [0, 0];
+  const count = (at) => (bytes) => {
+    got[at] = bytes;
+    for (const each of reports) each((got[0] + got[1]) / total);
+  };
+  const both = Promise.all([engine, model].map(([path, file], at) => content(path, file, count(at), stopper.signal)));
+  const ready = both.then(async ([code, weights]) => ({
+    module: await WebAssembly.compile(code.bytes),
+    model: weights.bytes,
+    card: entry.card,
+    isKept: code.isKept && weights.isKept,
+  }));
+  const one = { ready, reports, isReady: false, stop: () => stopper.abort() };
+  // One model at a time: its bytes stay in memory.
+  loads.clear();
+  loads.set(name, one);
+  ready.then(() => { one.isReady = true; }, () => { stopper.abort(); loads.delete(name); });
+  return one;
+}
+
+/** A file's content, checked against its digest, from this browser's store or else from the host. */
+async function content(path, file, count, signal) {
+  const kept = await keep(async (cache) => (await cache.match(path))?.arrayBuffer());
+  const found = kept && await unpacked(kept, file).catch(() => null);
+  if (found) {
+    count(file.stored);
+    return { bytes: found, isKept: true };
+  }
+  const stored = await download(path, file, count, signal);
+  const bytes = await unpacked(stored, file);
+  // Kept only now that it is whole and checked.
+  const isKept = await keep(async (cache) => { await cache.put(path, new Response(stored)); return true; });
+  return { bytes, isKept: Boolean(isKept) };
+}
+
+async function download(path, file, count, signal) {
+  const stored = new Uint8Array(file.stored);
+  let length = 0;
+  try {
+    const response = await fetch(path, { signal });
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    for (const reader = response.body.getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      if (length + value.length > file.stored) throw new Problem('changed', `${path} is longer than ${file.stored} bytes`);
+      stored.set(value, length);
+      length += value.length;
+      count(length);
+    }
+  } catch (error) {
+    if (error instanceof Problem || error.name === 'AbortError') throw error;
+    throw new Problem('notLoaded', `${path}: ${error.message}`);
+  }
+  if (length < file.stored) throw new Problem('notLoaded', `${path} broke off after ${length} of ${file.stored} bytes`);
+  return stored.buffer;
+}
+
+async function unpacked(stored, file) {
+  const changed = (why) => new Problem('changed', `${file.digest}: ${why}`);
+  let bytes = stored;
+  if (file.gzip) {
+    const stream = new Blob([stored]).stream().pipeThrough(new DecompressionStream('gzip'));
+    bytes = await new Response(stream).arrayBuffer().catch((error) => { throw changed(error.message); });
+  }
+  if (bytes.byteLength !== file.bytes) throw changed(`${bytes.byteLength} bytes instead of ${file.bytes}`);
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  if (found !== file.digest) throw changed(`the digest is ${found}`);
+  return bytes;
+}
+
+let workerText = null;
+
+/**
+ * Looks at a photo. Returns a promise of the answer, null if stopped, and a function to stop; calls `loaded`
+ * with the share of engine and model that is here, 0 to 1. Each photo gets a worker of its own, which ends
+ * with the answer: its memory is given back, and nothing of the photo stays.
+ */
+export function predict(file, name, loaded) {
+  let stop = () => {};
+  const stopped = new Promise((done) => { stop = () => done(null); });
+  const one = load(name, loaded);
+  const work = async () => {
+    const { module, model, card, isKept } = await one.ready;
+    loaded(1);
+    workerText ??= await (await fetch('page/worker.js')).text();
+    const photo = await file.arrayBuffer();
+    const script = URL.createObjectURL(new Blob([workerText], { type: 'text/javascript' }));
+    const worker = new Worker(scriptAddress(script));
+    try {
+      const answered = new Promise((done, fail) => {
+        worker.onmessage = ({ data }) => done(data);
+        worker.onerror = (event) => { event.preventDefault(); fail(new Problem('deviceFault', event.message)); };
+      });
+      const inputs = { card: JSON.stringify(card), settings: index.settings, model, query: 'heatmap=maps', photo };
+      worker.postMessage({ module, inputs }, [photo]);
+      const data = await Promise.race([answered, stopped]);
+      return data && { ...readAnswer(data), isKept };
+    } finally {
+      worker.terminate();
+      URL.revokeObjectURL(script);
+    }
+  };
+  const answer = Promise.race([work(), stopped]).catch((error) => {
+    if (error.name === 'AbortError') return null;
+    throw error;
+  });
+  return { answer, stop: () => { one.stop(); stop(); } };
+}
+
+function readAnswer({ status, body, fault, isMemory, memory }) {
+  if (fault) throw new Problem(isMemory ? 'memory' : 'deviceFault', fault);
+  const answer = JSON.parse(body);
+  if (status === 200) return { ...answer, memory };
+  throw problemOf(status, answer);
+}

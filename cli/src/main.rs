@@ -7,6 +7,7 @@ mod engine_library;
 mod log;
 mod model;
 mod pack;
+mod page;
 mod run_options;
 mod table;
 mod up;
@@ -49,6 +50,7 @@ struct Arguments {
 enum Command {
     Up(up::Up),
     Classify(classify::Classify),
+    Page(page::Page),
     /// Prepare, quantize, inspect, check and measure models before they are served.
     #[command(subcommand, arg_required_else_help = true)]
     Model(model::ModelCommand),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Up(up) => up.run(),
         Command::Classify(classify) => classify.run(),
+        Command::Page(page) => page.run(),
         Command::Model(command) => model::run(command),
         Command::Completions(completions) => Ok(completions.run::<Arguments>()),
     };

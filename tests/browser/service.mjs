@@ -7,19 +7,29 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { gunzipSync } from 'node:zlib';
 
 export const repository = resolve(import.meta.dirname, '../..');
 const START = 60_000;
 
-/** Starts the service; returns its address and a function to stop it. */
-export async function serve() {
-  const target = join(repository, 'target');
-  const binary = process.env.SKINCELL_BIN
+const target = join(repository, 'target');
+const BUILD = 'build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell && browser/build';
+
+/** The program `skincell`. */
+export function binary() {
+  const found = process.env.SKINCELL_BIN
     ?? ['release', 'debug'].map((profile) => join(target, profile, 'skincell')).find(existsSync);
+  if (!found) throw new Error(BUILD);
+  return found;
+}
+
+/**
+ * Starts the service, with these variables in the component's environment; returns its address and a function
+ * to stop it. `device` is a folder that `skincell page` wrote, whose packed models the service then runs too.
+ */
+export async function serve(environment = {}, device = null) {
   const wasm = process.env.SKINCELL_WASM ?? join(target, 'wasm32-wasip2/release/skincell.wasm');
-  if (!binary || !existsSync(wasm)) {
-    throw new Error('build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell');
-  }
+  if (!existsSync(wasm)) throw new Error(BUILD);
   const folder = mkdtempSync(join(tmpdir(), 'skincell-browser-'));
   const manifest = readFileSync(join(repository, 'spin.toml'), 'utf8');
   writeFileSync(join(folder, 'spin.toml'), manifest.replace(/^source = .*$/m, `source = ${JSON.stringify(wasm)}`));
@@ -27,13 +37,25 @@ export async function serve() {
   for (const model of ['skin', 'imagenet']) {
     cpSync(join(repository, 'models', model), join(folder, 'models', model), { recursive: true });
   }
-  const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache')];
-  const child = spawn(binary, flags, { stdio: ['ignore', 'pipe', 'inherit'] });
+  if (device) mountDevice(device, folder);
+  const variables = Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
+  const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache'), ...variables];
+  const child = spawn(binary(), flags, { stdio: ['ignore', 'pipe', 'inherit'] });
   const stop = () => {
     child.kill('SIGKILL');
     rmSync(folder, { recursive: true, force: true });
   };
   return { address: await addressOf(child).catch((error) => { stop(); throw error; }), stop };
+}
+
+/** Copies the device's files into the application, and its packed models beside their graphs. */
+function mountDevice(device, folder) {
+  cpSync(join(device, 'page'), join(folder, 'device/page'), { recursive: true });
+  const index = JSON.parse(readFileSync(join(device, 'page/device/index.json')));
+  for (const { name, file } of index.models) {
+    const stored = readFileSync(join(device, 'page/models', name, file.digest));
+    writeFileSync(join(folder, 'models', name, 'model.cell'), file.gzip ? gunzipSync(stored) : stored);
+  }
 }
 
 function addressOf(child) {

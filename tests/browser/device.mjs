@@ -81,11 +81,12 @@ async function looked(page, name) {
 }
 
 /** Answers by the page's own module, as numbers. */
-const answerOf = (page, name) => page.evaluate(async (bytes) => {
+const answerOf = (page, name) => page.evaluate(async (base64) => {
   const device = await import('./page/device.js');
   const model = document.querySelector('#model').value;
-  return device.predict(new Blob([new Uint8Array(bytes)]), model, () => {}).answer;
-}, [...readFileSync(photo(name))]);
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  return device.predict(new Blob([bytes]), model, () => {}).answer;
+}, readFileSync(photo(name)).toString('base64'));
 
 for (const kind of ['service', 'folder']) {
   test(`${kind}: without a network, every photo has the service's answer, and nothing is sent`, limit, async (context) => {
@@ -304,20 +305,17 @@ for (const [name, options] of [['phone', PHONE], ['vietnamese', { ...PHONE, loca
 
 test('the memory of the tab stays flat', { timeout: 900_000 }, async (context) => {
   await visit(browser, plain.address, {}, async (page) => {
-    const bytes = await page.evaluate(async () => {
+    await load(page);
+    await page.evaluate(async () => {
       const canvas = Object.assign(document.createElement('canvas'), { width: 4000, height: 3000 });
       const drawing = canvas.getContext('2d');
       for (let at = 0; at < 3000; at += 1) {
         drawing.fillStyle = `hsl(${at % 360} 60% 50%)`;
         drawing.fillRect((at * 977) % 4000, (at * 331) % 3000, 200, 150);
       }
-      return [...new Uint8Array(await (await new Promise((done) => canvas.toBlob(done, 'image/jpeg', 0.9))).arrayBuffer())];
-    });
-    await load(page);
-    await page.evaluate(async (numbers) => {
-      window.photo = new Blob([new Uint8Array(numbers)]);
+      window.photo = await new Promise((done) => canvas.toBlob(done, 'image/jpeg', 0.9));
       window.device = await import('./page/device.js');
-    }, bytes);
+    });
     const [engine, tab] = [[], []];
     const garbage = await page.context().newCDPSession(page);
     let peak = 0;

@@ -264,9 +264,14 @@ function doubtWords() {
   return say(`${doubt()}More`, { basis: answer.familiarity?.basis });
 }
 
-/** A class's percentage. Calibrated ones are shown in whole per cent: more digits would be worth nothing. */
-function share(result) {
-  return percent(result.probability, answer.is_certain === undefined ? 1 : 0);
+/**
+ * A class's percentage. If the model knows how sure it is, it is in whole per cent, and neither 0 nor 100: more would
+ * be worth nothing.
+ */
+function share({ probability }) {
+  if (answer.is_certain === undefined) return percent(probability);
+  if (probability < 1) return `< ${percent(1, 0)}`;
+  return probability > 99 ? `> ${percent(99, 0)}` : percent(probability, 0);
 }
 
 function showDoubt() {

@@ -1,5 +1,5 @@
-"""Checks the files from render.py against schemas: Kubernetes' own, and those in schemas/ for Render and
-SpinKube; and the compose file, GitHub's files and the alert rules by the checkers of others.
+"""Checks the files from render.py against schemas: Kubernetes' own, and those in schemas/ for Render, SpinKube and
+KServe; and the compose file, GitHub's files and the alert rules by the checkers of others.
 
     pip install -r deploy/requirements.txt
     python3 deploy/validate.py
@@ -50,6 +50,7 @@ def against_schemas(version):
         ("kubernetes.yaml", lambda document: against_kubernetes(document, version)),
         ("render.yaml", lambda document: against_ours(document, "render.json")),
         ("spinkube.yaml", lambda document: against_ours(document, "spinapp.json")),
+        ("kserve.yaml", lambda document: against_ours(document, f"{document['kind'].lower()}.json")),
     )
     for name, check in checks:
         for document in documents(name):
@@ -93,6 +94,13 @@ def against_each_other(figures):
         path = container[probe]["httpGet"]["path"]
         if f'"{path}"' not in source:
             yield f"kubernetes.yaml: {probe} uses {path}, which the runner does not serve"
+    runtime, service = (document["spec"] for document in documents("kserve.yaml"))
+    model, formats = service["predictor"]["model"], runtime["supportedModelFormats"]
+    if model["modelFormat"]["name"] not in [known["name"] for known in formats]:
+        yield "kserve.yaml: the runtime does not take the service's format"
+    listens = [f"0.0.0.0:{port['containerPort']}" for port in runtime["containers"][0]["ports"]]
+    if not set(listens) & set(runtime["containers"][0]["args"]):
+        yield f"kserve.yaml: the program does not listen on {listens}"
     render = documents("render.yaml")[0]["services"][0]
     if f'"{render["healthCheckPath"]}"' not in source:
         yield f"render.yaml: the health check uses {render['healthCheckPath']}, which the runner does not serve"

@@ -8,6 +8,7 @@ mod photos;
 mod report;
 mod sheet;
 
+use crate::application_options::ApplicationOptions;
 use crate::run_options::{RunOptions, runtime};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -72,6 +73,9 @@ pub struct Classify {
     model: Option<String>,
 
     #[command(flatten)]
+    application: ApplicationOptions,
+
+    #[command(flatten)]
     run: RunOptions,
 }
 
@@ -83,7 +87,7 @@ impl Classify {
             let (most, found) = (sheet::MOST, photos.len());
             bail!("--contact-sheet takes up to {most} photos, not {found}: give fewer");
         }
-        let app = self.run.load()?;
+        let app = self.application.load(&self.run.environment)?;
         let settings = self.run.settings()?;
         let mut report = self.report(photos.len());
         let target = self.target();

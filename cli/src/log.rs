@@ -28,14 +28,18 @@ pub enum LogFormat {
 /// wasmtime-wasi-http also logs the failed outgoing requests that it reports to the guest.
 const DEFAULT: &str = "warn,skincell_runner=info,wasmtime_wasi_http=error";
 
+/// For commands that print results: no lines about what went well between them.
+const QUIET: &str = "warn,wasmtime_wasi_http=error";
+
 /// How long the program waits for the message of a panic to be written.
 const PANIC_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts logging, at the level set by `RUST_LOG`. Lines are queued, so that a slow reader does not block
-/// the server.
-pub fn start(format: LogFormat) {
+/// Starts logging, at the level set by `RUST_LOG`; without it, at a level for a service, or only warnings.
+/// Lines are queued, so that a slow reader does not block the server.
+pub fn start(format: LogFormat, is_service: bool) {
+    let default = if is_service { DEFAULT } else { QUIET };
     std::panic::set_hook(Box::new(write_panic));
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
     match format {
         LogFormat::Human => {

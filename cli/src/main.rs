@@ -1,14 +1,21 @@
 //! The binary `skincell`: reads flags, calls the libraries and prints results. It has no logic of its own.
 
 mod access_options;
+mod application_options;
 mod classify;
 mod completions;
+mod doctor;
 mod engine_library;
+mod listen;
 mod log;
+mod missing_models;
 mod model;
 mod pack;
 mod page;
 mod run_options;
+mod serve;
+mod service_options;
+mod summary;
 mod table;
 mod up;
 
@@ -19,12 +26,15 @@ use std::time::Duration;
 
 /// Photos of skin in, ranked classes and Grad-CAM heatmaps out. Not a medical device.
 ///
-/// Serves the Spin application in the current folder with a native wasi-nn. Every request gets a fresh,
-/// isolated instance, and models stay mapped files.
+/// Serves a model, or the Spin application in the current folder, with a native wasi-nn. Every request gets a
+/// fresh, isolated instance, and models stay mapped files.
 #[derive(Debug, Parser)]
 #[command(name = "skincell", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "\
 Examples:
+  skincell serve                           serve the included model on 127.0.0.1:3000
+  skincell serve model.keras --labels labels.txt
+                                           prepare your own model and serve it
   skincell up --build                      build the component and serve it on 127.0.0.1:3000
   curl -F image=@photo.jpg http://127.0.0.1:3000/predict
   skincell classify photo.jpg -o heat.png  the same without a server
@@ -48,13 +58,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(up::Up),
-    Classify(classify::Classify),
+    Up(Box<up::Up>),
+    Serve(Box<serve::Serve>),
+    Classify(Box<classify::Classify>),
     Page(page::Page),
     /// Prepare, quantize, inspect, check and measure models before they are served.
     #[command(subcommand, arg_required_else_help = true)]
     Model(model::ModelCommand),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 /// Time allowed to write the rest of the output before the process ends.
@@ -63,13 +76,17 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     skincell_runner::allocator::give_memory_back();
     let arguments = Arguments::parse();
-    log::start(arguments.log_format);
+    let is_service = matches!(arguments.command, Command::Up(_) | Command::Serve(_));
+    log::start(arguments.log_format, is_service);
     let outcome = match arguments.command {
         Command::Up(up) => up.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Classify(classify) => classify.run(),
         Command::Page(page) => page.run(),
         Command::Model(command) => model::run(command),
+        Command::Doctor(doctor) => Ok(doctor.run()),
         Command::Completions(completions) => Ok(completions.run::<Arguments>()),
+        Command::Man(man) => man.run::<Arguments>(),
     };
     let code = outcome.unwrap_or_else(|error| {
         output_queue::stderr().put(format!("error: {error:#}\n").as_bytes());

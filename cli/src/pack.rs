@@ -8,7 +8,7 @@ use skincell_modelkit::pack::{PackError, PackFolderError, PackOptions, Precision
 use skincell_modelkit::served::read_card;
 
 /// Flags for the accuracy of a packed model.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub(crate) struct PackFlags {
     /// Largest error of a fast convolution algorithm compared with double precision, relative to the
     /// layer's largest output; 0 uses the exact, slower algorithm everywhere [default: 3e-5]
@@ -52,8 +52,16 @@ fn parse_error(text: &str) -> Result<f64, String> {
 /// # Errors
 /// A file cannot be read or written.
 pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Result<()> {
+    pack_shown_as(folder, folder, flags)
+}
+
+/// As [`pack_and_report`]; the report calls the folder `shown`.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> anyhow::Result<()> {
     if read_card(folder).is_ok_and(|card| !card.fields.is_empty()) {
-        eprintln!("{} stays with rten: it takes numbers beside the photo", folder.display());
+        eprintln!("{} stays with rten: it takes numbers beside the photo", shown.display());
         return Ok(());
     }
     let options = PackOptions {
@@ -73,13 +81,13 @@ pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Resul
                 ),
             };
             let bits = if flags.precision == PrecisionFlag::Half { " in 16 bits" } else { "" };
-            eprintln!("{} is packed for cellnet{bits}, {size}{fast}", folder.display());
+            eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());
             Ok(())
         }
         Err(PackFolderError::Engine(
             error @ (PackError::Operator { .. } | PackError::Tensor { .. } | PackError::Check(_)),
         )) => {
-            eprintln!("{} stays with rten: {error}", folder.display());
+            eprintln!("{} stays with rten: {error}", shown.display());
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -1,43 +1,21 @@
-//! The flags shared by `up` and `classify`: the application, and the limits of a request.
+//! The flags shared by `up`, `serve` and `classify`: the environment of components, engines and limits.
 
 use crate::engine_library::EngineLibrary;
-use crate::pack::{PackFlags, pack_and_report};
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Args;
-use skincell_modelkit::pack::is_packed;
 use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
-use skincell_runner::app::{self, Additions, App, Values};
-use skincell_runner::build;
 use skincell_runner::memory::MemoryLimit;
 use skincell_runner::settings::{EngineChoice, Settings};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Flags for the application and its limits.
+/// Flags for components, engines and limits.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// The application: a spin.toml, or a folder with one.
-    #[arg(short = 'f', long = "from", value_name = "PATH", default_value = ".")]
-    #[arg(alias = "file", alias = "from-file")]
-    from: PathBuf,
-
-    /// First run the manifest's build commands, as `spin build` does, and pack the models for cellnet.
-    #[arg(long)]
-    build: bool,
-
     /// Set an environment variable for every component; may be given several times.
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
-    environment: Vec<(String, String)>,
-
-    /// Set an application variable: NAME=VALUE, NAME=@FILE, @FILE.json or @FILE.toml. Otherwise
-    /// SPIN_VARIABLE_<NAME> is used, from the environment or from `.env`.
-    #[arg(long = "variable", value_name = "VARIABLE")]
-    variables: Vec<String>,
-
-    /// Use this profile of the manifest's components.
-    #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
+    pub environment: Vec<(String, String)>,
 
     /// The engine that runs the models: cellnet takes folders with a model.cell; rten takes every ONNX
     /// graph; so does onnxruntime, if its library is named. auto takes the first of cellnet, onnxruntime
@@ -94,36 +72,6 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// The application that Spin passes when it starts this program, or else the one in the manifest.
-    fn app(&self) -> anyhow::Result<App> {
-        let mut variables = Values::from_environment(Path::new("."))?;
-        for argument in &self.variables {
-            variables.set(argument).with_context(|| format!("--variable {argument}"))?;
-        }
-        let additions = Additions {
-            environment: self.environment.clone(),
-            variables,
-            profile: self.profile.clone(),
-        };
-        match std::env::var("SPIN_LOCKED_URL") {
-            Ok(url) => {
-                let folder = std::env::var_os("SPIN_WORKING_DIR").unwrap_or_else(|| ".".into());
-                app::load_locked(&url, Path::new(&folder), &additions)
-            }
-            Err(_) => app::load(&self.from, &additions),
-        }
-    }
-
-    /// Reads the manifest, and builds if `--build` is given.
-    pub fn load(&self) -> anyhow::Result<App> {
-        let app = self.app()?;
-        if self.build {
-            build::build(&app)?;
-            pack_models(&app)?;
-        }
-        Ok(app)
-    }
-
     /// The settings given by these flags; the rest are defaults.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
@@ -147,19 +95,6 @@ impl RunOptions {
             ..default
         })
     }
-}
-
-/// Packs the models that have no packed file. A missing folder is not an error here; a request for its
-/// model gets one.
-fn pack_models(app: &App) -> anyhow::Result<()> {
-    for component in &app.components {
-        for folder in component.models.iter().map(|name| component.models_folder.join(name)) {
-            if folder.join("model.onnx").exists() && !is_packed(&folder) {
-                pack_and_report(&folder, &PackFlags::default())?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A runtime for the service. Its worker threads serve the sockets and start requests without a body, so

@@ -46,10 +46,10 @@ pub enum ExportError {
     },
     /// This Python lacks packages that the exporter needs.
     #[error(
-        "{python} lacks packages to export this model: {reason}; run `{python} -m pip install -r \
-         {requirements}`, or name another Python with --python",
+        "{python} lacks packages to export this model: {reason}; run `{python} -m pip install {packages}`, \
+         or name another Python with --python",
         python = python.display(),
-        requirements = framework.requirements()
+        packages = framework.packages()
     )]
     Missing {
         /// The Python that ran.
@@ -199,11 +199,14 @@ impl Framework {
         }
     }
 
-    fn requirements(self) -> &'static str {
-        match self {
-            Self::Keras => "models/keras/requirements.txt",
-            Self::Torch => "models/torch/requirements.txt",
-        }
+    /// The packages that its script is tested with, as arguments of pip.
+    fn packages(self) -> String {
+        let requirements = match self {
+            Self::Keras => include_str!("../../models/keras/requirements.txt"),
+            Self::Torch => include_str!("../../models/torch/requirements.txt"),
+        };
+        let lines = requirements.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.collect::<Vec<_>>().join(" ")
     }
 
     fn script(self) -> &'static str {

@@ -14,6 +14,7 @@
 //! The crate does not use HTTP, WASI or the runner.
 
 mod compare;
+mod digest;
 pub mod export;
 pub mod familiarity;
 mod fields;
@@ -32,6 +33,7 @@ mod warnings;
 mod write;
 
 pub use compare::{CompareError, Comparison, Given, Reference};
+pub use digest::digest;
 pub use gradcam::Price;
 pub use interface::InterfaceError;
 pub use labels::{LabelsError, parse_labels};

@@ -218,6 +218,7 @@ mod tests {
         AppComponent {
             id: "c".into(),
             source: PathBuf::new(),
+            embedded: None,
             environment: Vec::new(),
             variables: std::collections::BTreeMap::new(),
             files,

@@ -85,7 +85,10 @@ impl Service {
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let wasm = compose(&component.source, &component.dependencies)?;
+            let wasm = match component.embedded {
+                Some(wasm) => wasm.to_vec(),
+                None => compose(&component.source, &component.dependencies)?,
+            };
             let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));

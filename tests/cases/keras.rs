@@ -260,6 +260,28 @@ fn two_commands_of_the_readme_serve_a_keras_file() {
 }
 
 #[test]
+fn one_command_serves_a_keras_file() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let said = keras(&python, ORIGIN, folder.path());
+    let labels = repository().join("models/labels/skin.txt");
+    let python = python.to_str().unwrap();
+    let flags = ["--labels", labels.to_str().unwrap(), "--python", python];
+    let runner =
+        Runner::serve(folder.path(), &[&["dermatology_stage1.keras"][..], &flags].concat());
+    let photo = std::fs::read(folder.path().join("photo.png")).unwrap();
+    let answer = Request::predict("", "image/png", photo).send(&runner).json();
+    assert_eq!(answer["model"]["name"], "dermatology_stage1");
+    for result in answer["results"].as_array().unwrap() {
+        let index = usize::try_from(result["index"].as_u64().unwrap()).unwrap();
+        let found = result["probability"].as_f64().unwrap() / 100.0;
+        assert!((found - said.probabilities[index]).abs() < 1e-5, "{result}");
+    }
+    let heatmap = STANDARD.decode(answer["heatmap_base64"].as_str().unwrap()).unwrap();
+    assert!(heatmap.starts_with(b"\x89PNG"));
+}
+
+#[test]
 fn two_commands_of_the_readme_serve_the_model_of_tensorflows_tutorial() {
     let labels = skin_labels();
     served_by_two_commands(TUTORIAL, &[], &labels.iter().map(String::as_str).collect::<Vec<_>>());

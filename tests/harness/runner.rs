@@ -1,10 +1,10 @@
-//! Runs `skincell up` as a child process on a free port, and kills it when the value is dropped.
+//! Runs `skincell up` or `skincell serve` as a child process on a free port, and kills it when the value is dropped.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -41,21 +41,39 @@ impl Runner {
         flags: &[&str],
         environment: &[(&str, V)],
     ) -> Self {
-        let log = app.path().join("runner.log");
-        let errors = File::create(&log).expect("the log is made");
+        let mut command = Command::new(&artifacts().runner);
+        command.args(["up", "--from"]).arg(app.path());
         // Shared by all tests, so that only the first one compiles.
-        let cache = artifacts().component.with_file_name("tests-cache");
-        let mut child = Command::new(&artifacts().runner)
-            .args(["up", "--listen", "127.0.0.1:0", "--from"])
-            .arg(app.path())
-            .arg("--cache-dir")
-            .arg(cache)
-            .args(flags)
-            // Its temporary files are deleted with the application's folder, even if it is killed.
-            .env("TMPDIR", app.path())
-            // Each test chooses its engine itself.
-            .env_remove("ORT_DYLIB_PATH")
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+        command.arg("--cache-dir").arg(artifacts().component.with_file_name("tests-cache"));
+        // Each test chooses its engine itself.
+        command.env_remove("ORT_DYLIB_PATH");
+        command.args(flags).envs(environment.iter().map(|(name, value)| (name, value)));
+        Self::spawn(command, app.path())
+    }
+
+    /// Starts `skincell serve` with `arguments` in `folder`, which also holds its cache and its log, and waits
+    /// until it listens.
+    #[must_use]
+    pub fn serve(folder: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(serve(folder, arguments), folder)
+    }
+
+    /// The error of `skincell serve` when it refuses to start.
+    #[must_use]
+    pub fn refused_to_serve(folder: &Path, arguments: &[&str]) -> String {
+        let output = serve(folder, arguments).output().expect("the runner starts");
+        assert_eq!(output.status.code(), Some(1), "it is refused");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Runs a command that serves, with its log and its temporary files in `folder`.
+    fn spawn(mut command: Command, folder: &Path) -> Self {
+        let log = folder.join("runner.log");
+        let errors = File::create(&log).expect("the log is made");
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0"])
+            // Its temporary files are deleted with the folder, even if it is killed.
+            .env("TMPDIR", folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -161,6 +179,14 @@ impl Runner {
     pub fn id(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// `skincell serve` in `folder`, with its cache there, so that each test prepares its models itself.
+fn serve(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(&artifacts().runner);
+    command.arg("serve").args(arguments).current_dir(folder);
+    command.env("XDG_CACHE_HOME", folder.join("cache")).env_remove("ORT_DYLIB_PATH");
+    command
 }
 
 impl Drop for Runner {

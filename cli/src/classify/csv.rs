@@ -1,4 +1,4 @@
-//! Answers as CSV (RFC 4180): one row per photo, two columns per class, then whether the photo is familiar
+//! Answers as CSV (RFC 4180): one row per photo, three columns per class, then whether the photo is familiar
 //! and a class certain, if the model tells.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 pub fn header(top_k: usize) -> String {
     let mut row = vec!["photo".to_owned(), "error".to_owned()];
     for rank in 1..=top_k {
-        row.extend([format!("class_{rank}"), format!("percent_{rank}")]);
+        row.extend([format!("class_{rank}"), format!("percent_{rank}"), format!("display_{rank}")]);
     }
     row.extend(["familiarity", "is_familiar", "is_certain"].map(str::to_owned));
     row.join(",") + "\r\n"
@@ -26,6 +26,7 @@ pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
         let text = |name: &str| result.map(|result| &result[name]);
         row.push(field(text("class").and_then(Value::as_str).unwrap_or_default()));
         row.push(text("probability").map(Value::to_string).unwrap_or_default());
+        row.push(field(text("display").and_then(Value::as_str).unwrap_or_default()));
     }
     let said = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
     let familiarity = answer.ok().map(|answer| &answer["familiarity"]);
@@ -58,20 +59,21 @@ mod tests {
     fn rows_have_as_many_fields_as_the_header() {
         assert_eq!(
             header(2),
-            "photo,error,class_1,percent_1,class_2,percent_2,familiarity,is_familiar,is_certain\r\n"
+            "photo,error,class_1,percent_1,display_1,class_2,percent_2,display_2,familiarity,is_familiar,is_certain\r\n"
         );
-        let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5}],
+        let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5,
+            "display": "Mụn cóc"}],
             "familiarity": {"score": 1.86, "is_familiar": false}});
         let cases = [
             (
                 Path::new("a b.jpg"),
                 Ok(&answer),
-                "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,,,1.86,false,\r\n",
+                "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,Mụn cóc,,,,1.86,false,\r\n",
             ),
             (
                 Path::new("=1+1.jpg"),
                 Err("it is broken: again"),
-                "'=1+1.jpg,it is broken: again,,,,,,,\r\n",
+                "'=1+1.jpg,it is broken: again,,,,,,,,,\r\n",
             ),
         ];
         for (photo, answer, expected) in cases {

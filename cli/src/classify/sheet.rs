@@ -68,10 +68,21 @@ impl Entry {
     }
 }
 
-/// The photo stretched to its place.
+/// The photo in its own proportions, as large as its place allows.
 fn small(file: &[u8]) -> anyhow::Result<Photo> {
-    let size = (PICTURE, PICTURE);
-    Ok(resize::resize(&photo::decode(file, size, &Limits::default())?, size.0, size.1)?)
+    let photo = photo::decode(file, (PICTURE, PICTURE), &Limits::default())?;
+    let longer = photo.width().max(photo.height()).max(1);
+    let fitted = |side: u32| {
+        let side = f64::from(side) * f64::from(PICTURE) / f64::from(longer);
+        (side.round() as u32).max(1)
+    };
+    Ok(resize::resize(&photo, fitted(photo.width()), fitted(photo.height()))?)
+}
+
+/// Draws a photo in the middle of its place.
+fn centred(canvas: &mut Canvas, photo: &Photo, (x, y): (u32, u32)) {
+    let margin = |side: u32| PICTURE.saturating_sub(side) / 2;
+    canvas.picture(photo, x + margin(photo.width()), y + margin(photo.height()));
 }
 
 /// The sheet as a PNG, `title` above and `notice` below.
@@ -111,9 +122,9 @@ fn card(canvas: &mut Canvas, (regular, bold): (&Font, &Font), (x, y): (u32, u32)
             return;
         }
     };
-    canvas.picture(photo, x + GAP, top);
+    centred(canvas, photo, (x + GAP, top));
     match heatmap {
-        Some(heatmap) => canvas.picture(heatmap, x + 2 * GAP + PICTURE, top),
+        Some(heatmap) => centred(canvas, heatmap, (x + 2 * GAP + PICTURE, top)),
         None => {
             let place =
                 Place { x: x + 2 * GAP + PICTURE, y: top + PICTURE / 2 - 10, width: PICTURE };
@@ -178,6 +189,21 @@ mod tests {
             let middle = u8::midpoint(paper, ink);
             (ink.min(middle)..=ink.max(middle)).contains(&found)
         })
+    }
+
+    #[test]
+    fn a_photo_keeps_its_proportions() {
+        for ((width, height), expected) in [
+            ((40, 20), (160, 80)),
+            ((20, 40), (80, 160)),
+            ((900, 1), (160, 1)),
+            ((8, 8), (160, 160)),
+        ] {
+            let pixels = [9, 9, 9].repeat(width as usize * height as usize);
+            let file = encode_png(&Photo::from_rgb(width, height, pixels).unwrap()).unwrap();
+            let photo = super::small(&file).unwrap();
+            assert_eq!((photo.width(), photo.height()), expected, "{width}x{height}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod engines;
 mod familiarize;
 mod inspect;
 mod measure;
-mod prepare;
+pub(crate) mod prepare;
 mod prepare_report;
 mod preprocess_flags;
 mod progress;
@@ -68,7 +68,7 @@ pub(crate) struct PackArguments {
 /// The subcommand's failure, with the file in question.
 pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ModelCommand::Prepare(arguments) => prepare::run(*arguments),
+        ModelCommand::Prepare(arguments) => prepare::run(&arguments),
         ModelCommand::Familiarize(arguments) => familiarize::run(&arguments),
         ModelCommand::Inspect(arguments) => inspect::run(&arguments),
         ModelCommand::Check(arguments) => check::run(arguments),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use skincell_modelkit::export::{Exported, Framework, advice, export};
 use skincell_modelkit::preprocess::Preprocess;
 use skincell_modelkit::{
@@ -16,7 +16,7 @@ use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 use super::prepare_report::{preview, print_report};
 use super::preprocess_flags::PreprocessFlags;
 use super::progress::Progress;
-use crate::pack::{PackFlags, pack_and_report};
+use crate::pack::{PackFlags, pack_shown_as};
 
 const PREPARE_HELP: &str = "\
 What it does:
@@ -46,23 +46,33 @@ Labels are lines of text (optionally followed by a tab and a display name), CSV 
 order of the model's scores:
   Heathy<TAB>Healthy";
 
-/// Flags of `skincell model prepare`.
+/// Arguments of `skincell model prepare`.
 #[derive(Debug, Args)]
 #[command(after_help = PREPARE_HELP)]
 pub(crate) struct PrepareArguments {
     /// The classifier: an ONNX file (with or without weights in files beside it), a Keras model (.keras,
     /// .h5, a SavedModel folder), or a PyTorch program (.pt2, .pt)
     model: PathBuf,
-    /// The classes in the order of the scores: a file (text, CSV, JSON), or a list such as benign,malignant
-    /// [default: the names in the model or in a file beside it]
-    #[arg(long, value_name = "FILE|A,B,C")]
-    labels: Option<String>,
     /// The folder to write; its last component is the model's name
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
+    /// Replace the folder if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    flags: PrepareFlags,
+}
+
+/// The flags that determine a prepared model; shared with `skincell serve`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub(crate) struct PrepareFlags {
+    /// The classes in the order of the scores: a file (text, CSV, JSON), or a list such as benign,malignant
+    /// [default: the names in the model or in a file beside it]
+    #[arg(long, value_name = "FILE|A,B,C")]
+    pub(crate) labels: Option<String>,
     /// The model's name in requests, if it is not the folder's
     #[arg(long, default_value = "")]
-    name: String,
+    pub(crate) name: String,
     /// A one-line description of the model
     #[arg(long, default_value = "")]
     title: String,
@@ -123,13 +133,10 @@ pub(crate) struct PrepareArguments {
     /// file says; if it does not, the activation is used, which is correct in both cases]
     #[arg(long, value_enum)]
     conv_bias: Option<BiasKind>,
-    /// The Python that exports a Keras or PyTorch model; it needs the packages in
-    /// models/keras/requirements.txt or models/torch/requirements.txt
-    #[arg(long, value_name = "PYTHON", env = "SKINCELL_PYTHON", default_value = "python3")]
-    python: PathBuf,
-    /// Replace the folder if it exists
-    #[arg(long)]
-    force: bool,
+    /// The Python that exports a Keras or PyTorch model, with that framework installed [default: the python3
+    /// beside this program, as in a virtual environment, else the one in PATH]
+    #[arg(long, value_name = "PYTHON", env = "SKINCELL_PYTHON")]
+    python: Option<PathBuf>,
     #[command(flatten)]
     packing: PackFlags,
     /// The photos in the folders of --photos in words, for answers about familiarity [default: their number]
@@ -137,13 +144,13 @@ pub(crate) struct PrepareArguments {
     basis: String,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum InputKind {
     F32,
     U8,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum ActivationKind {
     Softmax,
     Sigmoid,
@@ -151,20 +158,20 @@ enum ActivationKind {
     None,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum LayoutKind {
     Nchw,
     Nhwc,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum TargetKind {
     Conv,
     Activation,
     None,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum BasisKind {
     Probability,
     Logit,
@@ -194,100 +201,168 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
     Ok((side(width)?, side(height)?))
 }
 
+/// The Python to run if none is named: the one beside this program, as in a virtual environment, else the one
+/// in PATH.
+pub(crate) fn python() -> PathBuf {
+    const NAME: &str = "python3";
+    let beside = std::env::current_exe().map(|program| program.with_file_name(NAME));
+    beside.ok().filter(|python| python.is_file()).unwrap_or_else(|| NAME.into())
+}
+
+impl PrepareFlags {
+    /// Whether a flag differs from its default. The Python does not count: a variable may name it.
+    ///
+    /// # Errors
+    /// Never; an error would mean that a flag is required.
+    pub(crate) fn are_given(&self) -> anyhow::Result<bool> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            flags: PrepareFlags,
+        }
+        let defaults = Alone::try_parse_from(["skincell"])?.flags;
+        Ok(Self { python: None, ..self.clone() } != Self { python: None, ..defaults })
+    }
+}
+
 /// Runs `model prepare`.
 ///
 /// # Errors
 /// The labels, the model or the folder are not usable.
-pub(super) fn run(arguments: PrepareArguments) -> anyhow::Result<ExitCode> {
-    if let Some(advice) = advice(&arguments.model).filter(|_| !arguments.model.is_dir()) {
-        bail!("{}: {advice}", arguments.model.display());
+pub(super) fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
+    let output = &arguments.output;
+    prepare(&arguments.model, output, output, arguments.force, &arguments.flags)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prepares and packs `model` as the folder `output`, which may exist only if `force` is set. Shows progress
+/// and prints the report, in which the folder is called `shown`.
+///
+/// # Errors
+/// The labels, the model or the folder are not usable.
+pub(crate) fn prepare(
+    model: &Path,
+    output: &Path,
+    shown: &Path,
+    force: bool,
+    flags: &PrepareFlags,
+) -> anyhow::Result<()> {
+    if let Some(advice) = advice(model).filter(|_| !model.is_dir()) {
+        bail!("{}: {advice}", model.display());
     }
     let progress = Progress::new();
-    let mut exported = match Framework::of(&arguments.model) {
+    let mut exported = match Framework::of(model) {
         None => None,
         Some(framework) => {
             progress.show(&format!("exporting with {}", framework.name()));
-            Some(export(&arguments.model, framework, &arguments.python, arguments.size)?)
+            Some(export(
+                model,
+                framework,
+                &flags.python.clone().unwrap_or_else(python),
+                flags.size,
+            )?)
         }
     };
     let recognised = exported.as_ref().and_then(Exported::convention);
-    let (parts, sources) = arguments.preprocess.parts(&arguments.model, recognised);
-    let classes = labels(arguments.labels.as_deref(), &arguments.model)?;
-    let (preview_file, packing) = (arguments.preview.clone(), arguments.packing.clone());
-    let output = arguments.output.clone();
-    let model = exported.as_ref().map_or_else(|| arguments.model.clone(), Exported::path);
-    let options = options(arguments, model, classes, parts);
+    let (parts, sources) = flags.preprocess.parts(model, recognised);
+    let (classes, found) = labels(flags.labels.as_deref(), model)?;
+    if let Some(found) = found {
+        println!("labels are read from {}, found beside the model", found.display());
+    }
+    let graph = exported.as_ref().map_or_else(|| model.to_owned(), Exported::path);
+    let options = PrepareOptions {
+        output: output.to_owned(),
+        force,
+        ..options(flags, graph, classes, parts)
+    };
     let reference = exported.as_mut().map(|exported| exported as &mut dyn Reference);
     let report = prepare_from(&options, reference, &mut |step| match step {
         Step::Familiarize(done, total) => progress.show_part(words(step), done, total),
         _ => progress.show(words(step)),
     })?;
     progress.done();
-    print_report(&report, &output.display().to_string(), &sources);
-    if let Some(file) = preview_file {
-        preview(&file, &photos::some(&options.photos, 1)?, &report.card.input)?;
+    print_report(&report, &shown.display().to_string(), &sources);
+    if let Some(file) = &flags.preview {
+        preview(file, &photos::some(&options.photos, 1)?, &report.card.input)?;
     }
-    let photos = photos::some(&packing.photos, COMPARED)?;
-    pack_and_report(&output, &PackFlags { photos, ..packing })?;
-    Ok(ExitCode::SUCCESS)
+    let photos = photos::some(&flags.packing.photos, COMPARED)?;
+    pack_shown_as(output, shown, &PackFlags { photos, ..flags.packing.clone() })
+}
+
+/// Everything besides the model file that determines the prepared folder, as text: two equal texts mean
+/// equal folders. Photos count by path, size and time of change.
+///
+/// # Errors
+/// The labels or photos cannot be read.
+pub(crate) fn fingerprint(model: &Path, flags: &PrepareFlags) -> anyhow::Result<String> {
+    let (classes, _) = labels(flags.labels.as_deref(), model)?;
+    let (parts, _) = flags.preprocess.parts(model, None);
+    let stamp = |path: PathBuf| -> anyhow::Result<_> {
+        let data = std::fs::metadata(&path).with_context(|| path.display().to_string())?;
+        Ok((path, data.len(), data.modified()?))
+    };
+    let photos = photos::list(&flags.packing.photos)?.into_iter().map(stamp);
+    let photos = photos.collect::<anyhow::Result<Vec<_>>>()?;
+    // The first two do not change the folder, and the labels are in `classes`.
+    let rest = PrepareFlags { python: None, preview: None, labels: None, ..flags.clone() };
+    Ok(format!("{classes:?}\n{parts:?}\n{photos:?}\n{rest:?}"))
 }
 
 /// The flags as options of the library.
 fn options(
-    arguments: PrepareArguments,
+    flags: &PrepareFlags,
     model: PathBuf,
     classes: Vec<Class>,
     parts: Preprocess,
 ) -> PrepareOptions {
     PrepareOptions {
         model,
-        output: arguments.output,
         classes,
-        name: arguments.name,
-        title: arguments.title,
-        notice: arguments.notice,
-        on_device: arguments.on_device,
-        license: arguments.license,
-        source: arguments.source,
+        name: flags.name.clone(),
+        title: flags.title.clone(),
+        notice: flags.notice.clone(),
+        on_device: flags.on_device,
+        license: flags.license.clone(),
+        source: flags.source.clone(),
         mean: parts.mean.unwrap_or([0.0; 3]),
         std: parts.std.unwrap_or([1.0; 3]),
         order: parts.order.unwrap_or_default(),
         resize: parts.resize(),
         crop_ratio: parts.crop_ratio.unwrap_or(1.0),
-        layout: arguments.layout.map(|layout| match layout {
+        layout: flags.layout.map(|layout| match layout {
             LayoutKind::Nchw => Layout::Nchw,
             LayoutKind::Nhwc => Layout::Nhwc,
         }),
         assumed: parts.assumed(),
-        defaults: arguments.input_default,
-        photos: arguments.packing.photos,
-        photos_basis: arguments.basis,
-        max_difference: Some(arguments.max_difference),
-        input: match arguments.input {
+        defaults: flags.input_default.clone(),
+        photos: flags.packing.photos.clone(),
+        photos_basis: flags.basis.clone(),
+        max_difference: Some(flags.max_difference),
+        input: match flags.input {
             InputKind::F32 => Dtype::F32,
             InputKind::U8 => Dtype::U8,
         },
-        size: arguments.size,
-        scores: arguments.scores,
-        activation: arguments.activation.map(|a| match a {
+        size: flags.size,
+        scores: flags.scores.clone(),
+        activation: flags.activation.map(|a| match a {
             ActivationKind::Softmax => SaidActivation::Softmax,
             ActivationKind::Sigmoid => SaidActivation::Sigmoid,
             ActivationKind::LogSoftmax => SaidActivation::LogSoftmax,
             ActivationKind::None => SaidActivation::None,
         }),
-        target: match arguments.cam_target {
+        target: match flags.cam_target {
             None => CamTarget::Solvable,
             Some(TargetKind::Conv) => CamTarget::Only(Target::Conv),
             Some(TargetKind::Activation) => CamTarget::Only(Target::Activation),
             Some(TargetKind::None) => CamTarget::None,
         },
-        layer: arguments.cam_layer,
-        basis: match arguments.cam_basis {
+        layer: flags.cam_layer.clone(),
+        basis: match flags.cam_basis {
             BasisKind::Probability => Basis::Probability,
             BasisKind::Logit => Basis::Logit,
         },
-        own_bias: arguments.conv_bias.map(|kind| kind == BiasKind::Own),
-        force: arguments.force,
+        own_bias: flags.conv_bias.map(|kind| kind == BiasKind::Own),
+        ..PrepareOptions::default()
     }
 }
 
@@ -301,8 +376,9 @@ const BESIDE: [&str; 6] = [
     "config.json",
 ];
 
-/// The classes from a file, a list, or a file beside the model. Empty if the model itself may name them.
-fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
+/// The classes from a file, a list, or a file beside the model, which is returned too. Empty if the model
+/// itself may name them.
+fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<(Vec<Class>, Option<PathBuf>)> {
     let read = |path: &Path| -> anyhow::Result<Vec<Class>> {
         let text = std::fs::read_to_string(path);
         let text = text.with_context(|| format!("labels {}", path.display()))?;
@@ -315,19 +391,19 @@ fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<Vec<Class>> {
             let is_config = file.file_name().is_some_and(|name| name == "config.json");
             file.is_file() && (!is_config || read(file).is_ok())
         });
-        let Some(found) = found else { return Ok(Vec::new()) };
-        println!("labels are read from {}, found beside the model", found.display());
-        return read(&found);
+        let Some(found) = found else { return Ok((Vec::new(), None)) };
+        return Ok((read(&found)?, Some(found)));
     };
     let path = Path::new(given);
     if !path.exists() && given.contains(',') {
-        return parse_labels(&given.replace(',', "\n")).context("--labels");
+        let classes = parse_labels(&given.replace(',', "\n")).context("--labels")?;
+        return Ok((classes, None));
     }
     let classes = read(path)?;
     if classes.is_empty() {
         bail!("labels {given}: the file has no classes");
     }
-    Ok(classes)
+    Ok((classes, None))
 }
 
 fn words(step: Step) -> &'static str {

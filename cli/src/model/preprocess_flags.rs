@@ -7,7 +7,7 @@ use skincell_modelkit::preprocess::{Convention, Preprocess, beside, inside};
 use skincell_vision::card::{ChannelOrder, Filter, Fit};
 
 /// Flags of `skincell model prepare` for preprocessing.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub(super) struct PreprocessFlags {
     /// The convention photos were prepared by in training: range, order of channels, filter and crop
     /// [default: preprocessor_config.json or config.json beside the model, else the ONNX metadata, else
@@ -35,13 +35,13 @@ pub(super) struct PreprocessFlags {
     crop_ratio: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum OrderKind {
     Rgb,
     Bgr,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum FilterKind {
     Lanczos,
     Bicubic,
@@ -51,7 +51,7 @@ enum FilterKind {
     BilinearSharp,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum FitKind {
     Stretch,
     Crop,

@@ -188,6 +188,7 @@ impl App {
             Ok(AppComponent {
                 id: component.id.clone(),
                 source: content_path(&component.source)?,
+                embedded: None,
                 environment: environment.into_iter().collect(),
                 variables: component.config.iter().map(expand).collect::<anyhow::Result<_>>()?,
                 files: Vec::new(),

@@ -9,7 +9,7 @@ mod resolve;
 mod variables;
 
 pub use locked::load_locked;
-pub use resolve::load;
+pub use resolve::{load, resolve};
 pub use variables::Values;
 
 use crate::compose::Dependency;
@@ -67,6 +67,9 @@ pub struct AppComponent {
     pub id: String,
     /// The Wasm file.
     pub source: PathBuf,
+    /// The component with its dependencies, if it is a part of this program; `source` then only names it.
+    #[serde(skip)]
+    pub embedded: Option<&'static [u8]>,
     /// Environment variables, each name once.
     pub environment: Vec<(String, String)>,
     /// Values that it may read by name (`spin_sdk::variables`, `wasi:config`), with templates expanded.

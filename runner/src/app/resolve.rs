@@ -55,7 +55,11 @@ struct Resolver<'a> {
     app: App,
 }
 
-fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyhow::Result<App> {
+/// The application of `manifest`, whose relative paths start at the absolute path `folder`.
+///
+/// # Errors
+/// When the manifest requires something that this runner does not offer.
+pub fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyhow::Result<App> {
     if let Some(other) = manifest.trigger.keys().find(|kind| *kind != "http") {
         bail!("the trigger type {other:?} is not offered here; only `http` is");
     }
@@ -183,6 +187,7 @@ impl Resolver<'_> {
         Ok(AppComponent {
             id: id.to_owned(),
             source: self.app.folder.join(source),
+            embedded: None,
             environment: environment.into_iter().collect(),
             variables: variables.collect::<anyhow::Result<_>>()?,
             files: component.files,

@@ -1,0 +1,105 @@
+"""Makes the Python wheel from the binary that `deploy/release.py` has built.
+
+    python3 deploy/make_wheel.py --binary FILE --models FOLDER --out FOLDER
+
+The wheel contains the program, the package `python/skincell` and the model `skin`. It is packed by `wheel`, so that
+the program in it is the one in the archive, byte for byte; maturin would build it again. Prints the wheel's path.
+Needs the package `wheel` (deploy/requirements.txt).
+"""
+
+import argparse
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+NAME = "skincell"
+SUMMARY = "Serves image classifiers with Grad-CAM heatmaps: a photo in, ranked classes and a heatmap out"
+PYTHON = ">=3.9"
+# ELF's numbers of machines.
+MACHINES = {62: "x86_64", 183: "aarch64"}
+# The oldest C library that a static program is declared for; it uses none.
+STATIC = ["manylinux_2_17", "manylinux2014", "musllinux_1_1"]
+# Frameworks whose models `prepare` exports, by the name of the extra that installs them.
+EXTRAS = {"keras": "models/keras/requirements.txt", "torch": "models/torch/requirements.txt"}
+
+
+def tags(binary):
+    """The platforms that the program runs on: read from the file, never assumed."""
+    elf = binary.read_bytes()
+    if elf[:4] != b"\x7fELF":
+        sys.exit(f"{binary} is no program for Linux; wheels for other systems are not made yet")
+    machine = MACHINES[int.from_bytes(elf[18:20], "little")]
+    used = [int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", elf)]
+    if not used and b"ld-linux" not in elf and b"ld-musl" not in elf:
+        return [f"{tag}_{machine}" for tag in STATIC]
+    return [f"manylinux_2_{max(used)}_{machine}"]
+
+
+def requirements():
+    """The extras, as lines of metadata."""
+    for extra, path in EXTRAS.items():
+        yield f"Provides-Extra: {extra}"
+        for line in (ROOT / path).read_text().splitlines():
+            if line and not line.startswith("#"):
+                yield f'Requires-Dist: {line}; extra == "{extra}"'
+
+
+def metadata(version, cargo):
+    """The package's core metadata, version 2.4."""
+    lines = [
+        "Metadata-Version: 2.4", f"Name: {NAME}", f"Version: {version}", f"Summary: {SUMMARY}",
+        f"License-Expression: {cargo['license']}", "License-File: LICENSE", "License-File: NOTICE.md",
+        f"Requires-Python: {PYTHON}", "Classifier: Operating System :: POSIX :: Linux", "Classifier: Typing :: Typed",
+        *requirements(), "Description-Content-Type: text/markdown",
+    ]
+    return "\n".join(lines) + "\n\n" + (ROOT / "python" / "README.md").read_text()
+
+
+def make(binary, models, out):
+    """Packs the wheel into the folder `out`; returns its path."""
+    cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
+    version = cargo["version"]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = pathlib.Path(folder, "tree")
+        shutil.copytree(ROOT / "python" / NAME, tree / NAME, ignore=shutil.ignore_patterns("__pycache__"))
+        data = tree / f"{NAME}-{version}.data"
+        (data / "scripts").mkdir(parents=True)
+        shutil.copy2(binary, data / "scripts" / NAME)
+        # pip places this at <environment>/share/skincell, where the program looks for models/skin.
+        shutil.copytree(models, data / "data" / "share" / NAME / "models")
+        info = tree / f"{NAME}-{version}.dist-info"
+        (info / "licenses").mkdir(parents=True)
+        for name in ("LICENSE", "NOTICE.md"):
+            shutil.copy2(ROOT / name, info / "licenses" / name)
+        (info / "METADATA").write_text(metadata(version, cargo))
+        wheel = ["Wheel-Version: 1.0", "Generator: deploy/make_wheel.py", "Root-Is-Purelib: false"]
+        wheel += [f"Tag: py3-none-{tag}" for tag in tags(binary)]
+        (info / "WHEEL").write_text("\n".join(wheel) + "\n")
+        out.mkdir(parents=True, exist_ok=True)
+        before = set(out.glob("*.whl"))
+        for old in before:
+            old.unlink()
+        pack = [sys.executable, "-m", "wheel", "pack", str(tree), "--dest-dir", str(out)]
+        done = subprocess.run(pack, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"wheel pack: {done.stderr}install it with `pip install -r deploy/requirements.txt`")
+        return next(out.glob("*.whl"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", type=pathlib.Path, required=True)
+    parser.add_argument("--models", type=pathlib.Path, required=True, help="the folder that contains skin/")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "dist")
+    args = parser.parse_args()
+    print(make(args.binary, args.models, args.out))
+
+
+if __name__ == "__main__":
+    main()

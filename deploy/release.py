@@ -1,0 +1,267 @@
+"""Builds a release, and tests it where there is nothing else: an empty root, and a clean virtual environment.
+
+    target/deploy-venv/bin/python deploy/release.py [--target TRIPLE] [--binary FILE] [--out FOLDER]
+
+Makes in FOLDER (target/dist)
+    skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, completions, manual pages, licences
+    skincell-<version>-....whl           the same program as a Python package
+    SHA256SUMS                           of both
+and prints bytes and seconds. The program contains the component and the page (feature `embed`). It is static if the
+target is musl, which needs `rustup target add` and a musl C compiler (Debian: musl-tools); the default is musl where
+that is there. With --binary an existing program is packed, which must have been built so. The test in an empty root
+needs root for chroot, and is skipped without. Exits with 1 if a test fails. Needs `wheel` (deploy/requirements.txt).
+"""
+
+import argparse
+import base64
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT / "bench")]
+import make_wheel as wheels  # noqa: E402
+from service import machine  # noqa: E402
+
+NAME = "skincell"
+SHELLS = {"bash": NAME, "zsh": f"_{NAME}", "fish": f"{NAME}.fish"}
+WASM = pathlib.Path("wasm32-wasip2/release/skincell.wasm")
+PHOTO = ROOT / "tests" / "photos" / "drawn-acne-1.jpg"
+CLASS = "Acne and Rosacea Photos"
+MIB = 1 << 20
+START_S = 120
+
+
+def cargo(*arguments, **environment):
+    subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=ROOT, check=True,
+                   env=os.environ | environment)
+
+
+def default_target():
+    kind = "musl" if shutil.which("musl-gcc") else "gnu"
+    return f"{platform.machine()}-unknown-linux-{kind}"
+
+
+def build(target, binary):
+    """The component's and the program's files."""
+    cargo("--target", "wasm32-wasip2", "-p", NAME)
+    component = ROOT / "target" / WASM
+    if binary is None:
+        cargo("--target", target, "-p", "skincell-cli", "--features", "embed", SKINCELL_COMPONENT=str(component))
+        binary = ROOT / "target" / target / "release" / NAME
+    return component, binary
+
+
+def manifest():
+    """The repository's spin.toml with the paths of the archive, which has one component and one model."""
+    text = (ROOT / "spin.toml").read_text()
+    text = text.replace(f'source = "target/{WASM}"', 'source = "skincell.wasm"')
+    text = text.replace('ai_models = ["skin", "imagenet"]', 'ai_models = ["skin"]')
+    for table in ("dependencies", "build"):
+        text = re.sub(rf"(?ms)^(#[^\n]*\n)*\[component\.skincell\.{table}\]\n.*?(?=^#[^\n]*\n\[|^\[|\Z)", "", text)
+    text = re.sub(r'(?m)^files = .*$', 'files = ["models/*/card.json"]', text)
+    text = re.sub(r"(?m)^(#[^\n]*\n)*(dependencies_inherit_configuration|build) = .*\n", "", text)
+    found = tomllib.loads(text)["component"][NAME]
+    assert found["source"] == "skincell.wasm" and "dependencies" not in found and "build" not in found, found
+    return text
+
+
+def fill(folder, component, binary):
+    """Writes the contents of the archive."""
+    shutil.copy2(binary, folder / NAME)
+    shutil.copy2(component, folder / "skincell.wasm")
+    (folder / "spin.toml").write_text(manifest())
+    for name in ("LICENSE", "NOTICE.md", "SECURITY.md"):
+        shutil.copy2(ROOT / name, folder / name)
+    skin = folder / "models" / "skin"
+    skin.mkdir(parents=True)
+    for name in ("card.json", "model.onnx", "model.onnx.data"):
+        shutil.copy2(ROOT / "models" / "skin" / name, skin / name)
+    program = folder / NAME
+    subprocess.run([program, "model", "pack", skin], check=True)
+    (folder / "completions").mkdir()
+    for shell, name in SHELLS.items():
+        script = subprocess.run([program, "completions", shell], check=True, capture_output=True).stdout
+        (folder / "completions" / name).write_bytes(script)
+    subprocess.run([program, "man", folder / "man" / "man1"], check=True)
+
+
+def archive(folder, path):
+    """Packs `folder` reproducibly: sorted, without times and owners."""
+    def plain(member):
+        member.mtime = member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        return member
+
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as out:
+        for file in sorted(folder.rglob("*")):
+            out.add(file, f"{folder.name}/{file.relative_to(folder)}", recursive=False, filter=plain)
+    path.write_bytes(gzip.compress(tar.getvalue(), mtime=0))
+
+
+@contextlib.contextmanager
+def with_proc(root):
+    """The kernel's /proc in that root, as every container has it: the runner reads its own mappings there."""
+    (root / "proc").mkdir()
+    subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", root / "proc"], check=True)
+
+
+@contextlib.contextmanager
+def serving(command, **options):
+    """Starts a service on a free port; gives its port and the seconds from its start to its first line."""
+    begin = time.perf_counter()
+    process = subprocess.Popen([*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True, **options)
+    try:
+        for line in process.stdout:
+            found = re.match(r"Serving http://[\d.]+:(\d+)", line)
+            if found:
+                break
+        else:
+            sys.exit(f"{command} did not start; its exit code is {process.wait()}")
+        yield int(found.group(1)), time.perf_counter() - begin
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=START_S)
+
+
+def ask(port):
+    """Posts a photo; returns the seconds until its answer, which must be right and have a heatmap."""
+    begin = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
+    connection.request("POST", "/predict", body=PHOTO.read_bytes(), headers={"Content-Type": "image/jpeg"})
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    assert answer.status == 200 and body["results"][0]["class"] == CLASS, body
+    assert base64.b64decode(body["heatmap_base64"]).startswith(b"\x89PNG"), body
+    connection.request("GET", "/")
+    page = connection.getresponse()
+    assert page.status == 200 and b"<html" in page.read(), "the page"
+    return time.perf_counter() - begin
+
+
+def libraries(binary):
+    """The shared libraries that a program needs, by their paths; none if it is static."""
+    run = subprocess.run(["ldd", binary], capture_output=True, text=True)
+    return [pathlib.Path(path) for path in re.findall(r"(/\S+) \(0x", run.stdout)]
+
+
+def test_archive(path, user):
+    """Unpacks the archive in an empty root and serves there, as a user without rights. Returns a sentence."""
+    with tempfile.TemporaryDirectory() as root:
+        root = pathlib.Path(root)
+        begin = time.perf_counter()
+        with tarfile.open(path) as packed:
+            packed.extractall(root, filter="data")
+        unpacked = time.perf_counter() - begin
+        app = next(root.iterdir())
+        needed = libraries(app / NAME)
+        for library in needed:
+            (root / library.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, root / library.relative_to("/"))
+        (root / "cache").mkdir()
+        for folder in (root, root / "cache"):
+            os.chown(folder, user, user)
+
+        def enter():
+            os.chroot(root)
+            os.chdir("/")
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+
+        inside = f"/{app.name}/{NAME}"
+        common = {"preexec_fn": enter, "env": {"XDG_CACHE_HOME": "/cache"}}
+        with with_proc(root):
+            with serving([inside, "serve"], **common) as (port, first):
+                answered = ask(port)
+            with serving([inside, "serve"], **common) as (port, warm):
+                ask(port)
+            with serving([inside, "up", "--from", f"/{app.name}"], **common) as (port, _):
+                ask(port)
+    with_libraries = f" and {len(needed)} libraries of this system" if needed else ""
+    return (f"empty root with the archive{with_libraries} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
+            f"{first:.2f} s (compiling; {warm:.2f} s the next time), photo and page in {answered:.2f} s")
+
+
+def test_wheel(path):
+    """Installs the wheel in a clean virtual environment, without an index, and serves. Returns a sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder, "venv")
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        begin = time.perf_counter()
+        subprocess.run([place / "bin" / "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", path],
+                       check=True)
+        installed = time.perf_counter() - begin
+        environment = {"PATH": "/usr/bin:/bin", "HOME": folder}
+        with serving([place / "bin" / NAME, "serve"], cwd=folder, env=environment) as (port, first):
+            answered = ask(port)
+        script = (
+            "import sys, skincell\n"
+            "with skincell.serve() as client:\n"
+            "    answer = client.predict(sys.argv[1], top_k=2)\n"
+            "    assert client.is_ready() and len(answer.results) == 2, answer.raw\n"
+            "    assert answer.results[0].label == sys.argv[2] and answer.heatmap.startswith(b'\\x89PNG'), answer.raw\n"
+            "    try:\n"
+            "        client.predict(b'no photo')\n"
+            "        sys.exit('no photo was answered')\n"
+            "    except skincell.Problem as problem:\n"
+            "        assert problem.status == 415, problem.status\n"
+        )
+        subprocess.run([place / "bin" / "python", "-c", script, PHOTO, CLASS], check=True, cwd=folder, env=environment)
+        version = subprocess.run([place / "bin" / "python", "-m", NAME, "--version"], check=True, cwd=folder,
+                                 env=environment, capture_output=True, text=True).stdout.strip()
+    return (f"clean virtual environment: installed in {installed:.1f} s, {version} serving after {first:.2f} s, photo and "
+            f"page in {answered:.2f} s; skincell.serve, predict and Problem as documented")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default=default_target())
+    parser.add_argument("--binary", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "dist")
+    args = parser.parse_args()
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    component, binary = build(args.target, args.binary)
+    args.out.mkdir(parents=True, exist_ok=True)
+    packed = args.out / f"{NAME}-{version}-{args.target}.tar.gz"
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder, f"{NAME}-{version}-{args.target}")
+        folder.mkdir()
+        fill(folder, component, binary)
+        archive(folder, packed)
+        wheel = wheels.make(binary, folder / "models", args.out)
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in (packed, wheel))
+    (args.out / "SHA256SUMS").write_text(sums)
+    print(machine())
+    kind = "static" if not libraries(binary) else f"for {wheels.tags(binary)[0]} and newer"
+    print(f"program {binary.stat().st_size / MIB:.1f} MiB, {kind}")
+    for path in (packed, wheel):
+        print(f"{path.name}: {path.stat().st_size / MIB:.1f} MiB")
+    user = tomllib.loads((HERE / "figures.toml").read_text())["service"]["user"]
+    print(test_archive(packed, user) if os.geteuid() == 0 else "skipped: chroot needs root")
+    print(test_wheel(wheel))
+
+
+if __name__ == "__main__":
+    main()

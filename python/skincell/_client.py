@@ -1,0 +1,147 @@
+"""Asks a running service about photos, over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+
+class Problem(Exception):
+    """The service refused a request; the text says why and what to do next (RFC 9457)."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail or title)
+        self.status = status
+        """The HTTP status, such as 413."""
+        self.title = title
+        """The kind of problem in words."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One class of an answer."""
+
+    label: str
+    """The class as the model names it."""
+    display: str
+    """The class for people; the label if the model has no other words."""
+    probability: float
+    """In per cent, 0 to 100."""
+    index: int
+    """The class's place among the model's scores, from 0."""
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Whether the model knows photos of this kind."""
+
+    score: float
+    """The distance from the photos that the model knows; 0 is in their middle."""
+    is_familiar: bool
+    """Whether the score is below the model's threshold."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to a photo."""
+
+    model: str
+    """The model's name."""
+    notice: str
+    """What the model's makers want users to know, such as "Not a medical device."; empty without one."""
+    results: list[Result]
+    """The classes, the likeliest first."""
+    heatmap: bytes | None
+    """The Grad-CAM heatmap over the photo, a PNG; None if there is none."""
+    heatmap_label: str | None
+    """The class whose heatmap it is."""
+    familiarity: Familiarity | None
+    """None if the model does not tell."""
+    raw: dict[str, Any]
+    """The whole JSON answer."""
+
+
+class Client:
+    """A client of a service at `url`. `token` is sent as a bearer token; `timeout` is in seconds."""
+
+    def __init__(self, url: str = "http://127.0.0.1:3000", *, token: str | None = None, timeout: float = 60) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+
+    def predict(
+        self,
+        photo: str | os.PathLike[str] | bytes,
+        *,
+        top_k: int | None = None,
+        heatmap: bool = True,
+        label: str | int | None = None,
+        model: str | None = None,
+    ) -> Prediction:
+        """Ranks the classes of a photo: a path, or the bytes of a JPEG, PNG, WebP, BMP or GIF file.
+
+        `top_k` is the number of classes, `label` the class to show on the heatmap (the likeliest if None),
+        `model` another model of the service. Raises Problem if the service refuses the photo, and OSError if
+        the file or the service cannot be reached.
+        """
+        if not isinstance(photo, bytes):
+            with open(photo, "rb") as file:
+                photo = file.read()
+        asked = {"top_k": top_k, "gradcam": str(heatmap).lower(), "class": label, "model": model}
+        query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
+        answer = self._call(f"/predict?{query}", photo)
+        encoded, familiarity = answer.get("heatmap_base64"), answer.get("familiarity")
+        return Prediction(
+            model=answer["model"]["name"],
+            notice=answer["model"].get("notice") or "",
+            results=[
+                Result(one["class"], one.get("display") or one["class"], one["probability"], one["index"])
+                for one in answer["results"]
+            ],
+            heatmap=base64.b64decode(encoded) if encoded else None,
+            heatmap_label=answer.get("heatmap_class"),
+            familiarity=Familiarity(familiarity["score"], familiarity["is_familiar"]) if familiarity else None,
+            raw=answer,
+        )
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models of the service, as `GET /models` describes them."""
+        models: list[dict[str, Any]] = self._call("/models")["models"]
+        return models
+
+    def is_ready(self) -> bool:
+        """Whether the service takes requests."""
+        try:
+            with self._open(urllib.request.Request(f"{self.url}/readyz")):
+                return True
+        except OSError:
+            return False
+
+    def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        try:
+            with self._open(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _problem(error) from None
+
+    def _open(self, request: urllib.request.Request) -> Any:
+        if self._token is not None:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        return urllib.request.urlopen(request, timeout=self._timeout)
+
+
+def _problem(error: urllib.error.HTTPError) -> Problem:
+    try:
+        body = json.load(error)
+        return Problem(error.code, str(body.get("title", error.reason)), str(body.get("detail", "")))
+    except (ValueError, AttributeError):
+        return Problem(error.code, str(error.reason), "")

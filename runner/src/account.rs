@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::Descriptor;
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, ReaddirIterator};
-use wasmtime_wasi_http::FieldMap;
 use wasmtime_wasi_http::p2::bindings::http::types::{Method, Scheme};
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::p2::types::{HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::{FieldMap, p3};
 
 /// Most handles of one instance, of all kinds together.
 pub(crate) const MAX_HANDLES: usize = 1_000;
@@ -40,9 +40,9 @@ pub(crate) const CHUNK: usize = 32 << 10;
 // Bytes for each resource of a kind. The largest of the many small ones is an error with its chain of causes;
 // the table's own entry is 56 bytes, counted three times because the table grows by copying, and 100 with its
 // children.
-const SMALL: u64 = 1 << 10;
+pub(crate) const SMALL: u64 = 1 << 10;
 /// A body's queue, counted at its full length because only its two ends know the real one, and the ends.
-const BODY: u64 = (CHUNKS * CHUNK) as u64 + END;
+pub(crate) const BODY: u64 = (CHUNKS * CHUNK) as u64 + END;
 /// One end of such a queue, which keeps the queue's blocks of 32 slots of 40 bytes each.
 const END: u64 = 4 << 10;
 /// A file's stream, which keeps the piece that was read ahead, at most wasmtime-wasi's 64 KiB.
@@ -214,6 +214,11 @@ impl Held {
             self.bytes += DESCRIPTOR;
         } else if entry.is::<ReaddirIterator>() {
             self.bytes += listing;
+        } else if let Some(response) = entry.downcast_ref::<p3::Response>() {
+            maps.push(fields_size(&response.headers));
+        } else if let Some(request) = entry.downcast_ref::<p3::Request>() {
+            self.bytes += places(request);
+            maps.push(fields_size(&request.headers));
         } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
             self.bytes += response.body.as_ref().map_or(0, |_| BODY);
             maps.push(fields_size(&response.headers));
@@ -246,6 +251,14 @@ fn texts(request: &HostOutgoingRequest) -> u64 {
     };
     let texts = [&request.authority, &request.path_with_query].into_iter().flatten();
     (method + scheme + texts.map(String::len).sum::<usize>()) as u64
+}
+
+/// Bytes of the method, authority and path of a request of WASI 0.3.
+fn places(request: &p3::Request) -> u64 {
+    let authority = request.authority.as_ref().map_or(0, |authority| authority.as_str().len());
+    let path = request.path_with_query.as_ref().map_or(0, |path| path.as_str().len());
+    let scheme = request.scheme.as_ref().map_or(0, |scheme| scheme.as_str().len());
+    (request.method.as_str().len() + scheme + authority + path) as u64
 }
 
 #[cfg(test)]

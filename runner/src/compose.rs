@@ -6,6 +6,7 @@
 //! for all its parts, and the adapter with which Spin separates them is not built here. Reading `spin.toml`
 //! is left to `app`; nothing is fetched.
 
+use crate::candidate;
 use crate::manifest::dependency::ImportName;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
 use wasmparser::{Parser, Payload};
 
 /// Interfaces that show a component's configuration, and the key of that configuration in `spin.toml`.
-const CONFIGURATION: [(&str, &str); 4] = [
+const CONFIGURATION: [(&str, &str); 5] = [
     ("wasi:cli/environment", "environment"),
     ("wasi:filesystem/preopens", "files"),
     ("fermyon:spin/variables", "variables"),
+    ("spin:variables/variables", "variables"),
     ("wasi:config/store", "variables"),
 ];
 
@@ -53,16 +55,16 @@ pub enum ComposeError {
         /// Why.
         reason: String,
     },
-    /// A component of WASI 0.3.
+    /// A component of another release candidate of WASI 0.3.
     #[error(
-        "{path} is a component of WASI 0.3 (it names {interface}); components of WASI 0.2 are served here: \
-         build it with spin-sdk 5 (`spin new -t http-rust-p2` begins such an application), or with the \
-         WASI 0.2 target of your language's tools"
+        "{path} is a component of a release candidate of WASI 0.3 that is not served here (it names \
+         {interface}); WASI 0.3.0 and its candidate of 2026-03-15 are, and so is WASI 0.2: build it with \
+         spin-sdk 7, 6 or 5, or with other tools of those versions"
     )]
     Wasi03 {
         /// The file.
         path: PathBuf,
-        /// An interface of WASI 0.3 that it imports or exports.
+        /// An interface of that candidate, which it imports or exports.
         interface: String,
     },
     /// A name that covers no import.
@@ -108,15 +110,26 @@ pub enum ComposeError {
     Encode(String),
 }
 
-/// The component at `component` with its `dependencies` inside.
+/// The component at `component` with its `dependencies` inside. One of WASI 0.3's release candidate becomes
+/// one of the release.
 ///
 /// # Errors
 /// [`ComposeError`] with the file or the import in question.
 pub fn compose(component: &Path, dependencies: &[Dependency]) -> Result<Vec<u8>, ComposeError> {
     let wasm = read(component)?;
-    if dependencies.is_empty() {
-        return Ok(wasm);
-    }
+    let wasm =
+        if dependencies.is_empty() { wasm } else { composed(component, wasm, dependencies)? };
+    candidate::as_released(wasm).map_err(|error| ComposeError::NoComponent {
+        path: component.into(),
+        reason: error.to_string(),
+    })
+}
+
+fn composed(
+    component: &Path,
+    wasm: Vec<u8>,
+    dependencies: &[Dependency],
+) -> Result<Vec<u8>, ComposeError> {
     let mut composition = Composition::default();
     let socket = composition.add("component", component, wasm)?;
     let instance = composition.graph.instantiate(socket);
@@ -141,15 +154,15 @@ fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
         Ok(wasm) => wasm,
         Err(source) => return Err(ComposeError::Read { path, source }),
     };
-    match wasi03_interface(&wasm) {
+    match unknown_interface(&wasm) {
         Some(interface) => Err(ComposeError::Wasi03 { path, interface }),
         None => Ok(wasm),
     }
 }
 
-/// An interface of WASI 0.3 that the component itself imports or exports, release candidates included. What
-/// cannot be parsed has none; compiling it says what is wrong.
-fn wasi03_interface(wasm: &[u8]) -> Option<String> {
+/// An interface of a release candidate of WASI 0.3 that the component itself imports or exports and the host
+/// does not have. What cannot be parsed has none; compiling it says what is wrong.
+fn unknown_interface(wasm: &[u8]) -> Option<String> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         let found = match payload.ok()? {
@@ -162,10 +175,10 @@ fn wasi03_interface(wasm: &[u8]) -> Option<String> {
                 None
             }
             Payload::ComponentImportSection(imports) if depth == 0 => {
-                imports.into_iter().flatten().map(|import| import.name.name).find(is_wasi03)
+                imports.into_iter().flatten().map(|import| import.name.name).find(is_unknown)
             }
             Payload::ComponentExportSection(exports) if depth == 0 => {
-                exports.into_iter().flatten().map(|export| export.name.name).find(is_wasi03)
+                exports.into_iter().flatten().map(|export| export.name.name).find(is_unknown)
             }
             _ => None,
         };
@@ -176,9 +189,8 @@ fn wasi03_interface(wasm: &[u8]) -> Option<String> {
     None
 }
 
-fn is_wasi03(name: &&str) -> bool {
-    name.starts_with("wasi:")
-        && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
+fn is_unknown(name: &&str) -> bool {
+    candidate::is_unknown(name)
 }
 
 #[derive(Default)]
@@ -255,7 +267,7 @@ impl Composition {
 
 #[cfg(test)]
 mod tests {
-    use super::{compose, wasi03_interface};
+    use super::{compose, unknown_interface};
     use wasm_encoder::{ComponentBuilder, ComponentTypeRef, InstanceType};
 
     /// A component that imports an empty interface of this name, and one with it inside.
@@ -272,25 +284,51 @@ mod tests {
     }
 
     #[test]
-    fn a_component_of_wasi_0_3_is_refused_by_that_name() {
-        let releases = ["wasi:http/types@0.3.0", "wasi:http/types@0.3.0-rc-2026-03-15"];
-        for name in releases {
+    fn a_component_of_an_unknown_candidate_of_wasi_0_3_is_refused_by_that_name() {
+        let name = "wasi:http/types@0.3.0-rc-2025-09-16";
+        let [component, outer] = importing(name);
+        assert_eq!(unknown_interface(&component).as_deref(), Some(name));
+        assert_eq!(unknown_interface(&outer), None, "its own imports count, not those inside");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.wasm");
+        std::fs::write(&path, component).unwrap();
+        let refusal = compose(&path, &[]).unwrap_err().to_string();
+        assert!(refusal.contains("WASI 0.3") && refusal.contains(name), "{refusal}");
+        assert!(refusal.contains("spin-sdk 7"), "{refusal}");
+        for name in [
+            "wasi:http/types@0.2.3",
+            "wasi:http/types@0.3.0",
+            "wasi:http/types@0.3.1",
+            "wasi:http/types@0.3.0-rc-2026-03-15",
+            "wasi:nn/graph@0.2.0-rc-2024-10-28",
+            "own:api/x@0.3.0-rc-1",
+        ] {
+            assert_eq!(unknown_interface(&importing(name)[0]), None, "{name}");
+        }
+        assert_eq!(unknown_interface(b"\0asm\x01\0\0\0"), None, "a module");
+        assert_eq!(unknown_interface(b"no Wasm"), None);
+    }
+
+    #[test]
+    fn a_component_of_the_candidate_becomes_one_of_the_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.wasm");
+        let composed = |wasm: &[u8]| {
+            std::fs::write(&path, wasm).unwrap();
+            compose(&path, &[]).unwrap()
+        };
+        let cases = [
+            ("wasi:http/types@0.3.0-rc-2026-03-15", "wasi:http/types@0.3.0"),
+            ("wasi:http/types@0.3.0", "wasi:http/types@0.3.0"),
+            ("own:http/types@0.3.0-rc-2026-03-15", "own:http/types@0.3.0-rc-2026-03-15"),
+        ];
+        for (name, expected) in cases {
             let [component, outer] = importing(name);
-            assert_eq!(wasi03_interface(&component).as_deref(), Some(name));
-            assert_eq!(wasi03_interface(&outer), None, "its own imports count, not those inside");
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("c.wasm");
-            std::fs::write(&path, component).unwrap();
-            let refusal = compose(&path, &[]).unwrap_err().to_string();
-            assert!(refusal.contains("WASI 0.3") && refusal.contains(name), "{refusal}");
-            assert!(refusal.contains("http-rust-p2"), "{refusal}");
+            assert_eq!(composed(&component), importing(expected)[0], "{name}");
+            assert_eq!(composed(&outer), outer, "names of a component inside are its own");
         }
-        for name in
-            ["wasi:http/types@0.2.3", "wasi:nn/graph@0.2.0-rc-2024-10-28", "own:api/x@0.3.0"]
-        {
-            assert_eq!(wasi03_interface(&importing(name)[0]), None, "{name}");
-        }
-        assert_eq!(wasi03_interface(b"\0asm\x01\0\0\0"), None, "a module");
-        assert_eq!(wasi03_interface(b"no Wasm"), None);
+        let cut_off = &importing(cases[0].0)[0];
+        std::fs::write(&path, &cut_off[..cut_off.len() - 3]).unwrap();
+        assert!(compose(&path, &[]).is_err());
     }
 }

@@ -16,6 +16,7 @@ pub mod admission;
 pub mod allocator;
 pub mod app;
 pub mod build;
+mod candidate;
 pub mod compose;
 pub mod handler;
 pub mod manifest;

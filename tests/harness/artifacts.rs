@@ -60,6 +60,27 @@ pub(crate) fn two_inputs() -> &'static Path {
     })
 }
 
+/// The component of WASI 0.3 of `guests/wasi03/`, made with spin-sdk 7, built if necessary.
+#[must_use]
+pub fn wasi03() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| {
+        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-wasi03"];
+        build(&wasm, "skincell_guest_wasi03.wasm")
+    })
+}
+
+/// The same component made with spin-sdk 6, of WASI 0.3's release candidate, built if necessary.
+#[must_use]
+pub fn wasi03_candidate() -> &'static Path {
+    static CANDIDATE: OnceLock<PathBuf> = OnceLock::new();
+    CANDIDATE.get_or_init(|| {
+        let wasm =
+            ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-wasi03-candidate"];
+        build(&wasm, "skincell_guest_wasi03_candidate.wasm")
+    })
+}
+
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {

@@ -21,6 +21,6 @@ pub mod photos;
 mod runner;
 
 pub use app::App;
-pub use artifacts::{Artifacts, artifacts, portable, repository};
+pub use artifacts::{Artifacts, artifacts, portable, repository, wasi03, wasi03_candidate};
 pub use client::Answer;
 pub use runner::Runner;

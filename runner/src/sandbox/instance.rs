@@ -7,42 +7,39 @@ use super::limits::{
     MAX_COMPONENT_HANDLES, MAX_FIELD_BYTES, MAX_RANDOM_BYTES, MemoryLimiter, listing_bytes,
 };
 use super::output::{Printing, Stream};
-use super::{Compiled, Output, Sandbox, variables};
-use crate::account::{CHUNK, CHUNKS, InstanceAccount, Overdrawn};
+use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
+use super::start::NoInstance;
+use super::state::{NoOutbound, State};
+use super::{Compiled, Output, Sandbox, variables, wasi02, wasi03};
+use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
 use crate::app::AppComponent;
-use crate::memory::AnswerHold;
 use crate::metrics::Metrics;
 use crate::migration::Migration;
 use crate::nn::{self, Deadline, Grants, NnState, NnView};
 use crate::shortage;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, header};
-use hyper::body::{Body, Frame, SizeHint};
+use http::Request;
+use hyper::body::Body;
 use std::fs::File;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, ready};
 use std::time::Instant;
 use tokio::sync::oneshot;
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{
-    RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
+use wasmtime_wasi_http::WasiHttpCtx;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// Makes the instances of one component.
 pub struct Instances {
     sandbox: Sandbox,
-    pre: ProxyPre<State>,
+    handler: Handler,
     environment: Vec<(String, String)>,
     /// The folder it sees, opened once, so that a request needs no descriptor for it.
     files: WasiFilesystemCtx,
@@ -55,8 +52,14 @@ pub struct Instances {
     output: Output,
 }
 
-/// An answer whose body may still be in progress.
-pub type Reply = Response<ReplyBody>;
+/// A component's handler of requests, ready to be instantiated.
+#[derive(Clone)]
+enum Handler {
+    /// `wasi:http/incoming-handler`.
+    Wasi02(ProxyPre<State>),
+    /// `wasi:http/handler`.
+    Wasi03(ServicePre<State>),
+}
 
 /// Why an instance gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -93,22 +96,12 @@ impl Failure {
     }
 }
 
-/// The host's state of one instance.
-struct State {
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: NoOutbound,
-    nn: NnState,
-    account: InstanceAccount,
-    memory: MemoryLimiter,
-}
-
 impl Instances {
-    /// Links a component to the interfaces it may import: WASI 0.2, incoming HTTP, its variables, and wasi-nn
-    /// with `grants`. `files` is the folder it sees at `/`, `output` the target of its output.
+    /// Links a component to the interfaces it may import: WASI 0.2 and 0.3, incoming HTTP, its variables, and
+    /// wasi-nn with `grants`. `files` is the folder it sees at `/`, `output` the target of its output.
     ///
     /// # Errors
-    /// When the component imports any other interface, or does not export the HTTP handler.
+    /// When the component imports any other interface, or does not export one HTTP handler.
     pub fn new(
         sandbox: &Sandbox,
         compiled: &Compiled,
@@ -119,23 +112,19 @@ impl Instances {
         output: Output,
     ) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&sandbox.engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        wasi02::add_to_linker(&mut linker)?;
+        wasi03::add_to_linker(&mut linker)?;
         nn::add_to_linker(&mut linker, |state: &mut State| NnView {
             state: &mut state.nn,
             account: &mut state.account,
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
-        let pre = linker
-            .instantiate_pre(&compiled.component)
-            .and_then(ProxyPre::new)
-            .map_err(anyhow::Error::from)
-            .context("the component imports an interface that is not offered here")?;
+        let handler = Handler::new(&linker, &compiled.component)?;
         let listing = files.map(listing_bytes).transpose()?.unwrap_or(0);
         let folder = files.map(File::open).transpose()?;
         let files = opened(files)?;
         let (sandbox, environment) = (sandbox.clone(), component.environment.clone());
-        Ok(Self { sandbox, pre, environment, files, folder, listing, grants, metrics, output })
+        Ok(Self { sandbox, handler, environment, files, folder, listing, grants, metrics, output })
     }
 
     /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own
@@ -163,10 +152,7 @@ impl Instances {
             migration.request();
         }
         let mut store = self.store(deadline, request_deadline, migration.clone());
-        let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request).map_err(trap)?;
-        let outparam = http.new_response_outparam(send_head).map_err(trap)?;
-        let pre = self.pre.clone();
+        let handler = self.handler.clone();
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
@@ -174,10 +160,7 @@ impl Instances {
         metrics.instances_created.inc();
         let work = migration.spawn(&self.sandbox.threads, async move {
             let start = Instant::now();
-            let call = async {
-                let proxy = instance(&pre, &mut store).await?;
-                proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
-            };
+            let call = handler.call(&mut store, request, send_head);
             let outcome = run_until(call, client_gone, deadline).await;
             let State { memory, account, .. } = store.data();
             let used = Used { refused: memory.refused, overdrawn: account.overdrawn() };
@@ -205,8 +188,7 @@ impl Instances {
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
-                // The channel closed without an answer because the store was dropped, so the reason is known
-                // now.
+                // The channel closed without an answer because the guest ended, so the reason is known soon.
                 let (outcome, used) = work.await.map_err(|_| trap("the host failed to run it"))?;
                 Err(self.explain(outcome, &used))
             }
@@ -231,17 +213,21 @@ impl Instances {
         *wasi.filesystem() = self.files.clone();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELD_BYTES);
+        let is_wasi03 = matches!(self.handler, Handler::Wasi03(_));
+        let concurrent = if is_wasi03 { wasi03::CONCURRENT_BYTES } else { 0 };
+        let account = (limits.max_host_memory as u64).saturating_sub(concurrent);
         let state = State {
             wasi,
             http,
             hooks: NoOutbound,
             nn: NnState::new(self.grants.clone(), request_deadline, migration.clone()),
-            account: InstanceAccount::new(limits.max_host_memory as u64, self.listing),
+            account: InstanceAccount::new(account, self.listing),
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
         let mut store = Store::new(&self.sandbox.engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_max_component_handles(MAX_COMPONENT_HANDLES);
+        wasi03::limit(&mut store, is_wasi03);
         store.set_hostcall_fuel(limits.max_host_memory.saturating_add(limits.max_guest_model));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
@@ -284,6 +270,43 @@ impl Instances {
     }
 }
 
+impl Handler {
+    fn new(linker: &Linker<State>, component: &Component) -> anyhow::Result<Self> {
+        let (engine, kind) = (component.engine(), component.component_type());
+        let exports = |prefix| kind.exports(engine).any(|(name, _)| name.starts_with(prefix));
+        let is_wasi03 = exports(wasi03::HANDLER);
+        if is_wasi03 && exports(wasi02::HANDLER) {
+            bail!("the component exports HTTP handlers of WASI 0.2 and of 0.3; export one of them");
+        }
+        let pre = linker.instantiate_pre(component);
+        let handler = pre.and_then(|pre| match is_wasi03 {
+            true => ServicePre::new(pre).map(Self::Wasi03),
+            false => ProxyPre::new(pre).map(Self::Wasi02),
+        });
+        handler
+            .map_err(anyhow::Error::from)
+            .context("the component imports an interface that is not offered here")
+    }
+
+    /// Makes an instance and lets it answer `request`: its head goes to `head`, and the future ends with the
+    /// guest.
+    async fn call<B>(
+        &self,
+        store: &mut Store<State>,
+        request: Request<B>,
+        head: HeadSender,
+    ) -> wasmtime::Result<()>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        match self {
+            Self::Wasi02(pre) => wasi02::call(pre, store, request, head).await,
+            Self::Wasi03(pre) => wasi03::call(pre, store, request, head).await,
+        }
+    }
+}
+
 /// The limits that a finished instance ran into.
 struct Used {
     refused: Option<usize>,
@@ -310,19 +333,6 @@ enum Outcome {
     Ended(wasmtime::Result<()>),
     Late,
     ClientGone,
-}
-
-/// A trap during the component's own start is its failure; any other error is a shortage of the host.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no room for an instance now")]
-struct NoInstance;
-
-async fn instance(pre: &ProxyPre<State>, store: &mut Store<State>) -> wasmtime::Result<Proxy> {
-    shortage::memory().map_err(|error| wasmtime::Error::from(error).context(NoInstance))?;
-    pre.instantiate_async(store).await.map_err(|error| match error.is::<wasmtime::Trap>() {
-        true => error,
-        false => error.context(NoInstance),
-    })
 }
 
 /// Runs guest code until it ends, the deadline passes, or the client disconnects, which drops its end of the
@@ -352,138 +362,5 @@ fn ended(outcome: wasmtime::Result<()>, deadline: Instant) -> Outcome {
     match outcome {
         Err(_) if Instant::now() >= deadline => Outcome::Late,
         outcome => Outcome::Ended(outcome),
-    }
-}
-
-/// A reply's body. Dropped before its end, it stops the instance that writes it.
-pub struct ReplyBody {
-    body: HyperOutgoingBody,
-    client: Option<oneshot::Sender<()>>,
-    /// Whether the guest failed: then the end of `body` is not the end of the answer.
-    broken: Arc<AtomicBool>,
-    /// Dropped with the body; it then prevents the guest from starting another run of a model.
-    #[expect(dead_code, reason = "held for its effect when dropped")]
-    cancel_on_drop: CancelOnDrop,
-    /// The answer's bytes in the ledger, until the client has read it.
-    hold: Option<AnswerHold>,
-    /// Called once if the answer breaks off.
-    broke_off: Option<Box<dyn FnOnce() + Send>>,
-}
-
-/// Cancels an instance's request when dropped.
-struct CancelOnDrop(Arc<Deadline>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = wasmtime_wasi_http::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if frame.is_none() && self.broken.load(Ordering::Acquire) {
-            frame = Some(Err(ErrorCode::HttpResponseIncomplete.into()));
-        }
-        match &frame {
-            None => self.release_guest(),
-            Some(Err(_)) => {
-                if let Some(broke_off) = self.broke_off.take() {
-                    broke_off();
-                }
-            }
-            Some(Ok(_)) => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl ReplyBody {
-    /// Most bytes of an answer that are queued at once.
-    pub(crate) const BYTES: u64 = (CHUNKS * CHUNK) as u64;
-
-    /// Keeps `hold` until the answer has been read.
-    pub(crate) fn holding(mut self, hold: AnswerHold) -> Self {
-        self.hold = Some(hold);
-        self
-    }
-
-    /// Calls `then` once if the answer breaks off: after a panic, a deadline, or less than was announced.
-    pub(crate) fn when_broken_off(mut self, then: Box<dyn FnOnce() + Send>) -> Self {
-        self.broke_off = Some(then);
-        self
-    }
-
-    fn release_guest(&mut self) {
-        if let Some(client) = self.client.take() {
-            // The guest may have ended already, and the receiver is gone.
-            let _ = client.send(());
-        }
-    }
-}
-
-impl Drop for ReplyBody {
-    fn drop(&mut self) {
-        // hyper does not poll a body that reports its end.
-        if self.body.is_end_stream() {
-            self.release_guest();
-        }
-    }
-}
-
-/// Refuses outgoing requests: manifests cannot grant them here.
-struct NoOutbound;
-
-type Sent = Result<(), wasmtime_wasi_http::Error>;
-type OutgoingReply = (Response<WasiBody>, Box<dyn Future<Output = Sent> + Send>);
-
-impl WasiHttpHooks for NoOutbound {
-    fn send_request(
-        &mut self,
-        _request: Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _sent: Box<dyn Future<Output = Sent> + Send>,
-    ) -> Box<dyn Future<Output = Result<OutgoingReply, wasmtime_wasi_http::Error>> + Send> {
-        Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
-    }
-
-    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
-        CHUNKS
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        CHUNK
-    }
-
-    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        // Headers of connection handling belong to the server; the guest may set all others.
-        matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: self.account.table() }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let table = self.account.table();
-        WasiHttpCtxView { ctx: &mut self.http, table, hooks: &mut self.hooks }
     }
 }

@@ -1,7 +1,8 @@
 //! The sandbox: compiles a component once and makes a fresh instance of it for every request.
 //!
-//! `compile` makes machine code (or maps it from the cache), `instance` runs one request, `limits` bounds it,
-//! `ticker` interrupts guest code, `output` takes what it prints, and `variables` gives it its configuration.
+//! `compile` makes machine code (or maps it from the cache), `instance` runs one request, by `wasi02` or
+//! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it, `ticker` interrupts guest
+//! code, `output` takes what it prints, and `variables` gives it its configuration.
 //! The host memory it causes is counted in `account`. No sockets here: requests come as `http::Request` and
 //! answers go as `http::Response`.
 
@@ -9,13 +10,19 @@ mod compile;
 mod instance;
 mod limits;
 mod output;
+mod reply;
+mod start;
+mod state;
 mod ticker;
 mod variables;
+mod wasi02;
+mod wasi03;
 
 pub use compile::{CompileCache, Compiled};
-pub use instance::{Failure, Instances, Reply, ReplyBody};
+pub use instance::{Failure, Instances};
 pub use limits::Limits;
 pub use output::{Output, OutputSettings};
+pub use reply::{Reply, ReplyBody};
 
 use crate::threads::Threads;
 use anyhow::Context;
@@ -27,6 +34,8 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 const CORE_INSTANCES: u32 = 64;
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
+/// Stacks of one instance: one for each of its components that waits in a call, and one to go on with.
+const STACKS: u32 = 4;
 /// Bytes of a table that are cleared in place for the next instance. Returning its two pages to the system
 /// and faulting them in again would interrupt every other core three times for each request instead of once.
 const TABLE_BYTES: usize = 16 << 10;
@@ -52,6 +61,7 @@ impl Sandbox {
         config.epoch_interruption(true);
         config.memory_init_cow(true);
         config.wasm_component_model(true);
+        config.wasm_component_model_async(true);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
         let engine = Engine::new(&config)
             .map_err(anyhow::Error::from)
@@ -77,7 +87,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
         .total_memories(slots.saturating_mul(MEMORIES))
         .total_tables(slots.saturating_mul(TABLES))
-        .total_stacks(slots)
+        .total_stacks(slots.saturating_mul(STACKS))
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -113,9 +115,33 @@ impl StdoutStream for Printing {
         Box::new(self.clone())
     }
 
-    /// For WASI 0.3, which is not offered here.
+    /// For WASI 0.3.
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(tokio::io::sink())
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for Printing {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.migration.may_block() {
+            self.migration.request();
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let piece = bytes.get(..WRITE).unwrap_or(bytes);
+        Poll::Ready(self.to.write(piece).map(|()| piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,5 +1,6 @@
-//! Gives components their configuration by name: `fermyon:spin/variables`, which spin-sdk 5 reads, and
-//! `wasi:config/store`, in the versions that Spin itself offers.
+//! Gives components their configuration by name: `fermyon:spin/variables`, which spin-sdk 5 reads,
+//! `spin:variables/variables`, which spin-sdk 6 and 7 read, and `wasi:config/store`, in the versions that Spin
+//! itself offers.
 //!
 //! The values come from the manifest; `app::variables` has expanded their templates.
 
@@ -40,11 +41,12 @@ type Stored = Result<Option<String>, ConfigError>;
 type AllStored = Result<Vec<(String, String)>, ConfigError>;
 
 /// Offers `values` to components linked with `linker`.
-pub(super) fn add_to_linker<State: 'static>(
+pub(super) fn add_to_linker<State: Send + 'static>(
     linker: &mut Linker<State>,
     values: &BTreeMap<String, String>,
 ) -> wasmtime::Result<()> {
     add_spin(linker, &format!("{SPIN_INTERFACE}@2.0.0"), values)?;
+    add_spin3(linker, values)?;
     add_config(linker, &format!("{CONFIG_INTERFACE}@0.2.0-draft-2024-09-27"), values)
 }
 
@@ -55,19 +57,35 @@ pub(super) fn add_spin<State: 'static>(
     values: &BTreeMap<String, String>,
 ) -> wasmtime::Result<()> {
     let values = values.clone();
-    linker.instance(name)?.func_wrap("get", move |_, (name,): (String,)| {
-        let found: Found = match values.get(&name) {
-            Some(value) => Ok(value.clone()),
-            None if !is_name(&name) => Err(VariableError::InvalidName(format!(
-                "{name:?}: a name has lower-case letters, digits and single underscores; it begins with a \
-                 letter and has no underscore at the end"
-            ))),
-            None => Err(VariableError::Undefined(format!(
-                "no variable {name:?} in the component's manifest"
-            ))),
-        };
-        Ok((found,))
+    linker
+        .instance(name)?
+        .func_wrap("get", move |_, (name,): (String,)| Ok((found(&values, &name),)))
+}
+
+/// Adds Spin's interface for components of WASI 0.3: its function is asynchronous.
+fn add_spin3<State: Send + 'static>(
+    linker: &mut Linker<State>,
+    values: &BTreeMap<String, String>,
+) -> wasmtime::Result<()> {
+    let values = values.clone();
+    let mut variables = linker.instance("spin:variables/variables@3.0.0")?;
+    variables.func_wrap_concurrent("get", move |_, (name,): (String,)| {
+        let found = found(&values, &name);
+        Box::pin(async move { Ok((found,)) })
     })
+}
+
+fn found(values: &BTreeMap<String, String>, name: &str) -> Found {
+    match values.get(name) {
+        Some(value) => Ok(value.clone()),
+        None if !is_name(name) => Err(VariableError::InvalidName(format!(
+            "{name:?}: a name has lower-case letters, digits and single underscores; it begins with a letter \
+             and has no underscore at the end"
+        ))),
+        None => Err(VariableError::Undefined(format!(
+            "no variable {name:?} in the component's manifest"
+        ))),
+    }
 }
 
 /// Whether Spin accepts this as the name of a variable: `[a-z][a-z0-9_]*`, no `__`, no `_` at the end.

@@ -1,0 +1,96 @@
+//! Serves components of WASI 0.3's release candidate as components of WASI 0.3.0.
+//!
+//! spin-sdk 6 names the interfaces of 2026-03-15, spin-sdk 7 those of the release. They differ in nothing but
+//! their version, so the names of a component's own imports and exports are rewritten. Components inside it
+//! keep their names, which only they use. Parsing everything else is left to wasmtime.
+
+use std::borrow::Cow;
+use wasm_encoder::Encode as _;
+use wasmparser::{
+    BinaryReader, ComponentExportSectionReader, ComponentImportSectionReader, Parser,
+};
+
+/// The version that the candidate's interfaces have.
+const CANDIDATE: &str = "0.3.0-rc-2026-03-15";
+/// The version that the host's interfaces have.
+const RELEASE: &str = "0.3.0";
+
+/// Bytes of the magic number, version and layer.
+const PREAMBLE: usize = 8;
+/// Section numbers in the binary format of components.
+const IMPORTS: u8 = 10;
+const EXPORTS: u8 = 11;
+
+/// Whether an interface is of a version of WASI 0.3 that is neither the release nor compatible with it.
+pub(crate) fn is_unknown(interface: &str) -> bool {
+    let Some((_, version)) = interface.split_once('@').filter(|_| interface.starts_with("wasi:"))
+    else {
+        return false;
+    };
+    version.starts_with("0.3.") && version.contains('-') && version != CANDIDATE
+}
+
+/// The component with the names of the release. What is no component is returned as it is; compiling it says
+/// what is wrong.
+///
+/// # Errors
+/// When a section is cut off or has names that cannot be read.
+pub(crate) fn as_released(wasm: Vec<u8>) -> wasmparser::Result<Vec<u8>> {
+    let names_it = wasm.windows(CANDIDATE.len()).any(|bytes| bytes == CANDIDATE.as_bytes());
+    if !names_it || !Parser::is_component(&wasm) {
+        return Ok(wasm);
+    }
+    let mut reader = BinaryReader::new(&wasm, 0);
+    let mut released = reader.read_bytes(PREAMBLE)?.to_vec();
+    while !reader.eof() {
+        let id = reader.read_u8()?;
+        let size = reader.read_var_u32()? as usize;
+        let content = reader.read_bytes(size)?;
+        let content = match id {
+            IMPORTS | EXPORTS => Cow::Owned(renamed(id, content)?),
+            _ => Cow::Borrowed(content),
+        };
+        released.push(id);
+        content.as_ref().encode(&mut released);
+    }
+    Ok(released)
+}
+
+/// A section of imports or exports with the names of the release.
+fn renamed(id: u8, section: &[u8]) -> wasmparser::Result<Vec<u8>> {
+    let starts = starts(id, section)?;
+    let ends = starts.iter().skip(1).copied().chain([section.len()]);
+    let mut released = Vec::with_capacity(section.len());
+    starts.len().encode(&mut released);
+    for (start, end) in starts.iter().zip(ends) {
+        let item = &section[*start..end];
+        // The kind of name, the name, and what it names.
+        let mut reader = BinaryReader::new(item, 0);
+        released.push(reader.read_u8()?);
+        let name = reader.read_string()?;
+        released_name(name).encode(&mut released);
+        released.extend_from_slice(&item[reader.original_position() as usize..]);
+    }
+    Ok(released)
+}
+
+/// Where each import or export begins in its section.
+fn starts(id: u8, section: &[u8]) -> wasmparser::Result<Vec<usize>> {
+    let reader = BinaryReader::new(section, 0);
+    if id == IMPORTS {
+        let imports = ComponentImportSectionReader::new(reader)?.into_iter_with_offsets();
+        return imports.map(|import| Ok(import?.0 as usize)).collect();
+    }
+    let exports = ComponentExportSectionReader::new(reader)?.into_iter_with_offsets();
+    exports.map(|export| Ok(export?.0 as usize)).collect()
+}
+
+fn released_name(name: &str) -> Cow<'_, str> {
+    match name
+        .strip_suffix(CANDIDATE)
+        .filter(|rest| name.starts_with("wasi:") && rest.ends_with('@'))
+    {
+        Some(interface) => Cow::Owned(format!("{interface}{RELEASE}")),
+        None => Cow::Borrowed(name),
+    }
+}

@@ -1,0 +1,40 @@
+//! Calls a component of WASI 0.2.
+
+use super::reply::HeadSender;
+use super::start::instance;
+use super::state::State;
+use bytes::Bytes;
+use http::Request;
+use hyper::body::Body;
+use wasmtime::Store;
+use wasmtime::component::Linker;
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+
+/// Beginning of the name of the handler that a component exports; the patch version follows.
+pub(super) const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+
+/// Offers WASI 0.2 to components.
+pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+}
+
+/// Lets a new instance answer `request`.
+pub(super) async fn call<B>(
+    pre: &ProxyPre<State>,
+    store: &mut Store<State>,
+    request: Request<B>,
+    head: HeadSender,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<wasmtime_wasi_http::Error>,
+{
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request)?;
+    let out = http.new_response_outparam(head)?;
+    let proxy = instance(pre.instantiate_async(&mut *store)).await?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
+}

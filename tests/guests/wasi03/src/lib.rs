@@ -1,0 +1,150 @@
+//! A component of WASI 0.3, in the shape of Spin's template for Rust: one path for each thing that the runner
+//! must give it, bound or survive. The tests in `tests/cases/wasi03.rs` check the results.
+
+#![cfg(target_family = "wasm")]
+#![allow(unsafe_code, reason = "`http_service` generates the bindings of the handler in here")]
+
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use spin_sdk::http::{IntoResponse, Request, Response};
+use spin_sdk::http_service;
+use spin_sdk::wasip3::http::types::ErrorCode;
+
+/// A marker left by an earlier request in the same memory; empty if memories are not shared.
+static MARKER: Mutex<Option<String>> = Mutex::new(None);
+
+type Body = UnsyncBoxBody<Bytes, ErrorCode>;
+
+#[http_service]
+async fn handle(request: Request) -> impl IntoResponse {
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let body = match path.rsplit('/').next().unwrap_or_default() {
+        "fine" => text("fine"),
+        "url" => text(request.uri().to_string()),
+        "headers" => text(spin_headers(&request)),
+        "variable" => text(variable(&query).await),
+        "environment" => text(std::env::var(&query).unwrap_or_default()),
+        "file" => text(std::fs::read_to_string(&query).unwrap_or_default()),
+        "print" => text(print(&query)),
+        "marker" => text(swap_marker(query)),
+        "leak" => text(leak()),
+        "echo" => request.into_body().boxed_unsync(),
+        "copy" => text(
+            request
+                .into_body()
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default(),
+        ),
+        "zeros" => Pieces { left: query.parse().unwrap_or(0), fails: false }.boxed_unsync(),
+        "break-off" => Pieces { left: 1, fails: true }.boxed_unsync(),
+        "sleep" => text(sleep(&query)),
+        "streams" => text(make_streams()),
+        "trap" => std::process::abort(),
+        "loop" => forever(),
+        "allocate" => allocate(),
+        other => text(format!("there is no {other:?} here")),
+    };
+    Response::new(body)
+}
+
+fn text(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Pieces of 64 KiB of zeros; then the end, or a trap.
+struct Pieces {
+    left: usize,
+    fails: bool,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = ErrorCode;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, ErrorCode>>> {
+        if self.left > 0 {
+            self.left -= 1;
+            return Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(vec![0; 64 << 10])))));
+        }
+        if self.fails {
+            std::process::abort();
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// The value of a variable, or the error of Spin's interface.
+async fn variable(name: &str) -> String {
+    spin_sdk::variables::get(name).await.unwrap_or_else(|error| format!("{error:?}"))
+}
+
+/// The `spin-*` header fields of the request, one per line.
+fn spin_headers(request: &Request) -> String {
+    let fields = request.headers().iter();
+    let spins = fields.filter(|(name, _)| name.as_str().starts_with("spin-"));
+    spins
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+        .collect()
+}
+
+/// Prints `text` to standard output and standard error.
+fn print(text: &str) -> &'static str {
+    println!("{text}");
+    eprintln!("{text}");
+    "printed"
+}
+
+/// Stores `mark` in a static and returns the previous value, or "nothing".
+fn swap_marker(mark: String) -> String {
+    let Ok(mut marker) = MARKER.lock() else { return "poisoned".to_owned() };
+    marker.replace(mark).unwrap_or_else(|| "nothing".to_owned())
+}
+
+/// Keeps 1 MiB for ever.
+fn leak() -> &'static str {
+    black_box(vec![1_u8; 1 << 20].leak());
+    "leaked"
+}
+
+/// Waits for so many milliseconds.
+fn sleep(query: &str) -> String {
+    let millis = query.parse().unwrap_or(0);
+    std::thread::sleep(std::time::Duration::from_millis(millis));
+    format!("slept {millis} ms")
+}
+
+/// Makes streams until the host makes no more.
+fn make_streams() -> &'static str {
+    let mut held = Vec::new();
+    for _ in 0..100_000 {
+        held.push(spin_sdk::wasip3::wit_stream::new::<u8>());
+    }
+    black_box(held);
+    "as many as it liked"
+}
+
+fn forever() -> ! {
+    loop {
+        black_box(0);
+    }
+}
+
+/// Allocates and touches memory until there is none left.
+fn allocate() -> ! {
+    let mut held = Vec::new();
+    loop {
+        held.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}

@@ -115,6 +115,9 @@ impl ServiceOptions {
             });
             let admin = admin.transpose()?;
             let address = listener.local_addr()?;
+            if server_settings.tls.is_none() {
+                service.listens_at(address);
+            }
             let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
             say(&format!("Serving {scheme}://{address}"));
             if let Some(admin) = &admin {

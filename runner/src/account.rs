@@ -98,6 +98,20 @@ pub(crate) struct Charge {
     _counted: TrackedBytes,
 }
 
+/// Charges an account from where it cannot be seen. The account is checked at the next host call.
+#[derive(Debug, Clone)]
+pub(crate) struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// Charges `bytes`.
+    pub(crate) fn charge(&self, bytes: u64) -> Charge {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        let mut counted = TrackedBytes::default();
+        counted.grow(bytes);
+        Charge { charged: Arc::clone(&self.0), bytes, _counted: counted }
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.charged.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -146,10 +160,12 @@ impl InstanceAccount {
             self.close(overdrawn);
             return Err(overdrawn);
         }
-        self.charged.fetch_add(bytes, Ordering::Relaxed);
-        let mut counted = TrackedBytes::default();
-        counted.grow(bytes);
-        Ok(Charge { charged: Arc::clone(&self.charged), bytes, _counted: counted })
+        Ok(self.tally().charge(bytes))
+    }
+
+    /// Charges the account elsewhere.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally(Arc::clone(&self.charged))
     }
 
     /// Why the account was closed, if it was.

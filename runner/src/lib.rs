@@ -25,6 +25,7 @@ pub mod metrics;
 mod migration;
 mod mounts;
 pub mod nn;
+mod outbound;
 pub mod output_queue;
 pub mod problem;
 mod request_id;

@@ -10,12 +10,14 @@ use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Pla
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
+use crate::outbound::Outbound;
 use crate::routes::Match;
 use crate::sandbox::{CompileCache, Instances, Limits, Output, Sandbox};
 use crate::settings::Settings;
 use crate::threads::Threads;
 use crate::upload::Uploads;
 use anyhow::Context;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ pub struct Service {
     pub(crate) keeper: Threads,
     /// Whether the runner's own endpoints have a port of their own.
     pub(crate) admin_apart: bool,
+    outbound: Arc<Outbound>,
     /// The budget, if its limit may change while the process runs.
     followed: Option<Followed>,
     /// The staged files, kept while instances may open them.
@@ -123,6 +126,7 @@ impl Service {
             keeper: Threads::start("keeper", 1)?,
             files: Mutex::new(files),
             admin_apart: settings.admin_apart,
+            outbound: sandbox.outbound,
             followed,
         })
     }
@@ -170,6 +174,11 @@ impl Service {
         }
         self.ledger.set_budget(budget);
         self.gauge.set_limit(budget);
+    }
+
+    /// Tells components that may call `http://self` where this service listens, without TLS.
+    pub fn listens_at(&self, address: SocketAddr) {
+        self.outbound.listens_at(address);
     }
 
     /// The target of a route.

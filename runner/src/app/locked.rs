@@ -4,7 +4,7 @@
 //! templates are not expanded yet. Members that only Spin needs are ignored; features it requires of a host
 //! are refused by name.
 
-use super::resolve::{NATIVE, NOT_OFFERED, inherited};
+use super::resolve::{NATIVE, NOT_OFFERED, inherited, outbound_hosts};
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, variables};
 use crate::compose::Dependency;
 use crate::manifest::dependency::{ImportName, Inherit};
@@ -184,6 +184,8 @@ impl App {
                 Ok((name.clone(), variables::expand(template, values)?))
             };
             let models = component.metadata.get("ai_models").cloned().unwrap_or_default();
+            let hosts =
+                component.metadata.get("allowed_outbound_hosts").cloned().unwrap_or_default();
             let tool = tools.get(&component.id).cloned().unwrap_or_default();
             Ok(AppComponent {
                 id: component.id.clone(),
@@ -195,6 +197,10 @@ impl App {
                 placed_files: component.files.iter().map(mount).collect::<anyhow::Result<_>>()?,
                 exclude_files: Vec::new(),
                 unmounted_files: Vec::new(),
+                allowed_outbound_hosts: outbound_hosts(
+                    &Option::<Vec<String>>::deserialize(hosts)?.unwrap_or_default(),
+                    values,
+                )?,
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
                 open: tool.open,
@@ -218,7 +224,7 @@ fn refuse_requirements(required: &BTreeMap<String, serde_json::Value>) -> anyhow
 
 /// Refuses capabilities that the manifest grants, under the locked app's names.
 fn refuse_metadata(component: &LockedComponent) -> anyhow::Result<()> {
-    for key in ["allowed_outbound_hosts", "key_value_stores", "databases"] {
+    for key in ["key_value_stores", "databases"] {
         let asked = component.metadata.get(key).and_then(|value| value.as_array());
         if asked.is_some_and(|asked| !asked.is_empty()) {
             bail!("`{key}` {NOT_OFFERED}");

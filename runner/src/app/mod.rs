@@ -84,6 +84,9 @@ pub struct AppComponent {
     /// Glob patterns of files that this runner does not mount, even if `files` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unmounted_files: Vec<String>,
+    /// Hosts that it may send requests to, with templates expanded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_outbound_hosts: Vec<String>,
     /// Models that it may load through wasi-nn, by name.
     pub models: Vec<String>,
     /// The folder that contains one folder for each model.

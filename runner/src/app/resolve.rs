@@ -7,6 +7,7 @@ use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
 use crate::manifest::{
     Build, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
 };
+use crate::outbound::AllowedHosts;
 use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -195,6 +196,10 @@ impl Resolver<'_> {
             placed_files: Vec::new(),
             exclude_files: component.exclude_files,
             unmounted_files: tool.exclude_files,
+            allowed_outbound_hosts: outbound_hosts(
+                &component.allowed_outbound_hosts,
+                &self.variables,
+            )?,
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
             open: tool.open,
@@ -285,8 +290,7 @@ fn apply(profile: Profile, component: &mut Component) {
 
 /// Refuses capabilities of Spin that are not offered here, at the start rather than at a request.
 fn refuse_capabilities(component: &Component) -> anyhow::Result<()> {
-    let asked: [(&str, bool); 4] = [
-        ("allowed_outbound_hosts", !component.allowed_outbound_hosts.is_empty()),
+    let asked: [(&str, bool); 3] = [
         ("allowed_http_hosts", !component.allowed_http_hosts.is_empty()),
         ("key_value_stores", !component.key_value_stores.is_empty()),
         ("sqlite_databases", !component.sqlite_databases.is_empty()),
@@ -296,6 +300,24 @@ fn refuse_capabilities(component: &Component) -> anyhow::Result<()> {
     }
     let inherit_all = component.dependencies_inherit_configuration.is_some();
     dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)
+}
+
+/// The hosts that a component may call, with templates expanded. One that an empty variable has left without
+/// a host is left out, as in Spin.
+pub(super) fn outbound_hosts(
+    entries: &[String],
+    values: &BTreeMap<String, String>,
+) -> anyhow::Result<Vec<String>> {
+    let mut hosts = Vec::new();
+    for entry in entries {
+        let host = variables::expand(entry, values)
+            .with_context(|| format!("allowed_outbound_hosts: {entry:?}"))?;
+        if host == *entry || !matches!(host.as_str(), "" | "http://" | "https://") {
+            hosts.push(host);
+        }
+    }
+    AllowedHosts::parse(hosts.iter().map(String::as_str))?;
+    Ok(hosts)
 }
 
 /// The keys of a component's configuration that a dependency inherits.
@@ -367,7 +389,11 @@ mod tests {
     fn capabilities_that_are_not_offered_are_refused_by_name() {
         let cases = [
             ("key_value_stores = [\"default\"]", "`key_value_stores` is not offered"),
-            ("allowed_outbound_hosts = [\"https://a.test\"]", "`allowed_outbound_hosts` is not"),
+            (
+                "allowed_outbound_hosts = [\"a.test\"]",
+                "\"a.test\": an entry has the form scheme://",
+            ),
+            ("allowed_http_hosts = [\"a.test\"]", "`allowed_http_hosts` is not"),
             ("dependencies = { \"a:b@1.0.0\" = \"1\" }", "a:b@1.0.0 (version 1) would have to be"),
             ("surprise = 1", "surprise"),
             ("tool = { skincell = { model = \"x\" } }", "unknown field `model`"),

@@ -9,7 +9,7 @@ use super::limits::{
 use super::output::{Printing, Stream};
 use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
 use super::start::NoInstance;
-use super::state::{NoOutbound, State};
+use super::state::{Hooks, State};
 use super::{Compiled, Output, Sandbox, variables, wasi02, wasi03};
 use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
@@ -17,6 +17,7 @@ use crate::app::AppComponent;
 use crate::metrics::Metrics;
 use crate::migration::Migration;
 use crate::nn::{self, Deadline, Grants, NnState, NnView};
+use crate::outbound::{AllowedHosts, Caller};
 use crate::shortage;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub struct Instances {
     /// Size of a listing of the largest folder in it, in bytes.
     listing: u64,
     grants: Grants,
+    /// Those it may call.
+    hosts: Arc<AllowedHosts>,
     metrics: Arc<Metrics>,
     output: Output,
 }
@@ -120,11 +123,24 @@ impl Instances {
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         let handler = Handler::new(&linker, &compiled.component)?;
+        let hosts = component.allowed_outbound_hosts.iter().map(String::as_str);
+        let hosts = Arc::new(AllowedHosts::parse(hosts)?);
         let listing = files.map(listing_bytes).transpose()?.unwrap_or(0);
         let folder = files.map(File::open).transpose()?;
         let files = opened(files)?;
         let (sandbox, environment) = (sandbox.clone(), component.environment.clone());
-        Ok(Self { sandbox, handler, environment, files, folder, listing, grants, metrics, output })
+        Ok(Self {
+            sandbox,
+            handler,
+            environment,
+            files,
+            folder,
+            listing,
+            grants,
+            hosts,
+            metrics,
+            output,
+        })
     }
 
     /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own
@@ -216,12 +232,15 @@ impl Instances {
         let is_wasi03 = matches!(self.handler, Handler::Wasi03(_));
         let concurrent = if is_wasi03 { wasi03::CONCURRENT_BYTES } else { 0 };
         let account = (limits.max_host_memory as u64).saturating_sub(concurrent);
+        let account = InstanceAccount::new(account, self.listing);
+        let outbound = Arc::clone(&self.sandbox.outbound);
+        let caller = Caller::new(Arc::clone(&self.hosts), outbound, account.tally());
         let state = State {
             wasi,
             http,
-            hooks: NoOutbound,
+            hooks: Hooks(caller),
             nn: NnState::new(self.grants.clone(), request_deadline, migration.clone()),
-            account: InstanceAccount::new(account, self.listing),
+            account,
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
         let mut store = Store::new(&self.sandbox.engine, state);

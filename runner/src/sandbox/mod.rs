@@ -24,8 +24,10 @@ pub use limits::Limits;
 pub use output::{Output, OutputSettings};
 pub use reply::{Reply, ReplyBody};
 
+use crate::outbound::Outbound;
 use crate::threads::Threads;
 use anyhow::Context;
+use std::sync::Arc;
 use ticker::Ticker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -48,6 +50,8 @@ pub struct Sandbox {
     /// One thread for each instance that may exist.
     threads: Threads,
     limits: Limits,
+    /// What the requests that components send have in common.
+    pub(crate) outbound: Arc<Outbound>,
 }
 
 impl Sandbox {
@@ -68,7 +72,8 @@ impl Sandbox {
             .context("cannot set up the sandbox; try a smaller --max-concurrency")?;
         let ticker = Ticker::start(engine.clone())?;
         let threads = Threads::start("guest", limits.max_instances)?;
-        Ok(Self { engine, ticker, threads, limits })
+        let outbound = Arc::new(Outbound::new());
+        Ok(Self { engine, ticker, threads, limits, outbound })
     }
 
     /// The limits of every request.

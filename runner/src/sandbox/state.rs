@@ -3,39 +3,38 @@
 use super::limits::MemoryLimiter;
 use crate::account::{CHUNK, CHUNKS, InstanceAccount};
 use crate::nn::NnState;
+use crate::outbound::{Caller, Connection};
 use http::{HeaderName, Request, Response, header};
 use std::sync::Arc;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{
-    ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-    WasiHttpView,
+    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
+    WasiHttpHooks, WasiHttpView,
 };
 
 /// The host's state of one instance.
 pub(super) struct State {
     pub(super) wasi: WasiCtx,
     pub(super) http: WasiHttpCtx,
-    pub(super) hooks: NoOutbound,
+    pub(super) hooks: Hooks,
     pub(super) nn: NnState,
     pub(super) account: InstanceAccount,
     pub(super) memory: MemoryLimiter,
 }
 
-/// Refuses outgoing requests: manifests cannot grant them here.
-pub(super) struct NoOutbound;
+/// Sends an instance's requests, and sets the rules of header fields and bodies.
+pub(super) struct Hooks(pub(super) Caller);
 
-type Sent = Result<(), wasmtime_wasi_http::Error>;
-type OutgoingReply = (Response<WasiBody>, Box<dyn Future<Output = Sent> + Send>);
+type Sent = Result<(), Error>;
 
-impl WasiHttpHooks for NoOutbound {
+impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
-        _request: Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _sent: Box<dyn Future<Output = Sent> + Send>,
-    ) -> Box<dyn Future<Output = Result<OutgoingReply, wasmtime_wasi_http::Error>> + Send> {
-        Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _consumed: Box<dyn Future<Output = Sent> + Send>,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Connection), Error>> + Send> {
+        Box::new(self.0.clone().send(request, options.unwrap_or_default()))
     }
 
     fn p3_outgoing_body_chunk_size(&mut self) -> usize {

@@ -62,6 +62,8 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "silent" => drop(out),
         "break-off" => break_off(out),
         "call" => answer(&call(query), out).await,
+        "fetch" => answer(&fetch(query).await, out).await,
+        "fetch-many" => answer(&fetch_many(query).await, out).await,
         other => answer(&format!("there is no {other:?} here"), out).await,
     }
 }
@@ -103,6 +105,37 @@ fn call(address: &str) -> String {
     let stream = std::net::TcpStream::connect(address).map(drop);
     let datagram = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(b"x", address));
     format!("{answer:?}\n{stream:?}\n{datagram:?}")
+}
+
+/// What a GET of `url` gives: the status and the body, or the error.
+async fn fetch(url: &str) -> String {
+    use spin_sdk::http::{Request, Response, send};
+    match send::<_, Response>(Request::get(url)).await {
+        Ok(answer) => format!("{} {}", answer.status(), String::from_utf8_lossy(answer.body())),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+/// How many of `count` requests at once succeed; the query is `count,url`.
+async fn fetch_many(query: &str) -> String {
+    use spin_sdk::http::{Request, Response, send};
+    let Some((count, url)) = query.split_once(',') else { return "count,url".to_owned() };
+    let count = count.parse().unwrap_or(0);
+    let mut waiting: Vec<_> =
+        (0..count).map(|_| Box::pin(send::<_, Response>(Request::get(url)))).collect();
+    let mut answered = 0;
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|request| match request.as_mut().poll(context) {
+            std::task::Poll::Ready(answer) => {
+                answered += u32::from(answer.is_ok_and(|answer| *answer.status() == 200));
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if waiting.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    answered.to_string()
 }
 
 /// The value of a variable, or the error of Spin's interface.

@@ -48,6 +48,7 @@ async fn handle(request: Request) -> impl IntoResponse {
         "break-off" => Pieces { left: 1, fails: true }.boxed_unsync(),
         "sleep" => text(sleep(&query)),
         "streams" => text(make_streams()),
+        "fetch" => text(fetch(&query).await),
         "trap" => std::process::abort(),
         "loop" => forever(),
         "allocate" => allocate(),
@@ -133,6 +134,19 @@ fn make_streams() -> &'static str {
     }
     black_box(held);
     "as many as it liked"
+}
+
+/// What a GET of `url` gives: the status and the body, or the error.
+async fn fetch(url: &str) -> String {
+    match spin_sdk::http::get(url).await {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await;
+            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            format!("{status} {}", String::from_utf8_lossy(&body))
+        }
+        Err(error) => format!("{error:?}"),
+    }
 }
 
 fn forever() -> ! {

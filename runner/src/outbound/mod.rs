@@ -1,0 +1,231 @@
+//! Requests that components send, to the hosts that `allowed_outbound_hosts` grants them: `wasi:http` of WASI
+//! 0.2 and 0.3, over HTTP/1.1, with TLS by rustls.
+//!
+//! Every request has a connection of its own, which ends with the answer. Their number is limited for the
+//! process, and each counts in the account of the instance that made it. The addresses of a name are checked
+//! after it was resolved, and one of those that were checked is connected to. Redirects are the guest's own
+//! business. HTTP/2 and proxies are left out.
+
+mod address;
+mod body;
+mod hosts;
+mod tls;
+
+use crate::account::{Charge, Tally};
+use crate::shortage;
+use body::Timed;
+use hosts::{Destination, SELF, default_port};
+use http::uri::Scheme;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tls::Roots;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use url::Host;
+use wasmtime_wasi_http::io::TokioIo;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+pub(crate) use hosts::AllowedHosts;
+
+/// Most connections of all instances together, and of one. Further requests wait.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_OF_ONE: usize = 16;
+/// Most bytes that hyper reads ahead of the guest.
+const READ_AHEAD: usize = 32 << 10;
+/// Bytes that a connection counts for: what was read ahead, what waits to be written, and TLS records.
+const CONNECTION: u64 = 128 << 10;
+/// Time limit of each step without one of the guest's own; the instance's deadline is usually earlier.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the requests of all components share.
+pub(crate) struct Outbound {
+    connections: Arc<Semaphore>,
+    roots: Roots,
+    /// Where this service listens, once it does, if it does so without TLS.
+    own: OnceLock<SocketAddr>,
+}
+
+/// Sends the requests of one instance.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    hosts: Arc<AllowedHosts>,
+    outbound: Arc<Outbound>,
+    tally: Tally,
+    connections: Arc<Semaphore>,
+}
+
+/// What a connection holds until it ends.
+type Held = ([OwnedSemaphorePermit; 2], Charge);
+
+/// The connection behind an answer; it has to be polled while the body is read.
+pub(crate) type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            roots: Roots::default(),
+            own: OnceLock::new(),
+        }
+    }
+
+    /// Makes requests to `http://self` go to `address`, where this service listens.
+    pub(crate) fn listens_at(&self, address: SocketAddr) {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        // It listens at one address, and the first that is told counts.
+        let _ = self.own.set(SocketAddr::new(ip, address.port()));
+    }
+}
+
+impl Caller {
+    /// For an instance that may call `hosts` and whose account `tally` belongs to.
+    pub(crate) fn new(hosts: Arc<AllowedHosts>, outbound: Arc<Outbound>, tally: Tally) -> Self {
+        Self { hosts, outbound, tally, connections: Arc::new(Semaphore::new(MAX_OF_ONE)) }
+    }
+
+    /// Sends `request`, and returns the head of its answer.
+    pub(crate) async fn send(
+        self,
+        mut request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<(Response<WasiBody>, Connection), Error> {
+        let target = self.target(request.uri())?;
+        prepare(&mut request)?;
+        let connect = options.connect_timeout.unwrap_or(PATIENCE);
+        let connected = timeout(connect, self.connect(&target)).await;
+        let (stream, held) = connected.map_err(|_| Error::ConnectionTimeout)??;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(READ_AHEAD);
+        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await?;
+        let mut connection = Box::pin(connection);
+        let mut ended = None;
+        let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
+        let answer = timeout(first_byte, async {
+            let answer = sender.send_request(request);
+            tokio::pin!(answer);
+            tokio::select! {
+                biased;
+                answer = &mut answer => answer,
+                end = &mut connection => {
+                    ended = Some(end);
+                    answer.await
+                }
+            }
+        });
+        let answer = answer.await.map_err(|_| Error::ConnectionReadTimeout)??;
+        let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
+        let answer = answer.map(|body| Timed::new(body, between).boxed_unsync());
+        // Without a sender the connection ends with the answer.
+        drop(sender);
+        let rest = async move {
+            let ended = match ended {
+                Some(ended) => ended,
+                None => connection.await,
+            };
+            drop(held);
+            ended.map_err(Error::from)
+        };
+        Ok((answer, Box::new(rest)))
+    }
+
+    /// Where a request may go.
+    fn target(&self, uri: &Uri) -> Result<Target, Error> {
+        let host = uri.host().ok_or(Error::HttpRequestUriInvalid)?;
+        if host == SELF {
+            let own = self.outbound.own.get().filter(|_| self.hosts.allows_own());
+            return own.copied().map(Target::Own).ok_or(Error::HttpRequestDenied);
+        }
+        let scheme = uri.scheme_str().unwrap_or("https").to_owned();
+        let host = Host::parse(host).map_err(|_| Error::HttpRequestUriInvalid)?;
+        let port = uri.port_u16().or_else(|| default_port(&scheme));
+        let port = port.ok_or(Error::HttpRequestUriInvalid)?;
+        let destination = Destination { scheme, host, port };
+        if !self.hosts.allows(&destination) {
+            let Destination { scheme, host, port } = destination;
+            tracing::warn!(
+                "a component may not call {scheme}://{host}:{port}; allowed_outbound_hosts would allow it"
+            );
+            return Err(Error::HttpRequestDenied);
+        }
+        Ok(Target::Other(destination))
+    }
+
+    async fn connect(&self, target: &Target) -> Result<(tls::Stream, Held), Error> {
+        let permit = async |limit: &Arc<Semaphore>| {
+            let permit = Arc::clone(limit).acquire_owned().await;
+            permit.map_err(|_| Error::ConnectionLimitReached)
+        };
+        let permits = [permit(&self.connections).await?, permit(&self.outbound.connections).await?];
+        let held = (permits, self.tally.charge(CONNECTION));
+        let addresses = match target {
+            Target::Own(address) => vec![*address],
+            Target::Other(destination) => self.addresses(destination).await?,
+        };
+        shortage::descriptor().map_err(Error::Connect)?;
+        let stream = TcpStream::connect(&*addresses).await.map_err(Error::Connect)?;
+        let stream = match target {
+            Target::Other(destination) if destination.scheme == "https" => {
+                self.outbound.roots.connect(&destination.host, stream).await.map_err(Error::Tls)?
+            }
+            _ => tls::Stream::Plain(stream),
+        };
+        Ok((stream, held))
+    }
+
+    /// The addresses of a host that may be connected to.
+    async fn addresses(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Error> {
+        let resolved: Vec<SocketAddr> = match &destination.host {
+            Host::Ipv4(ip) => vec![(*ip, destination.port).into()],
+            Host::Ipv6(ip) => vec![(*ip, destination.port).into()],
+            Host::Domain(name) => {
+                let found = tokio::net::lookup_host((name.as_str(), destination.port)).await;
+                found.map_err(|error| dns(&error))?.collect()
+            }
+        };
+        let may = |address: &SocketAddr| self.hosts.may_connect(destination, address.ip());
+        let allowed: Vec<SocketAddr> = resolved.iter().copied().filter(may).collect();
+        if allowed.is_empty() {
+            tracing::warn!(
+                "a component may not call {}: its address is not public, and allowed_outbound_hosts \
+                 names neither it nor its network",
+                destination.host
+            );
+            return Err(Error::DestinationIpProhibited);
+        }
+        Ok(allowed)
+    }
+}
+
+enum Target {
+    /// This service itself.
+    Own(SocketAddr),
+    Other(Destination),
+}
+
+fn dns(error: &io::Error) -> Error {
+    Error::DnsError { rcode: Some(error.kind().to_string()), info_code: None }
+}
+
+/// Gives a request the form that a server expects: a path as its target, and one Host field.
+fn prepare<B>(request: &mut Request<B>) -> Result<(), Error> {
+    let uri = request.uri();
+    let is_http = uri.scheme().is_none_or(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
+    let host = uri.authority().filter(|authority| !authority.as_str().contains('@') && is_http);
+    let host = host.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let host = host.ok_or(Error::HttpRequestUriInvalid)?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
+    *request.uri_mut() = path;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
+}

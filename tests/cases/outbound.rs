@@ -1,0 +1,185 @@
+//! Checks what components may call: hosts that `allowed_outbound_hosts` names, at addresses that it names
+//! unless they are public, over HTTP and TLS, with bounded connections. No test leaves this machine.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use skincell_tests::client::get;
+use skincell_tests::{App, Runner, wasi03};
+
+/// An application whose components of WASI 0.2 and 0.3 may call `hosts`, at `/a` and `/b`.
+fn app(hosts: &[&str]) -> App {
+    let manifest = format!(
+        r#"
+spin_manifest_version = 2
+[application]
+name = "calls-others"
+[variables]
+port = {{ default = "1" }}
+[[trigger.http]]
+route = "/a/..."
+component = "a"
+[[trigger.http]]
+route = "/b/..."
+component = "b"
+[[trigger.http]]
+route = "/static"
+static_response = {{ body = "of its own" }}
+[component.a]
+source = "GUEST"
+allowed_outbound_hosts = {hosts:?}
+[component.b]
+source = {:?}
+allowed_outbound_hosts = {hosts:?}
+"#,
+        wasi03().to_str().unwrap()
+    );
+    App::with_manifest(&manifest)
+}
+
+fn fetch(runner: &Runner, component: &str, url: &str) -> String {
+    let answer = get(runner, &format!("/{component}/fetch?{url}"));
+    assert_eq!(answer.status, 200);
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// A server that answers each request after `pause` with its first line and its Host, and counts how many it
+/// answers at once.
+struct Server {
+    address: SocketAddr,
+    most_at_once: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn start(pause: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let most_at_once = Arc::clone(&most);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (at_once, most) = (Arc::clone(&at_once), Arc::clone(&most));
+                std::thread::spawn(move || {
+                    most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let first = lines.next().unwrap_or_default();
+                    let fields: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                    let hosts =
+                        fields.iter().filter(|l| l.to_ascii_lowercase().starts_with("host:"));
+                    let body = format!("{first} with {} host", hosts.count());
+                    std::thread::sleep(pause);
+                    at_once.fetch_sub(1, Ordering::SeqCst);
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let _ = (&stream).write_all((head + &body).as_bytes());
+                });
+            }
+        });
+        Self { address, most_at_once }
+    }
+}
+
+#[test]
+fn a_component_calls_the_hosts_it_may_call_and_no_other() {
+    let server = Server::start(Duration::ZERO);
+    let port = server.address.port();
+    let hosts = ["http://127.0.0.1:{{ port }}", &format!("http://localhost:{port}")];
+    let app = app(&hosts);
+    let runner = Runner::start(&app, &["--variable", &format!("port={port}")]);
+    for component in ["a", "b"] {
+        for host in ["127.0.0.1", "localhost"] {
+            let said = fetch(&runner, component, &format!("http://{host}:{port}/x?y=1"));
+            assert_eq!(said, "200 GET /x?y=1 HTTP/1.1 with 1 host", "{component}");
+        }
+        for url in [
+            format!("http://127.0.0.2:{port}/"),
+            format!("http://[::1]:{port}/"),
+            format!("http://example.com:{port}/"),
+            "http://127.0.0.1/".to_owned(),
+            format!("https://127.0.0.1:{port}/"),
+            "http://self.alt/static".to_owned(),
+        ] {
+            let said = fetch(&runner, component, &url);
+            assert!(said.contains("RequestDenied"), "{component} {url}: {said}");
+        }
+    }
+}
+
+/// `localhost.` and names under it resolve to this machine, as a hostile name might.
+#[test]
+fn a_name_that_leads_to_an_address_that_is_not_public_is_refused() {
+    let server = Server::start(Duration::ZERO);
+    let port = server.address.port();
+    let app = app(&["*://*:*"]);
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"] {
+            let said = fetch(&runner, component, &format!("http://{host}:{port}/"));
+            assert!(said.contains("IpProhibited"), "{component} {host}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_component_calls_its_own_application() {
+    let app = app(&["http://self"]);
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let said = fetch(&runner, component, "http://self.alt/static");
+        assert_eq!(said, "200 of its own", "{component}");
+    }
+}
+
+#[test]
+fn certificates_are_checked() {
+    let served = app(&[]);
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (served.path().join("cert.pem"), served.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let flags = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let server = Runner::start(&served, &flags);
+    let url = format!("https://localhost:{}/static", server.address().port());
+    let app = app(&["https://localhost:*"]);
+    let trusting = Runner::start_with(&app, &[], &[("SSL_CERT_FILE", &cert)]);
+    for component in ["a", "b"] {
+        assert_eq!(fetch(&trusting, component, &url), "200 of its own");
+    }
+    drop(trusting);
+    let doubting = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let said = fetch(&doubting, component, &url);
+        assert!(said.contains("Tls"), "{component}: {said}");
+    }
+}
+
+/// 8 instances make 125 requests each at once. One instance has 16 connections; its other requests wait.
+#[test]
+fn a_thousand_requests_at_once_share_few_connections() {
+    let server = Server::start(Duration::from_millis(5));
+    let url = format!("http://{}/", server.address);
+    let app = app(&["http://127.0.0.1:*"]);
+    let runner = Runner::start(&app, &["--max-concurrency", "8"]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let answer = get(&runner, &format!("/a/fetch-many?125,{url}"));
+                assert_eq!(String::from_utf8_lossy(&answer.body), "125");
+            });
+        }
+    });
+    let most = server.most_at_once.load(Ordering::SeqCst);
+    assert!((2..=8 * 16).contains(&most), "{most} at once");
+}
+
+#[test]
+fn a_component_that_names_no_host_well_is_refused_at_the_start() {
+    let said = Runner::refused(&app(&["example.com"]), &[]);
+    assert!(said.contains("scheme://host"), "{said}");
+    let said = Runner::refused(&app(&["http://other.spin.internal"]), &[]);
+    assert!(said.contains("http://self"), "{said}");
+}

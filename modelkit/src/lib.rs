@@ -46,5 +46,5 @@ pub use prepare::{
 };
 pub use scores::{SaidActivation, ScoresError};
 pub use tools::familiarize::{FamiliarizeError, familiarize};
-pub use tools::{check, inspect, measure, pack, served};
+pub use tools::{check, honesty, inspect, measure, pack, served};
 pub use write::WriteError;

@@ -9,6 +9,7 @@ use skincell_modelkit::measure::{Measured, measure};
 use skincell_modelkit::photos;
 use skincell_modelkit::served::{read_card, takers};
 
+use super::calibration;
 use super::engines::engines;
 use super::units::kilobytes;
 use crate::engine_library::EngineLibrary;
@@ -22,7 +23,8 @@ together, including the program.
 
 Examples:
   skincell model measure models/skin tests/photos
-  skincell model measure models/skin tests/photos --engine rten --threads 2")]
+  skincell model measure models/skin tests/photos --engine rten --threads 2
+  skincell model measure models/skin labelled/ --calibration --diagram reliability.svg")]
 pub(crate) struct MeasureArguments {
     /// The prepared folder
     model: PathBuf,
@@ -38,6 +40,13 @@ pub(crate) struct MeasureArguments {
     /// Threads of the engine
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Instead of the cost, measure how honest the probabilities are: of photos answered with 80 %,
+    /// 80 % should be right. The photos lie in subfolders named as the classes
+    #[arg(long)]
+    calibration: bool,
+    /// Draw the reliability diagram here, an SVG
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    diagram: Option<PathBuf>,
     /// Number of runs of each photo
     #[arg(long, default_value_t = 10)]
     rounds: usize,
@@ -54,6 +63,10 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
     let library = arguments.library.path();
     let engines = engines(&arguments.engine, arguments.threads, library.as_deref())?;
     let takers = takers(&engines, &arguments.model)?;
+    if let (true, [engine, ..]) = (arguments.calibration, &takers[..]) {
+        let MeasureArguments { model, photos, diagram, .. } = arguments;
+        return calibration::run(model, *engine, photos, diagram.as_deref());
+    }
     if let (true, [engine, ..]) = (arguments.inside, &takers[..]) {
         let card = read_card(&arguments.model)?;
         let photos = photos::load_all(&arguments.photos, &card.input)?;

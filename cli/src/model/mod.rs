@@ -1,6 +1,7 @@
 //! `skincell model …`: flags and output for the crate `modelkit`.
 
 mod bake;
+mod calibration;
 mod check;
 mod engines;
 mod familiarize;

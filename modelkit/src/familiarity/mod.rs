@@ -15,10 +15,11 @@
 //! A familiar photo is not one whose classes are right.
 
 pub mod calibration;
+pub mod diagram;
 mod distance;
 mod folds;
 mod foreign;
-mod gather;
+pub(crate) mod gather;
 mod sheet;
 
 use std::path::PathBuf;

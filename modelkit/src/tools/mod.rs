@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod familiarize;
+pub mod honesty;
 pub mod inspect;
 pub mod measure;
 pub mod pack;

@@ -4,7 +4,7 @@
 
 use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rules};
 use crate::allocator;
-use crate::app::{App, Target};
+use crate::app::{App, AppComponent, Target};
 use crate::compose::compose;
 use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Plan};
 use crate::metrics::Metrics;
@@ -88,11 +88,7 @@ impl Service {
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let wasm = match component.embedded {
-                Some(wasm) => wasm.to_vec(),
-                None => compose(&component.source, &component.dependencies)?,
-            };
-            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
+            let compiled = sandbox.compile(&component.source, wasm(component)?, cache.as_ref())?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
             let instances =
@@ -242,6 +238,14 @@ impl Service {
     #[must_use]
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
+    }
+}
+
+/// The bytes of a component, composed with its dependencies.
+fn wasm(component: &AppComponent) -> anyhow::Result<Vec<u8>> {
+    match component.embedded {
+        Some(wasm) => Ok(wasm.to_vec()),
+        None => Ok(compose(&component.source, &component.dependencies)?),
     }
 }
 

@@ -31,6 +31,9 @@ use crate::settings::{Place, Settings};
 const DEVICE: &str = "/page/device/";
 const MODELS: &str = "/page/models/";
 
+/// The file of the index, in the folder and as a path.
+pub const INDEX_FILE: &str = "page/device/index.json";
+
 /// What there is for the device.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Index {
@@ -96,8 +99,8 @@ pub(crate) fn answer(head: &Parts, settings: &Settings) -> Result<Response<Vec<u
         return Err(unknown());
     }
     let folder = &settings.device;
-    if path == "/page/device/index.json" {
-        return index(&folder.join("page/device/index.json"), settings);
+    if path.strip_prefix('/') == Some(INDEX_FILE) {
+        return index(&folder.join(INDEX_FILE), settings);
     }
     let (digest, file) = if let Some(digest) = path.strip_prefix(DEVICE) {
         (digest, folder.join("page/device"))

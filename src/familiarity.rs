@@ -2,7 +2,6 @@
 //! certain. Models whose cards have neither familiarity nor calibration are answered as before.
 
 use skincell_vision::card::{Card, Familiar};
-use skincell_vision::rank;
 
 use crate::inference::Scores;
 use crate::problem::Problem;
@@ -33,16 +32,6 @@ pub(crate) fn read(
         return Err(Problem::Unfamiliar { model: card.name.clone(), basis, score });
     }
     Ok(Some(familiar))
-}
-
-/// The probabilities as answered. Heatmaps use those without the card's calibration.
-pub(crate) fn calibrated(probabilities: &[f32], card: &Card) -> Vec<f32> {
-    match &card.calibration {
-        None => probabilities.to_vec(),
-        Some(calibration) => {
-            rank::calibrated(probabilities, card.output.activation, calibration.temperature)
-        }
-    }
 }
 
 /// Whether a class is certain; never of an unfamiliar photo.

@@ -137,7 +137,7 @@ fn predict<S: Source>(
 
     let familiarity = familiarity::read(&scores, &card, settings.unfamiliar)?;
     let plain = rank::probabilities(&scores.scores, &card.output)?;
-    let probabilities = familiarity::calibrated(&plain, &card);
+    let probabilities = rank::answered(&plain, &card);
     let ranking = rank::rank(&probabilities, top_k);
     let heatmap = explain::explain(&heatmap_request, &card, &seen, &scores, &plain, &ranking)?;
     let certainty = familiarity::certainty(familiarity, &probabilities, &card);

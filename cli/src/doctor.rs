@@ -1,5 +1,5 @@
-//! `skincell doctor`: shows what serving and preparing need, what of it is here, and what to do about the rest.
-//! It installs and changes nothing, except that it makes the cache folder.
+//! `skincell doctor`: shows what serving and preparing need, what of it is here, and what to do about the
+//! rest. It installs and changes nothing, except that it makes the cache folder.
 
 use crate::engine_library::EngineLibrary;
 use crate::listen;
@@ -10,6 +10,7 @@ use clap::Args;
 use skincell_engines::{EngineChoice, Selection};
 use skincell_runner::memory::{Budget, MemoryLimit, Overrides, Plan};
 use skincell_runner::sandbox::CompileCache;
+use skincell_runner::settings::Settings;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -143,8 +144,12 @@ fn memory() -> Finding {
         Some(bytes) => ByteSize::b(bytes).display().iec().to_string(),
         None => "no limit".to_owned(),
     };
-    let overrides =
-        Overrides { instance: None, concurrency: None, max_body: 16 << 20, guest_models: 0 };
+    let overrides = Overrides {
+        instance: None,
+        concurrency: None,
+        max_body: Settings::default().max_body,
+        guest_models: 0,
+    };
     match Plan::new(&budget, overrides) {
         Ok(plan) => Ok(format!("{size}, {whose}: {} requests at a time", plan.concurrency)),
         Err(error) => Err(format!("{size}, {whose}: {error}")),

@@ -11,15 +11,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use skincell::device::{DeviceModel, Engine, Index, StoredFile};
+use skincell::device::{DeviceModel, Engine, INDEX_FILE, Index, StoredFile};
 use skincell_engines::source::{CELL_FILE, GRAPH_FILE, WEIGHTS_FILE};
+use skincell_modelkit::CARD_FILE;
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::read_card;
 
 use crate::pack::PrecisionFlag;
 
-const CARD_FILE: &str = "card.json";
-const INDEX_FILE: &str = "page/device/index.json";
 /// The engine's builds, fastest first.
 const ENGINES: [&str; 2] = ["relaxed", "simd"];
 /// Compression pays if it saves at least this part: it takes a phone's time.
@@ -167,8 +166,7 @@ impl Page {
 
     /// Writes a file under its digest, compressed if that pays.
     fn store(&self, folder: &str, content: &[u8]) -> anyhow::Result<StoredFile> {
-        let digest = Sha256::digest(content);
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("{:x}", Sha256::digest(content));
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(content)?;
         let compressed = encoder.finish()?;

@@ -13,7 +13,6 @@ use super::VERSION;
 use super::request::{InferRequest, JSON_LENGTH, RequestedOutput};
 use super::tensors::Output;
 use crate::answer;
-use crate::familiarity;
 use crate::inference::{InferenceError, Scores};
 use crate::problem::Problem;
 
@@ -69,7 +68,7 @@ pub(super) fn write(
     scores: &Scores,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let plain = rank::probabilities(&scores.scores, &card.output)?;
-    let probabilities = familiarity::calibrated(&plain, card);
+    let probabilities = rank::answered(&plain, card);
     let mut raw = Vec::new();
     let mut outputs = Vec::with_capacity(request.outputs.len());
     for requested in &request.outputs {

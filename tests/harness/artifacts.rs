@@ -25,19 +25,15 @@ pub struct Artifacts {
 #[must_use]
 pub fn artifacts() -> &'static Artifacts {
     static ARTIFACTS: OnceLock<Artifacts> = OnceLock::new();
-    ARTIFACTS.get_or_init(|| {
-        let wasm = ["--release", "--target", "wasm32-wasip2", "-p"];
-        Artifacts {
-            // The same build as in `spin.toml`, one package alone, so that no other package's features
-            // apply.
-            component: build(&[&wasm[..], &["skincell"]].concat(), "skincell.wasm"),
-            guests: build(&[&wasm[..], &["skincell-guests"]].concat(), "skincell_guests.wasm"),
-            runner: ["SKINCELL_BIN", "CARGO_BIN_EXE_skincell"]
-                .iter()
-                .find_map(std::env::var_os)
-                .map(PathBuf::from)
-                .expect("cargo names the binary it built; `cargo test -p skincell-cli` runs these"),
-        }
+    ARTIFACTS.get_or_init(|| Artifacts {
+        // The same build as in `spin.toml`.
+        component: component("skincell"),
+        guests: component("skincell-guests"),
+        runner: ["SKINCELL_BIN", "CARGO_BIN_EXE_skincell"]
+            .iter()
+            .find_map(std::env::var_os)
+            .map(PathBuf::from)
+            .expect("cargo names the binary it built; `cargo test -p skincell-cli` runs these"),
     })
 }
 
@@ -45,40 +41,27 @@ pub fn artifacts() -> &'static Artifacts {
 #[must_use]
 pub fn portable() -> &'static Path {
     static PORTABLE: OnceLock<PathBuf> = OnceLock::new();
-    PORTABLE.get_or_init(|| {
-        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-portable"];
-        build(&wasm, "skincell_portable.wasm")
-    })
+    PORTABLE.get_or_init(|| component("skincell-portable"))
 }
 
 /// The application `guests/two-inputs/`, built if necessary.
 pub(crate) fn two_inputs() -> &'static Path {
     static TWO_INPUTS: OnceLock<PathBuf> = OnceLock::new();
-    TWO_INPUTS.get_or_init(|| {
-        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-two-inputs"];
-        build(&wasm, "skincell_guest_two_inputs.wasm")
-    })
+    TWO_INPUTS.get_or_init(|| component("skincell-guest-two-inputs"))
 }
 
 /// The component of WASI 0.3 of `guests/wasi03/`, made with spin-sdk 7, built if necessary.
 #[must_use]
 pub fn wasi03() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
-    RELEASE.get_or_init(|| {
-        let wasm = ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-wasi03"];
-        build(&wasm, "skincell_guest_wasi03.wasm")
-    })
+    RELEASE.get_or_init(|| component("skincell-guest-wasi03"))
 }
 
 /// The same component made with spin-sdk 6, of WASI 0.3's release candidate, built if necessary.
 #[must_use]
 pub fn wasi03_candidate() -> &'static Path {
     static CANDIDATE: OnceLock<PathBuf> = OnceLock::new();
-    CANDIDATE.get_or_init(|| {
-        let wasm =
-            ["--release", "--target", "wasm32-wasip2", "-p", "skincell-guest-wasi03-candidate"];
-        build(&wasm, "skincell_guest_wasi03_candidate.wasm")
-    })
+    CANDIDATE.get_or_init(|| component("skincell-guest-wasi03-candidate"))
 }
 
 /// The root of the repository.
@@ -87,10 +70,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
-/// Runs `cargo build` and returns the path of the artifact `name`.
-fn build(arguments: &[&str], name: &str) -> PathBuf {
+/// Builds the component of a package alone, so that no other package's features apply, and returns its path.
+fn component(package: &str) -> PathBuf {
+    let name = format!("{}.wasm", package.replace('-', "_"));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.arg("build").arg("--message-format=json-render-diagnostics").args(arguments);
+    cargo.args(["build", "--message-format=json-render-diagnostics"]);
+    cargo.args(["--release", "--target", "wasm32-wasip2", "-p", package]);
     cargo.current_dir(repository()).stdin(Stdio::null()).stdout(Stdio::piped());
     // Removes the variables that describe this test's own package.
     for (variable, _) in std::env::vars_os() {
@@ -113,13 +98,13 @@ fn build(arguments: &[&str], name: &str) -> PathBuf {
             None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
             None => {
                 let _ = child.kill();
-                panic!("cargo build {arguments:?} took more than {BUILD_TIMEOUT:?}");
+                panic!("cargo build -p {package} took more than {BUILD_TIMEOUT:?}");
             }
         }
     };
     let messages = reader.join().expect("the reader ends").expect("cargo writes UTF-8");
-    assert!(status.success(), "cargo build {arguments:?}: {status}");
-    artifact(&messages, name).unwrap_or_else(|| panic!("cargo build {arguments:?} made no {name}"))
+    assert!(status.success(), "cargo build -p {package}: {status}");
+    artifact(&messages, &name).unwrap_or_else(|| panic!("cargo build -p {package} made no {name}"))
 }
 
 /// The file `name` in cargo's messages, which are one JSON document per line.

@@ -1,4 +1,5 @@
-//! Runs `skincell up` or `skincell serve` as a child process on a free port, and kills it when the value is dropped.
+//! Runs `skincell up` or `skincell serve` as a child process on a free port, and kills it when the value is
+//! dropped.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Ranks the classes by the model's scores. Applies the activation if the graph does not. Classes are
 //! indices into the card's list; labels are not used here.
 
-use crate::card::{Activation, Form, Output};
+use crate::card::{Activation, Card, Form, Output};
 use thiserror::Error;
 
 /// One class and how probable it is.
@@ -82,6 +82,17 @@ pub fn calibrated(probabilities: &[f32], activation: Activation, temperature: f3
         }
         Activation::Sigmoid => {
             each.map(|p| (power(p) / (power(p) + power(1.0 - p))) as f32).collect()
+        }
+    }
+}
+
+/// The probabilities as answered: with the card's calibration, if it has one. Heatmaps use those without it.
+#[must_use]
+pub fn answered(probabilities: &[f32], card: &Card) -> Vec<f32> {
+    match &card.calibration {
+        None => probabilities.to_vec(),
+        Some(calibration) => {
+            calibrated(probabilities, card.output.activation, calibration.temperature)
         }
     }
 }

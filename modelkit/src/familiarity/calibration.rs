@@ -45,9 +45,10 @@ pub struct Bin {
     pub right: f64,
 }
 
-/// Fits the temperature with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599). The right class counts
-/// as right with probability (n + 1) / (n + 2) for n photos, as in Platt 1999, "Probabilistic outputs for support
-/// vector machines", 2.2: otherwise a model without mistakes on these photos would be made surer without end.
+/// Fits the temperature with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599). The right class
+/// counts as right with probability (n + 1) / (n + 2) for n photos, as in Platt 1999, "Probabilistic outputs
+/// for support vector machines", 2.2: otherwise a model without mistakes on these photos would be made surer
+/// without end.
 /// `rows` are probabilities without temperature and the index of the right class.
 #[must_use]
 pub fn fit(rows: &[(Vec<f32>, usize)], activation: Activation, certain_above: f32) -> Calibrated {
@@ -70,8 +71,8 @@ pub fn fit(rows: &[(Vec<f32>, usize)], activation: Activation, certain_above: f3
     Calibrated { calibration, before: measure(rows), after: measure(&scaled) }
 }
 
-/// The cross-entropy of probabilities with a target of 1 - `doubt` for the right class. The rest goes to the other
-/// classes in equal parts, or, where each class has a probability of its own, `doubt` to each.
+/// The cross-entropy of probabilities with a target of 1 - `doubt` for the right class. The rest goes to the
+/// other classes in equal parts, or, where each class has a probability of its own, `doubt` to each.
 fn cross_entropy(probabilities: &[f32], right: usize, activation: Activation, doubt: f64) -> f64 {
     let log = |p: f64| p.max(1e-30).ln();
     let others = probabilities.len().saturating_sub(1).max(1) as f64;

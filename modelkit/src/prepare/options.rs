@@ -44,8 +44,8 @@ pub struct PrepareOptions {
     pub assumed: Vec<String>,
     /// Default values of inputs besides the photo, used if a request gives none.
     pub defaults: Vec<(String, Vec<f32>)>,
-    /// Photos to compare on; if empty, the drawings of [`crate::samples`]. Familiarity is fitted to the folders
-    /// among them.
+    /// Photos to compare on; if empty, the drawings of [`crate::samples`]. Familiarity is fitted to the
+    /// folders among them.
     pub photos: Vec<PathBuf>,
     /// The photos in these folders in words; if empty, their number.
     pub photos_basis: String,

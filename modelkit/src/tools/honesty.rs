@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use skincell_engines::Engine;
-use skincell_vision::rank::{calibrated, probabilities};
+use skincell_vision::rank::{answered, probabilities};
 use thiserror::Error;
 
 use crate::familiarity::calibration::{Honesty, measure};
@@ -74,9 +74,9 @@ pub fn honesty(
         let engine = served.engine();
         let row = probabilities(&outcome.scores, &card.output)
             .map_err(|error| ServedError::Scores { engine, error })?;
-        let activation = card.output.activation;
-        let after = temperature.map_or_else(|| row.clone(), |t| calibrated(&row, activation, t));
-        if outcome.familiarity.is_some_and(|score| score <= 1.0) {
+        let after = answered(&row, card);
+        let told = card.familiarity.as_ref().zip(outcome.familiarity);
+        if told.is_some_and(|(familiarity, score)| familiarity.read(score).is_familiar) {
             familiar.push((after.clone(), *class));
         }
         scaled.push((after, *class));

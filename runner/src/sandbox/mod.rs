@@ -1,8 +1,8 @@
 //! The sandbox: compiles a component once and makes a fresh instance of it for every request.
 //!
 //! `compile` makes machine code (or maps it from the cache), `instance` runs one request, by `wasi02` or
-//! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it, `ticker` interrupts guest
-//! code, `output` takes what it prints, and `variables` gives it its configuration.
+//! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it, `ticker`
+//! interrupts guest code, `output` takes what it prints, and `variables` gives it its configuration.
 //! The host memory it causes is counted in `account`. No sockets here: requests come as `http::Request` and
 //! answers go as `http::Response`.
 

@@ -21,13 +21,20 @@ const PREAMBLE: usize = 8;
 const IMPORTS: u8 = 10;
 const EXPORTS: u8 = 11;
 
+/// The version of an interface of WASI 0.3.
+fn version(interface: &str) -> Option<&str> {
+    let (_, version) = interface.strip_prefix("wasi:")?.split_once('@')?;
+    version.starts_with("0.3.").then_some(version)
+}
+
+/// Whether an interface may have asynchronous functions: those of WASI 0.3, and Spin's for such components.
+pub(crate) fn is_concurrent(interface: &str) -> bool {
+    version(interface).is_some() || interface.starts_with("spin:")
+}
+
 /// Whether an interface is of a version of WASI 0.3 that is neither the release nor compatible with it.
 pub(crate) fn is_unknown(interface: &str) -> bool {
-    let Some((_, version)) = interface.split_once('@').filter(|_| interface.starts_with("wasi:"))
-    else {
-        return false;
-    };
-    version.starts_with("0.3.") && version.contains('-') && version != CANDIDATE
+    version(interface).is_some_and(|version| version.contains('-') && version != CANDIDATE)
 }
 
 /// The component with the names of the release. What is no component is returned as it is; compiling it says

@@ -160,9 +160,21 @@ fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     }
 }
 
+/// Whether the component itself imports or exports an interface that may have asynchronous functions.
+pub(crate) fn is_concurrent(wasm: &[u8]) -> bool {
+    own_interface(wasm, candidate::is_concurrent).is_some()
+}
+
 /// An interface of a release candidate of WASI 0.3 that the component itself imports or exports and the host
-/// does not have. What cannot be parsed has none; compiling it says what is wrong.
+/// does not have.
 fn unknown_interface(wasm: &[u8]) -> Option<String> {
+    own_interface(wasm, candidate::is_unknown)
+}
+
+/// The first name for which `wanted` is true among those of the component's own imports and exports. What
+/// cannot be parsed has none; compiling it says what is wrong.
+fn own_interface(wasm: &[u8], wanted: fn(&str) -> bool) -> Option<String> {
+    let wanted = |name: &&str| wanted(name);
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         let found = match payload.ok()? {
@@ -175,10 +187,10 @@ fn unknown_interface(wasm: &[u8]) -> Option<String> {
                 None
             }
             Payload::ComponentImportSection(imports) if depth == 0 => {
-                imports.into_iter().flatten().map(|import| import.name.name).find(is_unknown)
+                imports.into_iter().flatten().map(|import| import.name.name).find(wanted)
             }
             Payload::ComponentExportSection(exports) if depth == 0 => {
-                exports.into_iter().flatten().map(|export| export.name.name).find(is_unknown)
+                exports.into_iter().flatten().map(|export| export.name.name).find(wanted)
             }
             _ => None,
         };
@@ -187,10 +199,6 @@ fn unknown_interface(wasm: &[u8]) -> Option<String> {
         }
     }
     None
-}
-
-fn is_unknown(name: &&str) -> bool {
-    candidate::is_unknown(name)
 }
 
 #[derive(Default)]
@@ -267,7 +275,7 @@ impl Composition {
 
 #[cfg(test)]
 mod tests {
-    use super::{compose, unknown_interface};
+    use super::{compose, is_concurrent, unknown_interface};
     use wasm_encoder::{ComponentBuilder, ComponentTypeRef, InstanceType};
 
     /// A component that imports an empty interface of this name, and one with it inside.
@@ -305,6 +313,13 @@ mod tests {
         ] {
             assert_eq!(unknown_interface(&importing(name)[0]), None, "{name}");
         }
+        assert!(is_concurrent(&importing("wasi:http/types@0.3.0")[0]));
+        assert!(is_concurrent(&importing("spin:variables/variables@3.0.0")[0]));
+        for [component, outer] in [importing("wasi:http/types@0.2.3"), importing("own:api/x@0.3.0")]
+        {
+            assert!(!is_concurrent(&component) && !is_concurrent(&outer));
+        }
+        assert!(!is_concurrent(&importing("wasi:http/types@0.3.0")[1]), "a component inside");
         assert_eq!(unknown_interface(b"\0asm\x01\0\0\0"), None, "a module");
         assert_eq!(unknown_interface(b"no Wasm"), None);
     }

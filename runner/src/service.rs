@@ -5,7 +5,7 @@
 use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rules};
 use crate::allocator;
 use crate::app::{App, AppComponent, Target};
-use crate::compose::compose;
+use crate::compose::{compose, is_concurrent};
 use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Plan};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
@@ -71,7 +71,8 @@ impl Service {
         let budget = Budget::new(settings.memory_limit);
         let plan = Plan::new(&budget, overrides(settings))?;
         let limits = limits(&plan, settings)?;
-        let sandbox = Sandbox::new(limits)?;
+        let wasms = app.components.iter().map(wasm).collect::<anyhow::Result<Vec<_>>>()?;
+        let sandbox = Sandbox::new(limits, wasms.iter().any(|wasm| is_concurrent(wasm)))?;
         let cache = compile_cache(settings);
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
@@ -81,14 +82,14 @@ impl Service {
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
         let guest_engine: Arc<dyn Engine> = Arc::new(Rten::new(settings.threads));
-        for component in &app.components {
+        for (component, wasm) in app.components.iter().zip(wasms) {
             let mut grants = models.grant(&component.models, &component.models_folder, &engines);
             if let Some(limit) = settings.guest_models {
                 grants = grants.with_guest_models(Arc::clone(&guest_engine), limit);
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let compiled = sandbox.compile(&component.source, wasm(component)?, cache.as_ref())?;
+            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
             let instances =

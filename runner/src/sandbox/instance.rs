@@ -116,7 +116,10 @@ impl Instances {
     ) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&sandbox.engine);
         wasi02::add_to_linker(&mut linker)?;
-        wasi03::add_to_linker(&mut linker)?;
+        if sandbox.is_concurrent {
+            wasi03::add_to_linker(&mut linker)?;
+            variables::add_concurrent_to_linker(&mut linker, &component.variables)?;
+        }
         nn::add_to_linker(&mut linker, |state: &mut State| NnView {
             state: &mut state.nn,
             account: &mut state.account,

@@ -36,7 +36,8 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 const CORE_INSTANCES: u32 = 64;
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
-/// Stacks of one instance: one for each of its components that waits in a call, and one to go on with.
+/// Stacks of one instance with concurrent calls: one for each of its components that waits in a call, and one
+/// to go on with.
 const STACKS: u32 = 4;
 /// Bytes of a table that are cleared in place for the next instance. Returning its two pages to the system
 /// and faulting them in again would interrupt every other core three times for each request instead of once.
@@ -50,30 +51,34 @@ pub struct Sandbox {
     /// One thread for each instance that may exist.
     threads: Threads,
     limits: Limits,
+    is_concurrent: bool,
     /// What the requests that components send have in common.
     pub(crate) outbound: Arc<Outbound>,
 }
 
 impl Sandbox {
     /// Sets up wasmtime: pooling allocator with one slot per concurrent request, copy-on-write memory
-    /// images, epoch interruption.
+    /// images, epoch interruption. `is_concurrent` lets it run components of WASI 0.3; for others it would only
+    /// make every call slower.
     ///
     /// # Errors
     /// When the host cannot reserve the address space for the slots, or cannot start a thread for each.
-    pub fn new(limits: Limits) -> anyhow::Result<Self> {
+    pub fn new(limits: Limits, is_concurrent: bool) -> anyhow::Result<Self> {
         let mut config = Config::new();
         config.epoch_interruption(true);
         config.memory_init_cow(true);
         config.wasm_component_model(true);
-        config.wasm_component_model_async(true);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
+        config.concurrency_support(is_concurrent);
+        config.wasm_component_model_async(is_concurrent);
+        config
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits, is_concurrent)));
         let engine = Engine::new(&config)
             .map_err(anyhow::Error::from)
             .context("cannot set up the sandbox; try a smaller --max-concurrency")?;
         let ticker = Ticker::start(engine.clone())?;
         let threads = Threads::start("guest", limits.max_instances)?;
         let outbound = Arc::new(Outbound::new());
-        Ok(Self { engine, ticker, threads, limits, outbound })
+        Ok(Self { engine, ticker, threads, limits, is_concurrent, outbound })
     }
 
     /// The limits of every request.
@@ -85,14 +90,15 @@ impl Sandbox {
 
 /// As many slots as requests may run at once. An idle slot keeps small tables only: memory that an instance
 /// wrote is returned to the system when it is dropped.
-fn pool(limits: &Limits) -> PoolingAllocationConfig {
+fn pool(limits: &Limits, is_concurrent: bool) -> PoolingAllocationConfig {
     let slots = u32::try_from(limits.max_instances).unwrap_or(u32::MAX / CORE_INSTANCES);
+    let stacks = if is_concurrent { STACKS } else { 1 };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
         .total_memories(slots.saturating_mul(MEMORIES))
         .total_tables(slots.saturating_mul(TABLES))
-        .total_stacks(slots.saturating_mul(STACKS))
+        .total_stacks(slots.saturating_mul(stacks))
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)

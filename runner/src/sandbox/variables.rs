@@ -10,6 +10,7 @@ use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
 /// Names of the interfaces, without versions.
 pub(super) const SPIN_INTERFACE: &str = "fermyon:spin/variables";
+const CONCURRENT_INTERFACE: &str = "spin:variables/variables";
 pub(super) const CONFIG_INTERFACE: &str = "wasi:config/store";
 
 /// `fermyon:spin/variables.error`.
@@ -41,12 +42,11 @@ type Stored = Result<Option<String>, ConfigError>;
 type AllStored = Result<Vec<(String, String)>, ConfigError>;
 
 /// Offers `values` to components linked with `linker`.
-pub(super) fn add_to_linker<State: Send + 'static>(
+pub(super) fn add_to_linker<State: 'static>(
     linker: &mut Linker<State>,
     values: &BTreeMap<String, String>,
 ) -> wasmtime::Result<()> {
     add_spin(linker, &format!("{SPIN_INTERFACE}@2.0.0"), values)?;
-    add_spin3(linker, values)?;
     add_config(linker, &format!("{CONFIG_INTERFACE}@0.2.0-draft-2024-09-27"), values)
 }
 
@@ -62,13 +62,13 @@ pub(super) fn add_spin<State: 'static>(
         .func_wrap("get", move |_, (name,): (String,)| Ok((found(&values, &name),)))
 }
 
-/// Adds Spin's interface for components of WASI 0.3: its function is asynchronous.
-fn add_spin3<State: Send + 'static>(
+/// Offers `values` under Spin's interface for components of WASI 0.3, whose function is asynchronous.
+pub(super) fn add_concurrent_to_linker<State: Send + 'static>(
     linker: &mut Linker<State>,
     values: &BTreeMap<String, String>,
 ) -> wasmtime::Result<()> {
     let values = values.clone();
-    let mut variables = linker.instance("spin:variables/variables@3.0.0")?;
+    let mut variables = linker.instance(&format!("{CONCURRENT_INTERFACE}@3.0.0"))?;
     variables.func_wrap_concurrent("get", move |_, (name,): (String,)| {
         let found = found(&values, &name);
         Box::pin(async move { Ok((found,)) })

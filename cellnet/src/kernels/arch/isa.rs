@@ -19,22 +19,14 @@ impl Isa {
     /// The instruction sets of this machine, best first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        let mut sets = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if avx2 && avx512 {
-                sets.push(Self(Set::Avx512));
-            }
-            if avx2 {
-                sets.push(Self(Set::Avx2));
-            }
-        }
-        sets.push(Self(Set::Portable));
-        sets
+        let sets = [
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx512, has_avx2() && has_avx512()),
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx2, has_avx2()),
+            (Set::Portable, true),
+        ];
+        sets.into_iter().filter(|(_, is_here)| *is_here).map(|(set, _)| Self(set)).collect()
     }
 
     /// The best instruction set of this machine.
@@ -59,4 +51,18 @@ impl Isa {
             Set::Portable => "portable",
         }
     }
+}
+
+/// Whether the processor has what the kernels for AVX2 use.
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Whether the processor has what the kernels for AVX-512 use besides.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
 }

@@ -16,6 +16,12 @@ const GAP: f64 = 18.0;
 const PANEL: f64 = 400.0;
 const HEIGHT: f64 = 560.0;
 
+/// The share that is right, as far as the probability says it; and the part by which the probability is above
+/// or below the share.
+const RIGHT: &str = "#0f766e";
+const TOO_SURE: &str = "#dc2626";
+const NOT_SURE_ENOUGH: &str = "#f59e0b";
+
 /// The diagram, with a title and one panel for each name and measurement.
 #[must_use]
 pub fn svg(title: &str, panels: &[(&str, &Honesty)]) -> String {
@@ -31,6 +37,7 @@ pub fn svg(title: &str, panels: &[(&str, &Honesty)]) -> String {
         panel(&mut svg, name, honesty);
         svg.push_str("</g>\n");
     }
+    legend(&mut svg);
     svg + "</svg>\n"
 }
 
@@ -49,10 +56,9 @@ fn panel(svg: &mut String, name: &str, honesty: &Honesty) {
     for (index, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.photos > 0) {
         let x = LEFT + step * index as f64 + 1.5;
         let (right, expected) = (SIDE * bin.right, SIDE * bin.probability);
-        rect(svg, (x, TOP + SIDE - right, step - 3.0, right), "#0f766e", "0.85");
-        // The part by which the model is too sure (red) or not sure enough (amber).
-        let colour = if expected > right { "#dc2626" } else { "#f59e0b" };
         let (low, high) = (right.min(expected), right.max(expected));
+        rect(svg, (x, TOP + SIDE - low, step - 3.0, low), RIGHT, "0.85");
+        let colour = if expected > right { TOO_SURE } else { NOT_SURE_ENOUGH };
         rect(svg, (x, TOP + SIDE - high, step - 3.0, high - low), colour, "0.45");
         let tall = (COUNTS * bin.photos as f64 / most).max(1.0);
         rect(svg, (x, floor - tall, step - 3.0, tall), "#94a3b8", "1");
@@ -73,6 +79,16 @@ fn panel(svg: &mut String, name: &str, honesty: &Honesty) {
     let turned =
         format!("text-anchor=\"middle\" transform=\"rotate(-90 18 {})\"", TOP + SIDE / 2.0);
     text(svg, (18.0, TOP + SIDE / 2.0), &turned, "right, in %");
+}
+
+/// The colours in words, at the bottom.
+fn legend(svg: &mut String) {
+    let colours = [(TOO_SURE, "too sure"), (NOT_SURE_ENOUGH, "not sure enough")];
+    for (index, (colour, words)) in colours.into_iter().enumerate() {
+        let x = LEFT + 100.0 * index as f64;
+        rect(svg, (x, HEIGHT - 26.0, 12.0, 12.0), colour, "0.45");
+        text(svg, (x + 18.0, HEIGHT - 16.0), "", words);
+    }
 }
 
 /// Lines and numbers at every 20 %.

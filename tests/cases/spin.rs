@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use skincell_runner::compose::{Dependency, compose};
-use skincell_tests::client::get;
-use skincell_tests::{App, Runner, artifacts, portable};
+use skincell_tests::client::{connect, get};
+use skincell_tests::{App, Runner, artifacts, portable, wasi03};
 
 const MANIFEST: &str = r#"
 spin_manifest_version = 2
@@ -184,6 +185,41 @@ fn output_is_kept_and_followed() {
     assert_eq!(kept("stderr"), "quiet\n");
     drop(runner);
     assert!(!shown().contains("quiet\n"), "{}", shown());
+}
+
+/// What comes after a body, once it was announced as chunked.
+const WITH_A_TRAILER: &str = "3\r\nabc\r\n0\r\nX-T: v\r\n\r\n";
+
+/// Fields that follow a body reach components of both versions of WASI.
+#[test]
+fn fields_after_a_body_reach_the_component() {
+    let manifest = format!(
+        r#"
+        spin_manifest_version = 2
+        application = {{ name = "trailers" }}
+        [[trigger.http]]
+        route = "/a/..."
+        component = {{ source = "GUEST" }}
+        [[trigger.http]]
+        route = "/b/..."
+        component = {{ source = {:?} }}
+        "#,
+        wasi03().to_str().unwrap()
+    );
+    let app = App::with_manifest(&manifest);
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let mut socket = connect(&runner);
+        let head = format!(
+            "POST /{component}/trailers-in HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+             Connection: close\r\n\r\n{WITH_A_TRAILER}"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{component}: {answer}");
+        assert!(answer.contains("abc\nx-t: v\n"), "{component}: {answer}");
+    }
 }
 
 /// The runner serves any application: this one is not a classifier, and its model has two inputs.

@@ -135,6 +135,7 @@ impl Uploads {
         }
         let mut upload = Upload {
             blocks: VecDeque::new(),
+            trailers: None,
             left: 0,
             share: self.room.share(address, announced.unwrap_or(0)),
             counted: TrackedBytes::default(),
@@ -167,8 +168,13 @@ impl Uploads {
             let Some(frame) = next.map_err(|why| eviction_error(why, pace.as_ref()))? else {
                 return Ok(());
             };
-            let Ok(piece) = frame.map_err(|_| UploadError::BrokenOff)?.into_data() else {
-                continue;
+            let frame = frame.map_err(|_| UploadError::BrokenOff)?;
+            let piece = match frame.into_data() {
+                Ok(piece) => piece,
+                Err(frame) => {
+                    upload.trailers = frame.into_trailers().ok();
+                    continue;
+                }
             };
             upload.left = upload.left.saturating_add(piece.len() as u64);
             if upload.left > self.largest {
@@ -197,6 +203,8 @@ impl Uploads {
 #[derive(Debug)]
 pub struct Upload {
     blocks: VecDeque<BytesMut>,
+    /// The fields that followed the body. The server limits them as it limits those of a head.
+    trailers: Option<HeaderMap>,
     left: u64,
     /// Released when the body is dropped.
     share: Share,
@@ -226,17 +234,17 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let block = self.blocks.pop_front();
-        if let Some(block) = &block {
-            self.left -= block.len() as u64;
-            let needed = self.left;
-            self.share.shrink(needed);
-        }
-        Poll::Ready(block.map(|block| Ok(Frame::data(block.freeze()))))
+        let Some(block) = self.blocks.pop_front() else {
+            return Poll::Ready(self.trailers.take().map(|fields| Ok(Frame::trailers(fields))));
+        };
+        self.left -= block.len() as u64;
+        let needed = self.left;
+        self.share.shrink(needed);
+        Poll::Ready(Some(Ok(Frame::data(block.freeze()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.blocks.is_empty()
+        self.blocks.is_empty() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

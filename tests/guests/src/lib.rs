@@ -11,6 +11,7 @@
 )]
 
 mod conformance;
+mod key_value;
 mod nn;
 mod printing;
 mod resources;
@@ -39,7 +40,10 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "print-at-once" => answer(printing::at_once(), out).await,
         "print-when-ready" => answer(printing::when_ready(), out).await,
         "headers" => answer(&spin_headers(&request), out).await,
+        "trailers-in" => answer(&trailers(&request), out).await,
         "marker" => answer(&swap_marker(query), out).await,
+        "key-value" => answer(&key_value::call(query), out).await,
+        "wasi-keyvalue" => answer(&key_value::wasi(query), out).await,
         "scan" => answer(&scan::look_and_leave(query), out).await,
         "context" => answer(&nn::context(query), out).await,
         "contexts" => answer(&nn::contexts(query), out).await,
@@ -63,6 +67,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "break-off" => break_off(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
+        "follow" => answer(&follow(query).await, out).await,
         "fetch-many" => answer(&fetch_many(query).await, out).await,
         other => answer(&format!("there is no {other:?} here"), out).await,
     }
@@ -116,6 +121,18 @@ async fn fetch(url: &str) -> String {
     }
 }
 
+/// What a GET of the address gives that a GET of `url` redirects to.
+async fn follow(url: &str) -> String {
+    use spin_sdk::http::{Request, Response, send};
+    match send::<_, Response>(Request::get(url)).await {
+        Ok(answer) => match answer.header("location").and_then(|value| value.as_str()) {
+            Some(location) => fetch(location).await,
+            None => "no redirect".to_owned(),
+        },
+        Err(error) => format!("{error:?}"),
+    }
+}
+
 /// How many of `count` requests at once succeed; the query is `count,url`.
 async fn fetch_many(query: &str) -> String {
     use spin_sdk::http::{Request, Response, send};
@@ -155,6 +172,27 @@ fn spin_headers(request: &IncomingRequest) -> String {
     let fields = request.headers().entries();
     let spins = fields.into_iter().filter(|(name, _)| name.starts_with("spin-"));
     spins.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(&value))).collect()
+}
+
+/// The body of the request and the fields that follow it, one per line.
+fn trailers(request: &IncomingRequest) -> String {
+    use spin_sdk::wit::wasi::http0_2_0::types::IncomingBody;
+    let Ok(body) = request.consume() else { return "no body".to_owned() };
+    let mut text = Vec::new();
+    if let Ok(stream) = body.stream() {
+        while let Ok(piece) = stream.blocking_read(1 << 16) {
+            text.extend(piece);
+        }
+    }
+    let mut text = String::from_utf8_lossy(&text).into_owned() + "\n";
+    let trailers = IncomingBody::finish(body);
+    trailers.subscribe().block();
+    if let Some(Ok(Ok(Some(fields)))) = trailers.get() {
+        for (name, value) in fields.entries() {
+            text += &format!("{name}: {}\n", String::from_utf8_lossy(&value));
+        }
+    }
+    text
 }
 
 /// Waits for so many milliseconds.

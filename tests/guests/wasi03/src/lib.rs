@@ -44,11 +44,14 @@ async fn handle(request: Request) -> impl IntoResponse {
                 .map(http_body_util::Collected::to_bytes)
                 .unwrap_or_default(),
         ),
+        "key-value" => text(key_value(&query).await),
+        "trailers-in" => text(trailers(request).await),
         "zeros" => Pieces { left: query.parse().unwrap_or(0), fails: false }.boxed_unsync(),
         "break-off" => Pieces { left: 1, fails: true }.boxed_unsync(),
         "sleep" => text(sleep(&query)),
         "streams" => text(make_streams()),
         "fetch" => text(fetch(&query).await),
+        "follow" => text(follow(&query).await),
         "trap" => std::process::abort(),
         "loop" => forever(),
         "allocate" => allocate(),
@@ -119,6 +122,39 @@ fn leak() -> &'static str {
     "leaked"
 }
 
+/// What a call of a key-value store gives; the query is `label,call,key,value`.
+async fn key_value(query: &str) -> String {
+    let mut parts = query.splitn(4, ',');
+    let [label, call, key, value] = [(); 4].map(|()| parts.next().unwrap_or_default());
+    let store = match spin_sdk::key_value::Store::open(label).await {
+        Ok(store) => store,
+        Err(error) => return format!("{error:?}"),
+    };
+    let outcome = match call {
+        "get" => store.get(key).await.map(|value| match value {
+            Some(value) => String::from_utf8_lossy(&value).into_owned(),
+            None => "none".to_owned(),
+        }),
+        "set" => store.set(key, value.as_bytes()).await.map(|()| "set".to_owned()),
+        "delete" => store.delete(key).await.map(|()| "deleted".to_owned()),
+        "exists" => store.exists(key).await.map(|exists| exists.to_string()),
+        "keys" => store.get_keys().await.collect().await.map(|keys| keys.join(" ")),
+        other => Ok(format!("there is no {other:?} here")),
+    };
+    outcome.unwrap_or_else(|error| format!("{error:?}"))
+}
+
+/// The body of the request and the fields that follow it, one per line.
+async fn trailers(request: Request) -> String {
+    let Ok(body) = request.into_body().collect().await else { return "no body".to_owned() };
+    let fields = body.trailers().cloned().unwrap_or_default();
+    let mut text = String::from_utf8_lossy(&body.to_bytes()).into_owned() + "\n";
+    for (name, value) in &fields {
+        text += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+    text
+}
+
 /// Waits for so many milliseconds.
 fn sleep(query: &str) -> String {
     let millis = query.parse().unwrap_or(0);
@@ -146,6 +182,18 @@ async fn fetch(url: &str) -> String {
             format!("{status} {}", String::from_utf8_lossy(&body))
         }
         Err(error) => format!("{error:?}"),
+    }
+}
+
+/// What a GET of the address gives that a GET of `url` redirects to.
+async fn follow(url: &str) -> String {
+    let location = match spin_sdk::http::get(url).await {
+        Ok(answer) => answer.headers().get("location").cloned(),
+        Err(error) => return format!("{error:?}"),
+    };
+    match location.as_ref().and_then(|location| location.to_str().ok()) {
+        Some(location) => fetch(location).await,
+        None => "no redirect".to_owned(),
     }
 }
 

@@ -48,8 +48,8 @@ fn fetch(runner: &Runner, component: &str, url: &str) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-/// A server that answers each request after `pause` with its first line and its Host, and counts how many it
-/// answers at once.
+/// A server that answers each request after `pause` with its first line and its Host, `/to?URL` with a redirect
+/// there, and counts how many it answers at once.
 struct Server {
     address: SocketAddr,
     most_at_once: Arc<AtomicUsize>,
@@ -74,7 +74,13 @@ impl Server {
                     let body = format!("{first} with {} host", hosts.count());
                     std::thread::sleep(pause);
                     at_once.fetch_sub(1, Ordering::SeqCst);
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let status =
+                        match first.split_once("/to?").and_then(|(_, to)| to.split_once(' ')) {
+                            Some((location, _)) => format!("302 Found\r\nlocation: {location}"),
+                            None => "200 OK".to_owned(),
+                        };
+                    let head =
+                        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
                     let _ = (&stream).write_all((head + &body).as_bytes());
                 });
             }
@@ -131,6 +137,31 @@ fn a_component_calls_its_own_application() {
     for component in ["a", "b"] {
         let said = fetch(&runner, component, "http://self.alt/static");
         assert_eq!(said, "200 of its own", "{component}");
+    }
+}
+
+/// The host follows no redirect; a component that does meets the same rule.
+#[test]
+fn a_redirect_is_the_components_own_business() {
+    let server = Server::start(Duration::ZERO);
+    let port = server.address.port();
+    let app = app(&[&format!("http://127.0.0.1:{port}"), "http://10.0.0.0/8:*"]);
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let to = |location: &str| format!("http://127.0.0.1:{port}/to?{location}");
+        let follow = |location: &str| {
+            let answer = get(&runner, &format!("/{component}/follow?{}", to(location)));
+            String::from_utf8_lossy(&answer.body).into_owned()
+        };
+        let said = fetch(&runner, component, &to(&format!("http://127.0.0.1:{port}/x")));
+        assert!(said.starts_with("302 "), "{component}: {said}");
+        let said = follow(&format!("http://127.0.0.1:{port}/x"));
+        assert_eq!(said, "200 GET /x HTTP/1.1 with 1 host", "{component}");
+        for location in [format!("http://127.0.0.2:{port}/x"), "http://169.254.169.254/".to_owned()]
+        {
+            let said = follow(&location);
+            assert!(said.contains("RequestDenied"), "{component} {location}: {said}");
+        }
     }
 }
 

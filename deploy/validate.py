@@ -110,7 +110,7 @@ def against_each_other(figures):
 
 def metrics_named():
     """Metrics that docs/deploy.md or an alert names and the runner does not have."""
-    source = (ROOT / "runner/src/metrics.rs").read_text()
+    source = "".join((ROOT / "runner/src" / file).read_text() for file in ("metrics.rs", "metrics/answers.rs"))
     for path in ("docs/deploy.md", "deploy/prometheus/rules.yaml"):
         for name in re.findall(r"\b((?:skincell|http)_[a-z_]+)", (ROOT / path).read_text()):
             bare = re.sub(r"_(total|seconds|bytes)$", "", name)

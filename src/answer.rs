@@ -17,7 +17,7 @@ use skincell_vision::view::Region;
 use crate::clock::Timing;
 use crate::coding;
 use crate::explain::{ClassMap, Heatmap};
-use crate::familiarity::Certainty;
+use crate::familiarity::{self, Certainty};
 use crate::negotiate::Form;
 use crate::problem::Problem;
 
@@ -47,6 +47,7 @@ pub fn prediction(
     timing: Timing,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let Outcome { ranking, heatmap, region, certainty } = outcome;
+    let certainty_header = certainty.header(card);
     let mut response = match (form, heatmap) {
         (Form::Png, Heatmap::Shown { png, .. }) => with_type("image/png", png),
         (Form::Png, Heatmap::Maps(_)) => {
@@ -62,6 +63,9 @@ pub fn prediction(
     };
     if let Ok(value) = HeaderValue::from_str(&timing.header()) {
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
+    }
+    if let Some(value) = certainty_header {
+        response.headers_mut().insert(familiarity::HEADER, value);
     }
     Ok(response)
 }
@@ -141,6 +145,9 @@ pub fn refusal_with(
     match problem {
         Problem::MethodNotAllowed { allow, .. } => {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        Problem::Unfamiliar { header: Some(value), .. } => {
+            headers.insert(familiarity::HEADER, value.clone());
         }
         Problem::UnsupportedEncoding { .. } => {
             let accepted = HeaderValue::from_static(coding::ACCEPTED);

@@ -1,11 +1,18 @@
-//! What an answer says about its own worth: whether the model knows photos of this kind, and whether a class is
-//! certain. Models whose cards have neither familiarity nor calibration are answered as before.
+//! What an answer says about its own worth: whether the model knows photos of this kind, and whether a class
+//! is certain. Models whose cards have neither familiarity nor calibration are answered as before.
 
+use http::header::{HeaderName, HeaderValue};
 use skincell_vision::card::{Card, Familiar};
 
 use crate::inference::Scores;
 use crate::problem::Problem;
 use crate::settings::Unfamiliar;
+
+/// The header that says of an answer in any form what the members `familiarity` and `is_certain` say of JSON.
+/// The runner counts by it.
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("x-answer-certainty");
+/// The largest score in the header: structured fields have no larger numbers with 3 decimals.
+const MOST_SCORE: f64 = 999_999_999_999.0;
 
 /// How far the classes of an answer may be relied on.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,10 +35,39 @@ pub(crate) fn read(
     let known = card.familiarity.as_ref().zip(scores.familiarity);
     let Some(familiar) = known.map(|(card, score)| card.read(score)) else { return Ok(None) };
     if !familiar.is_familiar && unfamiliar == Unfamiliar::Refuse {
-        let Familiar { basis, score, .. } = familiar;
-        return Err(Problem::Unfamiliar { model: card.name.clone(), basis, score });
+        let Familiar { basis, score, .. } = familiar.clone();
+        let header = certainty(Some(familiar), &[], card).header(card);
+        return Err(Problem::Unfamiliar { model: card.name.clone(), basis, score, header });
     }
     Ok(Some(familiar))
+}
+
+impl Certainty {
+    /// The value of [`HEADER`], a structured field (RFC 9651): the model's name with the parameters `score`,
+    /// `deviation` (of the score's logarithm from known photos', in standard deviations), `reference` (number
+    /// of known photos), `is_familiar` and `is_certain`. `None` if the card has neither familiarity nor
+    /// calibration.
+    pub(crate) fn header(&self, card: &Card) -> Option<HeaderValue> {
+        let mut parameters = String::new();
+        if let Some((known, familiar)) = card.familiarity.as_ref().zip(self.familiarity.as_ref()) {
+            let Familiar { score, is_familiar, .. } = familiar;
+            parameters = format!(
+                ";score={:.3};deviation={:.3};reference={};is_familiar=?{}",
+                score.min(MOST_SCORE),
+                known.deviation(*score),
+                known.photos,
+                u8::from(*is_familiar)
+            );
+        }
+        if let Some(is_certain) = self.is_certain {
+            parameters += &format!(";is_certain=?{}", u8::from(is_certain));
+        }
+        if parameters.is_empty() {
+            return None;
+        }
+        // A model's name has no characters that would have to be escaped.
+        HeaderValue::from_str(&format!("\"{}\"{parameters}", card.name)).ok()
+    }
 }
 
 /// Whether a class is certain; never of an unfamiliar photo.

@@ -7,7 +7,7 @@ use crate::body::tests::{Chunks, chunks};
 use crate::inference::tests::{Fixed, RedOrBlue, output};
 use crate::inference::{Inference, InferenceError};
 use crate::models::tests::{card_json, mounted};
-use crate::settings::Settings;
+use crate::settings::{Settings, Unfamiliar};
 
 /// A 4×4 BMP, all of one colour.
 fn bmp(red: u8, green: u8, blue: u8) -> Vec<u8> {
@@ -251,4 +251,50 @@ fn readable_resources_are_served() {
             assert_eq!(response.body().is_empty(), method == "HEAD", "{method} {path}");
         }
     }
+}
+
+#[test]
+fn every_form_of_answer_says_whether_it_is_certain() {
+    let mut card: serde_json::Value = serde_json::from_str(&card_json("skin")).unwrap();
+    card["familiarity"] = serde_json::json!({"output": "familiarity", "method": "", "basis": "99 spots",
+        "photos": 99, "pictures": 99, "accepted": 0.98, "auroc": 1.0, "against": "",
+        "quantiles": [0.5, 1.0], "log_mean": 0.0, "log_deviation": 0.5});
+    card["calibration"] =
+        serde_json::json!({"temperature": 1.0, "photos": 99, "certain_above": 0.75});
+    let card = card.to_string();
+    let answer = |score: f32, logit: f32, accept: &'static str, unfamiliar| {
+        let cam = output("cam", &[1, 2, 2, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        let logits = output("logits", &[1, 2], &[logit, 0.0]);
+        let score = output("familiarity", &[1, 1], &[score]);
+        let mut request = post("/predict", "image/bmp", &bmp(255, 0, 0));
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        let (_folder, settings) = mounted(&[("skin", &card)], Some("skin"));
+        let (head, source) = request.into_parts();
+        let settings = Settings { unfamiliar, ..settings };
+        let inference = Fixed(Ok(vec![logits, cam, score]));
+        let response =
+            crate::answer::finish(&head, crate::route(&head, source, &settings, &inference));
+        let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
+        (response.status().as_u16(), header)
+    };
+    let e = std::f32::consts::E;
+    let strange = "\"skin\";score=2.718;deviation=2.000;reference=99;is_familiar=?0;is_certain=?0";
+    let cases = [
+        (1.0, 4.0, "0.000", "?1", "?1"),
+        (1.0, 1.0, "0.000", "?1", "?0"),
+        (1.0 / e, 4.0, "-1.999", "?1", "?1"),
+    ];
+    for (score, logit, deviation, familiar, certain) in cases {
+        let expected = format!(
+            "\"skin\";score={score:.3};deviation={deviation};reference=99;is_familiar={familiar};\
+             is_certain={certain}"
+        );
+        for accept in ["application/json", "image/png"] {
+            assert_eq!(answer(score, logit, accept, Unfamiliar::Warn), (200, expected.clone()));
+        }
+    }
+    assert_eq!(answer(e, 4.0, "image/png", Unfamiliar::Warn), (200, strange.to_owned()));
+    assert_eq!(answer(e, 4.0, "*/*", Unfamiliar::Refuse), (422, strange.to_owned()));
+    let (_, header) = answer(f32::INFINITY, 4.0, "*/*", Unfamiliar::Warn);
+    assert!(header.starts_with("\"skin\";score=999999999999.000;deviation=20.000;"), "{header}");
 }

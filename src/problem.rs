@@ -5,6 +5,7 @@
 //! it can be fetched. Each message ends with what to do next. `answer` turns a problem into an HTTP
 //! response.
 
+use http::HeaderValue;
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -233,6 +234,8 @@ pub enum Problem {
         basis: String,
         /// The familiarity score.
         score: f64,
+        /// The value of the header that says so in every form of answer.
+        header: Option<HeaderValue>,
     },
     /// `SKINCELL_PREDICT` is `off`.
     #[error(

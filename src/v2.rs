@@ -106,8 +106,8 @@ fn infer<S: Source>(
     let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;
     let scores = inference::run(inference, &card, tensor, fields, asked.wants_cam())?;
-    familiarity::read(&scores, &card, settings.unfamiliar)?;
-    response::write(&card, &asked, &scores)
+    let familiar = familiarity::read(&scores, &card, settings.unfamiliar)?;
+    response::write(&card, &asked, &scores, familiar)
 }
 
 /// The card of the model `name`, without its Grad-CAM output if the operator switched it off.

@@ -7,6 +7,7 @@ mod csv;
 mod photos;
 mod report;
 mod sheet;
+mod told;
 
 use crate::application_options::ApplicationOptions;
 use crate::run_options::{RunOptions, runtime};
@@ -18,7 +19,8 @@ use http_body_util::{BodyExt, Full};
 use report::{Form, Outcome, Report};
 use serde_json::Value;
 use skincell_runner::access::Access;
-use skincell_runner::handler::Handler;
+use skincell_runner::certainty::Certainty;
+use skincell_runner::handler::{Answer, Handler};
 use skincell_runner::service::Service;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -142,19 +144,35 @@ async fn ask(handler: Arc<Handler>, photo: PathBuf, target: String) -> Outcome {
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     let file = read.map_err(anyhow::Error::from).and_then(|read| Ok(Bytes::from(read?)));
     match file {
-        Ok(file) => Outcome { answer: post(&handler, file.clone(), &target).await, photo, file },
-        Err(error) => Outcome { answer: Err(error), photo, file: Bytes::new() },
+        Ok(file) => {
+            let (certainty, answer) = post(&handler, file.clone(), &target).await;
+            Outcome { photo, file, certainty, answer }
+        }
+        Err(error) => Outcome { photo, file: Bytes::new(), certainty: None, answer: Err(error) },
     }
 }
 
-/// Posts a photo to the component and returns its JSON answer.
-async fn post(handler: &Handler, file: Bytes, target: &str) -> anyhow::Result<Value> {
+/// Posts a photo to the component and returns its JSON answer, and what it says of its own worth, which the
+/// answer to a refused photo says too.
+async fn post(
+    handler: &Handler,
+    file: Bytes,
+    target: &str,
+) -> (Option<Certainty>, anyhow::Result<Value>) {
     let request = Request::post(target)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, file.len())
-        .body(Full::new(file))?;
+        .body(Full::new(file));
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return (None, Err(error.into())),
+    };
     let answer = handler.handle_local(request).await;
+    (Certainty::of(answer.headers()), json(answer).await)
+}
+
+async fn json(answer: Answer) -> anyhow::Result<Value> {
     let status = answer.status();
     let body = answer.into_body().collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("the answer was cut off: {error}"))?.to_bytes();

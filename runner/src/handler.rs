@@ -7,6 +7,7 @@ use crate::access::{Access, Admitted, Sender};
 use crate::admin;
 use crate::admission::{Priority, Refusal};
 use crate::app::Target;
+use crate::certainty::Certainty;
 use crate::manifest::StaticResponse;
 use crate::problem::Problem;
 use crate::request_id;
@@ -147,8 +148,12 @@ impl Handler {
         let permit = self.timed("wait", service.admission.enter(need, priority)).await;
         let permit = permit.map_err(Problem::Busy)?;
         let request = Request::from_parts(head, upload);
-        let reply = component.instances.respond(request, permit);
-        Ok(self.accounted(reply.await.map_err(Problem::Failed)?, &call.id))
+        let reply = component.instances.respond(request, permit).await.map_err(Problem::Failed)?;
+        let certainty = Certainty::of(reply.headers());
+        if let Some(certainty) = certainty.filter(|told| component.grants.has(&told.model)) {
+            service.metrics.judged(&certainty);
+        }
+        Ok(self.accounted(reply, &call.id))
     }
 
     /// Answers a request to the admin port.

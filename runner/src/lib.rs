@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod app;
 pub mod build;
 mod candidate;
+pub mod certainty;
 pub mod compose;
 pub mod handler;
 pub mod manifest;

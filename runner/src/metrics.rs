@@ -3,13 +3,16 @@
 //! Standard units and names: `_seconds`, `_bytes`, `_total`. Gauges (memory, models, the queue) are set by
 //! `admin` when they are read.
 
+mod answers;
 mod process;
 mod text;
 
 pub(crate) use process::Process;
 pub(crate) use text::Format;
 
+use crate::certainty::Certainty;
 use crate::output_queue;
+use answers::Answers;
 use http::Method;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -50,6 +53,7 @@ pub struct Metrics {
     open_files: Gauge,
     start_seconds: Gauge<f64, AtomicU64>,
     lines_dropped: Counter,
+    answers: Answers,
 }
 
 impl Default for Metrics {
@@ -84,10 +88,12 @@ impl Metrics {
             open_files: Gauge::default(),
             start_seconds: Gauge::default(),
             lines_dropped: Counter::default(),
+            answers: Answers::default(),
         };
         metrics.register_process();
         metrics.register_requests();
         metrics.register_models();
+        metrics.answers.register(&mut metrics.registry);
         // Creates every series at 0: a missing series is not the same as 0.
         let _ = (metrics.refused_count(), metrics.failed_count());
         metrics
@@ -96,6 +102,7 @@ impl Metrics {
     /// Creates the counters of a model that may be loaded, at 0.
     pub(crate) fn expect_model(&self, model: &str) {
         let label = [("model", model.to_owned())];
+        self.answers.expect(model);
         drop(self.loads.get_or_create(&label));
         drop(self.load_failures.get_or_create(&label));
         for reason in ["idle", "evicted", "changed"] {
@@ -212,6 +219,11 @@ impl Metrics {
     pub(crate) fn unloaded(&self, model: &str, reason: &'static str) {
         let labels = [("model", model.to_owned()), ("reason", reason.to_owned())];
         self.unloads.get_or_create(&labels).inc();
+    }
+
+    /// Counts what an answer says of itself. Its model is one of the manifest's.
+    pub(crate) fn judged(&self, answer: &Certainty) {
+        self.answers.add(answer);
     }
 
     pub(crate) fn set_memory(&self, kind: &'static str, bytes: u64) {

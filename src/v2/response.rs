@@ -6,7 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
-use skincell_vision::card::Card;
+use skincell_vision::card::{Card, Familiar};
 use skincell_vision::rank;
 
 use super::VERSION;
@@ -66,6 +66,7 @@ pub(super) fn write(
     card: &Card,
     request: &InferRequest,
     scores: &Scores,
+    familiar: Option<Familiar>,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let plain = rank::probabilities(&scores.scores, &card.output)?;
     let probabilities = rank::answered(&plain, card);
@@ -84,6 +85,10 @@ pub(super) fn write(
     let has_binary = request.outputs.iter().any(|requested| requested.is_binary);
     let (model_name, id) = (card.name.as_str(), request.id.as_deref());
     let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
+    let certainty = familiarity::certainty(familiar, &probabilities, card);
+    if let Some(value) = certainty.header(card) {
+        response.headers_mut().insert(familiarity::HEADER, value);
+    }
     if has_binary {
         let length = response.body().len();
         response.body_mut().append(&mut raw);

@@ -10,9 +10,11 @@ use base64::Engine as _;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
+use skincell_runner::certainty::Certainty;
 
 use super::csv;
 use super::sheet::{self, Entry};
+use super::told::Told;
 use crate::table;
 
 /// The output format.
@@ -35,6 +37,8 @@ pub struct Outcome {
     pub photo: PathBuf,
     /// The file's bytes; empty if it could not be read.
     pub file: Bytes,
+    /// What the answer says of its own worth, if the model tells.
+    pub certainty: Option<Certainty>,
     /// The JSON answer.
     pub answer: anyhow::Result<Value>,
 }
@@ -45,8 +49,7 @@ pub struct Report {
     bar: ProgressBar,
     total: usize,
     failed: usize,
-    /// Photos that the model could tell familiar or not, and those that are not.
-    told: (usize, usize),
+    told: Told,
     /// The heatmap's file, or the folder for several heatmaps.
     output: Option<(PathBuf, bool)>,
     written: HashSet<PathBuf>,
@@ -67,7 +70,7 @@ impl Report {
             bar: progress(total),
             total,
             failed: 0,
-            told: (0, 0),
+            told: Told::default(),
             output,
             written: HashSet::new(),
             sheet: sheet.map(|path| (path, Vec::new())),
@@ -80,7 +83,8 @@ impl Report {
     /// # Errors
     /// If it cannot be printed. A failed photo is reported and is not an error here.
     pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
-        let Outcome { photo, file, answer } = outcome;
+        let Outcome { photo, file, certainty, answer } = outcome;
+        self.told.add(certainty.as_ref());
         if self.bar.position() == 0 {
             self.begin()?;
         }
@@ -96,10 +100,6 @@ impl Report {
             Ok(answer) => {
                 if let Some(notice) = answer["model"]["notice"].as_str() {
                     notice.clone_into(&mut self.notice);
-                }
-                if let Some(is_familiar) = answer["familiarity"]["is_familiar"].as_bool() {
-                    self.told.0 += 1;
-                    self.told.1 += usize::from(!is_familiar);
                 }
                 self.print(&self.text(&photo, Ok(answer)))?;
             }
@@ -133,10 +133,7 @@ impl Report {
                 failed => format!(", {failed} failed (see above)"),
             };
             eprintln!("{done} of {} photos classified{failed}", self.total);
-            if let (told @ 1.., unfamiliar) = self.told {
-                let share = unfamiliar as f64 / told as f64 * 100.0;
-                eprintln!("{unfamiliar} of {told} ({share:.1} %) are unfamiliar to the model");
-            }
+            self.told.summary().iter().for_each(|line| eprintln!("{line}"));
         }
         Ok(self.failed)
     }

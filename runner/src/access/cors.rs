@@ -25,7 +25,8 @@ pub struct OriginError(String);
 const METHODS: &str = "GET, HEAD, POST";
 const ASKED: &str = "accept, authorization, content-type, inference-header-content-length, traceparent, \
                      x-request-id";
-const TOLD: &str = "inference-header-content-length, retry-after, server-timing, x-request-id";
+const TOLD: &str = "inference-header-content-length, retry-after, server-timing, x-answer-certainty, \
+                    x-request-id";
 
 impl Cors {
     /// An allow-list; `*` is every origin.

@@ -42,6 +42,12 @@ impl Grants {
         self.by_name.get(name).map(Arc::clone)
     }
 
+    /// Whether a model of this name is granted.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// Lets the component load ONNX models from its own bytes, `limit` bytes a request.
     #[must_use]
     pub fn with_guest_models(self, engine: Arc<dyn Engine>, limit: u64) -> Self {

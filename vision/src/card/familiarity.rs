@@ -67,6 +67,17 @@ impl Familiarity {
         }
     }
 
+    /// How far the logarithm of a score is from the mean of known photos', in their standard deviations,
+    /// within ±[`Self::MOST_DEVIATIONS`]. Drift is judged by its mean over many photos.
+    #[must_use]
+    pub fn deviation(&self, score: f64) -> f64 {
+        let deviation = (score.ln() - f64::from(self.log_mean)) / f64::from(self.log_deviation);
+        deviation.clamp(-Self::MOST_DEVIATIONS, Self::MOST_DEVIATIONS)
+    }
+
+    /// The largest deviation told, so that a single photo cannot hide the others.
+    pub const MOST_DEVIATIONS: f64 = 20.0;
+
     /// Per cent of known photos with at least this score, counting the photo itself (the p-value of conformal
     /// prediction; Vovk, Gammerman and Shafer 2005), linear between quantiles.
     fn percentile(&self, score: f32) -> f64 {
@@ -172,6 +183,16 @@ mod tests {
         for (score, is_familiar, percentile) in cases {
             let read = familiarity().read(score);
             assert_eq!((read.is_familiar, read.percentile), (is_familiar, percentile), "{score}");
+        }
+    }
+
+    #[test]
+    fn deviations_are_those_of_the_logarithm_and_bounded() {
+        let known = familiarity();
+        for (score, expected) in [(1.0, 4.0), ((-0.5_f64).exp(), -1.0), (0.0, -20.0), (1e30, 20.0)]
+        {
+            let found = known.deviation(score);
+            assert!((found - expected).abs() < 1e-5, "{score}: {found}");
         }
     }
 

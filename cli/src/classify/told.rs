@@ -1,0 +1,103 @@
+//! Sums up what the answers to many photos say of their own worth.
+
+use skincell_runner::certainty::{Certainty, DRIFTED, FEWEST, drift};
+
+/// The drift that fewer than one folder in twenty exceeds by chance: unchanged photos seem a little less strange
+/// than those fitted to, whose scores come from fits to four fifths. `models/drift.py` measures it.
+const RARE: f64 = 1.7;
+
+/// What the answers so far say.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Deviations of the photos whose familiarity is known.
+    deviations: Vec<f64>,
+    unfamiliar: usize,
+    reference: u32,
+    /// Answers that say whether they are certain, and those that are not though their photo is familiar.
+    judged: usize,
+    uncertain: usize,
+}
+
+impl Told {
+    /// Adds an answer.
+    pub(super) fn add(&mut self, answer: Option<&Certainty>) {
+        let Some(answer) = answer else { return };
+        if let Some(familiarity) = answer.familiarity {
+            self.deviations.push(familiarity.deviation);
+            self.unfamiliar += usize::from(!familiarity.is_familiar);
+            self.reference = familiarity.reference;
+        }
+        self.judged += usize::from(answer.is_certain.is_some());
+        self.uncertain += usize::from(answer.verdict() == "uncertain");
+    }
+
+    /// Lines for people: how many photos are unfamiliar and uncertain, and whether all together have drifted.
+    pub(super) fn summary(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let told @ 1.. = self.deviations.len() {
+            lines.push(format!("{} are unfamiliar to the model", of(self.unfamiliar, told)));
+        }
+        if self.judged > 0 {
+            lines.push(format!(
+                "{} are familiar, but no class is certain",
+                of(self.uncertain, self.judged)
+            ));
+        }
+        match drift(&self.deviations, self.reference) {
+            Some(drift) => lines.push(format!("drift {drift:+.1}{}", meaning(drift))),
+            None if !self.deviations.is_empty() => {
+                lines.push(format!("drift is stated from {FEWEST} photos on"));
+            }
+            None => {}
+        }
+        lines
+    }
+}
+
+/// What a drift says about a folder.
+fn meaning(drift: f64) -> &'static str {
+    if drift.abs() >= DRIFTED {
+        ": as a whole these photos differ from those the model was fitted to; it is not chance: look at the \
+         camera, the light and what the photos show"
+    } else if drift >= RARE {
+        ": as a whole these photos are stranger than those the model was fitted to; by chance fewer than \
+         one folder in twenty is"
+    } else {
+        ", which may be chance"
+    }
+}
+
+/// `count` of `all`, with the share.
+fn of(count: usize, all: usize) -> String {
+    format!("{count} of {all} ({:.1} %)", count as f64 / all as f64 * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Told;
+    use skincell_runner::certainty::{Certainty, Familiarity};
+
+    fn told(photos: impl Iterator<Item = (f64, bool)>) -> Vec<String> {
+        let mut told = Told::default();
+        told.add(None);
+        for (deviation, is_familiar) in photos {
+            let familiarity = Familiarity { score: 1.0, deviation, reference: 840, is_familiar };
+            let (model, familiarity) = ("skin".to_owned(), Some(familiarity));
+            told.add(Some(&Certainty { model, familiarity, is_certain: Some(false) }));
+        }
+        told.summary()
+    }
+
+    #[test]
+    fn the_summary_counts_and_names_drift() {
+        assert!(told(std::iter::empty()).is_empty());
+        let few = told([(0.3, true), (9.0, false)].into_iter());
+        assert_eq!(few[0], "1 of 2 (50.0 %) are unfamiliar to the model");
+        assert_eq!(few[1], "1 of 2 (50.0 %) are familiar, but no class is certain");
+        assert_eq!(few[2], "drift is stated from 50 photos on");
+        let even = |mean: f64| (0..60).map(move |i| (mean + f64::from(i % 2 * 2 - 1), true));
+        assert!(told(even(0.0))[2].contains("may be chance"), "{:?}", told(even(0.0)));
+        assert!(told(even(0.4))[2].contains("one folder in twenty"), "{:?}", told(even(0.4)));
+        assert!(told(even(-1.0))[2].starts_with("drift -7"), "{:?}", told(even(-1.0)));
+    }
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use skincell_tests::client::Request;
+use skincell_tests::client::{Request, get};
 use skincell_tests::photos::png;
 use skincell_tests::{App, Runner, artifacts, repository};
 
@@ -117,4 +117,72 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
         assert!(!output.status.success() && error.contains(said), "{}: {error}", folder.display());
         assert_eq!(card(), before, "nothing is written");
     }
+}
+
+/// Pictures of other kinds: one colour, stripes, tiles or noise.
+fn other(number: u32) -> Vec<u8> {
+    let hue = |of: u32| f64::from((number * 977 + of * 331) % 256);
+    let period = 4 + number % 23;
+    png(220, 220, |x, y| {
+        let on = match number % 4 {
+            0 => true,
+            1 => x / period % 2 == 0,
+            2 => (x / period + y / period) % 2 == 0,
+            _ => (x * 7919 + y * 104_729 + x * y * 13) % 17 < 8,
+        };
+        let [r, g, b] = [hue(1), hue(2), hue(3)];
+        (if on { [r, g, b] } else { [b, r, g] }).map(|level| level as u8)
+    })
+}
+
+/// The value of a metric with these labels.
+fn metric(text: &str, name: &str) -> f64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(name));
+    found.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse().unwrap()
+}
+
+#[test]
+fn a_folder_with_foreign_photos_is_summed_up_and_counted() {
+    let app = App::with_own_models();
+    let fitted = folder_of(app.path(), "spots", 0..120);
+    let output = familiarize(&app.path().join("models/skin"), &fitted);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mixed = folder_of(app.path(), "mixed", 200..340);
+    for number in 0..60 {
+        std::fs::write(mixed.join(format!("other-{number}.png")), other(number)).unwrap();
+    }
+    let classify = |folder: &Path| {
+        let mut command = Command::new(&artifacts().runner);
+        command.arg("classify").arg(folder).args(["--csv", "--from"]).arg(app.path());
+        let output = command.output().unwrap();
+        let summary = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{summary}");
+        println!("{summary}");
+        (String::from_utf8(output.stdout).unwrap(), summary)
+    };
+    let (rows, summary) = classify(&mixed);
+    let unfamiliar = |is_other: bool| {
+        let rows = rows.lines().filter(|row| row.contains("other-") == is_other);
+        rows.filter(|row| row.contains(",false,")).count()
+    };
+    let (found, wrong) = (unfamiliar(true), unfamiliar(false));
+    assert!(found >= 57 && wrong <= 10, "{found} of 60 found, {wrong} of 140 wrong");
+    let counted = format!("{} of 200 ", found + wrong);
+    assert!(summary.contains(&counted) && summary.contains("it is not chance"), "{summary}");
+    let (_, summary) = classify(&folder_of(app.path(), "further", 400..460));
+    assert!(summary.contains("which may be chance"), "{summary}");
+
+    let runner = Runner::start(&app, &[]);
+    let mut unknown = 0;
+    for number in 0..60 {
+        let photo = if number < 20 { other(number) } else { spot(200 + number) };
+        let answer = ask(&runner, photo);
+        unknown += u32::from(answer["familiarity"]["is_familiar"] == false);
+    }
+    let text = String::from_utf8(get(&runner, "/metrics").body).unwrap();
+    let labels = "{model=\"skin\",verdict=\"unfamiliar\"}";
+    assert_eq!(metric(&text, &format!("skincell_answers_total{labels}")), f64::from(unknown));
+    assert_eq!(metric(&text, "skincell_familiarity_score_count{model=\"skin\"}"), 60.0);
+    let drift = metric(&text, "skincell_familiarity_drift{model=\"skin\"}");
+    assert!(drift > 4.0, "a third of the photos are foreign: {drift}");
 }

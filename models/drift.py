@@ -3,18 +3,19 @@
 
     python3 drift.py [--seeds 180] [--windows 500] [--size 50] [--drawings FOLDER]
 
-Scores held-out drawings with models/skin as they are and, of the same drawings, blurred, noisy ones and ones in
-another white balance: a new camera's. Draws windows of each, and prints the share whose drift
-is above the limit at which `skincell classify` says that a folder is strange. Exits with 1 if more
-than 2 % of the unchanged windows are above it, or less than 90 % of any changed ones. None of these drawings
-was fitted to. `--drawings` reads pictures from the subfolders of a folder instead of drawing them. The statistic is Welch's: the mean of the scores' logarithms less the card's, over the standard
-error of both.
+Scores held-out drawings with models/skin as they are and, of the same drawings, blurred and noisy ones and ones in
+another white balance, as a new camera's would be. Draws windows of each, and prints the share whose drift is above
+the limit at which `skincell classify` says that a folder is strange. Exits with 1 if more than 2 % of the unchanged
+windows are above it, or less than 90 % of any changed ones. None of these drawings was fitted to. `--drawings` reads
+pictures from the subfolders of a folder instead of drawing them. The statistic is Welch's: the mean of the scores'
+logarithms less the card's, over the standard error of both.
 """
 
 import argparse
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +30,7 @@ import familiarity  # noqa: E402
 import reference  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
-LIMIT = 1.7  # as in cli/src/classify/told.rs
+LIMIT = float(re.search(r"const RARE: f64 = ([0-9.]+);", (HERE / "../cli/src/classify/told.rs").read_text())[1])
 FALSE, POWER = 0.02, 0.9
 
 

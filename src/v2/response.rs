@@ -13,6 +13,7 @@ use super::VERSION;
 use super::request::{InferRequest, JSON_LENGTH, RequestedOutput};
 use super::tensors::Output;
 use crate::answer;
+use crate::familiarity;
 use crate::inference::{InferenceError, Scores};
 use crate::problem::Problem;
 

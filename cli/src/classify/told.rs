@@ -2,9 +2,9 @@
 
 use skincell_runner::certainty::{Certainty, DRIFTED, FEWEST, drift};
 
-/// The drift that fewer than one folder in twenty exceeds by chance: unchanged photos seem a little less strange
-/// than those fitted to, whose scores come from fits to four fifths. `models/drift.py` measures it.
-const RARE: f64 = 1.7;
+/// The drift that one folder of unchanged photos in fifty exceeds: the 98 % quantile of the normal
+/// distribution. `models/drift.py` measures how many do, and how many of changed ones.
+const RARE: f64 = 2.05;
 
 /// What the answers so far say.
 #[derive(Debug, Default)]
@@ -60,8 +60,8 @@ fn meaning(drift: f64) -> &'static str {
         ": as a whole these photos differ from those the model was fitted to; it is not chance: look at the \
          camera, the light and what the photos show"
     } else if drift >= RARE {
-        ": as a whole these photos are stranger than those the model was fitted to; by chance fewer than \
-         one folder in twenty is"
+        ": as a whole these photos are stranger than those the model was fitted to; by chance one \
+         folder in fifty is"
     } else {
         ", which may be chance"
     }
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(few[2], "drift is stated from 50 photos on");
         let even = |mean: f64| (0..60).map(move |i| (mean + f64::from(i % 2 * 2 - 1), true));
         assert!(told(even(0.0))[2].contains("may be chance"), "{:?}", told(even(0.0)));
-        assert!(told(even(0.4))[2].contains("one folder in twenty"), "{:?}", told(even(0.4)));
+        assert!(told(even(0.4))[2].contains("folder in fifty"), "{:?}", told(even(0.4)));
         assert!(told(even(-1.0))[2].starts_with("drift -7"), "{:?}", told(even(-1.0)));
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Fitted {
     pub(super) threshold: f64,
     /// Scores of the kept photos by fits that have not seen them, divided by the threshold, ascending.
     pub(super) scores: Vec<f64>,
+    /// The mean logarithm of the scores of further photos, by the fit to all. See [`settled`].
+    pub(super) log_mean: f64,
     pub(super) auroc: f64,
     /// Indices of the photos fitted to.
     pub(super) kept: Vec<usize>,
@@ -64,7 +66,7 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     // Outliers hide each other while they are in the fit, so those found are left out and the rest is
     // examined again.
     for _ in 0..3 {
-        let scores = held_out(&rows, &foreign, &groups, &kept, most).0;
+        let scores = held_out(&rows, &foreign, &groups, &kept, most, FOLDS).0;
         let far = far(&scores);
         if far.is_empty() {
             break;
@@ -75,7 +77,7 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     let pictures = enough(&kept)?;
     let mut best: Option<(f64, usize, Vec<f64>)> = None;
     for rank in RANKS.into_iter().filter(|rank| *rank <= most.max(RANKS[2])) {
-        let (scores, others) = held_out(&rows, &foreign, &groups, &kept, rank.min(most));
+        let (scores, others) = held_out(&rows, &foreign, &groups, &kept, rank.min(most), FOLDS);
         let auroc = auroc(&scores, &others);
         if best.as_ref().is_none_or(|(most, ..)| auroc > *most) {
             best = Some((auroc, rank, scores));
@@ -85,9 +87,11 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     scores.sort_by(f64::total_cmp);
     let threshold = order_statistic(&scores).max(f64::MIN_POSITIVE);
     let distance = Distance::fit(&rows.take(&kept), rank);
+    let halves = held_out(&rows, &foreign, &groups, &kept, rank.min(most), 2).0;
+    let log_mean = settled(&scores, &halves) - threshold.ln();
     scores.iter_mut().for_each(|score| *score /= threshold);
     let outliers = (0..seen.len()).filter(|index| kept.binary_search(index).is_err()).collect();
-    Ok(Fitted { distance, threshold, scores, auroc, kept, pictures, outliers })
+    Ok(Fitted { distance, threshold, scores, log_mean, auroc, kept, pictures, outliers })
 }
 
 /// The smallest of the ascending scores that at least the share `ACCEPTED` of further photos does not exceed:
@@ -98,6 +102,15 @@ fn order_statistic(scores: &[f64]) -> f64 {
     scores.get(number.min(scores.len()).saturating_sub(1)).copied().unwrap_or_default()
 }
 
+/// The mean logarithm of the scores of further photos by a fit to all n, from scores by fits to 4/5 and to 1/2 of them.
+/// The more photos are fitted to, the smaller are the scores of others: the mean is taken as a + b/n.
+fn settled(fifths: &[f64], halves: &[f64]) -> f64 {
+    let mean = |scores: &[f64]| {
+        scores.iter().map(|score| score.max(1e-9).ln()).sum::<f64>() / scores.len().max(1) as f64
+    };
+    mean(fifths) - (mean(halves) - mean(fifths)) / 3.0
+}
+
 /// For each kept photo its distance by a fit without its fold, and for each foreign picture the mean of its
 /// distances by all fits.
 fn held_out(
@@ -106,11 +119,12 @@ fn held_out(
     groups: &[usize],
     kept: &[usize],
     rank: usize,
+    folds: usize,
 ) -> (Vec<f64>, Vec<f64>) {
     let mut scores = vec![0.0; kept.len()];
     let mut others = vec![0.0; foreign.count()];
-    for fold in 0..FOLDS {
-        let inside = |at: &usize| groups[kept[*at]] % FOLDS == fold;
+    for fold in 0..folds {
+        let inside = |at: &usize| groups[kept[*at]] % folds == fold;
         let (out, rest): (Vec<usize>, Vec<usize>) = (0..kept.len()).partition(inside);
         let indices =
             |positions: &[usize]| positions.iter().map(|at| kept[*at]).collect::<Vec<_>>();
@@ -118,7 +132,7 @@ fn held_out(
         let found = distance.of(&rows.take(&indices(&out)));
         out.iter().zip(found).for_each(|(at, score)| scores[*at] = score);
         let found = distance.of(foreign);
-        others.iter_mut().zip(found).for_each(|(sum, score)| *sum += score / FOLDS as f64);
+        others.iter_mut().zip(found).for_each(|(sum, score)| *sum += score / folds as f64);
     }
     (scores, others)
 }
@@ -190,6 +204,13 @@ mod tests {
         let scores: Vec<f64> = (1..=99).map(f64::from).collect();
         assert_eq!(order_statistic(&scores), 98.0);
         assert_eq!(order_statistic(&scores[..35]), 35.0, "of few photos the largest");
+    }
+
+    #[test]
+    fn the_mean_of_further_photos_is_that_of_a_fit_to_all() {
+        let scores = |n: f64| [(2.0 + 3.0 / n).exp()];
+        let found = settled(&scores(80.0), &scores(50.0));
+        assert!((found - (2.0 + 3.0 / 100.0)).abs() < 1e-12, "{found}");
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn described(fitted: &Fitted, output: String, basis: &str, pictures: &[Picture])
         auroc: rounded(fitted.auroc, 4),
         against: foreign::DESCRIPTION.to_owned(),
         quantiles: (0..=QUANTILES).map(quantile).collect(),
-        log_mean: rounded(mean, 4),
+        log_mean: rounded(fitted.log_mean, 4),
         log_deviation: rounded(variance.sqrt().max(1e-4), 4),
         outliers: fitted.outliers.iter().map(|index| pictures[*index].name.clone()).collect(),
     }

@@ -9,9 +9,9 @@ use super::gather::Gathered;
 use super::{ACCEPTED, FEWEST, FamiliarityError};
 
 const FOLDS: usize = 5;
-/// The ranks that are compared.
-const RANKS: [usize; 3] = [32, 16, 8];
-/// Bytes that the added constants may take: a row of directions, the mean and a column of ones per feature.
+/// The ranks that are compared: with the column of ones, whole panels of cellnet's products.
+const RANKS: [usize; 3] = [31, 15, 7];
+/// Bytes that the added constants may take: a row of directions, the mean and a one for each feature.
 const MOST_BYTES: usize = 190_000;
 /// Photos whose centred features have at least this cosine are versions of one picture.
 const SAME: f32 = 0.995;
@@ -62,7 +62,8 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
         pictures => Ok(pictures),
     };
     enough(&kept)?;
-    let most = (MOST_BYTES / 4 / width.max(1)).saturating_sub(2).min(RANKS[0]);
+    let ranks = ranks(width);
+    let most = ranks[0];
     // Outliers hide each other while they are in the fit, so those found are left out and the rest is
     // examined again.
     for _ in 0..3 {
@@ -76,8 +77,8 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     }
     let pictures = enough(&kept)?;
     let mut best: Option<(f64, usize, Vec<f64>)> = None;
-    for rank in RANKS.into_iter().filter(|rank| *rank <= most.max(RANKS[2])) {
-        let (scores, others) = held_out(&rows, &foreign, &groups, &kept, rank.min(most), FOLDS);
+    for rank in ranks {
+        let (scores, others) = held_out(&rows, &foreign, &groups, &kept, rank, FOLDS);
         let auroc = auroc(&scores, &others);
         if best.as_ref().is_none_or(|(most, ..)| auroc > *most) {
             best = Some((auroc, rank, scores));
@@ -87,11 +88,19 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     scores.sort_by(f64::total_cmp);
     let threshold = order_statistic(&scores).max(f64::MIN_POSITIVE);
     let distance = Distance::fit(&rows.take(&kept), rank);
-    let halves = held_out(&rows, &foreign, &groups, &kept, rank.min(most), 2).0;
+    let halves = held_out(&rows, &foreign, &groups, &kept, rank, 2).0;
     let log_mean = settled(&scores, &halves) - threshold.ln();
     scores.iter_mut().for_each(|score| *score /= threshold);
     let outliers = (0..seen.len()).filter(|index| kept.binary_search(index).is_err()).collect();
     Ok(Fitted { distance, threshold, scores, log_mean, auroc, kept, pictures, outliers })
+}
+
+/// The ranks to be compared for so many features, largest first: those that fit in [`MOST_BYTES`], or the
+/// largest that does.
+fn ranks(width: usize) -> Vec<usize> {
+    let fits = (MOST_BYTES / 4 / width.max(1)).saturating_sub(2).max(1);
+    let found: Vec<usize> = RANKS.into_iter().filter(|rank| *rank <= fits).collect();
+    if found.is_empty() { vec![fits] } else { found }
 }
 
 /// The smallest of the ascending scores that at least the share `ACCEPTED` of further photos does not exceed:
@@ -204,6 +213,14 @@ mod tests {
         let scores: Vec<f64> = (1..=99).map(f64::from).collect();
         assert_eq!(order_statistic(&scores), 98.0);
         assert_eq!(order_statistic(&scores[..35]), 35.0, "of few photos the largest");
+    }
+
+    #[test]
+    fn ranks_fit_in_the_bytes_allowed() {
+        assert_eq!(ranks(1280), [31, 15, 7]);
+        assert_eq!(ranks(2048), [15, 7]);
+        assert_eq!(ranks(9216), [3]);
+        assert_eq!(ranks(50_000), [1]);
     }
 
     #[test]

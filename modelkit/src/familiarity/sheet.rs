@@ -1,7 +1,8 @@
 //! The operators that compute the familiarity in a graph.
 //!
 //! Every operator works on `[1, n]` and sums are products with a column of ones, because that is what all
-//! engines support in their fast paths.
+//! engines support in their fast paths. The column is the last of the directions: alone it would be padded to a
+//! panel of its own.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
@@ -102,25 +103,32 @@ pub(super) fn add(graph: &mut Graph, features: &str, fitted: &Distance, threshol
         graph.add_constant(&named(base), Constant::f32(dims, values))
     };
     let mean = constant("mean_of_photos", &[1, channels], &fitted.mean);
-    let directions = constant("directions", &[channels, rank], &fitted.directions);
-    let ones = constant("ones", &[channels, 1], &vec![1.0; channels]);
-    let few = constant("few_ones", &[rank, 1], &vec![1.0; rank]);
+    let rows = fitted.directions.chunks_exact(rank);
+    let with_one: Vec<f32> = rows.flat_map(|row| row.iter().copied().chain([1.0])).collect();
+    let directions = constant("directions_and_ones", &[channels, rank + 1], &with_one);
+    let mut chosen = vec![1.0; rank];
+    chosen.push(0.0);
+    let first = constant("all_but_the_last", &[rank + 1, 1], &chosen);
+    let chosen: Vec<f32> = chosen.iter().map(|one| 1.0 - one).collect();
+    let last = constant("the_last", &[rank + 1, 1], &chosen);
     let tiny = constant("tiny", &[1, 1], &[TINY]);
     let scale = constant("scale", &[1, 1], &[scale]);
     let mut emit = |base: &str, operator: &str, inputs: &[&str]| {
         graph.emit(&named(base), operator, inputs, vec![])
     };
     let square = emit("square", "Mul", &[features, features]);
-    let sum = emit("sum", "MatMul", &[&square, &ones]);
+    let sums = emit("sums", "MatMul", &[&square, &directions]);
+    let sum = emit("sum", "MatMul", &[&sums, &last]);
     let sum = emit("above_zero", "Add", &[&sum, &tiny]);
     let norm = emit("norm", "Sqrt", &[&sum]);
     let unit = emit("unit", "Div", &[features, &norm]);
     let rest = emit("difference", "Sub", &[&unit, &mean]);
     let square = emit("difference_square", "Mul", &[&rest, &rest]);
-    let all = emit("all", "MatMul", &[&square, &ones]);
+    let sums = emit("difference_sums", "MatMul", &[&square, &directions]);
+    let all = emit("all", "MatMul", &[&sums, &last]);
     let along = emit("along", "MatMul", &[&rest, &directions]);
     let square = emit("along_square", "Mul", &[&along, &along]);
-    let usual = emit("usual", "MatMul", &[&square, &few]);
+    let usual = emit("usual", "MatMul", &[&square, &first]);
     let left = emit("left", "Sub", &[&all, &usual]);
     let left = emit("not_negative", "Relu", &[&left]);
     let scaled = emit("scaled", "Mul", &[&left, &scale]);

@@ -135,8 +135,8 @@ fn other(number: u32) -> Vec<u8> {
     png(220, 220, |x, y| {
         let on = match number % 4 {
             0 => true,
-            1 => x / period % 2 == 0,
-            2 => (x / period + y / period) % 2 == 0,
+            1 => (x / period).is_multiple_of(2),
+            2 => (x / period + y / period).is_multiple_of(2),
             _ => (x * 7919 + y * 104_729 + x * y * 13) % 17 < 8,
         };
         let [r, g, b] = [hue(1), hue(2), hue(3)];

@@ -330,10 +330,6 @@ fn solve(
         CamTarget::Solvable => None,
         CamTarget::Only(target) => Some(target),
     };
-    let tail = match gradcam::find(graph, probe, scores.differentiated())? {
-        Ok(tail) => tail,
-        Err(refusal) => return Ok(Err(refusal.to_string())),
-    };
     let wanted = Wanted {
         target: only,
         basis: options.basis,
@@ -341,16 +337,40 @@ fn solve(
     };
     let named = match &options.layer {
         None => None,
-        Some(name) => match gradcam::named(graph, probe, name)? {
+        Some(name) => match gradcam::named(graph, probe, shifts, name)? {
             Ok(named) => Some(named),
             Err(refusal) => return Err(PrepareError::Layer(refusal.to_string())),
         },
     };
-    let added = gradcam::add(graph, probe, scores, (&tail, named.as_ref()), shifts, wanted)?;
+    let tail = gradcam::find(graph, probe, scores.differentiated())?;
+    let added = match (tail, &named) {
+        (Ok(tail), _) => {
+            gradcam::add(graph, probe, scores, (&tail, named.as_ref()), shifts, wanted)?
+        }
+        (Err(_), Some(named)) => {
+            gradcam::add(graph, probe, scores, (named, Some(named)), shifts, wanted)?
+        }
+        (Err(refusal), None) => Err(refusal),
+    };
     match added {
         Err(refusal) if named.is_some() => Err(PrepareError::Layer(refusal.to_string())),
+        Err(refusal) if refusal.is_of_parts() => {
+            Ok(Err(parts(graph, probe)?.unwrap_or_else(|| refusal.to_string())))
+        }
         added => Ok(added.map_err(|refusal| refusal.to_string())),
     }
+}
+
+/// Why a model whose parts end in maps of their own has no heatmap, and what to do; `None` for a model
+/// without maps.
+fn parts(graph: &Graph, probe: &mut Probe) -> Result<Option<String>, EngineError> {
+    let maps = gradcam::last_maps(graph, probe)?;
+    Ok((!maps.is_empty()).then(|| {
+        format!(
+            "no layer comes after all convolutions, because the model is an ensemble or joins maps of \
+             several sizes; --cam-layer NAME shows the map of one part: {maps}"
+        )
+    }))
 }
 
 fn card(

@@ -42,9 +42,19 @@ fn net() -> Vec<u8> {
     fs::read(reference().join(NET).join("model.onnx")).expect("the fixture")
 }
 
+/// The model with entries added to its metadata.
+fn with_metadata(model: &[u8], entries: &[(&str, &str)]) -> Vec<u8> {
+    let mut model = ModelProto::parse_buf(model).expect("a model");
+    model.metadata_props.extend(entries.iter().map(|(key, value)| StringStringEntryProto {
+        key: Some((*key).to_owned()),
+        value: Some((*value).to_owned()),
+    }));
+    model.write_buf().expect("encodes")
+}
+
 /// The largest difference of the maps in `home/out` from those of the fixture's `key`.
-fn difference(home: &Path, report: &Report, key: &str) -> f32 {
-    let expected = Expected::read(&reference().join(NET));
+fn difference(home: &Path, report: &Report, fixture: &str, key: &str) -> f32 {
+    let expected = Expected::read(&reference().join(fixture));
     let model = Served::open(&home.join("out"), &Rten::new(1)).expect("loads");
     let (card, map) = (&report.card, report.card.gradcam.as_ref().expect("a map"));
     let mut most = 0.0_f32;
@@ -79,7 +89,7 @@ fn a_named_layer_has_the_map_of_autograd() {
         });
         let report = report.unwrap_or_else(|error| panic!("{layer}: {error}"));
         assert_eq!(report.card.gradcam.as_ref().map(|map| map.target), Some(target), "{layer}");
-        let off = difference(home.path(), &report, key);
+        let off = difference(home.path(), &report, NET, key);
         assert!(off < 2e-3, "{layer}: {off}");
     }
 }
@@ -87,7 +97,7 @@ fn a_named_layer_has_the_map_of_autograd() {
 #[test]
 fn a_layer_without_a_map_is_refused_and_nothing_is_written() {
     for (layer, words) in [
-        ("body.stem.2", "Conv \"/body/conv/Conv\": a convolution mixes the pixels"),
+        ("body.stem.2", "Conv \"/body/conv/Conv\": a convolution comes after the layer"),
         ("body.nothing", "/body/act/Relu"),
         ("/parts.0/Gemm", "does not compute a map"),
     ] {
@@ -111,18 +121,57 @@ fn the_bias_is_whose_the_exporter_says() {
         (Some("folded"), Target::Conv),
         (Some("something else"), Target::Activation),
     ] {
-        let mut model = ModelProto::parse_buf(&net()).expect("a model");
-        model.metadata_props.extend(said.map(|value| StringStringEntryProto {
-            key: Some("skincell.conv_bias".to_owned()),
-            value: Some(value.to_owned()),
-        }));
-        let bytes = model.write_buf().expect("encodes");
+        let entries = said.map(|value| ("skincell.conv_bias", value));
+        let bytes = with_metadata(&net(), entries.as_slice());
         let report = prepared(home.path(), &bytes, |_| {}).expect("it is prepared");
         let map = report.card.gradcam.as_ref().expect("a map");
         assert_eq!(map.target, target, "{said:?}");
         if said == Some("own") {
-            let off = difference(home.path(), &report, "conv");
+            let off = difference(home.path(), &report, NET, "conv");
             assert!(off < 2e-3, "{off}");
         }
     }
+}
+
+/// `models/torch/export.py` writes which value is a layer's, because the newer exporter only numbers nodes.
+#[test]
+fn a_layer_recorded_by_the_exporter_is_found() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let outputs = r#"{"features.last": "/body/act/Relu_output_0"}"#;
+    let model = with_metadata(&net(), &[("skincell.layer_outputs", outputs)]);
+    let report = prepared(home.path(), &model, |o| o.layer = Some("features.last".to_owned()));
+    let report = report.expect("it is prepared");
+    let off = difference(home.path(), &report, NET, "act");
+    assert!(off < 2e-3, "{off}");
+}
+
+/// A name that fits several places once showed the last of them without a word.
+#[test]
+fn a_name_of_several_places_is_refused_with_their_names() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let again = with_metadata(&net(), &[("skincell.repeated_layers", r#"["body.act"]"#)]);
+    let ensemble = fs::read(reference().join("heads/refused_ensemble/model.onnx"));
+    for (model, layer, words) in [
+        (&again, "act", "more than once; name the node instead: /body/act/Relu"),
+        (&ensemble.expect("the fixture"), "body.act", "fits several layers"),
+    ] {
+        let refused = prepared(home.path(), model, |o| o.layer = Some(layer.to_owned()));
+        let found = refused.expect_err(layer).to_string();
+        assert!(found.contains(words) && found.contains("/body/act/Relu"), "{layer}: {found}");
+    }
+}
+
+#[test]
+fn an_ensemble_says_which_layers_can_be_shown() {
+    const ENSEMBLE: &str = "heads/refused_ensemble";
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let model = fs::read(reference().join(ENSEMBLE).join("model.onnx")).expect("the fixture");
+    let report = prepared(home.path(), &model, |_| {}).expect("it is prepared");
+    let reason = report.card.gradcam_missing.expect("a reason");
+    for words in ["ensemble", "--cam-layer", "/a/body/act/Relu", "/b/body/act/Relu"] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    let report = prepared(home.path(), &model, |o| o.layer = Some("a.body.act".to_owned()));
+    let off = difference(home.path(), &report.expect("it is prepared"), ENSEMBLE, "act");
+    assert!(off < 2e-3, "{off}");
 }

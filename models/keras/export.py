@@ -16,10 +16,14 @@ line of JSON `[{"name", "shape", "file"}]` on its standard input (files of littl
 """
 
 import argparse
+import collections
+import contextlib
 import json
 import os
+import re
 import sys
 import zipfile
+from unittest import mock
 
 os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
                   | {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"})
@@ -192,8 +196,39 @@ def input_names(model):
     return names
 
 
-def forward(model, names, shapes):
-    """The model's prediction as a TensorFlow function of float32 inputs."""
+@contextlib.contextmanager
+def exact_scopes(calls):
+    """Names the nodes of each layer after the layer alone, and counts in `calls` how often each layer is called.
+
+    Keras opens a layer's scope twice, and TensorFlow then appends a number to the name, which may make it the name
+    of another layer."""
+    def scope(layer):
+        around, name = tf.get_current_name_scope(), re.sub("[^A-Za-z0-9_.-]", "_", layer.name)
+        return f"{around}/{name}/" if around else f"{name}/"
+
+    def named(original):
+        def call(layer, *args, **kwargs):
+            path = scope(layer)
+            calls[path.strip("/").replace("/", ".")] += 1
+            with tf.name_scope(path):
+                return original(layer, *args, **kwargs)
+        return call
+
+    with contextlib.ExitStack() as stack:
+        def patch(owner, name, value):
+            stack.enter_context(mock.patch.object(owner, name, value))
+
+        patch(keras.Layer, "__call__", named(keras.Layer.__call__))
+        patch(keras.Layer, "_open_name_scope", lambda layer: contextlib.nullcontext())
+        if "tf_keras" in sys.modules:
+            old = sys.modules["tf_keras"].layers.Layer
+            patch(old, "__call__", named(old.__call__))
+            patch(old, "_get_unnested_name_scope", lambda layer: tf.get_current_name_scope() + "/")
+        yield
+
+
+def forward(model, names, shapes, calls):
+    """The model's prediction as a TensorFlow function of float32 inputs. It counts the calls of each layer."""
     types = [tf.as_dtype(spec.dtype) for spec in model.inputs]
     specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in zip(names, shapes)]
 
@@ -202,7 +237,8 @@ def forward(model, names, shapes):
         # Keras compiles grouped convolutions as separate functions, which tf2onnx cannot read. Eager calls inline them.
         tf.config.run_functions_eagerly(not isinstance(model, SavedModel))
         try:
-            answers = as_list(model(values if len(values) > 1 else values[0], training=False))
+            with exact_scopes(calls):
+                answers = as_list(model(values if len(values) > 1 else values[0], training=False))
         finally:
             tf.config.run_functions_eagerly(False)
         return [tf.identity(tf.cast(answer, tf.float32)) for answer in answers]
@@ -249,7 +285,8 @@ def conv_bias(model):
 def export(model, path, size=None, opset=OPSET):
     """Writes `model` to `path`; `size` is (height, width) for a model with open sizes."""
     shapes, names = input_shapes(model, size), input_names(model)
-    function = forward(model, names, shapes)
+    calls = collections.Counter()
+    function = forward(model, names, shapes, calls)
     definition, inputs, outputs = frozen(function)
     patch_tf2onnx()
     exported, _ = tf2onnx.convert.from_graph_def(
@@ -264,6 +301,9 @@ def export(model, path, size=None, opset=OPSET):
     versions = {"opset": opset, "keras": keras.__version__, "tensorflow": tf.__version__}
     if kind := conv_bias(model):
         versions["skincell.conv_bias"] = kind
+    if calls:
+        versions["skincell.layer_names"] = "exact"
+        versions["skincell.repeated_layers"] = json.dumps([path for path, count in calls.items() if count > 1])
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)
     return exported, names, given

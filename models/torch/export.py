@@ -15,6 +15,7 @@ With `--predict` it prints a line `skincell: {"inputs", "outputs"}` and then ans
 """
 
 import argparse
+import collections
 import json
 import sys
 import zipfile
@@ -133,10 +134,54 @@ def conv_bias(model):
     return "own" if convolutions and not normed else None
 
 
+def module_outputs(program, graph):
+    """What each module computes last, by the module's path, and the paths of those called more than once. A
+    convolution is named by its node, because its value may be that of a batch norm folded into it."""
+    made = {value: node for node in graph.node for value in node.output}
+    last, repeated = {}, set()
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        for key, (path, _) in node.meta.get("nn_module_stack", {}).items():
+            last[path] = node
+            if "@" in key:  # a second call of one module: layer4.0.relu@1
+                repeated.add(path)
+
+    def name(node):
+        if "conv" not in str(node.target):
+            return node.name if node.name in made else None
+        for _ in range(3):  # a folded batch norm and the selection of its first result
+            if found := made.get(node.name):
+                return found.name if found.op_type == "Conv" else None
+            node = next(iter(node.users), node)
+        return None
+
+    outputs = {path: found for path, node in last.items() if path and (found := name(node))}
+    return outputs, sorted(repeated)
+
+
+def calls_in(module, path=()):
+    """The paths of the modules that a TorchScript module calls, once for each call."""
+    inside = {}
+    for node in module.graph.nodes():
+        if node.kind() == "prim::GetAttr":
+            around = inside.get(node.input().debugName(), ())
+            inside[node.output().debugName()] = (*around, node.s("name"))
+        elif node.kind() == "prim::CallMethod" and (called := inside.get(next(node.inputs()).debugName())):
+            yield ".".join((*path, *called))
+            if node.s("name") == "forward":
+                below = module
+                for name in called:
+                    below = getattr(below, name)
+                yield from calls_in(below, (*path, *called))
+
+
 def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
     """Writes `model` to `path`; `shapes` are its inputs', `exporter` "dynamo" or "script"."""
     inputs = tuple(torch.zeros(shape) for shape in shapes)
     new = exporter == "dynamo" and not isinstance(model, torch.jit.ScriptModule)
+    calls = collections.Counter(calls_in(model) if isinstance(model, torch.jit.ScriptModule) else [])
+    repeated = [path for path, count in calls.items() if count > 1]
     with torch.no_grad():
         try:
             count = len(tensors(model(*inputs)))
@@ -145,7 +190,7 @@ def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
             raise SystemExit(f"the network does not run on a photo of {size} ({str(error).strip().splitlines()[-1]}); "
                              "say its size with --size WIDTHxHEIGHT") from None
         outputs = ["scores"] if count == 1 else [f"output_{i}" for i in range(count)]
-        torch.onnx.export(
+        program = torch.onnx.export(
             model,
             inputs,
             path,
@@ -159,6 +204,10 @@ def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
     versions = {"opset": opset, "torch": torch.__version__, "exporter": exporter}
     if kind := conv_bias(model):
         versions["skincell.conv_bias"] = kind
+    if program is not None:
+        outputs, repeated = module_outputs(program.exported_program, exported.graph)
+        versions["skincell.layer_outputs"] = json.dumps(outputs)
+    versions["skincell.repeated_layers"] = json.dumps(repeated)
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)
     return exported, outputs

@@ -42,7 +42,7 @@ use skincell_vision::card::{Basis, Form, GradCam, Target};
 
 use assemble::Map;
 pub(crate) use closed::channel_shape;
-pub(crate) use layer::named;
+pub(crate) use layer::{last_maps, named};
 use linear::Summed;
 pub(crate) use place::{Tail, find};
 pub use price::Price;

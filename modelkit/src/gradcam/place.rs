@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::{channel_axis, flows};
-use super::refusal::Refusal;
+use super::refusal::{NO_MAP, Refusal};
 use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, input, label, op, output};
@@ -112,7 +112,7 @@ pub(crate) fn find(
     }
     let found = match last_map(&tracer, &passes) {
         Ok(Some(found)) => found,
-        Ok(None) => return refuse("there is no feature map on all paths from the photo to it"),
+        Ok(None) => return refuse(NO_MAP),
         Err(value) => {
             let node = graph.producer_of(value).map(|(_, node)| label(node)).unwrap_or_default();
             let why = "the positions of its tokens in the photo cannot be traced".to_owned();

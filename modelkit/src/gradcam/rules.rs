@@ -6,6 +6,7 @@ use rten_onnx::onnx::NodeProto;
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slice_value};
 use super::derivative::{Derivative, derivative};
 use super::fold;
+use super::refusal::CONVOLUTION;
 use super::reverse::Step;
 use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
 use skincell_onnx::Constant;
@@ -163,14 +164,11 @@ impl Step<'_> {
             return Err("its weights are not constant".to_owned());
         };
         let ([outputs, inputs, 1, 1], 1) = (&weights.dims[..], int(node, "group", 1)) else {
-            return Err(
-                "a convolution mixes the pixels of the map, so that the closed form does not apply"
-                    .to_owned(),
-            );
+            return Err(CONVOLUTION.to_owned());
         };
         let matrix = Constant { dims: vec![*outputs, *inputs], ..weights.clone() };
         if self.shape(output(node))?.iter().skip(2).any(|side| *side != 1) {
-            return Err("a convolution stands between the feature map and the pooling".to_owned());
+            return Err(CONVOLUTION.to_owned());
         }
         // The same bytes with other dimensions; the file stores them once.
         let alias = self.graph.add_constant(&name("weights"), matrix);

@@ -146,6 +146,10 @@ fn fold_one(graph: &mut Graph, index: usize) -> Option<(String, Vec<f32>)> {
     conv.input.truncate(1);
     conv.input.extend([weights, bias]);
     conv.output = vec![result.clone()];
+    if let Some(name) = conv.name.clone().filter(|name| !name.is_empty()) {
+        let gone = graph.layers.outputs.values_mut().filter(|value| **value == between);
+        gone.for_each(|value| value.clone_from(&name));
+    }
     graph.nodes.remove(index);
     Some((result, shift))
 }

@@ -28,6 +28,28 @@ pub(crate) struct Graph {
     /// Whether the biases of all convolutions are the layers' own (`true`) or come from folded batch norms
     /// (`false`), if the exporter recorded it.
     pub(crate) own_biases: Option<bool>,
+    pub(crate) layers: LayerNames,
+}
+
+/// How names of nodes relate to layers of the framework, as the exporter recorded it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LayerNames {
+    /// Whether the name of each node begins with the path of its layer.
+    pub(crate) exact: bool,
+    /// The value that a layer computes, or the node if the value is gone, by the layer's path.
+    pub(crate) outputs: BTreeMap<String, String>,
+    /// Paths of layers, with dots, that the model calls more than once.
+    pub(crate) repeated: Vec<String>,
+}
+
+impl LayerNames {
+    /// Whether the model calls a layer of this name, or of a path that ends with it, more than once.
+    pub(crate) fn calls_again(&self, layer: &str) -> bool {
+        let wanted = format!(".{}", layer.trim_matches('/').replace('/', "."));
+        let around = |path: &str| wanted.starts_with(&format!(".{path}."));
+        let calls = |path: &String| around(path) || format!(".{path}").ends_with(&wanted);
+        self.repeated.iter().any(calls)
+    }
 }
 
 /// The operator's name.

@@ -131,7 +131,7 @@ fn integers(constant: &Constant) -> Option<Vec<f32>> {
 mod tests {
     use super::*;
     use crate::onnx::engine::GraphEngine;
-    use crate::onnx::graph::{ints_attribute, value_info};
+    use crate::onnx::graph::{LayerNames, ints_attribute, value_info};
     use rten_onnx::onnx::OperatorSetIdProto;
     use rten_tensor::Tensor;
     use rten_tensor::prelude::*;
@@ -147,6 +147,7 @@ mod tests {
             ir_version: 8,
             opsets: vec![standard],
             own_biases: None,
+            layers: LayerNames::default(),
         }
     }
 

@@ -106,7 +106,7 @@ fn resize(graph: &mut Graph, node: &mut NodeProto) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::{int_attribute, ints_attribute, value_info};
+    use crate::onnx::graph::{LayerNames, int_attribute, ints_attribute, value_info};
     use rten_onnx::onnx::OperatorSetIdProto;
     use std::collections::BTreeMap;
 
@@ -119,6 +119,7 @@ mod tests {
             ir_version: 8,
             opsets: vec![OperatorSetIdProto { domain: None, version: Some(version) }],
             own_biases: None,
+            layers: LayerNames::default(),
         }
     }
 

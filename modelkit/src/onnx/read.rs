@@ -3,14 +3,14 @@
 //! It checks that every value exists and is computed once, so that later modules need not. Whether the graph
 //! is a classifier of photos is left to them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::ModelFile;
 use thiserror::Error;
 
-use crate::onnx::graph::{Graph, label, op, reads};
+use crate::onnx::graph::{Graph, LayerNames, label, op, reads};
 use crate::onnx::older;
 
 /// Why an ONNX file cannot be used.
@@ -56,6 +56,13 @@ pub enum ReadError {
 /// Metadata written by this repository's exporters: `own` if no batch norm follows a convolution, `folded` if
 /// no convolution has a bias.
 const CONV_BIAS: &str = "skincell.conv_bias";
+/// Metadata written by this repository's exporters: `exact` if the name of each node begins with the path of
+/// its layer.
+const LAYER_NAMES: &str = "skincell.layer_names";
+/// Metadata written by this repository's exporters: a JSON object of the value that each layer computes.
+const LAYER_OUTPUTS: &str = "skincell.layer_outputs";
+/// Metadata written by this repository's exporters: a JSON list of the layers that are called more than once.
+const REPEATED_LAYERS: &str = "skincell.repeated_layers";
 
 /// Reads a model with all its weights.
 ///
@@ -77,11 +84,24 @@ pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
             "folded" => Some(false),
             _ => None,
         }),
+        layers: layers(&metadata),
     };
     check_operators(&graph)?;
     older::upgrade(&mut graph).map_err(ReadError::Operators)?;
     sort(&mut graph)?;
     Ok(graph)
+}
+
+/// What an exporter recorded of the layers.
+fn layers(metadata: &BTreeMap<String, String>) -> LayerNames {
+    let exact = metadata.get(LAYER_NAMES).is_some_and(|kind| kind == "exact");
+    let outputs = metadata.get(LAYER_OUTPUTS).and_then(|text| serde_json::from_str(text).ok());
+    let repeated = metadata.get(REPEATED_LAYERS).and_then(|text| serde_json::from_str(text).ok());
+    LayerNames {
+        exact,
+        outputs: outputs.unwrap_or_default(),
+        repeated: repeated.unwrap_or_default(),
+    }
 }
 
 fn check_operators(graph: &Graph) -> Result<(), ReadError> {

@@ -131,13 +131,70 @@ pub(super) fn taken(
     let (starts, ends) = (list("starts", 1)?, list("ends", 2)?);
     let axes = list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
     let steps = list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
-    let ([start], [end], [axis], [1]) = (&starts[..], &ends[..], &axes[..], &steps[..]) else {
+    let lengths = [starts.len(), ends.len(), axes.len(), steps.len()];
+    if lengths.iter().any(|length| *length != starts.len()) || steps.iter().any(|step| *step != 1) {
         return None;
+    }
+    let part = |((start, end), axis): ((&i64, &i64), &i64)| {
+        let axis = axis_in(shape.len(), *axis)?;
+        let side = i64::try_from(*shape.get(axis)?).ok()?;
+        let at = |v: i64| (if v < 0 { v + side } else { v }).clamp(0, side);
+        let count = usize::try_from(at(*end) - at(*start)).ok()?;
+        Some((axis, (usize::try_from(at(*start)).ok()?, count), false))
     };
-    let axis = axis_in(shape.len(), *axis)?;
-    let side = i64::try_from(*shape.get(axis)?).ok()?;
-    let at = |v: i64| (if v < 0 { v + side } else { v }).clamp(0, side);
-    let (from, to) = (at(*start), at(*end));
-    let count = usize::try_from(to - from).ok()?;
-    Some((axis, (usize::try_from(from).ok()?, count), false))
+    let parts = starts.iter().zip(&ends).zip(&axes).map(part).collect::<Option<Vec<_>>>()?;
+    // `x[:, 0]` is often written with the whole of the first axis.
+    let mut cut = parts.iter().filter(|(axis, (_, count), _)| shape.get(*axis) != Some(count));
+    match (cut.next(), cut.next()) {
+        (Some(one), None) => Some(*one),
+        (None, _) => parts.first().copied(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rten_onnx::onnx::NodeProto;
+    use skincell_onnx::Constant;
+
+    use super::taken;
+    use crate::onnx::graph::{Graph, LayerNames};
+
+    /// What a Slice of a value of shape `[1, 65, 32]` takes.
+    fn slice(bounds: [&[i64]; 3]) -> Option<(usize, (usize, usize), bool)> {
+        let names = ["starts", "ends", "axes"];
+        let constants = names.iter().zip(bounds);
+        let constants: BTreeMap<String, Constant> =
+            constants.map(|(name, list)| ((*name).to_owned(), Constant::i64_list(list))).collect();
+        let graph = Graph {
+            nodes: Vec::new(),
+            constants,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            ir_version: 8,
+            opsets: Vec::new(),
+            own_biases: None,
+            layers: LayerNames::default(),
+        };
+        let node = NodeProto {
+            op_type: Some("Slice".to_owned()),
+            input: ["x", "starts", "ends", "axes"].map(str::to_owned).to_vec(),
+            ..NodeProto::default()
+        };
+        taken(&graph, &node, &[1, 65, 32])
+    }
+
+    #[test]
+    fn a_slice_may_name_axes_that_it_takes_whole() {
+        assert_eq!(slice([&[0], &[1], &[1]]), Some((1, (0, 1), false)));
+        assert_eq!(slice([&[0, 0], &[1, 1], &[0, 1]]), Some((1, (0, 1), false)));
+        assert_eq!(
+            slice([&[0, 1, 0], &[i64::MAX, 65, 32], &[0, 1, -1]]),
+            Some((1, (1, 64), false))
+        );
+        assert_eq!(slice([&[0, 0], &[65, 32], &[1, 2]]), Some((1, (0, 65), false)));
+        assert_eq!(slice([&[0, 1], &[1, 3], &[1, 2]]), None);
+    }
 }

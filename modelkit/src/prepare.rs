@@ -17,11 +17,11 @@ use crate::interface::{self, InterfaceError, Photo};
 use crate::labels::parse_labels;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
-use crate::onnx::graph::Graph;
+use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{fixed, fold};
+use crate::onnx::{einsum, fixed, fold};
 use crate::photos::{self, PhotosError};
 use crate::scores::{self, Scores, ScoresError, Settled};
 use crate::warnings;
@@ -238,6 +238,12 @@ fn build(
     let probe = Probe::new(&graph, &shape)?;
     fixed::fix_shapes(&mut graph, &probe)?;
     let mut probe = Probe::new(&graph, &shape)?;
+    if graph.nodes.iter().any(|node| op(node) == "Einsum") {
+        let shapes = probe.learn_made(&graph.nodes)?;
+        einsum::expand(&mut graph, shapes);
+        fold::drop_identities(&mut graph);
+        probe = Probe::new(&graph, &shape)?;
+    }
     let (chosen, original, said) = (with.chosen, with.original, options.activation);
     let settled = scores::settle(&mut graph, &mut probe, chosen, original, with.classes, said)?;
     narrow(&mut graph, &shape, settled.scores.differentiated())?;

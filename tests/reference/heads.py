@@ -104,6 +104,19 @@ class AttentionPool(nn.Module):
         return (F.softmax(self.query @ self.key(t).transpose(1, 2), -1) @ t).squeeze(1)
 
 
+class EinsumPool(nn.Module):
+    """Attention over the pixels of the map in einsum notation, which the older exporter keeps as Einsum."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.values = nn.Parameter(torch.randn(2, CHANNELS)), nn.Parameter(torch.randn(CHANNELS, 6))
+
+    def forward(self, x):
+        t = x.flatten(2).transpose(1, 2)
+        weights = F.softmax(torch.einsum("bnc,hc->bhn", t, self.query), -1)
+        return torch.einsum("bhn,bnd->bdh", weights, torch.einsum("bnc,cd->bnd", t, self.values)).flatten(1)
+
+
 class Branches(nn.Module):
     """The end of Inception: joined branches."""
 
@@ -173,6 +186,13 @@ NETS = {
         lambda p, x: (F.softmax(p[0](mean(x)) * 3, 1) + F.softmax(p[1](mean(x)) * 3, 1)) / 2,
         lambda: [linear(12), linear(12)], nn.ReLU, False,
     ),
+    "conv_of_the_map": (
+        lambda p, x: p[1](F.relu(p[0](x)).flatten(1)), lambda: [nn.Conv2d(12, 10, 8), linear(10)], nn.ReLU, False,
+    ),
+    "depthwise_of_the_map": (
+        lambda p, x: p[1](p[0](x).flatten(1)), lambda: [nn.Conv2d(12, 12, 8, groups=12), linear(12)], nn.SiLU, False,
+    ),
+    "einsum": (lambda p, x: p[1](p[0](x)), lambda: [EinsumPool(), linear(12)], nn.ReLU, False),
     "half": (lambda p, x: p[0](mean(x)), lambda: [linear(12)], nn.ReLU, True),
     "softmax_then_flatten": (
         lambda p, x: F.softmax(p[0](mean(x)[..., None, None]), 1).flatten(1),

@@ -50,7 +50,7 @@ pub(super) fn rule(
         "ReduceMax" | "GlobalMaxPool" => step.max(),
         "ReduceL2" => step.length(),
         "Slice" | "Gather" => step.part(),
-        "Conv" => step.pointwise(),
+        "Conv" => step.convolution(),
         "Where" => step.chosen(),
         _ => step.elementwise(),
     }

@@ -2,18 +2,55 @@
 //! convolutions.
 
 use super::general::{Gradients, Step, sum_from};
+use super::refusal::CONVOLUTION;
 use super::sheet::Val;
-use crate::onnx::graph::{float, int, op};
+use crate::onnx::graph::{float, int, ints, op};
 
 impl Step<'_> {
-    /// A 1×1 convolution after a pooling is a dense layer.
-    pub(super) fn pointwise(&mut self) -> Result<Gradients, String> {
-        let x = self.first()?;
-        let weights = self.operand(1)?;
+    /// A convolution whose window is the whole map, all channels together or each alone, is a dense layer.
+    /// So is a 1×1 convolution, at each place.
+    pub(super) fn convolution(&mut self) -> Result<Gradients, String> {
+        let (x, weights) = (self.first()?, self.operand(1)?);
+        let (shape, channels) = (self.y_shape()?, x.dims[1]);
+        let window: usize = weights.dims[2..].iter().product();
+        let plain = |name: &str, value: i64| {
+            ints(self.node, name).is_none_or(|list| list.iter().all(|v| *v == value))
+        };
+        let whole = weights.dims[2..] == x.dims[2..]
+            && shape[2..].iter().all(|side| *side == 1)
+            && plain("pads", 0)
+            && plain("dilations", 1);
+        if !whole || window == 1 {
+            return self.pointwise(&x, &weights);
+        }
+        let held = self.sheet.graph.constants.get(&weights.name).cloned();
+        let Some(mut held) = held else { return Err("its weights are computed".to_owned()) };
+        let mut dims = self.y.dims.clone();
+        dims[2] = shape[1];
+        let y = self.sheet.expand(self.y, &dims);
+        let groups = usize::try_from(int(self.node, "group", 1)).unwrap_or(1);
+        if weights.dims[..2] == [channels, 1] && groups == channels {
+            held.dims = [&[1, 1, channels], &x.dims[2..]].concat();
+            let weights = self.sheet.constant(held);
+            return Ok(vec![(x.name, self.sheet.binary("Mul", &y, &weights)?)]);
+        }
+        if weights.dims[..2] != [shape[1], channels] {
+            return Err(CONVOLUTION.to_owned());
+        }
+        let rows = self.sheet.reshape(&y, &[y.side(0), shape[1]]);
+        // The same bytes with other dimensions; the file stores them once.
+        held.dims = vec![shape[1], channels * window];
+        let matrix = self.sheet.constant(held);
+        let found = self.sheet.dense(&rows, &matrix, false)?;
+        let dims = [&[y.side(0)], &x.dims[..]].concat();
+        Ok(vec![(x.name, self.sheet.reshape(&found, &dims))])
+    }
+
+    fn pointwise(&mut self, x: &Val, weights: &Val) -> Result<Gradients, String> {
         let plain = int(self.node, "group", 1) == 1 && weights.dims[2..].iter().all(|s| *s == 1);
         let shape = self.y_shape()?;
         if !plain || x.dims[2..] != shape[2..] {
-            return Err("a convolution stands between the feature map and the scores".to_owned());
+            return Err(CONVOLUTION.to_owned());
         }
         let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
         let Some(mut tensor) = tensor else {
@@ -31,7 +68,7 @@ impl Step<'_> {
         let rows = self.sheet.dense(&rows, &matrix, false)?;
         let mut back: Vec<usize> = vec![0, 1, rank];
         back.extend(2..rank);
-        Ok(vec![(x.name, self.sheet.transpose(&rows, &back))])
+        Ok(vec![(x.name.clone(), self.sheet.transpose(&rows, &back))])
     }
 
     /// Gemm and MatMul.

@@ -3,6 +3,7 @@
 //!
 //! The modules here treat any graph; those beside this one interpret it as a classifier of photos.
 
+pub(crate) mod einsum;
 pub(crate) mod engine;
 pub mod external;
 pub(crate) mod fixed;

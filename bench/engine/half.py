@@ -24,9 +24,9 @@ from PIL import Image
 FILE, TIME, POINTS, HEATMAP = 0.56, 1.03, 0.1, 0.9999
 
 
-def outputs(cell, packed, given, folder):
+def outputs(cell, packed, given, folder, isa=None):
     folder.mkdir(exist_ok=True)
-    subprocess.run([cell, "run", packed, given, folder], check=True)
+    subprocess.run([cell, "run", packed, given, folder, *(["--isa", isa] if isa else [])], check=True)
     return {p.stem: np.fromfile(p, np.float32) for p in sorted(folder.iterdir())}
 
 

@@ -6,7 +6,7 @@
 use crate::error::OpenError;
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map, Operand, Plan,
-    Pool, Product, Reduce, Softmax, Step, TensorSpec, Window,
+    Pool, Product, Quantize, Reduce, Softmax, Step, Sums, TensorSpec, Window,
 };
 use crate::stage::{Stage, stages};
 
@@ -93,7 +93,7 @@ impl Checker<'_> {
     }
 
     fn spec(&self, spec: &TensorSpec) -> Check {
-        let map = self.map(spec.map)?;
+        let map = self.floats(spec.map)?;
         let elements = spec.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::from(*d)));
         let expected = u64::from(map.height) * u64::from(map.width) * u64::from(map.channels);
         ensure(elements == Some(expected), || format!("{:?} on a map of {expected}", spec.dims))?;
@@ -105,9 +105,16 @@ impl Checker<'_> {
         self.plan.maps.get(index as usize).ok_or_else(|| format!("no map {index}"))
     }
 
-    /// A map that vector kernels may read and write in blocks of channels.
-    fn blocked(&self, index: u32) -> Result<&Map, String> {
+    /// A map of floats.
+    fn floats(&self, index: u32) -> Result<&Map, String> {
         let map = self.map(index)?;
+        ensure(map.zero.is_none(), || format!("map {index} is of bytes"))?;
+        Ok(map)
+    }
+
+    /// A map of floats that vector kernels may read and write in blocks of channels.
+    fn blocked(&self, index: u32) -> Result<&Map, String> {
+        let map = self.floats(index)?;
         let whole = map.stride.is_multiple_of(CHANNEL_BLOCK);
         ensure(whole, || format!("map {index} has a channel stride of {}", map.stride))?;
         Ok(map)
@@ -150,6 +157,7 @@ impl Checker<'_> {
             Step::Binary(s) => self.binary(s)?,
             Step::Softmax(s) => self.softmax(s)?,
             Step::Product(s) => self.product(s)?,
+            Step::Quantize(s) => self.quantize(s)?,
         }
         self.apart(step)
     }
@@ -184,6 +192,12 @@ impl Checker<'_> {
         self.window(&s.window, input, output)?;
         let lanes = groups * u64::from(s.group_panels()) * u64::from(s.panel);
         let weights = lanes.saturating_mul(s.depth());
+        ensure(input.zero.is_some() == s.sums.is_some(), || {
+            format!("{:?} on the map {input:?}", s.sums)
+        })?;
+        if let Some(sums) = &s.sums {
+            self.sums(s, sums, lanes)?;
+        }
         match s.scales {
             None => self.blob(s.weights, weights)?,
             // `lanes` is a multiple of eight, so that a pair of weights fills a float.
@@ -197,6 +211,25 @@ impl Checker<'_> {
             self.same_shape(self.blocked(residual)?, output)?;
         }
         if s.algorithm == Algorithm::Direct { Ok(()) } else { self.winograd(s, input, output) }
+    }
+
+    fn sums(&self, s: &Conv, sums: &Sums, lanes: u64) -> Check {
+        let plain = s.algorithm == Algorithm::Direct
+            && s.scales.is_none()
+            && (s.groups, s.panel) == (1, 16);
+        ensure(plain, || format!("{sums:?} by {:?} in {} groups", s.algorithm, s.groups))?;
+        self.blob(sums.start, lanes)?;
+        self.blob(sums.factors, lanes)
+    }
+
+    fn quantize(&self, s: &Quantize) -> Check {
+        let (input, output) = (self.blocked(s.input)?, self.map(s.output)?);
+        let fits = (input.height, input.width) == (output.height, output.width)
+            && input.channels.div_ceil(4) == output.channels;
+        // The kernel writes the bytes of whole blocks of channels, two floats each.
+        let bytes = output.zero.is_some() && output.stride.is_multiple_of(CHANNEL_BLOCK / 4);
+        ensure(fits && bytes, || format!("{input:?} rounded to {output:?}"))?;
+        ensure(s.scale.is_normal() && s.scale > 0.0, || format!("a scale of {}", s.scale))
     }
 
     fn winograd(&self, s: &Conv, input: &Map, output: &Map) -> Check {
@@ -219,7 +252,7 @@ impl Checker<'_> {
     }
 
     fn vector_for(&self, index: u32, stride: u32) -> Check {
-        let map = self.map(index)?;
+        let map = self.floats(index)?;
         let plain = (map.height, map.width, map.halo) == (1, 1, [0; 4]);
         ensure(plain && map.stride == stride, || format!("{map:?} is not a vector of {stride}"))
     }

@@ -1,84 +1,16 @@
 //! The plan in a `model.cell`: steps in execution order, and the place of every tensor.
 //!
-//! Activations are *maps*: `f32`, axis order height, width, channel (NHWC with N = 1), surrounded by a halo
-//! of zeros that serves as the convolution's padding. All maps lie in one arena whose layout is fixed when
-//! the plan is made. This file defines the data only; `check` decides whether a plan read from a file is
+//! Activations are *maps*: `f32` or bytes, axis order height, width, channel (NHWC with N = 1), surrounded by
+//! a halo of zeros that serves as the convolution's padding. All maps lie in one arena whose layout is fixed
+//! when the plan is made. This file defines the data only; `check` decides whether a plan read from a file is
 //! sound, and `kernels` executes it.
 
 use serde::{Deserialize, Serialize};
 
+mod map;
 mod spec;
+pub use map::{Blob, CHANNEL_BLOCK, LINE, Map};
 pub use spec::{Dtype, Order, TensorSpec};
-
-/// Floats per cache line; offsets of maps and blobs are multiples of it.
-pub const LINE: u64 = 16;
-/// Channel strides of maps are multiples of this, except for maps that only dense convolutions read.
-pub const CHANNEL_BLOCK: u32 = 8;
-
-/// A run of `f32` in the weights section.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blob {
-    /// Where it begins, in floats from the start of the section; a multiple of [`LINE`].
-    pub offset: u64,
-    /// Its length in floats.
-    pub len: u64,
-}
-
-/// A tensor in the arena, `[height, width, channels]`, `f32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Map {
-    /// Rows of the tensor, without halo.
-    pub height: u32,
-    /// Columns of the tensor, without halo.
-    pub width: u32,
-    /// Channels.
-    pub channels: u32,
-    /// Floats from one pixel to the next, at least `channels`.
-    pub stride: u32,
-    /// Zero rows above, zero columns left, zero rows below, zero columns right.
-    pub halo: [u32; 4],
-    /// Where the halo's first float lies in the arena; a multiple of [`LINE`].
-    pub offset: u64,
-}
-
-impl Map {
-    /// Columns with halo.
-    pub fn full_width(&self) -> u64 {
-        u64::from(self.halo[1]) + u64::from(self.width) + u64::from(self.halo[3])
-    }
-
-    /// Rows with halo.
-    pub fn full_height(&self) -> u64 {
-        u64::from(self.halo[0]) + u64::from(self.height) + u64::from(self.halo[2])
-    }
-
-    /// Floats from one row to the next.
-    pub fn pitch(&self) -> u64 {
-        product(self.full_width(), self.stride)
-    }
-
-    /// Floats the map takes in the arena, halo included; saturates instead of overflowing.
-    pub fn floats(&self) -> u64 {
-        self.full_height().saturating_mul(self.pitch())
-    }
-
-    /// Whether pixels follow each other without a gap between rows.
-    pub fn is_flat(&self) -> bool {
-        self.halo[1] == 0 && self.halo[3] == 0
-    }
-
-    /// Offset in the arena of the first channel of pixel (0, 0).
-    pub fn origin(&self) -> u64 {
-        self.offset
-            .saturating_add(product(self.pitch(), self.halo[0]))
-            .saturating_add(u64::from(self.halo[1]) * u64::from(self.stride))
-    }
-}
-
-/// `a · b`, or `u64::MAX` if `a` exceeds 32 bits. (A checked 64-bit product is a function call in Wasm.)
-fn product(a: u64, b: u32) -> u64 {
-    u32::try_from(a).map_or(u64::MAX, |a| u64::from(a) * u64::from(b))
-}
 
 /// An elementwise function applied where a step stores its result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -121,6 +53,16 @@ pub enum Activation {
     Reciprocal,
     /// `1` where `x > 0`, else `0`: a comparison against zero, cast to a number.
     Step,
+    /// `scale · min(max(round(x / scale), low), high)`, halves rounded to even: the value that the nearest
+    /// integer of a quantized graph stands for.
+    Quantize {
+        /// Difference of two neighbouring values.
+        scale: f32,
+        /// Smallest integer, its zero point subtracted.
+        low: f32,
+        /// Largest integer, its zero point subtracted.
+        high: f32,
+    },
 }
 
 impl Activation {
@@ -175,7 +117,7 @@ impl Window {
 /// `out = activate(in * weights + bias) + residual`, or `activate(in * weights + bias + residual)` with
 /// `activate_last`. Weights: `[group][output / panel][kernel y][kernel x][input][panel]`, outputs padded
 /// with zeros to whole panels; for Winograd `[output / panel][transform][input][panel]`. Bias:
-/// `[group][output / panel][panel]`. A weight takes 32 bits, or 16 with `scales`.
+/// `[group][output / panel][panel]`. A weight takes 32 bits, 16 with `scales`, or 8 with `sums`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conv {
     /// Map read.
@@ -200,6 +142,8 @@ pub struct Conv {
     /// scale of its output and position: `[group][output / panel][kernel y][kernel x][panel]`, or
     /// `[output / panel][transform][panel]`.
     pub scales: Option<Blob>,
+    /// If present, the input is a map of bytes, each weight an `i8`, and products are summed as integers.
+    pub sums: Option<Sums>,
     /// Packed bias.
     pub bias: Blob,
     /// Applied to each output.
@@ -208,6 +152,22 @@ pub struct Conv {
     pub activate_last: bool,
     /// How it is computed.
     pub algorithm: Algorithm,
+}
+
+/// Integer arithmetic of a convolution: `in * weights` is `factor · (start + Σ byte · weight)`, where the sum
+/// is exact in 32 bits, and the product is rounded once.
+///
+/// An input of the convolution is a float of its map: four bytes, and for each output the four weights they
+/// are multiplied with. Weights of missing channels are zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// An `i32` for each output, in place of a float: minus the input's zero times the sum of the weights.
+    /// `[output / panel][panel]`, like the next.
+    pub start: Blob,
+    /// What a unit of the sum is worth, for each output.
+    pub factors: Blob,
+    /// Whether every weight is within ±64, so that the sum of two products fits 16 bits.
+    pub is_narrow: bool,
 }
 
 impl Conv {
@@ -385,6 +345,18 @@ pub struct Product {
     pub output: u32,
 }
 
+/// `out = min(max(round(in / scale) + zero, 0), 255)`, halves rounded to even: the bytes that stand for a
+/// map's values, with the output's [`Map::zero`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quantize {
+    /// Map read.
+    pub input: u32,
+    /// Map of bytes written.
+    pub output: u32,
+    /// Difference of the values of two neighbouring bytes; positive.
+    pub scale: f32,
+}
+
 /// One entry of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
@@ -404,6 +376,8 @@ pub enum Step {
     Softmax(Softmax),
     /// See [`Product`].
     Product(Product),
+    /// See [`Quantize`].
+    Quantize(Quantize),
 }
 
 impl Step {
@@ -418,6 +392,7 @@ impl Step {
             Self::Binary(s) => s.output,
             Self::Softmax(s) => s.output,
             Self::Product(s) => s.output,
+            Self::Quantize(s) => s.output,
         }
     }
 
@@ -444,11 +419,12 @@ impl Step {
             Self::Binary(s) => [operand(&s.a), operand(&s.b)].into_iter().flatten().collect(),
             Self::Softmax(s) => vec![s.input],
             Self::Product(s) => vec![s.a, s.b],
+            Self::Quantize(s) => vec![s.input],
         }
     }
 }
 
-/// How many bits the weights of large convolutions and dense layers take. Arithmetic is always in `f32`.
+/// How many bits the weights of large convolutions and dense layers take that are computed in `f32`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 32: IEEE 754 single.
@@ -479,5 +455,15 @@ impl Plan {
     pub fn precision(&self) -> Precision {
         let halved = |step: &Step| matches!(step, Step::Conv(conv) if conv.scales.is_some());
         if self.steps.iter().any(halved) { Precision::Half } else { Precision::Single }
+    }
+
+    /// The number of convolutions and dense layers computed on integers, and of all.
+    pub fn on_integers(&self) -> (usize, usize) {
+        let convs = self.steps.iter().filter_map(|step| match step {
+            Step::Conv(conv) => Some(conv.sums.is_some()),
+            Step::Depthwise(_) => Some(false),
+            _ => None,
+        });
+        convs.fold((0, 0), |(own, all), is_own| (own + usize::from(is_own), all + 1))
     }
 }

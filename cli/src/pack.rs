@@ -80,7 +80,11 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
                     direct + small + large
                 ),
             };
-            let bits = if flags.precision == PrecisionFlag::Half { " in 16 bits" } else { "" };
+            let bits = match (flags.precision, packed.on_integers) {
+                (PrecisionFlag::Half, 0) => " in 16 bits".to_owned(),
+                (PrecisionFlag::Single, 0) => String::new(),
+                (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
+            };
             eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());
             Ok(())
         }

@@ -97,7 +97,7 @@ pub(super) fn part(n: usize, i: usize, parts: usize) -> (usize, usize) {
     (n * i / parts, n * (i + 1) / parts)
 }
 
-/// Zeros the halo of a map.
+/// Fills the halo of a map with zeros, or the byte that stands for 0.
 ///
 /// # Safety
 /// `arena` must contain the map, and no other thread may touch its halo.
@@ -108,12 +108,13 @@ pub(super) unsafe fn clear_halo(arena: *mut f32, map: &Map) {
     }
     let (pitch, stride) = (map.pitch() as usize, map.stride as usize);
     let first = arena.add(map.offset as usize);
-    first.write_bytes(0, top * pitch);
+    let zero = map.zero.unwrap_or(0);
+    first.write_bytes(zero, top * pitch);
     let rows = map.height as usize;
     for y in top..top + rows {
         let row = first.add(y * pitch);
-        row.write_bytes(0, left * stride);
-        row.add((left + map.width as usize) * stride).write_bytes(0, right * stride);
+        row.write_bytes(zero, left * stride);
+        row.add((left + map.width as usize) * stride).write_bytes(zero, right * stride);
     }
-    first.add((top + rows) * pitch).write_bytes(0, bottom * pitch);
+    first.add((top + rows) * pitch).write_bytes(zero, bottom * pitch);
 }

@@ -8,7 +8,8 @@
 //!    maps inside the arena; blobs inside the weights, of exactly the length that shapes and panels
 //!    require; halos as wide as windows and Winograd tiles read; and channel strides in whole blocks of
 //!    eight where vectors are loaded and stored. Weights of 16 bits are converted to scratch whose size
-//!    follows from the same lengths.
+//!    follows from the same lengths. Maps and weights of bytes are indexed in floats of four bytes, so the
+//!    same checks hold for them.
 //! 2. *No other task reads or writes what a task writes.* A step's output does not overlap its inputs
 //!    (checked), or the step is elementwise in place. The tasks of one step divide the output's rows and
 //!    lanes; task 0 clears the halo, which no task of the step reads or writes. Scratch belongs to one

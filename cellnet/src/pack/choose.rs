@@ -66,7 +66,7 @@ fn noise(net: &Net) -> Vec<f32> {
 /// The algorithms the options allow for a layer, cheapest first.
 fn ranking(conv: &ConvLayer, output: Shape, options: &Options) -> Vec<Algorithm> {
     let dense = conv.groups == 1 && conv.moving.kernel == [3, 3] && conv.moving.stride == [1, 1];
-    if !dense || conv.group_inputs < 8 || conv.outputs < 8 {
+    if !dense || conv.sums.is_some() || conv.group_inputs < 8 || conv.outputs < 8 {
         return vec![Algorithm::Direct];
     }
     let cost = |algorithm: Algorithm| {

@@ -2,10 +2,10 @@
 
 use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
-use super::weights::{Section, depthwise, halve, regroup};
+use super::weights::{Section, depthwise, halve, regroup, whole};
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Product,
-    Reduce, Softmax, Step, TensorSpec, Window,
+    Quantize, Reduce, Softmax, Step, Sums, TensorSpec, Window,
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
@@ -99,6 +99,9 @@ impl Emitter<'_> {
                 let (a, b) = (self.operand(a), self.operand(b));
                 Step::Binary(Binary { op: *op, a, b, output, activation: *activation })
             }
+            Kind::Quantize { scale, .. } => {
+                Step::Quantize(Quantize { input, output, scale: *scale })
+            }
             Kind::Softmax => Step::Softmax(Softmax { input, output }),
             Kind::Product => {
                 let b = layer.inputs.get(1).map_or(u32::MAX, |v| self.map(*v));
@@ -127,8 +130,20 @@ impl Emitter<'_> {
 
     fn conv(&mut self, layer: &Layer, conv: &ConvLayer, algorithm: Algorithm) -> Step {
         let grouped = regroup(conv);
-        let packed = grouped.pack(algorithm);
-        let (weights, scales) = if conv.weights.len() >= self.halved {
+        let (mut sums, mut inputs) = (None, grouped.inputs);
+        let packed = if let Some(layer) = &conv.sums {
+            let whole = whole(&grouped, layer.zero);
+            inputs = inputs.div_ceil(4);
+            sums = Some(Sums {
+                start: self.section.push(&whole.start),
+                factors: self.section.push(&grouped.bias(&layer.factors)),
+                is_narrow: whole.is_narrow,
+            });
+            whole.weights
+        } else {
+            grouped.pack(algorithm)
+        };
+        let (weights, scales) = if sums.is_none() && conv.weights.len() >= self.halved {
             let halved = halve(&packed, grouped.inputs, grouped.panel);
             (self.section.push(&halved.weights), Some(self.section.push(&halved.scales)))
         } else {
@@ -140,11 +155,12 @@ impl Emitter<'_> {
             residual: conv.residual.map(|r| self.map(r)),
             window: window(&conv.moving),
             groups: grouped.groups as u32,
-            group_inputs: grouped.inputs as u32,
+            group_inputs: inputs as u32,
             group_outputs: grouped.outputs as u32,
             panel: grouped.panel as u32,
             weights,
             scales,
+            sums,
             bias: self.section.push(&grouped.bias(&conv.bias)),
             activation: conv.activation,
             activate_last: conv.activate_last,

@@ -32,14 +32,15 @@ impl Exact {
 pub(super) fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
     let [ky, kx] = conv.moving.kernel;
     let group_outputs = conv.outputs / conv.groups;
+    let zero = conv.sums.as_ref().map_or(0.0, |sums| f64::from(sums.zero));
     let mut result = Exact::zeros(shape);
     let mut at = 0;
     for y in 0..shape.height {
         for x in 0..shape.width {
             for o in 0..conv.outputs {
                 let first = o / group_outputs * conv.group_inputs;
-                let mut sum = f64::from(conv.bias[o]);
-                let mut size = sum.abs();
+                let bias = f64::from(conv.bias[o]);
+                let (mut sum, mut size) = (0.0, 0.0f64);
                 for i in 0..conv.group_inputs {
                     for (dy, dx) in (0..ky).flat_map(|dy| (0..kx).map(move |dx| (dy, dx))) {
                         let Some((iy, ix)) = inside(&conv.moving, input.shape, (y, x), (dy, dx))
@@ -47,13 +48,14 @@ pub(super) fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
                             continue;
                         };
                         let w = conv.weights[((o * conv.group_inputs + i) * ky + dy) * kx + dx];
-                        let term = f64::from(w) * input.at(iy, ix, first + i);
+                        let term = f64::from(w) * (input.at(iy, ix, first + i) - zero);
                         sum += term;
                         size += term.abs();
                     }
                 }
-                result.values[at] = sum;
-                result.magnitude = result.magnitude.max(size);
+                let factor = conv.sums.as_ref().map_or(1.0, |sums| f64::from(sums.factors[o]));
+                result.values[at] = sum * factor + bias;
+                result.magnitude = result.magnitude.max(size * factor.abs() + bias.abs());
                 at += 1;
             }
         }

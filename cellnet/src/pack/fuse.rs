@@ -238,6 +238,9 @@ fn absorb(
         *own = Activation::Clip { low: l.max(low), high: h.min(high) };
         return true;
     }
+    if neutral && round_clipped(layer, activation) {
+        return true;
+    }
     let Some(slot) = layer.free_activation() else { return false };
     if neutral {
         *slot = activation;
@@ -259,11 +262,26 @@ fn absorb(
     }
 }
 
+/// Merges the rounding of a quantized graph into a layer whose results are clipped. Rounding is monotonic, so
+/// the rounded bounds clip the rounded values.
+fn round_clipped(layer: &mut Layer, activation: Activation) -> bool {
+    let Activation::Quantize { scale, low, high } = activation else { return false };
+    let Some(own) = layer.last_activation() else { return false };
+    let Activation::Clip { low: from, high: to } = *own else { return false };
+    let bound = |value: f32| (value / scale).round_ties_even().clamp(low, high);
+    *own = Activation::Quantize { scale, low: bound(from), high: bound(to) };
+    true
+}
+
 fn scale_conv(conv: &mut ConvLayer, scale: &[f32], bias: &[f32]) {
     let each = conv.weights.len() / conv.outputs.max(1);
-    for (o, weights) in conv.weights.chunks_mut(each.max(1)).enumerate() {
-        let factor = scale.get(o).copied().unwrap_or(1.0);
-        weights.iter_mut().for_each(|w| *w *= factor);
+    let factors = scale.iter().copied().chain(std::iter::repeat(1.0));
+    if let Some(sums) = &mut conv.sums {
+        sums.factors.iter_mut().zip(factors).for_each(|(own, factor)| *own *= factor);
+    } else {
+        for (weights, factor) in conv.weights.chunks_mut(each.max(1)).zip(factors) {
+            weights.iter_mut().for_each(|w| *w *= factor);
+        }
     }
     for (o, b) in conv.bias.iter_mut().enumerate() {
         let factor = scale.get(o).copied().unwrap_or(1.0);

@@ -24,6 +24,7 @@ pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
             }
         }
     }
+    let zeros = zeros(net);
     let mut spans: Vec<Span> = Vec::new();
     for (value, shape) in net.values.iter().enumerate() {
         if home[value] != value || lives[value].is_none() {
@@ -31,18 +32,23 @@ pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
         }
         let members = (0..net.values.len()).filter(|v| home[*v] == value).filter_map(|v| lives[v]);
         let (first, last) = members.fold((usize::MAX, 0), |(f, l), (a, b)| (f.min(a), l.max(b)));
-        let stride = if is_narrow(net, value, shape.channels, algorithms) {
-            shape.channels
+        let zero = zeros[value];
+        let channels = if zero.is_some() { shape.channels.div_ceil(4) } else { shape.channels };
+        let stride = if is_narrow(net, value, channels, algorithms) {
+            channels
+        } else if zero.is_some() {
+            stride_of(channels, CHANNEL_BLOCK as usize / 4)
         } else {
-            stride_of(shape.channels)
+            stride_of(channels, CHANNEL_BLOCK as usize)
         };
         let map = Map {
             height: shape.height as u32,
             width: shape.width as u32,
-            channels: shape.channels as u32,
+            channels: channels as u32,
             stride: stride as u32,
             halo: halos[value].map(|h| h as u32),
             offset: 0,
+            zero,
         };
         spans.push(Span { value, map, first, last });
     }
@@ -62,9 +68,20 @@ pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
 
 /// Floats from pixel to pixel: whole blocks, but not a multiple of 4096 bytes, because neighbouring pixels
 /// would then evict each other from the L1 cache.
-fn stride_of(channels: usize) -> usize {
-    let stride = channels.next_multiple_of(CHANNEL_BLOCK as usize);
+fn stride_of(channels: usize, block: usize) -> usize {
+    let stride = channels.next_multiple_of(block);
     if stride.is_multiple_of(128) { stride + 16 } else { stride }
+}
+
+/// The byte that stands for 0 in each value of bytes.
+fn zeros(net: &Net) -> Vec<Option<u8>> {
+    let mut zeros = vec![None; net.values.len()];
+    for layer in &net.layers {
+        if let Kind::Quantize { zero, .. } = layer.kind {
+            zeros[layer.output] = Some(zero);
+        }
+    }
+    zeros
 }
 
 /// A map, and the first and last layer that need it; layer 0 stands for loading the inputs.

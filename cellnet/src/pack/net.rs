@@ -47,6 +47,16 @@ pub(super) enum Arg {
     },
 }
 
+/// The integers that a convolution computes on: `x · weights` is, for each output, a factor times the sum of
+/// products of whole weights and `byte − zero`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SumsLayer {
+    /// The byte of the input that stands for 0.
+    pub(super) zero: u8,
+    /// One for each output.
+    pub(super) factors: Vec<f32>,
+}
+
 /// A convolution's weights `[output][input of the group][kernel y][kernel x]` and bias.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ConvLayer {
@@ -56,6 +66,8 @@ pub(super) struct ConvLayer {
     pub(super) outputs: usize,
     pub(super) weights: Vec<f32>,
     pub(super) bias: Vec<f32>,
+    /// If present, the input is of bytes, and the weights are whole numbers from -128 to 127.
+    pub(super) sums: Option<SumsLayer>,
     pub(super) residual: Option<ValueId>,
     pub(super) activation: Activation,
     pub(super) activate_last: bool,
@@ -101,6 +113,11 @@ pub(super) enum Kind {
         activation: Activation,
     },
     Softmax,
+    /// The bytes `min(max(round(x / scale) + zero, 0), 255)`.
+    Quantize {
+        scale: f32,
+        zero: u8,
+    },
     /// `out[pixel of a][pixel of b] = Σ a · b` over their channels.
     Product,
 }
@@ -131,6 +148,19 @@ impl Layer {
             _ => {}
         }
         reads
+    }
+
+    /// The activation that gives the layer's results, with nothing added after it.
+    pub(super) fn last_activation(&mut self) -> Option<&mut Activation> {
+        match &mut self.kind {
+            Kind::Conv(conv) if conv.residual.is_some() && !conv.activate_last => None,
+            Kind::Conv(conv) => Some(&mut conv.activation),
+            Kind::Reduce { activation, .. }
+            | Kind::Affine { activation, .. }
+            | Kind::Concat { activation, .. }
+            | Kind::Binary { activation, .. } => Some(activation),
+            _ => None,
+        }
     }
 
     /// The layer's activation, if it has none yet and can take one.

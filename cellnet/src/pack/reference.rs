@@ -70,6 +70,10 @@ pub(super) fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Sqrt => x.sqrt(),
         Activation::Reciprocal => 1.0 / x,
         Activation::Step => f64::from(u8::from(x > 0.0)),
+        Activation::Quantize { scale, low, high } => {
+            let steps = (x / f64::from(scale)).round_ties_even();
+            steps.max(f64::from(low)).min(f64::from(high)) * f64::from(scale)
+        }
     }
 }
 
@@ -137,6 +141,10 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
             })
             .beside(a.magnitude.max(b.magnitude))
         }
+        Kind::Quantize { scale, zero } => Exact::build(shape, |y, x, c| {
+            let steps = (input().at(y, x, c) as f32 / scale).round_ties_even();
+            f64::from((steps + f32::from(*zero)).clamp(0.0, 255.0))
+        }),
         Kind::Softmax => {
             let from = input();
             let total = |y: usize, x: usize| -> f64 {
@@ -202,7 +210,9 @@ fn convolution(
     // The input carries rounding errors relative to its own magnitude, and each weight passes them on.
     let row = conv.weights.len() / conv.outputs;
     let passed = conv.weights.chunks(row).map(|w| w.iter().map(|w| f64::from(w.abs())).sum());
-    let passed = passed.fold(0.0, f64::max) * input.magnitude;
+    // Sums of integers have none.
+    let exact = conv.sums.is_some();
+    let passed = if exact { 0.0 } else { passed.fold(0.0, f64::max) * input.magnitude };
     let value = value.beside(passed).beside(residual.map_or(0.0, |r| r.magnitude));
     let channel = |c: usize| -> Vec<f64> {
         value.values.iter().skip(c).step_by(shape.channels).copied().collect()

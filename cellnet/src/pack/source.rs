@@ -14,6 +14,8 @@ use crate::plan::Dtype;
 pub(super) struct Source {
     pub(super) nodes: Vec<NodeProto>,
     pub(super) constants: HashMap<String, Constant>,
+    /// Smallest and largest integer of the type of each constant of 8-bit integers.
+    pub(super) ranges: HashMap<String, (f32, f32)>,
     pub(super) inputs: Vec<Declared>,
     pub(super) outputs: Vec<String>,
     pub(super) opset: i64,
@@ -29,14 +31,20 @@ pub(super) struct Declared {
 /// Reads the graph at `path`.
 pub(super) fn read(path: &Path) -> Result<Source, PackError> {
     let file = skincell_onnx::read(path)?;
-    let mut constants = HashMap::new();
+    let (mut constants, mut ranges) = (HashMap::new(), HashMap::new());
     for (name, constant) in file.constants {
+        match constant.dtype {
+            DataType::UINT8 => ranges.insert(name.clone(), (0.0, 255.0)),
+            DataType::INT8 => ranges.insert(name.clone(), (-128.0, 127.0)),
+            _ => None,
+        };
         let constant = numbers(&name, constant)?;
         constants.insert(name, constant);
     }
     Ok(Source {
         nodes: file.nodes,
         constants,
+        ranges,
         inputs: file.inputs.iter().map(declared).collect::<Result<_, _>>()?,
         outputs: file.outputs.into_iter().filter_map(|output| output.name).collect(),
         opset: skincell_onnx::opset(&file.opsets).unwrap_or(0),
@@ -81,6 +89,7 @@ fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, Pa
         DataType::DOUBLE => Data::Float(elements(bytes, |b| f64::from_le_bytes(b) as f32)),
         DataType::INT64 => Data::Int(elements(bytes, i64::from_le_bytes)),
         DataType::INT32 => Data::Int(elements(bytes, |b| i64::from(i32::from_le_bytes(b)))),
+        DataType::INT8 => Data::Int(elements(bytes, |[b]: [u8; 1]| i64::from(b as i8))),
         DataType::BOOL | DataType::UINT8 => Data::Int(elements(bytes, |[b]: [u8; 1]| i64::from(b))),
         other => {
             let reason = format!("its element type is {}", dtype_name(Some(other)));

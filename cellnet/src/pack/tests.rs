@@ -12,6 +12,8 @@ use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
 
 mod halved;
+mod quantized;
+mod sums;
 
 /// Shapes tried for each property; fewer under Miri, which takes a minute for a millisecond's work.
 const CASES: u32 = if cfg!(miri) { 3 } else { 48 };
@@ -147,12 +149,8 @@ fn check_halved(net: &Net, algorithms: &[Algorithm], given: &[Vec<f32>]) {
         };
         let expected = bits(&single, 1);
         for threads in [1, 3] {
-            assert_eq!(
-                bits(&half, threads),
-                expected,
-                "16 bits, {threads} threads, {}",
-                isa.name()
-            );
+            let name = isa.name();
+            assert_eq!(bits(&half, threads), expected, "16 bits, {threads} threads, {name}");
         }
     }
 }
@@ -182,6 +180,7 @@ fn conv(moving: Moving, groups: usize, group_inputs: usize, outputs: usize) -> C
         outputs,
         weights: noise(3, count),
         bias: noise(4, outputs),
+        sums: None,
         residual: None,
         activation: Activation::None,
         activate_last: false,

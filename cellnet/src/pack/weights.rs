@@ -130,6 +130,42 @@ impl Grouped {
     }
 }
 
+/// Whole weights, four to a float, and the sums to begin with.
+pub(super) struct Whole {
+    /// `[panel][position][four inputs][lane]`.
+    pub(super) weights: Vec<f32>,
+    /// The bits of an `i32` for each lane: minus `zero` times the sum of its weights.
+    pub(super) start: Vec<f32>,
+    /// Whether all weights are within ±64.
+    pub(super) is_narrow: bool,
+}
+
+/// Packs the weights of a convolution without groups as signed bytes, for inputs that are 0 at `zero`.
+pub(super) fn whole(grouped: &Grouped, zero: u8) -> Whole {
+    let inputs = grouped.inputs.next_multiple_of(4);
+    let lanes = grouped.outputs.next_multiple_of(grouped.panel);
+    let mut weights = vec![0i8; lanes * grouped.positions * inputs];
+    let mut start = vec![0i32; lanes];
+    let mut is_narrow = true;
+    for (output, start) in start.iter_mut().enumerate().take(grouped.outputs) {
+        let (panel, lane) = (output / grouped.panel, output % grouped.panel);
+        for position in 0..grouped.positions {
+            for input in 0..grouped.inputs {
+                // `as` saturates; the weights are whole numbers of eight bits.
+                let weight = grouped.weight(output, input, position) as i8;
+                let four = (panel * grouped.positions + position) * inputs / 4 + input / 4;
+                weights[(four * grouped.panel + lane) * 4 + input % 4] = weight;
+                *start = start.wrapping_sub(i32::from(zero) * i32::from(weight));
+                is_narrow &= weight.unsigned_abs() <= 64;
+            }
+        }
+    }
+    let fours = weights.as_chunks::<4>().0.iter();
+    let weights = fours.map(|four| f32::from_le_bytes(four.map(i8::cast_unsigned))).collect();
+    let start = start.into_iter().map(|start| f32::from_bits(start.cast_unsigned())).collect();
+    Whole { weights, start, is_narrow }
+}
+
 /// Weights as 16-bit integers, two to a float, and the scale of each output at each position.
 pub(super) struct Halved {
     pub(super) weights: Vec<f32>,

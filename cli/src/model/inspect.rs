@@ -83,12 +83,16 @@ fn render(found: &Inspection) -> String {
         let sign = if *takes { "yes" } else { "no" };
         table.row(engine, &format!("{sign:<4} {words}"));
     }
-    if let Some(precision) = found.packed {
-        let bits = match precision {
+    if let Some(weights) = found.packed {
+        let bits = match weights.precision {
             Precision::Single => "float32",
             Precision::Half => "16 bits, large ones; computed in float32",
         };
         table.row("packed weights", bits);
+        if let (own @ 1.., all) = weights.on_integers {
+            let words = format!("8 bits, summed as integers, in {own} of {all} convolutions");
+            table.row("", &words);
+        }
     }
     if let Some((engine, why)) = &found.serves {
         table.row("serves", &format!("{engine}, {why}"));

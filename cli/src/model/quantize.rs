@@ -25,7 +25,8 @@ others convert the weights when they load the model, so private memory grows. (T
 cellnet maps, with an eighth of the error, use `skincell model pack --precision half`.)
 
 int8 quarters the convolutions' weights, which stay mapped; the ranges of their inputs are
-measured on the photos. It is useful if the file and mapped memory matter more than time.
+measured on the photos. cellnet and rten sum their products as integers; what that changes in time,
+memory and answers on this machine is measured and printed.
 
 Examples:
   skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos
@@ -86,11 +87,9 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         }
         QuantizeStep::Write => progress.show("writing"),
     })?;
-    let precision = match options.format {
-        Format::Fp16 => PrecisionFlag::Half,
-        Format::Int8 => PrecisionFlag::Single,
-    };
-    pack_and_report(&options.output, &PackFlags { precision, ..PackFlags::default() })?;
+    // The weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
+    let flags = PackFlags { precision: PrecisionFlag::Half, ..PackFlags::default() };
+    pack_and_report(&options.output, &flags)?;
     let (threads, library) = (arguments.threads, arguments.library.path());
     let engines = engines(&[], threads, library.as_deref())?;
     let show = &mut |done, total| progress.show_part("comparing", done, total);

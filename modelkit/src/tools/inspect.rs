@@ -19,7 +19,7 @@ use crate::onnx::external::{GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::graph::{Graph, op};
 use crate::onnx::read::{ReadError, read};
 use crate::prepare::CARD_FILE;
-use crate::tools::pack::{CELL_FILE, Precision, is_packed, precision};
+use crate::tools::pack::{CELL_FILE, PackedWeights, is_packed, packed_weights};
 use crate::tools::served::{ServedError, read_card};
 
 /// Why the file or folder could not be inspected.
@@ -59,8 +59,8 @@ pub struct Inspection {
     pub files: Vec<(String, u64)>,
     /// Each engine, whether it supports the model, and the result or the reason.
     pub engines: Vec<(&'static str, bool, String)>,
-    /// The precision of the weights in the folder's `model.cell`, if it has one.
-    pub packed: Option<Precision>,
+    /// The weights in the folder's `model.cell`, if it has one.
+    pub packed: Option<PackedWeights>,
     /// The engine that serves the folder, and the reason; `None` for a single file, which is not served.
     pub serves: Option<(&'static str, String)>,
 }
@@ -98,7 +98,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
         constants,
         operators,
         files: files(&model, folder),
-        packed: folder.and_then(precision),
+        packed: folder.and_then(packed_weights),
         engines,
         serves,
         model,

@@ -37,6 +37,8 @@ pub struct Packed {
     pub bytes: u64,
     /// Number of convolutions computed directly, by Winograd F(2×2) and by Winograd F(4×4).
     pub convolutions: [usize; 3],
+    /// Number of convolutions and dense layers computed on 8-bit integers.
+    pub on_integers: usize,
 }
 
 /// Why a folder was not packed.
@@ -80,14 +82,25 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     }
     let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
     let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
-    Ok(Packed { bytes, convolutions })
+    let (on_integers, _) = model.plan().on_integers();
+    Ok(Packed { bytes, convolutions, on_integers })
 }
 
-/// The precision of the weights in the folder's packed file; `None` if there is no file that this version
-/// reads.
+/// The weights in a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedWeights {
+    /// The precision of those that are computed in float32.
+    pub precision: Precision,
+    /// Number of convolutions and dense layers computed on 8-bit integers, and of all.
+    pub on_integers: (usize, usize),
+}
+
+/// The weights in the folder's packed file; `None` if there is no file that this version reads.
 #[must_use]
-pub fn precision(folder: &Path) -> Option<Precision> {
-    Some(cellnet::Model::open(folder.join(CELL_FILE)).ok()?.plan().precision())
+pub fn packed_weights(folder: &Path) -> Option<PackedWeights> {
+    let model = cellnet::Model::open(folder.join(CELL_FILE)).ok()?;
+    let plan = model.plan();
+    Some(PackedWeights { precision: plan.precision(), on_integers: plan.on_integers() })
 }
 
 /// Whether `folder` has a packed file that is not older than the graph it was made from.

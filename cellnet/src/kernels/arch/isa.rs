@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) enum Set {
     #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -20,6 +22,8 @@ impl Isa {
     #[must_use]
     pub fn available() -> Vec<Self> {
         let sets = [
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx512Vnni, has_avx2() && has_avx512() && has_vnni()),
             #[cfg(target_arch = "x86_64")]
             (Set::Avx512, has_avx2() && has_avx512()),
             #[cfg(target_arch = "x86_64")]
@@ -40,10 +44,24 @@ impl Isa {
         self.0
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// The same instruction set, or a subset of it, for sums of bytes: AVX-512 without VNNI has nothing for
+    /// them that AVX2 lacks.
+    pub(in crate::kernels) fn for_bytes(self) -> Self {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => Self(Set::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni | Set::Avx2 => self,
+            Set::Portable => self,
+        }
+    }
+
+    /// `avx512vnni`, `avx512`, `avx2` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
@@ -65,4 +83,10 @@ fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether it has AVX-512's products of bytes.
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
 }

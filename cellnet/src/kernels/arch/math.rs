@@ -93,6 +93,11 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::Sqrt => S::sqrt(x),
         Activation::Reciprocal => S::div(S::splat(1.0), x),
         Activation::Step => S::where_greater(x, S::splat(0.0), S::splat(1.0), S::splat(0.0)),
+        Activation::Quantize { scale, low, high } => {
+            let steps = clip::<S>(S::div(x, S::splat(scale)), low, high);
+            let whole = S::sub(S::add(steps, S::splat(WHOLE)), S::splat(WHOLE));
+            S::mul(whole, S::splat(scale))
+        }
     }
 }
 

@@ -195,11 +195,17 @@ unsafe fn four_inputs<S: Simd, const VECTORS: usize, const ROWS: usize>(
     }
 }
 
-/// Picks the instance of a back end's micro-kernel for `rows` and `vectors`.
+/// Picks the instance of a micro-kernel, of a named back end if there are several, for `rows` and `vectors`.
 macro_rules! pick_tile {
     ($f:ident, $tile:expr, $rows:expr, $vectors:expr; $($v:literal => [$($r:literal)*])*) => {
         match ($vectors, $rows) {
             $($(($v, $r) => $f::<$r, $v>($tile),)*)*
+            _ => debug_assert!(false, "no tile of {} rows and {} vectors", $rows, $vectors),
+        }
+    };
+    ($f:ident<$s:ident>, $tile:expr, $rows:expr, $vectors:expr; $($v:literal => [$($r:literal)*])*) => {
+        match ($vectors, $rows) {
+            $($(($v, $r) => $f::<$s, $r, $v>($tile),)*)*
             _ => debug_assert!(false, "no tile of {} rows and {} vectors", $rows, $vectors),
         }
     };

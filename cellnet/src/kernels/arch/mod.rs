@@ -1,5 +1,6 @@
 //! The processor: detected instruction sets, vector operations, and the micro-kernel written with them.
 
+mod dot;
 pub(super) mod isa;
 pub(super) mod math;
 mod micro;
@@ -7,3 +8,5 @@ pub(super) mod portable;
 pub(super) mod simd;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_dot;

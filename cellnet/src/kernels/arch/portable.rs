@@ -3,8 +3,9 @@
 
 use std::ptr;
 
-use wide::{f32x4, i32x4};
+use wide::{f32x4, i16x8, i32x4};
 
+use super::dot::{self, Dot};
 use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
@@ -31,6 +32,7 @@ impl Simd for Portable {
         () if cfg!(target_arch = "aarch64") => 6,
         () => 3,
     };
+    const SUM_ROWS: usize = 2;
     const VECTORS: usize = 4;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
@@ -61,6 +63,14 @@ impl Simd for Portable {
     unsafe fn load_i16(p: *const i16) -> f32x4 {
         let four = ptr::read_unaligned(p.cast::<[i16; 4]>());
         i32x4::new(four.map(i32::from)).round_float()
+    }
+    #[inline(always)]
+    unsafe fn from_integers(v: f32x4) -> f32x4 {
+        bytemuck::cast::<f32x4, i32x4>(v).round_float()
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: f32x4) {
+        ptr::write_unaligned(p.cast::<[u8; 4]>(), v.to_array().map(|lane| lane.to_bits() as u8));
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: f32x4) {
@@ -130,6 +140,39 @@ impl Simd for Portable {
         pick_tile!(multiply_portable, tile, rows, vectors;
             1 => [1 2 3 4 5 6] 2 => [1 2 3 4 5 6] 4 => [1 2 3 4 5 6]);
     }
+    #[inline(always)]
+    unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
+        pick_tile!(sum_portable, tile, rows, vectors; 1 => [1 2] 2 => [1 2] 4 => [1 2]);
+    }
+}
+
+/// Both sides widened to 16 bits, bytes 0 and 2 apart from bytes 1 and 3.
+impl Dot for Portable {
+    type V = f32x4;
+    type Weights = [i16x8; 2];
+    type Inputs = [i16x8; 2];
+
+    #[inline(always)]
+    unsafe fn weights(p: *const f32) -> [i16x8; 2] {
+        let fours: i16x8 = bytemuck::cast(Self::load(p));
+        [(fours << 8) >> 8, fours >> 8]
+    }
+    #[inline(always)]
+    unsafe fn inputs(p: *const f32) -> [i16x8; 2] {
+        let four: i16x8 = bytemuck::cast(i32x4::splat(p.cast::<i32>().read_unaligned()));
+        let low = i16x8::splat(255);
+        [four & low, (four >> 8) & low]
+    }
+    #[inline(always)]
+    unsafe fn add(sums: f32x4, inputs: [i16x8; 2], weights: [i16x8; 2]) -> f32x4 {
+        let fours = inputs[0].dot(weights[0]) + inputs[1].dot(weights[1]);
+        bytemuck::cast(bytemuck::cast::<f32x4, i32x4>(sums) + fours)
+    }
+}
+
+#[inline(never)]
+unsafe fn sum_portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
+    dot::sum::<Portable, Portable, ROWS, VECTORS>(tile);
 }
 
 #[inline(never)]
@@ -147,6 +190,7 @@ impl Simd for Scalar {
     type Half = Self;
     const LANES: usize = 1;
     const ROWS: usize = 1;
+    const SUM_ROWS: usize = 1;
     const VECTORS: usize = 1;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
@@ -162,6 +206,14 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load_i16(p: *const i16) -> f32 {
         f32::from(*p)
+    }
+    #[inline(always)]
+    unsafe fn from_integers(v: f32) -> f32 {
+        v.to_bits().cast_signed() as f32
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: f32) {
+        *p = v.to_bits() as u8;
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: f32) {
@@ -210,6 +262,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, _: usize, _: usize) {
         multiply::<Self, 1, 1>(tile);
+    }
+    #[inline(always)]
+    unsafe fn sum(_: &Tile, _: usize, _: usize) {
+        debug_assert!(false, "convolutions use whole vectors");
     }
 }
 

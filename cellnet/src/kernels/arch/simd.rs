@@ -43,6 +43,12 @@ pub(in crate::kernels) struct Tile {
     pub(in crate::kernels) add_step: usize,
     /// Bounds the result is clipped to, after the addition.
     pub(in crate::kernels) clip: Option<(f32, f32)>,
+    /// For sums of bytes: whether all weights are within ±64.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only AVX2 is faster for it")
+    )]
+    pub(in crate::kernels) is_narrow: bool,
 }
 
 /// Applies an activation in place: activation, first float, number of floats.
@@ -62,6 +68,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     const LANES: usize;
     /// Most rows of a tile.
     const ROWS: usize;
+    /// Most rows of a tile of sums of bytes.
+    const SUM_ROWS: usize;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
 
@@ -77,6 +85,10 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn load(p: *const f32) -> Self::V;
     /// Reads `LANES` 16-bit integers from `p`, which need not be aligned, and converts them.
     unsafe fn load_i16(p: *const i16) -> Self::V;
+    /// Converts the `i32` whose bits the lanes hold, rounded to nearest.
+    unsafe fn from_integers(v: Self::V) -> Self::V;
+    /// Writes the lowest byte of each lane to `p`.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V);
     /// Writes `LANES` floats to `p`, which need not be aligned.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `a + b`
@@ -120,6 +132,9 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     }
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
+    /// Runs the micro-kernel on bytes (see [`super::dot`]), on at most [`Simd::SUM_ROWS`] rows. With AVX-512,
+    /// the machine must have VNNI.
+    unsafe fn sum(tile: &Tile, rows: usize, vectors: usize);
 }
 
 /// Calls `$f::<S>` for each whole vector of channels from `$from` to `$to`, then `$f::<S::Half>`.

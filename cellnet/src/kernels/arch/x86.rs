@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use super::math;
 use super::micro::{multiply, pick_tile};
 use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
+use super::x86_dot;
 use crate::plan::Activation;
 
 /// 8 lanes, 16 registers.
@@ -40,6 +41,17 @@ macro_rules! eight_lanes {
         #[inline(always)]
         unsafe fn load_i16(p: *const i16) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(p.cast())))
+        }
+        #[inline(always)]
+        unsafe fn from_integers(v: __m256) -> __m256 {
+            _mm256_cvtepi32_ps(_mm256_castps_si256(v))
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: __m256) {
+            let bytes = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(255));
+            let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+            let pairs = _mm_packus_epi32(low, high);
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(pairs, pairs));
         }
         #[inline(always)]
         unsafe fn store(p: *mut f32, v: __m256) {
@@ -97,6 +109,7 @@ macro_rules! eight_lanes {
 impl Simd for Avx2 {
     type Half = Self;
     const ROWS: usize = 6;
+    const SUM_ROWS: usize = x86_dot::AVX2_ROWS;
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx2;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx2;
@@ -119,11 +132,16 @@ impl Simd for Avx2 {
         pick_tile!(multiply_avx2, tile, rows, vectors;
             1 => [1 2 3 4 5 6] 2 => [1 2 3 4 5 6]);
     }
+    #[inline(always)]
+    unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
+        x86_dot::avx2::<Self>(tile, rows, vectors);
+    }
 }
 
 impl Simd for Avx512Half {
     type Half = Self;
     const ROWS: usize = 14;
+    const SUM_ROWS: usize = Self::ROWS;
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx512_half;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512_half;
@@ -134,6 +152,10 @@ impl Simd for Avx512Half {
         pick_tile!(multiply_avx512_half, tile, rows, vectors;
             1 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14] 2 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
+    #[inline(always)]
+    unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
+        x86_dot::avx512_half::<Self>(tile, rows, vectors);
+    }
 }
 
 impl Simd for Avx512 {
@@ -141,6 +163,7 @@ impl Simd for Avx512 {
     type Half = Avx512Half;
     const LANES: usize = 16;
     const ROWS: usize = 14;
+    const SUM_ROWS: usize = Self::ROWS;
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx512;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512;
@@ -156,6 +179,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_i16(p: *const i16) -> __m512 {
         _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn from_integers(v: __m512) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_castps_si512(v))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m512) {
+        _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
@@ -220,6 +251,10 @@ impl Simd for Avx512 {
         pick_tile!(multiply_avx512, tile, rows, vectors;
             1 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14] 2 => [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
             4 => [1]);
+    }
+    #[inline(always)]
+    unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
+        x86_dot::avx512::<Self>(tile, rows, vectors);
     }
 }
 

@@ -8,8 +8,8 @@ use crate::kernels::arch::portable;
 use crate::kernels::arch::x86;
 use crate::kernels::memory::{Memory, Task, clear_halo};
 use crate::kernels::ops::pair::{self, Pair};
-use crate::kernels::ops::{conv, depthwise, elementwise, pool, product, winograd};
-use crate::plan::{Algorithm, Map, Plan, Step};
+use crate::kernels::ops::{conv, depthwise, elementwise, pool, product, quantize, winograd};
+use crate::plan::{Algorithm, Conv, Map, Plan, Step};
 use crate::stage::Stage;
 
 /// The work of one stage.
@@ -56,6 +56,7 @@ pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usi
         Step::Binary(s) => elementwise::tasks(s.output, maps, threads),
         Step::Softmax(_) => 1,
         Step::Product(s) => product::tasks(s, maps, threads),
+        Step::Quantize(s) => elementwise::tasks(s.input, maps, threads),
     }
 }
 
@@ -92,7 +93,7 @@ macro_rules! entry {
         unsafe fn $pick(isa: Isa, m: &Memory, s: &$step, t: Task) {
             match isa.set() {
                 #[cfg(target_arch = "x86_64")]
-                Set::Avx512 => $avx512(m, s, t),
+                Set::Avx512Vnni | Set::Avx512 => $avx512(m, s, t),
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx2 => $avx2(m, s, t),
                 Set::Portable => $portable(m, s, t),
@@ -101,9 +102,9 @@ macro_rules! entry {
     };
 }
 
-entry!(conv_task: conv_avx512 conv_avx2 conv_portable, crate::plan::Conv,
+entry!(conv_task: conv_avx512 conv_avx2 conv_portable, Conv,
     |m, s, t| conv::task, (m, s, t));
-entry!(winograd_task: winograd_avx512 winograd_avx2 winograd_portable, crate::plan::Conv,
+entry!(winograd_task: winograd_avx512 winograd_avx2 winograd_portable, Conv,
     |m, s, t| winograd::task, (m, s, t.index, t.scratch));
 entry!(depthwise_task: depthwise_avx512 depthwise_avx2 depthwise_portable, crate::plan::Depthwise,
     |m, s, t| depthwise::task, (m, s, t));
@@ -115,8 +116,16 @@ entry!(affine_task: affine_avx512 affine_avx2 affine_portable, crate::plan::Affi
     |m, s, t| elementwise::affine_task, (m, s, t.index, t.threads));
 entry!(product_task: product_avx512 product_avx2 product_portable, crate::plan::Product,
     |m, s, t| product::task, (m, s, t.index, t.threads));
+entry!(quantize_task: quantize_avx512 quantize_avx2 quantize_portable, crate::plan::Quantize,
+    |m, s, t| quantize::task, (m, s, t.index, t.threads));
 entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Binary,
     |m, s, t| elementwise::binary_task, (m, s, t.index, t.threads));
+
+/// A direct convolution, of floats or of bytes.
+unsafe fn direct_task(isa: Isa, memory: &Memory, step: &Conv, task: Task) {
+    let isa = if step.sums.is_some() { isa.for_bytes() } else { isa };
+    conv_task(isa, memory, step, task);
+}
 
 /// Runs one task.
 ///
@@ -131,12 +140,12 @@ pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task
             // The slice comes first in the scratch; the convolution has the rest.
             let scratch = task.scratch.add(pair::scratch(&pair, memory.maps));
             let task = Task { slice: Some(&slice), scratch, ..task };
-            conv_task(isa, memory, pair.conv, task);
+            direct_task(isa, memory, pair.conv, task);
             return depthwise_task(isa, memory, pair.depthwise, task);
         }
     };
     match step {
-        Step::Conv(s) if s.algorithm == Algorithm::Direct => conv_task(isa, memory, s, task),
+        Step::Conv(s) if s.algorithm == Algorithm::Direct => direct_task(isa, memory, s, task),
         Step::Conv(s) => winograd_task(isa, memory, s, task),
         Step::Depthwise(s) => depthwise_task(isa, memory, s, task),
         Step::Pool(s) => pool_task(isa, memory, s, task),
@@ -145,5 +154,6 @@ pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task
         Step::Binary(s) => binary_task(isa, memory, s, task),
         Step::Softmax(s) => pool::softmax(memory, s),
         Step::Product(s) => product_task(isa, memory, s, task),
+        Step::Quantize(s) => quantize_task(isa, memory, s, task),
     }
 }

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
 use crate::kernels::ops::panels::Panels;
-use crate::plan::{Activation, Conv, LINE, Map};
+use crate::plan::{Activation, Conv, LINE, Map, Sums};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
 const TILE_ROWS: usize = 16;
@@ -148,7 +148,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
     let chunk = if !small {
         rows.1 - rows.0
     } else if shape.flat {
-        S::ROWS
+        most_rows::<S>(step)
     } else {
         1
     };
@@ -181,6 +181,12 @@ fn panels_of(step: &Conv, block: usize) -> (usize, usize) {
     (group * group_panels + own, group * group_panels + group_panels.min(own + each))
 }
 
+/// Most rows of a tile of a step.
+#[inline(always)]
+fn most_rows<S: Simd>(step: &Conv) -> usize {
+    if step.sums.is_some() { S::SUM_ROWS } else { S::ROWS }
+}
+
 /// Rows of the first tile when `left` rows are divided into nearly equal tiles.
 #[inline(always)]
 fn tile_rows(left: usize, most: usize) -> usize {
@@ -211,11 +217,13 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         add: std::ptr::null(),
         add_step: 0,
         clip: None,
+        is_narrow: step.sums.is_some_and(|sums| sums.is_narrow),
     };
     let residual = step.residual.map(|r| memory.map(r));
     let depth = step.depth() as usize;
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
     let direct = match step.activation {
+        _ if step.sums.is_some() => false,
         Activation::None => true,
         Activation::Clip { .. } => residual.is_none() || step.activate_last,
         _ => false,
@@ -296,10 +304,12 @@ unsafe fn tiles<S: Simd>(
     let mut tile = shape.tile;
     tile.w = shape.panels.panel(group * group_panels + lane / panel).add(lane % panel);
     tile.w_vector = if S::LANES >= panel { panel_floats } else { S::LANES };
-    tile.bias = shape.memory.blob(shape.step.bias).add(first_lane + lane);
+    let start = shape.step.sums.map_or(shape.step.bias, |sums| sums.start);
+    tile.bias = shape.memory.blob(start).add(first_lane + lane);
     let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;
     let ahead = (width * shape.depth).max(panel_floats);
-    let tiles = pixels.count.div_ceil(S::ROWS);
+    let most = most_rows::<S>(shape.step);
+    let tiles = pixels.count.div_ceil(most);
     // With few tiles the prefetch costs more than it saves.
     let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
     let mut next = tile.w.wrapping_add(ahead);
@@ -309,14 +319,14 @@ unsafe fn tiles<S: Simd>(
             S::prefetch(next);
             next = next.wrapping_add(LINE as usize);
         }
-        let rows = tile_rows(pixels.count - done, S::ROWS);
+        let rows = tile_rows(pixels.count - done, most);
         let at = Pixels { y: pixels.y, x: pixels.x + done, count: rows };
         tile.a = input_at(shape, at, group);
         if shape.direct && in_line(shape, at) {
             store_directly(shape, &mut tile, at, channel);
             S::multiply(&tile, rows, vectors);
         } else {
-            multiply_and_finish::<S>(shape, &mut tile, at, channel, vectors);
+            multiply_and_finish::<S>(shape, &mut tile, at, (channel, first_lane + lane), vectors);
         }
         done += rows;
     }
@@ -416,7 +426,7 @@ unsafe fn multiply_and_finish<S: Simd>(
     shape: &Shape,
     tile: &mut Tile,
     at: Pixels,
-    channel: usize,
+    (channel, lane): (usize, usize),
     vectors: usize,
 ) {
     let mut buffer = Buffer(MaybeUninit::uninit());
@@ -424,7 +434,12 @@ unsafe fn multiply_and_finish<S: Simd>(
     let width = vectors * S::LANES;
     (tile.out, tile.out_step) = (values, width);
     (tile.add, tile.clip) = (std::ptr::null(), None);
-    S::multiply(tile, at.count, vectors);
+    if let Some(sums) = &shape.step.sums {
+        S::sum(tile, at.count, vectors);
+        scale_sums::<S>(shape, sums, lane, values, (at.count, width));
+    } else {
+        S::multiply(tile, at.count, vectors);
+    }
     let mut activation = shape.step.activation;
     if let Some(residual) = shape.residual {
         if !shape.step.activate_last {
@@ -443,6 +458,28 @@ unsafe fn multiply_and_finish<S: Simd>(
         place.write(shape.memory.arena.add(to.next() + channel));
     }
     (S::ACTIVATE_ROWS)(activation, values, (at.count, width), places.as_ptr().cast());
+}
+
+/// Converts rows of integer sums to floats in place: times their factors, plus the bias. Product and sum are
+/// rounded one after the other, so that every back end gives the same bits.
+#[inline(always)]
+unsafe fn scale_sums<S: Simd>(
+    shape: &Shape,
+    sums: &Sums,
+    lane: usize,
+    values: *mut f32,
+    (rows, width): (usize, usize),
+) {
+    let factors = shape.memory.blob(sums.factors).add(lane);
+    let bias = shape.memory.blob(shape.step.bias).add(lane);
+    for c in (0..width).step_by(S::LANES) {
+        let (factor, bias) = (S::load(factors.add(c)), S::load(bias.add(c)));
+        for row in 0..rows {
+            let at = values.add(row * width + c);
+            let product = S::mul(S::from_integers(S::load(at)), factor);
+            S::store(at, S::add(product, bias));
+        }
+    }
 }
 
 #[inline(always)]

@@ -23,7 +23,7 @@ pub(in crate::kernels) fn tasks(output: u32, maps: &[Map], threads: usize) -> us
     row_parts(&maps[output as usize], threads)
 }
 
-fn at(map: &Map, y: usize, x: usize) -> usize {
+pub(in crate::kernels) fn at(map: &Map, y: usize, x: usize) -> usize {
     map.origin() as usize + y * map.pitch() as usize + x * map.stride as usize
 }
 

@@ -7,4 +7,5 @@ pub(super) mod pair;
 pub(super) mod panels;
 pub(super) mod pool;
 pub(super) mod product;
+pub(super) mod quantize;
 pub(super) mod winograd;

@@ -291,6 +291,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         add: std::ptr::null(),
         add_step: 0,
         clip: None,
+        is_narrow: false,
     };
     for position in 0..F::IN * F::IN {
         if block.step.scales.is_some() {

@@ -87,6 +87,9 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         "Sqrt" => Some(a.map(f64::sqrt)),
         "Reciprocal" => Some(a.map(|x| 1.0 / x)),
         "Exp" => Some(a.map(f64::exp)),
+        "DequantizeLinear" if attributes.int("block_size", 0) == 0 => {
+            super::quantized::dequantized(a, b?, inputs.get(2).copied(), axis(1, a.dims.len())?)
+        }
         "Gather" => a.gather(b?, axis(0, a.dims.len())?),
         "Concat" => Constant::concat(inputs),
         "Reshape" => a.reshape(b?.as_ints()?),

@@ -3,7 +3,7 @@
 use rten_onnx::onnx::NodeProto;
 
 use super::super::constant::Constant;
-use super::super::net::{ConvLayer, Kind, Moving, Shape};
+use super::super::net::{ConvLayer, Kind, Moving, Shape, SumsLayer};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
 use super::windows::moving;
@@ -40,10 +40,26 @@ impl Matrix {
 impl Lowerer {
     pub(super) fn conv(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.padded_view(node, 0)?;
+        let bias = self.maybe_floats(node, 2)?;
+        if let Some((view, weights, sums)) = self.on_integers(node, &view) {
+            return self.convolution(node, &view, &weights, bias, Some(sums));
+        }
+        let weights = self.constant(node, 1)?.clone();
+        self.convolution(node, &view, &weights, bias, None)
+    }
+
+    /// A convolution of `view`, with window and groups from the node's attributes.
+    pub(super) fn convolution(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        weights: &Constant,
+        bias: Option<Vec<f32>>,
+        sums: Option<SumsLayer>,
+    ) -> Result<Tensor, Refused> {
         if !view.is_channels_first() {
             return Err(format!("its input's axes are {:?}", view.axes));
         }
-        let weights = self.constant(node, 1)?;
         let [outputs, group_inputs, ky, kx] = *weights.dims.as_slice() else {
             return Err(format!("its weights are {:?}", weights.dims));
         };
@@ -57,16 +73,16 @@ impl Lowerer {
                 view.shape.channels
             ));
         }
-        let bias = self.maybe_floats(node, 2)?.unwrap_or_else(|| vec![0.0; outputs]);
+        let bias = bias.unwrap_or_else(|| vec![0.0; outputs]);
         if bias.len() != outputs {
             return Err(format!("{} biases for {outputs} outputs", bias.len()));
         }
-        let (mut moving, [height, width]) = moving(node, &view, [ky, kx])?;
+        let (mut moving, [height, width]) = moving(node, view, [ky, kx])?;
         for (pad, more) in moving.pads.iter_mut().zip(view.pads) {
             *pad += more;
         }
         let shape = Shape { height, width, channels: outputs };
-        let layer = conv_layer(moving, groups, group_inputs, weights, bias);
+        let layer = ConvLayer { sums, ..conv_layer(moving, groups, group_inputs, weights, bias) };
         let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
         Ok(Tensor::View(view.with(value, shape)))
     }
@@ -227,6 +243,7 @@ fn conv_layer(
         outputs: bias.len(),
         weights,
         bias,
+        sums: None,
         residual: None,
         activation: Activation::None,
         activate_last: false,

@@ -6,6 +6,7 @@
 mod constants;
 mod elementwise;
 mod linear;
+mod quantized;
 mod shapes;
 mod windows;
 
@@ -33,12 +34,25 @@ enum Tensor {
 struct Lowerer {
     net: Net,
     tensors: HashMap<String, Tensor>,
+    /// Tensors of 8-bit integers, which few operators accept.
+    integers: HashMap<String, quantized::Integers>,
+    /// The nodes `DequantizeLinear` with constant inputs, by their outputs.
+    dequantized: HashMap<String, NodeProto>,
+    /// See [`Source::ranges`].
+    ranges: HashMap<String, (f32, f32)>,
     opset: i64,
 }
 
 /// Lowers a whole graph.
 pub(super) fn lower(source: Source) -> Result<Net, PackError> {
-    let mut lowerer = Lowerer { net: Net::default(), tensors: HashMap::new(), opset: source.opset };
+    let mut lowerer = Lowerer {
+        net: Net::default(),
+        tensors: HashMap::new(),
+        integers: HashMap::new(),
+        dequantized: HashMap::new(),
+        ranges: source.ranges,
+        opset: source.opset,
+    };
     for (name, constant) in source.constants {
         lowerer.tensors.insert(name, Tensor::Constant(constant));
     }
@@ -57,13 +71,11 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
         lowerer.net.inputs.push(NetTensor { name, dtype, dims, order, value, scale, bias });
     }
     for node in &source.nodes {
-        let output = node.output.first().cloned().unwrap_or_default();
-        let tensor = lowerer.node(node).map_err(|reason| PackError::Operator {
+        lowerer.add(node).map_err(|reason| PackError::Operator {
             op: node.op_type.clone().unwrap_or_default(),
             node: label(node),
             reason,
         })?;
-        lowerer.tensors.insert(output, tensor);
     }
     for name in source.outputs {
         lowerer.output(name)?;
@@ -106,6 +118,24 @@ fn label(node: &NodeProto) -> String {
 }
 
 impl Lowerer {
+    /// Lowers a node and records its output.
+    fn add(&mut self, node: &NodeProto) -> Result<(), Refused> {
+        let output = node.output.first().cloned().unwrap_or_default();
+        if node.op_type.as_deref() == Some("QuantizeLinear") {
+            let integers = self.quantize(node)?;
+            self.integers.insert(output, integers);
+        } else {
+            let tensor = self.node(node)?;
+            if node.op_type.as_deref() == Some("DequantizeLinear")
+                && matches!(tensor, Tensor::Constant(_))
+            {
+                self.dequantized.insert(output.clone(), node.clone());
+            }
+            self.tensors.insert(output, tensor);
+        }
+        Ok(())
+    }
+
     fn node(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         if let Some(constant) = self.fold(node)? {
             return Ok(Tensor::Constant(constant));
@@ -117,6 +147,8 @@ impl Lowerer {
         }
         match op {
             "Conv" => self.conv(node),
+            "ConvInteger" => self.conv_integer(node),
+            "DequantizeLinear" => self.dequantize(node),
             "Gemm" => self.gemm(node),
             "MatMul" => self.mat_mul(node),
             "BatchNormalization" => self.batch_norm(node),
@@ -142,6 +174,9 @@ impl Lowerer {
         let view = match self.tensors.get(&name) {
             Some(Tensor::View(view)) => view.clone(),
             Some(Tensor::Constant(_)) => return Err(refuse("this output is a constant")),
+            None if self.integers.contains_key(&name) => {
+                return Err(refuse("this output is of 8-bit integers"));
+            }
             None => return Err(refuse("no node produces this output")),
         };
         let order = view.order().ok_or_else(|| refuse("its axes are in an unsupported order"))?;
@@ -172,7 +207,10 @@ impl Lowerer {
     fn tensor(&self, node: &NodeProto, index: usize) -> Result<&Tensor, Refused> {
         let name = node.input.get(index).filter(|n| !n.is_empty());
         let name = name.ok_or_else(|| format!("input {index} is missing"))?;
-        self.tensors.get(name).ok_or_else(|| format!("input {index}, `{name}`, is unknown"))
+        self.tensors.get(name).ok_or_else(|| match self.integers.get(name) {
+            Some(_) => format!("input {index}, `{name}`, is of 8-bit integers"),
+            None => format!("input {index}, `{name}`, is unknown"),
+        })
     }
 
     /// An input that is not a constant and has no pending padding.

@@ -1,0 +1,47 @@
+//! Rounds a map of floats to a map of bytes.
+
+use crate::kernels::arch::simd::{Simd, channels};
+use crate::kernels::memory::{Memory, part};
+use crate::kernels::ops::elementwise;
+use crate::plan::Quantize;
+
+/// 1.5 · 2^23. Adding it to a number (below 2^22 in size) rounds it to a whole one, whose lowest byte is then
+/// the sum's.
+const WHOLE: f32 = 12_582_912.0;
+
+/// Computes one task: some rows.
+///
+/// # Safety
+/// As for the direct convolution's task.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn task<S: Simd>(
+    memory: &Memory,
+    step: &Quantize,
+    task: usize,
+    threads: usize,
+) {
+    let (input, output) = (memory.map(step.input), memory.map(step.output));
+    let parts = elementwise::tasks(step.input, memory.maps, threads);
+    let rows = part(output.height as usize, task, parts);
+    let zero = f32::from(output.zero.unwrap_or(0));
+    // Bytes beyond the last channel are multiplied with zeros.
+    let count = (input.channels as usize).next_multiple_of(8);
+    for y in rows.0..rows.1 {
+        for x in 0..output.width as usize {
+            let from = memory.arena.add(elementwise::at(input, y, x)).cast_const();
+            let to = memory.arena.add(elementwise::at(output, y, x)).cast::<u8>();
+            channels!(S, c in 0, count => vector(step.scale, zero, from.add(c), to.add(c)));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn vector<S: Simd>(scale: f32, zero: f32, from: *const f32, to: *mut u8) {
+    let (whole, zero) = (S::splat(WHOLE), S::splat(zero));
+    let steps = S::div(S::load(from), S::splat(scale));
+    let steps = S::max(steps, S::sub(S::splat(0.0), zero));
+    let steps = S::min(steps, S::sub(S::splat(255.0), zero));
+    // Halves are rounded to even before the zero is added.
+    let rounded = S::sub(S::add(steps, whole), whole);
+    S::store_bytes(to, S::add(S::add(rounded, zero), whole));
+}

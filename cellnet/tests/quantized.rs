@@ -1,0 +1,171 @@
+//! Quantized graphs, as ONNX Runtime's tools and `skincell model quantize` write them, against the integer
+//! arithmetic of their definition.
+#![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
+
+use std::cell::RefCell;
+
+use cellnet::pack::{Options, pack};
+use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
+use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
+
+mod common;
+use common::{declared, int, ints, model, node, tensor};
+
+const SIDE: usize = 9;
+const INPUTS: usize = 3;
+const OUTPUTS: usize = 10;
+const SCALE: f32 = 0.0131;
+const ZERO: u8 = 117;
+
+fn bytes(name: &str, dtype: DataType, dims: &[usize], bytes: Vec<u8>) -> TensorProto {
+    let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
+    let raw_data = Some(RefCell::new(bytes));
+    TensorProto { data_type: Some(dtype), raw_data, ..tensor(name, &dims, |_| 0.0) }
+}
+
+/// The weight of an output at an index of its kernel, -90 to 90.
+fn weight(output: usize, index: usize) -> i8 {
+    ((output * 31 + index * 57) % 181).cast_signed().wrapping_sub(90) as i8
+}
+
+fn weight_scale(output: usize) -> f32 {
+    0.002 + output as f32 * 0.0003
+}
+
+fn bias(output: usize) -> i32 {
+    output as i32 * 700 - 3000
+}
+
+fn constants() -> Vec<TensorProto> {
+    let each = INPUTS * 9;
+    let weights = || (0..OUTPUTS * each).map(|i| weight(i / each, i % each));
+    let dims = [OUTPUTS, INPUTS, 3, 3];
+    let biases = (0..OUTPUTS).flat_map(|o| bias(o).to_le_bytes()).collect();
+    vec![
+        tensor("scale", &[], |_| SCALE),
+        tensor("other", &[], |_| SCALE * 2.0),
+        tensor("scales", &[OUTPUTS as i64], weight_scale),
+        tensor("bias scales", &[OUTPUTS as i64], |o| weight_scale(o) * SCALE),
+        tensor("result scales", &[1, OUTPUTS as i64, 1, 1], |o| weight_scale(o) * SCALE),
+        bytes("zero", DataType::UINT8, &[], vec![ZERO]),
+        bytes("i8", DataType::INT8, &dims, weights().map(|w| w as u8).collect()),
+        bytes(
+            "u8",
+            DataType::UINT8,
+            &dims,
+            weights().map(|w| (i16::from(w) + 100) as u8).collect(),
+        ),
+        bytes("100", DataType::UINT8, &[], vec![100]),
+        bytes("biases", DataType::INT32, &[OUTPUTS], biases),
+    ]
+}
+
+fn graph(nodes: Vec<NodeProto>) -> ModelProto {
+    let side = SIDE as i64;
+    model(nodes, constants(), vec![declared("x", &[1, INPUTS as i64, side, side])], &["y"])
+}
+
+fn quantize() -> NodeProto {
+    node("QuantizeLinear", &["x", "scale", "zero"], "q", vec![])
+}
+
+fn padded() -> Vec<rten_onnx::onnx::AttributeProto> {
+    vec![ints("pads", &[1, 1, 1, 1])]
+}
+
+fn packed(graph: &ModelProto) -> Result<Model, PackError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
+    Ok(Model::from_bytes(&pack(&path, &Options::default())?).unwrap())
+}
+
+fn input() -> Vec<f32> {
+    (0..INPUTS * SIDE * SIDE).map(|i| (i * 97 % 401) as f32 * 0.01 - 1.9).collect()
+}
+
+/// The result by integer sums; zeros of the padding are the zero point.
+fn expected(with_bias: bool) -> Vec<f64> {
+    let steps = |x: f32| {
+        let byte = ((x / SCALE).round_ties_even() + f32::from(ZERO)).clamp(0.0, 255.0);
+        byte as i64 - i64::from(ZERO)
+    };
+    let integers: Vec<i64> = input().into_iter().map(steps).collect();
+    let at = |channel: usize, y: usize, x: usize| {
+        let inside = (1..=SIDE).contains(&y) && (1..=SIDE).contains(&x);
+        if inside { integers[(channel * SIDE + y - 1) * SIDE + x - 1] } else { 0 }
+    };
+    let mut results = Vec::new();
+    for output in 0..OUTPUTS {
+        for (y, x) in (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (y, x))) {
+            let mut sum = if with_bias { i64::from(bias(output)) } else { 0 };
+            for index in 0..INPUTS * 9 {
+                let pixel = at(index / 9, y + index / 3 % 3, x + index % 3);
+                sum += pixel * i64::from(weight(output, index));
+            }
+            results.push(sum as f64 * f64::from(SCALE) * f64::from(weight_scale(output)));
+        }
+    }
+    results
+}
+
+fn assert_close(graph: &ModelProto, expected: &[f64]) {
+    let model = packed(graph).unwrap();
+    let input = input();
+    let inputs = [("x", TensorRef::F32(&input))];
+    let outputs = model.run(&mut Workspace::new(&model), &Pool::new(1), &inputs).unwrap();
+    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    assert_eq!(outputs[0].1.values.len(), expected.len());
+    for (got, want) in outputs[0].1.values.iter().zip(expected) {
+        let error = (f64::from(*got) - want).abs();
+        assert!(error <= 1e-6 * largest, "{got}, not {want}");
+    }
+}
+
+#[test]
+fn quantized_and_dequantized_maps_weights_and_biases() {
+    let nodes = vec![
+        quantize(),
+        node("DequantizeLinear", &["q", "scale", "zero"], "a", vec![]),
+        node("DequantizeLinear", &["i8", "scales"], "w", vec![int("axis", 0)]),
+        node("DequantizeLinear", &["biases", "bias scales"], "b", vec![int("axis", 0)]),
+        node("Conv", &["a", "w", "b"], "y", padded()),
+    ];
+    assert_close(&graph(nodes), &expected(true));
+}
+
+#[test]
+fn convolutions_of_integers() {
+    let nodes = vec![
+        quantize(),
+        node("ConvInteger", &["q", "u8", "zero", "100"], "sums", padded()),
+        node("Cast", &["sums"], "floats", vec![int("to", 1)]),
+        node("Mul", &["floats", "result scales"], "y", vec![]),
+    ];
+    assert_close(&graph(nodes), &expected(false));
+}
+
+#[test]
+fn other_uses_of_integers_are_refused() {
+    let cases = [
+        (node("Cast", &["q"], "y", vec![int("to", 1)]), "8-bit integers"),
+        (node("DequantizeLinear", &["q", "other", "zero"], "y", vec![]), "differ"),
+        (node("DequantizeLinear", &["q", "scale"], "y", vec![]), "differ"),
+        (node("DequantizeLinear", &["x", "scale", "zero"], "y", vec![]), "not from QuantizeLinear"),
+        (node("ConvInteger", &["q", "u8", "100", "100"], "y", padded()), "differs"),
+        (node("QuantizeLinear", &["x", "scales", "zero"], "y", vec![]), "several scales"),
+    ];
+    for (node, part) in cases {
+        let Err(PackError::Operator { reason, .. }) = packed(&graph(vec![quantize(), node])) else {
+            panic!("not refused: {part}");
+        };
+        assert!(reason.contains(part), "{reason}");
+    }
+    let error = packed(&model(
+        vec![quantize()],
+        constants(),
+        vec![declared("x", &[1, INPUTS as i64, SIDE as i64, SIDE as i64])],
+        &["q"],
+    ));
+    assert!(matches!(error, Err(PackError::Tensor { .. })));
+}

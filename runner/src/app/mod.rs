@@ -4,6 +4,7 @@
 //! It is read from a `spin.toml` ([`load`]) or, when stock Spin runs skincell as its trigger, from the locked
 //! app that Spin wrote ([`load_locked`]). Running it is left to [`crate::service`].
 
+mod cached;
 mod locked;
 mod resolve;
 mod variables;

@@ -1,6 +1,7 @@
 //! Resolves a manifest to an application: follows references, applies profile and variables, and refuses
 //! capabilities that this runner does not offer by name. Reading the syntax is left to `manifest`.
 
+use super::cached::cached;
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, variables};
 use crate::compose::Dependency;
 use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
@@ -12,7 +13,7 @@ use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The end of the error for a capability of Spin that is not offered here.
 pub(super) const NOT_OFFERED: &str =
@@ -165,14 +166,7 @@ impl Resolver<'_> {
                 .with_context(|| format!("in [component.{id}.tool.{TOOL}]"))?,
             None => ToolSettings::default(),
         };
-        let source = match component.source {
-            Source::Path(path) => path,
-            Source::Remote(what) => {
-                bail!(
-                    "`source` {what:?} would have to be downloaded, which is not done here; name a file"
-                )
-            }
-        };
+        let source = self.source(&component.source)?;
         let mut environment = component.environment;
         environment.extend(self.additions.environment.iter().cloned());
         let templates = component.variables.into_iter();
@@ -187,7 +181,7 @@ impl Resolver<'_> {
         });
         Ok(AppComponent {
             id: id.to_owned(),
-            source: self.app.folder.join(source),
+            source,
             embedded: None,
             environment: environment.into_iter().collect(),
             variables: variables.collect::<anyhow::Result<_>>()?,
@@ -209,6 +203,17 @@ impl Resolver<'_> {
 }
 
 impl Resolver<'_> {
+    /// The file of a component.
+    fn source(&self, source: &Source) -> anyhow::Result<PathBuf> {
+        match source {
+            Source::Path(path) => Ok(self.app.folder.join(path)),
+            Source::Download { url, digest } => cached(url, digest),
+            Source::Package(what) => bail!(
+                "`source` {what:?} would have to be downloaded, which is not done here; name a file"
+            ),
+        }
+    }
+
     /// The dependencies to compose into a component. `wasi:nn` is left out, because the runner provides it
     /// natively.
     fn dependencies(&self, component: &Component) -> anyhow::Result<Vec<Dependency>> {
@@ -218,7 +223,7 @@ impl Resolver<'_> {
             .map(|(name, dependency)| {
                 Ok(Dependency {
                     import: name.clone(),
-                    source: self.app.folder.join(self.dependency_source(name, &dependency.source)?),
+                    source: self.dependency_source(name, &dependency.source)?,
                     export: dependency.export.clone(),
                     inherits: inherited(dependency.inherit.clone(), inherit_all),
                 })
@@ -230,22 +235,20 @@ impl Resolver<'_> {
         &self,
         name: &ImportName,
         source: &DependencySource,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<PathBuf> {
         match source {
-            DependencySource::Path(path) => Ok(path.clone()),
-            DependencySource::Component(id) => {
-                match self.components.get(id.as_ref()).map(|component| &component.source) {
-                    Some(Source::Path(path)) => Ok(path.clone()),
-                    Some(Source::Remote(what)) => {
-                        bail!("the dependency {name} ({what}) {NOT_FETCHED}")
-                    }
-                    None => {
-                        bail!(
-                            "the dependency {name} refers to component {:?}, which does not exist",
-                            id.as_ref()
-                        )
-                    }
+            DependencySource::Path(path) => Ok(self.app.folder.join(path)),
+            DependencySource::Component(id) => match self.components.get(id.as_ref()) {
+                Some(component) => {
+                    self.source(&component.source).with_context(|| format!("the dependency {name}"))
                 }
+                None => bail!(
+                    "the dependency {name} refers to component {:?}, which does not exist",
+                    id.as_ref()
+                ),
+            },
+            DependencySource::Download { url, digest } => {
+                cached(url, digest).with_context(|| format!("the dependency {name}"))
             }
             DependencySource::Remote(what) => bail!("the dependency {name} ({what}) {NOT_FETCHED}"),
         }

@@ -42,8 +42,15 @@ pub enum DependencySource {
     Path(String),
     /// Another component of this application.
     Component(Kebab),
-    /// A registry package or a download, as written; it cannot be fetched here.
+    /// A registry package, as written; it cannot be fetched here.
     Remote(String),
+    /// A download, which Spin may have in its cache.
+    Download {
+        /// Where it is.
+        url: String,
+        /// `sha256:` and the hexadecimal digits of its content's digest.
+        digest: String,
+    },
 }
 
 /// The part of a component's configuration that a dependency inherits.
@@ -151,8 +158,8 @@ impl TryFrom<toml::Value> for Dependency {
             Written { component: Some(id), path: None, url: None, version: None, .. } => {
                 DependencySource::Component(id.clone())
             }
-            Written { url: Some(url), digest: Some(_), path: None, version: None, .. } => {
-                DependencySource::Remote(url.clone())
+            Written { url: Some(url), digest: Some(digest), path: None, version: None, .. } => {
+                DependencySource::Download { url: url.clone(), digest: digest.clone() }
             }
             Written { version: Some(version), path: None, url: None, component: None, .. } => {
                 let package = written.package.as_deref().unwrap_or("the package");
@@ -164,7 +171,8 @@ impl TryFrom<toml::Value> for Dependency {
                     .to_owned());
             }
         };
-        let remote = matches!(source, DependencySource::Remote(_));
+        let remote =
+            matches!(source, DependencySource::Remote(_) | DependencySource::Download { .. });
         let stray =
             written.registry.is_some() || written.package.is_some() || written.digest.is_some();
         if stray && !remote {

@@ -292,17 +292,31 @@ pub struct ProfileBuild {
 pub enum Source {
     /// A file.
     Path(String),
-    /// A download or a registry package, as written; it cannot be fetched here.
-    Remote(String),
+    /// A download, which Spin may have in its cache.
+    Download {
+        /// Where it is.
+        url: String,
+        /// `sha256:` and the hexadecimal digits of its content's digest.
+        digest: String,
+    },
+    /// A package of a registry, as written.
+    Package(String),
 }
 
 /// The tables that declare a source.
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
-#[expect(dead_code, reason = "only checked, and then refused by name")]
 enum RemoteSource {
-    Download { url: String, digest: String },
-    Package { registry: Option<String>, package: String, version: String },
+    Download {
+        url: String,
+        digest: String,
+    },
+    Package {
+        #[expect(dead_code, reason = "only checked, and then refused by name")]
+        registry: Option<String>,
+        package: String,
+        version: String,
+    },
 }
 
 impl TryFrom<toml::Value> for Source {
@@ -313,9 +327,9 @@ impl TryFrom<toml::Value> for Source {
             return Ok(Self::Path(path));
         }
         match RemoteSource::deserialize(value) {
-            Ok(RemoteSource::Download { url, .. }) => Ok(Self::Remote(url)),
+            Ok(RemoteSource::Download { url, digest }) => Ok(Self::Download { url, digest }),
             Ok(RemoteSource::Package { package, version, .. }) => {
-                Ok(Self::Remote(format!("{package}@{version}")))
+                Ok(Self::Package(format!("{package}@{version}")))
             }
             Err(_) => {
                 Err("a source is a path, `{ url, digest }`, or `{ registry, package, version }`")

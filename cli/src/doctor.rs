@@ -149,6 +149,7 @@ fn memory() -> Finding {
         concurrency: None,
         max_body: Settings::default().max_body,
         guest_models: 0,
+        key_value: 0,
     };
     match Plan::new(&budget, overrides) {
         Ok(plan) => Ok(format!("{size}, {whose}: {} requests at a time", plan.concurrency)),

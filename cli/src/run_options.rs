@@ -6,7 +6,8 @@ use bytesize::ByteSize;
 use clap::Args;
 use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
 use skincell_runner::memory::MemoryLimit;
-use skincell_runner::settings::{EngineChoice, Settings};
+use skincell_runner::settings::{EngineChoice, Settings, StateFolder};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,16 @@ pub struct RunOptions {
     #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 
+    /// Folder for the application's state, such as its key-value store [default: .spin beside the manifest].
+    /// Empty means none: applications that need state are then refused.
+    #[arg(long, value_name = "FOLDER", env = "SKINCELL_STATE_DIR")]
+    state_dir: Option<OsString>,
+
+    /// Largest sum of the keys and values in the key-value store; a component that would exceed it gets an
+    /// error.
+    #[arg(long, value_name = "SIZE", env = "SKINCELL_KEY_VALUE_LIMIT", default_value = "64MiB")]
+    key_value_limit: ByteSize,
+
     /// Compile at every start, without a cache.
     #[arg(long, conflicts_with = "cache_dir")]
     disable_cache: bool,
@@ -87,6 +98,12 @@ impl RunOptions {
             engine: self.engine,
             engine_library: self.engine_lib.path(),
             threads: self.threads.map_or(default.threads, usize::from),
+            state: match &self.state_dir {
+                None => StateFolder::Default,
+                Some(folder) if folder.is_empty() => StateFolder::Off,
+                Some(folder) => StateFolder::At(PathBuf::from(folder)),
+            },
+            key_value_limit: self.key_value_limit.as_u64(),
             cache_folder: match &self.cache_dir {
                 _ if self.disable_cache => None,
                 Some(folder) => Some(folder.clone()),

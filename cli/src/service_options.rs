@@ -14,6 +14,7 @@ use skincell_runner::server::{self, HangUps, ServerSettings};
 use skincell_runner::service::Service;
 use skincell_runner::settings::Settings;
 use skincell_runner::trace::{TraceSettings, Tracer};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -84,7 +85,7 @@ pub struct ServiceOptions {
 
     /// Write the output of components to this folder, as <component>_stdout.txt and <component>_stderr.txt.
     #[arg(short = 'L', long, value_name = "FOLDER", env = "SPIN_LOG_DIR")]
-    log_dir: Option<PathBuf>,
+    log_dir: Option<OsString>,
 
     /// Empty the files in --log-dir at startup.
     #[arg(long)]
@@ -168,7 +169,11 @@ impl ServiceOptions {
                 quiet: self.quiet,
                 follow: self.follow.clone(),
                 // Empty means off, as in Spin.
-                log_folder: self.log_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
+                log_folder: self
+                    .log_dir
+                    .clone()
+                    .filter(|folder| !folder.is_empty())
+                    .map(PathBuf::from),
                 truncate: self.truncate_logs,
             },
             preload: self.preload,

@@ -163,6 +163,11 @@ impl InstanceAccount {
         Ok(self.tally().charge(bytes))
     }
 
+    /// Bytes that the host may still hold for the instance.
+    pub(crate) fn room(&mut self) -> u64 {
+        self.limit.saturating_sub(self.held().bytes)
+    }
+
     /// Charges the account elsewhere.
     pub(crate) fn tally(&self) -> Tally {
         Tally(Arc::clone(&self.charged))

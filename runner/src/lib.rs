@@ -20,6 +20,7 @@ mod candidate;
 pub mod certainty;
 pub mod compose;
 pub mod handler;
+mod key_value;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

@@ -225,6 +225,7 @@ mod tests {
             placed_files: Vec::new(),
             exclude_files: exclude.iter().map(|s| (*s).to_owned()).collect(),
             unmounted_files: Vec::new(),
+            key_value_stores: Vec::new(),
             allowed_outbound_hosts: Vec::new(),
             models: Vec::new(),
             models_folder: PathBuf::new(),

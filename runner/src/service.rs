@@ -6,6 +6,7 @@ use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rule
 use crate::allocator;
 use crate::app::{App, AppComponent, Target};
 use crate::compose::{compose, is_concurrent};
+use crate::key_value::{self, KeyValueStore};
 use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Plan};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
@@ -13,10 +14,10 @@ use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::outbound::Outbound;
 use crate::routes::Match;
 use crate::sandbox::{CompileCache, Instances, Limits, Output, Sandbox};
-use crate::settings::Settings;
+use crate::settings::{Settings, StateFolder};
 use crate::threads::Threads;
 use crate::upload::Uploads;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,10 +70,12 @@ impl Service {
     /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
-        let plan = Plan::new(&budget, overrides(settings))?;
+        let key_value = key_value_store(&app, settings)?;
+        let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
         let limits = limits(&plan, settings)?;
         let wasms = app.components.iter().map(wasm).collect::<anyhow::Result<Vec<_>>>()?;
-        let sandbox = Sandbox::new(limits, wasms.iter().any(|wasm| is_concurrent(wasm)))?;
+        let mut sandbox = Sandbox::new(limits, wasms.iter().any(|wasm| is_concurrent(wasm)))?;
+        sandbox.key_value = key_value;
         let cache = compile_cache(settings);
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
@@ -250,6 +253,22 @@ fn wasm(component: &AppComponent) -> anyhow::Result<Vec<u8>> {
     }
 }
 
+/// The application's default key-value store, if a component may open it.
+fn key_value_store(app: &App, settings: &Settings) -> anyhow::Result<Option<Arc<KeyValueStore>>> {
+    let Some(user) = app.components.iter().find(|c| !c.key_value_stores.is_empty()) else {
+        return Ok(None);
+    };
+    let folder = match &settings.state {
+        StateFolder::Default => app.folder.join(".spin"),
+        StateFolder::At(folder) => folder.clone(),
+        StateFolder::Off => bail!(
+            "component {:?} has `key_value_stores`, and --state-dir is empty; name a folder for the store",
+            user.id
+        ),
+    };
+    KeyValueStore::open(&folder, settings.key_value_limit).map(Arc::new).map(Some)
+}
+
 /// The cache of compiled components. Without one, only the starts are slower.
 fn compile_cache(settings: &Settings) -> Option<CompileCache> {
     CompileCache::open(settings.cache_folder.as_deref()?)
@@ -259,11 +278,12 @@ fn compile_cache(settings: &Settings) -> Option<CompileCache> {
         .ok()
 }
 
-fn overrides(settings: &Settings) -> Overrides {
+fn overrides(settings: &Settings, has_key_value: bool) -> Overrides {
     Overrides {
         instance: settings.max_instance_memory.map(|bytes| bytes as u64),
         concurrency: settings.max_concurrency,
         max_body: settings.max_body,
+        key_value: if has_key_value { key_value::STORE } else { 0 },
         guest_models: settings.guest_models.unwrap_or(0),
     }
 }

@@ -37,10 +37,25 @@ pub struct Settings {
     pub preload: bool,
     /// How long an unused model stays loaded.
     pub unload_after: Duration,
+    /// Where the application's state is kept, such as its key-value store.
+    pub state: StateFolder,
+    /// Largest sum of the entries of the key-value store, in bytes.
+    pub key_value_limit: u64,
     /// Whether the runner's own endpoints have a port of their own.
     pub admin_apart: bool,
     /// Where components' output goes.
     pub output: OutputSettings,
+}
+
+/// The folder for an application's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateFolder {
+    /// `.spin` beside the manifest, as in Spin.
+    Default,
+    /// This one.
+    At(PathBuf),
+    /// None: components that need state are refused at the start.
+    Off,
 }
 
 impl Default for Settings {
@@ -60,6 +75,8 @@ impl Default for Settings {
             guest_models: None,
             preload: false,
             unload_after: Duration::from_secs(600),
+            state: StateFolder::Default,
+            key_value_limit: 64 << 20,
             admin_apart: false,
             output: OutputSettings::default(),
         }

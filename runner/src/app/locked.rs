@@ -4,7 +4,7 @@
 //! templates are not expanded yet. Members that only Spin needs are ignored; features it requires of a host
 //! are refused by name.
 
-use super::resolve::{NATIVE, NOT_OFFERED, inherited, outbound_hosts};
+use super::resolve::{NATIVE, NOT_OFFERED, inherited, outbound_hosts, stores};
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, variables};
 use crate::compose::Dependency;
 use crate::manifest::dependency::{ImportName, Inherit};
@@ -186,6 +186,7 @@ impl App {
             let models = component.metadata.get("ai_models").cloned().unwrap_or_default();
             let hosts =
                 component.metadata.get("allowed_outbound_hosts").cloned().unwrap_or_default();
+            let labels = component.metadata.get("key_value_stores").cloned().unwrap_or_default();
             let tool = tools.get(&component.id).cloned().unwrap_or_default();
             Ok(AppComponent {
                 id: component.id.clone(),
@@ -200,6 +201,9 @@ impl App {
                 allowed_outbound_hosts: outbound_hosts(
                     &Option::<Vec<String>>::deserialize(hosts)?.unwrap_or_default(),
                     values,
+                )?,
+                key_value_stores: stores(
+                    Option::<Vec<String>>::deserialize(labels)?.unwrap_or_default(),
                 )?,
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
@@ -224,13 +228,11 @@ fn refuse_requirements(required: &BTreeMap<String, serde_json::Value>) -> anyhow
 
 /// Refuses capabilities that the manifest grants, under the locked app's names.
 fn refuse_metadata(component: &LockedComponent) -> anyhow::Result<()> {
-    for key in ["key_value_stores", "databases"] {
-        let asked = component.metadata.get(key).and_then(|value| value.as_array());
-        if asked.is_some_and(|asked| !asked.is_empty()) {
-            bail!("`{key}` {NOT_OFFERED}");
-        }
+    let asked = component.metadata.get("databases").and_then(|value| value.as_array());
+    match asked.is_some_and(|asked| !asked.is_empty()) {
+        true => bail!("`databases` {NOT_OFFERED}"),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// The dependencies to compose into a component. `wasi:nn` is left out, because the runner provides it

@@ -88,6 +88,9 @@ pub struct AppComponent {
     /// Hosts that it may send requests to, with templates expanded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_outbound_hosts: Vec<String>,
+    /// Key-value stores that it may open, by label.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub key_value_stores: Vec<String>,
     /// Models that it may load through wasi-nn, by name.
     pub models: Vec<String>,
     /// The folder that contains one folder for each model.

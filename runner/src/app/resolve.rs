@@ -4,6 +4,7 @@
 use super::cached::cached;
 use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, variables};
 use crate::compose::Dependency;
+use crate::key_value::LABEL;
 use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
 use crate::manifest::{
     Build, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
@@ -194,6 +195,7 @@ impl Resolver<'_> {
                 &component.allowed_outbound_hosts,
                 &self.variables,
             )?,
+            key_value_stores: stores(component.key_value_stores.into_iter().map(String::from))?,
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
             open: tool.open,
@@ -293,9 +295,8 @@ fn apply(profile: Profile, component: &mut Component) {
 
 /// Refuses capabilities of Spin that are not offered here, at the start rather than at a request.
 fn refuse_capabilities(component: &Component) -> anyhow::Result<()> {
-    let asked: [(&str, bool); 3] = [
+    let asked: [(&str, bool); 2] = [
         ("allowed_http_hosts", !component.allowed_http_hosts.is_empty()),
-        ("key_value_stores", !component.key_value_stores.is_empty()),
         ("sqlite_databases", !component.sqlite_databases.is_empty()),
     ];
     if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
@@ -321,6 +322,16 @@ pub(super) fn outbound_hosts(
     }
     AllowedHosts::parse(hosts.iter().map(String::as_str))?;
     Ok(hosts)
+}
+
+/// The key-value stores that a component may open: as in Spin without a runtime configuration, there is only
+/// the default one.
+pub(super) fn stores(labels: impl IntoIterator<Item = String>) -> anyhow::Result<Vec<String>> {
+    let labels: Vec<String> = labels.into_iter().collect();
+    if let Some(other) = labels.iter().find(|label| *label != LABEL) {
+        bail!("unknown key_value_stores label {other:?}: only {LABEL:?} is offered here");
+    }
+    Ok(labels)
 }
 
 /// The keys of a component's configuration that a dependency inherits.
@@ -391,7 +402,7 @@ mod tests {
     #[test]
     fn capabilities_that_are_not_offered_are_refused_by_name() {
         let cases = [
-            ("key_value_stores = [\"default\"]", "`key_value_stores` is not offered"),
+            ("key_value_stores = [\"other\"]", "unknown key_value_stores label \"other\""),
             (
                 "allowed_outbound_hosts = [\"a.test\"]",
                 "\"a.test\": an entry has the form scheme://",

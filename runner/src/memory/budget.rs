@@ -88,6 +88,8 @@ pub struct Overrides {
     pub max_body: u64,
     /// `--allow-guest-models`, in bytes; 0 allows none.
     pub guest_models: u64,
+    /// Bytes of memory of an open key-value store; 0 without one.
+    pub key_value: u64,
 }
 
 /// How the budget is divided.
@@ -149,6 +151,7 @@ impl Plan {
     /// [`NoRoom`] if not even one request fits.
     pub fn new(budget: &Budget, overrides: Overrides) -> Result<Self, NoRoom> {
         let runner = ProcessMemory::now().private_bytes.saturating_add(SLACK);
+        let runner = runner.saturating_add(overrides.key_value);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         divide(budget.bytes, runner, cores, overrides)
     }
@@ -266,8 +269,13 @@ mod tests {
     use super::{Budget, Overrides, Plan, divide};
 
     const MIB: u64 = 1 << 20;
-    const OVERRIDES: Overrides =
-        Overrides { instance: None, concurrency: None, max_body: 16 * MIB, guest_models: 0 };
+    const OVERRIDES: Overrides = Overrides {
+        instance: None,
+        concurrency: None,
+        max_body: 16 * MIB,
+        guest_models: 0,
+        key_value: 0,
+    };
 
     fn plan(budget: u64, overrides: Overrides) -> Result<Plan, super::NoRoom> {
         divide(Some(budget), 5 * MIB, 2, overrides)

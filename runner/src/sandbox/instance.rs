@@ -9,8 +9,8 @@ use super::limits::{
 use super::output::{Printing, Stream};
 use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
 use super::start::NoInstance;
-use super::state::{Hooks, State};
-use super::{Compiled, Output, Sandbox, variables, wasi02, wasi03};
+use super::state::{Hooks, KeyValue, State};
+use super::{Compiled, Output, Sandbox, key_value, variables, wasi02, wasi03};
 use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
 use crate::app::AppComponent;
@@ -51,6 +51,8 @@ pub struct Instances {
     grants: Grants,
     /// Those it may call.
     hosts: Arc<AllowedHosts>,
+    /// Labels of the key-value stores it may open.
+    stores: Arc<[String]>,
     metrics: Arc<Metrics>,
     output: Output,
 }
@@ -119,12 +121,14 @@ impl Instances {
         if sandbox.is_concurrent {
             wasi03::add_to_linker(&mut linker)?;
             variables::add_concurrent_to_linker(&mut linker, &component.variables)?;
+            key_value::add_concurrent_to_linker(&mut linker)?;
         }
         nn::add_to_linker(&mut linker, |state: &mut State| NnView {
             state: &mut state.nn,
             account: &mut state.account,
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
+        key_value::add_to_linker(&mut linker)?;
         let handler = Handler::new(&linker, &compiled.component)?;
         let hosts = component.allowed_outbound_hosts.iter().map(String::as_str);
         let hosts = Arc::new(AllowedHosts::parse(hosts)?);
@@ -141,6 +145,7 @@ impl Instances {
             listing,
             grants,
             hosts,
+            stores: component.key_value_stores.clone().into(),
             metrics,
             output,
         })
@@ -243,6 +248,11 @@ impl Instances {
             http,
             hooks: Hooks(caller),
             nn: NnState::new(self.grants.clone(), request_deadline, migration.clone()),
+            key_value: KeyValue {
+                store: self.sandbox.key_value.clone(),
+                labels: Arc::clone(&self.stores),
+                migration: migration.clone(),
+            },
             account,
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };

@@ -1,13 +1,14 @@
 //! The sandbox: compiles a component once and makes a fresh instance of it for every request.
 //!
 //! `compile` makes machine code (or maps it from the cache), `instance` runs one request, by `wasi02` or
-//! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it, `ticker`
-//! interrupts guest code, `output` takes what it prints, and `variables` gives it its configuration.
-//! The host memory it causes is counted in `account`. No sockets here: requests come as `http::Request` and
-//! answers go as `http::Response`.
+//! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it,
+//! `ticker` interrupts guest code, `output` takes what it prints, `variables` gives it its configuration, and
+//! `key_value` its stores. The host memory it causes is counted in `account`. No sockets here: requests come
+//! as `http::Request` and answers go as `http::Response`.
 
 mod compile;
 mod instance;
+mod key_value;
 mod limits;
 mod output;
 mod reply;
@@ -24,6 +25,7 @@ pub use limits::Limits;
 pub use output::{Output, OutputSettings};
 pub use reply::{Reply, ReplyBody};
 
+use crate::key_value::KeyValueStore;
 use crate::outbound::Outbound;
 use crate::threads::Threads;
 use anyhow::Context;
@@ -54,12 +56,14 @@ pub struct Sandbox {
     is_concurrent: bool,
     /// What the requests that components send have in common.
     pub(crate) outbound: Arc<Outbound>,
+    /// The application's default store, if a component may open it.
+    pub(crate) key_value: Option<Arc<KeyValueStore>>,
 }
 
 impl Sandbox {
     /// Sets up wasmtime: pooling allocator with one slot per concurrent request, copy-on-write memory
-    /// images, epoch interruption. `is_concurrent` lets it run components of WASI 0.3; for others it would only
-    /// make every call slower.
+    /// images, epoch interruption. `is_concurrent` lets it run components of WASI 0.3; for others it would
+    /// only make every call slower.
     ///
     /// # Errors
     /// When the host cannot reserve the address space for the slots, or cannot start a thread for each.
@@ -78,7 +82,7 @@ impl Sandbox {
         let ticker = Ticker::start(engine.clone())?;
         let threads = Threads::start("guest", limits.max_instances)?;
         let outbound = Arc::new(Outbound::new());
-        Ok(Self { engine, ticker, threads, limits, is_concurrent, outbound })
+        Ok(Self { engine, ticker, threads, limits, is_concurrent, outbound, key_value: None })
     }
 
     /// The limits of every request.

@@ -2,6 +2,8 @@
 
 use super::limits::MemoryLimiter;
 use crate::account::{CHUNK, CHUNKS, InstanceAccount};
+use crate::key_value::KeyValueStore;
+use crate::migration::Migration;
 use crate::nn::NnState;
 use crate::outbound::{Caller, Connection};
 use http::{HeaderName, Request, Response, header};
@@ -18,8 +20,18 @@ pub(super) struct State {
     pub(super) http: WasiHttpCtx,
     pub(super) hooks: Hooks,
     pub(super) nn: NnState,
+    pub(super) key_value: KeyValue,
     pub(super) account: InstanceAccount,
     pub(super) memory: MemoryLimiter,
+}
+
+/// The key-value stores of one instance.
+pub(super) struct KeyValue {
+    /// The default store, if any component of the application may open it.
+    pub(super) store: Option<Arc<KeyValueStore>>,
+    /// Labels that this component may open.
+    pub(super) labels: Arc<[String]>,
+    pub(super) migration: Migration,
 }
 
 /// Sends an instance's requests, and sets the rules of header fields and bodies.

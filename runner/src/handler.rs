@@ -33,7 +33,10 @@ pub struct Handler {
 }
 
 /// An answer: the runner's own, or a component's, whose body may still be coming.
-pub type Answer = Response<Either<Full<Bytes>, ReplyBody>>;
+pub type Answer = Response<AnswerBody>;
+
+/// An answer's body.
+pub type AnswerBody = Either<Full<Bytes>, ReplyBody>;
 
 /// A request whose head was read.
 struct Call {
@@ -162,6 +165,12 @@ impl Handler {
         let id = request_id::of(request.headers());
         let no_route = || Problem::NoRoute(shortened(request.uri().path()));
         own.unwrap_or_else(|| self.problem(&no_route(), &id))
+    }
+
+    /// The answer to a request for which there is no place.
+    pub(crate) fn refuse<B>(&self, request: &Request<B>) -> Answer {
+        let id = request_id::of(request.headers());
+        self.problem(&Problem::Busy(Refusal::Connections), &id)
     }
 
     fn call(&self, head: &Parts, sender: Option<Sender>) -> Call {

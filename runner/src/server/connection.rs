@@ -2,46 +2,27 @@
 //! `places`.
 //!
 //! ```text
-//! TCP ─ paced ─ TLS, if there is a certificate ─ socket ─ hyper ─ answer
+//! TCP ─ paced ─ TLS, if there is a certificate ─┬─ socket ─ hyper ─ answer
+//!                                               └─ http2 ─ hyper ─ answer
 //! ```
 
-use super::exchange::Incoming;
+use super::http2::{self, ALPN, PREFACE};
 use super::paced::Paced;
 use super::places::Place;
+use super::serving::{LAST_LOOK, LAST_WORD, Serving};
 use super::socket::Socket;
-use super::{MAX_HEAD_BYTES, Port, ServerSettings, Stopping};
-use crate::access::Sender;
+use super::{MAX_HEAD_BYTES, Port, Stopping};
 use crate::admission::Refusal;
-use crate::handler::{Answer, Handler};
 use crate::problem::Problem;
-use crate::trace::Recording;
-use bytes::Bytes;
 use http::{HeaderValue, Request, header};
-use hyper::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-
-/// How long an idle connection is still read from after the signal to stop, so that requests already sent are
-/// served.
-pub(super) const LAST_LOOK: Duration = Duration::from_millis(250);
-
-/// How long an evicted client may take to read its refusal.
-const LAST_WORD: Duration = Duration::from_secs(1);
-
-/// What a connection needs to serve requests.
-#[derive(Clone)]
-pub(super) struct Serving {
-    pub(super) handler: Arc<Handler>,
-    pub(super) settings: ServerSettings,
-    pub(super) port: Port,
-}
 
 impl Serving {
     /// Serves a connection until the client closes it, its place is given to another, or it is idle while the
@@ -57,17 +38,22 @@ impl Serving {
         let _ = stream.set_nodelay(true);
         let timeouts = self.settings.timeouts;
         let place = Arc::new(place);
-        let stream = Paced::new(stream, Arc::clone(&place.exchange), timeouts.answer);
+        let mut stream = Paced::new(stream, Arc::clone(&place.exchange), timeouts.answer);
         let work = async {
             match self.settings.tls.clone().filter(|_| self.port != Port::Admin) {
-                None => self.requests(stream, client, &place, stopping).await,
+                None => {
+                    let preface = tokio::time::timeout(timeouts.head, stream.begins_with(PREFACE));
+                    let Ok(Ok(is_http2)) = preface.await else { return };
+                    self.serve(stream, is_http2, client, &place, stopping).await;
+                }
                 Some(tls) => {
                     let handshake = tokio::time::timeout(timeouts.head, tls.accept(stream));
                     let Ok(Ok(stream)) = handshake.await else {
                         tracing::debug!("a connection ended during the TLS handshake");
                         return;
                     };
-                    self.requests(stream, client, &place, stopping).await;
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN);
+                    self.serve(stream, is_http2, client, &place, stopping).await;
                 }
             }
         };
@@ -78,6 +64,24 @@ impl Serving {
         }
         if place.refuse() {
             let _ = tokio::time::timeout(LAST_WORD, work).await;
+        }
+    }
+
+    /// Serves the requests on a connection by its protocol.
+    async fn serve<S>(
+        &self,
+        stream: S,
+        is_http2: bool,
+        client: SocketAddr,
+        place: &Arc<Place>,
+        stopping: Stopping,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // The admin port's few probes need no second protocol.
+        match is_http2 && self.port != Port::Admin {
+            true => http2::serve(self, stream, client, place, stopping).await,
+            false => self.requests(stream, client, place, stopping).await,
         }
     }
 
@@ -142,27 +146,6 @@ impl Serving {
                     }
                 }),
             )
-    }
-
-    /// The answer to one request, and its trace.
-    async fn answer<B>(
-        &self,
-        request: Request<Incoming<B>>,
-        address: SocketAddr,
-        place: &Place,
-    ) -> (Answer, Option<Recording>)
-    where
-        B: Body<Data = Bytes> + Unpin,
-    {
-        if self.port == Port::Admin {
-            return (self.handler.handle_admin(&request), None);
-        }
-        let sender = Sender {
-            address,
-            is_encrypted: self.settings.tls.is_some(),
-            only_probes: place.for_probes,
-        };
-        self.handler.handle(request, Some(sender), place.refused()).await
     }
 }
 

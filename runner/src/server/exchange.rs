@@ -1,10 +1,10 @@
-//! The state of a connection's current request: whether it is being answered, whether some of it will stay
-//! unread, and how long the server has waited for the client.
+//! The state of a connection's current request, or of a stream of HTTP/2: whether it is being answered,
+//! whether some of it will stay unread, and how long the server has waited for the client.
 //!
 //! Shared by the socket, which sees bytes, the service, which sees requests and answers, and `places`, which
 //! evicts the client that has been waited for the longest.
 
-use crate::timeouts::{SLOWEST, Timeouts};
+use crate::timeouts::{Portion, SLOWEST, Timeouts};
 use crate::trace::Recording;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -99,8 +99,34 @@ impl Exchange {
         body: B,
         recording: Option<Recording>,
     ) -> Outgoing<B> {
-        self.client().begin(Phase::Answer, None);
+        self.answers();
         Outgoing { body, exchange: Arc::clone(self), recording }
+    }
+
+    /// Notes that a connection of several streams has some.
+    pub(super) fn works(&self) {
+        let mut client = self.client();
+        if client.phase == Phase::Head {
+            client.begin(Phase::Answer, None);
+        }
+    }
+
+    /// Notes that a connection of several streams has none.
+    pub(super) fn rests(&self) {
+        self.client().begin(Phase::Head, Some(Instant::now()));
+    }
+
+    /// Notes that an answer begins.
+    pub(super) fn answers(&self) {
+        self.client().begin(Phase::Answer, None);
+    }
+
+    /// Whether the client has taken less of its answer than `pace` allows, while the server waited for it.
+    pub(super) fn is_stalled(&self, now: Instant, pace: Portion) -> bool {
+        let answers = self.client().phase == Phase::Answer;
+        let Waited { time, bytes, .. } = self.waited(now);
+        let portions = time.as_millis() / pace.within.as_millis().max(1);
+        answers && u128::from(bytes) < portions * u128::from(pace.bytes)
     }
 
     /// Notes that the client takes no more bytes for now.
@@ -258,6 +284,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
 impl<B> Drop for Outgoing<B> {
     fn drop(&mut self) {
-        self.exchange.client().begin(Phase::Head, Some(Instant::now()));
+        self.exchange.rests();
     }
 }

@@ -1,17 +1,20 @@
-//! HTTP/1.1 on sockets: accepts connections, passes their requests to the handler, and on a signal to stop
-//! finishes the requests that have arrived.
+//! HTTP/1.1 and HTTP/2 on sockets: accepts connections, passes their requests to the handler, and on a signal
+//! to stop finishes the requests that have arrived.
 //!
 //! `places` limits the number of connections; `connection` serves one, through these layers: `paced` ends
-//! connections whose clients do not read, `tls` encrypts, `socket` delivers early refusals, `half_close`
-//! handles clients that end their sending half early, `refusal` replaces hyper's own refusals by problem
-//! details, and `exchange` is the state they share. Answering requests is left to `handler`.
+//! connections whose clients do not read, `tls` encrypts, and `http2` serves streams. For HTTP/1.1 `socket`
+//! delivers early refusals, `half_close` handles clients that end their sending half early, and `refusal`
+//! replaces hyper's own refusals by problem details. `exchange` is the state they share. Answering requests
+//! is left to `handler`.
 
 mod connection;
 mod exchange;
 mod half_close;
+mod http2;
 mod paced;
 mod places;
 mod refusal;
+mod serving;
 mod signals;
 mod socket;
 mod tls;
@@ -23,8 +26,9 @@ use crate::handler::Handler;
 use crate::service::Service;
 use crate::shortage;
 use crate::timeouts::Timeouts;
-use connection::{LAST_LOOK, Serving, turn_away};
+use connection::turn_away;
 use places::{Limits, Places, Refused};
+use serving::{LAST_LOOK, Serving};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -1,5 +1,6 @@
 //! A TCP connection that fails if its client reads too slowly. It lies below TLS, so that one rule holds for
-//! writing, flushing and shutting down, encrypted or not. Slow senders are left to `upload`.
+//! writing, flushing and shutting down, encrypted or not. It also finds the protocol that a client begins
+//! with. Slow senders are left to `upload`.
 
 use super::exchange::Exchange;
 use crate::timeouts::Portion;
@@ -7,7 +8,7 @@ use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// See the module.
@@ -16,6 +17,8 @@ pub(super) struct Paced<S> {
     exchange: Arc<Exchange>,
     pace: Portion,
     stall: Option<Stall>,
+    /// Bytes that were read to find the protocol, to be read again.
+    ahead: Vec<u8>,
 }
 
 /// A pending write: the bytes that the client still has to take, and the deadline.
@@ -26,7 +29,7 @@ struct Stall {
 
 impl<S> Paced<S> {
     pub(super) fn new(inner: S, exchange: Arc<Exchange>, pace: Portion) -> Self {
-        Self { inner, exchange, pace, stall: None }
+        Self { inner, exchange, pace, stall: None, ahead: Vec::new() }
     }
 
     /// Fails a write that has waited too long for the client to read.
@@ -58,13 +61,40 @@ impl<S> Paced<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Paced<S> {
+    /// Whether the client begins with `expected`: reads until that is certain. The bytes are read again
+    /// later.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub(super) async fn begins_with(&mut self, expected: &[u8]) -> Result<bool> {
+        while let Some(rest) =
+            expected.strip_prefix(&self.ahead[..]).filter(|rest| !rest.is_empty())
+        {
+            let mut piece = vec![0; rest.len()];
+            let length = self.inner.read(&mut piece).await?;
+            if length == 0 {
+                return Ok(false);
+            }
+            self.ahead.extend_from_slice(piece.get(..length).unwrap_or_default());
+        }
+        Ok(self.ahead == expected)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let this = &mut *self;
+        if this.ahead.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(context, buffer);
+        }
+        let length = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(this.ahead.drain(..length).as_slice());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -136,6 +166,22 @@ mod tests {
         assert!(tls.flush().await.is_err(), "bytes in TLS's own buffers are timed as well");
         assert!(tls.shutdown().await.is_err());
         assert!(start.elapsed() <= 2 * PACE.within, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn the_bytes_that_show_the_protocol_are_read_again() {
+        for (sent, expected) in
+            [("PRI *", true), ("PRI", false), ("POST", false), ("PRI * HTTP/2.0", true)]
+        {
+            let (server, mut client) = duplex(100);
+            let mut paced = Paced::new(server, Arc::default(), PACE);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            drop(client);
+            assert_eq!(paced.begins_with(b"PRI *").await.unwrap(), expected, "{sent}");
+            let mut read = String::new();
+            paced.read_to_string(&mut read).await.unwrap();
+            assert_eq!(read, sent);
+        }
     }
 
     #[tokio::test(start_paused = true)]

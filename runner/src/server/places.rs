@@ -1,5 +1,5 @@
-//! A limit on the number of connections. A connection holds a place; when all are taken and another client
-//! comes, one connection may be evicted.
+//! A limit on the number of connections. A connection holds a place, and so does each stream of HTTP/2; when
+//! all are taken and another client comes, one connection may be evicted.
 //!
 //! While places are free, every client gets one. Otherwise the client that has been waited for the longest is
 //! evicted, from the address with the most connections: a silent one after a second, or sooner if its address
@@ -268,6 +268,11 @@ impl Place {
     /// Resolves when the place was given to another connection.
     pub(super) async fn lost(&self) {
         self.evicted.notified().await;
+    }
+
+    /// The places that this one is among.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Refuses the request at work, and ends the connection after that answer. Returns whether there is a

@@ -1,6 +1,7 @@
-//! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/1.1 only. Certificates are replaced while it runs.
+//! TLS on a socket, by rustls: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. Certificates are replaced while it runs.
 //! Client certificates are left out.
 
+use super::http2::ALPN;
 use crate::access::Watched;
 use anyhow::{Context, bail};
 use std::path::Path;
@@ -106,7 +107,7 @@ impl Pair {
             .with_context(|| {
                 format!("the certificate in {shown} and the key in {key} do not match")
             })?;
-        configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
+        configuration.alpn_protocols = vec![ALPN.to_vec(), b"http/1.1".to_vec()];
         // Clients keep their sessions themselves, in encrypted tickets (RFC 5077): what the server kept for
         // them would lie scattered over pages that the allocator could then not give back.
         configuration.ticketer =

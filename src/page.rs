@@ -23,24 +23,30 @@ const POLICIES: [(HeaderName, &str); 4] = [
 ];
 
 /// Scripts, styles and requests from this origin only; photos from memory (`blob:`), and
-/// the page's icon (`data:`); no text as markup (trusted types).
+/// the page's icon (`data:`); a form, for browsers without scripts; no text as markup (trusted types).
 const ON_SERVER: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-     img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+     img-src 'self' blob: data:; manifest-src 'self'; base-uri 'none'; form-action 'self'; \
      require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Also compiled WebAssembly, and a worker from memory, which has the page's own policy. `device.js` takes
 /// away what is too much in it as soon as the device is chosen.
 const ON_DEVICE: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
      connect-src 'self'; img-src 'self' blob: data:; worker-src 'self' blob:; manifest-src 'self'; \
-     base-uri 'none'; form-action 'none'; \
+     base-uri 'none'; form-action 'self'; \
      require-trusted-types-for 'script'; trusted-types skincell";
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SERVICE_WORKER: &str = "/service-worker.js";
 
+/// Posts photos without scripts.
+pub(crate) const FORM: &str = include_str!("page/form.html");
+
+/// In its place where photos do not leave the device: looking at them there takes scripts.
+const NO_SERVICE: &str = "<p class=\"problem\">This page looks at photos on this device, for which it needs JavaScript.</p>";
+
 /// The files: path, content type and text.
 #[rustfmt::skip]
-const ASSETS: [(&str, &str, &str); 14] = [
+const ASSETS: [(&str, &str, &str); 17] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/page/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
@@ -52,10 +58,24 @@ const ASSETS: [(&str, &str, &str); 14] = [
     ("/page/camera.js", SCRIPT, include_str!("page/camera.js")),
     ("/page/heatmap.js", SCRIPT, include_str!("page/heatmap.js")),
     ("/page/send.js", SCRIPT, include_str!("page/send.js")),
+    ("/page/answer.js", SCRIPT, include_str!("page/answer.js")),
+    ("/page/report.js", SCRIPT, include_str!("page/report.js")),
+    ("/page/visit.js", SCRIPT, include_str!("page/visit.js")),
     ("/page/device.js", SCRIPT, include_str!("page/device.js")),
     ("/page/worker.js", SCRIPT, include_str!("page/worker.js")),
     (SERVICE_WORKER, SCRIPT, include_str!("page/service-worker.js")),
 ];
+
+/// Drawings to try, which the page loads when it is asked to.
+const EXAMPLES: [(&str, &[u8]); 3] = [
+    ("/page/example-1.jpg", include_bytes!("../tests/photos/drawn-acne-1.jpg")),
+    ("/page/example-2.jpg", include_bytes!("../tests/photos/drawn-psoriasis-1.jpg")),
+    ("/page/example-3.jpg", include_bytes!("../tests/photos/drawn-healthy-2.jpg")),
+];
+
+fn example(path: &str) -> Option<&'static [u8]> {
+    EXAMPLES.iter().find(|(known, _)| *known == path).map(|(_, bytes)| *bytes)
+}
 
 /// The content type and text of the page's file at `path`.
 fn asset(path: &str) -> Option<(&'static str, &'static str)> {
@@ -66,14 +86,30 @@ fn asset(path: &str) -> Option<(&'static str, &'static str)> {
 /// Whether the page has a file at `path`.
 #[must_use]
 pub(crate) fn has(path: &str) -> bool {
-    asset(path).is_some()
+    asset(path).is_some() || example(path).is_some()
 }
 
 /// The page's file at `path` as a response; empty if there is none.
 #[must_use]
 pub(crate) fn answer(path: &str, place: Place) -> Response<Vec<u8>> {
-    let (content_type, _) = asset(path).unwrap_or(("text/plain", ""));
-    let mut response = answer::with_type(content_type, text(path, place).into_bytes());
+    let mut response = match (example(path), asset(path)) {
+        (Some(bytes), _) => answer::with_type("image/jpeg", bytes.to_vec()),
+        (_, Some((content_type, _))) => {
+            answer::with_type(content_type, text(path, place).into_bytes())
+        }
+        (None, None) => Response::default(),
+    };
+    protect(&mut response, place);
+    if path == SERVICE_WORKER {
+        // Browsers ask for it again at every visit; a day later is soon enough for a new version.
+        let day = HeaderValue::from_static("public, max-age=86400");
+        response.headers_mut().insert(header::CACHE_CONTROL, day);
+    }
+    response
+}
+
+/// Adds the policies of the page.
+pub(crate) fn protect(response: &mut Response<Vec<u8>>, place: Place) {
     let headers = response.headers_mut();
     for (name, policy) in POLICIES {
         headers.insert(name, HeaderValue::from_static(policy));
@@ -82,12 +118,6 @@ pub(crate) fn answer(path: &str, place: Place) -> Response<Vec<u8>> {
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
-    if path == SERVICE_WORKER {
-        // Browsers ask for it again at every visit; a day later is soon enough for a new version.
-        let day = HeaderValue::from_static("public, max-age=86400");
-        headers.insert(header::CACHE_CONTROL, day);
-    }
-    response
 }
 
 /// The page as a folder that any web host can serve, without a service: paths below it, and contents. The
@@ -105,7 +135,9 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         let name = if *path == "/" { "index.html" } else { path.trim_start_matches('/') };
         (name, text.into_bytes())
     };
-    ASSETS.iter().map(file).collect()
+    let examples =
+        EXAMPLES.iter().map(|(path, bytes)| (path.trim_start_matches('/'), bytes.to_vec()));
+    ASSETS.iter().map(file).chain(examples).collect()
 }
 
 fn policy(place: Place) -> &'static str {
@@ -118,8 +150,16 @@ fn policy(place: Place) -> &'static str {
 /// The text of the file at `path`, with what depends on the settings and the version filled in.
 fn text(path: &str, place: Place) -> String {
     let text = asset(path).map(|(_, text)| text).unwrap_or_default();
+    lean(&filled(path, text, place))
+}
+
+fn filled(path: &str, text: &str, place: Place) -> String {
     match path {
-        "/" => text.replacen("data-page=\"server\"", &format!("data-page=\"{}\"", place.name()), 1),
+        "/" => {
+            let form = if place == Place::Device { NO_SERVICE } else { FORM };
+            text.replacen("data-page=\"server\"", &format!("data-page=\"{}\"", place.name()), 1)
+                .replacen("FORM_WITHOUT_SCRIPTS", form, 1)
+        }
         SERVICE_WORKER => {
             let mut version = DefaultHasher::new();
             (ASSETS, place.name()).hash(&mut version);
@@ -127,6 +167,23 @@ fn text(path: &str, place: Place) -> String {
         }
         _ => text.to_owned(),
     }
+}
+
+/// The text without the indentation, the empty lines and the lines of comment that only its readers here
+/// need. No file has a text of several lines, nor code on a line with a comment's beginning or end.
+fn lean(text: &str) -> String {
+    let mut lean = String::with_capacity(text.len());
+    let mut in_comment = false;
+    for line in text.lines().map(str::trim) {
+        let begins = line.starts_with("/*");
+        let is_comment = in_comment || begins || line.starts_with("//");
+        in_comment = (in_comment || begins) && !line.ends_with("*/");
+        if !is_comment && !line.is_empty() {
+            lean += line;
+            lean.push('\n');
+        }
+    }
+    lean
 }
 
 #[cfg(test)]
@@ -161,8 +218,23 @@ mod tests {
             }
         }
         assert_eq!(found.len(), ASSETS.len(), "a file is served that nothing refers to: {found:?}");
-        let weight: usize = found.iter().map(|path| asset(path).unwrap().1.len()).sum();
+        let weight: usize = found.iter().map(|path| text(path, Place::Both).len()).sum();
+        println!("the page weighs {weight} bytes");
         assert!(weight <= LARGEST, "the page weighs {weight} bytes");
+    }
+
+    #[test]
+    fn comments_for_readers_are_not_sent() {
+        let text =
+            "// a\n/** b\n * c\n */\n  if (x) {\n\n    y = 'z'; // stays\n  }\n/* d */\n* { e }\n";
+        assert_eq!(lean(text), "if (x) {\ny = 'z'; // stays\n}\n* { e }\n");
+        for (path, _, text) in ASSETS {
+            let ticks = |line: &str| line.matches('`').count() % 2;
+            assert!(
+                text.lines().all(|line| ticks(line) == 0),
+                "{path} has a text of several lines"
+            );
+        }
     }
 
     #[test]
@@ -200,6 +272,6 @@ mod tests {
             html.contains("http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'")
         );
         assert!(html.contains("data-page=\"device\""));
-        assert_eq!(files.len(), ASSETS.len());
+        assert_eq!(files.len(), ASSETS.len() + EXAMPLES.len());
     }
 }

@@ -37,7 +37,7 @@ export function check() {
 export function lock() {
   if (locked) return;
   const base = new URL('./', location.href).href;
-  const files = ['page/device/', 'page/models/', 'page/worker.js'].map((path) => base + path);
+  const files = ['page/device/', 'page/models/', 'page/worker.js', ...[1, 2, 3].map((number) => `page/example-${number}.jpg`)].map((path) => base + path);
   locked = document.createElement('meta');
   locked.httpEquiv = 'Content-Security-Policy';
   locked.content = `connect-src ${files.join(' ')}; img-src blob: data:; form-action 'none'`;

@@ -1,13 +1,16 @@
 // The page: from a chosen photo to its answer. It has one state at a time; elements are shown in the states
 // listed in their data-in. Words, photo, crop, heatmap, camera and requests are separate modules.
 
+import { doubt, doubtWords, row, share } from './answer.js';
 import * as camera from './camera.js';
 import * as crop from './crop.js';
 import * as device from './device.js';
 import * as heatmap from './heatmap.js';
 import * as photos from './photo.js';
+import { picture, save } from './report.js';
 import { curl, listModels, predict, Problem } from './send.js';
-import { className, language, milliseconds, percent, problemWords, say, size, speak } from './words.js';
+import * as visit from './visit.js';
+import { className, day, duration, language, milliseconds, percent, problemWords, say, size, speak } from './words.js';
 
 const at = (id) => document.getElementById(id);
 let state = 'empty';
@@ -16,6 +19,9 @@ let models = [];
 let answer = null;
 let chosen = null;
 let problem = null;
+// The result of this visit that is shown, if it is one, and the place in a batch that is being sent.
+let current = null;
+let batch = null;
 let stop = () => {};
 
 // Where photos are looked at: the service says where it may be, and the user chooses if it says both.
@@ -50,6 +56,7 @@ function speakAll() {
   showPlace();
   if (photo) showPhoto();
   if (answer) showAnswer();
+  showVisit();
 }
 
 function showNotice() {
@@ -133,17 +140,19 @@ async function prove() {
 
 // A photo before it is sent
 
-async function take(file) {
-  if (!file || state === 'busy') return;
-  [problem, answer, chosen] = [null, null, null];
+async function take(files) {
+  const list = [...files];
+  if (!list.length || state === 'busy') return;
+  [problem, answer, chosen, current] = [null, null, null, null];
+  if (list.length > 1) return lookAtAll(list);
   photo?.bitmap?.close();
-  photo = await photos.open(file);
+  photo = await photos.open(list[0]);
   enter('edit');
   at('edit-title').focus();
 }
 
 function restart() {
-  [photo, answer, problem] = [null, null, null];
+  [photo, answer, problem, current] = [null, null, null, null];
   enter('empty');
   at('choose').focus();
 }
@@ -157,7 +166,7 @@ function showPhoto() {
   at('crop-hint').hidden = !isShown;
   at('photo').setAttribute('aria-label', say('photoNamed', { name: photo.name }));
   const [width, height] = isShown ? photos.croppedSize(photo) : [0, 0];
-  at('shrink-row').hidden = width * height <= photos.MOST_PIXELS;
+  showShrink(width, height);
   const facts = { name: photo.name, width, height, size: size(photo.file.size) };
   at('facts').textContent = say(isShown ? 'facts' : 'factsUnshown', facts);
   if (!isShown) return at('stage').style.setProperty('--ratio', 1.5);
@@ -170,6 +179,12 @@ function showPhoto() {
   showCrop();
 }
 
+function showShrink(width, height) {
+  const by = Math.sqrt(photos.MOST_PIXELS / (width * height));
+  at('shrink-row').hidden = by >= 1;
+  at('shrink-words').textContent = say('shrink', { from: `${width} × ${height}`, to: `${Math.round(width * by)} × ${Math.round(height * by)}` });
+}
+
 function showCrop() {
   const isWhole = photos.isWhole(photo);
   crop.place(at('crop'), photo.crop, isWhole);
@@ -180,7 +195,7 @@ function cropTo(next) {
   photo.crop = next;
   showCrop();
   const [width, height] = photos.croppedSize(photo);
-  at('shrink-row').hidden = width * height <= photos.MOST_PIXELS;
+  showShrink(width, height);
   at('facts').textContent = say('facts', { name: photo.name, width, height, size: size(photo.file.size) });
   const parts = { width: Math.round(next.width * 100), height: Math.round(next.height * 100) };
   at('status').textContent = say('cropSays', parts);
@@ -193,42 +208,105 @@ function turn(quarters) {
 
 // Sending
 
+/** The answer to the photo; null if cancelled. */
+async function ask() {
+  let isStopped = false;
+  stop = () => { isStopped = true; };
+  const post = async (mustEncode) => {
+    const file = await photos.toSend(photo, at('shrink').checked, mustEncode);
+    if (isStopped) return null;
+    const request = place === 'device'
+      ? device.predict(file, at('model').value, (share) => (share < 1 ? progress('loadingModel', share * 100) : progress('looking')))
+      : predict(file, photo.name, at('model').value, at('token').value, sent);
+    stop = () => { isStopped = true; request.stop(); };
+    return request.answer;
+  };
+  // If this browser can show a file that the service cannot decode, it is sent again as a JPEG.
+  return post(false).catch((error) => {
+    if (error.mayEncode && photo.bitmap) return post(true);
+    throw error;
+  });
+}
+
 async function look() {
   if (state !== 'edit') return;
   problem = null;
   enter('busy');
   progress('preparing');
   at('cancel').focus();
-  let isStopped = false;
-  stop = () => { isStopped = true; };
   try {
-    const post = async (mustEncode) => {
-      const file = await photos.toSend(photo, at('shrink').checked, mustEncode);
-      if (isStopped) return null;
-      const request = place === 'device'
-        ? device.predict(file, at('model').value, (share) => (share < 1 ? progress('loadingModel', share * 100) : progress('looking')))
-        : predict(file, photo.name, at('model').value, at('token').value, sent);
-      stop = () => { isStopped = true; request.stop(); };
-      return request.answer;
-    };
-    // If this browser can show a file that the service cannot decode, it is sent again as a JPEG.
-    answer = await post(false).catch((error) => {
-      if (error.mayEncode && photo.bitmap) return post(true);
-      throw error;
-    });
-    if (!answer) return cancelled();
-    chosen = answer.heatmap_maps?.[0].index ?? null;
-    enter('answer');
-    at('answer-title').focus();
-    const best = answer.results[0];
-    const said = { class: className(best), percent: share(best), count: answer.results.length };
-    // What is in doubt is announced with the heading, which has the focus, and the class is not.
-    at('status').textContent = doubt() ? doubtWords() : say('answerSays', said);
+    const found = await ask();
+    if (!found) return cancelled();
+    keep({ answer: found });
+    showResult();
   } catch (error) {
     enter('edit');
     fail(error);
     at('look').focus();
   }
+}
+
+/** Sends several photos one after another, whole, and shows the first result. */
+async function lookAtAll(files) {
+  const first = visit.results.at(-1);
+  for (const [index, file] of files.entries()) {
+    batch = { at: index + 1, count: files.length };
+    photo = await photos.open(file);
+    enter('busy');
+    progress('preparing');
+    at('cancel').focus();
+    try {
+      const found = await ask();
+      if (!found) break;
+      keep({ answer: found });
+    } catch (error) {
+      if (error.kind === 'token') {
+        batch = null;
+        enter('edit');
+        return fail(error);
+      }
+      keep({ problem: { kind: error.kind ?? 'other', seconds: error.seconds, message: error.message } });
+    }
+  }
+  batch = null;
+  const added = visit.results.slice(visit.results.indexOf(first) + 1);
+  const shown = added.find((result) => result.answer) ?? added[0];
+  if (shown) return open(shown);
+  restart();
+  at('status').textContent = say('cancelled');
+}
+
+/** Keeps a result of this photo for this visit. */
+function keep(result) {
+  const name = result.answer?.model.name ?? at('model').value;
+  const title = models.find((model) => model.name === name)?.title || name;
+  current = { name: photo.name, date: Date.now(), title, picture: photo.bitmap && visit.small(at('photo')), ...result };
+  visit.add(current);
+}
+
+/** Shows a kept result. */
+async function open(result) {
+  photo?.bitmap?.close();
+  photo = await visit.photoOf(result);
+  current = result;
+  problem = null;
+  if (result.answer) return showResult();
+  answer = null;
+  enter('empty');
+  fail(new Problem(result.problem.kind, `${result.name}: ${result.problem.message}`, result.problem.seconds));
+}
+
+function showResult() {
+  answer = current.answer;
+  chosen = answer.heatmap_maps?.[0].index ?? null;
+  for (const id of ['zoom', 'compare']) at(id).value = at(id).min;
+  showLayers();
+  enter('answer');
+  at('answer-title').focus();
+  const best = answer.results[0];
+  const said = { class: className(best), percent: share(answer, best), count: answer.results.length };
+  // What is in doubt is announced with the heading, which has the focus, and the class is not.
+  at('status').textContent = doubt(answer) ? doubtWords(answer) : say('answerSays', said);
 }
 
 function cancelled() {
@@ -243,7 +321,8 @@ function sent(share) {
 }
 
 function progress(key, value) {
-  const words = say(key, { percent: percent(value ?? 0, 0) });
+  const several = batch ? `${say('ofSeveral', batch)} ` : '';
+  const words = several + say(key, { percent: percent(value ?? 0, 0) });
   at('stage-of-work').textContent = words;
   if (value === undefined) at('progress').removeAttribute('value');
   else at('progress').value = value;
@@ -254,63 +333,29 @@ function progress(key, value) {
 
 // The answer
 
-/** Why the classes should not be relied on: 'unfamiliar', 'unsure' or null. */
-function doubt() {
-  if (answer.familiarity?.is_familiar === false) return 'unfamiliar';
-  return answer.is_certain === false ? 'unsure' : null;
-}
-
-function doubtWords() {
-  return say(`${doubt()}More`, { basis: answer.familiarity?.basis });
-}
-
-/**
- * A class's percentage. If the model knows how sure it is, it is in whole per cent, and neither 0 nor 100: more would
- * be worth nothing.
- */
-function share({ probability }) {
-  if (answer.is_certain === undefined) return percent(probability);
-  if (probability < 1) return `< ${percent(1, 0)}`;
-  return probability > 99 ? `> ${percent(99, 0)}` : percent(probability, 0);
-}
-
 function showDoubt() {
-  const [why, panel] = [doubt(), at('classes').parentElement];
+  const [why, panel] = [doubt(answer), at('classes').parentElement];
   for (const name of ['unfamiliar', 'unsure']) panel.classList.toggle(name, why === name);
   at('answer-title').textContent = say(why ?? 'answer');
   at('doubt').hidden = !why && !answer.familiarity;
   at('doubt').className = why ? '' : 'quiet plain';
-  at('doubt').textContent = why ? doubtWords() : say('familiarMore');
+  at('doubt').textContent = why ? doubtWords(answer) : say('familiarMore');
 }
 
 function showAnswer() {
   const maps = answer.heatmap_maps ?? [];
   showDoubt();
-  at('classes').replaceChildren(...answer.results.map((result) => row(result, maps)));
+  const rows = answer.results.map((result) => row(answer, result, chosen, (index) => { chosen = index; showMap(); }));
+  at('classes').replaceChildren(...rows);
   at('missing').hidden = maps.length > 0;
   at('missing').textContent = say('noHeatmap', { why: answer.heatmap_missing });
   const rounded = Object.entries(answer.timing_ms).map(([name, value]) => [name, milliseconds(value)]);
-  at('timing').textContent = say(place === 'device' ? 'timingDevice' : 'timing', Object.fromEntries(rounded));
+  const words = { ...Object.fromEntries(rounded), words: duration(answer.timing_ms.total) };
+  at('timing').textContent = say(place === 'device' ? 'timingDevice' : 'timing', words);
+  at('report').textContent = reportLine();
   at('unkept').hidden = answer.isKept !== false;
   at('copied').textContent = '';
   showMap();
-}
-
-function row(result, maps) {
-  const label = document.createElement('label');
-  const input = document.createElement('input');
-  const name = document.createElement('span');
-  const shown = document.createElement('span');
-  const bar = document.createElement('i');
-  Object.assign(input, { type: 'radio', name: 'class', value: result.index, checked: result.index === chosen });
-  input.disabled = !maps.some((map) => map.index === result.index);
-  input.addEventListener('change', () => { chosen = result.index; showMap(); });
-  name.textContent = className(result);
-  shown.textContent = share(result);
-  shown.className = 'percent';
-  bar.style.setProperty('--share', `${result.probability}%`);
-  label.append(input, name, shown, bar);
-  return label;
 }
 
 function showMap() {
@@ -322,9 +367,25 @@ function showMap() {
   const name = chosenName();
   if (answer.heatmap_region) heatmap.paintPart(map, at('heat'), answer.heatmap_region);
   else heatmap.paint(map, at('heat'));
-  at('heat').style.opacity = at('opacity').value / 100;
+  showLayers();
   at('basis').textContent = say(map.basis === 'logit' ? 'basisLogit' : 'basisProbability', { class: name });
   at('photo').setAttribute('aria-label', say('photoWithHeat', { name: photo.name, class: name }));
+}
+
+/** How the heatmap lies over the photo: its opacity, from which side on, and how large both are. */
+function showLayers() {
+  const zoom = at('zoom').value / 100;
+  at('heat').style.opacity = at('opacity').value / 100;
+  at('heat').style.clipPath = `inset(0 0 0 ${at('compare').value}%)`;
+  at('stage').style.setProperty('--zoom', zoom);
+  // What can be scrolled can be reached with the keyboard.
+  if (zoom > 1) at('stage').tabIndex = 0;
+  else at('stage').removeAttribute('tabindex');
+}
+
+/** Which model looked at which photo, and when. */
+function reportLine() {
+  return say('report', { name: current.name, title: current.title, date: day(current.date) });
 }
 
 function chosenName() {
@@ -332,39 +393,32 @@ function chosenName() {
   return className(result);
 }
 
-/** The photo with its heatmap as a PNG, with a caption. */
-function picture() {
-  const canvas = document.createElement('canvas');
-  const [shown, context] = [at('photo'), canvas.getContext('2d')];
-  const width = Math.max(shown.width, 640);
-  const height = Math.round((width / shown.width) * shown.height);
-  const line = Math.max(22, Math.round(width / 36));
-  canvas.width = width;
-  canvas.height = height + 3 * line;
-  context.fillStyle = '#fff';
-  context.fillRect(0, 0, width, canvas.height);
-  context.drawImage(shown, 0, 0, width, height);
-  context.globalAlpha = at('heat').hidden ? 0 : at('opacity').value / 100;
-  context.drawImage(at('heat'), 0, 0, width, height);
-  context.globalAlpha = 1;
-  context.fillStyle = '#20292b';
-  context.font = `600 ${Math.round(line * 0.75)}px system-ui, sans-serif`;
+function download() {
   const result = answer.results.find((entry) => entry.index === chosen) ?? answer.results[0];
-  const caption = doubt() === 'unfamiliar' ? say('unfamiliar') : `${className(result)}: ${share(result)}`;
-  context.fillText(caption, line / 2, height + line * 1.15, width - line);
-  context.font = `${Math.round(line * 0.65)}px system-ui, sans-serif`;
-  context.fillText(say('notice'), line / 2, height + line * 2.3, width - line);
-  return canvas;
+  const caption = doubt(answer) === 'unfamiliar' ? say('unfamiliar') : `${className(result)}: ${share(answer, result)}`;
+  const lines = [caption, reportLine(), say('notice'), answer.model.notice];
+  const opacity = at('heat').hidden ? 0 : at('opacity').value / 100;
+  picture(at('photo'), at('heat'), opacity, lines)
+    .toBlob((blob) => save(blob, `${photo.name.replace(/\.[^.]*$/, '')}-heatmap.png`));
 }
 
-function download() {
-  picture().toBlob((blob) => {
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(blob);
-    link.download = `${photo.name.replace(/\.[^.]*$/, '')}-heatmap.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  });
+// The photos of this visit
+
+function showVisit() {
+  at('visit').hidden = !visit.results.length || state === 'busy';
+  at('strip').replaceChildren(...visit.strip(state === 'answer' ? current : null, open));
+}
+
+function forgetAll() {
+  visit.forget();
+  restart();
+}
+
+/** Examples are loaded when they are asked for. */
+async function example(number) {
+  const name = `example-${number}.jpg`;
+  const response = await fetch(`page/${name}`).catch((error) => fail(new Problem('offline', error.message)));
+  if (response) take([new File([await response.blob()], name, { type: 'image/jpeg' })]);
 }
 
 async function copyCurl() {
@@ -406,7 +460,7 @@ for (const button of document.querySelectorAll('[data-language]')) {
   button.addEventListener('click', () => { speak(button.dataset.language); speakAll(); });
 }
 for (const input of [at('file'), at('file-camera')]) {
-  input.addEventListener('change', () => { take(input.files[0]); input.value = ''; });
+  input.addEventListener('change', () => { take(input.files); input.value = ''; });
 }
 for (const button of document.querySelectorAll('[data-restart]')) button.addEventListener('click', restart);
 const clicks = {
@@ -418,13 +472,19 @@ const clicks = {
   cancel: () => stop(),
   download,
   curl: copyCurl,
+  table: () => save(new Blob([visit.table()], { type: 'text/csv' }), 'skincell.csv'),
+  forget: forgetAll,
+  print: () => window.print(),
   prove,
   'loading-start': loadModel,
   'use-server': () => choosePlace('server'),
 };
 for (const [id, act] of Object.entries(clicks)) at(id).addEventListener('click', act);
 at('form').addEventListener('submit', (event) => { event.preventDefault(); look(); });
-at('opacity').addEventListener('input', () => { at('heat').style.opacity = at('opacity').value / 100; });
+for (const id of ['opacity', 'compare', 'zoom']) at(id).addEventListener('input', showLayers);
+for (const button of document.querySelectorAll('[data-example]')) {
+  button.addEventListener('click', () => example(button.dataset.example));
+}
 at('model').addEventListener('change', () => {
   showNotice();
   if (place === 'device') showMissing();
@@ -434,17 +494,16 @@ for (const input of document.querySelectorAll('[name="place"]')) {
 }
 at('token').addEventListener('change', () => showModels().catch(fail));
 crop.wire(at('crop'), () => photo.crop, cropTo);
-camera.wire(take, (error) => fail(new Problem('camera', error.message)));
+camera.wire((file) => take([file]), (error) => fail(new Problem('camera', error.message)));
 
 document.addEventListener('paste', (event) => {
-  const file = [...(event.clipboardData?.files ?? [])].find((entry) => entry.type.startsWith('image/'));
-  if (file) take(file);
+  take([...(event.clipboardData?.files ?? [])].filter((entry) => entry.type.startsWith('image/')));
 });
 for (const type of ['dragover', 'dragleave', 'drop']) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     document.body.classList.toggle('over', type === 'dragover');
-    if (type === 'drop') take(event.dataTransfer.files[0]);
+    if (type === 'drop') take(event.dataTransfer.files);
   });
 }
 

@@ -7,6 +7,7 @@ const INDEX = 'page/device/index.json';
 const FILES = [
   './', 'page/style.css', 'page/icon.svg', 'page/app.webmanifest', 'page/main.js', 'page/words.js', 'page/photo.js',
   'page/crop.js', 'page/camera.js', 'page/heatmap.js', 'page/send.js', 'page/device.js', 'page/worker.js',
+  'page/answer.js', 'page/report.js', 'page/visit.js',
 ];
 
 const address = (path) => new URL(path, self.registration.scope).href;

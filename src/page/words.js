@@ -8,7 +8,11 @@ const english = {
   lead: 'See which classes the model finds likeliest, and where in the photo it looked.',
   drop: 'Start with a photo',
   dropMore: 'Drop it here, paste it, or',
-  choose: 'Choose a photo',
+  choose: 'Choose photos',
+  examples: 'Or try a drawing:',
+  example1: 'Spots',
+  example2: 'Patches',
+  example3: 'Clear skin',
   takePhoto: 'Take a photo',
   privacy: 'The photo is sent to this server only. It is never stored: each request gets a memory of its own, which is thrown away with the answer.',
   place: 'Where is the photo looked at?',
@@ -24,7 +28,7 @@ const english = {
   loaded: 'The model is on this device. This page needs no network.',
   unkept: 'This browser had no room to keep the model. It will be loaded again at the next visit.',
   useServer: 'Use the server instead',
-  timingDevice: 'Decoding {decode} ms, model {inference} ms, heatmap {heatmap} ms; {total} ms in all on this device.',
+  timingDevice: 'It took {words} on this device (decoding {decode} ms, model {inference} ms, heatmap {heatmap} ms; {total} ms in all).',
   details: 'Details',
   photo: 'Photo',
   photoNamed: 'Photo {name}',
@@ -41,6 +45,8 @@ const english = {
   turnRight: 'Turn right',
   whole: 'Whole photo',
   opacity: 'Heatmap over the photo',
+  compare: 'Before and after: how much stays uncovered',
+  zoom: 'Zoom',
   little: 'little',
   much: 'much',
   basisProbability: 'Red speaks most for “{class}”, blue least.',
@@ -50,7 +56,7 @@ const english = {
   factsUnshown: '{name} · {size}',
   cropHint: 'Drag the corners to crop: the closer the spot, the better the look.',
   model: 'Model',
-  shrink: 'Shrink to 4 megapixels first: quicker, and the model sees no difference',
+  shrink: 'Shrink from {from} to {to} pixels first: quicker; the model may see a small difference',
   token: 'Access token',
   look: 'Look at this photo',
   another: 'Another photo',
@@ -63,8 +69,16 @@ const english = {
   unsureMore: 'No class is likely enough to stand out. A sharper photo, closer and in daylight, may help.',
   familiarMore: 'That the model knows this kind of photo does not mean that its classes are right.',
   noHeatmap: 'No heatmap: {why}.',
-  timing: 'Decoding {decode} ms, model {inference} ms, heatmap {heatmap} ms; {total} ms in all on the server.',
+  timing: 'It took {words} on the server (decoding {decode} ms, model {inference} ms, heatmap {heatmap} ms; {total} ms in all).',
+  moment: 'less than a tenth of a second',
   download: 'Save the picture',
+  print: 'Print a report',
+  report: '{name}, seen by the model “{title}” on {date}.',
+  visit: 'Photos of this visit',
+  visitMore: 'Kept in this tab only, until you close it or forget them.',
+  table: 'Save as a table',
+  forget: 'Forget them all',
+  ofSeveral: 'Photo {at} of {count}.',
   curl: 'Copy as curl',
   copied: 'Copied. It posts the file as it is on your device, not cropped or turned.',
   sending: 'Sending the photo, {percent}',
@@ -86,6 +100,10 @@ const vietnamese = {
   drop: 'Bắt đầu với một bức ảnh',
   dropMore: 'Kéo thả ảnh vào đây, dán ảnh, hoặc',
   choose: 'Chọn ảnh',
+  examples: 'Hoặc thử một hình vẽ:',
+  example1: 'Nốt',
+  example2: 'Mảng',
+  example3: 'Da lành',
   takePhoto: 'Chụp ảnh',
   privacy: 'Ảnh chỉ được gửi đến máy chủ này và không bao giờ được lưu lại: mỗi yêu cầu có một vùng nhớ riêng, bị xóa bỏ ngay khi trả lời xong.',
   place: 'Ảnh được xem ở đâu?',
@@ -101,7 +119,7 @@ const vietnamese = {
   loaded: 'Mô hình đã ở trên thiết bị này. Trang này không cần mạng.',
   unkept: 'Trình duyệt này không còn chỗ để giữ mô hình. Lần sau sẽ phải tải lại.',
   useServer: 'Dùng máy chủ',
-  timingDevice: 'Giải mã {decode} ms, mô hình {inference} ms, bản đồ nhiệt {heatmap} ms; tổng cộng {total} ms trên thiết bị này.',
+  timingDevice: 'Mất {words} trên thiết bị này (giải mã {decode} ms, mô hình {inference} ms, bản đồ nhiệt {heatmap} ms; tổng cộng {total} ms).',
   details: 'Chi tiết',
   photo: 'Ảnh',
   photoNamed: 'Ảnh {name}',
@@ -118,6 +136,8 @@ const vietnamese = {
   turnRight: 'Xoay phải',
   whole: 'Toàn bộ ảnh',
   opacity: 'Bản đồ nhiệt phủ lên ảnh',
+  compare: 'Trước và sau: phần không phủ',
+  zoom: 'Phóng to',
   little: 'ít',
   much: 'nhiều',
   basisProbability: 'Màu đỏ ủng hộ “{class}” nhiều nhất, màu xanh ít nhất.',
@@ -127,7 +147,7 @@ const vietnamese = {
   factsUnshown: '{name} · {size}',
   cropHint: 'Kéo các góc để cắt ảnh: càng gần vùng da cần xem càng tốt.',
   model: 'Mô hình',
-  shrink: 'Thu nhỏ còn 4 megapixel trước: nhanh hơn, mà mô hình vẫn thấy như vậy',
+  shrink: 'Thu nhỏ từ {from} còn {to} điểm ảnh trước: nhanh hơn; mô hình có thể thấy hơi khác',
   token: 'Mã truy cập',
   look: 'Xem ảnh này',
   another: 'Ảnh khác',
@@ -140,8 +160,16 @@ const vietnamese = {
   unsureMore: 'Không nhóm nào đủ khả năng để nổi bật. Một bức ảnh nét hơn, gần hơn và chụp dưới ánh sáng ban ngày có thể giúp ích.',
   familiarMore: 'Mô hình biết loại ảnh này không có nghĩa là các nhóm nó đưa ra là đúng.',
   noHeatmap: 'Không có bản đồ nhiệt: {why}.',
-  timing: 'Giải mã {decode} ms, mô hình {inference} ms, bản đồ nhiệt {heatmap} ms; tổng cộng {total} ms trên máy chủ.',
+  timing: 'Mất {words} trên máy chủ (giải mã {decode} ms, mô hình {inference} ms, bản đồ nhiệt {heatmap} ms; tổng cộng {total} ms).',
+  moment: 'chưa đến một phần mười giây',
   download: 'Lưu hình',
+  print: 'In báo cáo',
+  report: '{name}, do mô hình “{title}” xem vào {date}.',
+  visit: 'Các ảnh lần này',
+  visitMore: 'Chỉ giữ trong thẻ này, đến khi bạn đóng thẻ hoặc xóa.',
+  table: 'Lưu thành bảng',
+  forget: 'Xóa tất cả',
+  ofSeveral: 'Ảnh {at}/{count}.',
   curl: 'Sao chép lệnh curl',
   copied: 'Đã sao chép. Lệnh này gửi tệp gốc trên máy bạn, không cắt, không xoay.',
   sending: 'Đang gửi ảnh, {percent}',
@@ -262,6 +290,18 @@ export function percent(value, digits = 1) {
 /** Formats milliseconds. */
 export function milliseconds(value) {
   return new Intl.NumberFormat(language, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
+}
+
+/** A time in words for people who do not count in milliseconds. */
+export function duration(value) {
+  if (value < 100) return say('moment');
+  const format = { style: 'unit', unit: 'second', unitDisplay: 'long', maximumFractionDigits: value < 10_000 ? 1 : 0 };
+  return new Intl.NumberFormat(language, format).format(value / 1000);
+}
+
+/** A date and time. */
+export function day(date) {
+  return new Intl.DateTimeFormat(language, { dateStyle: 'long', timeStyle: 'short' }).format(date);
 }
 
 /** Formats a number of bytes. */

@@ -136,9 +136,11 @@ fn model() -> Finding {
 /// The budget that `--memory-limit auto` takes, and how many requests it has room for.
 fn memory() -> Finding {
     let budget = Budget::new(MemoryLimit::Auto);
-    let whose = match &budget.group {
-        Some(_) => "the control group's limit",
-        None => "the machine's memory",
+    // A control group without a limit, or with one above the machine's memory, does not limit anything.
+    let group = budget.group.as_ref().and_then(|group| group.limit());
+    let whose = match group.is_some() && group == budget.bytes {
+        true => "the control group's limit",
+        false => "the machine's memory",
     };
     let size = match budget.bytes {
         Some(bytes) => ByteSize::b(bytes).display().iec().to_string(),

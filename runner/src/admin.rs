@@ -67,7 +67,7 @@ fn checked<B>(
 
 /// Ready unless the process is stopping, a model could not be loaded, or a model's folder is missing. A model
 /// that is merely not loaded yet does not count.
-fn ready(service: &Service) -> Response<Full<Bytes>> {
+pub(crate) fn ready(service: &Service) -> Response<Full<Bytes>> {
     let models = service.models.status();
     let reasons: BTreeMap<&str, &str> = models
         .iter()
@@ -193,7 +193,7 @@ fn gradcam_enabled(service: &Service) -> bool {
     })
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+pub(crate) fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string(value) {
         Ok(text) => with_type(StatusCode::OK, "application/json", text),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "a figure has no JSON form"),

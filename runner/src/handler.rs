@@ -8,6 +8,7 @@ use crate::admin;
 use crate::admission::{Priority, Refusal};
 use crate::app::Target;
 use crate::certainty::Certainty;
+use crate::inference_protocol;
 use crate::manifest::StaticResponse;
 use crate::problem::Problem;
 use crate::request_id;
@@ -47,8 +48,8 @@ struct Call {
     origin: Option<HeaderValue>,
     /// The application's route it matches, if any.
     found: Option<Match>,
-    /// That route, or the runner's own path, as the manifest or the runner spells it; never the client's
-    /// words.
+    /// That route or the component's own below it, or the runner's own path, as the manifest or the runner
+    /// spells it; never the client's words.
     route: Option<String>,
     sender: Option<Sender>,
 }
@@ -132,7 +133,8 @@ impl Handler {
         B: Body<Data = Bytes>,
     {
         let service = &*self.service;
-        if let Some(answer) = admin::answer(service, &request) {
+        let own = admin::answer(service, &request);
+        if let Some(answer) = own.or_else(|| inference_protocol::answer(service, &request)) {
             return Ok(answer.map(Either::Left));
         }
         let no_route = || Problem::NoRoute(shortened(request.uri().path()));
@@ -177,7 +179,8 @@ impl Handler {
         let path = head.uri.path();
         let own = admin::PATHS.into_iter().find(|own| *own == path && !self.service.admin_apart);
         let found = if own.is_some() { None } else { self.service.app.routes.find(path) };
-        let route = own.map(str::to_owned).or_else(|| Some(found.as_ref()?.route.clone()));
+        let named = |found: &Match| self.service.named_route(found, path);
+        let route = own.map(str::to_owned).or_else(|| found.as_ref().map(named));
         Call {
             start: Instant::now(),
             id: request_id::of(&head.headers),

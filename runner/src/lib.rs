@@ -21,6 +21,7 @@ pub mod certainty;
 pub mod compose;
 pub mod handler;
 mod key_value;
+mod inference_protocol;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

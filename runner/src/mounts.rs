@@ -230,6 +230,7 @@ mod tests {
             models: Vec::new(),
             models_folder: PathBuf::new(),
             open: Vec::new(),
+            routes: Vec::new(),
             dependencies: Vec::new(),
             build: None,
         }

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::outbound::Outbound;
-use crate::routes::Match;
+use crate::routes::{Match, Routes};
 use crate::sandbox::{CompileCache, Instances, Limits, Output, Sandbox};
 use crate::settings::{Settings, StateFolder};
 use crate::threads::Threads;
@@ -41,6 +41,8 @@ pub struct Service {
     pub(crate) keeper: Threads,
     /// Whether the runner's own endpoints have a port of their own.
     pub(crate) admin_apart: bool,
+    /// Routes by which metrics and traces name requests; their targets are components.
+    named_routes: Routes,
     outbound: Arc<Outbound>,
     /// The budget, if its limit may change while the process runs.
     followed: Option<Followed>,
@@ -108,6 +110,7 @@ impl Service {
         let make_room: MakeRoom = Box::new(move || evict.evict_one());
         let rules = rules(&plan, settings);
         Ok(Self {
+            named_routes: app.named_routes()?,
             app,
             components,
             models,
@@ -129,6 +132,15 @@ impl Service {
             outbound: sandbox.outbound,
             followed,
         })
+    }
+
+    /// The route by which metrics and traces name a request for `path` that matched `found`: the component's
+    /// own, or else the trigger's.
+    pub(crate) fn named_route(&self, found: &Match, path: &str) -> String {
+        let own = self.named_routes.find(path).filter(|own| {
+            matches!(self.target(found), Some(Target::Component(index)) if *index == own.target)
+        });
+        own.map_or_else(|| found.route.clone(), |own| own.route)
     }
 
     /// Unloads idle models and lets in requests that wait for memory, at intervals. Never returns.

@@ -74,7 +74,7 @@ fn a_collector_receives_the_request_with_its_stages() {
     assert!(sent["resource"].to_string().contains("clinic"), "{sent}");
     let spans = sent["scopeSpans"][0]["spans"].as_array().unwrap();
     let names: Vec<&str> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["POST /...", "read", "wait", "decode", "inference", "heatmap", "write"]);
+    assert_eq!(names, ["POST /predict", "read", "wait", "decode", "inference", "heatmap", "write"]);
     let root = &spans[0];
     assert_eq!(root["parentSpanId"], "00f067aa0ba902b7");
     assert!(root["attributes"].to_string().contains("r-1"), "{root}");
@@ -180,7 +180,7 @@ fn both_formats_of_the_metrics_hold_the_same_names() {
         (String::from_utf8(plain.body).unwrap(), String::from_utf8(open.body).unwrap());
     assert!(open.ends_with("# EOF\n") && !plain.contains("# EOF"));
     assert_eq!(scraped(&plain), scraped(&open));
-    let one = "http_requests_total{method=\"POST\",route=\"/...\",status=\"200\"} 1";
+    let one = "http_requests_total{method=\"POST\",route=\"/predict\",status=\"200\"} 1";
     assert!(plain.lines().any(|line| line == one), "{plain}");
     assert!(plain.contains("# TYPE http_requests_total counter"), "{plain}");
 }

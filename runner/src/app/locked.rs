@@ -208,6 +208,7 @@ impl App {
                 models: Option::deserialize(models)?.unwrap_or_default(),
                 models_folder: self.folder.join(&tool.models),
                 open: tool.open,
+                routes: tool.routes,
                 dependencies: dependencies(component)?,
                 build: None,
             })

@@ -97,6 +97,9 @@ pub struct AppComponent {
     pub models_folder: PathBuf,
     /// Routes that may be read without a token, if the service requires one.
     pub open: Vec<String>,
+    /// Routes that the component distinguishes below its triggers', by which metrics and traces name requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<String>,
     /// Components composed into it; never `wasi:nn`, which the runner provides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<Dependency>,
@@ -123,6 +126,9 @@ struct ToolSettings {
     models: PathBuf,
     /// Routes, in the form of a trigger's, that GET and HEAD may read without a token.
     open: Vec<String>,
+    /// Routes, in the form of a trigger's, by which metrics and traces name requests to the component. Without
+    /// them a trigger of `/...` is one route for all.
+    routes: Vec<String>,
     /// Commands that `--build` runs instead of the component's own, which may also build parts that only Spin
     /// needs.
     build: Option<Commands>,
@@ -137,15 +143,33 @@ impl App {
     /// # Errors
     /// For a malformed route.
     pub fn open_routes(&self) -> anyhow::Result<Routes> {
-        let mut open = Routes::default();
+        self.routes_of("open", |component| &component.open)
+    }
+
+    /// Routes by which metrics and traces name requests, of all components.
+    ///
+    /// # Errors
+    /// For a malformed route.
+    pub fn named_routes(&self) -> anyhow::Result<Routes> {
+        self.routes_of("routes", |component| &component.routes)
+    }
+
+    /// The routes that `list`, the key `key` of each tool table, names; their targets are the components.
+    fn routes_of(
+        &self,
+        key: &str,
+        list: impl Fn(&AppComponent) -> &[String],
+    ) -> anyhow::Result<Routes> {
+        let mut routes = Routes::default();
         for (index, component) in self.components.iter().enumerate() {
-            for route in &component.open {
+            for route in list(component) {
                 let id = &component.id;
-                open.add(route, index)
-                    .with_context(|| format!("in `open` of [component.{id}.tool.{TOOL}]"))?;
+                routes
+                    .add(route, index)
+                    .with_context(|| format!("in `{key}` of [component.{id}.tool.{TOOL}]"))?;
             }
         }
-        Ok(open)
+        Ok(routes)
     }
 }
 
@@ -154,6 +178,7 @@ impl Default for ToolSettings {
         Self {
             models: PathBuf::from("models"),
             open: Vec::new(),
+            routes: Vec::new(),
             build: None,
             exclude_files: Vec::new(),
         }

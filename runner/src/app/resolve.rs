@@ -199,6 +199,7 @@ impl Resolver<'_> {
             models: component.ai_models,
             models_folder: self.app.folder.join(&tool.models),
             open: tool.open,
+            routes: tool.routes,
             build,
         })
     }

@@ -3,6 +3,7 @@
 //! never while in use. Choosing the model to evict is left to `registry`.
 
 use super::accounts::{ModelAccounts, Unload};
+use super::counts::RunCounts;
 use super::figures::{Figures, Run};
 use super::files::{Loading, ModelFiles};
 use crate::memory::{ModelHold, Sampled, sampled};
@@ -29,6 +30,7 @@ pub(crate) struct Model {
     figures: Mutex<Figures>,
     /// The last load, if it failed.
     failure: Mutex<Option<LoadFailure>>,
+    counts: RunCounts,
 }
 
 /// Why the last load failed, and when.
@@ -140,7 +142,12 @@ impl Model {
             loaded: Mutex::default(),
             figures: Mutex::default(),
             failure: Mutex::default(),
+            counts: RunCounts::default(),
         }
+    }
+
+    pub(super) fn counts(&self) -> &RunCounts {
+        &self.counts
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -267,6 +274,13 @@ impl Model {
     /// Runs the model. The first run after a load, and any run with larger inputs than before, is measured,
     /// one at a time.
     pub(crate) fn run(&self, loaded: &Arc<Loaded>, inputs: &[NamedTensor]) -> Outputs {
+        let start = Instant::now();
+        let outputs = self.checked_run(loaded, inputs);
+        self.counts.add(start.elapsed(), outputs.is_ok());
+        outputs
+    }
+
+    fn checked_run(&self, loaded: &Arc<Loaded>, inputs: &[NamedTensor]) -> Outputs {
         let start = Instant::now();
         let bytes = bytes_of(inputs);
         let more = self.figures().beyond_activation(bytes);

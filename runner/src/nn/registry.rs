@@ -6,6 +6,7 @@
 //! model cannot be loaded" stay two different errors in wasi-nn. Loading itself is left to `model`.
 
 use super::accounts::{ModelAccounts, Unload};
+use super::counts::RunCounts;
 use super::model::{AcquireError, Model, ModelStatus};
 use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger};
 use crate::metrics::Metrics;
@@ -111,6 +112,11 @@ impl Models {
     #[must_use]
     pub fn status(&self) -> Vec<ModelStatus> {
         self.by_folder.values().map(|model| model.status()).collect()
+    }
+
+    /// The runs of each model with its name, ordered by folder.
+    pub(crate) fn counts(&self) -> Vec<(&str, &RunCounts)> {
+        self.by_folder.values().map(|model| (model.name(), model.counts())).collect()
     }
 
     /// Unloads models unused for `idle` or, if memory is tight, all models not in use; tries failed loads

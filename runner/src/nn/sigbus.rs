@@ -97,6 +97,9 @@ impl Drop for Guard {
     }
 }
 
+/// The kernel's list of this process's mappings.
+const MAPS: &str = "/proc/self/maps";
+
 /// A file whose mappings should be guarded.
 pub(super) struct Guarded {
     /// Its path, with symbolic links resolved.
@@ -116,7 +119,10 @@ pub(super) fn guard(files: &[Guarded]) -> io::Result<Vec<Guard>> {
         return Ok(Vec::new());
     }
     shortage::descriptor()?;
-    let maps = std::fs::read("/proc/self/maps")?;
+    let maps = std::fs::read(MAPS).map_err(|error| {
+        let why = "mapped weights are guarded by it: mount /proc in this root";
+        io::Error::new(error.kind(), format!("{MAPS}: {error}; {why}"))
+    })?;
     let mappings = maps.split(|byte| *byte == b'\n').filter_map(Mapping::parse);
     let wanted = mappings.filter(|mapping| files.iter().any(|file| mapping.is_of(file)));
     let bounds = wanted.map(|mapping| mapping.bounds).collect();

@@ -18,7 +18,6 @@ use crate::clock::Timing;
 use crate::coding;
 use crate::explain::{ClassMap, Heatmap};
 use crate::familiarity::{self, Certainty};
-use crate::negotiate::Form;
 use crate::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,38 +35,48 @@ pub struct Outcome {
     pub certainty: Certainty,
 }
 
-/// The answer to a photo, as JSON or as the overlay itself.
+/// The answer to a photo as JSON.
 ///
 /// # Errors
-/// [`Problem::NoHeatmap`] if the overlay was requested and there is none.
+/// As [`json`].
 pub fn prediction(
-    form: Form,
     card: &Card,
-    outcome: Outcome,
+    outcome: &Outcome,
     timing: Timing,
 ) -> Result<Response<Vec<u8>>, Problem> {
-    let Outcome { ranking, heatmap, region, certainty } = outcome;
-    let certainty_header = certainty.header(card);
-    let mut response = match (form, heatmap) {
-        (Form::Png, Heatmap::Shown { png, .. }) => with_type("image/png", png),
-        (Form::Png, Heatmap::Maps(_)) => {
-            let why = "the request says heatmap=maps".to_owned();
-            return Err(Problem::NoHeatmap { why });
-        }
-        (Form::Png, Heatmap::Missing(why)) => return Err(Problem::NoHeatmap { why }),
-        (Form::Json, heatmap) => {
-            let response = predict_response(card, &ranking, &heatmap, region, timing);
-            let Certainty { familiarity, is_certain } = certainty;
-            json(&PredictResponse { familiarity, is_certain, ..response })?
-        }
-    };
+    let certainty = outcome.certainty.header(card);
+    Ok(annotated(json(&PredictResponse::of(card, outcome, timing))?, timing, certainty))
+}
+
+/// The response with its timing and its certainty in headers.
+#[must_use]
+pub fn annotated(
+    mut response: Response<Vec<u8>>,
+    timing: Timing,
+    certainty: Option<HeaderValue>,
+) -> Response<Vec<u8>> {
     if let Ok(value) = HeaderValue::from_str(&timing.header()) {
         response.headers_mut().insert(HeaderName::from_static("server-timing"), value);
     }
-    if let Some(value) = certainty_header {
+    if let Some(value) = certainty {
         response.headers_mut().insert(familiarity::HEADER, value);
     }
-    Ok(response)
+    response
+}
+
+/// The drawn heatmap alone as the answer to a photo.
+///
+/// # Errors
+/// [`Problem::NoHeatmap`] if there is none.
+pub fn overlay(heatmap: Heatmap) -> Result<Response<Vec<u8>>, Problem> {
+    match heatmap {
+        Heatmap::Shown { png, .. } => Ok(with_type("image/png", png)),
+        Heatmap::Missing(why) => Err(Problem::NoHeatmap { why }),
+        Heatmap::Maps(_) => {
+            let why = "the request says heatmap=maps".to_owned();
+            Err(Problem::NoHeatmap { why })
+        }
+    }
 }
 
 /// The answer of `GET /health`.
@@ -180,7 +189,7 @@ pub(crate) struct PredictResponse<'a> {
     /// Whether the photo is familiar and a class is probable enough; omitted if the model does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     is_certain: Option<bool>,
-    /// The overlay as PNG, of the model's input size.
+    /// The drawn heatmap as PNG, of the model's input size: over the photo, or alone with `heatmap=alpha`.
     heatmap_base64: Option<String>,
     /// The class the heatmap explains.
     heatmap_class: Option<&'a str>,
@@ -201,7 +210,7 @@ pub(crate) struct PredictResponse<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[cfg_attr(test, schemars(rename = "AnsweringModel"))]
-struct Model<'a> {
+pub(crate) struct Model<'a> {
     name: &'a str,
     /// A notice for every reader, such as "not a medical device".
     notice: &'a str,
@@ -235,51 +244,56 @@ struct Map<'a> {
     values: Vec<f64>,
 }
 
-fn predict_response<'a>(
-    card: &'a Card,
-    ranking: &[Ranked],
-    heatmap: &'a Heatmap,
-    region: Region,
-    timing: Timing,
-) -> PredictResponse<'a> {
-    let class = |ranked: &Ranked| {
-        let class = card.classes.get(ranked.index)?;
-        let (probability, index) = (per_cent(ranked.probability), ranked.index);
-        Some(Class { class: &class.label, display: class.display.as_deref(), probability, index })
-    };
-    let label = |index: usize| card.classes.get(index).map(|class| class.label.as_str());
-    let mut response = PredictResponse {
-        model: Model { name: &card.name, notice: &card.notice },
-        results: ranking.iter().filter_map(class).collect(),
-        familiarity: None,
-        is_certain: None,
-        heatmap_base64: None,
-        heatmap_class: None,
-        heatmap_basis: None,
-        heatmap_maps: None,
-        heatmap_region: Some(region).filter(|region| *region != Region::WHOLE),
-        heatmap_missing: None,
-        timing_ms: timing,
-    };
-    match heatmap {
-        Heatmap::Shown { png, class, basis } => {
-            response.heatmap_base64 = Some(STANDARD.encode(png));
-            response.heatmap_class = label(*class);
-            response.heatmap_basis = Some(*basis);
+impl<'a> PredictResponse<'a> {
+    /// The members for the result of `card`'s model.
+    pub(crate) fn of(card: &'a Card, outcome: &'a Outcome, timing: Timing) -> Self {
+        let Outcome { ranking, heatmap, region, certainty } = outcome;
+        let class = |ranked: &Ranked| {
+            let class = card.classes.get(ranked.index)?;
+            let (probability, index) = (per_cent(ranked.probability), ranked.index);
+            let display = class.display.as_deref();
+            Some(Class { class: &class.label, display, probability, index })
+        };
+        let label = |index: usize| card.classes.get(index).map(|class| class.label.as_str());
+        let mut response = Self {
+            model: Model::of(card),
+            results: ranking.iter().filter_map(class).collect(),
+            familiarity: certainty.familiarity.clone(),
+            is_certain: certainty.is_certain,
+            heatmap_base64: None,
+            heatmap_class: None,
+            heatmap_basis: None,
+            heatmap_maps: None,
+            heatmap_region: Some(*region).filter(|region| *region != Region::WHOLE),
+            heatmap_missing: None,
+            timing_ms: timing,
+        };
+        match heatmap {
+            Heatmap::Shown { png, class, basis } => {
+                response.heatmap_base64 = Some(STANDARD.encode(png));
+                response.heatmap_class = label(*class);
+                response.heatmap_basis = Some(*basis);
+            }
+            Heatmap::Maps(maps) => {
+                let first = maps.first();
+                response.heatmap_class = first.and_then(|map| label(map.class));
+                response.heatmap_basis = first.map(|map| map.heatmap.basis());
+                response.heatmap_maps =
+                    Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
+            }
+            Heatmap::Missing(why) => {
+                response.heatmap_missing = Some(why);
+                response.heatmap_region = None;
+            }
         }
-        Heatmap::Maps(maps) => {
-            let first = maps.first();
-            response.heatmap_class = first.and_then(|map| label(map.class));
-            response.heatmap_basis = first.map(|map| map.heatmap.basis());
-            response.heatmap_maps =
-                Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
-        }
-        Heatmap::Missing(why) => {
-            response.heatmap_missing = Some(why);
-            response.heatmap_region = None;
-        }
+        response
     }
-    response
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn of(card: &'a Card) -> Self {
+        Self { name: &card.name, notice: &card.notice }
+    }
 }
 
 fn numbers<'a>(card: &'a Card, ClassMap { class, heatmap }: &ClassMap) -> Option<Map<'a>> {
@@ -295,7 +309,7 @@ fn numbers<'a>(card: &'a Card, ClassMap { class, heatmap }: &ClassMap) -> Option
 
 /// Per cent with 4 decimals: the precision of f32, and the sum of 1000 classes, each rounded by at most
 /// 0.00005, is still 100 ± 0.05.
-fn per_cent(probability: f32) -> f64 {
+pub(crate) fn per_cent(probability: f32) -> f64 {
     (f64::from(probability) * 1e6).round() / 1e4
 }
 
@@ -329,7 +343,7 @@ mod tests {
         let answer = |heatmap| {
             let (ranking, region) = (ranking.to_vec(), Region::WHOLE);
             let outcome = Outcome { ranking, heatmap, region, certainty: Certainty::default() };
-            let response = prediction(Form::Json, &card, outcome, Timing::default());
+            let response = prediction(&card, &outcome, Timing::default());
             response.unwrap().into_body()
         };
         assert_eq!(

@@ -3,7 +3,7 @@
 
 use skincell_vision::card::{Basis, Card};
 use skincell_vision::gradcam::{self, GradCamError};
-use skincell_vision::overlay::{self, ALPHA};
+use skincell_vision::overlay::{self, ALPHA, Colormap};
 use skincell_vision::photo::Photo;
 use skincell_vision::rank::Ranked;
 use skincell_vision::view::View;
@@ -16,10 +16,21 @@ use crate::settings::Settings;
 /// Whether to make a heatmap, decided before anything is computed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeatmapRequest {
-    /// Make one for the class at this index, or for the most likely class, in this form.
-    Make(Option<usize>, HeatmapForm),
+    /// Make one.
+    Make(Wanted),
     /// No heatmap, for this reason (the end of "no heatmap, …").
     Skip(String),
+}
+
+/// The heatmap to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The index of the class; `None` for the most likely one.
+    pub class: Option<usize>,
+    /// Its form.
+    pub form: HeatmapForm,
+    /// Its colours, if it is drawn.
+    pub colormap: Colormap,
 }
 
 impl HeatmapRequest {
@@ -39,14 +50,16 @@ impl HeatmapRequest {
             let why = card.gradcam_missing.as_deref().unwrap_or("none was prepared");
             return Ok(Self::Skip(format!("model {:?} has no Grad-CAM output: {why}", card.name)));
         }
-        Ok(Self::Make(class, options.heatmap.unwrap_or(HeatmapForm::Overlay)))
+        let form = options.heatmap.unwrap_or(HeatmapForm::Overlay);
+        let colormap = options.colormap.unwrap_or_default();
+        Ok(Self::Make(Wanted { class, form, colormap }))
     }
 
     /// The class that a heatmap was asked for by the request.
     #[must_use]
     pub fn class(&self) -> Option<usize> {
         match self {
-            Self::Make(class, _) => *class,
+            Self::Make(wanted) => wanted.class,
             Self::Skip(_) => None,
         }
     }
@@ -85,9 +98,9 @@ fn unknown_class(card: &Card, asked: &str) -> Problem {
 /// The heatmap of an answer, or the reason for none.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heatmap {
-    /// The overlay.
+    /// A drawn one.
     Shown {
-        /// The PNG, of the model's input size.
+        /// The PNG, of the model's input size: with the photo, or with transparency.
         png: Vec<u8>,
         /// Index of the class it explains.
         class: usize,
@@ -122,17 +135,19 @@ pub fn explain(
     probabilities: &[f32],
     ranking: &[Ranked],
 ) -> Result<Heatmap, Problem> {
-    let (class, form) = match heatmap_request {
+    let Wanted { class, form, colormap } = match heatmap_request {
         HeatmapRequest::Skip(why) => return Ok(Heatmap::Missing(why.clone())),
-        HeatmapRequest::Make(Some(class), form) => (*class, *form),
-        HeatmapRequest::Make(None, form) => (ranking.first().map_or(0, |best| best.index), *form),
+        HeatmapRequest::Make(wanted) => *wanted,
     };
+    let class = class.or_else(|| Some(ranking.first()?.index)).unwrap_or(0);
     let (Some(cam), Some(map)) = (&scores.cam, &card.gradcam) else {
         return Ok(Heatmap::Missing("the model gave none".to_owned()));
     };
     let of = |class| gradcam::heatmap(cam, map, probabilities, card.output.activation, class);
     let made = match form {
-        HeatmapForm::Overlay => of(class).map(|heatmap| vec![ClassMap { class, heatmap }]),
+        HeatmapForm::Overlay | HeatmapForm::Alpha => {
+            of(class).map(|heatmap| vec![ClassMap { class, heatmap }])
+        }
         HeatmapForm::Maps => mapped(class, ranking)
             .map(|other| Ok(ClassMap { class: other, heatmap: of(other)? }))
             // Other classes without a map are left out.
@@ -145,7 +160,7 @@ pub fn explain(
     match (made, form) {
         (Err(error @ GradCamError::Unlikely { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
         (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
-        (Ok(maps), HeatmapForm::Overlay) => draw(&seen.photo, maps),
+        (Ok(maps), form) => draw(&seen.photo, maps, form, colormap),
         // The classes are still valid, so they are answered without a heatmap.
         (Err(error @ GradCamError::NotFinite { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
         (Err(error), _) => Err(internal("the heatmap", &error)),
@@ -158,12 +173,21 @@ fn mapped(first: usize, ranking: &[Ranked]) -> impl Iterator<Item = usize> {
     std::iter::once(first).chain(others).take(DEFAULT_TOP_K)
 }
 
-fn draw(photo: &Photo, maps: Vec<ClassMap>) -> Result<Heatmap, Problem> {
+fn draw(
+    photo: &Photo,
+    maps: Vec<ClassMap>,
+    form: HeatmapForm,
+    colormap: Colormap,
+) -> Result<Heatmap, Problem> {
     let Some(ClassMap { class, heatmap }) = maps.into_iter().next() else {
         return Ok(Heatmap::Missing("the model gave none".to_owned()));
     };
-    let overlay = overlay::overlay(photo, &heatmap, ALPHA);
-    let png = overlay::encode_png(&overlay).map_err(|error| internal("the overlay", &error))?;
+    let png = if form == HeatmapForm::Alpha {
+        overlay::transparent_png(&heatmap, (photo.width(), photo.height()), colormap)
+    } else {
+        overlay::encode_png(&overlay::overlay(photo, &heatmap, ALPHA, colormap))
+    };
+    let png = png.map_err(|error| internal("the overlay", &error))?;
     Ok(Heatmap::Shown { png, class, basis: heatmap.basis() })
 }
 
@@ -215,7 +239,11 @@ mod tests {
             let options = Options { gradcam, class: Some("1".to_owned()), ..Options::default() };
             match (HeatmapRequest::of(&settings, &options, &card).unwrap(), expect) {
                 (heatmap_request, Ok(())) => {
-                    assert_eq!(heatmap_request, HeatmapRequest::Make(Some(1), HeatmapForm::Overlay))
+                    let (class, form, colormap) = (Some(1), HeatmapForm::Overlay, Colormap::Jet);
+                    assert_eq!(
+                        heatmap_request,
+                        HeatmapRequest::Make(Wanted { class, form, colormap })
+                    );
                 }
                 (HeatmapRequest::Skip(why), Err(part)) => assert!(why.contains(part), "{why}"),
                 (heatmap_request, Err(part)) => {

@@ -1,9 +1,10 @@
-//! Finds the photo among the fields of a form.
+//! Finds the photo, or the photos, among the fields of a form.
 //!
-//! A file in a field with a photo's name is the photo, with any content. A file in any other field is the
-//! photo if its bytes are one, or if no other field can be. Text in a field with a photo's name is the
-//! photo if it is base64 of one. Two photos are refused, because an answer for either could be the wrong
-//! one. `multipart` and `url_form` parse the forms.
+//! A file in a field with a photo's name is a photo, with any content. A file in any other field is one if
+//! its bytes are, or if no other field can be. Text in a field with a photo's name is a photo if it is base64
+//! of one. Several values in the field of the photo are several photos, each of which is answered. Photos in
+//! different fields are refused, because one may be the thumbnail of the other. `multipart` and `url_form`
+//! parse the forms.
 
 use crate::encoded;
 use crate::problem::{Problem, excerpt};
@@ -15,11 +16,63 @@ pub(crate) const PHOTO_NAMES: [&str; 9] =
 /// Most field names that are kept for the error message about a missing photo.
 const MOST_NAMES: usize = 8;
 
+/// Most photos of a request. The runner lets a request run models a hundred times.
+pub(crate) const MAX_PHOTOS: usize = 64;
+
+/// The photo or the photos of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Photos {
+    /// The bytes of one photo's file, not empty, and not yet checked.
+    One(Vec<u8>),
+    /// Several, at most [`MAX_PHOTOS`], in the order of the request.
+    Several(Vec<Sent>),
+}
+
+/// One of several photos.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The name of its file, if the form has one.
+    pub file: Option<String>,
+    /// Its bytes, or its base64.
+    pub content: Content,
+}
+
+/// What was sent as a photo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The bytes of the file, possibly empty, and not yet checked.
+    Bytes(Vec<u8>),
+    /// Base64 of them, or a `data:` URL, not yet decoded.
+    Text(Vec<u8>),
+}
+
+impl Content {
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// [`Problem::BadBase64`].
+    pub(crate) fn bytes(self) -> Result<Vec<u8>, Problem> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Text(text) => encoded::decode(text),
+        }
+    }
+
+    fn is_blank(&self) -> bool {
+        let (Self::Bytes(value) | Self::Text(value)) = self;
+        value.trim_ascii().is_empty()
+    }
+}
+
 /// Whether `name` is one of [`PHOTO_NAMES`].
 pub(crate) fn is_photo_name(name: &str) -> bool {
+    PHOTO_NAMES.iter().any(|known| known.eq_ignore_ascii_case(without_index(name)))
+}
+
+/// A field's name without the brackets at its end, which number the values of a list.
+fn without_index(name: &str) -> &str {
     let plain = name.split_once('[').filter(|(_, rest)| rest.ends_with(']'));
-    let plain = plain.map_or(name, |(plain, _)| plain);
-    PHOTO_NAMES.iter().any(|known| known.eq_ignore_ascii_case(plain))
+    plain.map_or(name, |(plain, _)| plain)
 }
 
 /// A field of a form.
@@ -27,31 +80,39 @@ pub(crate) fn is_photo_name(name: &str) -> bool {
 pub(crate) struct Field<'a> {
     /// Its name; empty if it has none.
     pub(crate) name: &'a str,
-    /// Whether it has a file name, possibly empty.
-    pub(crate) is_file: bool,
+    /// The name of its file, possibly empty; `None` if it is text.
+    pub(crate) file: Option<&'a str>,
 }
 
 impl Field<'_> {
     /// Whether its value may be the photo.
     pub(crate) fn may_be_photo(self) -> bool {
-        self.is_file || is_photo_name(self.name)
+        self.file.is_some() || is_photo_name(self.name)
     }
+}
+
+/// A value that may be a photo.
+#[derive(Debug)]
+struct Value {
+    /// The field's name, for messages.
+    field: String,
+    /// The field's name without an index and in lower case; equal for the values of one list.
+    list: String,
+    is_photo: bool,
+    sent: Sent,
 }
 
 /// The fields seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
-    /// The name of the photo's field, and its bytes.
-    photo: Option<(String, Vec<u8>)>,
-    /// The value used as the photo if no field has one; decoding it gives the reason.
-    spare: Option<Result<Vec<u8>, Problem>>,
+    values: Vec<Value>,
     names: Vec<String>,
 }
 
 impl Fields {
     /// Whether no value has been kept that could be the photo.
     pub(crate) fn is_empty(&self) -> bool {
-        self.photo.is_none() && self.spare.is_none()
+        self.values.is_empty()
     }
 
     /// Records an unused field, to name it if the photo is missing.
@@ -64,43 +125,69 @@ impl Fields {
     /// Takes the value of a field that [`Field::may_be_photo`].
     ///
     /// # Errors
-    /// [`Problem::SeveralPhotos`] if there was one before.
+    /// [`Problem::TooManyPhotos`].
     pub(crate) fn add(&mut self, field: Field<'_>, value: Vec<u8>) -> Result<(), Problem> {
+        let file = field.file.filter(|file| !file.is_empty()).map(file_name);
         if value.trim_ascii().is_empty() {
-            // A browser sends an empty part for an unused file input.
             self.skip(field.name);
-            return Ok(());
-        }
-        let is_photo_name = is_photo_name(field.name);
-        let (value, is_photo) = match encoded::photo(value) {
-            Ok(photo) => (photo, true),
-            Err(value) => (value, field.is_file && is_photo_name),
-        };
-        if is_photo {
-            if let Some((first, _)) = &self.photo {
-                let second = excerpt(field.name);
-                return Err(Problem::SeveralPhotos { first: first.clone(), second });
+            if file.is_none() {
+                // A browser sends an empty part without a file name for an unused file input.
+                return Ok(());
             }
-            self.photo = Some((excerpt(field.name), value));
-            self.spare = None;
-        } else if self.is_empty() {
-            let text = || encoded::decode(value.clone());
-            self.spare = Some(if field.is_file { Ok(value) } else { text() });
         }
+        if self.values.len() == MAX_PHOTOS {
+            return Err(Problem::TooManyPhotos { limit: MAX_PHOTOS as u64 });
+        }
+        let (content, is_photo) = match (encoded::photo(value), field.file) {
+            (Ok(photo), _) => (Content::Bytes(photo), true),
+            (Err(value), Some(_)) => (Content::Bytes(value), is_photo_name(field.name)),
+            (Err(value), None) => (Content::Text(value), false),
+        };
+        self.values.push(Value {
+            field: excerpt(field.name),
+            list: excerpt(without_index(field.name)).to_ascii_lowercase(),
+            is_photo: is_photo && !content.is_blank(),
+            sent: Sent { file, content },
+        });
         Ok(())
     }
 
-    /// The photo of the form.
+    /// The photo of the form, or the photos in one field of it.
     ///
     /// # Errors
-    /// [`Problem::MissingImage`], [`Problem::BadBase64`].
-    pub(crate) fn finish(self) -> Result<Vec<u8>, Problem> {
-        match (self.photo, self.spare) {
-            (Some((_, photo)), _) => Ok(photo),
-            (None, Some(spare)) => spare,
-            (None, None) => Err(Problem::MissingImage { form: "form", found: listed(&self.names) }),
+    /// [`Problem::MissingImage`], [`Problem::BadBase64`], [`Problem::SeveralPhotos`].
+    pub(crate) fn finish(self) -> Result<Photos, Problem> {
+        let mut photos = self.values.iter().filter(|value| value.is_photo);
+        let Some(first) = photos.next() else {
+            // Without a photo, the first value that is not blank: decoding it gives the reason.
+            let mut others = self.values.into_iter().map(|value| value.sent.content);
+            let Some(other) = others.find(|content| !content.is_blank()) else {
+                let found = listed(&self.names);
+                return Err(Problem::MissingImage { form: "form", found });
+            };
+            return other.bytes().map(Photos::One);
+        };
+        if let Some(other) = photos.find(|value| value.list != first.list) {
+            let (first, second) = (first.field.clone(), other.field.clone());
+            return Err(Problem::SeveralPhotos { first, second });
+        }
+        let list = first.list.clone();
+        let same = self.values.into_iter().filter(|value| value.list == list);
+        let mut sent: Vec<Sent> = same.map(|value| value.sent).collect();
+        match (sent.len(), sent.pop()) {
+            (1, Some(only)) => only.content.bytes().map(Photos::One),
+            (_, last) => {
+                sent.extend(last);
+                Ok(Photos::Several(sent))
+            }
         }
     }
+}
+
+/// The name of a file as an answer repeats it: at most 255 characters, the most that file systems have.
+fn file_name(given: &str) -> String {
+    const MOST: usize = 255;
+    given.chars().take(MOST).collect()
 }
 
 fn listed(names: &[String]) -> String {
@@ -137,7 +224,7 @@ mod tests {
         /// Name, whether it is a file, value.
         type Given<'a> = &'a [(&'a str, bool, &'a [u8])];
         type Case<'a> = (&'a str, Given<'a>, Result<&'a [u8], &'a str>);
-        let cases: [Case<'_>; 17] = [
+        let cases: [Case<'_>; 15] = [
             ("a file", &[("image", true, PNG)], Ok(PNG)),
             ("a text", &[("image", false, PNG_BASE64)], Ok(PNG)),
             ("base64 in a file", &[("photo[]", true, PNG_BASE64)], Ok(PNG)),
@@ -155,7 +242,6 @@ mod tests {
                 &[("file", false, b"a.png"), ("image", true, PNG)],
                 Ok(PNG),
             ),
-            ("two", &[("image", true, PNG), ("image", true, JPEG)], Err("several-photos")),
             ("two of other names", &[("a", true, PNG), ("b", true, JPEG)], Err("several-photos")),
             (
                 "HEIC and a thumbnail",
@@ -167,11 +253,6 @@ mod tests {
                 &[("image", true, b"?"), ("small", true, JPEG)],
                 Err("several-photos"),
             ),
-            (
-                "a file and a text",
-                &[("image", true, PNG), ("image", false, PNG_BASE64)],
-                Err("several-photos"),
-            ),
             ("broken text", &[("image", false, b"a.png")], Err("bad-base64")),
             ("empty ones", &[("image", true, b""), ("image", false, b" ")], Err("missing-image")),
             ("none", &[], Err("missing-image")),
@@ -180,13 +261,72 @@ mod tests {
             let mut fields = Fields::default();
             let mut take = || {
                 for (name, is_file, value) in given {
-                    fields.add(Field { name, is_file: *is_file }, value.to_vec())?;
+                    let file = is_file.then_some("");
+                    fields.add(Field { name, file }, value.to_vec())?;
                 }
                 std::mem::take(&mut fields).finish()
             };
-            let found = take();
-            let found = found.as_deref().map_err(|problem| problem.kind().name);
-            assert_eq!(found, expect, "{name}");
+            let found = take().map_err(|problem| problem.kind().name);
+            assert_eq!(found, expect.map(|photo| Photos::One(photo.to_vec())), "{name}");
         }
+    }
+
+    #[test]
+    fn all_values_of_the_photos_field_are_photos() {
+        let bytes = |file: &str, bytes: &[u8]| Sent {
+            file: Some(file.to_owned()).filter(|file| !file.is_empty()),
+            content: Content::Bytes(bytes.to_vec()),
+        };
+        let text = Sent { file: None, content: Content::Text(b"?".to_vec()) };
+        type Case<'a> = (&'a str, &'a [(&'a str, Option<&'a str>, &'a [u8])], Vec<Sent>);
+        let cases: [Case<'_>; 5] = [
+            (
+                "two files",
+                &[("image", Some("a.png"), PNG), ("image", Some("b.jpg"), JPEG)],
+                vec![bytes("a.png", PNG), bytes("b.jpg", JPEG)],
+            ),
+            (
+                "a numbered list, one of which is no photo and one empty",
+                &[
+                    ("images[0]", Some("a"), PNG),
+                    ("Images[1]", Some("b"), b"words"),
+                    ("images[]", Some("c"), b""),
+                    ("notes", Some("d"), b"words"),
+                ],
+                vec![bytes("a", PNG), bytes("b", b"words"), bytes("c", b"")],
+            ),
+            (
+                "a file and a text",
+                &[("image", Some("a"), PNG), ("image", None, PNG_BASE64)],
+                vec![bytes("a", PNG), bytes("", PNG)],
+            ),
+            (
+                "a text and a broken one",
+                &[("image", None, b"?"), ("image", None, PNG_BASE64)],
+                vec![text, bytes("", PNG)],
+            ),
+            (
+                "a list of another name",
+                &[("scan", Some("a"), PNG), ("scan", Some("b"), b"words")],
+                vec![bytes("a", PNG), bytes("b", b"words")],
+            ),
+        ];
+        for (name, given, expect) in cases {
+            let mut fields = Fields::default();
+            for (name, file, value) in given {
+                fields.add(Field { name, file: *file }, value.to_vec()).unwrap();
+            }
+            assert_eq!(fields.finish().unwrap(), Photos::Several(expect), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_photos_is_limited() {
+        let mut fields = Fields::default();
+        let field = Field { name: "image", file: Some("a") };
+        let added = (0..=MAX_PHOTOS).map(|_| fields.add(field, PNG.to_vec()));
+        let refused: Vec<usize> =
+            added.enumerate().filter(|(_, r)| r.is_err()).map(|(at, _)| at).collect();
+        assert_eq!(refused, [MAX_PHOTOS]);
     }
 }

@@ -168,7 +168,7 @@ fn every_problem_has_its_type() {
     let mut png_of_maps = post("/predict?heatmap=maps", "image/bmp", &photo);
     png_of_maps.headers_mut().insert("accept", "image/png".parse().unwrap());
     let mut text_only = post("/predict", "image/bmp", &photo);
-    text_only.headers_mut().insert("accept", "text/html".parse().unwrap());
+    text_only.headers_mut().insert("accept", "text/plain".parse().unwrap());
     let cases = [
         (post("/predict", "image/bmp", b""), 400, "no-body"),
         (post("/predict", "image/bmp", b"not a photo"), 415, "not-an-image"),
@@ -240,6 +240,8 @@ fn readable_resources_are_served() {
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
         ("/page/main.js", "text/javascript; charset=utf-8"),
+        ("/page/example-1.jpg", "image/jpeg"),
+        ("/docs", "text/html; charset=utf-8"),
         ("/health", "application/json"),
         ("/models", "application/json"),
     ] {
@@ -297,4 +299,130 @@ fn every_form_of_answer_says_whether_it_is_certain() {
     assert_eq!(answer(e, 4.0, "*/*", Unfamiliar::Refuse), (422, strange.to_owned()));
     let (_, header) = answer(f32::INFINITY, 4.0, "*/*", Unfamiliar::Warn);
     assert!(header.starts_with("\"skin\";score=999999999999.000;deviation=20.000;"), "{header}");
+}
+
+/// A form with these files in the field `photos`.
+fn files(names: &[(&str, &[u8])]) -> Vec<u8> {
+    let part = |(name, bytes): &(&str, &[u8])| {
+        let head = format!(
+            "--b\r\nContent-Disposition: form-data; name=\"photos\"; filename=\"{name}\"\r\n\r\n"
+        );
+        [head.as_bytes(), bytes, b"\r\n"].concat()
+    };
+    [names.iter().flat_map(part).collect::<Vec<u8>>().as_slice(), b"--b--\r\n"].concat()
+}
+
+#[test]
+fn each_of_several_photos_has_its_answer_or_its_problem() {
+    let (red, blue) = (bmp(255, 0, 0), bmp(0, 0, 255));
+    let body = files(&[("red", &red), ("torn", &red[..60]), ("empty", b""), ("blue", &blue)]);
+    let response = ask(post("/predict", "multipart/form-data; boundary=b", &body), &RedOrBlue);
+    assert_eq!(response.status(), 200);
+    let answer = json(&response);
+    assert_eq!((&answer["answered"], &answer["refused"]), (&2.into(), &2.into()));
+    let entries = answer["photos"].as_array().unwrap();
+    let files: Vec<_> = entries.iter().map(|entry| entry["file"].as_str().unwrap()).collect();
+    assert_eq!(files, ["red", "torn", "empty", "blue"]);
+    for (at, photo) in [(0, &red), (3, &blue)] {
+        let mut alone = json(&ask(post("/predict", "image/bmp", photo), &RedOrBlue));
+        let mut together = entries[at]["prediction"].clone();
+        for answer in [&mut alone, &mut together] {
+            answer.as_object_mut().unwrap().remove("timing_ms");
+        }
+        assert_eq!(alone, together);
+        assert!(entries[at].get("problem").is_none());
+    }
+    let kinds: Vec<_> = entries[1..3].iter().map(|entry| &entry["problem"]["type"]).collect();
+    assert_eq!(
+        kinds,
+        ["urn:skincell:problem:truncated-image", "urn:skincell:problem:missing-image"]
+    );
+    assert!(entries[1].get("prediction").is_none());
+}
+
+#[test]
+fn a_json_list_is_answered_in_order() {
+    let text =
+        |photo: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, photo);
+    let photos = serde_json::json!([text(&bmp(0, 0, 255)), null, "?", text(&bmp(255, 0, 0))]);
+    let body = serde_json::json!({"images": photos, "gradcam": false, "top_k": 1});
+    let response =
+        ask(post("/predict", "application/json", body.to_string().as_bytes()), &RedOrBlue);
+    let answer = json(&response);
+    let entries = answer["photos"].as_array().unwrap();
+    let class = |at: usize| &entries[at]["prediction"]["results"][0]["index"];
+    let status = |at: usize| &entries[at]["problem"]["status"];
+    assert_eq!((class(0), class(3)), (&1.into(), &0.into()));
+    assert_eq!((status(1), status(2)), (&400.into(), &400.into()));
+}
+
+#[test]
+fn a_problem_of_the_model_is_that_of_the_whole_request() {
+    let body = files(&[("a", &bmp(1, 2, 3)), ("b", &bmp(1, 2, 3))]);
+    let request = || post("/predict", "multipart/form-data; boundary=b", &body);
+    let (model, why) = ("skin".to_owned(), "busy".to_owned());
+    let host = Fixed(Err(InferenceError::Unavailable { model, why }));
+    assert_eq!(problem(&ask(request(), &host)), "model-unavailable");
+    let mut picture = request();
+    picture.headers_mut().insert("accept", "image/png".parse().unwrap());
+    assert_eq!(problem(&ask(picture, &RedOrBlue)), "no-heatmap");
+}
+
+#[test]
+fn a_browser_without_scripts_gets_a_page() {
+    let page = |body: &[u8]| {
+        let mut request = post("/predict", "multipart/form-data; boundary=b", body);
+        let accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        let response = ask(request, &RedOrBlue);
+        assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+        let policy = response.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'"), "{policy}");
+        (response.status().as_u16(), String::from_utf8(response.into_body()).unwrap())
+    };
+    let red = bmp(255, 0, 0);
+    let (status, text) = page(&files(&[("red", &red)]));
+    assert_eq!(status, 200);
+    for part in
+        ["Healthy</th><td>98.2 %", "data:image/png;base64,iVBOR", "No medical device.", "<form"]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let (status, text) = page(&files(&[("red", &red), ("<i>.png", b"words")]));
+    assert_eq!(status, 200);
+    assert!(
+        text.contains("&lt;i&gt;.png") && text.contains("Not a photo in a known format"),
+        "{text}"
+    );
+    let (status, text) = page(&files(&[("words.png", b"words")]));
+    assert_eq!(status, 415);
+    assert!(text.contains("Not a photo in a known format") && text.contains("<form"), "{text}");
+}
+
+#[test]
+fn the_heatmap_alone_is_transparent() {
+    let mut request = post("/predict?heatmap=alpha&colormap=viridis", "image/bmp", &bmp(255, 0, 0));
+    request.headers_mut().insert("accept", "image/png".parse().unwrap());
+    let response = ask(request, &RedOrBlue);
+    assert_eq!(response.headers()["content-type"], "image/png");
+    // The colour type in the header of a PNG: 6 is RGB with alpha.
+    assert_eq!(response.body()[25], 6);
+    let json = json(&ask(post("/predict?heatmap=alpha", "image/bmp", &bmp(255, 0, 0)), &RedOrBlue));
+    assert!(json["heatmap_base64"].as_str().unwrap().starts_with("iVBOR"));
+}
+
+#[test]
+fn the_api_page_has_every_operation() {
+    let request = Request::get("/docs").body(chunks(b"", 1)).unwrap();
+    let response = ask(request, &Fixed(Ok(Vec::new())));
+    let text = String::from_utf8(response.into_body()).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(crate::OPENAPI).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    for (path, item) in paths {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let heading = format!("<code>{} {path}</code>", method.to_ascii_uppercase());
+            assert!(text.contains(&heading), "{heading}");
+        }
+    }
+    assert!(text.contains("viridis") && text.contains("heatmap_base64"), "options and members");
 }

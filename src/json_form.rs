@@ -1,26 +1,28 @@
-//! Reads the photo and the options of a JSON body: `{"image": "<base64 or data: URL>", "top_k": 3, …}`.
+//! Reads the photo and the options of a JSON body: `{"image": "<base64 or data: URL>", "top_k": 3, …}`; or
+//! several photos, as a list in that member or as the body itself.
 //!
 //! Members are read one by one with serde, not into a tree, so that a hostile body of nested arrays needs
 //! no memory, and an unknown member is named without being kept.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::encoded;
+use crate::fields::{self, Content, MAX_PHOTOS, Photos, Sent};
 use crate::options::{self, Options};
 use crate::problem::{Problem, excerpt};
-use crate::{encoded, fields};
 
-/// Reads a JSON body and returns its photo; options among its members are set in `options`.
+/// Reads a JSON body and returns its photos; options among its members are set in `options`.
 ///
 /// # Errors
-/// [`Problem::BadJson`], [`Problem::MissingImage`], [`Problem::BadBase64`],
+/// [`Problem::BadJson`], [`Problem::MissingImage`], [`Problem::BadBase64`], [`Problem::TooManyPhotos`],
 /// [`Problem::UnknownOption`], or [`Problem::BadOption`].
-pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Problem> {
+pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Photos, Problem> {
     let bad = |error: serde_json::Error| Problem::BadJson { why: excerpt(&error.to_string()) };
     let mut reader = serde_json::Deserializer::from_slice(without_bom(&body));
-    let members = reader.deserialize_map(MembersVisitor).map_err(bad)?;
+    let members = reader.deserialize_any(MembersVisitor).map_err(bad)?;
     reader.end().map_err(bad)?;
     // The text has been copied out, so the body is freed before decoding.
     drop(body);
@@ -34,8 +36,21 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Vec<u8>, Prob
         return Err(Problem::SeveralPhotos { first, second });
     }
     match members.image {
-        Some((_, text)) if !text.trim_ascii().is_empty() => encoded::decode(text.into_bytes()),
-        Some(_) => Err(missing("an empty `image`")),
+        Some((_, Image::Text(text))) if !text.trim_ascii().is_empty() => {
+            encoded::decode(text.into_bytes()).map(Photos::One)
+        }
+        Some((_, Image::Text(_))) => Err(missing("an empty `image`")),
+        Some((_, Image::List(list))) if list.is_empty() => Err(missing("an empty list")),
+        Some((_, Image::List(list))) if list.len() > MAX_PHOTOS => {
+            Err(Problem::TooManyPhotos { limit: MAX_PHOTOS as u64 })
+        }
+        Some((_, Image::List(list))) => {
+            let sent = |text: Option<String>| Sent {
+                file: None,
+                content: Content::Text(text.unwrap_or_default().into_bytes()),
+            };
+            Ok(Photos::Several(list.into_iter().map(sent).collect()))
+        }
         None => Err(missing("no member `image`")),
     }
 }
@@ -52,12 +67,65 @@ fn missing(found: &str) -> Problem {
 /// The object's members.
 #[derive(Default)]
 struct Members {
-    /// The name of the photo's member, and its text.
-    image: Option<(String, String)>,
+    /// The name of the photo's member, and its value.
+    image: Option<(String, Image)>,
     /// The names of two members with photos.
     several: Option<(String, String)>,
     options: Vec<(String, String)>,
     unknown: Option<String>,
+}
+
+/// The value of a photo's member.
+enum Image {
+    /// One photo.
+    Text(String),
+    /// Several photos: at most one more than [`MAX_PHOTOS`], further ones are not kept.
+    List(Vec<Option<String>>),
+}
+
+impl Image {
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim_ascii().is_empty(),
+            Self::List(list) => list.is_empty(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ImageVisitor)
+    }
+}
+
+struct ImageVisitor;
+
+impl<'de> Visitor<'de> for ImageVisitor {
+    type Value = Image;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a photo's base64 or a list of them")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Image, E> {
+        Ok(Image::Text(text.to_owned()))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Image, E> {
+        Ok(Image::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Image, A::Error> {
+        let mut texts = Vec::new();
+        while texts.len() <= MAX_PHOTOS {
+            match list.next_element()? {
+                Some(text) => texts.push(text),
+                None => return Ok(Image::List(texts)),
+            }
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Image::List(texts))
+    }
 }
 
 struct MembersVisitor;
@@ -66,7 +134,12 @@ impl<'de> Visitor<'de> for MembersVisitor {
     type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+        f.write_str("an object, or a list of photos")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Members, A::Error> {
+        let photos = ImageVisitor.visit_seq(list)?;
+        Ok(Members { image: Some((String::new(), photos)), ..Members::default() })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
@@ -74,12 +147,12 @@ impl<'de> Visitor<'de> for MembersVisitor {
         while let Some(Name(name)) = map.next_key()? {
             match name.as_str() {
                 name if fields::is_photo_name(name) => {
-                    let Some(text) = map.next_value::<Option<String>>()? else { continue };
+                    let Some(image) = map.next_value::<Option<Image>>()? else { continue };
                     match &members.image {
-                        Some((first, before)) if !before.trim_ascii().is_empty() => {
+                        Some((first, before)) if !before.is_blank() => {
                             members.several = Some((first.clone(), name.to_owned()));
                         }
-                        _ => members.image = Some((name.to_owned(), text)),
+                        _ => members.image = Some((name.to_owned(), image)),
                     }
                 }
                 "fields" => {
@@ -198,6 +271,7 @@ mod tests {
                     gradcam: Some(false),
                     class: Some("1".to_owned()),
                     heatmap: None,
+                    colormap: None,
                     model: Some("skin".to_owned()),
                     fields: Vec::new(),
                 },
@@ -217,17 +291,39 @@ mod tests {
         for (body, expect) in cases {
             let mut options = Options::default();
             let photo = read(body.as_bytes().to_vec(), &mut options);
-            assert_eq!((photo.unwrap(), options), (vec![0, 1, 2], expect), "{body}");
+            assert_eq!((photo.unwrap(), options), (Photos::One(vec![0, 1, 2]), expect), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_several_photos_even_of_one() {
+        let cases: [(&str, &[&str]); 4] = [
+            (r#"{"images": ["AAEC", "", null, "?"], "top_k": 3}"#, &["AAEC", "", "", "?"]),
+            (r#"{"image": null, "image": ["AAEC"], "top_k": 3}"#, &["AAEC"]),
+            (r#"{"image": "", "files": ["AAEC"], "top_k": 3}"#, &["AAEC"]),
+            (r#" ["AAEC", "AA\nEC"] "#, &["AAEC", "AA\nEC"]),
+        ];
+        for (body, expect) in cases {
+            let photos = read(body.as_bytes().to_vec(), &mut Options::default()).unwrap();
+            let sent =
+                |text: &&str| Sent { file: None, content: Content::Text(text.as_bytes().to_vec()) };
+            assert_eq!(photos, Photos::Several(expect.iter().map(sent).collect()), "{body}");
         }
     }
 
     #[test]
     fn each_kind_of_bad_body_has_its_own_problem() {
         let deep = format!("{{\"image\": {}1", "[".repeat(100_000));
+        let many = format!("[{}\"AAEC\"]", "\"AAEC\",".repeat(10_000));
         let deep_and_ignored = format!("{{\"more\": {}1", "[".repeat(100_000));
         let cases = [
             ("", "bad-json"),
-            ("[]", "bad-json"),
+            ("[]", "missing-image"),
+            ("[1]", "bad-json"),
+            (r#"{"images": []}"#, "missing-image"),
+            (r#"{"images": ["AAEC", {"b64": "AAEC"}]}"#, "bad-json"),
+            (r#"{"images": ["AAEC"], "image": "AAEC"}"#, "several-photos"),
+            (&many, "too-many-photos"),
             ("\"AAEC\"", "bad-json"),
             ("{", "bad-json"),
             (r#"{"image": "AAEC"} x"#, "bad-json"),

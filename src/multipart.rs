@@ -15,24 +15,25 @@ use futures_core::Stream;
 use http::HeaderMap;
 use http::header::{CONTENT_DISPOSITION, HeaderName};
 use multer::Multipart;
+use percent_encoding::percent_decode_str;
 use quoted_printable::ParseMode;
 
 use crate::body::{Body, Source};
 use crate::encoded;
-use crate::fields::{Field, Fields};
+use crate::fields::{Field, Fields, MAX_PHOTOS, Photos};
 use crate::options::{self, MAX_VALUE, Options};
 use crate::parameters::{parameter, parameters};
 use crate::problem::Problem;
 
-/// Most parts of a form. Real forms have a photo, some options and some tokens.
-pub(crate) const MAX_PARTS: u64 = 64;
+/// Most parts of a form: the most photos, some options and some tokens.
+pub(crate) const MAX_PARTS: u64 = MAX_PHOTOS as u64 + 32;
 
 /// Most bytes read while searching for the end of one part's header.
 pub(crate) const MAX_PART_HEADER: usize = 64 * 1024;
 
 const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 
-/// Reads the form and returns its photo; options among its text fields are set in `options`.
+/// Reads the form and returns its photos; options among its text fields are set in `options`.
 ///
 /// # Errors
 /// The [`Problem`] of the first fault found: [`Problem::BadForm`], [`Problem::PartHeaderTooLong`],
@@ -41,7 +42,7 @@ pub(crate) fn read<S: Source>(
     body: Body<S>,
     content_type: &str,
     options: &mut Options,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Photos, Problem> {
     let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty());
     let capacity = body.capacity();
     let allowance = Arc::new(AtomicUsize::new(MAX_PART_HEADER));
@@ -74,10 +75,9 @@ fn take(
 ) -> Result<(), Problem> {
     let disposition = text(part.headers(), &CONTENT_DISPOSITION);
     let name = parameter(&disposition, "name").unwrap_or_default();
-    // A name that is not ASCII may be only in `filename*` (RFC 5987).
-    let is_file = parameters(&disposition).iter().any(|(name, _)| name.starts_with("filename"));
+    let file = file_name(&disposition);
     let encoding = text(part.headers(), &TRANSFER_ENCODING).trim().to_ascii_lowercase();
-    let field = Field { name: &name, is_file };
+    let field = Field { name: &name, file: file.as_deref() };
     let is_option = options::is_option(&name);
     let is_kept = !is_option && field.may_be_photo();
     let room = if is_kept && fields.is_empty() { capacity } else { 0 };
@@ -90,11 +90,27 @@ fn take(
     if is_option {
         options.set(&name, &String::from_utf8_lossy(&value))?;
     } else if is_kept {
+        // The capacity is that of the whole body, which the photos after this one need.
+        value.shrink_to_fit();
         fields.add(field, transferred(value, &encoding)?)?;
     } else {
         fields.skip(&name);
     }
     Ok(())
+}
+
+/// The name of a part's file, possibly empty; `None` if it has none. A name that is not ASCII may be only in
+/// `filename*`, percent-encoded after its character set and language (RFC 5987).
+fn file_name(disposition: &str) -> Option<String> {
+    let parameters = parameters(disposition);
+    let of = |wanted: &str| {
+        parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    };
+    let extended = of("filename*").map(|value| {
+        let encoded = value.rsplit('\'').next().unwrap_or_default();
+        percent_decode_str(encoded).decode_utf8_lossy().into_owned()
+    });
+    extended.or_else(|| of("filename").map(str::to_owned))
 }
 
 /// A header of a part as text; empty if it is missing.
@@ -212,9 +228,34 @@ mod tests {
     }
 
     fn read_in(body: &[u8], size: usize) -> (Result<Vec<u8>, Problem>, Options) {
+        let (photos, options) = read_all_in(body, size);
+        let photo = photos.map(|photos| match photos {
+            Photos::One(photo) => photo,
+            Photos::Several(photos) => panic!("{} photos", photos.len()),
+        });
+        (photo, options)
+    }
+
+    fn read_all_in(body: &[u8], size: usize) -> (Result<Photos, Problem>, Options) {
         let mut options = Options::default();
         let body = Body::open(chunks(body, size), None, 64 << 20).unwrap();
         (read(body, TYPE, &mut options), options)
+    }
+
+    #[test]
+    fn photos_of_one_field_have_their_file_names() {
+        let body = form(&[
+            part("name=\"photos\"; filename=\"a.jpg\"", PNG),
+            part("name=\"top_k\"", b"3"),
+            part("name=\"photos\"; filename=\"_.jpg\"; filename*=UTF-8''%e1%ba%a3nh.jpg", PNG),
+            part("name=\"photos\"", PNG_BASE64),
+        ]);
+        let (photos, options) = read_all_in(&body, 10);
+        let Ok(Photos::Several(photos)) = photos else { panic!("{photos:?}") };
+        let names: Vec<_> = photos.iter().map(|sent| sent.file.as_deref()).collect();
+        assert_eq!(names, [Some("a.jpg"), Some("ảnh.jpg"), None]);
+        assert!(photos.into_iter().all(|sent| sent.content.bytes().unwrap() == PNG));
+        assert_eq!(options.top_k, Some(3));
     }
 
     #[test]
@@ -299,15 +340,10 @@ mod tests {
                 with("Content-Disposition: form-data", "X: form-data"),
                 "missing-image",
             ),
-            ("the same photo twice", form(&[whole_part(), whole_part()]), "several-photos"),
         ];
         for (name, body, expect) in refused {
             assert_eq!(read_in(&body, 11).0.unwrap_err().kind().name, expect, "{name}");
         }
-    }
-
-    fn whole_part() -> Vec<u8> {
-        part("name=\"image\"; filename=\"a.jpg\"", PNG)
     }
 
     #[test]
@@ -339,7 +375,11 @@ mod tests {
                 "missing-image",
             ),
             ("no name", form(&[part("filename=\"\"", b"")]), "missing-image"),
-            ("two photos", form(&[photo.clone(), photo.clone()]), "several-photos"),
+            (
+                "photos in two fields",
+                form(&[photo.clone(), part("name=\"file\"", PNG)]),
+                "several-photos",
+            ),
             (
                 "base64 broken off",
                 form(&[part(BASE64_PART, b"iVBORw0KGgogYW5kIHNvIG9")]),
@@ -409,7 +449,7 @@ mod tests {
             let body = Body::open(chunks(&body, 9), None, 5000).unwrap();
             let content_type = format!("multipart/form-data; {parameter}");
             let photo = read(body, &content_type, &mut Options::default());
-            assert_eq!(photo.unwrap(), PNG, "{content_type}");
+            assert_eq!(photo.unwrap(), Photos::One(PNG.to_vec()), "{content_type}");
         }
     }
 }

@@ -5,19 +5,21 @@ use http::header::ACCEPT;
 
 use crate::problem::{Problem, excerpt};
 
-/// The two forms of an answer to a photo.
+/// The forms of an answer to a photo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `application/json`: classes, and the overlay as base64.
     Json,
     /// `image/png`: the overlay itself.
     Png,
+    /// `text/html`: a page, for browsers without scripts.
+    Html,
 }
 
-/// The client's preferred form; JSON if both are equal or there is no header.
+/// The client's preferred form; JSON if others are equal or there is no header.
 ///
 /// # Errors
-/// [`Problem::NotAcceptable`] if the client accepts neither.
+/// [`Problem::NotAcceptable`] if the client accepts none.
 pub fn answer_form(headers: &HeaderMap) -> Result<Form, Problem> {
     let lines: Vec<&str> =
         headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
@@ -25,12 +27,15 @@ pub fn answer_form(headers: &HeaderMap) -> Result<Form, Problem> {
     if accept.trim().is_empty() {
         return Ok(Form::Json);
     }
+    let html = quality(&accept, "text", "html");
     let json = quality(&accept, "application", "json");
     let png = quality(&accept, "image", "png");
-    if json.max(png) <= 0.0 {
-        return Err(Problem::NotAcceptable { accept: excerpt(&accept) });
+    match html.max(json).max(png) {
+        best if best <= 0.0 => Err(Problem::NotAcceptable { accept: excerpt(&accept) }),
+        best if json >= best => Ok(Form::Json),
+        best if png >= best => Ok(Form::Png),
+        _ => Ok(Form::Html),
     }
-    Ok(if png > json { Form::Png } else { Form::Json })
 }
 
 /// The `q` of the most specific range that matches `kind/subtype`; 0 if none does.
@@ -71,12 +76,16 @@ mod tests {
             ("IMAGE/PNG", Some(Form::Png)),
             ("image/*", Some(Form::Png)),
             ("image/avif,image/webp,image/*,*/*;q=0.8", Some(Form::Png)),
-            ("text/html,application/xhtml+xml,*/*;q=0.8", Some(Form::Json)),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Some(Form::Html)),
+            ("text/html,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", Some(Form::Html)),
+            ("text/html, application/json", Some(Form::Json)),
+            ("text/html;q=0.5, */*;q=0.9", Some(Form::Json)),
             ("application/json, image/png", Some(Form::Json)),
             ("application/json;q=0.1, image/png;q=0.2", Some(Form::Png)),
             ("image/png;q=0, */*", Some(Form::Json)),
             ("application/json;q=0, */*;q=0.1", Some(Form::Png)),
-            ("text/html", None),
+            ("text/html", Some(Form::Html)),
+            ("text/plain", None),
             ("image/jpeg", None),
             ("*/*;q=0", None),
             ("application/json;q=none", None),

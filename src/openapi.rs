@@ -6,16 +6,18 @@
 
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
+use skincell_vision::overlay::Colormap;
 
+use crate::fields::MAX_PHOTOS;
 use crate::options::NAMES;
-use crate::{answer, models, problem, v2};
+use crate::{answer, models, problem, several, v2};
 
 /// The status codes of problems with a photo, from the component or the runner.
 const PHOTO_PROBLEMS: [(&str, &str); 14] = [
     ("400", "The request, its body or an option is malformed"),
     ("403", "The service takes no photos"),
     ("404", "No such model, or none that the host grants"),
-    ("406", "Accept excludes JSON and PNG"),
+    ("406", "Accept excludes JSON, PNG and HTML"),
     ("408", "The body arrived too slowly"),
     ("409", "The overlay was requested and there is none"),
     ("413", "The body, or the memory its photo needs, is too large"),
@@ -71,20 +73,35 @@ fn document() -> Value {
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
+        "tags": [
+            {"name": "photos", "description": "Photos in, classes and heatmaps out"},
+            {"name": "service", "description": "What the service has and how it is"},
+            {"name": "inference", "description": "The Open Inference Protocol, version 2: tensors in and out"},
+        ],
+        // A service may require a token.
+        "security": [{}, {"token": []}],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer",
+                "description": "One of the tokens in SKINCELL_TOKENS_FILE, if the service has any"}},
+        },
     })
 }
 
 fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
     let prediction = schemas.answers.subschema_for::<answer::PredictResponse<'static>>();
+    let several = schemas.answers.subschema_for::<several::SeveralResponse<'static>>();
     let problem =
         json!({"schema": schemas.answers.subschema_for::<problem::ProblemBody<'static>>()});
     let mut responses = problems(&PHOTO_PROBLEMS, "application/problem+json", &problem);
     responses.insert(
         "200".to_owned(),
-        json!({"description": "The ranked classes, or with Accept: image/png the overlay itself",
-               "content": {"application/json": {"schema": prediction}, "image/png": {}}}),
+        json!({"description": "The ranked classes; of several photos, an entry for each. With Accept: image/png \
+               the drawn heatmap itself, with text/html a page",
+               "content": {"application/json": {"schema": {"anyOf": [prediction, several]}},
+                           "image/png": {"schema": picture("image/png")},
+                           "text/html": {"schema": {"type": "string"}}}}),
     );
     let parameters: Vec<Value> = NAMES
         .iter()
@@ -99,7 +116,8 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
         "parameters": parameters,
         "requestBody": {"required": true, "content": photo_forms(), "description":
             "The photo's field or member may also be called file, photo, img, upload, picture, images, \
-             files or photos. A form of text (application/x-www-form-urlencoded) may have it as base64. A \
+             files or photos. Several photos are parts of one name in a form, or a list in JSON; each gets its own \
+             answer or problem. A form of text (application/x-www-form-urlencoded) may have it as base64. A \
              body may be under Content-Encoding gzip or deflate."},
         "responses": responses,
     });
@@ -115,6 +133,12 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
         ("/predict".to_owned(), json!({"post": predict})),
         ("/models".to_owned(), get("models", "The models, from their cards", listing)),
         ("/health".to_owned(), get("health", "Whether the component runs", health)),
+        ("/docs".to_owned(), {
+            let mut item = get("docs", "This document as a page", json!({"type": "string"}));
+            let content = item["get"]["responses"]["200"]["content"]["application/json"].take();
+            item["get"]["responses"]["200"]["content"] = json!({"text/html": content});
+            item
+        }),
         ("/openapi.json".to_owned(), get("openapi", "This document", json!({"type": "object"}))),
     ])
 }
@@ -122,11 +146,14 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
 /// The content types in which a photo is posted.
 fn photo_forms() -> Value {
     let members = |image: Value| {
+        let several =
+            json!({"type": "array", "items": image, "minItems": 1, "maxItems": MAX_PHOTOS});
+        let image = json!({"anyOf": [image, several]});
         let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
         let members: Map<String, Value> = options.chain([("image".to_owned(), image)]).collect();
         json!({"type": "object", "required": ["image"], "properties": members})
     };
-    let file = json!({"type": "string", "format": "binary", "contentMediaType": "image/*"});
+    let file = picture("image/*");
     let text = json!({"type": "string", "format": "photo-base64", "contentEncoding": "base64",
                       "description": "Base64 of the file, or a data: URL of it"});
     let mut json_form = members(text);
@@ -144,6 +171,11 @@ fn photo_forms() -> Value {
     })
 }
 
+/// The schema of a picture's bytes. Generators of clients know `format`, OpenAPI 3.1 itself `contentMediaType`.
+fn picture(media_type: &str) -> Value {
+    json!({"type": "string", "format": "binary", "contentMediaType": media_type})
+}
+
 /// An option's schema and description. An empty text counts as not given.
 fn option(name: &str) -> (Value, &'static str) {
     let texts = |texts: &[&str]| json!({"type": "string", "enum": texts});
@@ -158,9 +190,15 @@ fn option(name: &str) -> (Value, &'static str) {
             "Whether to make a heatmap",
         ),
         "heatmap" => (
-            texts(&["overlay", "maps", ""]),
-            "overlay: a PNG for the most likely class. maps: numbers for each of the ranked classes",
+            texts(&["overlay", "alpha", "maps", ""]),
+            "overlay: a PNG over the photo, for the most likely class. alpha: the same without the photo, with \
+             transparency. maps: numbers for each of the ranked classes",
         ),
+        "colormap" => {
+            let mut names = Colormap::ALL.map(Colormap::name).to_vec();
+            names.push("");
+            (texts(&names), "Colours of a drawn heatmap, jet by default")
+        }
         "model" => (
             json!({"anyOf": [{"type": "string", "format": "model-name"}, texts(&[""])]}),
             "The model to use, by its name in /models",
@@ -182,7 +220,7 @@ fn option(name: &str) -> (Value, &'static str) {
 /// Path below `/v2`, name, summary and answer of each operation.
 type Operation = (&'static str, &'static str, &'static str, schemars::Schema);
 
-fn operations(answers: &mut SchemaGenerator) -> [Operation; 7] {
+fn operations(answers: &mut SchemaGenerator) -> [Operation; 8] {
     let server = answers.subschema_for::<v2::Server>();
     let live = answers.subschema_for::<v2::Live>();
     let ready = answers.subschema_for::<v2::Ready>();
@@ -190,13 +228,20 @@ fn operations(answers: &mut SchemaGenerator) -> [Operation; 7] {
     let model_ready = answers.subschema_for::<v2::ModelReady>();
     let inferred = answers.subschema_for::<v2::Inferred<'static>>();
     let index = answers.subschema_for::<Vec<v2::Indexed>>();
+    let config = answers.subschema_for::<v2::Configuration>();
     [
         ("", "server", "Name and version of the server", server),
         ("/health/live", "live", "Whether the server is live", live),
         ("/health/ready", "ready", "Whether all model cards are valid", ready),
         ("/models/{model}", "metadata", "A model's inputs and outputs", metadata),
         ("/models/{model}/ready", "modelReady", "Whether the host can load a model", model_ready),
-        ("/models/{model}/infer", "infer", "Run a model on its input tensor", inferred),
+        ("/models/{model}/config", "config", "A model's configuration, as Triton's", config),
+        (
+            "/models/{model}/infer",
+            "infer",
+            "Run a model on its input tensor, or on a batch of up to 16",
+            inferred,
+        ),
         ("/repository/index", "index", "The models, as Triton lists them", index),
     ]
 }
@@ -209,7 +254,8 @@ fn inference_paths(schemas: &mut Schemas) -> Map<String, Value> {
         let mut content = json!({"application/json": {"schema": schema}});
         let mut operation = json!({"operationId": id, "summary": summary, "tags": ["inference"]});
         if id == "infer" {
-            content["application/octet-stream"] = json!({});
+            content["application/octet-stream"] =
+                json!({"schema": {"type": "string", "format": "binary"}});
             operation["requestBody"] = json!({"required": true, "description":
                 "Raw tensors may follow the JSON, whose length is in Inference-Header-Content-Length",
                 "content": {"application/json": {"schema": request}}});

@@ -1,5 +1,5 @@
-//! The options of a request, `top_k`, `gradcam`, `class`, `heatmap`, `model` and `fields`, from the
-//! query, form fields or JSON members.
+//! The options of a request, `top_k`, `gradcam`, `class`, `heatmap`, `colormap`, `model` and `fields`, from
+//! the query, form fields or JSON members.
 //!
 //! If one is given twice, the later wins, and the body comes after the query. An empty value counts as not
 //! given, because browsers send unused form fields as empty.
@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use skincell_vision::overlay::Colormap;
 
 use crate::problem::{Problem, excerpt};
 
@@ -27,17 +28,21 @@ pub struct Options {
     pub class: Option<String>,
     /// The form of the heatmap.
     pub heatmap: Option<HeatmapForm>,
+    /// The colours of a drawn heatmap.
+    pub colormap: Option<Colormap>,
     /// The model to use.
     pub model: Option<String>,
     /// Numbers for the inputs beside the photo, by their names.
     pub fields: Vec<(String, Vec<f32>)>,
 }
 
-/// The two forms of a heatmap.
+/// The forms of a heatmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeatmapForm {
     /// Drawn over the photo, as one PNG. The default.
     Overlay,
+    /// Alone as one PNG, transparent where its values are low, for clients that lay it over the photo.
+    Alpha,
     /// As numbers, for each of the most likely classes, for clients that draw it themselves, such as the
     /// page.
     Maps,
@@ -79,9 +84,21 @@ impl Options {
             },
             "heatmap" => match value.to_ascii_lowercase().as_str() {
                 "overlay" => self.heatmap = Some(HeatmapForm::Overlay),
+                "alpha" => self.heatmap = Some(HeatmapForm::Alpha),
                 "maps" => self.heatmap = Some(HeatmapForm::Maps),
-                _ => return bad("heatmap", "overlay (a PNG) or maps (numbers)"),
+                _ => {
+                    let allowed =
+                        "overlay (a PNG), alpha (a PNG without the photo) or maps (numbers)";
+                    return bad("heatmap", allowed);
+                }
             },
+            "colormap" => {
+                let named = |colormap: &Colormap| colormap.name().eq_ignore_ascii_case(value);
+                match Colormap::ALL.into_iter().find(named) {
+                    Some(colormap) => self.colormap = Some(colormap),
+                    None => return bad("colormap", "jet, viridis, inferno or turbo"),
+                }
+            }
             "fields" => match parse_fields(value) {
                 Some(fields) => self.fields = fields,
                 None => {
@@ -98,7 +115,8 @@ impl Options {
 }
 
 /// The names of all options.
-pub const NAMES: [&str; 6] = ["top_k", "gradcam", "class", "heatmap", "model", "fields"];
+pub const NAMES: [&str; 7] =
+    ["top_k", "gradcam", "class", "heatmap", "colormap", "model", "fields"];
 
 /// Whether there is an option of this name.
 #[must_use]
@@ -146,6 +164,7 @@ mod tests {
             gradcam,
             class: class.map(str::to_owned),
             heatmap: None,
+            colormap: None,
             model: model.map(str::to_owned),
             fields: Vec::new(),
         };
@@ -179,11 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn a_heatmap_has_two_forms() {
+    fn a_heatmap_has_forms_and_colours() {
         let form = |query| Options::from_query(query).map(|options| options.heatmap);
         assert_eq!(form("heatmap=maps").unwrap(), Some(HeatmapForm::Maps));
         assert_eq!(form("heatmap=Overlay").unwrap(), Some(HeatmapForm::Overlay));
+        assert_eq!(form("heatmap=alpha").unwrap(), Some(HeatmapForm::Alpha));
         assert_eq!(form("heatmap=svg").unwrap_err().kind().name, "bad-option");
+        let colors = |query| Options::from_query(query).map(|options| options.colormap);
+        assert_eq!(colors("colormap=Viridis").unwrap(), Some(Colormap::Viridis));
+        assert_eq!(colors("colormap=").unwrap(), None);
+        assert_eq!(colors("colormap=hot").unwrap_err().kind().name, "bad-option");
     }
 
     #[test]

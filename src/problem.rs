@@ -36,9 +36,10 @@ pub enum Problem {
         /// The value of the `Allow` header.
         allow: &'static str,
     },
-    /// `Accept` excludes both forms of an answer.
+    /// `Accept` excludes all forms of an answer.
     #[error(
-        "Accept is {accept:?}: ask for application/json (classes and heatmap) or image/png (the overlay)"
+        "Accept is {accept:?}: ask for application/json (classes and heatmap), image/png (the overlay) or \
+         text/html (a page)"
     )]
     NotAcceptable {
         /// The header, shortened by [`excerpt`].
@@ -106,16 +107,22 @@ pub enum Problem {
         /// The cap in bytes.
         limit: u64,
     },
-    /// The form has more parts than one photo can need.
-    #[error("the form has more than {limit} parts: send one photo a request, in the field `image`")]
+    /// The form has more parts than photos and options can need.
+    #[error("the form has more than {limit} parts: send fewer photos a request")]
     TooManyParts {
         /// The cap.
         limit: u64,
     },
-    /// The request has more than one photo.
+    /// The request has more photos than it may have.
+    #[error("there are more than {limit} photos: divide them among several requests")]
+    TooManyPhotos {
+        /// The cap.
+        limit: u64,
+    },
+    /// The request has photos in different fields, of which one may be a thumbnail.
     #[error(
-        "there are two photos, in `{first}` and in `{second}`: send one a request, and post the \
-         other by itself"
+        "there are photos in `{first}` and in `{second}`: send one of them, or both in one field to have \
+         both answered"
     )]
     SeveralPhotos {
         /// The field or member of the first, shortened by [`excerpt`].
@@ -150,7 +157,8 @@ pub enum Problem {
     Photo(#[from] PhotoError),
     /// A query parameter or JSON member is unknown.
     #[error(
-        "there is no option {name:?}: the options are top_k, gradcam, class, heatmap, model and fields"
+        "there is no option {name:?}: the options are top_k, gradcam, class, heatmap, colormap, model and \
+         fields"
     )]
     UnknownOption {
         /// The given name, shortened by [`excerpt`].
@@ -306,7 +314,8 @@ impl Problem {
                 ("part-header-too-long", 400, "Header of a form part too long")
             }
             Self::TooManyParts { .. } => ("too-many-parts", 400, "Too many form parts"),
-            Self::SeveralPhotos { .. } => ("several-photos", 400, "More than one photo"),
+            Self::TooManyPhotos { .. } => ("too-many-photos", 400, "Too many photos"),
+            Self::SeveralPhotos { .. } => ("several-photos", 400, "Photos in different fields"),
             Self::MissingImage { .. } => ("missing-image", 400, "No photo in the body"),
             Self::BadJson { .. } => ("bad-json", 400, "Malformed JSON"),
             Self::BadBase64 { .. } => ("bad-base64", 400, "Malformed base64"),
@@ -336,20 +345,39 @@ impl Problem {
     pub fn numbers(&self) -> (Option<u64>, Option<u64>) {
         match self {
             Self::BodyTooLarge { limit, actual } => (Some(*limit), *actual),
-            Self::PartHeaderTooLong { limit } | Self::TooManyParts { limit } => {
-                (Some(*limit), None)
-            }
+            Self::PartHeaderTooLong { limit }
+            | Self::TooManyParts { limit }
+            | Self::TooManyPhotos { limit } => (Some(*limit), None),
             Self::Photo(error) => photo_numbers(error),
             _ => (None, None),
+        }
+    }
+
+    /// Whether it concerns one photo, so that others in the same request can still be answered. If the host
+    /// cannot run the model, no photo can be answered.
+    #[must_use]
+    pub fn is_of_one_photo(&self) -> bool {
+        match self {
+            Self::BadBase64 { .. } | Self::Photo(_) | Self::Unfamiliar { .. } | Self::Scores(_) => {
+                true
+            }
+            Self::Inference(error) => matches!(error, InferenceError::Failed { .. }),
+            _ => false,
         }
     }
 
     /// The body of the response; `request_id` comes from the client or the host.
     #[must_use]
     pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
+        // Strings and numbers always have a JSON form, so the fallback is never used.
+        serde_json::to_vec(&self.body(request_id)).unwrap_or_default()
+    }
+
+    /// The members of the response.
+    pub(crate) fn body<'a>(&self, request_id: Option<&'a str>) -> ProblemBody<'a> {
         let kind = self.kind();
         let (limit, actual) = self.numbers();
-        let body = ProblemBody {
+        ProblemBody {
             r#type: format!("{TYPE_PREFIX}{}", kind.name),
             title: kind.title,
             status: kind.status,
@@ -357,9 +385,7 @@ impl Problem {
             limit,
             actual,
             request_id,
-        };
-        // Strings and numbers always have a JSON form, so the fallback is never used.
-        serde_json::to_vec(&body).unwrap_or_default()
+        }
     }
 }
 

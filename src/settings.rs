@@ -17,6 +17,29 @@ const MODELS_FOLDER: &str = "/models";
 /// Where `spin.toml` mounts what `skincell page` wrote.
 const DEVICE_FOLDER: &str = "/device";
 
+/// The variables: name, default, and meaning.
+pub const VARIABLES: [(&str, &str, &str); 7] = [
+    (
+        "ENABLE_GRADCAM",
+        "`true`",
+        "Heatmaps: on for `true`, `1` or `yes`; anything else switches them off",
+    ),
+    (
+        "SKINCELL_COLOR",
+        "`srgb`",
+        "`srgb` converts from a photo's colour profile, `stored` does not",
+    ),
+    ("SKINCELL_MAX_BODY", "`16MiB`", "Largest request body: bytes, or `KiB` or `MiB`"),
+    ("SKINCELL_MODEL", "the first by name", "The model for requests that name none"),
+    ("SKINCELL_PAGE", "`server`", "Where the page looks at photos: `server`, `device` or `both`"),
+    ("SKINCELL_PREDICT", "`on`", "`off` refuses photos and tensors"),
+    (
+        "SKINCELL_UNFAMILIAR",
+        "`warn`",
+        "Photos of a kind that the model does not know: `warn` answers and says so, `refuse` refuses them",
+    ),
+];
+
 /// The component's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -200,6 +223,18 @@ mod tests {
 
     fn read(name: &'static str, value: &'static str) -> Result<Settings, SettingsError> {
         Settings::read(|asked| (asked == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn the_list_has_every_variable_that_is_read() {
+        let read = std::cell::RefCell::new(std::collections::BTreeSet::new());
+        let note = |name: &str| {
+            read.borrow_mut().insert(name.to_owned());
+            None
+        };
+        Settings::read(note).unwrap();
+        let listed = VARIABLES.map(|(name, ..)| name.to_owned());
+        assert_eq!(read.into_inner(), listed.into());
     }
 
     #[test]

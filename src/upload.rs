@@ -1,27 +1,28 @@
-//! Reads a posted photo and its options, in any of the forms that clients send.
+//! Reads posted photos and their options, in any of the forms that clients send.
 //!
 //! `Content-Type` distinguishes multipart, JSON and forms. Whether a body is the photo itself or its base64
-//! is decided by the bytes (`skincell_vision::photo`), because clients declare types of all kinds. The photo
-//! is not decoded here.
+//! is decided by the bytes (`skincell_vision::photo`), because clients declare types of all kinds. Photos are
+//! not decoded here.
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
 use crate::body::{Body, Source};
+pub use crate::fields::{Content, Photos, Sent};
 use crate::options::Options;
 use crate::problem::{Problem, excerpt};
 use crate::{encoded, json_form, multipart, url_form};
 
-/// A posted photo.
+/// What was posted.
 #[derive(Debug)]
 pub struct Upload {
-    /// The bytes of the photo's file, not empty, and not yet checked.
-    pub photo: Vec<u8>,
+    /// The photo, or several.
+    pub photos: Photos,
     /// The options in the query and the body.
     pub options: Options,
 }
 
-/// Reads the photo and the options of a request.
+/// Reads the photos and the options of a request.
 ///
 /// # Errors
 /// The [`Problem`] of the first fault found, in the query before the body.
@@ -31,34 +32,35 @@ pub fn read<S: Source>(head: &Parts, source: S, max_body: u64) -> Result<Upload,
     let declared = head.headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
     let declared = String::from_utf8_lossy(declared.unwrap_or_default());
     let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let photo = match essence.as_str() {
+    let photos = match essence.as_str() {
         "multipart/form-data" => multipart::read(body, &declared, &mut options)?,
         _ => whole(body.read_all()?, &essence, &declared, &mut options)?,
     };
-    Ok(Upload { photo, options })
+    Ok(Upload { photos, options })
 }
 
-/// The photo in a body that is not multipart.
+/// The photos in a body that is not multipart.
 fn whole(
     body: Vec<u8>,
     essence: &str,
     declared: &str,
     options: &mut Options,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Photos, Problem> {
     let body = match encoded::photo(body) {
-        Ok(photo) => return Ok(photo),
+        Ok(photo) => return Ok(Photos::One(photo)),
         Err(body) => body,
     };
     // Without an explicit type, `fetch` sends an object as text, and `curl -d` as a form.
-    let is_object = json_form::without_bom(&body).trim_ascii_start().starts_with(b"{");
+    let start = json_form::without_bom(&body).trim_ascii_start();
+    let is_json = start.starts_with(b"{") || start.starts_with(b"[");
     match essence {
         "application/json" | "text/json" => json_form::read(body, options),
-        "" | "text/plain" | "application/x-www-form-urlencoded" if is_object => {
+        "" | "text/plain" | "application/x-www-form-urlencoded" if is_json => {
             json_form::read(body, options)
         }
         "application/x-www-form-urlencoded" => url_form::read(&body, options),
-        "application/octet-stream" | "binary/octet-stream" => Ok(body),
-        image if image.starts_with("image/") => Ok(body),
+        "application/octet-stream" | "binary/octet-stream" => Ok(Photos::One(body)),
+        image if image.starts_with("image/") => Ok(Photos::One(body)),
         _ => Err(Problem::UnsupportedContentType {
             found: match declared {
                 "" => "missing".to_owned(),
@@ -124,9 +126,19 @@ mod tests {
             ("text/plain", b"", Err("no-body")),
         ];
         for (content_type, body, expect) in cases {
-            let read = read_as(content_type, "", body).map(|upload| upload.photo);
-            let read = read.as_deref().map_err(|problem| problem.kind().name);
+            let read = read_as(content_type, "", body).map(|upload| upload.photos);
+            let read = read.map_err(|problem| problem.kind().name);
+            let expect = expect.map(|photo| Photos::One(photo.to_vec()));
             assert_eq!(read, expect, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_any_json_type_is_several_photos() {
+        let list = b" [\"iVBORw0KGgogYW5kIHNvIG9u\"]";
+        for content_type in ["application/json", "text/plain;charset=UTF-8", ""] {
+            let photos = read_as(content_type, "?top_k=2", list).unwrap().photos;
+            assert!(matches!(photos, Photos::Several(ref one) if one.len() == 1), "{photos:?}");
         }
     }
 

@@ -5,22 +5,22 @@
 
 use percent_encoding::percent_decode;
 
-use crate::fields::{Field, Fields};
+use crate::fields::{Field, Fields, Photos};
 use crate::options::{self, Options};
 use crate::problem::Problem;
 
-/// Reads the form and returns its photo; options among its fields are set in `options`.
+/// Reads the form and returns its photos; options among its fields are set in `options`.
 ///
 /// # Errors
 /// The problems of [`Fields`] and of options.
-pub(crate) fn read(body: &[u8], options: &mut Options) -> Result<Vec<u8>, Problem> {
+pub(crate) fn read(body: &[u8], options: &mut Options) -> Result<Photos, Problem> {
     let mut fields = Fields::default();
     for pair in body.split(|byte| *byte == b'&') {
         let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
         let (name, value) = pair.split_at(end);
         let value = value.get(1..).unwrap_or_default();
         let name = form_urlencoded::parse(name).next().map(|(name, _)| name).unwrap_or_default();
-        let field = Field { name: &name, is_file: false };
+        let field = Field { name: &name, file: None };
         if options::is_option(&name) {
             let value = form_urlencoded::parse(pair).next().map(|(_, value)| value);
             options.set(&name, &value.unwrap_or_default())?;
@@ -54,7 +54,8 @@ mod tests {
         ];
         for (body, top_k) in cases {
             let mut options = Options::default();
-            assert_eq!(read(body.as_bytes(), &mut options).unwrap(), PNG, "{body}");
+            let photo = read(body.as_bytes(), &mut options).unwrap();
+            assert_eq!(photo, Photos::One(PNG.to_vec()), "{body}");
             assert_eq!(options.top_k, top_k, "{body}");
         }
         let class = b"class=Eczema+Photos&image=iVBORw0KGgo";

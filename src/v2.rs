@@ -1,10 +1,11 @@
 //! The Open Inference Protocol, version 2, over HTTP, as in KServe, Triton and OpenVINO Model Server; their
 //! clients work unchanged.
 //!
-//! A model's input is a tensor that the client prepares as the card says. Its outputs are the scores, the
+//! A model's input is a tensor that the client prepares as the card says, or a batch of up to 16. Its outputs are the scores, the
 //! probabilities computed from them, and the Grad-CAM maps. Every model has only version `1`. Photos are
 //! posted to `/predict` instead.
 
+mod config;
 mod request;
 mod response;
 mod tensors;
@@ -14,18 +15,20 @@ use http::{Method, Response, StatusCode};
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
-use skincell_vision::card::Card;
+use skincell_vision::card::{Card, Familiar};
 
 use crate::answer;
 use crate::body::Source;
 use crate::familiarity;
-use crate::inference::{self, Inference};
+use crate::inference::{self, Inference, Scores};
 use crate::model_fields;
 use crate::models;
+use crate::predict;
 use crate::problem::{Problem, excerpt};
 use crate::settings::Settings;
 use crate::v2::tensors::Description;
 
+pub(crate) use config::Configuration;
 #[cfg(test)]
 pub(crate) use request::InferRequestBody;
 #[cfg(test)]
@@ -33,6 +36,9 @@ pub(crate) use response::Inferred;
 
 /// The only version of every model.
 const VERSION: &str = "1";
+
+/// The platform of every model: where it came from, whichever engine runs it.
+const PLATFORM: &str = "onnx_onnxv1";
 
 /// The part of `path` after `/v2`, if it is a path of this protocol.
 #[must_use]
@@ -85,6 +91,9 @@ fn route<S: Source>(
         (None, ["health", "ready"]) => allow().and_then(|()| ready(settings)),
         (None, ["repository", "index"]) => allow().and_then(|()| index(settings)),
         (Some(name), []) => allow().and_then(|()| metadata(settings, name)),
+        (Some(name), ["config"]) => {
+            allow().and_then(|()| answer::json(&Configuration::of(&served(settings, name)?)))
+        }
         (Some(name), ["ready"]) => allow().and_then(|()| model_ready(settings, inference, name)),
         (Some(name), ["infer"]) => {
             allow().and_then(|()| infer(head, source, settings, inference, name))
@@ -101,13 +110,18 @@ fn infer<S: Source>(
     inference: &impl Inference,
     name: &str,
 ) -> Result<Response<Vec<u8>>, Problem> {
-    crate::accepts_photos(settings)?;
+    predict::accepts_photos(settings)?;
     let card = served(settings, name)?;
-    let (asked, tensor) = request::read(head, source, settings.max_body, &card)?;
+    let (asked, batch) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;
-    let scores = inference::run(inference, &card, tensor, fields, asked.wants_cam())?;
-    let familiar = familiarity::read(&scores, &card, settings.unfamiliar)?;
-    response::write(&card, &asked, &scores, familiar)
+    let run = |row| {
+        let scores = inference::run(inference, &card, row, fields.clone(), asked.wants_cam())?;
+        let familiar = familiarity::read(&scores, &card, settings.unfamiliar)?;
+        Ok((scores, familiar))
+    };
+    let rows: Vec<(Scores, Option<Familiar>)> =
+        batch.rows().map(run).collect::<Result<_, Problem>>()?;
+    response::write(&card, &asked, &rows)
 }
 
 /// The card of the model `name`, without its Grad-CAM output if the operator switched it off.
@@ -131,12 +145,13 @@ fn check_version(version: &str) -> Result<(), Problem> {
 pub(crate) struct Server {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 3],
+    extensions: [&'static str; 4],
 }
 
 impl Server {
     fn this() -> Self {
-        let extensions = ["binary_tensor_data", "classification", "model_repository"];
+        let extensions =
+            ["binary_tensor_data", "classification", "model_configuration", "model_repository"];
         Self { name: "skincell", version: env!("CARGO_PKG_VERSION"), extensions }
     }
 }
@@ -199,11 +214,14 @@ pub(crate) struct Metadata {
 fn metadata(settings: &Settings, name: &str) -> Result<Response<Vec<u8>>, Problem> {
     let card = served(settings, name)?;
     answer::json(&Metadata {
-        inputs: vec![tensors::input(&card)],
-        outputs: tensors::outputs(&card).into_iter().map(|(_, described)| described).collect(),
+        inputs: vec![tensors::input(&card).described()],
+        outputs: tensors::outputs(&card)
+            .into_iter()
+            .map(|(_, output)| output.described())
+            .collect(),
         name: card.name,
         versions: [VERSION],
-        platform: "onnx_onnxv1",
+        platform: PLATFORM,
     })
 }
 

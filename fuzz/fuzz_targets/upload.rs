@@ -1,5 +1,5 @@
-//! Reading any body, in any form and with any content coding, gives a problem or a photo, and the same
-//! photo for every division into chunks.
+//! Reading any body, in any form and with any content coding, gives a problem or photos, and the same
+//! ones for every division into chunks.
 //!
 //! The first byte selects the content type and the coding, the second the size of the chunks; the rest is
 //! the body. For the last content type, the body's first line is the boundary.
@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use skincell_component::body::Source;
-use skincell_component::upload;
+use skincell_component::upload::{self, Content, Photos};
 
 const TYPES: [&str; 9] = [
     "multipart/form-data; boundary=cell",
@@ -61,10 +61,22 @@ fuzz_target!(|data: &[u8]| {
     let whole = read(body.len().max(1));
     let pieces = read(usize::from(*size).max(1));
     if let Ok(upload) = &whole {
-        assert!(!upload.photo.is_empty() && upload.photo.len() as u64 <= LIMIT);
+        let length = match &upload.photos {
+            Photos::One(photo) => {
+                assert!(!photo.is_empty());
+                photo.len()
+            }
+            Photos::Several(photos) => {
+                let lengths = photos.iter().map(|sent| match &sent.content {
+                    Content::Bytes(bytes) | Content::Text(bytes) => bytes.len(),
+                });
+                lengths.sum()
+            }
+        };
+        assert!(length as u64 <= LIMIT);
     }
     if let (Ok(whole), Ok(pieces)) = (&whole, &pieces) {
-        assert_eq!(whole.photo, pieces.photo);
+        assert_eq!(whole.photos, pieces.photos);
         assert_eq!(whole.options, pieces.options);
     }
 });

@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,25 +91,36 @@ class Client:
         `model` another model of the service. Raises Problem if the service refuses the photo, and OSError if
         the file or the service cannot be reached.
         """
-        if not isinstance(photo, bytes):
-            with open(photo, "rb") as file:
-                photo = file.read()
-        asked = {"top_k": top_k, "gradcam": str(heatmap).lower(), "class": label, "model": model}
-        query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
-        answer = self._call(f"/predict?{query}", photo)
-        encoded, familiarity = answer.get("heatmap_base64"), answer.get("familiarity")
-        return Prediction(
-            model=answer["model"]["name"],
-            notice=answer["model"].get("notice") or "",
-            results=[
-                Result(one["class"], one.get("display") or one["class"], one["probability"], one["index"])
-                for one in answer["results"]
-            ],
-            heatmap=base64.b64decode(encoded) if encoded else None,
-            heatmap_label=answer.get("heatmap_class"),
-            familiarity=Familiarity(familiarity["score"], familiarity["is_familiar"]) if familiarity else None,
-            raw=answer,
-        )
+        return _prediction(self._call(_predict(top_k, heatmap, label, model), _read(photo)))
+
+    def predict_all(
+        self,
+        photos: Iterable[str | os.PathLike[str] | bytes],
+        *,
+        top_k: int | None = None,
+        heatmap: bool = True,
+        label: str | int | None = None,
+        model: str | None = None,
+    ) -> list[Prediction | Problem]:
+        """As `predict`, for many photos with as few requests as possible: for each photo in order its answer, or
+        the Problem with it, which is not raised.
+
+        Raises Problem if the service refuses a whole request, and OSError if a file or the service cannot be
+        reached.
+        """
+        path = _predict(top_k, heatmap, label, model)
+        found: list[Prediction | Problem] = []
+        for group in _groups(_read(photo) for photo in photos):
+            images = [base64.b64encode(photo).decode("ascii") for photo in group]
+            body = json.dumps({"images": images}).encode("ascii")
+            answer = self._call(path, body, "application/json")
+            for entry in answer["photos"]:
+                problem = entry.get("problem")
+                if problem:
+                    found.append(Problem(problem["status"], problem["title"], problem["detail"]))
+                else:
+                    found.append(_prediction(entry["prediction"]))
+        return found
 
     def models(self) -> list[dict[str, Any]]:
         """The models of the service, as `GET /models` describes them."""
@@ -123,8 +135,10 @@ class Client:
         except OSError:
             return False
 
-    def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
+    def _call(
+        self, path: str, body: bytes | None = None, content_type: str = "application/octet-stream"
+    ) -> dict[str, Any]:
+        headers = {"Content-Type": content_type} if body is not None else {}
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
         try:
             with self._open(request) as answer:
@@ -137,6 +151,55 @@ class Client:
         if self._token is not None:
             request.add_header("Authorization", f"Bearer {self._token}")
         return urllib.request.urlopen(request, timeout=self._timeout)
+
+
+# Of one request: photos, and bytes of them, so that their base64 fits into a body of 16 MiB.
+_MOST_PHOTOS = 64
+_MOST_BYTES = 11 << 20
+
+
+def _groups(photos: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The photos in groups of which each fits into a request; one that is too large is alone."""
+    group: list[bytes] = []
+    size = 0
+    for photo in photos:
+        if group and (len(group) == _MOST_PHOTOS or size + len(photo) > _MOST_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(photo)
+        size += len(photo)
+    if group:
+        yield group
+
+
+def _read(photo: str | os.PathLike[str] | bytes) -> bytes:
+    if isinstance(photo, bytes):
+        return photo
+    with open(photo, "rb") as file:
+        return file.read()
+
+
+def _predict(top_k: int | None, heatmap: bool, label: str | int | None, model: str | None) -> str:
+    """The path and query of a request."""
+    asked = {"top_k": top_k, "gradcam": str(heatmap).lower(), "class": label, "model": model}
+    query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
+    return f"/predict?{query}"
+
+
+def _prediction(answer: dict[str, Any]) -> Prediction:
+    encoded, familiarity = answer.get("heatmap_base64"), answer.get("familiarity")
+    return Prediction(
+        model=answer["model"]["name"],
+        notice=answer["model"].get("notice") or "",
+        results=[
+            Result(one["class"], one.get("display") or one["class"], one["probability"], one["index"])
+            for one in answer["results"]
+        ],
+        heatmap=base64.b64decode(encoded) if encoded else None,
+        heatmap_label=answer.get("heatmap_class"),
+        familiarity=Familiarity(familiarity["score"], familiarity["is_familiar"]) if familiarity else None,
+        raw=answer,
+    )
 
 
 def _problem(error: urllib.error.HTTPError) -> Problem:

@@ -1,7 +1,8 @@
 //! Reads an inference request: JSON, with the tensor in it or as raw bytes after it.
 //!
-//! The shape is known from the card, so a request cannot make the component reserve memory: a tensor must
-//! have exactly the model's name, type and shape, and further numbers are not kept.
+//! The shape is known from the card except for the batch, so a request cannot make the component reserve much
+//! memory: a tensor must have exactly the model's name and type, a shape of at most [`MAX_BATCH`] rows, and
+//! further numbers are not kept.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use skincell_vision::card::{Card, Dtype};
 use skincell_vision::tensor::PhotoTensor;
 
-use super::tensors::{self, Description, Output};
+use super::tensors::{self, MAX_BATCH, Output, Tensor};
 use crate::body::{Body, Source};
 use crate::json_form::without_bom;
 use crate::problem::{Problem, excerpt};
@@ -25,6 +26,9 @@ pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
 /// Longest list of tensors or axes that is read.
 const LONGEST_LIST: usize = 16;
+
+/// Most numbers of an answer's JSON: as text they take about a quarter of an instance's memory.
+const MAX_NUMBERS: u64 = 1 << 20;
 
 /// Deepest nesting of a tensor's data; a model's input has four axes.
 const DEEPEST: usize = 8;
@@ -42,7 +46,7 @@ pub(super) struct InferRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequestedOutput {
     pub(super) output: Output,
-    pub(super) described: Description,
+    pub(super) tensor: Tensor,
     /// As raw bytes after the JSON.
     pub(super) is_binary: bool,
     /// As this many classes, `score:index:label` each, in descending order.
@@ -53,6 +57,27 @@ impl InferRequest {
     /// Whether the Grad-CAM output is needed.
     pub(super) fn wants_cam(&self) -> bool {
         self.outputs.iter().any(|wanted| matches!(wanted.output, Output::Cam | Output::CamClasses))
+    }
+}
+
+/// The input: the rows of a batch, one after another.
+pub(super) struct Batch {
+    rows: usize,
+    /// The shape of a row, as a batch of 1.
+    dimensions: Vec<u32>,
+    dtype: Dtype,
+    data: Vec<u8>,
+}
+
+impl Batch {
+    /// The rows, each as a batch of 1: the form that models take.
+    pub(super) fn rows(&self) -> impl Iterator<Item = PhotoTensor> {
+        let size = (self.data.len() / self.rows).max(1);
+        self.data.chunks(size).map(|row| PhotoTensor {
+            dimensions: self.dimensions.clone(),
+            dtype: self.dtype,
+            data: row.to_vec(),
+        })
     }
 }
 
@@ -83,7 +108,7 @@ struct Input<'a> {
     /// The input's name, as in the model's metadata.
     #[serde(borrow)]
     name: Cow<'a, str>,
-    /// The input's shape, as in the model's metadata.
+    /// The input's shape, as in the model's metadata, with a batch of 1 to 16.
     #[cfg_attr(test, schemars(with = "Vec<u64>", length(max = 16)))]
     shape: List<u64>,
     /// The input's element type, `FP32` or `UINT8`, as in the model's metadata.
@@ -122,7 +147,7 @@ struct Parameters {
     classification: Option<u64>,
 }
 
-/// Reads the request and the input tensor of `card`'s model.
+/// Reads the request and the batch for `card`'s model.
 ///
 /// # Errors
 /// [`Problem::BadInference`], [`Problem::BadJson`], and the problems of reading a body.
@@ -131,7 +156,7 @@ pub(super) fn read<S: Source>(
     source: S,
     max_body: u64,
     card: &Card,
-) -> Result<(InferRequest, PhotoTensor), Problem> {
+) -> Result<(InferRequest, Batch), Problem> {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let mut body = Body::of(head, source, max_body)?.read_all()?;
     let end = match head.headers.get(JSON_LENGTH) {
@@ -145,7 +170,8 @@ pub(super) fn read<S: Source>(
     let parsed: InferRequestBody<'_> =
         serde_json::from_slice(without_bom(json)).map_err(not_json)?;
     let request = infer_request(&parsed, card)?;
-    let inline = inline(&parsed, card, raw.len())?;
+    let (rows, inline) = inline(&parsed, card, raw.len())?;
+    check_answer(&request, rows)?;
     drop(parsed);
     let data = match inline {
         Some(data) => data,
@@ -154,55 +180,85 @@ pub(super) fn read<S: Source>(
             body
         }
     };
-    let shape = tensors::input(card).shape;
+    let shape = tensors::input(card).shape(1);
     let dimensions = shape.iter().filter_map(|length| u32::try_from(*length).ok()).collect();
     check_finite(card, &data)?;
-    Ok((request, PhotoTensor { dimensions, dtype: card.input.dtype, data }))
+    Ok((request, Batch { rows, dimensions, dtype: card.input.dtype, data }))
 }
 
-/// The tensor's elements from the JSON, or `None` if they are the `raw` bytes after it.
+/// Checks that the answer's JSON fits into memory.
+fn check_answer(request: &InferRequest, rows: usize) -> Result<(), Problem> {
+    let texts = request.outputs.iter().filter(|requested| !requested.is_binary);
+    let row: u64 = texts.filter_map(|requested| requested.tensor.elements()).sum();
+    let numbers = row.saturating_mul(rows as u64);
+    if rows == 1 || numbers <= MAX_NUMBERS {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "asks for {numbers} numbers as JSON, of which a batch may have {MAX_NUMBERS}: ask for \
+         binary_data, for fewer outputs or for fewer rows"
+    )))
+}
+
+/// The number of rows, and the tensor's elements from the JSON, or `None` if they are the `raw` bytes after
+/// it.
 fn inline(
     body: &InferRequestBody<'_>,
     card: &Card,
     raw: usize,
-) -> Result<Option<Vec<u8>>, Problem> {
+) -> Result<(usize, Option<Vec<u8>>), Problem> {
     let expected = tensors::input(card);
     let [input] = body.inputs.0.as_slice() else {
         let found = body.inputs.0.len();
         return Err(bad(format!("has {found} inputs: send the one, {}", say(&expected))));
     };
+    let rows = input.shape.0.first().copied().filter(|rows| (1..=MAX_BATCH).contains(rows));
     let is_same = input.name == expected.name
         && input.datatype == expected.datatype
-        && input.shape.0 == expected.shape;
-    if !is_same {
+        && rows.is_some_and(|rows| input.shape.0 == expected.shape(rows));
+    let Some(rows) = rows.filter(|_| is_same) else {
         let (name, datatype) = (excerpt(&input.name), excerpt(&input.datatype));
         let found = format!("{name:?} {datatype} {:?}", input.shape.0);
         return Err(bad(format!("has the input {found}: send {}", say(&expected))));
-    }
-    let size = expected.shape.iter().try_fold(1_u64, |size, length| size.checked_mul(*length));
-    let elements = size.and_then(|size| usize::try_from(size).ok());
+    };
+    let elements = expected.elements().and_then(|row| usize::try_from(row.checked_mul(rows)?).ok());
     let elements = elements.ok_or_else(|| bad("is for a tensor that is too large".to_owned()))?;
     let bytes = elements.saturating_mul(tensors::element_size(card.input.dtype));
-    match (input.data, input.parameters.binary_data_size) {
-        (None, Some(declared)) if declared == bytes as u64 && raw == bytes => Ok(None),
-        (None, Some(declared)) => Err(bad(format!(
-            "declares {declared} bytes of {:?} and has {raw} after its JSON: send {bytes}",
-            expected.name
-        ))),
-        (Some(data), None) if raw == 0 => {
-            let mut flat = Flat { dtype: card.input.dtype, most: bytes, data: Vec::new() };
-            flat.data.reserve_exact(bytes);
-            let mut reader = serde_json::Deserializer::from_str(data.get());
-            Level { flat: &mut flat, depth: 0 }.deserialize(&mut reader).map_err(not_json)?;
-            match flat.data.len() == bytes {
-                true => Ok(Some(flat.data)),
-                false => Err(bad(format!("has fewer than the {elements} numbers of its shape"))),
-            }
+    let data = match (input.data, input.parameters.binary_data_size) {
+        (None, Some(declared)) if declared == bytes as u64 && raw == bytes => None,
+        (None, Some(declared)) => {
+            return Err(bad(format!(
+                "declares {declared} bytes of {:?} and has {raw} after its JSON: send {bytes}",
+                expected.name
+            )));
         }
-        (Some(_), _) => Err(bad("has its tensor twice: send `data` or raw bytes".to_owned())),
+        (Some(data), None) if raw == 0 => Some(numbers(data, card.input.dtype, elements, bytes)?),
+        (Some(_), _) => {
+            return Err(bad("has its tensor twice: send `data` or raw bytes".to_owned()));
+        }
         (None, None) => {
-            Err(bad("has no tensor: send `data`, or raw bytes and binary_data_size".to_owned()))
+            let why = "has no tensor: send `data`, or raw bytes and binary_data_size";
+            return Err(bad(why.to_owned()));
         }
+    };
+    Ok((usize::try_from(rows).unwrap_or(1), data))
+}
+
+/// Reads `data`, the JSON of a tensor of this many elements, which take this many bytes.
+fn numbers(
+    data: &RawValue,
+    dtype: Dtype,
+    elements: usize,
+    bytes: usize,
+) -> Result<Vec<u8>, Problem> {
+    // Every number takes two bytes of JSON at least, so the text limits what is reserved.
+    let most = data.get().len().saturating_mul(tensors::element_size(dtype)) / 2 + 1;
+    let mut flat = Flat { dtype, most: bytes, data: Vec::with_capacity(bytes.min(most)) };
+    let mut reader = serde_json::Deserializer::from_str(data.get());
+    Level { flat: &mut flat, depth: 0 }.deserialize(&mut reader).map_err(not_json)?;
+    match flat.data.len() == bytes {
+        true => Ok(flat.data),
+        false => Err(bad(format!("has fewer than the {elements} numbers of its shape"))),
     }
 }
 
@@ -210,9 +266,9 @@ fn inline(
 fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferRequest, Problem> {
     let known = tensors::outputs(card);
     let all_binary = body.parameters.binary_data_output.unwrap_or(false);
-    let plain = |(output, described): &(Output, Description)| RequestedOutput {
+    let plain = |(output, tensor): &(Output, Tensor)| RequestedOutput {
         output: *output,
-        described: described.clone(),
+        tensor: tensor.clone(),
         is_binary: all_binary,
         classification: None,
     };
@@ -222,7 +278,7 @@ fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferReques
         Some(List(requested)) => requested
             .iter()
             .map(|requested| {
-                let found = known.iter().find(|(_, described)| described.name == requested.name);
+                let found = known.iter().find(|(_, tensor)| tensor.name == requested.name);
                 let found = found.ok_or_else(|| unknown_output(&requested.name, &known))?;
                 let classes = requested.parameters.classification.filter(|classes| *classes > 0);
                 if classes.is_some() && matches!(found.0, Output::Cam | Output::CamClasses) {
@@ -242,8 +298,8 @@ fn infer_request(body: &InferRequestBody<'_>, card: &Card) -> Result<InferReques
     Ok(InferRequest { id: body.id.as_deref().map(str::to_owned), outputs })
 }
 
-fn unknown_output(name: &str, known: &[(Output, Description)]) -> Problem {
-    let known: Vec<&str> = known.iter().map(|(_, described)| described.name.as_str()).collect();
+fn unknown_output(name: &str, known: &[(Output, Tensor)]) -> Problem {
+    let known: Vec<&str> = known.iter().map(|(_, tensor)| tensor.name.as_str()).collect();
     bad(format!("asks for the output {:?}: there are {known:?}", excerpt(name)))
 }
 
@@ -256,8 +312,9 @@ fn check_finite(card: &Card, data: &[u8]) -> Result<(), Problem> {
     }
 }
 
-fn say(tensor: &Description) -> String {
-    format!("{:?} {} {:?}", tensor.name, tensor.datatype, tensor.shape)
+fn say(tensor: &Tensor) -> String {
+    let Tensor { name, datatype, .. } = tensor;
+    format!("{name:?} {datatype} {:?}, or a batch of up to {MAX_BATCH}", tensor.shape(1))
 }
 
 fn bad(why: String) -> Problem {

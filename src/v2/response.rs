@@ -59,36 +59,45 @@ enum Values {
     Texts(Vec<String>),
 }
 
-/// Writes the requested outputs.
+/// Writes the requested outputs of the rows of a batch.
 ///
 /// # Errors
 /// [`Problem::Scores`] or [`Problem::Inference`] for numbers that are not finite.
 pub(super) fn write(
     card: &Card,
     request: &InferRequest,
-    scores: &Scores,
-    familiar: Option<Familiar>,
+    batch: &[(Scores, Option<Familiar>)],
 ) -> Result<Response<Vec<u8>>, Problem> {
-    let plain = rank::probabilities(&scores.scores, &card.output)?;
-    let probabilities = rank::answered(&plain, card);
+    let probabilities = |(scores, _): &(Scores, Option<Familiar>)| {
+        rank::probabilities(&scores.scores, &card.output).map(|plain| rank::answered(&plain, card))
+    };
+    let probabilities: Vec<Vec<f32>> = batch.iter().map(probabilities).collect::<Result<_, _>>()?;
     let mut raw = Vec::new();
     let mut outputs = Vec::with_capacity(request.outputs.len());
     for requested in &request.outputs {
-        let values = match requested.output {
-            Output::Scores => &scores.scores,
-            Output::Probabilities => &probabilities,
-            Output::Cam => finite(card, scores.cam.as_ref().map_or(&[][..], |cam| &cam.maps))?,
-            Output::Familiarity => scores.familiarity.as_slice(),
-            Output::CamClasses => scores.cam.as_ref().map_or(&[][..], |cam| &cam.classes),
+        let row = |(scores, probabilities): (&Scores, &Vec<f32>)| match requested.output {
+            Output::Scores => scores.scores.clone(),
+            Output::Probabilities => probabilities.clone(),
+            Output::Cam => scores.cam.as_ref().map(|cam| cam.maps.clone()).unwrap_or_default(),
+            Output::Familiarity => scores.familiarity.into_iter().collect(),
+            Output::CamClasses => {
+                scores.cam.as_ref().map(|cam| cam.classes.clone()).unwrap_or_default()
+            }
         };
-        outputs.push(tensor(card, requested, values, &mut raw));
+        let scores = batch.iter().map(|(scores, _)| scores);
+        let rows: Vec<Vec<f32>> = scores.zip(&probabilities).map(row).collect();
+        rows.iter().try_for_each(|row| finite(card, requested.output, row))?;
+        outputs.push(tensor(card, requested, &rows, &mut raw));
     }
     let has_binary = request.outputs.iter().any(|requested| requested.is_binary);
     let (model_name, id) = (card.name.as_str(), request.id.as_deref());
     let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
-    let certainty = familiarity::certainty(familiar, &probabilities, card);
-    if let Some(value) = certainty.header(card) {
-        response.headers_mut().insert(familiarity::HEADER, value);
+    // The header is about one answer.
+    if let ([(_, familiar)], [probabilities]) = (batch, probabilities.as_slice()) {
+        let certainty = familiarity::certainty(familiar.clone(), probabilities, card);
+        if let Some(value) = certainty.header(card) {
+            response.headers_mut().insert(familiarity::HEADER, value);
+        }
     }
     if has_binary {
         let length = response.body().len();
@@ -105,21 +114,23 @@ pub(super) fn write(
 fn tensor<'a>(
     card: &Card,
     requested: &'a RequestedOutput,
-    values: &[f32],
+    rows: &[Vec<f32>],
     raw: &mut Vec<u8>,
 ) -> Tensor<'a> {
+    let count = rows.len() as u64;
     let (values, datatype, shape) = match requested.classification {
         Some(classes) => {
-            let texts = classified(card, values, classes);
-            let shape = vec![1, texts.len() as u64];
+            let texts: Vec<String> =
+                rows.iter().flat_map(|row| classified(card, row, classes)).collect();
+            let shape = vec![count, texts.len() as u64 / count.max(1)];
             (Values::Texts(texts), "BYTES", shape)
         }
         None => {
-            let described = &requested.described;
-            (Values::Numbers(values.to_vec()), described.datatype, described.shape.clone())
+            let tensor = &requested.tensor;
+            (Values::Numbers(rows.concat()), tensor.datatype, tensor.shape(count))
         }
     };
-    let name = &requested.described.name;
+    let name = &requested.tensor.name;
     if !requested.is_binary {
         return Tensor { name, datatype, shape, parameters: None, data: Some(values) };
     }
@@ -148,9 +159,9 @@ fn classified(card: &Card, values: &[f32], classes: usize) -> Vec<String> {
 }
 
 /// JSON cannot represent infinity or NaN.
-fn finite<'a>(card: &Card, values: &'a [f32]) -> Result<&'a [f32], InferenceError> {
-    match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(values),
+fn finite(card: &Card, output: Output, values: &[f32]) -> Result<(), InferenceError> {
+    match values.iter().position(|value| !value.is_finite()).filter(|_| output == Output::Cam) {
+        None => Ok(()),
         Some(at) => Err(InferenceError::Failed {
             model: card.name.clone(),
             why: format!("Grad-CAM value {at} is not finite"),

@@ -58,7 +58,7 @@ fn the_server_and_its_models_describe_themselves() {
     assert_eq!(
         metadata["inputs"][0],
         json!(
-        {"name": "photo", "datatype": "UINT8", "shape": [1, 4, 4, 3]})
+        {"name": "photo", "datatype": "UINT8", "shape": [-1, 4, 4, 3]})
     );
     let outputs: Vec<_> =
         metadata["outputs"].as_array().unwrap().iter().map(|o| &o["name"]).collect();
@@ -66,6 +66,61 @@ fn the_server_and_its_models_describe_themselves() {
     let switched_off =
         ask(Request::get("/v2/models/skin").body(chunks(b"", 1)).unwrap(), &RedOrBlue, false);
     assert_eq!(body(&switched_off)["outputs"].as_array().unwrap().len(), 2, "no Grad-CAM");
+}
+
+#[test]
+fn the_configuration_is_tritons() {
+    let config = body(&get("/v2/models/skin/config"));
+    assert_eq!(config, body(&get("/v2/models/skin/versions/1/config")));
+    assert_eq!(config["max_batch_size"], 16);
+    let input = json!([{"name": "photo", "data_type": "TYPE_UINT8", "dims": [4, 4, 3]}]);
+    assert_eq!(config["input"], input);
+    assert_eq!(config["output"][1]["dims"], json!([2, 2, 2]));
+}
+
+/// A batch of `rows`, each a picture of one colour, red in the first and less so in each one after it.
+fn reds(rows: u8) -> Vec<u8> {
+    (0..rows).flat_map(|row| [255 - row * 10, 0, 0].repeat(16)).collect()
+}
+
+fn batch(rows: u8, data: &[u8]) -> Value {
+    json!({"inputs": [
+        {"name": "photo", "shape": [rows, 4, 4, 3], "datatype": "UINT8", "data": data}]})
+}
+
+#[test]
+fn a_batch_is_as_many_single_answers() {
+    for rows in [1, 2, 16] {
+        let all = reds(rows);
+        let answer = body(&infer(&batch(rows, &all), b""));
+        let singles: Vec<Value> =
+            all.chunks(48).map(|row| body(&infer(&batch(1, row), b""))).collect();
+        for (at, output) in answer["outputs"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(output["shape"][0], rows, "{output}");
+            let data = |answer: &Value| answer["outputs"][at]["data"].as_array().unwrap().clone();
+            let joined: Vec<Value> = singles.iter().flat_map(data).collect();
+            assert_eq!(output["data"], Value::from(joined), "{output}");
+        }
+    }
+    let mut document = batch(2, &reds(2));
+    document["outputs"] = json!([{"name": "logits", "parameters": {"classification": 1}}]);
+    let output = &body(&infer(&document, b""))["outputs"][0];
+    assert_eq!(output["shape"], json!([2, 1]));
+    assert_eq!(output["data"][0], "4.000000:0:Heathy");
+    let mut raw = batch(2, &[]);
+    raw["inputs"][0].as_object_mut().unwrap().remove("data");
+    raw["inputs"][0]["parameters"] = json!({"binary_data_size": 96});
+    assert_eq!(body(&infer(&raw, &reds(2))), body(&infer(&batch(2, &reds(2)), b"")));
+}
+
+#[test]
+fn a_batch_is_limited() {
+    for rows in [0, 17] {
+        let error = body(&infer(&batch(rows, &reds(rows)), b""))["error"].to_string();
+        assert!(error.contains("a batch of up to 16"), "{rows}: {error}");
+    }
+    let error = body(&infer(&batch(2, &reds(1)), b""))["error"].to_string();
+    assert!(error.contains("fewer than the 96"), "{error}");
 }
 
 #[test]
@@ -198,7 +253,9 @@ fn wrong_paths_and_methods_are_refused() {
         ("GET", "/v2/models/gone", 404),
         ("GET", "/v2/models/..", 404),
         ("GET", "/v2/models/skin/versions/2", 404),
-        ("GET", "/v2/models/skin/config", 404),
+        ("GET", "/v2/models/gone/config", 404),
+        ("POST", "/v2/models/skin/config", 405),
+        ("GET", "/v2/models/skin/stats", 404),
         ("GET", "/v2/models/skin/infer", 405),
         ("POST", "/v2/models/skin", 405),
         ("POST", "/v2/health/live", 405),

@@ -1,5 +1,6 @@
-"""Runs tritonclient[http] from PyPI against /v2: metadata, ready, infer with JSON and with binary tensors,
-classification, errors. Its results must equal those of /predict for the same photo.
+"""Runs tritonclient[http] from PyPI against /v2: metadata, configuration, statistics, ready, infer with JSON and
+with binary tensors, batches, classification, errors. Its results must equal those of /predict for the same photo,
+and a batch those of its rows.
 
     python tests/clients/inference_protocol.py
 """
@@ -93,6 +94,42 @@ def describe(client):
         metadata = client.get_model_metadata(model)
         print(f"{model}: ready; inputs {metadata['inputs']}, outputs {[o['name'] for o in metadata['outputs']]}")
     assert not client.is_model_ready("nosuch")
+    counted = {entry["name"] for entry in client.get_inference_statistics()["model_stats"]}
+    assert counted == listed, counted
+
+
+def batch(client, model):
+    """A batch of 8 different rows equals 8 single requests, bit by bit, in every output; 17 rows are refused."""
+    card = json.loads((MODELS / model / "card.json").read_text())
+    names = sorted(PHOTOS.glob("drawn-*"))[:8]
+    rows = numpy.concatenate([prepared(Image.open(path), card) for path in names])
+    assert len({row.tobytes() for row in rows}) == 8
+    described = client.get_model_metadata(model)
+    assert described["inputs"][0]["shape"] == [-1, *rows.shape[1:]], described
+    config = client.get_model_config(model)
+    assert config["max_batch_size"] == 16 and config["input"][0]["dims"] == list(rows.shape[1:]), config
+
+    def infer(tensor):
+        given = triton.InferInput(config["input"][0]["name"], list(tensor.shape), described["inputs"][0]["datatype"])
+        given.set_data_from_numpy(tensor)
+        wanted = [triton.InferRequestedOutput(output["name"]) for output in config["output"]]
+        answer = client.infer(model, [given], outputs=wanted)
+        return {output["name"]: answer.as_numpy(output["name"]) for output in config["output"]}
+
+    together, alone = infer(rows), [infer(row[None]) for row in rows]
+    for name, values in together.items():
+        assert values.shape[0] == 8, (name, values.shape)
+        assert values.tobytes() == numpy.concatenate([one[name] for one in alone]).tobytes(), name
+    counted = client.get_inference_statistics(model)["model_stats"][0]
+    success = counted["inference_stats"]["success"]
+    assert counted["name"] == model and success["count"] >= 16 and success["ns"] > 0, counted
+    try:
+        infer(numpy.repeat(rows[:1], 17, axis=0))
+    except InferenceServerException as error:
+        assert "up to 16" in error.message(), error.message()
+    else:
+        raise AssertionError("17 rows were taken")
+    print(f"{model}: a batch of 8 equals 8 singles in {', '.join(together)}; {success['count']} runs counted")
 
 
 def classify(client):
@@ -128,6 +165,7 @@ def main():
         describe(client)
         for model in ("skin", "imagenet"):
             compare(client, address, model)
+            batch(client, model)
         classify(client)
         refuse(client)
         client.close()

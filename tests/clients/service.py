@@ -19,8 +19,8 @@ START_SECONDS = 60
 
 
 @contextlib.contextmanager
-def serve():
-    """Yields the address of a running service, without a trailing slash."""
+def serve(*options):
+    """Yields the address of a running service, started with these options too, without a trailing slash."""
     running = os.environ.get("SKINCELL_URL")
     if running:
         yield running.rstrip("/")
@@ -40,7 +40,7 @@ def serve():
         # Copied, because links out of the application's folder are not mounted.
         for model in ("skin", "imagenet"):
             shutil.copytree(REPOSITORY / "models" / model, pathlib.Path(folder, "models", model))
-        flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache"]
+        flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache", *options]
         child = subprocess.Popen([binary, *flags], stdout=subprocess.PIPE, text=True)
         try:
             yield address_of(child)

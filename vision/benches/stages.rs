@@ -96,9 +96,11 @@ fn drawing(criterion: &mut Criterion) {
     criterion.bench_function("heatmap/7 classes of 10x10", |b| b.iter(make));
     let heatmap = make().expect("a heatmap");
     criterion.bench_function("overlay/300x300", |b| {
-        b.iter(|| overlay::overlay(black_box(&sized), &heatmap, overlay::ALPHA));
+        b.iter(|| {
+            overlay::overlay(black_box(&sized), &heatmap, overlay::ALPHA, overlay::Colormap::Jet)
+        });
     });
-    let drawn = overlay::overlay(&sized, &heatmap, overlay::ALPHA);
+    let drawn = overlay::overlay(&sized, &heatmap, overlay::ALPHA, overlay::Colormap::Jet);
     let size = overlay::encode_png(&drawn).expect("a PNG").len();
     criterion.bench_function(&format!("png/300x300, {size} bytes"), |b| {
         b.iter_batched(|| &drawn, overlay::encode_png, BatchSize::SmallInput);

@@ -21,7 +21,7 @@
 //!     let Some(map) = &card.gradcam else { return Ok(Vec::new()) };
 //!     let activation = card.output.activation;
 //!     let heatmap = gradcam::heatmap(&cam, map, &probabilities, activation, best.index)?;
-//!     Ok(overlay::encode_png(&overlay::overlay(&photo, &heatmap, overlay::ALPHA))?)
+//!     Ok(overlay::encode_png(&overlay::overlay(&photo, &heatmap, overlay::ALPHA, overlay::Colormap::Jet))?)
 //! }
 //! # let card = Card::parse(br#"{"card_version": 1, "name": "skin",
 //! #   "input": {"name": "x", "layout": "nhwc", "dtype": "u8", "width": 4, "height": 4,

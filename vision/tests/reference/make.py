@@ -3,7 +3,8 @@
 Run with the pinned versions (`pip install -r requirements.txt`), from any folder; the bytes are the same
 each time. Inputs come from the formula in `noise`, which the Rust tests repeat, so only results are kept:
 
-- `jet.rgb`: matplotlib's `jet`, 256 levels, 3 bytes each.
+- `jet.rgb`: matplotlib's `jet`, 256 levels, 3 bytes each. `viridis`, `inferno` and `turbo` are tables, not
+  formulas, so theirs are written to `vision/src/overlay`, where the crate reads them.
 - `lanczos_<from>_<to>.rgb`: Pillow's LANCZOS; with `_of_<box>` only that part of the source.
 - `bilinear_<from>_<to>.f32`: OpenCV's INTER_LINEAR on float32, little-endian.
 - `overlay.rgb`: jet over a photo with alpha 0.4, computed in float64 as in the origin app and rounded
@@ -34,6 +35,9 @@ def noise(count, seed):
 def jet():
     table = matplotlib.colormaps["jet"].resampled(256)(np.arange(256), bytes=True)
     (HERE / "jet.rgb").write_bytes(table[:, :3].tobytes())
+    for name in ("viridis", "inferno", "turbo"):
+        table = matplotlib.colormaps[name].resampled(256)(np.arange(256), bytes=True)
+        (HERE.parents[1] / "src/overlay" / f"{name}.rgb").write_bytes(table[:, :3].tobytes())
     return matplotlib.colormaps["jet"]
 
 

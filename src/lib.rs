@@ -36,6 +36,7 @@ mod parameters;
 mod plain_page;
 mod predict;
 pub mod problem;
+mod question;
 pub mod settings;
 mod several;
 pub mod upload;

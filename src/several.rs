@@ -2,7 +2,7 @@
 //! or its own problem.
 //!
 //! The memory stays that of one photo: the files together are one body, each is freed when its turn comes, and
-//! what the answers take is taken from what a decoder may hold. Predicting a photo is `predict`'s.
+//! what the answers take is taken from what a decoder may hold. The result for one is `question`'s.
 
 use http::Response;
 #[cfg(test)]
@@ -18,8 +18,8 @@ use crate::fields::Sent;
 use crate::inference::Inference;
 use crate::negotiate::Form;
 use crate::plain_page;
-use crate::predict::Question;
 use crate::problem::{Problem, ProblemBody};
+use crate::question::Question;
 
 /// Most bytes of the entries of one answer with heatmaps; later photos are answered without one. Decoders
 /// keep 28 MiB, enough for a JPEG or PNG of any size.

@@ -188,7 +188,7 @@ fn bad_wishes() -> Vec<Row> {
             400,
             "unknown-option",
         ),
-        row("neither form of answer", good().header("accept", "text/html"), 406, "not-acceptable"),
+        row("no form of answer", good().header("accept", "text/plain"), 406, "not-acceptable"),
         row(
             "an overlay without a heatmap",
             with_query("?model=plain").header("accept", "image/png"),

@@ -109,6 +109,7 @@ impl Service {
         let evict = Arc::clone(&models);
         let make_room: MakeRoom = Box::new(move || evict.evict_one());
         let rules = rules(&plan, settings);
+        let largest = settings.max_body.min(plan.uploads);
         Ok(Self {
             named_routes: app.named_routes()?,
             app,
@@ -118,11 +119,7 @@ impl Service {
             ledger,
             gauge,
             metrics,
-            uploads: Uploads::new(
-                plan.uploads,
-                settings.max_body.min(plan.uploads),
-                settings.request_timeout,
-            ),
+            uploads: Uploads::new(plan.uploads, largest, settings.request_timeout),
             plan,
             unload_after: settings.unload_after,
             draining: AtomicBool::new(false),

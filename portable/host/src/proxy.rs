@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::component::{Component, Linker, ResourceTable, ResourceType};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store, format_err,
 };
@@ -53,24 +53,25 @@ impl WasiHttpHooks for NoOutbound {
     }
 }
 
-/// Defines the variable interfaces that this host does not implement, so that calling them traps.
-fn trap_configuration(
-    linker: &mut Linker<State>,
-    component: &Component,
-    engine: &Engine,
-) -> Result<()> {
+/// Defines the interfaces of Spin, configuration and stores, which this host does not implement, so that calling
+/// them traps.
+fn trap_others(linker: &mut Linker<State>, component: &Component, engine: &Engine) -> Result<()> {
     for (name, import) in component.component_type().imports(engine) {
-        let is_variables = name.starts_with("fermyon:spin/") || name.starts_with("wasi:config/");
+        let others = ["fermyon:spin/", "wasi:config/", "wasi:keyvalue/"];
         let ComponentItem::ComponentInstance(interface) = import.ty else { continue };
-        if !is_variables {
+        if !others.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
         let mut instance = linker.instance(name)?;
-        for (function, item) in interface.exports(engine) {
-            if let ComponentItem::ComponentFunc(_) = item.ty {
-                instance.func_new(function, |_, _, _, _| {
-                    Err(format_err!("this host has no variables"))
-                })?;
+        for (item_name, item) in interface.exports(engine) {
+            match item.ty {
+                ComponentItem::ComponentFunc(_) => instance.func_new(item_name, |_, _, _, _| {
+                    Err(format_err!("this host has no variables and no stores"))
+                })?,
+                ComponentItem::Resource(_) => {
+                    instance.resource(item_name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                }
+                _ => {}
             }
         }
     }
@@ -134,7 +135,7 @@ impl Proxy {
         if let Some((name, _)) = imports.find(|(name, _)| name.starts_with("wasi:nn/")) {
             return Err(format_err!("it imports {name}, which this host does not have"));
         }
-        trap_configuration(&mut linker, &component, &engine)?;
+        trap_others(&mut linker, &component, &engine)?;
         Ok(Self { pre: ProxyPre::new(linker.instantiate_pre(&component)?)? })
     }
 

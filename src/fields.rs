@@ -24,7 +24,7 @@ pub(crate) const MAX_PHOTOS: usize = 64;
 pub enum Photos {
     /// The bytes of one photo's file, not empty, and not yet checked.
     One(Vec<u8>),
-    /// Several, at most [`MAX_PHOTOS`], in the order of the request.
+    /// Several, at most `MAX_PHOTOS`, in the order of the request.
     Several(Vec<Sent>),
 }
 

@@ -145,9 +145,8 @@ fn photo_paths(schemas: &mut Schemas) -> Map<String, Value> {
 
 /// The content types in which a photo is posted.
 fn photo_forms() -> Value {
-    let members = |image: Value| {
-        let several =
-            json!({"type": "array", "items": image, "minItems": 1, "maxItems": MAX_PHOTOS});
+    let several = |image: &Value| json!({"type": "array", "items": image, "minItems": 1, "maxItems": MAX_PHOTOS});
+    let members = |image: Value, several: &Value| {
         let image = json!({"anyOf": [image, several]});
         let options = NAMES.iter().map(|name| ((*name).to_owned(), option(name).0));
         let members: Map<String, Value> = options.chain([("image".to_owned(), image)]).collect();
@@ -156,7 +155,9 @@ fn photo_forms() -> Value {
     let file = picture("image/*");
     let text = json!({"type": "string", "format": "photo-base64", "contentEncoding": "base64",
                       "description": "Base64 of the file, or a data: URL of it"});
-    let mut json_form = members(text);
+    // A photo that is null has a problem of its own.
+    let list = several(&json!({"anyOf": [text, {"type": "null"}]}));
+    let mut json_form = members(text, &list);
     // In JSON an option may be null, which counts as not given.
     for name in NAMES {
         let schema = json_form["properties"][name].take();
@@ -164,8 +165,8 @@ fn photo_forms() -> Value {
     }
     json_form["additionalProperties"] = false.into();
     json!({
-        "multipart/form-data": {"schema": members(file.clone())},
-        "application/json": {"schema": json_form},
+        "multipart/form-data": {"schema": members(file.clone(), &several(&file))},
+        "application/json": {"schema": {"anyOf": [json_form, list]}},
         "application/octet-stream": {"schema": file},
         "image/*": {"schema": file},
     })

@@ -7,6 +7,7 @@
 //! generated code after a change: one accumulator spilled to the stack once cost a factor of 2.6
 //! (`tests/instructions.rs` detects it).
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::simd::{Simd, Tile};
@@ -15,6 +16,45 @@ use super::simd::{Simd, Tile};
 const UNROLLED: usize = 4;
 /// Lanes of a wide panel. As a constant it needs no address arithmetic.
 const PANEL: usize = 16;
+
+/// How a back end multiplies and adds: floats, or bytes four at a time in the place of a float.
+pub(super) trait Dot {
+    /// Sums: the back end's vector of `f32`, which for bytes holds the bits of `i32`.
+    type V: Copy;
+    /// The weights of each lane for one input.
+    type Weights: Copy;
+    /// One input, repeated in each lane.
+    type Inputs: Copy;
+
+    /// Reads a vector of weights at `p`.
+    unsafe fn weights(p: *const f32) -> Self::Weights;
+    /// Reads an input at `p`.
+    unsafe fn inputs(p: *const f32) -> Self::Inputs;
+    /// Adds the products of each lane to `sums`.
+    unsafe fn add(sums: Self::V, inputs: Self::Inputs, weights: Self::Weights) -> Self::V;
+}
+
+/// Floats, multiplied and added by the back end's own instruction.
+struct Floats<S>(PhantomData<S>);
+
+impl<S: Simd> Dot for Floats<S> {
+    type V = S::V;
+    type Weights = S::V;
+    type Inputs = S::V;
+
+    #[inline(always)]
+    unsafe fn weights(p: *const f32) -> S::V {
+        S::load(p)
+    }
+    #[inline(always)]
+    unsafe fn inputs(p: *const f32) -> S::V {
+        S::splat(*p)
+    }
+    #[inline(always)]
+    unsafe fn add(sums: S::V, inputs: S::V, weights: S::V) -> S::V {
+        S::fma(inputs, weights, sums)
+    }
+}
 
 /// Multiplies one tile.
 ///
@@ -35,32 +75,7 @@ pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECT
             }
         }
     }
-    let mut w: [*const f32; VECTORS] = std::array::from_fn(|v| tile.w.add(v * tile.w_vector));
-    for y in 0..tile.y_runs {
-        for x in 0..tile.x_runs {
-            let a = tile.a.add(y * tile.y_step + x * tile.x_step);
-            let rows = S::rows::<ROWS>(a, tile.a_step);
-            let mut i = 0;
-            if tile.w_step == PANEL {
-                while i + UNROLLED <= tile.run {
-                    for u in 0..UNROLLED {
-                        one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i + u, &w, u * PANEL);
-                    }
-                    for v in 0..VECTORS {
-                        w[v] = w[v].add(UNROLLED * PANEL);
-                    }
-                    i += UNROLLED;
-                }
-            }
-            while i < tile.run {
-                one_input::<S, ROWS, VECTORS>(&mut acc, &rows, i, &w, 0);
-                for v in 0..VECTORS {
-                    w[v] = w[v].add(tile.w_step);
-                }
-                i += 1;
-            }
-        }
-    }
+    accumulate::<S, Floats<S>, ROWS, VECTORS>(&mut acc, tile);
     let clip = tile.clip.map(|(low, high)| (S::splat(low), S::splat(high)));
     for r in 0..ROWS {
         finish_row::<S, VECTORS>(tile, r, acc[r], clip);
@@ -90,23 +105,65 @@ unsafe fn finish_row<S: Simd, const VECTORS: usize>(
     }
 }
 
+/// Walks the inputs of a tile and adds their products to the accumulators.
+///
+/// # Safety
+/// As for [`multiply`], for what the tile reads.
+#[inline(always)]
+pub(super) unsafe fn accumulate<
+    S: Simd,
+    D: Dot<V = S::V>,
+    const ROWS: usize,
+    const VECTORS: usize,
+>(
+    acc: &mut [[S::V; VECTORS]; ROWS],
+    tile: &Tile,
+) {
+    let mut w: [*const f32; VECTORS] = std::array::from_fn(|v| tile.w.add(v * tile.w_vector));
+    for y in 0..tile.y_runs {
+        for x in 0..tile.x_runs {
+            let a = tile.a.add(y * tile.y_step + x * tile.x_step);
+            let rows = S::rows::<ROWS>(a, tile.a_step);
+            let mut i = 0;
+            if tile.w_step == PANEL {
+                while i + UNROLLED <= tile.run {
+                    for u in 0..UNROLLED {
+                        one_input::<D, ROWS, VECTORS>(acc, &rows, i + u, &w, u * PANEL);
+                    }
+                    for v in 0..VECTORS {
+                        w[v] = w[v].add(UNROLLED * PANEL);
+                    }
+                    i += UNROLLED;
+                }
+            }
+            while i < tile.run {
+                one_input::<D, ROWS, VECTORS>(acc, &rows, i, &w, 0);
+                for v in 0..VECTORS {
+                    w[v] = w[v].add(tile.w_step);
+                }
+                i += 1;
+            }
+        }
+    }
+}
+
 /// Adds input `i` of each row times its weights, `offset` floats from `w`, to the accumulators.
 #[inline(always)]
-unsafe fn one_input<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    acc: &mut [[S::V; VECTORS]; ROWS],
+unsafe fn one_input<D: Dot, const ROWS: usize, const VECTORS: usize>(
+    acc: &mut [[D::V; VECTORS]; ROWS],
     rows: &[*const f32; ROWS],
     i: usize,
     w: &[*const f32; VECTORS],
     offset: usize,
 ) {
-    let mut weights = [S::splat(0.0); VECTORS];
-    for v in 0..VECTORS {
-        weights[v] = S::load(w[v].add(offset));
+    let mut weights = [D::weights(w[0].add(offset)); VECTORS];
+    for v in 1..VECTORS {
+        weights[v] = D::weights(w[v].add(offset));
     }
     for r in 0..ROWS {
-        let value = S::splat(*rows[r].add(i));
+        let inputs = D::inputs(rows[r].add(i));
         for v in 0..VECTORS {
-            acc[r][v] = S::fma(value, weights[v], acc[r][v]);
+            acc[r][v] = D::add(acc[r][v], inputs, weights[v]);
         }
     }
 }

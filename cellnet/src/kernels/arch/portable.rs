@@ -5,9 +5,9 @@ use std::ptr;
 
 use wide::{f32x4, i16x8, i32x4};
 
-use super::dot::{self, Dot};
+use super::dot::sum;
 use super::math;
-use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
+use super::micro::{Dot, ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
 use crate::plan::Activation;
 
@@ -172,7 +172,7 @@ impl Dot for Portable {
 
 #[inline(never)]
 unsafe fn sum_portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
-    dot::sum::<Portable, Portable, ROWS, VECTORS>(tile);
+    sum::<Portable, Portable, ROWS, VECTORS>(tile);
 }
 
 #[inline(never)]

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{Dot, sum};
-use super::micro::pick_tile;
+use super::dot::sum;
+use super::micro::{Dot, pick_tile};
 use super::simd::{Simd, Tile};
 
 /// Most rows of a tile with AVX2: eight sums, four vectors of weights and two of inputs fit its registers.
@@ -31,6 +31,18 @@ impl Dot for Vnni {
     }
 }
 
+/// Reads the four bytes of each of 8 lanes.
+#[inline(always)]
+unsafe fn eight_fours(p: *const f32) -> __m256i {
+    _mm256_loadu_si256(p.cast())
+}
+
+/// Reads four bytes and repeats them in 8 lanes.
+#[inline(always)]
+unsafe fn one_four(p: *const f32) -> __m256i {
+    _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+}
+
 /// The same for 8 lanes.
 struct VnniHalf;
 
@@ -41,11 +53,11 @@ impl Dot for VnniHalf {
 
     #[inline(always)]
     unsafe fn weights(p: *const f32) -> __m256i {
-        _mm256_loadu_si256(p.cast())
+        eight_fours(p)
     }
     #[inline(always)]
     unsafe fn inputs(p: *const f32) -> __m256i {
-        _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+        one_four(p)
     }
     #[inline(always)]
     unsafe fn add(sums: __m256, inputs: __m256i, weights: __m256i) -> __m256 {
@@ -63,11 +75,11 @@ impl Dot for Narrow {
 
     #[inline(always)]
     unsafe fn weights(p: *const f32) -> __m256i {
-        _mm256_loadu_si256(p.cast())
+        eight_fours(p)
     }
     #[inline(always)]
     unsafe fn inputs(p: *const f32) -> __m256i {
-        _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+        one_four(p)
     }
     #[inline(always)]
     unsafe fn add(sums: __m256, inputs: __m256i, weights: __m256i) -> __m256 {
@@ -87,13 +99,13 @@ impl Dot for Wide {
 
     #[inline(always)]
     unsafe fn weights(p: *const f32) -> [__m256i; 2] {
-        let fours = _mm256_loadu_si256(p.cast());
+        let fours = eight_fours(p);
         let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(fours));
         [even, _mm256_srai_epi16::<8>(fours)]
     }
     #[inline(always)]
     unsafe fn inputs(p: *const f32) -> [__m256i; 2] {
-        let four = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+        let four = one_four(p);
         [_mm256_and_si256(four, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(four)]
     }
     #[inline(always)]

@@ -12,7 +12,7 @@ const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647];
 /// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
 /// lowest bits.
-const WHOLE: f32 = 12_582_912.0;
+pub(in crate::kernels) const WHOLE: f32 = 12_582_912.0;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// `2^(x · factor)` for `|factor|` up to log2 e: `e^x` and `e^-x` without negating `x`.
@@ -45,6 +45,13 @@ unsafe fn one_plus_exp_neg<S: Simd>(x: S::V) -> S::V {
 #[inline(always)]
 unsafe fn clip<S: Simd>(x: S::V, low: f32, high: f32) -> S::V {
     S::min(S::max(x, S::splat(low)), S::splat(high))
+}
+
+/// `x / scale`, clipped to `low` and `high` and rounded to a whole number, halves to even.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn steps<S: Simd>(x: S::V, scale: f32, low: f32, high: f32) -> S::V {
+    let steps = clip::<S>(S::div(x, S::splat(scale)), low, high);
+    S::sub(S::add(steps, S::splat(WHOLE)), S::splat(WHOLE))
 }
 
 /// Error function, Abramowitz and Stegun 7.1.26.
@@ -94,9 +101,7 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::Reciprocal => S::div(S::splat(1.0), x),
         Activation::Step => S::where_greater(x, S::splat(0.0), S::splat(1.0), S::splat(0.0)),
         Activation::Quantize { scale, low, high } => {
-            let steps = clip::<S>(S::div(x, S::splat(scale)), low, high);
-            let whole = S::sub(S::add(steps, S::splat(WHOLE)), S::splat(WHOLE));
-            S::mul(whole, S::splat(scale))
+            S::mul(steps::<S>(x, scale, low, high), S::splat(scale))
         }
     }
 }

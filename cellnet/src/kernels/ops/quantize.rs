@@ -1,13 +1,10 @@
 //! Rounds a map of floats to a map of bytes.
 
+use crate::kernels::arch::math::{WHOLE, steps};
 use crate::kernels::arch::simd::{Simd, channels};
 use crate::kernels::memory::{Memory, part};
 use crate::kernels::ops::elementwise;
 use crate::plan::Quantize;
-
-/// 1.5 · 2^23. Adding it to a number (below 2^22 in size) rounds it to a whole one, whose lowest byte is then
-/// the sum's.
-const WHOLE: f32 = 12_582_912.0;
 
 /// Computes one task: some rows.
 ///
@@ -37,11 +34,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(
 
 #[inline(always)]
 unsafe fn vector<S: Simd>(scale: f32, zero: f32, from: *const f32, to: *mut u8) {
-    let (whole, zero) = (S::splat(WHOLE), S::splat(zero));
-    let steps = S::div(S::load(from), S::splat(scale));
-    let steps = S::max(steps, S::sub(S::splat(0.0), zero));
-    let steps = S::min(steps, S::sub(S::splat(255.0), zero));
-    // Halves are rounded to even before the zero is added.
-    let rounded = S::sub(S::add(steps, whole), whole);
-    S::store_bytes(to, S::add(S::add(rounded, zero), whole));
+    let steps = steps::<S>(S::load(from), scale, -zero, 255.0 - zero);
+    // The byte is the lowest of the sum's.
+    S::store_bytes(to, S::add(S::add(steps, S::splat(zero)), S::splat(WHOLE)));
 }

@@ -146,10 +146,12 @@ fn memory() -> Finding {
         Some(bytes) => ByteSize::b(bytes).display().iec().to_string(),
         None => "no limit".to_owned(),
     };
+    let default = Settings::default();
     let overrides = Overrides {
         instance: None,
         concurrency: None,
-        max_body: Settings::default().max_body,
+        max_body: default.max_body,
+        max_head: default.max_head,
         guest_models: 0,
         key_value: 0,
     };

@@ -57,6 +57,12 @@ pub struct ServiceOptions {
     #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_BODY")]
     max_body: Option<bytesize::ByteSize>,
 
+    /// Longest head of a request, in bytes: target and fields together; a longer one is answered 431. Each
+    /// connection may buffer as much in each direction.
+    #[arg(long, value_name = "BYTES", env = "SPIN_HTTP1_MAX_BUF_SIZE", default_value_t = 16384)]
+    #[arg(value_parser = clap::value_parser!(u32).range(8192..=1 << 20))]
+    http1_max_buf_size: u32,
+
     /// Load every model at startup instead of at its first request.
     #[arg(long, env = "SKINCELL_PRELOAD")]
     preload: bool,
@@ -165,6 +171,7 @@ impl ServiceOptions {
             queue: self.queue,
             queue_timeout: self.queue_timeout,
             max_body: self.max_body.map_or(default.max_body, |size| size.as_u64()),
+            max_head: self.http1_max_buf_size,
             output: OutputSettings {
                 quiet: self.quiet,
                 follow: self.follow.clone(),

@@ -54,8 +54,13 @@ pub enum HeadError {
     #[error("the request's head is not valid HTTP/1.1; check its lines and lengths")]
     Malformed,
     /// Its target or its fields are too long, or there are too many fields.
-    #[error("the request's head is longer than 16 KiB or has more than 100 fields; shorten it")]
-    TooLong,
+    #[error(
+        "the request's head is longer than {limit} bytes or has more than 100 fields; shorten it"
+    )]
+    TooLong {
+        /// `--http1-max-buf-size`.
+        limit: u32,
+    },
 }
 
 impl From<Denied> for Problem {
@@ -151,7 +156,7 @@ impl Problem {
             Self::Head(HeadError::Malformed) => {
                 (StatusCode::BAD_REQUEST, "bad-request", "The request's head is malformed")
             }
-            Self::Head(HeadError::TooLong) => (
+            Self::Head(HeadError::TooLong { .. }) => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "head-too-large",
                 "The request's head is too large",
@@ -253,7 +258,7 @@ mod tests {
             (Problem::TooOften(Duration::from_millis(1001)), 429),
             (Problem::NoHost, 400),
             (Problem::Head(HeadError::Malformed), 400),
-            (Problem::Head(HeadError::TooLong), 431),
+            (Problem::Head(HeadError::TooLong { limit: 16384 }), 431),
         ];
         for (problem, status) in table {
             let response = problem.response("id-1");

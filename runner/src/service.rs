@@ -292,6 +292,7 @@ fn overrides(settings: &Settings, has_key_value: bool) -> Overrides {
         instance: settings.max_instance_memory.map(|bytes| bytes as u64),
         concurrency: settings.max_concurrency,
         max_body: settings.max_body,
+        max_head: settings.max_head,
         key_value: if has_key_value { key_value::STORE } else { 0 },
         guest_models: settings.guest_models.unwrap_or(0),
     }

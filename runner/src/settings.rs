@@ -27,6 +27,8 @@ pub struct Settings {
     pub queue_timeout: Duration,
     /// Longest request body, in bytes.
     pub max_body: u64,
+    /// Longest head of a request, in bytes: target and fields together; a longer one is answered 431.
+    pub max_head: u32,
     /// The engine that runs the models.
     pub engine: EngineChoice,
     /// The ONNX Runtime library, if there is one.
@@ -70,6 +72,7 @@ impl Default for Settings {
             queue: 64,
             queue_timeout: Duration::from_secs(10),
             max_body: 16 << 20,
+            max_head: 16 << 10,
             engine: EngineChoice::Auto,
             engine_library: None,
             guest_models: None,

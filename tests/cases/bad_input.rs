@@ -330,6 +330,18 @@ fn a_client_that_sends_first_and_reads_later_gets_the_refusal() {
     assert_served(&good().send(&runner));
 }
 
+#[test]
+fn longer_heads_are_accepted_if_the_service_says_so() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &["--http1-max-buf-size", "65536"]);
+    for (length, status) in [(60 << 10, 200), (80 << 10, 431)] {
+        let field = format!("X-Field: {}", "x".repeat(length));
+        let head = format!("GET /health HTTP/1.1\r\nHost: test\r\n{field}\r\n\r\n");
+        let answer = client::send_all_then_read(&runner, &head, &[]).unwrap();
+        assert_eq!(answer.status, status, "{length}");
+    }
+}
+
 /// Heads that the HTTP library itself refuses also get problems of their own types.
 #[test]
 fn invalid_heads_get_their_own_problems() {

@@ -86,6 +86,8 @@ pub struct Overrides {
     pub concurrency: Option<usize>,
     /// `--max-body`, in bytes.
     pub max_body: u64,
+    /// `--http1-max-buf-size`, in bytes.
+    pub max_head: u32,
     /// `--allow-guest-models`, in bytes; 0 allows none.
     pub guest_models: u64,
     /// Bytes of memory of an open key-value store; 0 without one.
@@ -99,6 +101,9 @@ pub struct Plan {
     pub runner: u64,
     /// Most open connections.
     pub connections: usize,
+    /// Longest head of a request, in bytes: target and fields together. A connection buffers as much in each
+    /// direction.
+    pub max_head: u32,
     /// Bytes that the kernel may buffer for one connection, in each direction. All of them together are part
     /// of `pages`.
     pub socket_buffer: u32,
@@ -130,8 +135,8 @@ const SMALLEST_INSTANCE: u64 = 12 << 20;
 const SMALLEST_SHARE: u64 = 2 << 20;
 /// The assumed peak of a model's run, until one was measured.
 pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
-/// Memory of a connection: hyper's buffers of 16 KiB in each direction, the first bytes of a body, its task.
-const CONNECTION: u64 = 64 << 10;
+/// Memory of a connection without its two buffers: the first bytes of a body, its task.
+const CONNECTION: u64 = 32 << 10;
 const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
 /// Further connections: eight of the admin port, and eight of each port for probes.
@@ -159,8 +164,14 @@ impl Plan {
     /// Bytes reserved before any request, without pages of mapped files.
     #[must_use]
     pub fn fixed(&self) -> u64 {
-        let connections = CONNECTION.saturating_mul((self.connections + MORE_CONNECTIONS) as u64);
-        [self.runner, connections, self.uploads].into_iter().fold(0, u64::saturating_add)
+        [self.runner, self.connections_bytes(), self.uploads]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of all connections.
+    fn connections_bytes(&self) -> u64 {
+        connection(self.max_head).saturating_mul((self.connections + MORE_CONNECTIONS) as u64)
     }
 
     /// Most bytes of tensors that the host holds for one instance; one call may add as many again.
@@ -187,6 +198,11 @@ impl Plan {
     }
 }
 
+/// Bytes of one connection, with a buffer of `max_head` bytes in each direction.
+fn connection(max_head: u32) -> u64 {
+    CONNECTION + 2 * u64::from(max_head)
+}
+
 fn divide(
     budget: Option<u64>,
     runner: u64,
@@ -194,7 +210,8 @@ fn divide(
     overrides: Overrides,
 ) -> Result<Plan, NoRoom> {
     let eighth = budget.map_or(u64::MAX, |bytes| bytes / 8);
-    let connections = usize::try_from(eighth / 2 / CONNECTION).unwrap_or(usize::MAX);
+    let connections = eighth / 2 / connection(overrides.max_head);
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX);
     let connections = connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
     // The buffers of all connections, in both directions, take half of `pages`.
     let buffer = eighth / 4 / connections as u64;
@@ -202,6 +219,7 @@ fn divide(
     let mut plan = Plan {
         runner,
         connections,
+        max_head: overrides.max_head,
         socket_buffer: buffer.clamp(SMALLEST_SOCKET_BUFFER, LARGEST_SOCKET_BUFFER),
         uploads: overrides.max_body.saturating_mul(UPLOADS).min(eighth),
         pages: eighth.min(64 << 20),
@@ -235,10 +253,9 @@ fn divide(
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.plan;
-        let connections = CONNECTION * (plan.connections + MORE_CONNECTIONS) as u64;
         let rows = [
             ("the runner itself", plan.runner),
-            ("connections", connections),
+            ("connections", plan.connections_bytes()),
             ("request bodies", plan.uploads),
             ("pages of mapped files", plan.pages),
             ("one instance (--max-instance-memory)", plan.instance),
@@ -273,6 +290,7 @@ mod tests {
         instance: None,
         concurrency: None,
         max_body: 16 * MIB,
+        max_head: 16 << 10,
         guest_models: 0,
         key_value: 0,
     };
@@ -295,6 +313,8 @@ mod tests {
             small.fixed() + small.pages + small.need(super::ASSUMED_ACTIVATION).instance
                 <= 64 * MIB
         );
+        let long_heads = plan(64 * MIB, Overrides { max_head: 48 << 10, ..OVERRIDES }).unwrap();
+        assert_eq!(long_heads.fixed() - small.fixed(), (64 + 24) * 2 * (32 << 10));
         let none = divide(None, 5 * MIB, 2, OVERRIDES).unwrap();
         assert_eq!((none.instance, none.concurrency), (64 * MIB, 2));
     }

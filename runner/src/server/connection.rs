@@ -9,9 +9,10 @@
 use super::http2::{self, ALPN, PREFACE};
 use super::paced::Paced;
 use super::places::Place;
-use super::serving::{LAST_LOOK, LAST_WORD, Serving};
+use super::refusal::Limits;
+use super::serving::{LAST_WORD, Serving, last_look};
 use super::socket::Socket;
-use super::{MAX_HEAD_BYTES, Port, Stopping};
+use super::{Port, Stopping};
 use crate::admission::Refusal;
 use crate::problem::Problem;
 use http::{HeaderValue, Request, header};
@@ -90,19 +91,14 @@ impl Serving {
         stream: S,
         client: SocketAddr,
         place: &Arc<Place>,
-        mut stopping: Stopping,
+        stopping: Stopping,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut connection = pin!(self.connection(stream, client, place));
-        let stop = async {
-            // An error means that the server is gone, which has the same effect.
-            let _ = stopping.wait_for(|stops| *stops).await;
-            tokio::time::sleep(LAST_LOOK).await;
-        };
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = stop => {
+            () = last_look(stopping) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -121,13 +117,14 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (timeouts, max_body) = (self.settings.timeouts, self.handler.service.max_body());
-        let socket = Socket::new(stream, Arc::clone(&place.exchange), max_body, timeouts.linger);
+        let (timeouts, service) = (self.settings.timeouts, &self.handler.service);
+        let limits = Limits { head: service.plan().max_head, body: service.max_body() };
+        let socket = Socket::new(stream, Arc::clone(&place.exchange), limits, timeouts.linger);
         let (serving, place) = (self.clone(), Arc::clone(place));
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(timeouts.head)
-            .max_buf_size(MAX_HEAD_BYTES)
+            .max_buf_size(limits.head as usize)
             .serve_connection(
                 TokioIo::new(socket),
                 service_fn(move |request: Request<_>| {

@@ -6,10 +6,10 @@
 //! after another. Frames, windows and header compression are left to the library h2, within the limits set
 //! here.
 
+use super::Stopping;
 use super::exchange::Exchange;
 use super::places::{Place, Places};
-use super::serving::{LAST_LOOK, LAST_WORD, Serving};
-use super::{MAX_HEAD_BYTES, Stopping};
+use super::serving::{LAST_WORD, Serving, last_look};
 use crate::handler::{Answer, AnswerBody};
 use crate::timeouts::Portion;
 use crate::trace::Recording;
@@ -91,7 +91,7 @@ pub(super) async fn serve<S>(
     io: S,
     client: SocketAddr,
     place: &Arc<Place>,
-    mut stopping: Stopping,
+    stopping: Stopping,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -119,20 +119,15 @@ pub(super) async fn serve<S>(
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .max_header_list_size(serving.handler.service.plan().max_head)
             .max_pending_accept_reset_streams(MAX_RESETS_UNSEEN)
             .serve_connection(TokioIo::new(io), service)
     );
-    let stop = async {
-        // An error means that the server is gone, which has the same effect.
-        let _ = stopping.wait_for(|stops| *stops).await;
-        sleep(LAST_LOOK).await;
-    };
     tokio::select! {
         ended = &mut connection => return log(ended),
         () = streams.end.notified() => return log_end(),
         () = streams.idle(timeouts.head) => {}
-        () = stop => {}
+        () = last_look(stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
     loop {

@@ -75,10 +75,6 @@ enum Port {
 /// Becomes true when the service stops.
 type Stopping = watch::Receiver<bool>;
 
-/// Largest request head, in bytes: target and fields together; a longer one is answered 431. A connection may
-/// buffer as much between socket and service, so the memory plan counts it once for each connection.
-pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
-
 /// Most connections to the admin port.
 pub(crate) const ADMIN_CONNECTIONS: usize = 8;
 

@@ -11,6 +11,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+/// Most bytes that are read to find the protocol: more than it needs, so that a usual head is read at once.
+const AHEAD: usize = 1024;
+
 /// See the module.
 pub(super) struct Paced<S> {
     inner: S,
@@ -68,17 +71,13 @@ impl<S: AsyncRead + Unpin> Paced<S> {
     /// # Errors
     /// When the connection fails.
     pub(super) async fn begins_with(&mut self, expected: &[u8]) -> Result<bool> {
-        while let Some(rest) =
-            expected.strip_prefix(&self.ahead[..]).filter(|rest| !rest.is_empty())
-        {
-            let mut piece = vec![0; rest.len()];
-            let length = self.inner.read(&mut piece).await?;
-            if length == 0 {
+        self.ahead.reserve_exact(AHEAD);
+        while self.ahead.len() < expected.len() && expected.starts_with(&self.ahead) {
+            if self.inner.read_buf(&mut self.ahead).await? == 0 {
                 return Ok(false);
             }
-            self.ahead.extend_from_slice(piece.get(..length).unwrap_or_default());
         }
-        Ok(self.ahead == expected)
+        Ok(self.ahead.starts_with(expected))
     }
 }
 
@@ -94,6 +93,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         }
         let length = this.ahead.len().min(buffer.remaining());
         buffer.put_slice(this.ahead.drain(..length).as_slice());
+        if this.ahead.is_empty() {
+            this.ahead = Vec::new(); // a connection may stay open for long
+        }
         Poll::Ready(Ok(()))
     }
 }

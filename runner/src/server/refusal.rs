@@ -8,20 +8,29 @@ use crate::request_id;
 use crate::upload::UploadError;
 use std::fmt::Write as _;
 
-/// The answer to send instead of `bytes`, if those are hyper's own. `beyond` is the limit of bodies, if the
-/// head announces a length that does not fit 64 bits.
-pub(super) fn in_place_of(bytes: &[u8], beyond: Option<u64>) -> Option<Vec<u8>> {
+/// Limits that a refusal states, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Longest head of a request.
+    pub(super) head: u32,
+    /// Longest body.
+    pub(super) body: u64,
+}
+
+/// The answer to send instead of `bytes`, if those are hyper's own. `is_beyond_u64` says that the head
+/// announces a length that does not fit 64 bits.
+pub(super) fn in_place_of(bytes: &[u8], limits: Limits, is_beyond_u64: bool) -> Option<Vec<u8>> {
     let head = std::str::from_utf8(bytes).ok()?;
     let status = head.strip_prefix("HTTP/1.")?.get(2..5)?;
     if !head.ends_with("\r\n\r\n") || head.contains(request_id::HEADER.as_str()) {
         return None;
     }
-    let problem = match (status, beyond) {
-        ("400" | "431", Some(limit)) => {
-            Problem::Upload(UploadError::TooLarge { limit, announced: None })
+    let problem = match (status, is_beyond_u64) {
+        ("400" | "431", true) => {
+            Problem::Upload(UploadError::TooLarge { limit: limits.body, announced: None })
         }
-        ("400", None) => Problem::Head(HeadError::Malformed),
-        ("431", None) => Problem::Head(HeadError::TooLong),
+        ("400", false) => Problem::Head(HeadError::Malformed),
+        ("431", false) => Problem::Head(HeadError::TooLong { limit: limits.head }),
         _ => return None,
     };
     Some(answer(&problem))

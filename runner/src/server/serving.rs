@@ -3,7 +3,7 @@
 
 use super::exchange::Incoming;
 use super::places::Place;
-use super::{Port, ServerSettings};
+use super::{Port, ServerSettings, Stopping};
 use crate::access::Sender;
 use crate::handler::{Answer, Handler};
 use crate::trace::Recording;
@@ -14,12 +14,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an idle connection is still read from after the signal to stop, so that requests already sent are
-/// served.
+/// How long an idle connection is still read from after the signal to stop.
 pub(super) const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// How long an evicted client may take to read its refusal.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Waits for the signal to stop, and then as long as requests already sent may need to be read.
+pub(super) async fn last_look(mut stopping: Stopping) {
+    // An error means that the server is gone, which has the same effect.
+    let _ = stopping.wait_for(|stops| *stops).await;
+    tokio::time::sleep(LAST_LOOK).await;
+}
 
 /// What a connection needs to serve requests.
 #[derive(Clone)]

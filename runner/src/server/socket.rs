@@ -6,7 +6,7 @@
 
 use super::exchange::Exchange;
 use super::half_close::HalfClose;
-use super::refusal;
+use super::refusal::{self, Limits};
 use crate::timeouts::Portion;
 use std::io::{ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -19,8 +19,7 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Socket<S> {
     inner: S,
     exchange: Arc<Exchange>,
-    /// Largest request body in bytes, stated when a length that does not fit 64 bits is refused.
-    max_body: u64,
+    limits: Limits,
     heads: HeadWatch,
     /// The answer that replaces hyper's own.
     refusal: Option<Refusal>,
@@ -45,12 +44,12 @@ struct Linger {
 }
 
 impl<S> Socket<S> {
-    /// `max_body` and `linger` are limits of what a client may send: in a body, and after its answer.
-    pub(super) fn new(inner: S, exchange: Arc<Exchange>, max_body: u64, linger: Portion) -> Self {
+    /// `limits` are stated in refusals; `linger` limits what a client may send after its answer.
+    pub(super) fn new(inner: S, exchange: Arc<Exchange>, limits: Limits, linger: Portion) -> Self {
         Self {
             inner,
             exchange,
-            max_body,
+            limits,
             heads: HeadWatch::default(),
             refusal: None,
             half_close: HalfClose::default(),
@@ -195,8 +194,8 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         if self.refusal.is_some() || self.exchange.at_work() {
             return;
         }
-        let beyond = self.heads.is_length_beyond_u64.then_some(self.max_body);
-        if let Some(bytes) = refusal::in_place_of(bytes, beyond) {
+        let is_beyond_u64 = self.heads.is_length_beyond_u64;
+        if let Some(bytes) = refusal::in_place_of(bytes, self.limits, is_beyond_u64) {
             self.exchange.leave_unread();
             self.refusal = Some(Refusal { bytes, written: 0 });
         }

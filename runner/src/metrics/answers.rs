@@ -1,7 +1,7 @@
 //! Counts what answers say of their own worth, by model, and looks for drift among the latest of each.
 
 use super::Labels;
-use crate::certainty::{Certainty, WINDOW, drift};
+use crate::certainty::{Certainty, FEWEST, WINDOW, drift};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -41,8 +41,10 @@ impl Answers {
         to.register("skincell_answers", words, self.verdicts.clone());
         let words = "Distance from what the model knows; above 1 the input is unfamiliar";
         to.register("skincell_familiarity_score", words, self.scores.clone());
-        let words = "Welch's statistic of the latest 200 inputs against those the model knows; 0 for fewer \
-                     than 50";
+        let words = format!(
+            "Welch's statistic of the latest {WINDOW} inputs against those the model knows; 0 for fewer than \
+             {FEWEST}"
+        );
         to.register("skincell_familiarity_drift", words, self.drifts.clone());
     }
 

@@ -38,6 +38,18 @@ export function paintPart(map, canvas, { left, top, width, height }, side = 448)
   canvas.getContext('2d').drawImage(whole, left * side, top * side, width * side, height * side);
 }
 
+/** How the heatmap lies over the photo: its opacity, from which side on, and how large both are. `at` finds an
+ * element by its id. */
+export function showLayers(at) {
+  const zoom = at('zoom').value / 100;
+  at('heat').style.opacity = at('opacity').value / 100;
+  at('heat').style.clipPath = `inset(0 0 0 ${at('compare').value}%)`;
+  at('stage').style.setProperty('--zoom', zoom);
+  // What can be scrolled can be reached with the keyboard.
+  if (zoom > 1) at('stage').tabIndex = 0;
+  else at('stage').removeAttribute('tabindex');
+}
+
 /** Draws the colour scale from low to high. */
 export function paintScale(canvas) {
   paint({ width: 256, height: 1, values: Array.from(LEVELS, (_, level) => level / 255) }, canvas, 256);

@@ -300,7 +300,7 @@ function showResult() {
   answer = current.answer;
   chosen = answer.heatmap_maps?.[0].index ?? null;
   for (const id of ['zoom', 'compare']) at(id).value = at(id).min;
-  showLayers();
+  heatmap.showLayers(at);
   enter('answer');
   at('answer-title').focus();
   const best = answer.results[0];
@@ -364,23 +364,12 @@ function showMap() {
   at('heat').hidden = at('layer').hidden;
   at('download').hidden = !photo.bitmap;
   if (!map) return;
-  const name = chosenName();
+  const name = className(chosenResult());
   if (answer.heatmap_region) heatmap.paintPart(map, at('heat'), answer.heatmap_region);
   else heatmap.paint(map, at('heat'));
-  showLayers();
+  heatmap.showLayers(at);
   at('basis').textContent = say(map.basis === 'logit' ? 'basisLogit' : 'basisProbability', { class: name });
   at('photo').setAttribute('aria-label', say('photoWithHeat', { name: photo.name, class: name }));
-}
-
-/** How the heatmap lies over the photo: its opacity, from which side on, and how large both are. */
-function showLayers() {
-  const zoom = at('zoom').value / 100;
-  at('heat').style.opacity = at('opacity').value / 100;
-  at('heat').style.clipPath = `inset(0 0 0 ${at('compare').value}%)`;
-  at('stage').style.setProperty('--zoom', zoom);
-  // What can be scrolled can be reached with the keyboard.
-  if (zoom > 1) at('stage').tabIndex = 0;
-  else at('stage').removeAttribute('tabindex');
 }
 
 /** Which model looked at which photo, and when. */
@@ -388,13 +377,12 @@ function reportLine() {
   return say('report', { name: current.name, title: current.title, date: day(current.date) });
 }
 
-function chosenName() {
-  const result = answer.results.find((entry) => entry.index === chosen) ?? answer.results[0];
-  return className(result);
+function chosenResult() {
+  return answer.results.find((entry) => entry.index === chosen) ?? answer.results[0];
 }
 
 function download() {
-  const result = answer.results.find((entry) => entry.index === chosen) ?? answer.results[0];
+  const result = chosenResult();
   const caption = doubt(answer) === 'unfamiliar' ? say('unfamiliar') : `${className(result)}: ${share(answer, result)}`;
   const lines = [caption, reportLine(), say('notice'), answer.model.notice];
   const opacity = at('heat').hidden ? 0 : at('opacity').value / 100;
@@ -481,7 +469,7 @@ const clicks = {
 };
 for (const [id, act] of Object.entries(clicks)) at(id).addEventListener('click', act);
 at('form').addEventListener('submit', (event) => { event.preventDefault(); look(); });
-for (const id of ['opacity', 'compare', 'zoom']) at(id).addEventListener('input', showLayers);
+for (const id of ['opacity', 'compare', 'zoom']) at(id).addEventListener('input', () => heatmap.showLayers(at));
 for (const button of document.querySelectorAll('[data-example]')) {
   button.addEventListener('click', () => example(button.dataset.example));
 }

@@ -4,8 +4,9 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
-import { repository } from './service.mjs';
+import { repository, serve } from './service.mjs';
 
 const axe = readFileSync(join(import.meta.dirname, 'node_modules/axe-core/axe.min.js'), 'utf8');
 const pictures = process.env.SKINCELL_SCREENSHOTS;
@@ -18,6 +19,28 @@ export function launch() {
   const flags = ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'];
   // Chromium's sandbox needs privileges that containers mostly lack.
   return chromium.launch({ executablePath, args: [...flags, '--no-sandbox'] });
+}
+
+/** A phone's screen. */
+export const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+
+/**
+ * Starts one service and one browser for the tests of a file, and stops them at the end. Returns both, which are
+ * there when a test runs, and `onPage`, which defines a test on a page of a fresh profile.
+ */
+export function suite() {
+  const shared = {
+    onPage: (name, options, run) => test(name, { timeout: 60_000 }, () => visit(shared.browser, shared.service.address, options, run)),
+  };
+  before(async () => {
+    shared.service = await serve();
+    shared.browser = await launch();
+  });
+  after(async () => {
+    await shared.browser?.close();
+    shared.service?.stop();
+  });
+  return shared;
 }
 
 /** A photo of tests/photos. */
@@ -60,6 +83,23 @@ export async function choose(page, file) {
 export async function look(page) {
   await page.click('#look');
   await page.locator('#classes label').first().waitFor();
+}
+
+/** Whether an element is shown. */
+export const shown = (page, selector) => page.locator(selector).isVisible();
+
+/** The class at this rank, from 0, as the page names it. */
+export const className = (page, rank) => page.locator('#classes label').nth(rank).locator('span').first().textContent();
+
+/** The likeliest class. */
+export const bestName = (page) => className(page, 0);
+
+/** The name and the bytes of a file that a click saves. */
+export async function saved(page, selector) {
+  const saving = page.waitForEvent('download');
+  await page.click(selector);
+  const file = await saving;
+  return [file.suggestedFilename(), readFileSync(await file.path())];
 }
 
 /** Fails on any finding of axe-core, and names each with its element. */

@@ -5,11 +5,10 @@ import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { assertAccessible, choose, launch, look, photo, picture, visit } from './browser.mjs';
+import { PHONE, assertAccessible, choose, launch, look, photo, picture, visit } from './browser.mjs';
 import { host, site } from './site.mjs';
 import { repository, serve } from './service.mjs';
 
-const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
 const MANY = Number(process.env.SKINCELL_PHOTOS ?? 12);
 const CLOSE = 0.01;
 const PHOTOS = readdirSync(join(repository, 'tests/photos')).filter((name) => /\.(jpe?g|png|webp|gif|bmp)$/.test(name));

@@ -1,32 +1,19 @@
-// Tests the page in a real browser. All tests share one service and one browser; each has a fresh profile.
-// Prints the page's size and the number of rules that axe-core checked.
+// Tests the page in a real browser, from choosing a photo to its answer. All tests share one service and one
+// browser; each has a fresh profile. Prints the page's size and the number of rules that axe-core checked.
+// What is done with answers is left to `answers.mjs`, pages without scripts to `plain.mjs`.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { assertAccessible, choose, launch, look, photo, picture, visit } from './browser.mjs';
-import { repository, serve } from './service.mjs';
+import { test } from 'node:test';
+import { PHONE, assertAccessible, bestName, choose, className, look, photo, picture, saved, shown, suite } from './browser.mjs';
+import { repository } from './service.mjs';
 
-const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
 const HEAVIEST = 90 * 1024;
 
-let service;
-let browser;
-before(async () => {
-  service = await serve();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  service?.stop();
-});
-
-const onPage = (name, options, run) => test(name, { timeout: 60_000 }, () => visit(browser, service.address, options, run));
-const className = (page, rank) => page.locator('#classes label').nth(rank).locator('span').first().textContent();
-const bestName = (page) => className(page, 0);
-const shown = (page, selector) => page.locator(selector).isVisible();
+const shared = suite();
+const { onPage } = shared;
 
 /** Records the photos that the page posts from now on; returns a function from a request's index to its bytes. */
 async function sentPhotos(page) {
@@ -53,12 +40,12 @@ function sizeOf(page, bytes) {
 
 test('the page is light, and comes from one host', { timeout: 60_000 }, async (context) => {
   const sizes = {};
-  const page = await browser.newPage();
+  const page = await shared.browser.newPage();
   page.on('response', async (response) => {
     const path = new URL(response.url()).pathname;
     if (path !== '/models') sizes[path] = (await response.body()).length;
   });
-  await page.goto(service.address, { waitUntil: 'networkidle' });
+  await page.goto(shared.service.address, { waitUntil: 'networkidle' });
   await page.close();
   const weight = Object.values(sizes).reduce((sum, size) => sum + size, 0);
   context.diagnostic(`page weight: ${weight} bytes in ${Object.keys(sizes).length} files, uncompressed (limit ${HEAVIEST})`);
@@ -179,7 +166,7 @@ function profileOf(name) {
 
 /** The likeliest class of posted bytes, and its probability in per cent. */
 async function likeliest(bytes) {
-  const answer = await fetch(`${service.address}predict?gradcam=false`, { method: 'POST', body: bytes });
+  const answer = await fetch(`${shared.service.address}predict?gradcam=false`, { method: 'POST', body: bytes });
   const { results: [best] } = await answer.json();
   return best;
 }
@@ -452,171 +439,4 @@ onPage('an answer without a heatmap shows the reason', {}, async (page) => {
   assert.match(await page.locator('#missing').textContent(), /No heatmap: ENABLE_GRADCAM/);
   assert.ok(!(await shown(page, '#layer')));
   assert.ok(await page.locator('#classes input').first().isDisabled());
-});
-
-/** Chooses several photos and waits until all are answered. */
-async function chooseAll(page, files) {
-  await page.setInputFiles('#file', files);
-  await page.waitForFunction((count) => document.querySelectorAll('#strip li').length === count && document.body.dataset.state !== 'busy', files.length);
-}
-
-/** The text of a file that a click saves. */
-async function saved(page, selector) {
-  const saving = page.waitForEvent('download');
-  await page.click(selector);
-  const file = await saving;
-  return [file.suggestedFilename(), readFileSync(await file.path())];
-}
-
-onPage('several photos make a strip and a table, which a reload keeps and one button forgets', {}, async (page) => {
-  const broken = { name: '=broken.jpg', mimeType: 'image/jpeg', buffer: Buffer.from('only words') };
-  await chooseAll(page, [photo('drawn-acne-1.jpg'), photo('drawn-wart-1.jpg'), photo('drawn-eczema-2.png')].map((path) => (
-    { name: path.split('/').at(-1), mimeType: 'image/jpeg', buffer: readFileSync(path) })).concat(broken));
-  const entries = () => page.$$eval('#strip button', (all) => all.map((button) => button.innerText.replace(/\s+/g, ' ')));
-  const first = await entries();
-  assert.match(first[0], /drawn-acne-1.jpg Acne/);
-  assert.match(first[3], /=broken.jpg .*not a photo/);
-  assert.match(await bestName(page), /^Acne/, 'the first one is shown');
-  await page.locator('#strip button').nth(1).click();
-  await page.waitForFunction(() => document.querySelector('#strip [aria-current="true"]')?.textContent.startsWith('drawn-wart'));
-  assert.match(await bestName(page), /^Warts/);
-  await assertAccessible(page, 'several photos');
-  await picture(page, 'several', { fullPage: true });
-  const [name, table] = await saved(page, '#table');
-  assert.equal(name, 'skincell.csv');
-  const rows = table.toString().replace('\ufeff', '').trim().split('\r\n');
-  assert.equal(rows.length, 5);
-  assert.match(rows[1], /^"drawn-acne-1.jpg","\d{4}-.*","Acne/);
-  assert.match(rows[4], /^"'=broken.jpg"/, 'no formula for a spreadsheet');
-  await page.reload();
-  await page.locator('#strip li').nth(3).waitFor();
-  assert.deepEqual(await entries(), first);
-  await page.locator('#strip button').nth(2).click();
-  await page.locator('#classes label').first().waitFor();
-  assert.match(await bestName(page), /^Eczema/);
-  assert.ok(await shown(page, '#heat'), 'with its heatmap');
-  await page.locator('#strip button').nth(3).click();
-  await page.locator('#problem').waitFor();
-  await page.click('#forget');
-  assert.ok(!(await shown(page, '#visit')));
-  await page.reload();
-  assert.equal(await page.locator('#strip li').count(), 0);
-});
-
-onPage('the photo can be enlarged, and uncovered from one side', {}, async (page) => {
-  await choose(page, photo('drawn-psoriasis-1.jpg'));
-  await look(page);
-  const width = () => page.evaluate(() => document.querySelector('#heat').getBoundingClientRect().width);
-  const before = await width();
-  await page.locator('#zoom').fill('300');
-  assert.ok(Math.abs((await width()) / before - 3) < 0.02);
-  await page.locator('#stage').focus();
-  await page.keyboard.press('ArrowRight');
-  await page.waitForFunction(() => document.querySelector('#stage').scrollLeft > 0);
-  await assertAccessible(page, 'enlarged');
-  await picture(page, 'enlarged');
-  await page.locator('#compare').fill('50');
-  assert.equal(await page.evaluate(() => document.querySelector('#heat').style.clipPath), 'inset(0px 0px 0px 50%)');
-  await page.locator('#zoom').fill('100');
-  await picture(page, 'compare');
-  assert.ok(Math.abs((await width()) - before) < 1);
-});
-
-onPage('the saved picture and the printed report have the notices, the model and the date', {}, async (page) => {
-  await choose(page, photo('drawn-eczema-1.jpg'));
-  await look(page);
-  await page.evaluate(() => {
-    window.written = [];
-    const write = CanvasRenderingContext2D.prototype.fillText;
-    CanvasRenderingContext2D.prototype.fillText = function note(text, ...rest) {
-      window.written.push(text);
-      return write.call(this, text, ...rest);
-    };
-    window.print = () => { window.printed = true; };
-  });
-  await saved(page, '#download');
-  const written = (await page.evaluate(() => window.written)).join(' ');
-  const { models: [model] } = await (await fetch(`${service.address}models`)).json().then(({ models }) => ({ models: models.filter(({ name }) => name === 'skin') }));
-  for (const part of [model.title, model.notice, String(new Date().getFullYear()), 'Not a medical device', 'Eczema']) {
-    assert.ok(written.includes(part), `${part} is not in ${written}`);
-  }
-  await page.click('#print');
-  assert.ok(await page.evaluate(() => window.printed));
-  await page.emulateMedia({ media: 'print' });
-  for (const part of ['#photo', '#heat', '#classes', '#report', '.notice', '#model-notice']) assert.ok(await shown(page, part), part);
-  for (const part of ['#visit', '#download', 'nav', '#opacity']) assert.ok(!(await shown(page, part)), part);
-  assert.ok((await page.locator('#report').textContent()).includes(model.title));
-  await picture(page, 'print', { fullPage: true });
-});
-
-onPage('examples are loaded when they are asked for', {}, async (page) => {
-  const asked = [];
-  page.on('request', (request) => asked.push(new URL(request.url()).pathname));
-  for (const [index, expect] of [/^Acne/, /^Psoriasis/, /^Healthy/].entries()) {
-    assert.ok(!asked.includes(`/page/example-${index + 1}.jpg`));
-    await page.locator('[data-example]').nth(index).click();
-    await page.locator('#look').waitFor();
-    await look(page);
-    assert.match(await bestName(page), expect);
-    await page.locator('[data-restart]:visible').first().click();
-  }
-});
-
-onPage('on a phone the photo stays in view while classes are chosen', PHONE, async (page) => {
-  await choose(page, photo('drawn-acne-1.jpg'));
-  await look(page);
-  await page.locator('#classes label').last().scrollIntoViewIfNeeded();
-  await page.locator('#classes label').last().click();
-  const box = await page.locator('#stage').boundingBox();
-  assert.ok(box.y >= 0 && box.y + box.height <= 844, JSON.stringify(box));
-  await picture(page, 'phone-classes');
-});
-
-test('without scripts a form posts photos and gets a page back', { timeout: 60_000 }, async () => {
-  const context = await browser.newContext({ javaScriptEnabled: false, locale: 'en-GB' });
-  const page = await context.newPage();
-  await page.goto(service.address);
-  assert.ok(!(await page.locator('#choose').isVisible()), 'buttons without effect are not shown');
-  await picture(page, 'plain-form');
-  const broken = { name: '<broken>.jpg', mimeType: 'image/jpeg', buffer: Buffer.from('only words') };
-  const whole = { name: 'drawn-acne-1.jpg', mimeType: 'image/jpeg', buffer: readFileSync(photo('drawn-acne-1.jpg')) };
-  await page.setInputFiles('input[name="image"]', [whole, broken]);
-  await page.click('form[action="predict"] button');
-  await page.getByText('Acne').first().waitFor();
-  assert.match(await page.locator('section').nth(1).textContent(), /<broken>.jpg.*Not a photo/s);
-  assert.ok(await page.getByText('Not a medical device: it').isVisible());
-  assert.match(await page.locator('main').textContent(), /not a medical device/, 'the notice of the model');
-  const image = page.locator('figure img');
-  assert.ok((await image.boundingBox()).width > 200);
-  await picture(page, 'plain-answer', { fullPage: true });
-  await page.setInputFiles('input[name="image"]', [broken]);
-  await page.click('form[action="predict"] button');
-  await page.getByText('Not a photo in a known format').waitFor();
-  await context.close();
-});
-
-test('pages without scripts are accessible: an answer, a problem, the API', { timeout: 60_000 }, async () => {
-  const context = await browser.newContext();
-  const page = await context.newPage();
-  for (const [name, bytes] of [['an answer', readFileSync(photo('drawn-acne-1.jpg'))], ['a problem', Buffer.from('words')]]) {
-    await page.goto(service.address);
-    await page.evaluate((numbers) => {
-      const form = Object.assign(document.createElement('form'), { method: 'post', action: 'predict', enctype: 'multipart/form-data' });
-      const input = Object.assign(document.createElement('input'), { type: 'file', name: 'image' });
-      const files = new DataTransfer();
-      files.items.add(new File([new Uint8Array(numbers)], 'a.jpg'));
-      input.files = files.files;
-      form.append(input);
-      document.body.append(form);
-      form.submit();
-    }, [...bytes]);
-    await page.waitForURL('**/predict');
-    await assertAccessible(page, name);
-  }
-  await page.goto(`${service.address}docs`);
-  assert.ok(await page.locator('summary').count() > 10);
-  await page.locator('summary').first().click();
-  await assertAccessible(page, 'the API');
-  await picture(page, 'api', { fullPage: true });
-  await context.close();
 });

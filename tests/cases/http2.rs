@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode};
 use skincell_tests::client::{self, get};
-use skincell_tests::{App, Runner, wasi03};
+use skincell_tests::{App, Runner};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -22,25 +22,15 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 
-/// An application of WASI 0.2 at `/a` and of 0.3 at `/b`, which can send much.
+/// Both guests, which can send much, and a static answer.
 fn app() -> App {
-    let manifest = format!(
+    App::with_both_guests(
         r#"
-        spin_manifest_version = 2
-        application = {{ name = "of-two-protocols" }}
-        [[trigger.http]]
-        route = "/a/..."
-        component = {{ source = "GUEST" }}
-        [[trigger.http]]
-        route = "/b/..."
-        component = {{ source = {:?} }}
         [[trigger.http]]
         route = "/static"
-        static_response = {{ body = "from the manifest" }}
+        static_response = { body = "from the manifest" }
         "#,
-        wasi03().to_str().unwrap()
-    );
-    App::with_manifest(&manifest)
+    )
 }
 
 /// A client with prior knowledge, whose windows have `window` bytes.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use skincell_runner::compose::{Dependency, compose};
 use skincell_tests::client::{connect, get};
-use skincell_tests::{App, Runner, artifacts, portable, wasi03};
+use skincell_tests::{App, Runner, artifacts, portable};
 
 const MANIFEST: &str = r#"
 spin_manifest_version = 2
@@ -193,20 +193,7 @@ const WITH_A_TRAILER: &str = "3\r\nabc\r\n0\r\nX-T: v\r\n\r\n";
 /// Fields that follow a body reach components of both versions of WASI.
 #[test]
 fn fields_after_a_body_reach_the_component() {
-    let manifest = format!(
-        r#"
-        spin_manifest_version = 2
-        application = {{ name = "trailers" }}
-        [[trigger.http]]
-        route = "/a/..."
-        component = {{ source = "GUEST" }}
-        [[trigger.http]]
-        route = "/b/..."
-        component = {{ source = {:?} }}
-        "#,
-        wasi03().to_str().unwrap()
-    );
-    let app = App::with_manifest(&manifest);
+    let app = App::with_both_guests("");
     let runner = Runner::start(&app, &[]);
     for component in ["a", "b"] {
         let mut socket = connect(&runner);

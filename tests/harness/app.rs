@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::artifacts::{artifacts, repository, two_inputs};
+use crate::artifacts::{artifacts, repository, two_inputs, wasi03};
 use crate::{colours, damaged, dot};
 
 /// An application whose folder is deleted when this value is dropped.
@@ -108,6 +108,25 @@ impl App {
         manifest["component"]["two-inputs"]["source"] = text(two_inputs());
         fs::write(app.path().join("spin.toml"), manifest.to_string()).expect("it is written");
         app
+    }
+
+    /// An application of WASI 0.2 at `/a` and of WASI 0.3 at `/b`; `more` is added to its manifest.
+    #[must_use]
+    pub fn with_both_guests(more: &str) -> Self {
+        let newer = wasi03().to_str().expect("paths of tests are UTF-8");
+        Self::with_manifest(&format!(
+            r#"
+            spin_manifest_version = 2
+            application = {{ name = "both" }}
+            [[trigger.http]]
+            route = "/a/..."
+            component = {{ source = "GUEST" }}
+            [[trigger.http]]
+            route = "/b/..."
+            component = {{ source = {newer:?} }}
+            {more}
+            "#
+        ))
     }
 
     /// An application with this manifest, in which `GUEST` stands for the path of the guest.

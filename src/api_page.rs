@@ -99,11 +99,11 @@ fn schema(document: &Value, schema: &Value) -> String {
         let members = target.map(members).unwrap_or_default();
         return if members.is_empty() { name.to_owned() } else { format!("{name}: {members}") };
     }
-    for (key, joint) in [("anyOf", ", or "), ("oneOf", ", or ")] {
+    for key in ["anyOf", "oneOf"] {
         if let Some(kinds) = schema[key].as_array() {
             let kinds = kinds.iter().map(|kind| self::schema(document, kind));
             // The empty text, which counts as not given, has no words.
-            return kinds.filter(|kind| !kind.is_empty()).collect::<Vec<_>>().join(joint);
+            return kinds.filter(|kind| !kind.is_empty()).collect::<Vec<_>>().join(", or ");
         }
     }
     if let Some(values) = schema["enum"].as_array() {

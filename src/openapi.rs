@@ -172,7 +172,8 @@ fn photo_forms() -> Value {
     })
 }
 
-/// The schema of a picture's bytes. Generators of clients know `format`, OpenAPI 3.1 itself `contentMediaType`.
+/// The schema of a picture's bytes. Generators of clients know `format`, OpenAPI 3.1 itself
+/// `contentMediaType`.
 fn picture(media_type: &str) -> Value {
     json!({"type": "string", "format": "binary", "contentMediaType": media_type})
 }

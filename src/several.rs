@@ -1,8 +1,8 @@
 //! Answers several photos of one request, one after another in the same instance. Each has its own prediction
 //! or its own problem.
 //!
-//! The memory stays that of one photo: the files together are one body, each is freed when its turn comes, and
-//! what the answers take is taken from what a decoder may hold. The result for one is `question`'s.
+//! The memory stays that of one photo: the files together are one body, each is freed when its turn comes,
+//! and what the answers take is taken from what a decoder may hold. The result for one is `question`'s.
 
 use http::Response;
 #[cfg(test)]

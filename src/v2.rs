@@ -1,9 +1,9 @@
 //! The Open Inference Protocol, version 2, over HTTP, as in KServe, Triton and OpenVINO Model Server; their
 //! clients work unchanged.
 //!
-//! A model's input is a tensor that the client prepares as the card says, or a batch of up to 16. Its outputs are the scores, the
-//! probabilities computed from them, and the Grad-CAM maps. Every model has only version `1`. Photos are
-//! posted to `/predict` instead.
+//! A model's input is a tensor that the client prepares as the card says, or a batch of up to 16. Its outputs
+//! are the scores, the probabilities computed from them, and the Grad-CAM maps. Every model has only version
+//! `1`. Photos are posted to `/predict` instead.
 
 mod config;
 mod request;

@@ -94,8 +94,8 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
     Ok(files)
 }
 
-/// At most `most` of the files in a list of files and folders, evenly spread. Of a folder without photos those
-/// in its subfolders are taken.
+/// At most `most` of the files in a list of files and folders, evenly spread. Of a folder without photos
+/// those in its subfolders are taken.
 ///
 /// # Errors
 /// [`PhotosError`] if a path does not exist or a folder and its subfolders hold no photo.

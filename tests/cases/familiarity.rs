@@ -13,8 +13,8 @@ use skincell_tests::{App, Runner, artifacts, repository};
 /// Largest difference of a score between engines.
 const DIFFERENCE: f64 = 1e-3;
 
-/// A number from 0 to 1 that says nothing of the others: splitmix64 (Steele, Lea and Flood 2014). Pictures of a
-/// plain series would lie between those fitted to, and seem more familiar than further ones are.
+/// A number from 0 to 1 that says nothing of the others: splitmix64 (Steele, Lea and Flood 2014). Pictures of
+/// a plain series would lie between those fitted to, and seem more familiar than further ones are.
 fn independent(number: u64) -> f64 {
     let mixed = |z: u64, by: u32, times: u64| (z ^ (z >> by)).wrapping_mul(times);
     let z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -48,8 +48,8 @@ fn fetch(runner: &Runner, component: &str, url: &str) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-/// A server that answers each request after `pause` with its first line and its Host, `/to?URL` with a redirect
-/// there, and counts how many it answers at once.
+/// A server that answers each request after `pause` with its first line and its Host, `/to?URL` with a
+/// redirect there, and counts how many it answers at once.
 struct Server {
     address: SocketAddr,
     most_at_once: Arc<AtomicUsize>,

@@ -52,8 +52,8 @@ impl Runner {
         Self::spawn(command, app.path())
     }
 
-    /// Starts `skincell serve` with `arguments` in `folder`, which also holds its cache and its log, and waits
-    /// until it listens.
+    /// Starts `skincell serve` with `arguments` in `folder`, which also holds its cache and its log, and
+    /// waits until it listens.
     #[must_use]
     pub fn serve(folder: &Path, arguments: &[&str]) -> Self {
         Self::spawn(serve(folder, arguments), folder)

@@ -54,7 +54,8 @@ pub struct Card {
     /// The correction of the probabilities, if one was fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
-    /// Whether browsers may load the model, to run it on the user's own device: its licence and size allow it.
+    /// Whether browsers may load the model, to run it on the user's own device: its licence and size allow
+    /// it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_device: bool,
     /// Settings above that neither the user nor the model's files gave, so that defaults were used.

@@ -1,8 +1,8 @@
 //! The operators that compute the familiarity in a graph.
 //!
 //! Every operator works on `[1, n]` and sums are products with a column of ones, because that is what all
-//! engines support in their fast paths. The column is the last of the directions: alone it would be padded to a
-//! panel of its own.
+//! engines support in their fast paths. The column is the last of the directions: alone it would be padded to
+//! a panel of its own.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;

@@ -53,8 +53,8 @@ impl WasiHttpHooks for NoOutbound {
     }
 }
 
-/// Defines the interfaces of Spin, configuration and stores, which this host does not implement, so that calling
-/// them traps.
+/// Defines the interfaces of Spin, configuration and stores, which this host does not implement, so that
+/// calling them traps.
 fn trap_others(linker: &mut Linker<State>, component: &Component, engine: &Engine) -> Result<()> {
     for (name, import) in component.component_type().imports(engine) {
         let others = ["fermyon:spin/", "wasi:config/", "wasi:keyvalue/"];

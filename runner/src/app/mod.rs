@@ -97,7 +97,8 @@ pub struct AppComponent {
     pub models_folder: PathBuf,
     /// Routes that may be read without a token, if the service requires one.
     pub open: Vec<String>,
-    /// Routes that the component distinguishes below its triggers', by which metrics and traces name requests.
+    /// Routes that the component distinguishes below its triggers', by which metrics and traces name
+    /// requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
     /// Components composed into it; never `wasi:nn`, which the runner provides.
@@ -126,8 +127,8 @@ struct ToolSettings {
     models: PathBuf,
     /// Routes, in the form of a trigger's, that GET and HEAD may read without a token.
     open: Vec<String>,
-    /// Routes, in the form of a trigger's, by which metrics and traces name requests to the component. Without
-    /// them a trigger of `/...` is one route for all.
+    /// Routes, in the form of a trigger's, by which metrics and traces name requests to the component.
+    /// Without them a trigger of `/...` is one route for all.
     routes: Vec<String>,
     /// Commands that `--build` runs instead of the component's own, which may also build parts that only Spin
     /// needs.

@@ -1,6 +1,6 @@
 //! Gives components their configuration by name: `fermyon:spin/variables`, which spin-sdk 5 reads,
-//! `spin:variables/variables`, which spin-sdk 6 and 7 read, and `wasi:config/store`, in the versions that Spin
-//! itself offers.
+//! `spin:variables/variables`, which spin-sdk 6 and 7 read, and `wasi:config/store`, in the versions that
+//! Spin itself offers.
 //!
 //! The values come from the manifest; `app::variables` has expanded their templates.
 

@@ -1,5 +1,5 @@
-//! Weights of 16 bits: their error, and forged lengths. That kernels compute with them exactly is part of every
-//! property in the parent module.
+//! Weights of 16 bits: their error, and forged lengths. That kernels compute with them exactly is part of
+//! every property in the parent module.
 
 use super::{Blob, Kind, Model, Moving, Shape, Step, conv, net_of, noise, spec};
 use crate::OpenError;

@@ -116,10 +116,15 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
     let before = card();
     let few = folder_of(app.path(), "few", 0..20);
     let copies = folder_of(app.path(), "copies", (0..60).map(|number| number % 10));
+    let one = folder_of(app.path(), "one", std::iter::repeat_n(3, 60));
     let empty = app.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    let cases =
-        [(&few, "15 more are needed"), (&copies, "25 more are needed"), (&empty, "holds no photo")];
+    let cases = [
+        (&few, "15 more are needed"),
+        (&copies, "25 more are needed"),
+        (&one, "34 more are needed"),
+        (&empty, "holds no photo"),
+    ];
     for (folder, said) in cases {
         let output = familiarize(&model, folder);
         let error = String::from_utf8_lossy(&output.stderr);

@@ -15,6 +15,9 @@ const RANKS: [usize; 3] = [31, 15, 7];
 const MOST_BYTES: usize = 190_000;
 /// Photos whose centred features have at least this cosine are versions of one picture.
 const SAME: f32 = 0.995;
+/// Photos whose squared distance is at most this share of the mean one between foreign pictures are versions
+/// too: where all photos are versions of one picture, nothing is left of centred features but noise.
+const NEAR: f64 = 0.02;
 /// Photos that are compared with all others at once: 20 MB of cosines for 10,000 photos.
 const BLOCK: usize = 512;
 /// Robust standard deviations of the logarithm of a score above which a photo is an outlier.
@@ -47,7 +50,7 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     let normalised =
         |all: &[Gathered]| Rows::normalised(all.iter().map(|g| &g.features[..]), width);
     let (rows, foreign) = (normalised(seen), normalised(foreign));
-    let groups = groups(&rows, seen);
+    let groups = groups(&rows, &foreign, seen);
     let count = |kept: &[usize]| {
         let mut found: Vec<usize> = kept.iter().map(|index| groups[*index]).collect();
         found.sort_unstable();
@@ -148,17 +151,23 @@ fn held_out(
 }
 
 /// The picture that each photo shows, numbered from 0. Photos show the same picture if their names up to
-/// `__` are the same, or if their features almost are.
-fn groups(rows: &Rows, seen: &[Gathered]) -> Vec<usize> {
+/// `__` are the same, or if their features almost are: see [`SAME`] and [`NEAR`]. All rows are normalised.
+fn groups(rows: &Rows, foreign: &Rows, seen: &[Gathered]) -> Vec<usize> {
+    // The mean squared distance between normalised rows is 2 - 2 |mean|^2, that between two 2 - 2 cos.
+    let mean: f64 = foreign.mean().iter().map(|v| f64::from(*v).powi(2)).sum();
+    let near = (1.0 - NEAR * (1.0 - mean)) as f32;
     let centred = rows.minus(&rows.mean());
     let units = Rows::normalised((0..rows.count()).map(|i| centred.row(i)), rows.width);
     let all: Vec<usize> = (0..rows.count()).collect();
     let mut first = all.clone();
     for block in all.chunks(BLOCK) {
         let cosines = units.take(block).times(&units, Turned::Second);
+        let plain = rows.take(block).times(rows, Turned::Second);
         for (row, later) in block.iter().copied().enumerate() {
             let same = |earlier: &usize| {
-                cosines.row(row)[*earlier] >= SAME || seen[*earlier].picture == seen[later].picture
+                cosines.row(row)[*earlier] >= SAME
+                    || plain.row(row)[*earlier] >= near
+                    || seen[*earlier].picture == seen[later].picture
             };
             if let Some(earlier) = (0..later).find(same) {
                 first[later] = first[earlier];
@@ -229,6 +238,29 @@ mod tests {
         let scores = |n: f64| [(2.0 + 3.0 / n).exp()];
         let found = settled(&scores(80.0), &scores(50.0));
         assert!((found - (2.0 + 3.0 / 100.0)).abs() < 1e-12, "{found}");
+    }
+
+    #[test]
+    fn versions_of_one_picture_count_once_even_if_there_is_no_other() {
+        let row = |picture: usize, version: usize| {
+            let noise = |at: usize| ((picture * 31 + version * 17 + at * 7) % 13) as f32 / 13.0;
+            let base = |at: usize| if at == picture { 3.0 } else { 1.0 };
+            (0..64).map(|at| base(at) + 0.02 * noise(at)).collect::<Vec<_>>()
+        };
+        let rows = |all: &[Vec<f32>]| Rows::normalised(all.iter().map(Vec::as_slice), 64);
+        let named = |count: usize| -> Vec<Gathered> {
+            let picture = |index: usize| Gathered {
+                features: vec![],
+                probabilities: vec![],
+                picture: index.to_string(),
+            };
+            (0..count).map(picture).collect()
+        };
+        let foreign = rows(&(0..64).map(|picture| row(picture, 0)).collect::<Vec<_>>());
+        let one = rows(&(0..40).map(|version| row(5, version)).collect::<Vec<_>>());
+        assert_eq!(groups(&one, &foreign, &named(40)), [0; 40]);
+        let all = rows(&(0..40).map(|picture| row(picture, 1)).collect::<Vec<_>>());
+        assert_eq!(groups(&all, &foreign, &named(40)), (0..40).collect::<Vec<_>>());
     }
 
     #[test]

@@ -66,6 +66,7 @@ class Reference:
             tensor = tensor.transpose(2, 0, 1)
         scores = self.session.run([output["name"]], {shown["name"]: tensor[None].astype(np.float32)})[0].ravel()
         if output["form"] == "logits" and output["activation"] == "softmax":
+            scores = scores / self.card.get("calibration", {}).get("temperature", 1.0)
             scores = np.exp(scores - scores.max())
             scores /= scores.sum()
         return scores * 100
@@ -130,6 +131,8 @@ def to_srgb(photo, profile):
     """Converts to sRGB by the photo's profile; ignores one that cannot be used, as browsers do."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        # ImageCms takes no palette; browsers convert its colours.
+        photo = photo.convert("RGB") if photo.mode == "P" else photo
         return ImageCms.profileToProfile(photo, source, SRGB, ImageCms.Intent.PERCEPTUAL, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return photo

@@ -18,6 +18,8 @@ mod service_options;
 mod summary;
 mod table;
 mod up;
+#[cfg(test)]
+mod variables;
 
 use clap::{Parser, Subcommand};
 use skincell_runner::output_queue;

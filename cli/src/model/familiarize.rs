@@ -32,7 +32,7 @@ pub(crate) struct FamiliarizeArguments {
     #[arg(long, required = true, num_args = 1.., value_name = "FILE|FOLDER")]
     photos: Vec<PathBuf>,
     /// The photos in words, for answers [default: their number]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     basis: String,
 }
 

@@ -71,23 +71,23 @@ pub(crate) struct PrepareFlags {
     #[arg(long, value_name = "FILE|A,B,C")]
     pub(crate) labels: Option<String>,
     /// The model's name in requests, if it is not the folder's
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) name: String,
     /// A one-line description of the model
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     title: String,
     /// A notice included in every answer, such as "Not a medical device."
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     notice: String,
     /// Let browsers load the model, to run it on the user's own device; only if its licence lets you give
     /// it away
     #[arg(long)]
     on_device: bool,
     /// SPDX expression of the weights' licence
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     license: String,
     /// The source of the weights
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     source: String,
     #[command(flatten)]
     preprocess: PreprocessFlags,
@@ -140,7 +140,7 @@ pub(crate) struct PrepareFlags {
     #[command(flatten)]
     packing: PackFlags,
     /// The photos in the folders of --photos in words, for answers about familiarity [default: their number]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     basis: String,
 }
 

@@ -8,6 +8,7 @@
 use rten_onnx::onnx::NodeProto;
 
 use super::derivative::{Derivative, derivative};
+use super::refusal::Reason;
 use super::sheet::{Sheet, Val};
 use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
 use skincell_onnx::Constant;
@@ -30,30 +31,30 @@ pub(super) fn rule(
     at: &dyn Context,
     node: &NodeProto,
     y: &Val,
-) -> Result<Gradients, String> {
+) -> Result<Gradients, Reason> {
     let mut step = Step { sheet: Sheet { graph }, at, node, y };
-    match op(node) {
-        "Gemm" | "MatMul" => step.product(),
-        "Add" | "Sum" => step.add(false),
-        "Sub" => step.add(true),
-        "Mul" => step.mul(),
-        "Div" => step.div(),
-        "Softmax" => step.softmax(),
-        "LogSoftmax" => step.log_softmax(),
-        "LayerNormalization" => step.layer_norm(),
-        "BatchNormalization" => step.batch_norm(),
-        "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => step.reshaped(),
-        "Transpose" => step.transpose(),
-        "Concat" => step.concat(),
-        "Expand" => step.expanded(),
-        "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => step.mean(),
-        "ReduceMax" | "GlobalMaxPool" => step.max(),
-        "ReduceL2" => step.length(),
-        "Slice" | "Gather" => step.part(),
-        "Conv" => step.convolution(),
-        "Where" => step.chosen(),
-        _ => step.elementwise(),
-    }
+    Ok(match op(node) {
+        "Gemm" | "MatMul" => step.product()?,
+        "Add" | "Sum" => step.add(false)?,
+        "Sub" => step.add(true)?,
+        "Mul" => step.mul()?,
+        "Div" => step.div()?,
+        "Softmax" => step.softmax()?,
+        "LogSoftmax" => step.log_softmax()?,
+        "LayerNormalization" => step.layer_norm()?,
+        "BatchNormalization" => step.batch_norm()?,
+        "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => step.reshaped()?,
+        "Transpose" => step.transpose()?,
+        "Concat" => step.concat()?,
+        "Expand" => step.expanded()?,
+        "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => step.mean()?,
+        "ReduceMax" | "GlobalMaxPool" => step.max()?,
+        "ReduceL2" => step.length()?,
+        "Slice" | "Gather" => step.part()?,
+        "Conv" => step.convolution()?,
+        "Where" => step.chosen()?,
+        _ => step.elementwise()?,
+    })
 }
 
 pub(super) struct Step<'a> {
@@ -115,10 +116,10 @@ impl Step<'_> {
         self.sheet.expand(gradient, &dims)
     }
 
-    fn elementwise(&mut self) -> Result<Gradients, String> {
+    fn elementwise(&mut self) -> Result<Gradients, Reason> {
         let x = self.first()?;
         let gradient = match derivative(self.sheet.graph, self.node) {
-            None => return Err("there is no rule for its derivative".to_owned()),
+            None => return Err(Reason::NoRule),
             Some(Derivative::One) => self.y.clone(),
             Some(Derivative::Value(value)) => {
                 // A constant derivative has no axes.

@@ -41,7 +41,7 @@ pub(crate) fn named(
     let label = |index: usize| graph.nodes[index].name.as_deref().unwrap_or_default();
     let exact =
         |index: &usize| [label(*index), output(&graph.nodes[*index])].contains(&node_or_value);
-    let refuse = |why: String| Ok(Err(Refusal { node: format!("\"{name}\""), why }));
+    let refuse = |why: String| Ok(Err(Refusal { node: format!("\"{name}\""), why: why.into() }));
     if let Some(index) = all().find(exact) {
         let why = || refuse("does not compute a map of pixels and channels".to_owned());
         return map(index).map_or_else(why, |tail| Ok(Ok(tail)));

@@ -111,7 +111,7 @@ pub(crate) fn add(
         if source == bias::Source::Computed && wanted.target.is_some() {
             let why = "its bias is computed, so that a folded batch norm cannot be subtracted: give \
                        --conv-bias own or --cam-target activation";
-            return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.to_owned() }));
+            return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.into() }));
         }
         if wanted.target.is_some() || !unknown {
             let target = Chosen {
@@ -127,7 +127,7 @@ pub(crate) fn add(
             }
         }
     } else if wanted.target == Some(Target::Conv) {
-        let why = "no convolution computes a map of its size".to_owned();
+        let why = "no convolution computes a map of its size".into();
         return Ok(Err(Refusal { node: format!("\"{}\"", tail.pooled), why }));
     }
     let (value, axis, tokens) = (tail.pooled.clone(), tail.axis, tail.tokens);
@@ -208,7 +208,7 @@ fn build(
     wanted: Wanted,
 ) -> Result<Added, Refusal> {
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
-    let refuse = |why: String| Refusal { node: made.clone(), why };
+    let refuse = |why: String| Refusal { node: made.clone(), why: why.into() };
     let (first, before) = (graph.nodes.len(), graph.constants.keys().cloned().collect());
     let shape = shapes.get(&chosen.value).cloned().unwrap_or_default();
     let map = Map::new(&shape, chosen.axis, chosen.tokens).ok_or_else(|| {
@@ -255,7 +255,7 @@ fn weights(
     wanted: Wanted,
 ) -> Result<(assemble::Part, Option<usize>), Refusal> {
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
-    let refuse = |why: String| Refusal { node: made.clone(), why };
+    let refuse = |why: String| Refusal { node: made.clone(), why: why.into() };
     let from = scores.differentiated();
     let mut path: Vec<NodeProto> =
         between(graph, &chosen.value, from).iter().map(|i| graph.nodes[*i].clone()).collect();

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::{channel_axis, flows};
-use super::refusal::{NO_MAP, Refusal};
+use super::refusal::{Reason, Refusal};
 use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, input, label, op, output};
@@ -98,9 +98,9 @@ pub(crate) fn find(
 ) -> Result<Result<Tail, Refusal>, EngineError> {
     let order = ancestors(graph, scores, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
-    let refuse = |why: &str| {
+    let refuse = |why: Reason| {
         let node = nodes().next_back().map(label).unwrap_or_default();
-        Ok(Err(Refusal { node, why: why.to_owned() }))
+        Ok(Err(Refusal { node, why }))
     };
     let shapes = probe.learn_made(nodes())?;
     let tracer = Tracer { graph, shapes };
@@ -108,23 +108,23 @@ pub(crate) fn find(
     let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();
     let passes = passes(graph, scores, &skipped);
     if passes.last().is_none_or(|last| last != scores) {
-        return refuse("it does not depend on any pixel of the photo");
+        return refuse("it does not depend on any pixel of the photo".into());
     }
     let found = match last_map(&tracer, &passes) {
         Ok(Some(found)) => found,
-        Ok(None) => return refuse(NO_MAP),
+        Ok(None) => return refuse(Reason::NoMap),
         Err(value) => {
             let node = graph.producer_of(value).map(|(_, node)| label(node)).unwrap_or_default();
-            let why = "the positions of its tokens in the photo cannot be traced".to_owned();
+            let why = "the positions of its tokens in the photo cannot be traced".into();
             return Ok(Err(Refusal { node, why }));
         }
     };
     let pooled = before_moves(&tracer, &passes, found);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
-        return refuse("there is no convolution before it");
+        return refuse("there is no convolution before it".into());
     }
     let Some((axis, tokens)) = tracer.channels(&pooled) else {
-        return refuse("the positions of its tokens in the photo cannot be traced");
+        return refuse("the positions of its tokens in the photo cannot be traced".into());
     };
     let wanted = shapes.get(&pooled).cloned().unwrap_or_default();
     let convolution = |index: &usize| {

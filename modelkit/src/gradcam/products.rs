@@ -2,14 +2,14 @@
 //! convolutions.
 
 use super::general::{Gradients, Step, sum_from};
-use super::refusal::CONVOLUTION;
+use super::refusal::Reason;
 use super::sheet::Val;
 use crate::onnx::graph::{float, int, ints, op};
 
 impl Step<'_> {
     /// A convolution whose window is the whole map, all channels together or each alone, is a dense layer.
     /// So is a 1×1 convolution, at each place.
-    pub(super) fn convolution(&mut self) -> Result<Gradients, String> {
+    pub(super) fn convolution(&mut self) -> Result<Gradients, Reason> {
         let (x, weights) = (self.first()?, self.operand(1)?);
         let (shape, channels) = (self.y_shape()?, x.dims[1]);
         let window: usize = weights.dims[2..].iter().product();
@@ -24,7 +24,7 @@ impl Step<'_> {
             return self.pointwise(&x, &weights);
         }
         let held = self.sheet.graph.constants.get(&weights.name).cloned();
-        let Some(mut held) = held else { return Err("its weights are computed".to_owned()) };
+        let Some(mut held) = held else { return Err("its weights are computed".into()) };
         let mut dims = self.y.dims.clone();
         dims[2] = shape[1];
         let y = self.sheet.expand(self.y, &dims);
@@ -35,7 +35,7 @@ impl Step<'_> {
             return Ok(vec![(x.name, self.sheet.binary("Mul", &y, &weights)?)]);
         }
         if weights.dims[..2] != [shape[1], channels] {
-            return Err(CONVOLUTION.to_owned());
+            return Err(Reason::Convolution);
         }
         let rows = self.sheet.reshape(&y, &[y.side(0), shape[1]]);
         // The same bytes with other dimensions; the file stores them once.
@@ -46,15 +46,15 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.reshape(&found, &dims))])
     }
 
-    fn pointwise(&mut self, x: &Val, weights: &Val) -> Result<Gradients, String> {
+    fn pointwise(&mut self, x: &Val, weights: &Val) -> Result<Gradients, Reason> {
         let plain = int(self.node, "group", 1) == 1 && weights.dims[2..].iter().all(|s| *s == 1);
         let shape = self.y_shape()?;
         if !plain || x.dims[2..] != shape[2..] {
-            return Err(CONVOLUTION.to_owned());
+            return Err(Reason::Convolution);
         }
         let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
         let Some(mut tensor) = tensor else {
-            return Err("its weights are computed".to_owned());
+            return Err("its weights are computed".into());
         };
         tensor.dims.truncate(2);
         let matrix = self.sheet.constant(tensor);

@@ -15,10 +15,10 @@ use rten_onnx::onnx::NodeProto;
 use super::axes::{flows, taken};
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
 use super::general::{self, Context, sum_from};
-use super::refusal::Refusal;
+use super::refusal::{Reason, Refusal};
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
-use crate::onnx::graph::{Graph, input, int, label, op, output};
+use crate::onnx::graph::{Graph, input, int, op, output};
 use skincell_onnx::Constant;
 
 /// Shapes of the values between the target and the logits, for one photo.
@@ -78,22 +78,23 @@ pub(super) fn walk(
     let mut step =
         Step { graph, shapes, relevant: &relevant, region, summed, inside: false, seeds };
     for node in path.iter().rev().filter(|n| !region.nodes.contains(output(n))) {
-        let refuse = |why: String| Refusal { node: label(node), why };
         let several = node.output.iter().skip(1).any(|o| vjps.contains_key(o));
         step.inside = node.output.iter().any(|o| summed.contains_key(o));
         let found = if let Some(passed) = step.places_taken(node, &mut vjps) {
             vec![passed]
         } else if several || op(node) == "Split" {
             let parts: Vec<_> = node.output.iter().map(|o| vjps.remove(o)).collect();
-            step.split(node, parts).map_err(refuse)?
+            step.split(node, parts).map_err(|why| Refusal::at(node, why))?
         } else {
             let Some(vjp) = vjps.remove(output(node)) else { continue };
-            step.apply(node, vjp).map_err(refuse)?
+            step.apply(node, vjp).map_err(|why| Refusal::at(node, why))?
         };
         for (value, found) in found {
             let joined = match vjps.remove(&value) {
                 None => found,
-                Some(other) => step.join(&value, other, found).map_err(refuse)?,
+                Some(other) => {
+                    step.join(&value, other, found).map_err(|why| Refusal::at(node, why))?
+                }
             };
             vjps.insert(value, joined);
         }
@@ -118,7 +119,7 @@ pub(super) struct Step<'a> {
 
 impl<'a> Step<'a> {
     /// Applies the closed rule if possible, otherwise the general one.
-    fn apply(&mut self, node: &NodeProto, y: Vjp) -> Result<Vec<(String, Vjp)>, String> {
+    fn apply(&mut self, node: &NodeProto, y: Vjp) -> Result<Vec<(String, Vjp)>, Reason> {
         let (why, y) = match y {
             Vjp::Closed(y) => {
                 let before = self.graph.nodes.len();
@@ -129,19 +130,17 @@ impl<'a> Step<'a> {
                     }
                     other => {
                         self.graph.nodes.truncate(before);
-                        let why = other.err().unwrap_or_default();
-                        (why, self.in_full(&y, output(node))?)
+                        (other.err(), self.in_full(&y, output(node))?)
                     }
                 }
             }
-            Vjp::Full(y) => (String::new(), y),
+            Vjp::Full(y) => (None, y),
         };
         let view = self.view(node);
-        let found = general::rule(self.graph, &view, node, &y).map_err(|general| {
-            if general.starts_with("there is no rule") || why.is_empty() { general } else { why }
-        })?;
+        let found = general::rule(self.graph, &view, node, &y)
+            .map_err(|general| why.filter(|_| general != Reason::NoRule).unwrap_or(general))?;
         let summing = matches!(op(node), "MatMul" | "Gemm");
-        found.into_iter().map(|(x, v)| self.settle(x, v, summing)).collect()
+        found.into_iter().map(|(x, v)| Ok(self.settle(x, v, summing)?)).collect()
     }
 
     /// A selection of tokens: input and output need the same sum of the gradient over the tokens, so it is

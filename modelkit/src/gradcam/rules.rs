@@ -6,7 +6,7 @@ use rten_onnx::onnx::NodeProto;
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name, reshape, slice_value};
 use super::derivative::{Derivative, derivative};
 use super::fold;
-use super::refusal::CONVOLUTION;
+use super::refusal::Reason;
 use super::reverse::Step;
 use crate::onnx::graph::{float, input, int, ints, ints_attribute, op, output};
 use skincell_onnx::Constant;
@@ -16,24 +16,22 @@ type Found = Vec<(String, Closed)>;
 
 impl Step<'_> {
     /// The rule of each operator that keeps the closed form.
-    pub(super) fn closed_rule(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
-        match op(node) {
-            "Gemm" => self.gemm(node, y),
-            "MatMul" => self.mat_mul(node, y),
-            "Conv" => self.pointwise(node, y),
-            "Add" | "Sum" => self.add(node, y, false),
-            "Sub" => self.add(node, y, true),
-            "Mul" => self.mul(node, y),
-            "Div" => self.div(node, y),
-            "BatchNormalization" => self.batch_norm(node, y),
-            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshaped(node, y),
-            "Transpose" => self.transpose(node, y),
-            "Concat" => self.concat(node, y),
-            "Softmax" | "LogSoftmax" | "LayerNormalization" => {
-                Err("there is no rule for its derivative".to_owned())
-            }
-            _ => self.elementwise(node, y),
-        }
+    pub(super) fn closed_rule(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, Reason> {
+        Ok(match op(node) {
+            "Gemm" => self.gemm(node, y)?,
+            "MatMul" => self.mat_mul(node, y)?,
+            "Conv" => self.pointwise(node, y)?,
+            "Add" | "Sum" => self.add(node, y, false)?,
+            "Sub" => self.add(node, y, true)?,
+            "Mul" => self.mul(node, y)?,
+            "Div" => self.div(node, y)?,
+            "BatchNormalization" => self.batch_norm(node, y)?,
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshaped(node, y)?,
+            "Transpose" => self.transpose(node, y)?,
+            "Concat" => self.concat(node, y)?,
+            "Softmax" | "LogSoftmax" | "LayerNormalization" => return Err(Reason::NoRule),
+            _ => self.elementwise(node, y)?,
+        })
     }
 
     pub(super) fn shape(&self, value: &str) -> Result<&[usize], String> {
@@ -51,14 +49,14 @@ impl Step<'_> {
     }
 
     /// y = f(x) elementwise: the diagonal times f'(x).
-    fn elementwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
+    fn elementwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, Reason> {
         let x = self.only_input(node)?;
         if node.input.first() != Some(&x) {
-            return Err("only its first input may depend on the feature map".to_owned());
+            return Err("only its first input may depend on the feature map".into());
         }
         let rank = self.shape(&x)?.len();
         let local = match derivative(self.graph, node) {
-            None => return Err("there is no rule for its derivative".to_owned()),
+            None => return Err(Reason::NoRule),
             Some(Derivative::One) => Diagonal::One,
             Some(Derivative::Value(value)) => Diagonal::Value(value),
         };
@@ -158,21 +156,21 @@ impl Step<'_> {
     }
 
     /// A 1×1 convolution of a 1×1 map is a dense layer.
-    fn pointwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, String> {
+    fn pointwise(&mut self, node: &NodeProto, y: &Closed) -> Result<Found, Reason> {
         let weights = input(node, 1).and_then(|w| self.graph.constants.get(w));
         let Some(weights) = weights else {
-            return Err("its weights are not constant".to_owned());
+            return Err("its weights are not constant".into());
         };
         let ([outputs, inputs, 1, 1], 1) = (&weights.dims[..], int(node, "group", 1)) else {
-            return Err(CONVOLUTION.to_owned());
+            return Err(Reason::Convolution);
         };
         let matrix = Constant { dims: vec![*outputs, *inputs], ..weights.clone() };
         if self.shape(output(node))?.iter().skip(2).any(|side| *side != 1) {
-            return Err(CONVOLUTION.to_owned());
+            return Err(Reason::Convolution);
         }
         // The same bytes with other dimensions; the file stores them once.
         let alias = self.graph.add_constant(&name("weights"), matrix);
-        self.dense(node, y, &Diagonal::One, &alias, false)
+        Ok(self.dense(node, y, &Diagonal::One, &alias, false)?)
     }
 
     fn dense(

@@ -172,7 +172,7 @@ pub fn prepare_from(
     let price = solved.as_ref().ok().map(|added| added.price);
     let (gradcam, missing, conv) = match solved {
         Ok(added) => {
-            notes.extend(added.note);
+            notes.extend(added.notes);
             (Some(added.card), None, Some((added.conv, added.channels)))
         }
         Err(why) => (None, Some(why), None),

@@ -7,6 +7,7 @@
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
+use super::integers;
 use crate::onnx::graph::{
     Graph, attribute, float, float_attribute, input, int_attribute, op, output,
 };
@@ -86,6 +87,11 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
     let w = &mut Write { graph };
     let value = match op(node) {
         "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
+        "DequantizeLinear" if integers::undoes(w.graph, node) => return Some(Derivative::One),
+        "QuantizeLinear" => {
+            let (low, high) = integers::span(w.graph, node)?;
+            w.between(x, Some(low), Some(high))?
+        }
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between

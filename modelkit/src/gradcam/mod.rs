@@ -21,6 +21,7 @@ mod closed;
 mod derivative;
 mod fold;
 mod general;
+mod integers;
 mod layer;
 mod linear;
 mod place;
@@ -78,8 +79,8 @@ pub(crate) struct Added {
     pub(crate) conv: String,
     /// Channels of the target map.
     pub(crate) channels: usize,
-    /// A note for users about the choice.
-    pub(crate) note: Option<String>,
+    /// Notes for users about the choice.
+    pub(crate) notes: Vec<String>,
     pub(crate) price: Price,
 }
 
@@ -238,9 +239,17 @@ fn build(
         of: if scores.logits.is_some() { Form::Logits } else { scores.form },
         classes: listed,
     };
-    let note = note(all, chosen, source, wanted, &map);
+    let mut notes: Vec<String> = note(all, chosen, source, wanted, &map).into_iter().collect();
+    let after = between(graph, &chosen.value, scores.differentiated());
+    if after.iter().filter_map(|i| graph.nodes.get(*i)).any(integers::rounds) {
+        notes.push(
+            "the model rounds to integers behind the layer of the heatmap, and the heatmap's gradient is \
+             taken as if it did not (straight through)"
+                .to_owned(),
+        );
+    }
     let price = price(graph, shapes, first, &before);
-    Ok(Added { card, conv: made, channels: map.channels, note, price })
+    Ok(Added { card, conv: made, channels: map.channels, notes, price })
 }
 
 /// The weights α, one row for each row of the seeds and one column for each channel of the map. Also returns
@@ -259,6 +268,7 @@ fn weights(
     let from = scores.differentiated();
     let mut path: Vec<NodeProto> =
         between(graph, &chosen.value, from).iter().map(|i| graph.nodes[*i].clone()).collect();
+    integers::widen_weights(graph, &mut path);
     let mut summed = Summed::new();
     let region = match chosen.tokens {
         None => tangent::spread(graph, shapes, &path, &chosen.value, chosen.axis),

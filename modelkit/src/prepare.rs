@@ -5,7 +5,7 @@
 //! writes the folder. On an error nothing is written.
 
 use skincell_vision::card::{
-    CARD_VERSION, Card, CardError, Class, Dtype, Fit, GradCam, Input, Output,
+    CARD_VERSION, Card, CardError, Class, Dtype, Fit, GradCam, Input, Layout, Output,
 };
 use thiserror::Error;
 
@@ -249,7 +249,7 @@ fn build(
     narrow(&mut graph, &shape, settled.scores.differentiated())?;
     let mut probe = Probe::new(&graph, &shape)?;
     progress(Step::Solve);
-    let solved = solve(&mut graph, &mut probe, &settled.scores, &shifts, options)?;
+    let solved = solve(&mut graph, &mut probe, &settled.scores, &shifts, (with.input, options))?;
     graph.drop_unused();
     Ok(Built { graph, settled, solved })
 }
@@ -329,7 +329,7 @@ fn solve(
     probe: &mut Probe,
     scores: &Scores,
     shifts: &fold::Shifts,
-    options: &PrepareOptions,
+    (input, options): (&Input, &PrepareOptions),
 ) -> Result<Result<gradcam::Added, String>, PrepareError> {
     let only = match options.target {
         CamTarget::None => return Ok(Err("the model was prepared without".to_owned())),
@@ -349,6 +349,13 @@ fn solve(
         },
     };
     let tail = gradcam::find(graph, probe, scores.differentiated())?;
+    let rows = if input.layout == Layout::Nchw { 2 } else { 1 };
+    if let Some(map) = named.as_ref().or(tail.as_ref().ok())
+        && let Err(refusal) = gradcam::upright(graph, probe, map, (&input.name, rows))?
+    {
+        let why = refusal.to_string();
+        return if named.is_some() { Err(PrepareError::Layer(why)) } else { Ok(Err(why)) };
+    }
     let added = match (tail, &named) {
         (Ok(tail), _) => {
             gradcam::add(graph, probe, scores, (&tail, named.as_ref()), shifts, wanted)?

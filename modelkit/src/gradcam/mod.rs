@@ -36,6 +36,7 @@ mod sheet;
 mod tangent;
 mod tokens;
 mod types;
+mod upright;
 mod windows;
 
 use rten_onnx::onnx::NodeProto;
@@ -53,6 +54,7 @@ use reverse::{Shapes, Vjp, between, walk};
 pub(crate) use rows::pull_up;
 use seeds::Seeds;
 use tokens::Tokens;
+pub(crate) use upright::upright;
 
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;

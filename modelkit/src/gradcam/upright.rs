@@ -1,0 +1,202 @@
+//! Checks that a map lies over the photo as the photo was sent.
+//!
+//! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors it
+//! or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. Padding and
+//! cutting by a few pixels, as before and after convolutions, do not count.
+
+use std::collections::{HashMap, HashSet};
+
+use rten_onnx::onnx::NodeProto;
+
+use super::place::{Tail, ancestors};
+use super::refusal::Refusal;
+use super::reverse::Shapes;
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::graph::{Graph, attribute, input, int, ints, op, output};
+
+/// The part of a side that padding of one end may add to the photo.
+const BORDER: usize = 8;
+
+/// What is known of a value that has rows and columns.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The axes of the rows and of the columns.
+    axes: [usize; 2],
+    /// Whether no convolution or pooling has been applied to the photo.
+    raw: bool,
+}
+
+/// Why a map does not lie over the photo: the first node that displaces it, and how.
+///
+/// `photo` is the name of the photo's input, `rows` the axis of its rows.
+///
+/// # Errors
+/// The inner [`Refusal`] names the node; the outer error is the engine's.
+pub(crate) fn upright(
+    graph: &Graph,
+    probe: &mut Probe,
+    map: &Tail,
+    (photo, rows): (&str, usize),
+) -> Result<Result<(), Refusal>, EngineError> {
+    let order = ancestors(graph, &map.pooled, &HashSet::new());
+    let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
+    let shapes = probe.learn_made(nodes())?;
+    let start = Seen { axes: [rows, rows + 1], raw: true };
+    let mut seen = HashMap::from([(photo.to_owned(), start)]);
+    let refuse = |node: &NodeProto, why: &str| {
+        Refusal::at(
+            node,
+            format!(
+                "it {why}, so that a heatmap would lie in the wrong place; leave that to --fit and \
+                 --crop-ratio, and export the model without it"
+            ),
+        )
+    };
+    for node in nodes() {
+        let Some((x, from)) = node.input.iter().find_map(|i| Some((i, *seen.get(i)?))) else {
+            continue;
+        };
+        let tokens = map.tokens.is_some() && matches!(op(node), "Reshape" | "Flatten");
+        if from.is_turned() && (tokens || output(node) == map.pooled) {
+            return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
+        }
+        match (Node { graph, shapes, node, x, from }).follow() {
+            Err(why) => return Ok(Err(refuse(node, why))),
+            Ok(None) => {}
+            Ok(Some(to)) if to.is_turned() && output(node) == map.pooled => {
+                return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
+            }
+            Ok(Some(to)) => seen.extend(node.output.iter().map(|value| (value.clone(), to))),
+        }
+    }
+    Ok(Ok(()))
+}
+
+impl Seen {
+    fn is_turned(&self) -> bool {
+        self.axes[0] > self.axes[1]
+    }
+}
+
+/// A node that reads a value with rows and columns.
+struct Node<'a> {
+    graph: &'a Graph,
+    shapes: &'a Shapes,
+    node: &'a NodeProto,
+    x: &'a str,
+    from: Seen,
+}
+
+impl Node<'_> {
+    /// The rows and columns of the output, if it still has them.
+    fn follow(&self) -> Result<Option<Seen>, &'static str> {
+        let Seen { axes, raw } = self.from;
+        match op(self.node) {
+            "Transpose" => self.transposed(),
+            "Slice" if raw => self.sliced(),
+            "Split" if raw && axes.contains(&self.axis(0)) => Err("cuts the photo into parts"),
+            "Gather" if raw && axes.contains(&self.axis(0)) => {
+                Err("picks rows or columns of the photo")
+            }
+            "Pad" if raw => self.padded(),
+            "GridSample" | "RoiAlign" => Err("moves the photo's pixels"),
+            "Resize" if raw && self.cuts() => Err("cuts a part out of the photo"),
+            "Slice" | "Pad" | "Split" | "Gather" => Ok(self.same_rank(raw)),
+            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => {
+                Ok(self.same_rank(false).filter(|seen| seen.axes.iter().all(|axis| *axis >= 2)))
+            }
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Einsum" => Ok(None),
+            _ => Ok(self.same_rank(raw)),
+        }
+    }
+
+    fn sides(&self, value: &str) -> &[usize] {
+        self.shapes.get(value).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The same axes, if the output has as many as the input, and more than one row or column.
+    fn same_rank(&self, raw: bool) -> Option<Seen> {
+        let made = self.sides(output(self.node));
+        let axes = self.from.axes;
+        let spread = axes.iter().any(|axis| made.get(*axis).is_some_and(|side| *side > 1));
+        (spread && made.len() == self.sides(self.x).len()).then_some(Seen { axes, raw })
+    }
+
+    fn axis(&self, default: i64) -> usize {
+        let axis = int(self.node, "axis", default);
+        let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
+        usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or(usize::MAX)
+    }
+
+    /// Whether a Resize enlarges a part.
+    fn cuts(&self) -> bool {
+        let mode = attribute(self.node, "coordinate_transformation_mode");
+        mode.and_then(|mode| mode.s.as_deref()) == Some("tf_crop_and_resize")
+    }
+
+    fn transposed(&self) -> Result<Option<Seen>, &'static str> {
+        let Seen { axes, raw } = self.from;
+        let rank = self.sides(self.x).len();
+        let to = |axis: usize| match ints(self.node, "perm") {
+            Some(perm) => perm.iter().position(|p| usize::try_from(*p) == Ok(axis)),
+            None => rank.checked_sub(axis + 1),
+        };
+        match axes.map(to) {
+            // A later transposition may turn it back.
+            [Some(rows), Some(columns)] => Ok(Some(Seen { axes: [rows, columns], raw })),
+            _ => Ok(None),
+        }
+    }
+
+    /// A list of integers from an attribute or a constant input.
+    fn list(&self, attribute: &str, index: usize) -> Option<Vec<i64>> {
+        match ints(self.node, attribute) {
+            Some(list) => Some(list.to_vec()),
+            None => self.graph.constants.get(input(self.node, index)?)?.to_i64(),
+        }
+    }
+
+    fn sliced(&self) -> Result<Option<Seen>, &'static str> {
+        let Some(starts) = self.list("starts", 1) else {
+            return Err("cuts a computed part out of the photo");
+        };
+        let rank = self.sides(self.x).len();
+        let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
+        let steps = self.list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
+        for (axis, step) in axes.iter().zip(&steps) {
+            let axis = if *axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { *axis };
+            let Ok(axis) = usize::try_from(axis) else { continue };
+            if !self.from.axes.contains(&axis) {
+                continue;
+            }
+            if *step < 0 {
+                return Err("mirrors the photo");
+            }
+            let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
+            let step = usize::try_from(*step).unwrap_or(1).max(1);
+            // Every second row, as in a layer that makes channels of neighbouring pixels, is no part.
+            if (side(output(self.node)) + 1) * step < side(self.x) {
+                return Err("cuts a part out of the photo");
+            }
+        }
+        Ok(self.same_rank(true))
+    }
+
+    fn padded(&self) -> Result<Option<Seen>, &'static str> {
+        let sides = |axis: usize| {
+            let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
+            (side(self.x), side(output(self.node)))
+        };
+        let wide = |axis: usize| {
+            let (before, after) = sides(axis);
+            after.saturating_sub(before) * BORDER > 2 * before
+        };
+        if self.from.axes.iter().any(|axis| sides(*axis).1 < sides(*axis).0) {
+            return Err("cuts a part out of the photo");
+        }
+        if self.from.axes.iter().any(|axis| wide(*axis)) {
+            return Err("puts a border around the photo");
+        }
+        Ok(self.same_rank(true))
+    }
+}

@@ -1,0 +1,101 @@
+//! A network that displaces its photo gets no heatmap, because it would lie in the wrong place; padding and
+//! steps that keep every part of the photo in its place do not count.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use common::{classifier, ints, node, options, prepare_in};
+use rten_onnx::onnx::{ModelProto, NodeProto};
+use skincell_modelkit::{CamTarget, PrepareError};
+use skincell_onnx::build::integers;
+use skincell_vision::card::Target;
+
+/// The classifier with nodes between its photo and its convolution; the last makes `shown`.
+fn behind(nodes: Vec<NodeProto>, lists: &[(&str, &[i64])]) -> ModelProto {
+    let mut model = classifier();
+    let graph = model.graph.as_mut().expect("a graph");
+    graph.node[0].input[0] = "shown".to_owned();
+    graph.node.splice(0..0, nodes);
+    graph.initializer.extend(lists.iter().map(|(name, list)| integers(name, list)));
+    model
+}
+
+/// Why the model has no heatmap.
+fn missing(model: &ModelProto) -> Option<String> {
+    let home = tempfile::tempdir().unwrap();
+    let report = prepare_in(home.path(), model, |options| {
+        options.target = CamTarget::Only(Target::Activation);
+    });
+    report.unwrap().card.gradcam_missing
+}
+
+fn slice(lists: [&[i64]; 4]) -> ModelProto {
+    let nodes = vec![node("Slice", &["image", "starts", "ends", "axes", "steps"], "shown")];
+    let named = ["starts", "ends", "axes", "steps"].into_iter().zip(lists);
+    behind(nodes, &named.collect::<Vec<_>>())
+}
+
+fn transposed(perms: &[[i64; 4]]) -> ModelProto {
+    let mut value = "image".to_owned();
+    let mut nodes = Vec::new();
+    for (at, perm) in perms.iter().enumerate() {
+        let to = if at + 1 == perms.len() { "shown".to_owned() } else { format!("t{at}") };
+        let mut transpose = node("Transpose", &[&value], &to);
+        transpose.attribute.push(ints("perm", perm));
+        nodes.push(transpose);
+        value = to;
+    }
+    behind(nodes, &[])
+}
+
+#[test]
+fn a_displaced_photo_has_no_heatmap_and_the_reason_names_the_node() {
+    let cases = [
+        ("cuts a part out", slice([&[2, 2], &[6, 6], &[2, 3], &[1, 1]])),
+        ("cuts a part out", slice([&[0], &[4], &[-2], &[1]])),
+        ("mirrors", slice([&[-1], &[-9], &[3], &[-1]])),
+        ("rows and columns", transposed(&[[0, 1, 3, 2]])),
+        (
+            "a border",
+            behind(
+                vec![node("Pad", &["image", "pads"], "shown")],
+                &[("pads", &[0, 0, 4, 4, 0, 0, 4, 4])],
+            ),
+        ),
+    ];
+    for (reason, model) in cases {
+        let why = missing(&model).unwrap_or_else(|| panic!("{reason}: it has a heatmap"));
+        assert!(why.contains(reason) && why.contains("wrong place"), "{reason}: {why}");
+    }
+}
+
+#[test]
+fn a_photo_that_stays_in_its_place_has_a_heatmap() {
+    let whole = [
+        slice([&[0], &[8], &[2], &[2]]),
+        slice([&[2, 0], &[-9, 8], &[1, 2], &[-1, 1]]),
+        transposed(&[[0, 1, 3, 2], [0, 1, 3, 2]]),
+        transposed(&[[0, 2, 3, 1], [0, 3, 1, 2]]),
+        behind(
+            vec![node("Pad", &["image", "pads"], "shown")],
+            &[("pads", &[0, 0, 1, 1, 0, 0, 1, 1])],
+        ),
+    ];
+    for (at, model) in whole.iter().enumerate() {
+        assert_eq!(missing(model), None, "case {at}");
+    }
+}
+
+#[test]
+fn a_named_layer_behind_a_cut_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let model = slice([&[2, 2], &[6, 6], &[2, 3], &[1, 1]]);
+    let path = home.path().join("raw.onnx");
+    std::fs::write(&path, model.write_buf().unwrap()).unwrap();
+    let mut options = options(path, home.path());
+    options.layer = Some("a".to_owned());
+    let error = skincell_modelkit::prepare(&options, &mut |_| {}).expect_err("refused");
+    assert!(matches!(error, PrepareError::Layer(_)), "{error}");
+    assert!(error.to_string().contains("cuts a part out"), "{error}");
+}

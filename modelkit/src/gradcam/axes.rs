@@ -52,7 +52,9 @@ pub(super) fn channel_axis(
         | "BatchNormalization"
         | "GlobalAveragePool"
         | "InstanceNormalization" => 1,
-        "MatMul" | "LayerNormalization" | "Gemm" => rank.saturating_sub(1),
+        "MatMul" | "Gemm" => rank.saturating_sub(1),
+        // A norm keeps the axes of its input; it may normalise rows and columns too.
+        "LayerNormalization" if rank != 4 => rank.saturating_sub(1),
         "Transpose" => {
             let axis = channel_axis(graph, shapes, before);
             let perm = ints(node, "perm").unwrap_or_default();

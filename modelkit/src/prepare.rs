@@ -21,7 +21,7 @@ use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{einsum, fixed, fold};
+use crate::onnx::{einsum, exact, fixed, fold, unknown};
 use crate::photos::{self, PhotosError};
 use crate::scores::{self, Scores, ScoresError, Settled};
 use crate::warnings;
@@ -271,6 +271,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     let chosen = interface::output(&mut graph, options.scores.as_deref())?;
     graph.drop_unused();
     refuse_private(&graph)?;
+    exact::refuse_other(&graph)?;
     single::widen(&mut graph);
     let takes_bytes = interface::bytes_to_float(&mut graph);
     let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
@@ -284,8 +285,10 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
         input.resize.shortest.get_or_insert(side.floor() as u32);
     }
     input.check()?;
-    fold::replace_unknown(&mut graph);
+    fold::drop_identities(&mut graph);
+    unknown::replace(&mut graph);
     integer::widen(&mut graph);
+    exact::rewrite(&mut graph, &interface::shape_of(&input))?;
     let mut assumed = options.assumed.clone();
     assumed.retain(|part| part != "range" || !takes_bytes);
     Ok(Loaded { graph, input, classes, chosen, assumed })

@@ -1,5 +1,4 @@
-//! Removes identities and dropout, folds batch norms into convolutions, and replaces operators that rten does
-//! not support.
+//! Removes identities and dropout, and folds batch norms into convolutions.
 //!
 //! An engine that folds a batch norm when it loads a model makes a private copy of the convolution's weights;
 //! folded here, the weights stay mapped. The change of each convolution is returned, because Grad-CAM's
@@ -9,7 +8,7 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op, output};
+use crate::onnx::graph::{Graph, float, input, op, output};
 use skincell_onnx::Constant;
 
 /// The constant a folded batch norm added to each channel, by the name of the folded convolution's output:
@@ -40,47 +39,6 @@ pub(crate) fn drop_identities(graph: &mut Graph) {
         } else {
             index += 1;
         }
-    }
-}
-
-/// Writes operators that rten does not support with others that it does: `Erfc`, which tf2onnx writes for
-/// Keras's gelu although ONNX has no such operator, as `1 − erf(x)`; `Selu` as `γ·elu(x)`; and `Sign`, which
-/// rten computes as 1 at 0.
-pub(crate) fn replace_unknown(graph: &mut Graph) {
-    while let Some(index) =
-        graph.nodes.iter().position(|n| matches!(op(n), "Erfc" | "Selu" | "Sign"))
-    {
-        let node = graph.nodes.remove(index);
-        let end = graph.nodes.len();
-        let x = input(&node, 0).unwrap_or_default();
-        if op(&node) == "Erfc" {
-            let one = graph.add_constant("erfc/one", Constant::scalar(1.0));
-            let erf = graph.emit("erfc/erf", "Erf", &[x], vec![]);
-            graph.emit("erfc/value", "Sub", &[&one, &erf], vec![]);
-        } else if op(&node) == "Sign" {
-            let zero = graph.add_constant("sign/zero", Constant::scalar(0.0));
-            let to = || vec![int_attribute("to", 1)];
-            let above = graph.emit("sign/above", "Greater", &[x, &zero], vec![]);
-            let above = graph.emit("sign/one", "Cast", &[&above], to());
-            let below = graph.emit("sign/below", "Less", &[x, &zero], vec![]);
-            let below = graph.emit("sign/minus", "Cast", &[&below], to());
-            graph.emit("sign/value", "Sub", &[&above, &below], vec![]);
-        } else {
-            // Defaults of ONNX Selu, from Klambauer et al. 2017.
-            let alpha = float_attribute("alpha", float(&node, "alpha", 1.673_263_2));
-            let gamma = Constant::scalar(float(&node, "gamma", 1.050_701));
-            let gamma = graph.add_constant("selu/gamma", gamma);
-            let elu = graph.emit("selu/elu", "Elu", &[x], vec![alpha]);
-            graph.emit("selu/value", "Mul", &[&elu, &gamma], vec![]);
-        }
-        let mut new = graph.nodes.split_off(end);
-        if let Some(last) = new.last_mut() {
-            // ONNX Runtime refuses two nodes of the same name.
-            last.name =
-                node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
-            last.output = vec![output(&node).to_owned()];
-        }
-        graph.nodes.splice(index..index, new);
     }
 }
 

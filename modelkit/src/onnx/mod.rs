@@ -3,8 +3,10 @@
 //!
 //! The modules here treat any graph; those beside this one interpret it as a classifier of photos.
 
+mod defaults;
 pub(crate) mod einsum;
 pub(crate) mod engine;
+pub(crate) mod exact;
 pub mod external;
 pub(crate) mod fixed;
 pub(crate) mod fold;
@@ -13,3 +15,4 @@ pub(crate) mod integer;
 mod older;
 pub(crate) mod read;
 pub(crate) mod single;
+pub(crate) mod unknown;

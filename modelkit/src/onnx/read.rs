@@ -11,7 +11,7 @@ use skincell_onnx::ModelFile;
 use thiserror::Error;
 
 use crate::onnx::graph::{Graph, LayerNames, label, op, reads};
-use crate::onnx::older;
+use crate::onnx::{defaults, older};
 
 /// Why an ONNX file cannot be used.
 #[derive(Debug, Error)]
@@ -88,6 +88,7 @@ pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
     };
     check_operators(&graph)?;
     older::upgrade(&mut graph).map_err(ReadError::Operators)?;
+    defaults::write_out(&mut graph);
     sort(&mut graph)?;
     Ok(graph)
 }

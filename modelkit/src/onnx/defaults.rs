@@ -1,0 +1,31 @@
+//! Writes out attributes of windows that a file may leave out, because rten wants them.
+
+use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op};
+
+/// Gives every convolution and pooling its strides and dilations, which are 1 by default, and its pads, 0.
+pub(super) fn write_out(graph: &mut Graph) {
+    for node in &mut graph.nodes {
+        let lists: &[&str] = match op(node) {
+            "Conv" | "ConvInteger" | "ConvTranspose" => &["strides", "dilations"],
+            "MaxPool" | "AveragePool" => &["strides"],
+            _ => continue,
+        };
+        let weights = input(node, 1).and_then(|name| graph.constants.get(name));
+        let sides = match ints(node, "kernel_shape") {
+            Some(list) => list.len(),
+            None => weights.map_or(0, |weights| weights.dims.len().saturating_sub(2)),
+        };
+        for name in lists {
+            if sides > 0 && attribute(node, name).is_none() {
+                node.attribute.push(ints_attribute(name, &vec![1; sides]));
+            }
+        }
+        let padded = attribute(node, "auto_pad").and_then(|a| a.s.as_deref()).unwrap_or("NOTSET");
+        if sides > 0 && matches!(padded, "NOTSET" | "VALID") {
+            node.attribute.retain(|a| a.name.as_deref() != Some("auto_pad"));
+            if attribute(node, "pads").is_none() {
+                node.attribute.push(ints_attribute("pads", &vec![0; 2 * sides]));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Rewrites operators that rten computes otherwise than ONNX says, so that all engines compute the same.
+//!
+//! rten pads `SAME_LOWER` as `SAME_UPPER`, and computes the softmax of sets before 13 over one axis where these
+//! say all axes from the given one on. Both are written out for the photo's size. A bicubic `Resize` and a
+//! transposed convolution with `SAME_LOWER` are refused.
+
+use std::collections::HashMap;
+
+use rten_onnx::onnx::NodeProto;
+use skincell_onnx::Constant;
+
+use crate::onnx::engine::{EngineError, Probe};
+use crate::onnx::graph::{
+    Graph, attribute, input, int, int_attribute, ints, ints_attribute, label, op, output,
+};
+use crate::onnx::read::ReadError;
+
+/// Rewrites such nodes for a photo of this shape.
+///
+/// # Errors
+/// [`EngineError`] if the engine cannot compute the shapes.
+pub(crate) fn rewrite(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineError> {
+    let old = graph.opset() < 13;
+    let lower = |node: &NodeProto| {
+        matches!(op(node), "Conv" | "ConvInteger" | "MaxPool" | "AveragePool")
+            && text(node, "auto_pad") == Some("SAME_LOWER")
+    };
+    let wide = |node: &NodeProto| old && matches!(op(node), "Softmax" | "LogSoftmax");
+    let found: Vec<usize> = (0..graph.nodes.len())
+        .filter(|i| lower(&graph.nodes[*i]) || wide(&graph.nodes[*i]))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let shapes = shapes(graph, photo, &found)?;
+    // From the last on, so that indices stay right.
+    for index in found.into_iter().rev() {
+        let node = graph.nodes[index].clone();
+        let of = |value: Option<&str>| value.and_then(|value| shapes.get(value));
+        let (Some(x), Some(y)) = (of(input(&node, 0)), of(Some(output(&node)))) else { continue };
+        if lower(&node) {
+            let window = window(graph, &node);
+            pad_below(&mut graph.nodes[index], x, y, &window);
+        } else {
+            spread_softmax(graph, index, x);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what rten computes as something else.
+///
+/// # Errors
+/// [`ReadError::Operators`] with the node.
+pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
+    let cubic = |n: &&NodeProto| op(n) == "Resize" && text(n, "mode") == Some("cubic");
+    let lower =
+        |n: &&NodeProto| op(n) == "ConvTranspose" && text(n, "auto_pad") == Some("SAME_LOWER");
+    if let Some(node) = graph.nodes.iter().find(cubic) {
+        return Err(ReadError::Operators(format!(
+            "{} resizes bicubically, which the engine rten would compute otherwise; resize bilinearly in the \
+             model, or export it without this step and prepare it with --filter bicubic",
+            label(node)
+        )));
+    }
+    let trains = |n: &&NodeProto| {
+        let told = || graph.constants.get(input(n, 2)?)?.bytes.first().copied();
+        (op(n) == "BatchNormalization" && int(n, "training_mode", 0) != 0)
+            || (op(n) == "Dropout" && told().is_some_and(|byte| byte != 0))
+    };
+    if let Some(node) = graph.nodes.iter().find(trains) {
+        return Err(ReadError::Operators(format!(
+            "{} works as in training, by the statistics of the photo itself or at random; export the model \
+             for prediction (PyTorch: model.eval(); Keras: training=False)",
+            label(node)
+        )));
+    }
+    match graph.nodes.iter().find(lower) {
+        None => Ok(()),
+        Some(node) => Err(ReadError::Operators(format!(
+            "{} pads by auto_pad SAME_LOWER, which the engine rten would compute otherwise; export it with \
+             pads as numbers",
+            label(node)
+        ))),
+    }
+}
+
+/// The text of a string attribute.
+fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
+    attribute(node, name).and_then(|a| a.s.as_deref())
+}
+
+/// The shapes of the inputs and outputs of some nodes.
+fn shapes(
+    graph: &Graph,
+    photo: &[usize],
+    nodes: &[usize],
+) -> Result<HashMap<String, Vec<usize>>, EngineError> {
+    let inputs: Vec<&str> = graph.inputs.iter().filter_map(|i| i.name.as_deref()).collect();
+    let ends = nodes.iter().map(|i| &graph.nodes[*i]).flat_map(|n| [input(n, 0), Some(output(n))]);
+    let (taken, made): (Vec<&str>, Vec<&str>) = ends.flatten().partition(|v| inputs.contains(v));
+    let mut shapes = Probe::new(graph, photo)?.learn(&made)?.clone();
+    shapes.extend(taken.into_iter().map(|name| (name.to_owned(), photo.to_vec())));
+    Ok(shapes)
+}
+
+/// Rows and columns of the window of a convolution or pooling, spread by its dilations.
+fn window(graph: &Graph, node: &NodeProto) -> Vec<usize> {
+    let weights = || graph.constants.get(input(node, 1)?)?.dims.get(2..).map(<[usize]>::to_vec);
+    let whole = |list: &[i64]| list.iter().filter_map(|v| usize::try_from(*v).ok()).collect();
+    let sides: Vec<usize> =
+        ints(node, "kernel_shape").map(whole).or_else(weights).unwrap_or_default();
+    let dilations: Vec<usize> = ints(node, "dilations").map(whole).unwrap_or_default();
+    let spread = |(at, side): (usize, &usize)| {
+        side.saturating_sub(1) * dilations.get(at).copied().unwrap_or(1) + 1
+    };
+    sides.iter().enumerate().map(spread).collect()
+}
+
+/// Writes `SAME_LOWER` as numbers: of an odd padding the larger half comes first.
+fn pad_below(node: &mut NodeProto, x: &[usize], y: &[usize], window: &[usize]) {
+    let strides = ints(node, "strides").unwrap_or_default();
+    let total = |axis: usize| {
+        let stride = strides.get(axis).and_then(|s| usize::try_from(*s).ok()).unwrap_or(1);
+        let (side, made) = (x.get(axis + 2)?, y.get(axis + 2)?);
+        Some((made.saturating_sub(1) * stride + window[axis]).saturating_sub(*side))
+    };
+    let Some(totals) = (0..window.len()).map(total).collect::<Option<Vec<_>>>() else { return };
+    let first = totals.iter().map(|total| total - total / 2);
+    let pads: Vec<i64> =
+        first.chain(totals.iter().map(|t| t / 2)).filter_map(|p| i64::try_from(p).ok()).collect();
+    let old = ["auto_pad", "pads"];
+    node.attribute.retain(|a| !old.contains(&a.name.as_deref().unwrap_or_default()));
+    node.attribute.push(ints_attribute("pads", &pads));
+}
+
+/// Writes a softmax over several axes as one over the only axis of a matrix.
+fn spread_softmax(graph: &mut Graph, index: usize, x: &[usize]) {
+    let node = graph.nodes[index].clone();
+    let rank = i64::try_from(x.len()).unwrap_or(0);
+    let axis = int(&node, "axis", 1);
+    let from = if axis < 0 { axis + rank } else { axis };
+    let after = usize::try_from(from).ok().and_then(|from| x.get(from + 1..));
+    if after.is_none_or(|after| after.iter().all(|side| *side == 1)) {
+        return;
+    }
+    let end = graph.nodes.len();
+    let read = input(&node, 0).unwrap_or_default();
+    let rows = graph.emit("softmax/rows", "Flatten", &[read], vec![int_attribute("axis", from)]);
+    let made = graph.emit("softmax/made", op(&node), &[&rows], vec![int_attribute("axis", 1)]);
+    let sides: Vec<i64> = x.iter().filter_map(|side| i64::try_from(*side).ok()).collect();
+    let sides = graph.add_constant("softmax/shape", Constant::i64_list(&sides));
+    graph.emit("softmax/value", "Reshape", &[&made, &sides], vec![]);
+    let mut new = graph.nodes.split_off(end);
+    if let Some(last) = new.last_mut() {
+        // ONNX Runtime refuses two nodes of the same name.
+        last.name = node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
+        last.output = vec![output(&node).to_owned()];
+    }
+    graph.nodes.splice(index..=index, new);
+}

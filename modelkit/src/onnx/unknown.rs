@@ -1,0 +1,154 @@
+//! Writes operators that rten does not support with others that it does.
+
+use rten_onnx::onnx::NodeProto;
+
+use crate::onnx::graph::{
+    Graph, float, float_attribute, input, int, int_attribute, ints_attribute, op, output,
+};
+use skincell_onnx::Constant;
+
+/// Writes the operators of a graph that rten does not support, if there is a rule for them.
+pub(crate) fn replace(graph: &mut Graph) {
+    let mut index = 0;
+    while let Some(node) = graph.nodes.get(index).cloned() {
+        let end = graph.nodes.len();
+        let x = input(&node, 0).unwrap_or_default();
+        match op(&node) {
+            "Erfc" => complement(graph, x),
+            "Sign" => sign(graph, x),
+            "Selu" => selu(graph, &node, x),
+            "Celu" => celu(graph, x, float(&node, "alpha", 1.0)),
+            "Mish" => mish(graph, x),
+            "ThresholdedRelu" => thresholded(graph, x, float(&node, "alpha", 1.0)),
+            "LRN" => response(graph, &node, x),
+            "GroupNormalization" => groups(graph, &node, x),
+            _ => {
+                index += 1;
+                continue;
+            }
+        }
+        let mut new = graph.nodes.split_off(end);
+        if let Some(last) = new.last_mut() {
+            // ONNX Runtime refuses two nodes of the same name.
+            last.name =
+                node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
+            last.output = vec![output(&node).to_owned()];
+        }
+        let count = new.len();
+        graph.nodes.splice(index..=index, new);
+        index += count;
+    }
+}
+
+fn number(graph: &mut Graph, base: &str, value: f32) -> String {
+    graph.add_constant(base, Constant::scalar(value))
+}
+
+/// `1 − erf(x)`: tf2onnx writes `Erfc` for Keras's gelu, although ONNX has no such operator.
+fn complement(graph: &mut Graph, x: &str) {
+    let one = number(graph, "erfc/one", 1.0);
+    let erf = graph.emit("erfc/erf", "Erf", &[x], vec![]);
+    graph.emit("erfc/value", "Sub", &[&one, &erf], vec![]);
+}
+
+/// rten's gives 1 at 0.
+fn sign(graph: &mut Graph, x: &str) {
+    let zero = number(graph, "sign/zero", 0.0);
+    let to = || vec![int_attribute("to", 1)];
+    let above = graph.emit("sign/above", "Greater", &[x, &zero], vec![]);
+    let above = graph.emit("sign/one", "Cast", &[&above], to());
+    let below = graph.emit("sign/below", "Less", &[x, &zero], vec![]);
+    let below = graph.emit("sign/minus", "Cast", &[&below], to());
+    graph.emit("sign/value", "Sub", &[&above, &below], vec![]);
+}
+
+/// `γ · elu(x)`, with the defaults of ONNX from Klambauer et al. 2017.
+fn selu(graph: &mut Graph, node: &NodeProto, x: &str) {
+    let alpha = float_attribute("alpha", float(node, "alpha", 1.673_263_2));
+    let gamma = number(graph, "selu/gamma", float(node, "gamma", 1.050_701));
+    let elu = graph.emit("selu/elu", "Elu", &[x], vec![alpha]);
+    graph.emit("selu/value", "Mul", &[&elu, &gamma], vec![]);
+}
+
+/// `α · elu(x/α)`.
+fn celu(graph: &mut Graph, x: &str, alpha: f32) {
+    let alpha = number(graph, "celu/alpha", alpha);
+    let part = graph.emit("celu/part", "Div", &[x, &alpha], vec![]);
+    let elu = graph.emit("celu/elu", "Elu", &[&part], vec![float_attribute("alpha", 1.0)]);
+    graph.emit("celu/value", "Mul", &[&elu, &alpha], vec![]);
+}
+
+/// `x · tanh(softplus(x))`.
+fn mish(graph: &mut Graph, x: &str) {
+    let plus = graph.emit("mish/plus", "Softplus", &[x], vec![]);
+    let tanh = graph.emit("mish/tanh", "Tanh", &[&plus], vec![]);
+    graph.emit("mish/value", "Mul", &[x, &tanh], vec![]);
+}
+
+/// `x` where `x > α`, otherwise 0.
+fn thresholded(graph: &mut Graph, x: &str, alpha: f32) {
+    let (alpha, zero) = (number(graph, "above/alpha", alpha), number(graph, "above/zero", 0.0));
+    let above = graph.emit("above/condition", "Greater", &[x, &alpha], vec![]);
+    graph.emit("above/value", "Where", &[&above, x, &zero], vec![]);
+}
+
+/// Local response normalisation, `x / (bias + α · mean(x²))^β` over neighbouring channels, the mean as a pooling
+/// over an axis of channels.
+fn response(graph: &mut Graph, node: &NodeProto, x: &str) {
+    let size = int(node, "size", 1);
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let square = graph.emit("lrn/square", "Mul", &[x, x], vec![]);
+    let rows = graph.add_constant("lrn/rows", Constant::i64_list(&[0, 0, -1]));
+    let rows = graph.emit("lrn/flat", "Reshape", &[&square, &rows], vec![]);
+    // [1, channels, places] to [1, 1, channels, places]: the batch is 1.
+    let lead = graph.add_constant("lrn/lead", Constant::i64_list(&[1, 1]));
+    let sides = graph.emit("lrn/sides", "Shape", &[&rows], vec![]);
+    let from = graph.add_constant("lrn/from", Constant::i64_list(&[1]));
+    let to = graph.add_constant("lrn/to", Constant::i64_list(&[3]));
+    let sides = graph.emit("lrn/kept", "Slice", &[&sides, &from, &to], vec![]);
+    let sides = graph.emit("lrn/shape", "Concat", &[&lead, &sides], vec![int_attribute("axis", 0)]);
+    let rows = graph.emit("lrn/image", "Reshape", &[&rows, &sides], vec![]);
+    let window = vec![
+        ints_attribute("kernel_shape", &[size, 1]),
+        ints_attribute("strides", &[1, 1]),
+        ints_attribute("pads", &[before, 0, after, 0]),
+        int_attribute("count_include_pad", 1),
+    ];
+    let mean = graph.emit("lrn/mean", "AveragePool", &[&rows], window);
+    let shape = graph.emit("lrn/sides", "Shape", &[x], vec![]);
+    let mean = graph.emit("lrn/map", "Reshape", &[&mean, &shape], vec![]);
+    let alpha = number(graph, "lrn/alpha", float(node, "alpha", 1e-4));
+    let (bias, beta) = (float(node, "bias", 1.0), float(node, "beta", 0.75));
+    let (bias, beta) = (number(graph, "lrn/bias", bias), number(graph, "lrn/beta", beta));
+    let scaled = graph.emit("lrn/scaled", "Mul", &[&mean, &alpha], vec![]);
+    let sum = graph.emit("lrn/sum", "Add", &[&scaled, &bias], vec![]);
+    let power = graph.emit("lrn/power", "Pow", &[&sum, &beta], vec![]);
+    graph.emit("lrn/value", "Div", &[x, &power], vec![]);
+}
+
+/// Group normalisation as instance normalisation of `[1, groups, elements]`. Its scale and bias have a number
+/// for each group in sets before 21, and for each channel since.
+fn groups(graph: &mut Graph, node: &NodeProto, x: &str) {
+    let count = int(node, "num_groups", 1);
+    let groups = usize::try_from(count).unwrap_or(1);
+    let old = graph.opset() < 21;
+    let rows = graph.add_constant("group/rows", Constant::i64_list(&[0, count, -1]));
+    let rows = graph.emit("group/flat", "Reshape", &[x, &rows], vec![]);
+    let one = graph.add_constant("group/one", Constant::f32(&[groups], &vec![1.0; groups]));
+    let zero = graph.add_constant("group/zero", Constant::f32(&[groups], &vec![0.0; groups]));
+    let epsilon = float_attribute("epsilon", float(node, "epsilon", 1e-5));
+    let (scale, bias) = (input(node, 1).unwrap_or_default(), input(node, 2).unwrap_or_default());
+    let within = if old { [scale, bias] } else { [&one[..], &zero[..]] };
+    let normal = "InstanceNormalization";
+    let made = graph.emit("group/normal", normal, &[&rows, within[0], within[1]], vec![epsilon]);
+    let shape = graph.emit("group/sides", "Shape", &[x], vec![]);
+    let map = graph.emit("group/map", "Reshape", &[&made, &shape], vec![]);
+    if old {
+        return;
+    }
+    let columns = graph.add_constant("group/columns", Constant::i64_list(&[1, -1, 1, 1]));
+    let scale = graph.emit("group/scale", "Reshape", &[scale, &columns], vec![]);
+    let bias = graph.emit("group/bias", "Reshape", &[bias, &columns], vec![]);
+    let scaled = graph.emit("group/scaled", "Mul", &[&map, &scale], vec![]);
+    graph.emit("group/value", "Add", &[&scaled, &bias], vec![]);
+}

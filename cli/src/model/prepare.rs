@@ -282,11 +282,13 @@ pub(crate) fn prepare(
     })?;
     progress.done();
     print_report(&report, &shown.display().to_string(), &sources);
-    if let Some(file) = &flags.preview {
-        preview(file, &photos::some(&options.photos, 1)?, &report.card.input)?;
-    }
     let photos = photos::some(&flags.packing.photos, COMPARED)?;
-    pack_shown_as(output, shown, &PackFlags { photos, ..flags.packing.clone() })
+    pack_shown_as(output, shown, &PackFlags { photos, ..flags.packing.clone() })?;
+    // Last, because the folder is whole even if the picture cannot be written.
+    match &flags.preview {
+        Some(file) => preview(file, &photos::some(&options.photos, 1)?, &report.card.input),
+        None => Ok(()),
+    }
 }
 
 /// Everything besides the model file that determines the prepared folder, as text: two equal texts mean

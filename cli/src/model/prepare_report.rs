@@ -165,3 +165,66 @@ pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::
     println!("  preview    {}: the first photo as the model sees it", file.display());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use skincell_vision::card::{Dtype, Layout, Resize};
+
+    use super::*;
+
+    fn input(fit: Fit) -> Input {
+        Input {
+            name: "image".to_owned(),
+            layout: Layout::Nchw,
+            dtype: Dtype::F32,
+            width: 30,
+            height: 20,
+            mean: [123.0; 3],
+            std: [58.0; 3],
+            order: ChannelOrder::Bgr,
+            resize: Resize { fit, ..Resize::default() },
+        }
+    }
+
+    fn read(file: &Path) -> Photo {
+        let bytes = std::fs::read(file).unwrap();
+        skincell_vision::photo::decode(&bytes, (30, 20), &Limits::default()).unwrap()
+    }
+
+    /// Red, green and blue, each a third of a photo of 90 x 20 pixels.
+    fn stripes() -> Photo {
+        let colour = |at: usize| [[255, 0, 0], [0, 255, 0], [0, 0, 255]][at % 90 / 30];
+        Photo::from_rgb(90, 20, (0..90 * 20).flat_map(colour).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_preview_has_the_size_and_the_part_that_the_model_sees() {
+        let home = tempfile::tempdir().unwrap();
+        let (photo, file) = (home.path().join("photo.png"), home.path().join("seen.png"));
+        std::fs::write(&photo, overlay::encode_png(&stripes()).unwrap()).unwrap();
+        preview(&file, std::slice::from_ref(&photo), &input(Fit::Cover)).unwrap();
+        let seen = read(&file);
+        assert_eq!((seen.width(), seen.height()), (30, 20));
+        // Whatever order and range the tensor has, the picture has the photo's colours.
+        assert!(seen.pixels().chunks(3).all(|pixel| pixel == [0, 255, 0]));
+        preview(&file, &[photo], &input(Fit::Stretch)).unwrap();
+        let seen = read(&file);
+        let at = |column: usize| &seen.pixels()[(10 * 30 + column) * 3..][..3];
+        assert_eq!((at(2), at(15), at(27)), (&[255, 0, 0][..], &[0, 255, 0][..], &[0, 0, 255][..]));
+    }
+
+    #[test]
+    fn a_preview_without_photos_shows_a_drawing() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("seen.png");
+        preview(&file, &[], &input(Fit::Stretch)).unwrap();
+        let seen = read(&file);
+        assert_eq!((seen.width(), seen.height()), (30, 20));
+        assert!(seen.pixels().iter().any(|value| *value != seen.pixels()[0]));
+        let nowhere = home.path().join("no/such/folder.png");
+        let error = preview(&nowhere, &[], &input(Fit::Stretch)).unwrap_err();
+        assert!(format!("{error:#}").contains("folder.png"), "{error:#}");
+    }
+}

@@ -36,13 +36,14 @@ BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
 TIMEOUT = 3600
 # Each source, the Python it needs, and its module.
 SOURCES = {"keras": ("keras", "keras_nets"), "torchvision": ("torch", "torch_nets"), "timm": ("torch", "torch_nets"),
-           "transformers": ("torch", "torch_nets"), "onnx": ("torch", "onnx_nets")}
+           "transformers": ("torch", "torch_nets"), "onnx": ("torch", "onnx_nets"), "own Keras": ("keras", "own_keras"),
+           "own PyTorch": ("torch", "own_torch")}
 
 
 def names():
     """Every net as source:name."""
     lists = {"keras": nets.KERAS, "torchvision": nets.TORCHVISION, "timm": nets.TIMM, "transformers": nets.TRANSFORMERS,
-             "onnx": nets.VARIANTS}
+             "onnx": nets.VARIANTS, "own Keras": nets.OWN_KERAS, "own PyTorch": nets.OWN_TORCH}
     return [f"{source}:{name}" for source, held in lists.items() for name in held]
 
 

@@ -15,6 +15,8 @@ from zoo_nets.served import CLASSES, photos
 class Kept:
     """Keeps every map that a call of a model computes, by layer, and the inputs of layers' activations."""
 
+    owners = (Operation, keras.layers.Layer)
+
     def __init__(self):
         self.found = []
 
@@ -23,7 +25,7 @@ class Kept:
             self.found.append((name, value))
 
     def __enter__(self):
-        self.held = [(owner, owner.__call__) for owner in (Operation, keras.layers.Layer)]
+        self.held = [(owner, owner.__call__) for owner in self.owners]
         kept = self
 
         def wrapped(call):
@@ -51,17 +53,20 @@ class Kept:
             owner.__call__ = call
 
 
-def reference(model):
-    """Keras's own results: `predict` for the probabilities, a gradient tape for the maps."""
+def reference(model, given=lambda batch: batch, keeper=Kept):
+    """Keras's own results: `predict` for the probabilities, a gradient tape for the maps.
+
+    `given` makes the model's inputs of a batch of photos. Of several outputs the first has the scores."""
+    single = lambda answer: answer[0] if isinstance(answer, (list, tuple)) else answer
 
     def look(photo):
-        batch = photo[None].astype("float64")
-        probabilities = model.predict(batch, verbose=0)[0]
-        image = tf.constant(batch)
-        with tf.GradientTape(persistent=True) as tape, Kept() as kept:
+        batch = given(photo[None].astype("float64"))
+        probabilities = single(model.predict(batch, verbose=0))[0]
+        image = tf.nest.map_structure(tf.constant, batch)
+        with tf.GradientTape(persistent=True) as tape, keeper() as kept:
             tape.watch(image)
-            given = model(image, training=False)
-            each = [given[0, index] for index in range(CLASSES)]
+            answer = single(model(image, training=False))
+            each = [answer[0, index] for index in range(CLASSES)]
         made = [Tensor(name, value.numpy().astype("float64"), value) for name, value in kept.found]
 
         def gradient(index, handle):

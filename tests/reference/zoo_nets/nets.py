@@ -43,3 +43,20 @@ OTHERS = ["onnxsim", "external data", "fp16 inside", "fp16", "QDQ int8", "QOpera
           "bytes", "open batch", "open sides", "softmax", "unoptimised dynamo", "optimised by ONNX Runtime"]  # fmt: skip
 VARIANTS = [*(f"opset {n}, script" for n in SCRIPT), *(f"opset {n}, dynamo" for n in DYNAMO), *OTHERS]
 
+
+# Nets written by hand with less usual heads, inputs and outputs: the file's extension, or PyTorch's exporter
+# and its operator set.
+OWN_KERAS = {
+    "labels apart, max pooling": ".h5", "photo and age": ".keras", "subclass, attention pooling": "SavedModel",
+    "group norm, flatten": ".keras", "LSTM over rows": ".keras", "ECA": ".keras", "crop inside": ".keras",
+    "two outputs": ".keras", "transformer": ".keras", "ordinal": ".keras", "Keras 2 layer norm": ".h5",
+    "Keras 2 ConvNeXt": ".h5",
+}  # fmt: skip
+OWN_TORCH = {
+    "attention pooling": ("dynamo", 23), "ECA": (".pt2", None), "group norm": ("dynamo", 21), "LSTM over rows": ("script", 17),
+    "scripted, softmax inside": (".pt", None), "three outputs": ("script", 13), "flatten, channels last": ("script", 11),
+    "open batch": ("dynamo", 23), "bytes, channels last": ("script", 18), "labels apart, max pooling": ("script", 9),
+    "ordinal": ("dynamo", 18), "photo and age": ("script", 17), "pyramid pooling": ("script", 17),
+    "instance norm, PReLU": ("script", 17), "map and transformer": ("dynamo", 21), "crop inside": ("script", 17),
+    "mean with the flipped photo": ("script", 17), "focus, Mish": ("script", 17), "cosine": ("dynamo", 22),
+}  # fmt: skip

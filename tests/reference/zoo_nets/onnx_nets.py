@@ -50,12 +50,16 @@ def channels_last(model):
     put_before(model, [helper.make_node("Transpose", ["image"], ["normalised"], perm=[0, 3, 1, 2])], {}, image)
 
 
-def takes_bytes(model):
-    """Takes the photo as uint8; the graph casts and normalises it."""
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, SIDE, SIDE])
+def takes_bytes(model, side=SIDE, last=False):
+    """Takes the photo as uint8, with its channels first or last; the graph casts and normalises it."""
+    shape = [1, side, side, 3] if last else [1, 3, side, side]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, shape)
     nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
              helper.make_node("Sub", ["float", "mean"], ["less"]), helper.make_node("Div", ["less", "std"], ["normalised"])]
-    shaped = lambda numbers: np.array(numbers, "float32").reshape(1, 3, 1, 1)
+    if last:
+        nodes[2].output[0] = "divided"
+        nodes.append(helper.make_node("Transpose", ["divided"], ["normalised"], perm=[0, 3, 1, 2]))
+    shaped = lambda numbers: np.array(numbers, "float32").reshape((1, 1, 1, 3) if last else (1, 3, 1, 1))
     put_before(model, nodes, {"mean": shaped(torch_nets.MEAN), "std": shaped(torch_nets.STD)}, image)
 
 

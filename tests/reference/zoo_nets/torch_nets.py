@@ -122,15 +122,15 @@ class Kept(TorchFunctionMode):
         return made
 
 
-def reference(net):
-    """PyTorch's own results in float64."""
+def reference(net, finish=None):
+    """PyTorch's own results in float64; `finish` makes probabilities of the net's answer, by default softmax."""
     net = copy.deepcopy(net).double().eval()
 
     def look(photo):
         kept = Kept()
         with kept:
-            logits = net(tensor(photo).requires_grad_())
-        probabilities = logits.softmax(1)[0]
+            answer = net(tensor(photo).requires_grad_())
+        probabilities = (answer.softmax(1) if finish is None else finish(answer))[0]
         made = [Tensor(name, one.detach().numpy(), one) for name, one in kept.found.values()]
 
         def gradient(index, handle):

@@ -273,14 +273,13 @@ fn tried(bytes: &[u8]) -> Result<bool, String> {
     }
 }
 
-/// Whether rten computes the network as ONNX says: in sets before 13 it takes the softmax of a map over one axis
-/// only, and what is prepared is right instead.
+/// Whether rten computes the network as ONNX says: in sets before 13 it takes the softmax of a map over one
+/// axis only, and what is prepared is right instead.
 fn is_as_onnx_says(bytes: &[u8]) -> bool {
     let Ok(model) = ModelProto::parse_buf(bytes) else { return false };
     let old = model.opset_import.iter().any(|set| set.version.is_some_and(|v| v < 13));
-    let softmax = |node: &NodeProto| {
-        matches!(node.op_type.as_deref(), Some("Softmax" | "LogSoftmax"))
-    };
+    let softmax =
+        |node: &NodeProto| matches!(node.op_type.as_deref(), Some("Softmax" | "LogSoftmax"));
     !(old && model.graph.is_some_and(|graph| graph.node.iter().any(softmax)))
 }
 

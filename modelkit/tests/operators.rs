@@ -1,5 +1,5 @@
-//! Operators that engines do not support, or that rten computes otherwise than ONNX says, are prepared so that
-//! every engine has ONNX Runtime's probabilities, or are refused.
+//! Operators that engines do not support, or that rten computes otherwise than ONNX says, are prepared so
+//! that every engine has ONNX Runtime's probabilities, or are refused.
 //!
 //! `tests/reference/operators.py --write` made the fixtures.
 

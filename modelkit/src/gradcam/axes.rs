@@ -161,16 +161,11 @@ mod tests {
     use rten_onnx::onnx::NodeProto;
     use skincell_onnx::Constant;
 
-    use super::taken;
-    use crate::onnx::graph::{Graph, LayerNames};
+    use super::{channel_axis, taken};
+    use crate::onnx::graph::{Graph, LayerNames, ints_attribute};
 
-    /// What a Slice of a value of shape `[1, 65, 32]` takes.
-    fn slice(bounds: [&[i64]; 3]) -> Option<(usize, (usize, usize), bool)> {
-        let names = ["starts", "ends", "axes"];
-        let constants = names.iter().zip(bounds);
-        let constants: BTreeMap<String, Constant> =
-            constants.map(|(name, list)| ((*name).to_owned(), Constant::i64_list(list))).collect();
-        let graph = Graph {
+    fn empty(constants: BTreeMap<String, Constant>) -> Graph {
+        Graph {
             nodes: Vec::new(),
             constants,
             inputs: Vec::new(),
@@ -179,13 +174,46 @@ mod tests {
             opsets: Vec::new(),
             own_biases: None,
             layers: LayerNames::default(),
-        };
+        }
+    }
+
+    /// What a Slice of a value of shape `[1, 65, 32]` takes.
+    fn slice(bounds: [&[i64]; 3]) -> Option<(usize, (usize, usize), bool)> {
+        let names = ["starts", "ends", "axes"];
+        let constants = names.iter().zip(bounds);
+        let constants: BTreeMap<String, Constant> =
+            constants.map(|(name, list)| ((*name).to_owned(), Constant::i64_list(list))).collect();
+        let graph = empty(constants);
         let node = NodeProto {
             op_type: Some("Slice".to_owned()),
             input: ["x", "starts", "ends", "axes"].map(str::to_owned).to_vec(),
             ..NodeProto::default()
         };
         taken(&graph, &node, &[1, 65, 32])
+    }
+
+    /// The axis of the channels after a convolution, a transposition if there is one, and a layer norm.
+    fn normed(perm: Option<&[i64]>, shape: &[usize]) -> usize {
+        let made = |operator: &str, x: &str, y: &str| NodeProto {
+            op_type: Some(operator.to_owned()),
+            input: vec![x.to_owned()],
+            output: vec![y.to_owned()],
+            ..NodeProto::default()
+        };
+        let mut move_axes = made(if perm.is_some() { "Transpose" } else { "Relu" }, "map", "moved");
+        move_axes.attribute.extend(perm.map(|perm| ints_attribute("perm", perm)));
+        let nodes =
+            vec![made("Conv", "image", "map"), move_axes, made("LayerNormalization", "moved", "y")];
+        let graph = Graph { nodes, ..empty(BTreeMap::new()) };
+        let shapes = ["map", "moved", "y"].map(|name| (name.to_owned(), shape.to_vec()));
+        channel_axis(&graph, &shapes.into(), "y")
+    }
+
+    #[test]
+    fn a_layer_norm_has_the_channels_of_its_input() {
+        assert_eq!(normed(None, &[1, 4, 9, 9]), 1);
+        assert_eq!(normed(Some(&[0, 2, 3, 1]), &[1, 9, 9, 4]), 3);
+        assert_eq!(normed(None, &[1, 81, 4]), 2);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Derivatives of models in integers, in the form QDQ.
 //!
-//! Rounding has no useful derivative, so a gradient passes `QuantizeLinear` as if nothing were rounded, and is 0
-//! where the integers' range cuts a value off, as a `Clip` would: the straight-through estimator.
+//! Rounding has no useful derivative, so a gradient passes `QuantizeLinear` as if nothing were rounded, and is
+//! 0 where the integers' range cuts a value off, as a `Clip` would: the straight-through estimator.
 
 use rten_onnx::onnx::NodeProto;
 

@@ -1,8 +1,8 @@
 //! Checks that a map lies over the photo as the photo was sent.
 //!
-//! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors it
-//! or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. Padding and
-//! cutting by a few pixels, as before and after convolutions, do not count.
+//! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors
+//! it or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. Padding
+//! and cutting by a few pixels, as before and after convolutions, do not count.
 
 use std::collections::{HashMap, HashSet};
 

@@ -2,7 +2,8 @@
 
 use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op};
 
-/// Gives every convolution and pooling its strides and dilations, which are 1 by default, and its pads, 0.
+/// Gives every convolution and pooling its strides, which are 1 by default, and every convolution its
+/// dilations, 1, and pads, 0.
 pub(super) fn write_out(graph: &mut Graph) {
     for node in &mut graph.nodes {
         let lists: &[&str] = match op(node) {
@@ -21,11 +22,10 @@ pub(super) fn write_out(graph: &mut Graph) {
             }
         }
         let padded = attribute(node, "auto_pad").and_then(|a| a.s.as_deref()).unwrap_or("NOTSET");
-        if sides > 0 && matches!(padded, "NOTSET" | "VALID") {
+        let unpadded = matches!(padded, "NOTSET" | "VALID") && attribute(node, "pads").is_none();
+        if sides > 0 && unpadded && op(node).starts_with("Conv") {
             node.attribute.retain(|a| a.name.as_deref() != Some("auto_pad"));
-            if attribute(node, "pads").is_none() {
-                node.attribute.push(ints_attribute("pads", &vec![0; 2 * sides]));
-            }
+            node.attribute.push(ints_attribute("pads", &vec![0; 2 * sides]));
         }
     }
 }

@@ -61,6 +61,9 @@ pub(super) fn channel_axis(
             perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)).unwrap_or(1)
         }
         "Concat" => axis_in(rank, int(node, "axis", 1)).unwrap_or(1),
+        "Reshape" if restored(graph, shapes, node).is_some() => {
+            restored(graph, shapes, node).map_or(1, |x| channel_axis(graph, shapes, x))
+        }
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => match shapes.get(before) {
             Some(from) => {
                 let axis = channel_axis(graph, shapes, before);
@@ -83,6 +86,20 @@ pub(super) fn channel_axis(
             carried.map_or(1, |i| channel_axis(graph, shapes, i)).min(rank.saturating_sub(1))
         }
     }
+}
+
+/// The value whose shape a `Reshape` restores: it was flattened for a norm or a softmax only, as group norms
+/// are written.
+fn restored<'g>(
+    graph: &'g Graph,
+    shapes: &HashMap<String, Vec<usize>>,
+    node: &'g NodeProto,
+) -> Option<&'g str> {
+    let (_, inner) = graph.producer_of(input(node, 0)?)?;
+    let kept = matches!(op(inner), "InstanceNormalization" | "Softmax" | "LogSoftmax");
+    let (_, first) = graph.producer_of(input(inner, 0).filter(|_| kept)?)?;
+    let x = input(first, 0).filter(|_| matches!(op(first), "Reshape" | "Flatten"))?;
+    (shapes.get(x)? == shapes.get(node.output.first()?)?).then_some(x)
 }
 
 /// The axis of a reshaped tensor that corresponds to `axis`: it has the same length and the same number of
@@ -214,6 +231,29 @@ mod tests {
         assert_eq!(normed(None, &[1, 4, 9, 9]), 1);
         assert_eq!(normed(Some(&[0, 2, 3, 1]), &[1, 9, 9, 4]), 3);
         assert_eq!(normed(None, &[1, 81, 4]), 2);
+    }
+
+    #[test]
+    fn a_group_norm_has_the_channels_of_its_input() {
+        let made = |operator: &str, x: &str, y: &str| NodeProto {
+            op_type: Some(operator.to_owned()),
+            input: vec![x.to_owned()],
+            output: vec![y.to_owned()],
+            ..NodeProto::default()
+        };
+        let nodes = vec![
+            made("Conv", "image", "map"),
+            made("Reshape", "map", "rows"),
+            made("InstanceNormalization", "rows", "normal"),
+            made("Reshape", "normal", "y"),
+        ];
+        let graph = Graph { nodes, ..empty(BTreeMap::new()) };
+        let named = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
+        let rows: &[usize] = &[1, 2, 288];
+        let map: &[usize] = &[1, 4, 12, 12];
+        let shapes =
+            [named("map", map), named("rows", rows), named("normal", rows), named("y", map)];
+        assert_eq!(channel_axis(&graph, &shapes.into(), "y"), 1);
     }
 
     #[test]

@@ -81,17 +81,12 @@ pub(crate) enum Derivative {
 /// Emits `dy/dx` of a node that computes `y = f(x)` elementwise from its first input; `None` for an operator
 /// without a rule here.
 pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivative> {
-    let x = input(node, 0)?.to_owned();
-    let y = output(node).to_owned();
+    let (x, y) = (input(node, 0)?.to_owned(), output(node).to_owned());
     let (x, y) = (x.as_str(), y.as_str());
     let w = &mut Write { graph };
     let value = match op(node) {
         "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
-        "DequantizeLinear" if integers::undoes(w.graph, node) => return Some(Derivative::One),
-        "QuantizeLinear" => {
-            let (low, high) = integers::span(w.graph, node)?;
-            w.between(x, Some(low), Some(high))?
-        }
+        "QuantizeLinear" | "DequantizeLinear" => return rounded(w, x, node),
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between
@@ -162,6 +157,15 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
         _ => return None,
     };
     Some(Derivative::Value(value))
+}
+
+/// Straight through: 1 strictly inside the range of the integers.
+fn rounded(w: &mut Write, x: &str, node: &NodeProto) -> Option<Derivative> {
+    if !integers::rounds(node) {
+        return integers::undoes(w.graph, node).then_some(Derivative::One);
+    }
+    let (low, high) = integers::span(w.graph, node)?;
+    Some(Derivative::Value(w.between(x, Some(low), Some(high))?))
 }
 
 /// The text of a string attribute.

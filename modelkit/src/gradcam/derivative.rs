@@ -7,7 +7,6 @@
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
-use super::integers;
 use crate::onnx::graph::{
     Graph, attribute, float, float_attribute, input, int_attribute, op, output,
 };
@@ -86,7 +85,6 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
     let w = &mut Write { graph };
     let value = match op(node) {
         "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
-        "QuantizeLinear" | "DequantizeLinear" => return rounded(w, x, node),
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between
@@ -157,15 +155,6 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
         _ => return None,
     };
     Some(Derivative::Value(value))
-}
-
-/// Straight through: 1 strictly inside the range of the integers.
-fn rounded(w: &mut Write, x: &str, node: &NodeProto) -> Option<Derivative> {
-    if !integers::rounds(node) {
-        return integers::undoes(w.graph, node).then_some(Derivative::One);
-    }
-    let (low, high) = integers::span(w.graph, node)?;
-    Some(Derivative::Value(w.between(x, Some(low), Some(high))?))
 }
 
 /// The text of a string attribute.

@@ -21,7 +21,6 @@ mod closed;
 mod derivative;
 mod fold;
 mod general;
-mod integers;
 mod layer;
 mod linear;
 mod place;
@@ -241,15 +240,7 @@ fn build(
         of: if scores.logits.is_some() { Form::Logits } else { scores.form },
         classes: listed,
     };
-    let mut notes: Vec<String> = note(all, chosen, source, wanted, &map).into_iter().collect();
-    let after = between(graph, &chosen.value, scores.differentiated());
-    if after.iter().filter_map(|i| graph.nodes.get(*i)).any(integers::rounds) {
-        notes.push(
-            "the model rounds to integers behind the layer of the heatmap, and the heatmap's gradient is \
-             taken as if it did not (straight through)"
-                .to_owned(),
-        );
-    }
+    let notes = note(all, chosen, source, wanted, &map).into_iter().collect();
     let price = price(graph, shapes, first, &before);
     Ok(Added { card, conv: made, channels: map.channels, notes, price })
 }
@@ -270,7 +261,6 @@ fn weights(
     let from = scores.differentiated();
     let mut path: Vec<NodeProto> =
         between(graph, &chosen.value, from).iter().map(|i| graph.nodes[*i].clone()).collect();
-    integers::widen_weights(graph, &mut path);
     let mut summed = Summed::new();
     let region = match chosen.tokens {
         None => tangent::spread(graph, shapes, &path, &chosen.value, chosen.axis),

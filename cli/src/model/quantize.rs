@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use skincell_modelkit::measure::Measured;
 use skincell_modelkit::quantize::{
-    Agreement, Format, QuantizeOptions, QuantizeReport, QuantizeStep, compare, quantize,
+    Agreement, Format, Kept, QuantizeOptions, QuantizeReport, QuantizeStep, Targets, compare,
+    quantize,
 };
 use skincell_modelkit::served::takers;
 
@@ -25,8 +26,11 @@ others convert the weights when they load the model, so private memory grows. (T
 cellnet maps, with an eighth of the error, use `skincell model pack --precision half`.)
 
 int8 quarters the convolutions' weights, which stay mapped; the ranges of their inputs are
-measured on the photos. cellnet and rten sum their products as integers; what that changes in time,
-memory and answers on this machine is measured and printed.
+measured on the photos, and weights are rounded for those inputs. cellnet and rten sum their products
+as integers; what that changes in time, memory and answers on this machine is measured and printed.
+Convolutions that change the answers to the photos most stay in float32 (in cellnet's file large ones
+in 16 bits) until the targets hold on --photos; which, and what each does alone, is printed. On other
+photos the answers may change more: compare with some that are not among --photos.
 
 Examples:
   skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos
@@ -50,6 +54,16 @@ pub(crate) struct QuantizeArguments {
     /// Threads for measuring time
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Share of --photos that must keep their likeliest class, in percent (int8)
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.0, value_parser = parse_percent)]
+    target_agreement: f64,
+    /// Least mean correlation of heatmaps on --photos, up to 1; a single one may be three times further
+    /// below 1 (int8)
+    #[arg(long, value_name = "CORRELATION", default_value_t = 0.99, value_parser = parse_correlation)]
+    target_heatmap: f64,
+    /// Largest change of a probability on --photos, in points (int8)
+    #[arg(long, value_name = "POINTS", default_value_t = 5.0, value_parser = parse_percent)]
+    target_change: f64,
     #[command(flatten)]
     library: EngineLibrary,
     /// Replace the folder if it exists
@@ -61,6 +75,19 @@ pub(crate) struct QuantizeArguments {
 enum FormatFlag {
     Fp16,
     Int8,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, 100.0)
+}
+
+fn parse_correlation(text: &str) -> Result<f64, String> {
+    parse_within(text, -1.0, 1.0)
+}
+
+fn parse_within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is not valid; give a number from {low} to {high}");
+    text.parse::<f64>().ok().filter(|n| (low..=high).contains(n)).ok_or_else(wrong)
 }
 
 /// Runs `model quantize`.
@@ -76,24 +103,23 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
             FormatFlag::Int8 => Format::Int8,
         },
         photos: arguments.photos,
+        targets: Targets {
+            agreement: arguments.target_agreement / 100.0,
+            heatmap: arguments.target_heatmap,
+            change: arguments.target_change / 100.0,
+        },
         force: arguments.force,
     };
     let compared = if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
     let progress = Progress::new();
-    let report = quantize(&options, &mut |step| match step {
-        QuantizeStep::Read => progress.show("reading"),
-        QuantizeStep::Calibrate(done, total) => {
-            progress.show_part("finding ranges", done, total);
-        }
-        QuantizeStep::Write => progress.show("writing"),
-    })?;
+    let report = quantize(&options, &mut |step| show(&progress, step))?;
     // The weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
     let flags = PackFlags { precision: PrecisionFlag::Half, ..PackFlags::default() };
     pack_and_report(&options.output, &flags)?;
     let (threads, library) = (arguments.threads, arguments.library.path());
     let engines = engines(&[], threads, library.as_deref())?;
-    let show = &mut |done, total| progress.show_part("comparing", done, total);
-    let agreement = compare(&options.folder, &options.output, compared, &engines, show)?;
+    let done = &mut |done, total| progress.show_part("comparing", done, total);
+    let agreement = compare(&options.folder, &options.output, compared, &engines, done)?;
     drop(engines);
     progress.show("measuring");
     let before = measured(&options.folder, compared, threads, library.as_deref())?;
@@ -111,6 +137,18 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
         println!("{verdict}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show(progress: &Progress, step: QuantizeStep) {
+    match step {
+        QuantizeStep::Read => progress.show("reading"),
+        QuantizeStep::Calibrate(done, total) => progress.show_part("finding ranges", done, total),
+        QuantizeStep::Rank(done, total) => progress.show_part("ranking convolutions", done, total),
+        QuantizeStep::Mix(kept) => {
+            progress.show(&format!("trying with {kept} convolutions in float32"));
+        }
+        QuantizeStep::Write => progress.show("writing"),
+    }
 }
 
 type Rows = Vec<(&'static str, Measured)>;
@@ -150,6 +188,25 @@ fn print_agreement(report: &QuantizeReport, agreement: &Agreement, output: &Path
     );
     if let Some((mean, least)) = agreement.heatmaps {
         println!("  heatmaps       correlate {mean:.3} on average, {least:.3} at least");
+    }
+    print_kept(&report.kept);
+}
+
+/// Prints which convolutions stayed in float32, and why.
+fn print_kept(kept: &[Kept]) {
+    if kept.is_empty() {
+        return;
+    }
+    println!(
+        "\nin float32 to hold the targets, with what each does alone on integers, worst first:"
+    );
+    let width = kept.iter().map(|kept| kept.name.len()).max().unwrap_or(0);
+    for Kept { name, weights, alone } in kept {
+        let heatmaps = alone.heatmaps.map_or_else(String::new, |(mean, least)| {
+            format!(", heatmaps {mean:.4} on average, {least:.4} at least")
+        });
+        let change = alone.worst_probability * 100.0;
+        println!("  {name:width$}  {weights:>8} weights, up to {change:.1} points{heatmaps}");
     }
 }
 

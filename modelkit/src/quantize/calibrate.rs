@@ -1,4 +1,4 @@
-//! Runs photos to find the range of each value that becomes 8-bit integers, and the mean of each of its
+//! Runs photos to find the range of each value that becomes 8-bit integers, and the mean and covariance of its
 //! channels.
 //!
 //! Outliers would spend the 256 steps on values that hardly occur. So narrower ranges are tried, and the one
@@ -13,13 +13,17 @@ use skincell_vision::card::Dtype;
 use skincell_vision::tensor::PhotoTensor;
 
 use super::{QuantizeError, QuantizeStep};
-use crate::onnx::engine::GraphEngine;
+use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::Graph;
 
 /// Number of a histogram's bins.
 const BARS: usize = 2048;
 /// Values requested in one run, limited because all of their maps are in memory until the run ends.
 const AT_ONCE: usize = 16;
+/// Most pixels of a map that are looked at for its covariance.
+const MOST_PIXELS: usize = 196;
+/// Values with more channels get no covariance, which would take too much memory.
+const MOST_CHANNELS: usize = 4096;
 /// Steps of an 8-bit range.
 const STEPS: f64 = 255.0;
 
@@ -36,6 +40,10 @@ pub(super) struct Seen {
     pub(super) range: Range,
     /// `[channels]`, over all photos and pixels.
     pub(super) means: Vec<f64>,
+    /// `[channels][channels]`, over all photos and some pixels of each; empty if there are too many channels.
+    pub(super) covariance: Vec<f32>,
+    /// Pixels of the map.
+    pub(super) pixels: usize,
 }
 
 /// Computes the statistics of each value in `names`.
@@ -65,26 +73,84 @@ pub(super) fn seen(
     }
     let mut bars: Vec<Histogram> =
         extremes.iter().map(|(low, high)| Histogram::new(*low, *high)).collect();
-    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
+    let mut moments = vec![Moments::default(); names.len()];
     for (done, photo) in photos.iter().enumerate() {
         progress(QuantizeStep::Calibrate(photos.len() + done, total));
         look(&engine, &names, photo, |index, values| {
             bars[index].add(&values.to_vec());
-            add_means(&mut sums[index], values);
+            moments[index].add(values);
         })?;
     }
-    let mean = |sums: &Vec<f64>| sums.iter().map(|sum| sum / photos.len() as f64).collect();
-    let seen = bars.iter().zip(&sums).map(|(b, s)| Seen { range: b.range(), means: mean(s) });
+    let seen = bars.iter().zip(moments).map(|(bars, moments)| Seen {
+        range: bars.range(),
+        means: moments.means(),
+        pixels: moments.pixels,
+        covariance: moments.covariance(),
+    });
     Ok(names.iter().map(|name| (*name).to_owned()).zip(seen).collect())
 }
 
-/// Adds the mean of each channel of `values`, `[1, channels, height, width]`, to `sums`.
-fn add_means(sums: &mut Vec<f64>, values: &Values<f32>) {
-    let channels = values.shape().get(1).copied().unwrap_or_default();
-    let places = (values.len() / channels.max(1)).max(1);
-    sums.resize(channels, 0.0);
-    for (sum, map) in sums.iter_mut().zip(values.to_vec().chunks(places)) {
-        *sum += map.iter().map(|v| f64::from(*v)).sum::<f64>() / places as f64;
+/// Sums over photos from which the means and the covariance of channels follow.
+#[derive(Debug, Clone, Default)]
+struct Moments {
+    photos: usize,
+    /// Pixels of one map.
+    pixels: usize,
+    /// Sum of each channel's mean over all pixels.
+    sums: Vec<f64>,
+    /// Pixels looked at, all photos together.
+    looked_at: usize,
+    /// Sum of each channel over those.
+    firsts: Vec<f64>,
+    /// `[channels][channels]`, sums of products over those; the lower triangle.
+    seconds: Vec<f32>,
+}
+
+impl Moments {
+    /// Adds a map `[1, channels, height, width]`.
+    fn add(&mut self, values: &Values<f32>) {
+        let channels = values.shape().get(1).copied().unwrap_or_default();
+        self.pixels = (values.len() / channels.max(1)).max(1);
+        self.photos += 1;
+        self.sums.resize(channels, 0.0);
+        let values = values.to_vec();
+        for (sum, map) in self.sums.iter_mut().zip(values.chunks(self.pixels)) {
+            *sum += map.iter().map(|v| f64::from(*v)).sum::<f64>() / self.pixels as f64;
+        }
+        if channels > MOST_CHANNELS {
+            return;
+        }
+        self.firsts.resize(channels, 0.0);
+        self.seconds.resize(channels * channels, 0.0);
+        for at in (0..self.pixels).step_by(self.pixels.div_ceil(MOST_PIXELS)) {
+            let pixel: Vec<f32> = values.iter().skip(at).step_by(self.pixels).copied().collect();
+            self.looked_at += 1;
+            for (sum, value) in self.firsts.iter_mut().zip(&pixel) {
+                *sum += f64::from(*value);
+            }
+            for (row, value) in pixel.iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                let sums = &mut self.seconds[row * channels..];
+                sums.iter_mut().zip(&pixel[..=row]).for_each(|(sum, other)| *sum += value * other);
+            }
+        }
+    }
+
+    fn means(&self) -> Vec<f64> {
+        self.sums.iter().map(|sum| sum / self.photos.max(1) as f64).collect()
+    }
+
+    fn covariance(self) -> Vec<f32> {
+        let (channels, count) = (self.firsts.len(), self.looked_at.max(1) as f64);
+        let mut covariance = self.seconds;
+        for row in 0..channels {
+            for column in 0..=row {
+                let means = self.firsts[row] / count * (self.firsts[column] / count);
+                let value = f64::from(covariance[row * channels + column]) / count - means;
+                covariance[row * channels + column] = value as f32;
+                covariance[column * channels + row] = value as f32;
+            }
+        }
+        covariance
     }
 }
 
@@ -95,29 +161,33 @@ fn look(
     photo: &PhotoTensor,
     mut show: impl FnMut(usize, &Values<f32>),
 ) -> Result<(), QuantizeError> {
-    let shape: Vec<usize> = photo.dimensions.iter().map(|d| *d as usize).collect();
-    let floats: Vec<f32> = match photo.dtype {
-        Dtype::U8 => Vec::new(),
-        Dtype::F32 => {
-            photo.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        }
-    };
     for (group, some) in names.chunks(AT_ONCE).enumerate() {
-        let values = match photo.dtype {
-            Dtype::U8 => {
-                let view = TensorView::from_data(shape.as_slice(), photo.data.as_slice());
-                engine.run(view.into(), some)?
-            }
-            Dtype::F32 => {
-                let view = TensorView::from_data(shape.as_slice(), floats.as_slice());
-                engine.run(view.into(), some)?
-            }
-        };
-        for (place, value) in values.iter().enumerate() {
+        for (place, value) in run(engine, some, photo)?.iter().enumerate() {
             show(group * AT_ONCE + place, value);
         }
     }
     Ok(())
+}
+
+/// The values named, for a photo.
+pub(super) fn run(
+    engine: &GraphEngine,
+    names: &[&str],
+    photo: &PhotoTensor,
+) -> Result<Vec<Values<f32>>, EngineError> {
+    let shape: Vec<usize> = photo.dimensions.iter().map(|d| *d as usize).collect();
+    match photo.dtype {
+        Dtype::U8 => {
+            let view = TensorView::from_data(shape.as_slice(), photo.data.as_slice());
+            engine.run(view.into(), names)
+        }
+        Dtype::F32 => {
+            let bytes = photo.data.as_chunks::<4>().0;
+            let floats: Vec<f32> = bytes.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let view = TensorView::from_data(shape.as_slice(), floats.as_slice());
+            engine.run(view.into(), names)
+        }
+    }
 }
 
 /// A histogram with bins of equal width from `low` to `high`.
@@ -176,6 +246,22 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_those_of_all_pixels() {
+        // Two channels; the second is 3 minus twice the first.
+        let mut moments = Moments::default();
+        for photo in 0..2_u8 {
+            let first: Vec<f32> = (0..6).map(|n| f32::from(n + photo)).collect();
+            let second: Vec<f32> = first.iter().map(|v| 3.0 - 2.0 * v).collect();
+            moments.add(&Values::from_data(&[1, 2, 2, 3], [first, second].concat()));
+        }
+        assert_eq!((moments.means(), moments.pixels), (vec![3.0, -3.0], 6));
+        let variance = (0..6).map(|n| (f32::from(n as u8) - 2.5).powi(2)).sum::<f32>() / 6.0 + 0.25;
+        let expected = [variance, -2.0 * variance, -2.0 * variance, 4.0 * variance];
+        let found = moments.covariance();
+        assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-5), "{found:?}");
+    }
 
     #[test]
     fn long_tails_are_clipped_and_zero_stays_exact() {

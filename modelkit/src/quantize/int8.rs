@@ -5,6 +5,7 @@
 //!   larger bytes would overflow; cellnet is faster there for the same reason.
 //! - Inputs are unsigned bytes because ONNX Runtime's `ConvInteger` returns wrong sums for signed ones.
 //! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights would prevent.
+//! - Weights are rounded so that the layer's output is close on the photos (`round`).
 //! - The mean error that rounding adds to a channel, computed from the means of its inputs on the photos, is
 //!   subtracted from the bias.
 //!
@@ -16,7 +17,8 @@ use std::collections::BTreeMap;
 use rten_onnx::onnx::{DataType, NodeProto};
 
 use super::calibrate::Seen;
-use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
+use super::round::Together;
+use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, ints, op, output};
 use skincell_onnx::Constant;
 
 /// Largest number of steps of a weight above or below 0.
@@ -33,6 +35,10 @@ pub(super) struct Convolution {
     pub(super) output: String,
     /// Name of its input.
     pub(super) input: String,
+    /// Number of its weights.
+    pub(super) weights: usize,
+    /// Pixels of its input for each of its output.
+    pub(super) skipped: usize,
 }
 
 /// The convolutions to quantize: those without groups and with many constant float32 weights. (The first of a
@@ -48,6 +54,9 @@ pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
         .map(|node| Convolution {
             output: output(node).to_owned(),
             input: input(node, 0).unwrap_or_default().to_owned(),
+            weights: input(node, 1).and_then(|w| graph.constants.get(w)).map_or(0, Constant::len),
+            skipped: ints(node, "strides").unwrap_or_default().iter().product::<i64>().max(1)
+                as usize,
         })
         .collect()
 }
@@ -55,7 +64,7 @@ pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
 /// Rewrites the convolutions; returns their number.
 pub(super) fn convert(
     graph: &mut Graph,
-    convolutions: &[Convolution],
+    convolutions: &[&Convolution],
     seen: &BTreeMap<String, Seen>,
 ) -> usize {
     let mut changed = 0;
@@ -97,7 +106,7 @@ fn replace(
     let conv = graph.nodes.get(at)?.clone();
     let name = input(&conv, 1)?.to_owned();
     let original = graph.constants.get(&name)?;
-    let (weights, scales) = quantized(original)?;
+    let (weights, scales) = quantized(original, &seen.covariance)?;
     let shifts = shifts(original, &weights, &scales, &seen.means)?;
     let channels = scales.len();
     let bias = match input(&conv, 2) {
@@ -132,15 +141,26 @@ fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
     graph.add_constant(base, tensor)
 }
 
-/// Weights as bytes and a scale for each output channel: `weight ≈ scale · (byte − ZERO)`.
-fn quantized(weights: &Constant) -> Option<(Constant, Vec<f32>)> {
+/// Weights as bytes and a scale for each output channel: `weight ≈ scale · (byte − ZERO)`. Rounded to the nearest
+/// without a `covariance` of the inputs.
+fn quantized(weights: &Constant, covariance: &[f32]) -> Option<(Constant, Vec<f32>)> {
     let values = weights.to_f32()?;
-    let channels = *weights.dims.first()?;
+    let (channels, inputs) = (*weights.dims.first()?, *weights.dims.get(1)?);
     let per_channel = values.len().checked_div(channels)?;
-    let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
-    for channel in values.chunks(per_channel) {
+    let area = per_channel.checked_div(inputs)?;
+    let together = Together::new(covariance, inputs);
+    let (mut bytes, mut scales) = (vec![ZERO; values.len()], Vec::new());
+    for (channel, bytes) in values.chunks(per_channel).zip(bytes.chunks_mut(per_channel)) {
         let scale = best_scale(channel);
-        bytes.extend(channel.iter().map(|w| (steps(*w, scale) + f32::from(ZERO)) as u8));
+        for position in 0..area {
+            let own: Vec<f32> = channel.iter().skip(position).step_by(area).copied().collect();
+            let whole = match &together {
+                Some(together) => together.steps(&own, scale, STEPS),
+                None => own.iter().map(|w| steps(*w, scale)).collect(),
+            };
+            let to = bytes.iter_mut().skip(position).step_by(area);
+            to.zip(whole).for_each(|(to, step)| *to = (step + f32::from(ZERO)) as u8);
+        }
         scales.push(scale);
     }
     Some((Constant { dtype: DataType::UINT8, dims: weights.dims.clone(), bytes }, scales))
@@ -196,7 +216,7 @@ mod tests {
         let values: Vec<f32> =
             (0..24).map(|n| (n as f32 - 11.0) * (1.0 + (n / 12) as f32)).collect();
         let weights = Constant::f32(&[2, 3, 2, 2], &values);
-        let (bytes, scales) = quantized(&weights).expect("float32");
+        let (bytes, scales) = quantized(&weights, &[]).expect("float32");
         assert_eq!((&bytes.dims, bytes.dtype), (&weights.dims, DataType::UINT8));
         for (n, (byte, value)) in bytes.bytes.iter().zip(&values).enumerate() {
             let steps = value / scales[n / 12] - (f32::from(*byte) - f32::from(ZERO));

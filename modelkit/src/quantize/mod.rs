@@ -1,30 +1,35 @@
 //! `model quantize`: writes a prepared folder again with its weights in fewer bits.
 //!
 //! [`Format::Fp16`] halves the file (`half`); [`Format::Int8`] quarters the weights of large convolutions and
-//! runs them on integers (`int8`, with ranges from `calibrate`). [`compare`] compares the results on photos;
+//! runs them on integers (`int8`, with ranges from `calibrate` and weights from `round`), but for those that
+//! `mixed` keeps, so that the answers stay close (`agreement`). [`compare`] compares the results on photos;
 //! the change of memory and time is left to [`crate::measure`].
 
+mod agreement;
 mod calibrate;
 mod half;
 mod int8;
+mod mixed;
+mod round;
 
 use std::path::{Path, PathBuf};
 
 use skincell_engines::Engine;
 use skincell_vision::card::Card;
-use skincell_vision::gradcam::heatmap;
-use skincell_vision::rank::{probabilities, rank};
+use skincell_vision::rank::{RankError, probabilities};
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
-use crate::fields;
 use crate::onnx::engine::EngineError;
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::read::{ReadError, read};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
-use crate::tools::served::{Outcome, Served, ServedError, read_card, server};
+use crate::tools::served::{Served, ServedError, read_card, server};
 use crate::write::{Draft, WriteError};
+pub use agreement::Agreement;
+use agreement::{Answer, Tally};
+pub use mixed::{Kept, Targets};
 
 /// Format of the quantized weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +50,10 @@ pub struct QuantizeOptions {
     pub output: PathBuf,
     /// Format of the quantized weights.
     pub format: Format,
-    /// Photos, tensors (`.npy`) and folders of them, for the ranges and for the comparison.
+    /// Photos, tensors (`.npy`) and folders of them, for the ranges and the targets.
     pub photos: Vec<PathBuf>,
+    /// What [`Format::Int8`] keeps on the photos.
+    pub targets: Targets,
     /// Whether an existing output folder is replaced.
     pub force: bool,
 }
@@ -79,6 +86,15 @@ pub enum QuantizeError {
         "the model has no float32 weights that --to {0} would change; is it quantized already?"
     )]
     Nothing(&'static str),
+    /// The original's scores for a photo are no probabilities.
+    #[error("the model's scores for a photo are invalid: {0}")]
+    Scores(#[from] RankError),
+    /// The targets hold with no convolution at all on integers.
+    #[error(
+        "the targets do not hold on these photos with any convolution on integers; give lower targets, or photos \
+         closer to real use"
+    )]
+    Targets,
     /// The quantized graph cannot be encoded.
     #[error("the graph cannot be encoded: {0}")]
     Encode(String),
@@ -97,23 +113,12 @@ pub enum QuantizeStep {
     Read,
     /// Finding ranges: runs of photos done, and all of them.
     Calibrate(usize, usize),
+    /// Measuring what each convolution on integers does to the answers: convolutions done, and all of them.
+    Rank(usize, usize),
+    /// Answering the photos with this many convolutions kept.
+    Mix(usize),
     /// Writing the folder.
     Write,
-}
-
-/// How close the results of the quantized model are to those of the original, each on the engine that
-/// serves it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Agreement {
-    /// Photos compared.
-    pub photos: usize,
-    /// Photos whose likeliest class is the same.
-    pub same_top: usize,
-    /// Largest change of any class's probability on any photo.
-    pub worst_probability: f32,
-    /// Mean and smallest Pearson correlation of the heatmaps of the original's likeliest class, over the
-    /// photos on which neither heatmap is constant; `None` without heatmaps.
-    pub heatmaps: Option<(f64, f64)>,
 }
 
 /// Result of [`quantize`].
@@ -125,6 +130,8 @@ pub struct QuantizeReport {
     pub bytes: (u64, u64),
     /// Number of tensors (half precision) or convolutions (8 bits) that changed.
     pub tensors: usize,
+    /// Convolutions that stayed in float32 to hold the targets, the worst first.
+    pub kept: Vec<Kept>,
 }
 
 /// Quantizes a prepared folder into another one.
@@ -147,15 +154,9 @@ pub fn quantize(
     if photos.is_empty() {
         return Err(QuantizeError::NoPhotos);
     }
-    let changed = match options.format {
-        Format::Fp16 => half::convert(&mut graph),
-        Format::Int8 => {
-            let convolutions = int8::convolutions(&graph);
-            let inputs = convolutions.iter().map(|c| c.input.as_str()).collect();
-            let alone = fields::closed(&graph, &card.fields);
-            let seen = calibrate::seen(&alone, inputs, &photos, progress)?;
-            int8::convert(&mut graph, &convolutions, &seen)
-        }
+    let (changed, kept) = match options.format {
+        Format::Fp16 => (half::convert(&mut graph), Vec::new()),
+        Format::Int8 => mixed::convert(&mut graph, &card, &photos, &options.targets, progress)?,
     };
     if changed == 0 {
         let name = if options.format == Format::Fp16 { "fp16" } else { "int8" };
@@ -174,7 +175,7 @@ pub fn quantize(
     });
     draft.publish()?;
     let bytes = (before.iter().sum(), after);
-    Ok(QuantizeReport { card, bytes, tensors: changed })
+    Ok(QuantizeReport { card, bytes, tensors: changed, kept })
 }
 
 /// Runs two folders on every photo, each on the first of the engines that supports it, and compares the
@@ -195,74 +196,19 @@ pub fn compare(
     let (mut before, mut after) = (open(original)?, open(quantized)?);
     let card = before.card().clone();
     let photos = photos::load_all(photos, &card.input)?;
-    let (mut same_top, mut worst_probability, mut correlations) = (0, 0_f32, Vec::new());
+    let mut tally = Tally::default();
     for (index, photo) in photos.iter().enumerate() {
         progress(index, photos.len());
-        let (was, p) = answer(&mut before, photo)?;
-        let (is, q) = answer(&mut after, photo)?;
-        let class = top(&p);
-        same_top += usize::from(class == top(&q));
-        let changes = p.iter().zip(&q).map(|(p, q)| (p - q).abs());
-        worst_probability = changes.fold(worst_probability, f32::max);
-        let heat = |outcome: &Outcome, p: &[f32]| {
-            let (map, cam) = (card.gradcam.as_ref()?, outcome.cam.as_ref()?);
-            heatmap(cam, map, p, card.output.activation, class).ok()
-        };
-        if let (Some(a), Some(b)) = (heat(&was, &p), heat(&is, &q)) {
-            correlations.extend(correlation(a.values(), b.values()));
-        }
+        let (was, is) = (answer(&mut before, photo)?, answer(&mut after, photo)?);
+        tally.add(&card, &was, &is);
     }
-    let least = correlations.iter().copied().reduce(f64::min);
-    let mean = correlations.iter().sum::<f64>() / correlations.len().max(1) as f64;
-    let heatmaps = least.map(|least| (mean, least));
-    Ok(Agreement { photos: photos.len(), same_top, worst_probability, heatmaps })
+    Ok(tally.agreement())
 }
 
-/// A model's outputs for a photo, and the probabilities.
-fn answer(served: &mut Served, photo: &PhotoTensor) -> Result<(Outcome, Vec<f32>), ServedError> {
+fn answer(served: &mut Served, photo: &PhotoTensor) -> Result<Answer, ServedError> {
     let outcome = served.run(photo)?;
     let engine = served.engine();
-    let scores = probabilities(&outcome.scores, &served.card().output)
+    let probabilities = probabilities(&outcome.scores, &served.card().output)
         .map_err(|error| ServedError::Scores { engine, error })?;
-    Ok((outcome, scores))
-}
-
-fn top(probabilities: &[f32]) -> usize {
-    rank(probabilities, 1).first().map_or(0, |first| first.index)
-}
-
-/// Pearson's correlation, or `None` if one of the two is constant.
-fn correlation(a: &[f32], b: &[f32]) -> Option<f64> {
-    let count = a.len().min(b.len()) as f64;
-    let mean = |v: &[f32]| v.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
-    let (of_a, of_b) = (mean(a), mean(b));
-    let (mut both, mut only_a, mut only_b) = (0.0, 0.0, 0.0);
-    for (x, y) in a.iter().zip(b) {
-        let (x, y) = (f64::from(*x) - of_a, f64::from(*y) - of_b);
-        both += x * y;
-        only_a += x * x;
-        only_b += y * y;
-    }
-    let spread = (only_a * only_b).sqrt();
-    (spread > 1e-12).then(|| both / spread)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::correlation;
-
-    #[test]
-    fn correlation_is_pearsons() {
-        let cases: [(&[f32], &[f32], Option<f64>); 4] = [
-            (&[0.0, 0.5, 1.0], &[0.0, 0.25, 0.5], Some(1.0)),
-            (&[0.0, 0.5, 1.0], &[1.0, 0.5, 0.0], Some(-1.0)),
-            (&[1.0, 0.0, 1.0, 0.0], &[1.0, 1.0, 0.0, 0.0], Some(0.0)),
-            (&[0.5, 0.5], &[0.0, 1.0], None),
-        ];
-        for (a, b, expected) in cases {
-            let found = correlation(a, b);
-            let near = found.zip(expected).is_none_or(|(f, e)| (f - e).abs() < 1e-9);
-            assert!(found.is_some() == expected.is_some() && near, "{a:?} {b:?} {found:?}");
-        }
-    }
+    Ok(Answer { probabilities, cam: outcome.cam })
 }

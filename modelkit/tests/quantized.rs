@@ -13,8 +13,8 @@ use skincell_modelkit::quantize::{
 
 const CHANNELS: usize = 48;
 
-/// Three convolutions, each with a ReLU. One channel that the last reads is 4000 on every photo and has no weight:
-/// a byte for a range that wide holds nothing of the other channels.
+/// Three convolutions, each with a ReLU. One channel that the last reads is 4000 on every photo and has no
+/// weight: a byte for a range that wide holds nothing of the other channels.
 fn network() -> ModelProto {
     let channels = CHANNELS as i64;
     let layer = |seed, inputs: usize, kernel: usize| {

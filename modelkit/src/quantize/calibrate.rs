@@ -1,5 +1,5 @@
-//! Runs photos to find the range of each value that becomes 8-bit integers, and the mean and covariance of its
-//! channels.
+//! Runs photos to find the range of each value that becomes 8-bit integers, and the mean and covariance of
+//! its channels.
 //!
 //! Outliers would spend the 256 steps on values that hardly occur. So narrower ranges are tried, and the one
 //! with the smallest squared error of rounding and clipping over a histogram of all photos is used. Changing

@@ -141,8 +141,8 @@ fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
     graph.add_constant(base, tensor)
 }
 
-/// Weights as bytes and a scale for each output channel: `weight ≈ scale · (byte − ZERO)`. Rounded to the nearest
-/// without a `covariance` of the inputs.
+/// Weights as bytes and a scale for each output channel: `weight ≈ scale · (byte − ZERO)`. Without a
+/// `covariance` of the inputs they are rounded to the nearest.
 fn quantized(weights: &Constant, covariance: &[f32]) -> Option<(Constant, Vec<f32>)> {
     let values = weights.to_f32()?;
     let (channels, inputs) = (*weights.dims.first()?, *weights.dims.get(1)?);

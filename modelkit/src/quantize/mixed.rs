@@ -1,8 +1,8 @@
 //! Finds the convolutions that stay in float32 so that the answers to the photos stay close enough.
 //!
-//! Each convolution is put on integers alone, and what that does to probabilities and heatmaps is measured and
-//! divided by what keeping it costs in weights and multiplications. Those with most are kept, more and more, until
-//! the targets hold. cellnet packs the large ones among them in 16 bits.
+//! Each convolution is put on integers alone, and what that does to probabilities and heatmaps is measured
+//! and divided by what keeping it costs in weights and multiplications. Those with most are kept, more and
+//! more, until the targets hold. cellnet packs the large ones among them in 16 bits.
 
 use std::collections::BTreeMap;
 
@@ -76,8 +76,8 @@ pub struct Kept {
 /// Puts convolutions on integers, all but those kept for the targets; returns their number and the others.
 ///
 /// # Errors
-/// [`QuantizeError::Engine`] if the graph cannot be run, [`QuantizeError::Targets`] if keeping all but one does
-/// not suffice.
+/// [`QuantizeError::Engine`] if the graph cannot be run, [`QuantizeError::Scores`] if its scores are no
+/// probabilities, [`QuantizeError::Targets`] if keeping all but one does not suffice.
 pub(super) fn convert(
     graph: &mut Graph,
     card: &Card,

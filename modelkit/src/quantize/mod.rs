@@ -91,8 +91,8 @@ pub enum QuantizeError {
     Scores(#[from] RankError),
     /// The targets hold with no convolution at all on integers.
     #[error(
-        "the targets do not hold on these photos with any convolution on integers; give lower targets, or photos \
-         closer to real use"
+        "the targets do not hold on these photos with any convolution on integers; give lower \
+         targets, or photos closer to real use"
     )]
     Targets,
     /// The quantized graph cannot be encoded.

@@ -1,9 +1,9 @@
-//! Rounds weights to whole steps so that the error of the layer's output on the photos is small, not that of each
-//! weight.
+//! Rounds weights to whole steps so that the error of the layer's output on the photos is small, not that of
+//! each weight.
 //!
-//! The error that one weight's rounding causes is made good by those rounded after it, as far as the inputs go
-//! together on the photos (GPTQ, arXiv:2210.17323; as the nearest plane of a lattice, arXiv:2507.18553). The inputs'
-//! means do not count, because the bias takes up what they contribute. Scales are given.
+//! The error of one weight's rounding is made good by the weights rounded after it, as far as their inputs
+//! vary together on the photos (GPTQ, arXiv:2210.17323). The inputs' means do not count, because the bias
+//! takes up what they contribute. Scales are given.
 
 /// Share of the mean variance that is added to each variance: less fits the photos better, and others worse.
 const DAMPING: f64 = 0.05;
@@ -17,7 +17,7 @@ pub(super) struct Together {
 }
 
 impl Together {
-    /// The factor of a covariance `[inputs][inputs]`; `None` if it has none, as with values that are not finite.
+    /// The factor of a covariance `[inputs][inputs]`; `None` if it has none, as when a value is not finite.
     pub(super) fn new(covariance: &[f32], inputs: usize) -> Option<Self> {
         if inputs == 0 || covariance.len() != inputs * inputs {
             return None;

@@ -26,11 +26,11 @@ others convert the weights when they load the model, so private memory grows. (T
 cellnet maps, with an eighth of the error, use `skincell model pack --precision half`.)
 
 int8 quarters the convolutions' weights, which stay mapped; the ranges of their inputs are
-measured on the photos, and weights are rounded for those inputs. cellnet and rten sum their products
-as integers; what that changes in time, memory and answers on this machine is measured and printed.
-Convolutions that change the answers to the photos most stay in float32 (in cellnet's file large ones
-in 16 bits) until the targets hold on --photos; which, and what each does alone, is printed. On other
-photos the answers may change more: compare with some that are not among --photos.
+measured on the photos, and weights are rounded for those inputs. cellnet and rten sum their
+products as integers; what that changes in time, memory and answers on this machine is measured
+and printed. Convolutions that change the answers to the photos most stay in float32 (in cellnet's
+file large ones in 16 bits) until the targets hold on --photos; which, and what each does alone, is
+printed. On other photos the answers may change more: compare with some not among --photos.
 
 Examples:
   skincell model quantize models/skin -o models/skin-int8 --to int8 --photos tests/photos
@@ -45,7 +45,8 @@ pub(crate) struct QuantizeArguments {
     /// Format of the weights
     #[arg(long, value_enum)]
     to: FormatFlag,
-    /// Photos to measure ranges on, as similar to real use as possible: files or folders
+    /// Photos to measure ranges and hold the targets on, as similar to real use as possible: files or
+    /// folders
     #[arg(long, required = true, num_args = 1.., value_name = "PHOTO")]
     photos: Vec<PathBuf>,
     /// Photos to compare and measure with [default: those of --photos]

@@ -2,7 +2,7 @@
 
 use skincell_vision::card::Card;
 use skincell_vision::gradcam::{Cam, heatmap};
-use skincell_vision::rank::rank;
+use skincell_vision::rank::{answered, rank};
 
 /// How close the results of the quantized model are to those of the original, each on the engine that
 /// serves it.
@@ -12,7 +12,7 @@ pub struct Agreement {
     pub photos: usize,
     /// Photos whose likeliest class is the same.
     pub same_top: usize,
-    /// Largest change of any class's probability on any photo.
+    /// Largest change of any class's probability on any photo, as answered: with the card's calibration.
     pub worst_probability: f32,
     /// Mean and smallest Pearson correlation of the heatmaps of the original's likeliest class, over the
     /// photos on which neither heatmap is constant; `None` without heatmaps.
@@ -21,6 +21,7 @@ pub struct Agreement {
 
 /// A model's answer to one photo.
 pub(super) struct Answer {
+    /// Those of the scores, without a calibration.
     pub(super) probabilities: Vec<f32>,
     pub(super) cam: Option<Cam>,
 }
@@ -38,11 +39,11 @@ pub(super) struct Tally {
 impl Tally {
     /// Adds the answers of the original and of the other model to one photo.
     pub(super) fn add(&mut self, card: &Card, was: &Answer, is: &Answer) {
-        let (p, q) = (&was.probabilities, &is.probabilities);
-        let class = top(p);
+        let [p, q] = [was, is].map(|answer| answered(&answer.probabilities, card));
+        let class = top(&p);
         self.photos += 1;
-        self.same_top += usize::from(class == top(q));
-        self.changes.push(p.iter().zip(q).map(|(p, q)| (p - q).abs()).fold(0.0, f32::max));
+        self.same_top += usize::from(class == top(&q));
+        self.changes.push(p.iter().zip(&q).map(|(p, q)| (p - q).abs()).fold(0.0, f32::max));
         let heat = |answer: &Answer| {
             let (map, cam) = (card.gradcam.as_ref()?, answer.cam.as_ref()?);
             heatmap(cam, map, &answer.probabilities, card.output.activation, class).ok()

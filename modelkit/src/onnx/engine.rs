@@ -116,6 +116,11 @@ impl Probe {
         Ok(Self { engine: GraphEngine::load(graph)?, photo, known: HashMap::new() })
     }
 
+    /// Dimensions of the photo.
+    pub(crate) fn photo_shape(&self) -> &[usize] {
+        self.photo.shape()
+    }
+
     /// The values named; `None` for each that is neither float32 nor int32.
     pub(crate) fn fixed(&self, names: &[&str]) -> Result<Vec<Option<Fixed>>, EngineError> {
         if names.is_empty() {

@@ -53,16 +53,8 @@ pub(crate) fn rewrite(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineEr
 /// # Errors
 /// [`ReadError::Operators`] with the node.
 pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
-    let cubic = |n: &&NodeProto| op(n) == "Resize" && text(n, "mode") == Some("cubic");
     let lower =
         |n: &&NodeProto| op(n) == "ConvTranspose" && text(n, "auto_pad") == Some("SAME_LOWER");
-    if let Some(node) = graph.nodes.iter().find(cubic) {
-        return Err(ReadError::Operators(format!(
-            "{} resizes bicubically, which the engine rten would compute otherwise; resize bilinearly in the \
-             model, or export it without this step and prepare it with --filter bicubic",
-            label(node)
-        )));
-    }
     let trains = |n: &&NodeProto| {
         let told = || graph.constants.get(input(n, 2)?)?.bytes.first().copied();
         (op(n) == "BatchNormalization" && int(n, "training_mode", 0) != 0)
@@ -85,6 +77,34 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
     }
 }
 
+/// Refuses a bicubic `Resize`, which rten computes bilinearly, unless it keeps the size: then it changes
+/// nothing. (DINOv2 resizes what it knows of positions, for the size it was trained for too.)
+///
+/// # Errors
+/// The inner [`ReadError::Operators`] names the node; the outer error is the engine's.
+pub(crate) fn refuse_bicubic(
+    graph: &Graph,
+    photo: &[usize],
+) -> Result<Result<(), ReadError>, EngineError> {
+    let cubic = |n: &NodeProto| op(n) == "Resize" && text(n, "mode") == Some("cubic");
+    let found: Vec<usize> = (0..graph.nodes.len()).filter(|i| cubic(&graph.nodes[*i])).collect();
+    if found.is_empty() {
+        return Ok(Ok(()));
+    }
+    let shapes = shapes(graph, photo, &found)?;
+    for node in found.into_iter().map(|index| &graph.nodes[index]) {
+        let of = |value: Option<&str>| value.and_then(|value| shapes.get(value));
+        if of(input(node, 0)).is_none_or(|x| of(Some(output(node))) != Some(x)) {
+            return Ok(Err(ReadError::Operators(format!(
+                "{} resizes bicubically, which the engine rten would compute otherwise; resize bilinearly in \
+                 the model, or export it without this step and prepare it with --filter bicubic",
+                label(node)
+            ))));
+        }
+    }
+    Ok(Ok(()))
+}
+
 /// The text of a string attribute.
 fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
     attribute(node, name).and_then(|a| a.s.as_deref())
@@ -98,9 +118,12 @@ fn shapes(
 ) -> Result<HashMap<String, Vec<usize>>, EngineError> {
     let inputs: Vec<&str> = graph.inputs.iter().filter_map(|i| i.name.as_deref()).collect();
     let ends = nodes.iter().map(|i| &graph.nodes[*i]).flat_map(|n| [input(n, 0), Some(output(n))]);
-    let (taken, made): (Vec<&str>, Vec<&str>) = ends.flatten().partition(|v| inputs.contains(v));
+    let known = |value: &&str| graph.constants.get(*value).map(|constant| constant.dims.clone());
+    let (fixed, rest): (Vec<&str>, Vec<&str>) = ends.flatten().partition(|v| known(v).is_some());
+    let (taken, made): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|v| inputs.contains(v));
     let mut shapes = Probe::new(graph, photo)?.learn(&made)?.clone();
     shapes.extend(taken.into_iter().map(|name| (name.to_owned(), photo.to_vec())));
+    shapes.extend(fixed.into_iter().filter_map(|name| Some((name.to_owned(), known(&name)?))));
     Ok(shapes)
 }
 

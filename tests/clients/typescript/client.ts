@@ -46,6 +46,7 @@ console.log(`several: ${several.answered} answered, ${several.refused} refused`)
 
 const { error: problem } = await client.POST('/predict', {
   body: { image: '' },
-  bodySerializer: () => new Blob(['only words'], { type: 'image/jpeg' }),
+  headers: { 'Content-Type': 'image/jpeg' },
+  bodySerializer: () => 'only words',
 });
 console.log(`problem: ${problem?.type}`);

@@ -24,6 +24,8 @@ pub(super) fn decode(
 ) -> Result<Decoded, PhotoError> {
     let mut options = DecodeOptions::new();
     options.set_memory_limit(MemoryLimit::Bytes(METADATA));
+    // Extensions that nobody knows are skipped, as in browsers.
+    options.allow_unknown_blocks(true);
     let mut decoder = options.read_info(bytes).map_err(typed)?;
     let screen = (u32::from(decoder.width()), u32::from(decoder.height()));
     if screen.0 > 0 && screen.1 > 0 {

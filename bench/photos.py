@@ -3,7 +3,7 @@ refused, answered differently, or slow.
 
     cargo build --release && cargo build --release --target wasm32-wasip2 -p skincell
     python3 -m venv .venv && .venv/bin/pip install pillow numpy onnxruntime
-    .venv/bin/python bench/photos.py FOLDER… [--models skin,imagenet] [--json FILE]
+    .venv/bin/python bench/photos.py FOLDER… [--models skin,imagenet] [--chromium] [--json FILE]
 
 Every file with a photo's extension is posted. The reference is Pillow: turned by EXIF, transparency over
 white, colours converted to sRGB by ImageCms (a PNG's gamma by its formula, which browsers apply and Pillow
@@ -15,6 +15,9 @@ ignores), squashed to the model's size by Lanczos, and run by ONNX Runtime as th
   Pillow's own two-step methods: `reducing_gap=2` and, for a JPEG, libjpeg's scaled decode).
 - slow: more than 3 seconds.
 - fault: any 5xx, or a broken connection.
+
+With `--chromium` a photo that differs or is refused is also shown in Chromium: it is no finding if the service saw what
+Chromium shows, or if Chromium does not show it either.
 
 Photos that the service answers and Pillow refuses are counted, but are not findings. Findings that
 `photos-allowed.json` lists, each with its reason, are counted separately. Exits with 1 if any other is left.
@@ -36,6 +39,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageCms, ImageOps
 
+import browser
 from service import ROOT, Service, machine
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".avif", ".heic", ".heif"}
@@ -157,8 +161,9 @@ def format_of(photo):
     return "HEIF" if photo[4:8] == b"ftyp" else starts.get(photo[:2], "other")
 
 
-def findings(service, path, references):
-    """Kind and reason of each finding for a file; None if Pillow cannot read it and there is no finding."""
+def findings(service, path, references, chromium):
+    """Kind and reason of each finding for a file; None if Pillow cannot read it and there is no finding. What
+    `chromium` settles has the kind "settled"."""
     photo, found = path.read_bytes(), []
     seen = opened(path)
     for reference in references:
@@ -168,10 +173,17 @@ def findings(service, path, references):
         if status >= 500:
             found.append(("fault", f"{status} {answer.get('detail', '')}"))
         elif seen and status != 200:
-            found.append(("refused", f"{answer['type'].rsplit(':', 1)[-1]}: {answer['detail']}"))
+            if chromium and browser.shown(path) is None:
+                found.append(("settled", "refused, and not shown by Chromium either"))
+            else:
+                found.append(("refused", f"{answer['type'].rsplit(':', 1)[-1]}: {answer['detail']}"))
             break
         elif seen:
-            found += difference(reference, path, seen, answer)
+            new = difference(reference, path, seen, answer)
+            picture = browser.shown(path) if chromium and new else None
+            if picture and not difference(reference, path, picture, answer):
+                new = [("settled", "other pixels than Pillow's, and the same as Chromium's")]
+            found += new
     return found if seen or found else None
 
 
@@ -206,6 +218,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     parser.add_argument("--models", default="skin,imagenet")
+    parser.add_argument("--chromium", action="store_true", help="let Chromium settle what differs or is refused")
     parser.add_argument("--json", type=pathlib.Path)
     asked = parser.parse_args()
     paths = sorted(p for folder in asked.folders for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
@@ -215,12 +228,14 @@ def main():
     left, allowed, skipped = collections.defaultdict(list), collections.Counter(), 0
     with Service("--quiet") as service:
         for path in paths:
-            found = findings(service, path, references)
+            found = findings(service, path, references, asked.chromium)
             skipped += found is None
             for kind, reason in found or []:
                 form = format_of(path.read_bytes()[:16])
                 rule = allowance(rules, kind, form, path.name, reason)
-                if rule:
+                if kind == "settled":
+                    allowed[reason] += 1
+                elif rule:
                     allowed[rule["why"]] += 1
                 else:
                     left[kind, form, re.sub(r"[\d.]+", "N", reason)].append(f"{path}: {reason}")

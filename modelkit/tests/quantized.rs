@@ -1,5 +1,7 @@
 //! `quantize` to int8: convolutions that would change the answers stay in float32, the others do not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Rewrites operators that rten computes otherwise than ONNX says, so that all engines compute the same.
 //!
 //! rten pads `SAME_LOWER` as `SAME_UPPER`, and computes the softmax of sets before 13 over one axis where
-//! these say all axes from the given one on. Both are written out for the photo's size. A bicubic `Resize` and a
-//! transposed convolution with `SAME_LOWER` are refused.
+//! these say all axes from the given one on. Both are written out for the photo's size. A bicubic `Resize`
+//! and a transposed convolution with `SAME_LOWER` are refused.
 
 use std::collections::HashMap;
 

@@ -92,8 +92,8 @@ fn thresholded(graph: &mut Graph, x: &str, alpha: f32) {
     graph.emit("above/value", "Where", &[&above, x, &zero], vec![]);
 }
 
-/// Local response normalisation, `x / (bias + α · mean(x²))^β` over neighbouring channels, the mean as a pooling
-/// over an axis of channels.
+/// Local response normalisation, `x / (bias + α · mean(x²))^β` over neighbouring channels, the mean as a
+/// pooling over an axis of channels.
 fn response(graph: &mut Graph, node: &NodeProto, x: &str) {
     let size = int(node, "size", 1);
     let (before, after) = ((size - 1) / 2, size / 2);

@@ -288,8 +288,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     fold::drop_identities(&mut graph);
     unknown::replace(&mut graph);
     integer::widen(&mut graph);
-    exact::refuse_bicubic(&graph, &interface::shape_of(&input))??;
-    exact::rewrite(&mut graph, &interface::shape_of(&input))?;
+    exact::rewrite(&mut graph, &interface::shape_of(&input))??;
     let mut assumed = options.assumed.clone();
     assumed.retain(|part| part != "range" || !takes_bytes);
     Ok(Loaded { graph, input, classes, chosen, assumed })

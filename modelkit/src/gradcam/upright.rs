@@ -40,8 +40,7 @@ pub(crate) fn upright(
 ) -> Result<Result<(), Refusal>, EngineError> {
     let order = ancestors(graph, &map.pooled, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
-    let mut shapes = probe.learn_made(nodes())?.clone();
-    shapes.insert(photo.to_owned(), probe.photo_shape().to_vec());
+    let shapes = probe.learn_made(nodes())?;
     let start = Seen { axes: [rows, rows + 1], raw: true };
     let mut seen = HashMap::from([(photo.to_owned(), start)]);
     let refuse = |node: &NodeProto, why: &str| {
@@ -61,7 +60,7 @@ pub(crate) fn upright(
         if from.is_turned() && (tokens || output(node) == map.pooled) {
             return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
         }
-        match (Node { graph, shapes: &shapes, node, x, from }).follow() {
+        match (Node { graph, shapes, node, x, from }).follow() {
             Err(why) => return Ok(Err(refuse(node, why))),
             Ok(None) => {}
             Ok(Some(to)) if to.is_turned() && output(node) == map.pooled => {

@@ -36,13 +36,9 @@ pub(crate) fn expand(graph: &mut Graph, shapes: &HashMap<String, Vec<usize>>) {
             index += 1;
             continue;
         };
-        graph.nodes.remove(index);
         let end = graph.nodes.len();
         write(graph, &node, &product, &sides);
-        let new = graph.nodes.split_off(end);
-        let count = new.len();
-        graph.nodes.splice(index..index, new);
-        index += count;
+        index += graph.put_in_place(index, end);
     }
 }
 

@@ -113,12 +113,9 @@ impl Probe {
     /// Loads the graph to run it on a photo of the given shape, float32.
     pub(crate) fn new(graph: &Graph, input_shape: &[usize]) -> Result<Self, EngineError> {
         let photo = Tensor::zeros(input_shape);
-        Ok(Self { engine: GraphEngine::load(graph)?, photo, known: HashMap::new() })
-    }
-
-    /// Dimensions of the photo.
-    pub(crate) fn photo_shape(&self) -> &[usize] {
-        self.photo.shape()
+        let names = graph.inputs.iter().filter_map(|input| input.name.clone());
+        let known = names.map(|name| (name, input_shape.to_vec())).collect();
+        Ok(Self { engine: GraphEngine::load(graph)?, photo, known })
     }
 
     /// The values named; `None` for each that is neither float32 nor int32.

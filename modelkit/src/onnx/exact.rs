@@ -15,37 +15,53 @@ use crate::onnx::graph::{
 };
 use crate::onnx::read::ReadError;
 
-/// Rewrites such nodes for a photo of this shape.
+/// Rewrites such nodes for a photo of this shape. A bicubic `Resize` that keeps the size changes nothing and
+/// stays. (DINOv2 resizes what it knows of positions, for the size it was trained for too.)
 ///
 /// # Errors
-/// [`EngineError`] if the engine cannot compute the shapes.
-pub(crate) fn rewrite(graph: &mut Graph, photo: &[usize]) -> Result<(), EngineError> {
+/// [`ReadError::Operators`] names another bicubic `Resize`; the outer error is the engine's.
+pub(crate) fn rewrite(
+    graph: &mut Graph,
+    photo: &[usize],
+) -> Result<Result<(), ReadError>, EngineError> {
     let old = graph.opset() < 13;
+    let cubic = |node: &NodeProto| op(node) == "Resize" && text(node, "mode") == Some("cubic");
     let lower = |node: &NodeProto| {
         matches!(op(node), "Conv" | "ConvInteger" | "MaxPool" | "AveragePool")
             && text(node, "auto_pad") == Some("SAME_LOWER")
     };
     let wide = |node: &NodeProto| old && matches!(op(node), "Softmax" | "LogSoftmax");
-    let found: Vec<usize> = (0..graph.nodes.len())
-        .filter(|i| lower(&graph.nodes[*i]) || wide(&graph.nodes[*i]))
-        .collect();
+    let found = |node: &NodeProto| cubic(node) || lower(node) || wide(node);
+    let found: Vec<usize> = (0..graph.nodes.len()).filter(|i| found(&graph.nodes[*i])).collect();
     if found.is_empty() {
-        return Ok(());
+        return Ok(Ok(()));
     }
     let shapes = shapes(graph, photo, &found)?;
+    let ends = |node: &NodeProto| Some((shapes.get(input(node, 0)?)?, shapes.get(output(node))?));
+    let resizes = |node: &&NodeProto| cubic(node) && ends(node).is_none_or(|(x, y)| x != y);
+    if let Some(node) = found.iter().map(|index| &graph.nodes[*index]).find(resizes) {
+        return Ok(Err(bicubic(node)));
+    }
     // From the last on, so that indices stay right.
     for index in found.into_iter().rev() {
         let node = graph.nodes[index].clone();
-        let of = |value: Option<&str>| value.and_then(|value| shapes.get(value));
-        let (Some(x), Some(y)) = (of(input(&node, 0)), of(Some(output(&node)))) else { continue };
+        let Some((x, y)) = ends(&node) else { continue };
         if lower(&node) {
             let window = window(graph, &node);
             pad_below(&mut graph.nodes[index], x, y, &window);
-        } else {
+        } else if wide(&node) {
             spread_softmax(graph, index, x);
         }
     }
-    Ok(())
+    Ok(Ok(()))
+}
+
+fn bicubic(node: &NodeProto) -> ReadError {
+    ReadError::Operators(format!(
+        "{} resizes bicubically, which the engine rten would compute otherwise; resize bilinearly in the \
+         model, or export it without this step and prepare it with --filter bicubic",
+        label(node)
+    ))
 }
 
 /// Refuses what rten computes as something else.
@@ -77,34 +93,6 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
     }
 }
 
-/// Refuses a bicubic `Resize`, which rten computes bilinearly, unless it keeps the size: then it changes
-/// nothing. (DINOv2 resizes what it knows of positions, for the size it was trained for too.)
-///
-/// # Errors
-/// The inner [`ReadError::Operators`] names the node; the outer error is the engine's.
-pub(crate) fn refuse_bicubic(
-    graph: &Graph,
-    photo: &[usize],
-) -> Result<Result<(), ReadError>, EngineError> {
-    let cubic = |n: &NodeProto| op(n) == "Resize" && text(n, "mode") == Some("cubic");
-    let found: Vec<usize> = (0..graph.nodes.len()).filter(|i| cubic(&graph.nodes[*i])).collect();
-    if found.is_empty() {
-        return Ok(Ok(()));
-    }
-    let shapes = shapes(graph, photo, &found)?;
-    for node in found.into_iter().map(|index| &graph.nodes[index]) {
-        let of = |value: Option<&str>| value.and_then(|value| shapes.get(value));
-        if of(input(node, 0)).is_none_or(|x| of(Some(output(node))) != Some(x)) {
-            return Ok(Err(ReadError::Operators(format!(
-                "{} resizes bicubically, which the engine rten would compute otherwise; resize bilinearly in \
-                 the model, or export it without this step and prepare it with --filter bicubic",
-                label(node)
-            ))));
-        }
-    }
-    Ok(Ok(()))
-}
-
 /// The text of a string attribute.
 fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
     attribute(node, name).and_then(|a| a.s.as_deref())
@@ -116,14 +104,12 @@ fn shapes(
     photo: &[usize],
     nodes: &[usize],
 ) -> Result<HashMap<String, Vec<usize>>, EngineError> {
-    let inputs: Vec<&str> = graph.inputs.iter().filter_map(|i| i.name.as_deref()).collect();
     let ends = nodes.iter().map(|i| &graph.nodes[*i]).flat_map(|n| [input(n, 0), Some(output(n))]);
-    let known = |value: &&str| graph.constants.get(*value).map(|constant| constant.dims.clone());
-    let (fixed, rest): (Vec<&str>, Vec<&str>) = ends.flatten().partition(|v| known(v).is_some());
-    let (taken, made): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|v| inputs.contains(v));
+    let is_fixed = |value: &&str| graph.constants.contains_key(*value);
+    let (fixed, made): (Vec<&str>, Vec<&str>) = ends.flatten().partition(is_fixed);
     let mut shapes = Probe::new(graph, photo)?.learn(&made)?.clone();
-    shapes.extend(taken.into_iter().map(|name| (name.to_owned(), photo.to_vec())));
-    shapes.extend(fixed.into_iter().filter_map(|name| Some((name.to_owned(), known(&name)?))));
+    let dims = |name: &str| Some((name.to_owned(), graph.constants.get(name)?.dims.clone()));
+    shapes.extend(fixed.into_iter().filter_map(dims));
     Ok(shapes)
 }
 
@@ -174,11 +160,5 @@ fn spread_softmax(graph: &mut Graph, index: usize, x: &[usize]) {
     let sides: Vec<i64> = x.iter().filter_map(|side| i64::try_from(*side).ok()).collect();
     let sides = graph.add_constant("softmax/shape", Constant::i64_list(&sides));
     graph.emit("softmax/value", "Reshape", &[&made, &sides], vec![]);
-    let mut new = graph.nodes.split_off(end);
-    if let Some(last) = new.last_mut() {
-        // ONNX Runtime refuses two nodes of the same name.
-        last.name = node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
-        last.output = vec![output(&node).to_owned()];
-    }
-    graph.nodes.splice(index..=index, new);
+    graph.take_place(index, end);
 }

@@ -191,6 +191,26 @@ impl Graph {
         name
     }
 
+    /// Replaces the node `index` by the nodes from `from` on, which were added for it; returns their number.
+    pub(crate) fn put_in_place(&mut self, index: usize, from: usize) -> usize {
+        let new = self.nodes.split_off(from);
+        let count = new.len();
+        self.nodes.splice(index..=index, new);
+        count
+    }
+
+    /// As [`Self::put_in_place`]; the last of the new nodes takes over the name and the output.
+    pub(crate) fn take_place(&mut self, index: usize, from: usize) -> usize {
+        let node = &self.nodes[index];
+        let output = output(node).to_owned();
+        // ONNX Runtime refuses two nodes of the same name.
+        let name = node.name.clone().filter(|name| !name.is_empty()).or(Some(output.clone()));
+        if let Some(last) = self.nodes.get_mut(from..).and_then(<[NodeProto]>::last_mut) {
+            (last.name, last.output) = (name, vec![output]);
+        }
+        self.put_in_place(index, from)
+    }
+
     /// Makes every node that reads `old` read `new`.
     pub(crate) fn replace_reads(&mut self, old: &str, new: &str) {
         for node in &mut self.nodes {

@@ -32,11 +32,8 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
         }
         let end = graph.nodes.len();
         replace(graph, &node, product);
-        let new = graph.nodes.split_off(end);
         widened += 1;
-        let added = new.len();
-        graph.nodes.splice(index..=index, new);
-        index += added;
+        index += graph.put_in_place(index, end);
     }
     widened
 }

@@ -3,7 +3,7 @@
 use rten_onnx::onnx::NodeProto;
 
 use crate::onnx::graph::{
-    Graph, float, float_attribute, input, int, int_attribute, ints_attribute, op, output,
+    Graph, float, float_attribute, input, int, int_attribute, ints_attribute, op,
 };
 use skincell_onnx::Constant;
 
@@ -27,16 +27,7 @@ pub(crate) fn replace(graph: &mut Graph) {
                 continue;
             }
         }
-        let mut new = graph.nodes.split_off(end);
-        if let Some(last) = new.last_mut() {
-            // ONNX Runtime refuses two nodes of the same name.
-            last.name =
-                node.name.clone().filter(|n| !n.is_empty()).or(Some(output(&node).to_owned()));
-            last.output = vec![output(&node).to_owned()];
-        }
-        let count = new.len();
-        graph.nodes.splice(index..=index, new);
-        index += count;
+        index += graph.take_place(index, end);
     }
 }
 

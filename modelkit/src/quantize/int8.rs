@@ -61,16 +61,40 @@ pub(super) fn convolutions(graph: &Graph) -> Vec<Convolution> {
         .collect()
 }
 
+/// The weights of a convolution as bytes: `weight ≈ scale · (byte − ZERO)`.
+pub(super) struct Rounded {
+    weights: Constant,
+    /// One for each output channel.
+    scales: Vec<f32>,
+}
+
+/// Rounds the weights of convolutions whose inputs were seen, by the names of their outputs.
+pub(super) fn rounded(
+    graph: &Graph,
+    convolutions: &[Convolution],
+    seen: &BTreeMap<String, Seen>,
+) -> BTreeMap<String, Rounded> {
+    let round = |convolution: &Convolution| {
+        let (_, node) = graph.producer_of(&convolution.output)?;
+        let weights = graph.constants.get(input(node, 1)?)?;
+        let (weights, scales) = quantized(weights, &seen.get(&convolution.input)?.covariance)?;
+        Some((convolution.output.clone(), Rounded { weights, scales }))
+    };
+    convolutions.iter().filter_map(round).collect()
+}
+
 /// Rewrites the convolutions; returns their number.
 pub(super) fn convert(
     graph: &mut Graph,
     convolutions: &[&Convolution],
     seen: &BTreeMap<String, Seen>,
+    rounded: &BTreeMap<String, Rounded>,
 ) -> usize {
     let mut changed = 0;
     let mut bytes_of: BTreeMap<String, String> = BTreeMap::new();
     for convolution in convolutions {
         let Some(seen) = seen.get(&convolution.input) else { continue };
+        let Some(rounded) = rounded.get(&convolution.output) else { continue };
         let range = seen.range;
         let Some(at) = graph.nodes.iter().position(|n| output(n) == convolution.output) else {
             continue;
@@ -87,34 +111,33 @@ pub(super) fn convert(
             }
         };
         bytes_of.insert(convolution.input.clone(), bytes.clone());
-        if replace(graph, at, end, &bytes, &zero, seen).is_some() {
+        if replace(graph, (at, end), [&bytes, &zero], seen, rounded).is_some() {
             changed += 1;
         }
     }
     changed
 }
 
-/// Replaces the convolution at `at` by integer operators. The nodes from `end` on were added for it.
+/// Replaces the convolution at `at` by integer operators, which read `bytes` with their `zero` point. The
+/// nodes from `end` on were added for it.
 fn replace(
     graph: &mut Graph,
-    at: usize,
-    end: usize,
-    bytes: &str,
-    zero: &str,
+    (at, end): (usize, usize),
+    [bytes, zero]: [&str; 2],
     seen: &Seen,
+    Rounded { weights, scales }: &Rounded,
 ) -> Option<()> {
     let conv = graph.nodes.get(at)?.clone();
     let name = input(&conv, 1)?.to_owned();
     let original = graph.constants.get(&name)?;
-    let (weights, scales) = quantized(original, &seen.covariance)?;
-    let shifts = shifts(original, &weights, &scales, &seen.means)?;
+    let shifts = shifts(original, weights, scales, &seen.means)?;
     let channels = scales.len();
     let bias = match input(&conv, 2) {
         Some(bias) => graph.constants.get(bias)?.to_f32()?,
         None => vec![0.0; channels],
     };
     let bias: Vec<f32> = bias.iter().zip(&shifts).map(|(b, s)| b - s).collect();
-    let weights = graph.add_constant(&format!("{name}/uint8"), weights);
+    let weights = graph.add_constant(&format!("{name}/uint8"), weights.clone());
     let scales: Vec<f32> = scales.iter().map(|s| s * seen.range.scale).collect();
     let scales = Constant::f32(&[1, channels, 1, 1], &scales);
     let scales = graph.add_constant(&format!("{name}/scales"), scales);
@@ -131,8 +154,7 @@ fn replace(
     let bias = graph.add_constant(&format!("{base}/bias"), bias);
     graph.emit(&format!("{base}/biased"), "Add", &[&scaled, &bias], vec![]);
     graph.nodes.last_mut()?.output = vec![base];
-    let new = graph.nodes.split_off(end);
-    graph.nodes.splice(at..=at, new);
+    graph.put_in_place(at, end);
     Some(())
 }
 

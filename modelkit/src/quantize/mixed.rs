@@ -14,7 +14,7 @@ use skincell_vision::tensor::PhotoTensor;
 
 use super::agreement::{Agreement, Answer, Tally};
 use super::calibrate::{self, Seen};
-use super::int8::{self, Convolution};
+use super::int8::{self, Convolution, Rounded};
 use super::{QuantizeError, QuantizeStep};
 use crate::fields;
 use crate::onnx::engine::GraphEngine;
@@ -92,7 +92,8 @@ pub(super) fn convert(
     if all.is_empty() {
         return Ok((0, Vec::new()));
     }
-    let trial = Trial::new(alone, card, photos, seen)?;
+    let rounded = int8::rounded(&alone, &all, &seen);
+    let trial = Trial::new(alone, card, photos, seen, rounded)?;
     let ranked = trial.ranked(&all, targets, progress)?;
     let mut keep = 0;
     loop {
@@ -102,7 +103,7 @@ pub(super) fn convert(
             return Err(QuantizeError::Targets);
         }
         if targets.hold(&trial.on_integers(&rest, 1)?.agreement()) {
-            let changed = int8::convert(graph, &rest, &trial.seen);
+            let changed = int8::convert(graph, &rest, &trial.seen, &trial.rounded);
             let kept = ranked.into_iter().take(keep).map(|(convolution, alone)| Kept {
                 name: convolution.output.clone(),
                 weights: convolution.weights,
@@ -120,6 +121,7 @@ struct Trial<'t> {
     card: &'t Card,
     photos: &'t [PhotoTensor],
     seen: BTreeMap<String, Seen>,
+    rounded: BTreeMap<String, Rounded>,
     original: Vec<Answer>,
 }
 
@@ -129,17 +131,18 @@ impl<'t> Trial<'t> {
         card: &'t Card,
         photos: &'t [PhotoTensor],
         seen: BTreeMap<String, Seen>,
+        rounded: BTreeMap<String, Rounded>,
     ) -> Result<Self, QuantizeError> {
         let engine = GraphEngine::load_as_served(&graph)?;
         let answers = photos.iter().map(|photo| answer(&engine, card, photo));
         let original = answers.collect::<Result<_, _>>()?;
-        Ok(Self { graph, card, photos, seen, original })
+        Ok(Self { graph, card, photos, seen, rounded, original })
     }
 
     /// Answers every `step`th photo with these convolutions on integers, and compares.
     fn on_integers(&self, some: &[&Convolution], step: usize) -> Result<Tally, QuantizeError> {
         let mut graph = self.graph.clone();
-        int8::convert(&mut graph, some, &self.seen);
+        int8::convert(&mut graph, some, &self.seen, &self.rounded);
         let engine = GraphEngine::load_as_served(&graph)?;
         let mut tally = Tally::default();
         for (photo, was) in self.photos.iter().zip(&self.original).step_by(step) {

@@ -61,11 +61,11 @@ pub(super) fn channel_axis(
             perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)).unwrap_or(1)
         }
         "Concat" => axis_in(rank, int(node, "axis", 1)).unwrap_or(1),
-        "Reshape" if restored(graph, shapes, node).is_some() => {
-            restored(graph, shapes, node).map_or(1, |x| channel_axis(graph, shapes, x))
-        }
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => match shapes.get(before) {
             Some(from) => {
+                if let Some(x) = restored(graph, shapes, node) {
+                    return channel_axis(graph, shapes, x);
+                }
                 let axis = channel_axis(graph, shapes, before);
                 let all = from.get(axis).copied().unwrap_or(0);
                 let to = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
@@ -209,14 +209,17 @@ mod tests {
         taken(&graph, &node, &[1, 65, 32])
     }
 
-    /// The axis of the channels after a convolution, a transposition if there is one, and a layer norm.
-    fn normed(perm: Option<&[i64]>, shape: &[usize]) -> usize {
-        let made = |operator: &str, x: &str, y: &str| NodeProto {
+    fn made(operator: &str, x: &str, y: &str) -> NodeProto {
+        NodeProto {
             op_type: Some(operator.to_owned()),
             input: vec![x.to_owned()],
             output: vec![y.to_owned()],
             ..NodeProto::default()
-        };
+        }
+    }
+
+    /// The axis of the channels after a convolution, a transposition if there is one, and a layer norm.
+    fn normed(perm: Option<&[i64]>, shape: &[usize]) -> usize {
         let mut move_axes = made(if perm.is_some() { "Transpose" } else { "Relu" }, "map", "moved");
         move_axes.attribute.extend(perm.map(|perm| ints_attribute("perm", perm)));
         let nodes =
@@ -235,12 +238,6 @@ mod tests {
 
     #[test]
     fn a_group_norm_has_the_channels_of_its_input() {
-        let made = |operator: &str, x: &str, y: &str| NodeProto {
-            op_type: Some(operator.to_owned()),
-            input: vec![x.to_owned()],
-            output: vec![y.to_owned()],
-            ..NodeProto::default()
-        };
         let nodes = vec![
             made("Conv", "image", "map"),
             made("Reshape", "map", "rows"),

@@ -12,7 +12,7 @@ use skincell_runner::handler::Handler;
 use skincell_runner::sandbox::OutputSettings;
 use skincell_runner::server::{self, HangUps, ServerSettings};
 use skincell_runner::service::Service;
-use skincell_runner::settings::Settings;
+use skincell_runner::settings::{MAX_HEAD, Settings};
 use skincell_runner::trace::{TraceSettings, Tracer};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -59,7 +59,7 @@ pub struct ServiceOptions {
 
     /// Longest head of a request, in bytes: target and fields together; a longer one is answered 431. Each
     /// connection may buffer as much in each direction.
-    #[arg(long, value_name = "BYTES", env = "SPIN_HTTP1_MAX_BUF_SIZE", default_value_t = 16384)]
+    #[arg(long, value_name = "BYTES", env = "SPIN_HTTP1_MAX_BUF_SIZE", default_value_t = MAX_HEAD)]
     #[arg(value_parser = clap::value_parser!(u32).range(8192..=1 << 20))]
     http1_max_buf_size: u32,
 

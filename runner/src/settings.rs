@@ -6,6 +6,9 @@ pub use skincell_engines::EngineChoice;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Default of [`Settings::max_head`].
+pub const MAX_HEAD: u32 = 16 << 10;
+
 /// Settings of a service.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -72,7 +75,7 @@ impl Default for Settings {
             queue: 64,
             queue_timeout: Duration::from_secs(10),
             max_body: 16 << 20,
-            max_head: 16 << 10,
+            max_head: MAX_HEAD,
             engine: EngineChoice::Auto,
             engine_library: None,
             guest_models: None,

@@ -115,8 +115,7 @@ fn order_statistic(scores: &[f64]) -> f64 {
 }
 
 /// The mean logarithm of the scores of further photos by a fit to all n, from scores by fits to 4/5 and to
-/// 1/2 of them. The more photos are fitted to, the smaller are the scores of others: the mean is taken as a +
-/// b/n.
+/// 1/2 of them. The more photos are fitted to, the smaller are the scores of others: the mean is `a + b/n`.
 fn settled(fifths: &[f64], halves: &[f64]) -> f64 {
     let mean = |scores: &[f64]| {
         scores.iter().map(|score| score.max(1e-9).ln()).sum::<f64>() / scores.len().max(1) as f64

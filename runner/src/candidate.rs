@@ -37,22 +37,54 @@ pub(crate) fn is_unknown(interface: &str) -> bool {
     version(interface).is_some_and(|version| version.contains('-') && version != CANDIDATE)
 }
 
+/// The names of a component's own imports and exports; none if `wasm` is no component. What is inside it is passed
+/// over, so this takes microseconds for components of megabytes.
+///
+/// # Errors
+/// When a section is cut off or has names that cannot be read.
+pub(crate) fn own_interfaces(wasm: &[u8]) -> wasmparser::Result<Vec<&str>> {
+    let mut names = Vec::new();
+    for (id, content) in sections(wasm)? {
+        let reader = BinaryReader::new(content, 0);
+        if id == IMPORTS {
+            for import in ComponentImportSectionReader::new(reader)? {
+                names.push(import?.name.name);
+            }
+        } else if id == EXPORTS {
+            for export in ComponentExportSectionReader::new(reader)? {
+                names.push(export?.name.name);
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The numbers and contents of a component's own sections; none if `wasm` is no component.
+fn sections(wasm: &[u8]) -> wasmparser::Result<Vec<(u8, &[u8])>> {
+    let mut sections = Vec::new();
+    if Parser::is_component(wasm) {
+        let mut reader = BinaryReader::new(wasm, 0);
+        reader.read_bytes(PREAMBLE)?;
+        while !reader.eof() {
+            let id = reader.read_u8()?;
+            let size = reader.read_var_u32()? as usize;
+            sections.push((id, reader.read_bytes(size)?));
+        }
+    }
+    Ok(sections)
+}
+
 /// The component with the names of the release. What is no component is returned as it is; compiling it says
 /// what is wrong.
 ///
 /// # Errors
 /// When a section is cut off or has names that cannot be read.
 pub(crate) fn as_released(wasm: Vec<u8>) -> wasmparser::Result<Vec<u8>> {
-    let names_it = wasm.windows(CANDIDATE.len()).any(|bytes| bytes == CANDIDATE.as_bytes());
-    if !names_it || !Parser::is_component(&wasm) {
+    if !own_interfaces(&wasm)?.iter().any(|name| name.ends_with(CANDIDATE)) {
         return Ok(wasm);
     }
-    let mut reader = BinaryReader::new(&wasm, 0);
-    let mut released = reader.read_bytes(PREAMBLE)?.to_vec();
-    while !reader.eof() {
-        let id = reader.read_u8()?;
-        let size = reader.read_var_u32()? as usize;
-        let content = reader.read_bytes(size)?;
+    let mut released = wasm[..PREAMBLE].to_vec();
+    for (id, content) in sections(&wasm)? {
         let content = match id {
             IMPORTS | EXPORTS => Cow::Owned(renamed(id, content)?),
             _ => Cow::Borrowed(content),

@@ -12,7 +12,6 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
-use wasmparser::{Parser, Payload};
 
 /// Interfaces that show a component's configuration, and the key of that configuration in `spin.toml`.
 const CONFIGURATION: [(&str, &str); 5] = [
@@ -174,31 +173,8 @@ fn unknown_interface(wasm: &[u8]) -> Option<String> {
 /// The first name for which `wanted` is true among those of the component's own imports and exports. What
 /// cannot be parsed has none; compiling it says what is wrong.
 fn own_interface(wasm: &[u8], wanted: fn(&str) -> bool) -> Option<String> {
-    let wanted = |name: &&str| wanted(name);
-    let mut depth = 0_usize;
-    for payload in Parser::new(0).parse_all(wasm) {
-        let found = match payload.ok()? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                depth += 1;
-                None
-            }
-            Payload::End(_) => {
-                depth = depth.saturating_sub(1);
-                None
-            }
-            Payload::ComponentImportSection(imports) if depth == 0 => {
-                imports.into_iter().flatten().map(|import| import.name.name).find(wanted)
-            }
-            Payload::ComponentExportSection(exports) if depth == 0 => {
-                exports.into_iter().flatten().map(|export| export.name.name).find(wanted)
-            }
-            _ => None,
-        };
-        if let Some(name) = found {
-            return Some(name.to_owned());
-        }
-    }
-    None
+    let names = candidate::own_interfaces(wasm).unwrap_or_default();
+    names.into_iter().find(|name| wanted(name)).map(str::to_owned)
 }
 
 #[derive(Default)]

@@ -202,8 +202,8 @@ impl Framework {
     /// The packages that its script is tested with, as arguments of pip.
     fn packages(self) -> String {
         let requirements = match self {
-            Self::Keras => include_str!("../../models/keras/requirements.txt"),
-            Self::Torch => include_str!("../../models/torch/requirements.txt"),
+            Self::Keras => include_str!("../exporters/keras/requirements.txt"),
+            Self::Torch => include_str!("../exporters/torch/requirements.txt"),
         };
         let lines = requirements.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.collect::<Vec<_>>().join(" ")
@@ -211,8 +211,8 @@ impl Framework {
 
     fn script(self) -> &'static str {
         match self {
-            Self::Keras => include_str!("../../models/keras/export.py"),
-            Self::Torch => include_str!("../../models/torch/export.py"),
+            Self::Keras => include_str!("../exporters/keras/export.py"),
+            Self::Torch => include_str!("../exporters/torch/export.py"),
         }
     }
 }

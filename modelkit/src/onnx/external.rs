@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rten_onnx::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
 };
-use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, ValueWriter, WriteValue};
+use rten_onnx::protobuf::{EncodeMessage as _, ProtobufError, ValueWriter};
 
 use crate::onnx::graph::{Graph, reads};
+use crate::onnx::named::NamedModel;
 use skincell_onnx::Constant;
 
 pub use skincell_engines::source::{GRAPH_FILE, WEIGHTS_FILE};
@@ -112,50 +113,21 @@ fn initializer(name: &str, tensor: &Constant, offset: Option<usize>) -> TensorPr
 }
 
 fn encode(graph: &Graph, initializer: Vec<TensorProto>) -> Result<Vec<u8>, ProtobufError> {
-    let model = NamedModel {
-        graph: NamedGraph(GraphProto {
-            node: graph.nodes.clone(),
-            initializer,
-            input: graph.inputs.clone(),
-            output: graph.outputs.clone(),
-            value_info: Vec::new(),
-        }),
-        rest: ModelProto {
-            ir_version: Some(graph.ir_version),
-            producer_name: Some("skincell".to_owned()),
-            opset_import: graph.opsets.clone(),
-            ..Default::default()
-        },
+    let rest = ModelProto {
+        ir_version: Some(graph.ir_version),
+        producer_name: Some("skincell".to_owned()),
+        opset_import: graph.opsets.clone(),
+        ..Default::default()
     };
+    let graph = GraphProto {
+        node: graph.nodes.clone(),
+        initializer,
+        input: graph.inputs.clone(),
+        output: graph.outputs.clone(),
+        value_info: Vec::new(),
+    };
+    let model = NamedModel::new(rest, graph, "skincell");
     let mut bytes = Vec::with_capacity(usize::try_from(model.encoded_len()?).unwrap_or(0));
     model.encode(ValueWriter::new(&mut bytes))?;
     Ok(bytes)
-}
-
-/// A model whose graph has a name, which the ONNX checker demands and `rten-onnx` does not write.
-struct NamedModel {
-    graph: NamedGraph,
-    rest: ModelProto,
-}
-
-struct NamedGraph(GraphProto);
-
-impl EncodeMessage for NamedModel {
-    fn encode_fields<W: WriteValue>(
-        &self,
-        fields: &mut MessageWriter<W>,
-    ) -> Result<(), ProtobufError> {
-        self.rest.encode_fields(fields)?;
-        fields.write_message(7, &self.graph) // onnx.proto: ModelProto.graph
-    }
-}
-
-impl EncodeMessage for NamedGraph {
-    fn encode_fields<W: WriteValue>(
-        &self,
-        fields: &mut MessageWriter<W>,
-    ) -> Result<(), ProtobufError> {
-        self.0.encode_fields(fields)?;
-        fields.write_string(2, "skincell") // onnx.proto: GraphProto.name
-    }
 }

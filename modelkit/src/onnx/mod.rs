@@ -12,6 +12,7 @@ pub(crate) mod fixed;
 pub(crate) mod fold;
 pub(crate) mod graph;
 pub(crate) mod integer;
+mod named;
 mod older;
 pub(crate) mod read;
 pub(crate) mod single;

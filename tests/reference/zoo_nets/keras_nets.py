@@ -31,7 +31,9 @@ class Kept:
         def wrapped(call):
             def inside(layer, *args, **kwargs):
                 activation = getattr(layer, "activation", None)
-                plain = callable(activation) and getattr(activation, "__name__", "") != "linear"
+                # A recurrent layer's activation belongs to its cell, which runs inside a loop.
+                own = not isinstance(getattr(type(layer), "activation", None), property)
+                plain = own and callable(activation) and getattr(activation, "__name__", "") != "linear"
                 if plain and not isinstance(activation, keras.layers.Layer):
                     layer.activation = lambda x: kept.keep(layer.name, x) or activation(x)
                 try:

@@ -68,7 +68,9 @@ def layer_values(folder, card, photo):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(beside, options, providers=["CPUExecutionProvider"])
     beside.unlink()
-    return session.run([value], {card["input"]["name"]: tensor(card, photo)})[0]
+    fields = {field["name"]: np.reshape(np.asarray(field["default"], "float32"), field["shape"])
+              for field in card.get("fields", [])}
+    return session.run([value], fields | {card["input"]["name"]: tensor(card, photo)})[0]
 
 
 def tensor(card, photo):

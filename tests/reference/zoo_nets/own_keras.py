@@ -55,11 +55,12 @@ class Attended(keras.Model):
         image = keras.Input((SIDE, SIDE, 3))
         self.body = keras.Model(image, body(image))
         self.gate, self.head = layers.Dense(1), layers.Dense(CLASSES, activation="softmax", name="scores")
+        self.weighed = layers.Multiply()
 
     def call(self, x):
         x = ops.reshape(self.body(x), (-1, 64, WIDTH))
         weights = ops.softmax(self.gate(ops.tanh(x)), axis=1)
-        return self.head(ops.sum(x * weights, axis=1))
+        return self.head(ops.sum(self.weighed([x, weights]), axis=1))
 
 
 def attended():
@@ -89,7 +90,9 @@ def two_outputs():
 def transformer(x):
     """As Keras's example of a ViT: attention over the places, and a dense layer over all tokens."""
     x = layers.Reshape((64, WIDTH))(x)
-    x = x + layers.Embedding(64, WIDTH)(ops.arange(64))
+    # Positions made from the input, so that their embedding is one of the model's layers.
+    positions = ops.cast(ops.cumsum(ops.ones_like(x[..., 0]), axis=1) - 1, "int32")
+    x = x + layers.Embedding(64, WIDTH)(positions)
     for _ in range(2):
         n = layers.LayerNormalization(epsilon=1e-6)(x)
         x = layers.Add()([x, layers.MultiHeadAttention(3, 8)(n, n)])

@@ -10,7 +10,7 @@ use super::output::{Printing, Stream};
 use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
 use super::start::NoInstance;
 use super::state::{Hooks, KeyValue, State};
-use super::{Compiled, Output, Sandbox, key_value, variables, wasi02, wasi03};
+use super::{Compiled, Output, Sandbox, absent, key_value, variables, wasi02, wasi03};
 use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
 use crate::app::AppComponent;
@@ -106,7 +106,8 @@ impl Instances {
     /// wasi-nn with `grants`. `files` is the folder it sees at `/`, `output` the target of its output.
     ///
     /// # Errors
-    /// When the component imports any other interface, or does not export one HTTP handler.
+    /// When the component imports an interface that Spin does not have either, or does not export one HTTP
+    /// handler.
     pub fn new(
         sandbox: &Sandbox,
         compiled: &Compiled,
@@ -129,6 +130,14 @@ impl Instances {
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         key_value::add_to_linker(&mut linker)?;
+        let absent = absent::add_to_linker(&mut linker, &compiled.component)?;
+        if !absent.is_empty() {
+            tracing::warn!(
+                component = component.id,
+                "the component imports what is not offered here, and fails if it calls it: {}",
+                Vec::from_iter(absent).join(", ")
+            );
+        }
         let handler = Handler::new(&linker, &compiled.component)?;
         let hosts = component.allowed_outbound_hosts.iter().map(String::as_str);
         let hosts = Arc::new(AllowedHosts::parse(hosts)?);

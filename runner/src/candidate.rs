@@ -14,8 +14,8 @@ use wasmparser::{
 const CANDIDATE: &str = "0.3.0-rc-2026-03-15";
 /// The version that exports of the candidate get: the host's.
 const RELEASE: &str = "0.3.0";
-/// The version that imports of the candidate get. The host gives them its release, with which it is compatible;
-/// a component that imports both, as those of spin-sdk for Python do, still has two names.
+/// The version that imports of the candidate get. The host gives them its release, with which it is
+/// compatible; a component that imports both, as those of spin-sdk for Python do, still has two names.
 const COMPATIBLE: &str = "0.3.20260315";
 
 /// Bytes of the magic number, version and layer.

@@ -72,6 +72,7 @@ impl Service {
     /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
+        let limit = budget.bytes;
         let key_value = key_value_store(&app, settings)?;
         let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
         let limits = limits(&plan, settings)?;
@@ -94,7 +95,7 @@ impl Service {
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
+            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref(), limit)?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
             let instances =

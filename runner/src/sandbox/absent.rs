@@ -58,9 +58,8 @@ fn define<State: 'static>(
                     Box::pin(async move { Err(wasmtime::Error::msg(called)) })
                 })?;
             }
-            ComponentItem::ComponentFunc(_) => linker.func_new(name, move |_, _, _, _| {
-                Err(wasmtime::Error::msg(called.clone()))
-            })?,
+            ComponentItem::ComponentFunc(_) => linker
+                .func_new(name, move |_, _, _, _| Err(wasmtime::Error::msg(called.clone())))?,
             // No instance of it can come to be.
             ComponentItem::Resource(_) => {
                 linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;

@@ -8,6 +8,7 @@
 
 use crate::memory::{Gauge, Ledger, Level, Need, Reservation};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -53,12 +54,16 @@ struct Queue {
 struct State {
     normal: usize,
     high: usize,
+    /// Instances at work that wait for another one, which they have called.
+    callers: usize,
     waiting: VecDeque<Waiter>,
 }
 
 struct Waiter {
     need: Need,
     priority: Priority,
+    /// Whether an instance at work waits for it.
+    is_call: bool,
     start: oneshot::Sender<Permit>,
 }
 
@@ -83,6 +88,9 @@ pub enum Refusal {
     /// Memory is at its last line of defence.
     #[error("memory is at 95 % of its limit")]
     Memory,
+    /// Components wait for each other.
+    #[error("every permit is held by a component that waits for another one")]
+    Callers,
     /// It does not fit, whatever is unloaded.
     #[error(
         "a request like this takes {needed} bytes at most, and {missing} of them are not in the \
@@ -106,6 +114,7 @@ impl Refusal {
             Self::Connections => "connections",
             Self::Address => "address",
             Self::Memory => "memory",
+            Self::Callers => "callers",
             Self::NeverFits { .. } => "never-fits",
         }
     }
@@ -117,6 +126,27 @@ pub struct Permit {
     /// Whose permit it is: one that is kept for high priority, or one of all others.
     priority: Priority,
     reservation: Option<Reservation>,
+    /// If another instance waits for this one.
+    call: Option<Call>,
+}
+
+/// The calls of one instance to others, which it waits for. Clones share the count.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Calls(Arc<AtomicUsize>);
+
+/// One of them, until dropped.
+struct Call {
+    queue: Arc<Queue>,
+    calls: Calls,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        if self.calls.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            state.callers -= 1;
+        }
+    }
 }
 
 impl Permit {
@@ -130,6 +160,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.call = None;
         self.reservation = None;
         {
             let mut state = self.queue.state();
@@ -167,7 +198,7 @@ impl Admission {
             let mut state = self.0.state();
             self.0.refuse(&mut state, need, priority)?;
             let (start, begun) = oneshot::channel();
-            let waiter = Waiter { need, priority, start };
+            let waiter = Waiter { need, priority, is_call: false, start };
             match priority {
                 Priority::Normal => state.waiting.push_back(waiter),
                 Priority::High => {
@@ -178,6 +209,39 @@ impl Admission {
             }
             begun
         };
+        self.begin(begun).await
+    }
+
+    /// Waits for a permit for a request of an instance at work, which has made these `calls`. It goes first,
+    /// and may have any permit: its caller keeps one until it has ended.
+    ///
+    /// # Errors
+    /// [`Refusal`]: at once if the caller would wait for a permit that none but callers could give back.
+    pub(crate) async fn enter_call(&self, need: Need, calls: &Calls) -> Result<Permit, Refusal> {
+        let (call, begun) = {
+            let mut state = self.0.state();
+            self.0.refuse(&mut state, need, Priority::High)?;
+            let is_first = calls.0.load(Ordering::Relaxed) == 0;
+            let callers = state.callers + usize::from(is_first);
+            let ahead = state.waiting.iter().take_while(|waiter| waiter.is_call).count();
+            let is_free = ahead == 0 && self.0.free_permit(&state, Priority::High, true).is_some();
+            if !is_free && state.normal + state.high <= callers {
+                return Err(Refusal::Callers);
+            }
+            state.callers = callers;
+            calls.0.fetch_add(1, Ordering::Relaxed);
+            let call = Call { queue: Arc::clone(&self.0), calls: calls.clone() };
+            let (start, begun) = oneshot::channel();
+            let waiter = Waiter { need, priority: Priority::High, is_call: true, start };
+            state.waiting.insert(ahead, waiter);
+            (call, begun)
+        };
+        let mut permit = self.begin(begun).await?;
+        permit.call = Some(call);
+        Ok(permit)
+    }
+
+    async fn begin(&self, begun: oneshot::Receiver<Permit>) -> Result<Permit, Refusal> {
         Queue::advance(&self.0);
         let timeout = self.0.rules.timeout;
         match tokio::time::timeout(timeout, begun).await {
@@ -222,7 +286,7 @@ impl Queue {
         let length = self.rules.length;
         // The length counts for each priority by itself: photos that wait do not get a health check refused.
         let ahead = state.waiting.iter().filter(|waiter| waiter.priority == priority).count();
-        let free = self.free_permit(state, priority).is_some() && ahead == 0;
+        let free = self.free_permit(state, priority, false).is_some() && ahead == 0;
         if !free && ahead >= length {
             return Err(Refusal::Full { length });
         }
@@ -242,12 +306,13 @@ impl Queue {
     }
 
     /// The kind of permit that a request of this priority can have now. One of high priority takes a permit
-    /// of the others only if none of them waits.
-    fn free_permit(&self, state: &State, priority: Priority) -> Option<Priority> {
+    /// of the others only if none of them waits, or if an instance at work waits for it.
+    fn free_permit(&self, state: &State, priority: Priority, is_call: bool) -> Option<Priority> {
         if priority == Priority::High && state.high < HIGH_PRIORITY_PERMITS {
             return Some(Priority::High);
         }
         let may_take = priority == Priority::Normal
+            || is_call
             || state.waiting.iter().all(|waiter| waiter.priority == Priority::High);
         (may_take && state.normal < self.rules.permits).then_some(Priority::Normal)
     }
@@ -260,7 +325,7 @@ impl Queue {
         let mut position = 0;
         while let Some(waiter) = state.waiting.get(position) {
             let need = waiter.need;
-            let Some(priority) = queue.free_permit(&state, waiter.priority) else {
+            let Some(priority) = queue.free_permit(&state, waiter.priority, waiter.is_call) else {
                 // A request behind it may have the other priority, which has permits of its own.
                 position += 1;
                 continue;
@@ -272,9 +337,8 @@ impl Queue {
                 Priority::High => state.high += 1,
             }
             let reservation = Some(reservation);
-            untaken.extend(
-                waiter.start.send(Permit { queue: Arc::clone(queue), priority, reservation }).err(),
-            );
+            let permit = Permit { queue: Arc::clone(queue), priority, reservation, call: None };
+            untaken.extend(waiter.start.send(permit).err());
         }
         drop(state);
         drop(untaken);
@@ -299,7 +363,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission, Priority, Refusal, Rules};
+    use super::{Admission, Calls, Priority, Refusal, Rules};
     use crate::memory::{Budget, Gauge, Ledger, Need};
     use std::sync::Arc;
     use std::time::Duration;
@@ -390,6 +454,22 @@ mod tests {
         assert!(polled(&mut late).is_none());
         drop(quick.remove(0));
         assert!(polled(&mut late).is_some(), "two stay kept for requests without a body");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_refused_where_only_callers_could_make_room() {
+        let queue = queue(1, 8, None);
+        let calls: Vec<Calls> = (0..4).map(|_| Calls::default()).collect();
+        let first = queue.enter(NEED, Priority::Normal).await.unwrap();
+        let second = queue.enter_call(NEED, &calls[0]).await.unwrap();
+        let third = queue.enter_call(NEED, &calls[1]).await.unwrap();
+        assert_eq!(queue.enter_call(NEED, &calls[2]).await.err(), Some(Refusal::Callers));
+        let mut waiting = Box::pin(queue.enter_call(NEED, &calls[0]));
+        assert!(polled(&mut waiting).is_none(), "the third waits for nobody, and will make room");
+        drop(third);
+        let third = polled(&mut waiting).unwrap().unwrap();
+        drop((first, second, third));
+        assert_eq!((queue.at_work(), queue.0.state().callers), (0, 0));
     }
 
     /// Polls once.

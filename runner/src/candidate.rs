@@ -12,8 +12,11 @@ use wasmparser::{
 
 /// The version that the candidate's interfaces have.
 const CANDIDATE: &str = "0.3.0-rc-2026-03-15";
-/// The version that the host's interfaces have.
+/// The version that exports of the candidate get: the host's.
 const RELEASE: &str = "0.3.0";
+/// The version that imports of the candidate get. The host gives them its release, with which it is
+/// compatible; a component that imports both, as those of spin-sdk for Python do, still has two names.
+const COMPATIBLE: &str = "0.3.20260315";
 
 /// Bytes of the magic number, version and layer.
 const PREAMBLE: usize = 8;
@@ -107,7 +110,8 @@ fn renamed(id: u8, section: &[u8]) -> wasmparser::Result<Vec<u8>> {
         let mut reader = BinaryReader::new(item, 0);
         released.push(reader.read_u8()?);
         let name = reader.read_string()?;
-        released_name(name).encode(&mut released);
+        let version = if id == IMPORTS { COMPATIBLE } else { RELEASE };
+        released_name(name, version).encode(&mut released);
         released.extend_from_slice(&item[reader.original_position() as usize..]);
     }
     Ok(released)
@@ -124,12 +128,12 @@ fn starts(id: u8, section: &[u8]) -> wasmparser::Result<Vec<usize>> {
     exports.map(|export| Ok(export?.0 as usize)).collect()
 }
 
-fn released_name(name: &str) -> Cow<'_, str> {
+fn released_name<'a>(name: &'a str, version: &str) -> Cow<'a, str> {
     match name
         .strip_suffix(CANDIDATE)
         .filter(|rest| name.starts_with("wasi:") && rest.ends_with('@'))
     {
-        Some(interface) => Cow::Owned(format!("{interface}{RELEASE}")),
+        Some(interface) => Cow::Owned(format!("{interface}{version}")),
         None => Cow::Borrowed(name),
     }
 }

@@ -309,7 +309,7 @@ mod tests {
             compose(&path, &[]).unwrap()
         };
         let cases = [
-            ("wasi:http/types@0.3.0-rc-2026-03-15", "wasi:http/types@0.3.0"),
+            ("wasi:http/types@0.3.0-rc-2026-03-15", "wasi:http/types@0.3.20260315"),
             ("wasi:http/types@0.3.0", "wasi:http/types@0.3.0"),
             ("own:http/types@0.3.0-rc-2026-03-15", "own:http/types@0.3.0-rc-2026-03-15"),
         ];

@@ -8,12 +8,14 @@ use crate::admin;
 use crate::admission::{Priority, Refusal};
 use crate::app::Target;
 use crate::certainty::Certainty;
+use crate::chaining;
 use crate::inference_protocol;
 use crate::manifest::StaticResponse;
+use crate::outbound::Place;
 use crate::problem::Problem;
 use crate::request_id;
 use crate::routes::Match;
-use crate::sandbox::{Failure, Reply, ReplyBody};
+use crate::sandbox::ReplyBody;
 use crate::service::Service;
 use crate::spin_headers;
 use crate::trace::{self, Recording, Tracer};
@@ -58,9 +60,11 @@ struct Call {
 const LONGEST_PATH: usize = 128;
 
 impl Handler {
-    /// A handler of requests to `service`, as far as `access` allows them, traced if there is a `tracer`.
+    /// A handler of requests to `service`, as far as `access` allows them, traced if there is a `tracer`. Its
+    /// components can then call each other.
     #[must_use]
     pub fn new(service: Arc<Service>, access: Access, tracer: Option<Tracer>) -> Self {
+        chaining::connect(&service);
         Self { service, access, tracer }
     }
 
@@ -153,12 +157,13 @@ impl Handler {
         let permit = self.timed("wait", service.admission.enter(need, priority)).await;
         let permit = permit.map_err(Problem::Busy)?;
         let request = Request::from_parts(head, upload);
-        let reply = component.instances.respond(request, permit).await.map_err(Problem::Failed)?;
+        let reply = component.instances.respond(request, permit, Place::default()).await;
+        let reply = reply.map_err(Problem::Failed)?;
         let certainty = Certainty::of(reply.headers());
         if let Some(certainty) = certainty.filter(|told| component.grants.has(&told.model)) {
             service.metrics.judged(&certainty);
         }
-        Ok(self.accounted(reply, &call.id))
+        Ok(service.accounted(reply, &call.id).map(Either::Right))
     }
 
     /// Answers a request to the admin port.
@@ -220,32 +225,13 @@ impl Handler {
         outcome
     }
 
-    /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks
-    /// off.
-    fn accounted(&self, reply: Reply, id: &str) -> Answer {
-        let length = reply.headers().get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
-        let hold = self.service.ledger.hold_answer(most);
-        let (metrics, id) = (Arc::clone(&self.service.metrics), id.to_owned());
-        let broke_off = Box::new(move || {
-            metrics.failed("broke-off");
-            tracing::warn!(request_id = id, "the component's answer broke off after its head");
-        });
-        reply.map(|body| Either::Right(body.holding(hold).when_broken_off(broke_off)))
-    }
-
     /// Counts and logs a problem, and turns it into its answer.
     fn problem(&self, problem: &Problem, id: &str) -> Answer {
         let metrics = &self.service.metrics;
         match problem {
             Problem::Failed(failure) => {
                 metrics.failed(failure.label());
-                let reason = match failure {
-                    Failure::Trap(reason) => reason.clone(),
-                    other => other.to_string(),
-                };
-                tracing::warn!(request_id = id, "{reason}");
+                tracing::warn!(request_id = id, "{}", failure.reason());
             }
             Problem::Token(_) => metrics.refused("token"),
             Problem::TooOften(_) => metrics.refused("rate"),

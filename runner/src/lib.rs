@@ -18,6 +18,7 @@ pub mod app;
 pub mod build;
 mod candidate;
 pub mod certainty;
+mod chaining;
 pub mod compose;
 pub mod handler;
 mod inference_protocol;

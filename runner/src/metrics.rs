@@ -242,8 +242,15 @@ impl Metrics {
 
     /// Requests refused, for any reason.
     pub(crate) fn refused_count(&self) -> u64 {
-        let reasons =
-            ["line-full", "waited-too-long", "memory", "never-fits", "connections", "address"];
+        let reasons = [
+            "line-full",
+            "waited-too-long",
+            "memory",
+            "never-fits",
+            "callers",
+            "connections",
+            "address",
+        ];
         reasons
             .iter()
             .map(|reason| self.refused.get_or_create(&[("reason", (*reason).to_owned())]).get())

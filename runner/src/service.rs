@@ -13,11 +13,12 @@ use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::outbound::Outbound;
 use crate::routes::{Match, Routes};
-use crate::sandbox::{CompileCache, Instances, Limits, Output, Sandbox};
+use crate::sandbox::{CompileCache, Instances, Limits, Output, Reply, ReplyBody, Sandbox};
 use crate::settings::{Settings, StateFolder};
 use crate::threads::Threads;
 use crate::upload::Uploads;
 use anyhow::{Context, bail};
+use http::header;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +44,7 @@ pub struct Service {
     pub(crate) admin_apart: bool,
     /// Routes by which metrics and traces name requests; their targets are components.
     named_routes: Routes,
-    outbound: Arc<Outbound>,
+    pub(crate) outbound: Arc<Outbound>,
     /// The budget, if its limit may change while the process runs.
     followed: Option<Followed>,
     /// The staged files, kept while instances may open them.
@@ -72,6 +73,7 @@ impl Service {
     /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
+        let limit = budget.bytes;
         let key_value = key_value_store(&app, settings)?;
         let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
         let limits = limits(&plan, settings)?;
@@ -94,7 +96,7 @@ impl Service {
             }
             let stage = mounts::stage(component, &app.folder)?;
             let mounted = stage.as_ref().map(Stage::path);
-            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref())?;
+            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref(), limit)?;
             let output = Output::open(&settings.output, &component.id)?;
             let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
             let instances =
@@ -199,6 +201,21 @@ impl Service {
     /// read may hold.
     pub(crate) fn is_held_up(&self) -> bool {
         self.admission.waiting() > 0 && self.admission.at_work() == 0
+    }
+
+    /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks
+    /// off.
+    pub(crate) fn accounted(&self, reply: Reply, id: &str) -> Reply {
+        let length = reply.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
+        let hold = self.ledger.hold_answer(most);
+        let (metrics, id) = (Arc::clone(&self.metrics), id.to_owned());
+        let broke_off = Box::new(move || {
+            metrics.failed("broke-off");
+            tracing::warn!(request_id = id, "the component's answer broke off after its head");
+        });
+        reply.map(|body| body.holding(hold).when_broken_off(broke_off))
     }
 
     /// Counts a connection that was refused because of its address.

@@ -1,19 +1,47 @@
 //! The headers that Spin adds to each request of a component. The request's route is found by `routes`.
 
 use crate::access::Sender;
+use crate::outbound::is_peer;
 use crate::problem::{HeadError, Problem};
 use crate::routes::Match;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, header};
 
-/// Adds Spin's headers to a request, and removes those that the client sent under such names.
+/// Adds Spin's headers to a client's request, and removes those that the client sent under such names.
+///
+/// # Errors
+/// Also [`Problem::NoHost`] for a host at which only components call each other.
 pub(crate) fn prepare<B>(
-    mut request: Request<B>,
+    request: Request<B>,
     found: &Match,
     id: &str,
     sender: Option<Sender>,
 ) -> Result<Request<B>, Problem> {
     let host = host(&request)?;
+    if is_peer(host.host()) {
+        return Err(Problem::NoHost);
+    }
+    add(request, &host, found, id, sender)
+}
+
+/// Adds them to the request of another component.
+pub(crate) fn prepare_call<B>(
+    request: Request<B>,
+    found: &Match,
+    id: &str,
+    sender: Sender,
+) -> Result<Request<B>, Problem> {
+    let host = host(&request)?;
+    add(request, &host, found, id, Some(sender))
+}
+
+fn add<B>(
+    mut request: Request<B>,
+    host: &Authority,
+    found: &Match,
+    id: &str,
+    sender: Option<Sender>,
+) -> Result<Request<B>, Problem> {
     let target = request.uri().path_and_query().ok_or(Problem::Head(HeadError::Malformed))?;
     let encrypted = sender.is_some_and(|sender| sender.is_encrypted);
     let scheme = request.uri().scheme_str().unwrap_or(if encrypted { "https" } else { "http" });
@@ -57,7 +85,7 @@ pub(crate) fn prepare<B>(
 /// # Errors
 /// [`Problem::NoHost`] when there is none or more than one, when it is more than a host and a port, or when
 /// target and field name different ones.
-fn host<B>(request: &Request<B>) -> Result<String, Problem> {
+fn host<B>(request: &Request<B>) -> Result<Authority, Problem> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let (field, more) = (fields.next(), fields.next().is_some());
     let field = field.map(|field| Authority::try_from(field.as_bytes())).transpose();
@@ -68,7 +96,7 @@ fn host<B>(request: &Request<B>) -> Result<String, Problem> {
         (None, None) => return Err(Problem::NoHost),
     };
     let is_plain = !host.as_str().contains('@') && !host.host().is_empty();
-    if is_plain { Ok(host.to_string()) } else { Err(Problem::NoHost) }
+    if is_plain { Ok(host.clone()) } else { Err(Problem::NoHost) }
 }
 
 #[cfg(test)]
@@ -91,7 +119,7 @@ mod tests {
             let prepared = prepare(request.body(()).unwrap(), &found, "id", None).ok()?;
             prepared.headers().get("spin-full-url").map(|url| url.to_str().unwrap().to_owned())
         };
-        let cases: [(&str, &[&str], Option<&str>); 10] = [
+        let cases: [(&str, &[&str], Option<&str>); 12] = [
             ("/p?q", &["h"], Some("http://h/p?q")),
             ("/p?q", &["[::1]:80"], Some("http://[::1]:80/p?q")),
             ("http://h/p?q", &["h"], Some("http://h/p?q")),
@@ -102,6 +130,8 @@ mod tests {
             ("/p", &["a b"], None),
             ("/p", &["user@a"], None),
             ("/p", &[], None),
+            ("/p", &["other.spin.internal"], None),
+            ("/p", &["other.spin.internal:80"], None),
         ];
         for (target, hosts, expected) in cases {
             assert_eq!(full_url(target, hosts).as_deref(), expected, "{target} {hosts:?}");

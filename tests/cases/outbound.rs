@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use skincell_tests::client::get;
+use skincell_tests::client::{Request, get};
 use skincell_tests::{App, Runner, wasi03};
 
 /// An application whose components of WASI 0.2 and 0.3 may call `hosts`, at `/a` and `/b`.
@@ -211,6 +211,116 @@ fn a_thousand_requests_at_once_share_few_connections() {
 fn a_component_that_names_no_host_well_is_refused_at_the_start() {
     let said = Runner::refused(&app(&["example.com"]), &[]);
     assert!(said.contains("scheme://host"), "{said}");
-    let said = Runner::refused(&app(&["http://other.spin.internal"]), &[]);
-    assert!(said.contains("http://self"), "{said}");
+}
+
+/// An application whose components of WASI 0.2 and 0.3, at `/a` and `/b`, may call each other and `hidden`,
+/// which has no route. `lonely` may call nothing.
+fn chain() -> App {
+    let wasi03 = wasi03().to_str().unwrap().to_owned();
+    let manifest = format!(
+        r#"
+spin_manifest_version = 2
+[application]
+name = "call-each-other"
+[[trigger.http]]
+route = "/a/..."
+component = "a"
+[[trigger.http]]
+route = "/b/..."
+component = "b"
+[[trigger.http]]
+route = {{ private = true }}
+component = "hidden"
+[[trigger.http]]
+route = "/lonely/..."
+component = "lonely"
+[component.a]
+source = "GUEST"
+allowed_outbound_hosts = ["http://*.spin.internal"]
+[component.b]
+source = {wasi03:?}
+allowed_outbound_hosts = ["http://a.spin.internal", "http://hidden.spin.internal", "http://none.spin.internal"]
+[component.hidden]
+source = {wasi03:?}
+environment = {{ WHO = "hidden" }}
+[component.lonely]
+source = "GUEST"
+"#
+    );
+    App::with_manifest(&manifest)
+}
+
+#[test]
+fn a_component_calls_another_whether_or_not_it_has_a_route() {
+    let app = chain();
+    let runner = Runner::start(&app, &["--max-concurrency", "4"]);
+    for component in ["a", "b"] {
+        for (url, expected) in [
+            ("http://hidden.spin.internal/environment?WHO", "200 hidden"),
+            ("http://a.spin.internal/x/fine", "200 fine"),
+            ("http://hidden.spin.internal/url?x=1", "200 http://hidden.spin.internal/url?x=1"),
+        ] {
+            assert_eq!(fetch(&runner, component, url), expected, "{component} {url}");
+        }
+        let headers = fetch(&runner, component, "http://hidden.spin.internal/y/headers");
+        for line in [
+            "spin-path-info: /y/headers\n",
+            "spin-matched-route: /...\n",
+            "spin-client-addr: 0.0.0.0:0\n",
+        ] {
+            assert!(headers.contains(line), "{component}: {headers}");
+        }
+        let said = fetch(&runner, component, "http://none.spin.internal/");
+        assert!(said.contains("DestinationNotFound"), "{component}: {said}");
+        // As in Spin, a component that fails answers 500.
+        assert_eq!(fetch(&runner, component, "http://hidden.spin.internal/trap").trim(), "500");
+    }
+    let said = fetch(&runner, "b", "http://lonely.spin.internal/fine");
+    assert!(said.contains("RequestDenied"), "{said}");
+    let said = fetch(&runner, "lonely", "http://a.spin.internal/fine");
+    assert!(said.contains("RequestDenied"), "{said}");
+    let text = "piece ".repeat(60_000);
+    let answer =
+        Request::post("/a/relay?http://hidden.spin.internal/echo", text.clone()).send(&runner);
+    assert!(answer.body == format!("200 {text}").into_bytes(), "{} bytes", answer.body.len());
+    // Only a component's call has such a host.
+    let head = "GET /a/fine HTTP/1.1\r\nhost: a.spin.internal\r\nconnection: close\r\n\r\n";
+    let mut stream = std::net::TcpStream::connect(runner.address()).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let status = BufReader::new(stream).lines().next().unwrap().unwrap();
+    assert!(status.contains(" 400 "), "{status}");
+}
+
+/// A component that calls itself ends in an error that names why, and leaves nothing behind: by depth where
+/// there are permits, by permits where there are few, though many do it at once.
+#[test]
+fn a_component_that_calls_itself_ends_in_an_error() {
+    let app = chain();
+    for (concurrency, expected) in [("16", "LoopDetected"), ("1", "ConnectionLimitReached")] {
+        let runner = Runner::start(&app, &["--max-concurrency", concurrency]);
+        let answer = get(&runner, "/a/call-myself?a");
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 200 && said.contains(expected), "{concurrency}: {said}");
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| {
+                    assert!([200, 503].contains(&get(&runner, "/a/call-myself?a").status))
+                });
+            }
+        });
+        assert_eq!(fetch(&runner, "a", "http://hidden.spin.internal/fine"), "200 fine");
+    }
+}
+
+/// The deadline of the client's request ends the called component, too.
+#[test]
+fn a_call_ends_with_the_deadline_of_the_request_that_began_it() {
+    let app = chain();
+    let runner = Runner::start(&app, &["--request-timeout", "1s", "--max-concurrency", "2"]);
+    for path in
+        ["/a/fetch?http://hidden.spin.internal/loop", "/b/fetch?http://hidden.spin.internal/loop"]
+    {
+        assert_eq!(get(&runner, path).status, 504, "{path}");
+    }
+    assert_eq!(fetch(&runner, "a", "http://hidden.spin.internal/fine"), "200 fine");
 }

@@ -25,31 +25,41 @@ def serve(*options):
     if running:
         yield running.rstrip("/")
         return
-    target = REPOSITORY / "target"
-    built = [target / profile / "skincell" for profile in ("release", "debug")]
+    with served(manifest(), ("skin", "imagenet"), *options) as address:
+        yield address
+
+
+def manifest():
+    """The repository's own, with the component that was built."""
+    wasm = os.environ.get("SKINCELL_WASM", REPOSITORY / "target/wasm32-wasip2/release/skincell.wasm")
+    if not pathlib.Path(wasm).exists():
+        raise SystemExit("build first: cargo build --release --target wasm32-wasip2 -p skincell")
+    source = f"source = {json.dumps(str(wasm))}"
+    return re.sub(r"(?m)^source = .*$", lambda _: source, (REPOSITORY / "spin.toml").read_text())
+
+
+@contextlib.contextmanager
+def served(manifest, models, *options, seconds=START_SECONDS):
+    """Yields the address of a service of this manifest, beside whose file these models lie."""
+    built = [REPOSITORY / "target" / profile / "skincell" for profile in ("release", "debug")]
     binary = os.environ.get("SKINCELL_BIN") or next((path for path in built if path.exists()), None)
-    wasm = os.environ.get("SKINCELL_WASM", target / "wasm32-wasip2/release/skincell.wasm")
-    if not binary or not pathlib.Path(wasm).exists():
-        raise SystemExit("build first: cargo build -p skincell-cli && "
-                         "cargo build --release --target wasm32-wasip2 -p skincell")
+    if not binary:
+        raise SystemExit("build first: cargo build -p skincell-cli")
     with tempfile.TemporaryDirectory(prefix="skincell-clients-") as folder:
-        manifest = (REPOSITORY / "spin.toml").read_text()
-        source = f"source = {json.dumps(str(wasm))}"
-        manifest = re.sub(r"(?m)^source = .*$", lambda _: source, manifest)
         pathlib.Path(folder, "spin.toml").write_text(manifest)
         # Copied, because links out of the application's folder are not mounted.
-        for model in ("skin", "imagenet"):
+        for model in models:
             shutil.copytree(REPOSITORY / "models" / model, pathlib.Path(folder, "models", model))
         flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache", *options]
         child = subprocess.Popen([binary, *flags], stdout=subprocess.PIPE, text=True)
         try:
-            yield address_of(child)
+            yield address_of(child, seconds)
         finally:
             child.kill()
             child.wait()
 
 
-def address_of(child):
+def address_of(child, seconds):
     """The address that the service prints, waited for with a time limit."""
     found = []
     ready = threading.Event()
@@ -63,6 +73,6 @@ def address_of(child):
         ready.set()
 
     threading.Thread(target=read, daemon=True).start()
-    if not ready.wait(START_SECONDS) or not found:
-        raise SystemExit(f"the service printed no address within {START_SECONDS} s")
+    if not ready.wait(seconds) or not found:
+        raise SystemExit(f"the service printed no address within {seconds} s")
     return found[0]

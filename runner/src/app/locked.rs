@@ -219,9 +219,12 @@ impl App {
     }
 }
 
-/// Refuses features that the locked app requires of its host: none of Spin's is offered here.
+/// The feature that Spin requires of a host for `http://*.spin.internal`.
+const CHAINING: &str = "local_service_chaining";
+
+/// Refuses features that the locked app requires of its host and that are not offered here.
 fn refuse_requirements(required: &BTreeMap<String, serde_json::Value>) -> anyhow::Result<()> {
-    match required.iter().find(|(_, need)| *need != "optional") {
+    match required.iter().find(|(feature, need)| *feature != CHAINING && *need != "optional") {
         Some((feature, _)) => bail!("the feature `{feature}` {NOT_OFFERED}"),
         None => Ok(()),
     }

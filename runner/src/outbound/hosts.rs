@@ -15,7 +15,18 @@ use url::Host;
 pub(super) const SELF: &str = "self.alt";
 
 /// Domain of requests from one component to another.
-const CHAINING: &str = "spin.internal";
+const PEERS: &str = "spin.internal";
+
+/// The component that `host` names, if it is that of a request from one component to another.
+pub(super) fn peer(host: &str) -> Option<&str> {
+    let (name, domain) = host.split_once('.')?;
+    (domain == PEERS).then_some(name)
+}
+
+/// Whether `host` is one at which components call each other.
+pub(crate) fn is_peer(host: &str) -> bool {
+    peer(host).is_some()
+}
 
 /// The entries of one component.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,13 +124,6 @@ impl AllowedHost {
         };
         let ports = ports(port, scheme)?;
         let host = HostPattern::parse(host).with_context(|| format!("the host {host:?}"))?;
-        if matches!(&host, HostPattern::Exact(Host::Domain(name)) if name.ends_with(CHAINING))
-            || matches!(&host, HostPattern::Subdomains(suffix) if suffix.ends_with(CHAINING))
-        {
-            bail!(
-                "calling another component by {CHAINING} is not offered here; call its route at http://self"
-            );
-        }
         ensure!(
             scheme == "*" || scheme.chars().all(char::is_alphabetic),
             "the scheme {scheme:?} is not made of letters"
@@ -225,7 +229,7 @@ pub(super) fn default_port(scheme: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AllowedHosts, Destination, default_port};
+    use super::{AllowedHosts, Destination, default_port, peer};
     use http::Uri;
     use url::Host;
 
@@ -282,6 +286,10 @@ mod tests {
             ("http://2001:db8::/32", "http://[2001:db8::7]/", true),
             ("http://localhost:3000", "http://localhost:3000/", true),
             ("http://self", "http://self/", false),
+            ("http://other.spin.internal", "http://other.spin.internal/", true),
+            ("http://other.spin.internal", "http://another.spin.internal/", false),
+            ("http://*.spin.internal", "http://another.spin.internal/x", true),
+            ("http://*.spin.internal", "https://another.spin.internal/", false),
             ("http://münchen.example", "http://xn--mnchen-3ya.example/", true),
         ];
         for (entry, url, expected) in cases {
@@ -313,10 +321,18 @@ mod tests {
             "http://example.com:{80,90}",
             "h2-x://a:1",
             "http://*.1.2.3.4",
-            "http://other.spin.internal",
-            "http://*.spin.internal",
         ] {
             assert!(AllowedHosts::parse([entry]).is_err(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_host_of_the_internal_domain_names_a_component() {
+        assert_eq!(peer("front-1.spin.internal"), Some("front-1"));
+        for host in
+            ["spin.internal", "a.b.spin.internal", "a.spin.internal.test", "a.SPIN.internal"]
+        {
+            assert_eq!(peer(host), None, "{host}");
         }
     }
 

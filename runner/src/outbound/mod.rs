@@ -4,7 +4,8 @@
 //! Every request has a connection of its own, which ends with the answer. Their number is limited for the
 //! process, and each counts in the account of the instance that made it. The addresses of a name are checked
 //! after it was resolved, and one of those that were checked is connected to. Redirects are the guest's own
-//! business. HTTP/2 and proxies are left out.
+//! business. HTTP/2 and proxies are left out. A request to another component of the application needs no
+//! connection: `chaining` answers it.
 
 mod address;
 mod body;
@@ -12,17 +13,19 @@ mod hosts;
 mod tls;
 
 use crate::account::{Charge, Tally};
+use crate::admission::Calls;
 use crate::shortage;
 use body::Timed;
-use hosts::{Destination, SELF, default_port};
+use hosts::{Destination, SELF, default_port, peer};
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tls::Roots;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,7 +34,7 @@ use url::Host;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-pub(crate) use hosts::AllowedHosts;
+pub(crate) use hosts::{AllowedHosts, is_peer};
 
 /// Most connections of all instances together, and of one. Further requests wait.
 const MAX_CONNECTIONS: usize = 256;
@@ -49,6 +52,28 @@ pub(crate) struct Outbound {
     roots: Roots,
     /// Where this service listens, once it does, if it does so without TLS.
     own: OnceLock<SocketAddr>,
+    /// The components of the application, once it has started.
+    peers: OnceLock<Box<dyn Peers>>,
+}
+
+/// The components of one application, which may call each other.
+pub(crate) trait Peers: Send + Sync {
+    /// The answer of the component `name` to `request`, of an instance that stands at `place` and has made
+    /// `calls`.
+    fn call(&self, name: &str, request: Request<WasiBody>, place: Place, calls: &Calls) -> Called;
+}
+
+/// The answer of a component that was called.
+pub(crate) type Called =
+    Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Error>> + Send + 'static>>;
+
+/// Where an instance stands among those that call each other.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    /// Calls from the client's request to it.
+    pub(crate) depth: usize,
+    /// When the client's request has to be answered, if another instance waits for this one.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Sends the requests of one instance.
@@ -58,6 +83,8 @@ pub(crate) struct Caller {
     outbound: Arc<Outbound>,
     tally: Tally,
     connections: Arc<Semaphore>,
+    place: Place,
+    calls: Calls,
 }
 
 /// What a connection holds until it ends.
@@ -72,7 +99,14 @@ impl Outbound {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             roots: Roots::default(),
             own: OnceLock::new(),
+            peers: OnceLock::new(),
         }
+    }
+
+    /// Makes requests from one component to another go to `peers`.
+    pub(crate) fn connect(&self, peers: Box<dyn Peers>) {
+        // An application is started once.
+        let _ = self.peers.set(peers);
     }
 
     /// Makes requests to `http://self` go to `address`, where this service listens.
@@ -88,9 +122,15 @@ impl Outbound {
 }
 
 impl Caller {
-    /// For an instance that may call `hosts` and whose account `tally` belongs to.
-    pub(crate) fn new(hosts: Arc<AllowedHosts>, outbound: Arc<Outbound>, tally: Tally) -> Self {
-        Self { hosts, outbound, tally, connections: Arc::new(Semaphore::new(MAX_OF_ONE)) }
+    /// For an instance at `place` that may call `hosts` and whose account `tally` belongs to.
+    pub(crate) fn new(
+        hosts: Arc<AllowedHosts>,
+        outbound: Arc<Outbound>,
+        tally: Tally,
+        place: Place,
+    ) -> Self {
+        let connections = Arc::new(Semaphore::new(MAX_OF_ONE));
+        Self { hosts, outbound, tally, connections, place, calls: Calls::default() }
     }
 
     /// Sends `request`, and returns the head of its answer.
@@ -100,6 +140,10 @@ impl Caller {
         options: RequestOptions,
     ) -> Result<(Response<WasiBody>, Connection), Error> {
         let target = self.target(request.uri())?;
+        if let Target::Peer(name) = &target {
+            let answer = self.call_peer(name, request, options).await?;
+            return Ok((answer, Box::new(std::future::ready(Ok(())))));
+        }
         prepare(&mut request)?;
         let connect = options.connect_timeout.unwrap_or(PATIENCE);
         let connected = timeout(connect, self.connect(&target)).await;
@@ -124,7 +168,7 @@ impl Caller {
         });
         let answer = answer.await.map_err(|_| Error::ConnectionReadTimeout)??;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-        let answer = answer.map(|body| Timed::new(body, between).boxed_unsync());
+        let answer = answer.map(|body| Timed::new(body, between, ()).boxed_unsync());
         // Without a sender the connection ends with the answer.
         drop(sender);
         let rest = async move {
@@ -136,6 +180,23 @@ impl Caller {
             ended.map_err(Error::from)
         };
         Ok((answer, Box::new(rest)))
+    }
+
+    /// Lets the component `name` answer. Its answer counts as one of the instance's connections.
+    async fn call_peer(
+        &self,
+        name: &str,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let peers = self.outbound.peers.get().ok_or(Error::DestinationUnavailable)?;
+        let held = (permit(&self.connections).await?, self.tally.charge(CONNECTION));
+        let place = Place { depth: self.place.depth + 1, deadline: self.place.deadline };
+        let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
+        let answer = timeout(first_byte, peers.call(name, request, place, &self.calls)).await;
+        let answer = answer.map_err(|_| Error::ConnectionReadTimeout)??;
+        let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
+        Ok(answer.map(|body| Timed::new(body, between, held).boxed_unsync()))
     }
 
     /// Where a request may go.
@@ -157,19 +218,19 @@ impl Caller {
             );
             return Err(Error::HttpRequestDenied);
         }
+        if let Some(name) = uri.host().and_then(peer) {
+            return Ok(Target::Peer(name.to_owned()));
+        }
         Ok(Target::Other(destination))
     }
 
     async fn connect(&self, target: &Target) -> Result<(tls::Stream, Held), Error> {
-        let permit = async |limit: &Arc<Semaphore>| {
-            let permit = Arc::clone(limit).acquire_owned().await;
-            permit.map_err(|_| Error::ConnectionLimitReached)
-        };
         let permits = [permit(&self.connections).await?, permit(&self.outbound.connections).await?];
         let held = (permits, self.tally.charge(CONNECTION));
         let addresses = match target {
             Target::Own(address) => vec![*address],
             Target::Other(destination) => self.addresses(destination).await?,
+            Target::Peer(_) => return Err(Error::DestinationUnavailable),
         };
         shortage::descriptor().map_err(Error::Connect)?;
         let stream = TcpStream::connect(&*addresses).await.map_err(Error::Connect)?;
@@ -210,6 +271,13 @@ enum Target {
     /// This service itself.
     Own(SocketAddr),
     Other(Destination),
+    /// Another component of the application, by name.
+    Peer(String),
+}
+
+async fn permit(limit: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    let permit = Arc::clone(limit).acquire_owned().await;
+    permit.map_err(|_| Error::ConnectionLimitReached)
 }
 
 fn dns(error: &io::Error) -> Error {

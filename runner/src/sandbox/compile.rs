@@ -6,6 +6,7 @@
 //! what it maps, but not the code, so each artifact ends in a checksum that is compared first.
 
 use super::Sandbox;
+use crate::memory::ProcessMemory;
 use crate::shortage;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 
 /// A folder of compiled components that only this user can write.
@@ -62,20 +64,24 @@ impl CompileCache {
 }
 
 impl Sandbox {
-    /// Compiles `wasm`, which came from `path`, or maps it from `cache`.
+    /// Compiles `wasm`, which came from `path`, or maps it from `cache`. The process may use `budget` bytes,
+    /// if there is a limit.
     ///
     /// # Errors
-    /// When it is not a WebAssembly component. A failing cache is a warning only.
+    /// When it is not a WebAssembly component, or compiling it may take more than the budget. A failing cache
+    /// is a warning only.
     pub fn compile(
         &self,
         path: &Path,
         wasm: Vec<u8>,
         cache: Option<&CompileCache>,
+        budget: Option<u64>,
     ) -> anyhow::Result<Compiled> {
         let artifact = cache.map(|cache| cache.artifact(self, &wasm));
         if let Some(component) = artifact.as_deref().and_then(|file| self.map(file)) {
             return Ok(Compiled { component, compile_time: None });
         }
+        check_room(path, &wasm, budget)?;
         let start = Instant::now();
         tracing::info!(file = %path.display(), "compiling the component, once");
         let code =
@@ -85,7 +91,7 @@ impl Sandbox {
         drop(wasm);
         let compile_time = Some(start.elapsed());
         if let Some(file) = &artifact {
-            match write_atomically(file, &with_checksum(&code)) {
+            match write_atomically(file, &code) {
                 Ok(()) => {
                     if let Some(component) = self.map(file) {
                         return Ok(Compiled { component, compile_time });
@@ -164,14 +170,45 @@ fn make_private_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::create_dir_all(folder)?)
 }
 
+/// Bytes that compiling takes for each byte of code, and for each byte of the whole component: somewhat more
+/// than components of componentize-js (9 MB of code, 12 MB in all: a peak of 314 MB) and componentize-py
+/// (7 and 25 MB: 375 MB) were seen to take.
+const FOR_CODE: u64 = 22;
+const FOR_ALL: u64 = 9;
+
+/// Refuses a component if compiling it may take the process beyond `budget`.
+fn check_room(path: &Path, wasm: &[u8], budget: Option<u64>) -> anyhow::Result<()> {
+    let Some(budget) = budget else { return Ok(()) };
+    let compiling = code_bytes(wasm) * FOR_CODE + wasm.len() as u64 * FOR_ALL;
+    let needed = ProcessMemory::now().private_bytes.saturating_add(compiling);
+    if needed > budget {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        bail!(
+            "compiling {} may take {} MiB, and the memory limit is {} MiB; start it once with a larger \
+             --memory-limit and the same --cache-dir: later starts compile nothing",
+            path.display(),
+            mib(needed),
+            mib(budget)
+        );
+    }
+    Ok(())
+}
+
+/// Bytes of code in all modules of a component. What cannot be parsed has none; compiling it says what is
+/// wrong.
+fn code_bytes(wasm: &[u8]) -> u64 {
+    let payloads = Parser::new(0).parse_all(wasm).map_while(Result::ok);
+    let sizes = payloads.map(|payload| match payload {
+        Payload::CodeSectionStart { size, .. } => u64::from(size),
+        _ => 0,
+    });
+    sizes.sum()
+}
+
 /// Bytes of the checksum that follows the code in an artifact: a CRC-32, little-endian. It detects damage by
 /// a disk or a copy. It is no protection against a user who may write to the folder; the folder's permissions
 /// are.
 const CHECKSUM: usize = 4;
-
-fn with_checksum(code: &[u8]) -> Vec<u8> {
-    [code, &crc32fast::hash(code).to_le_bytes()].concat()
-}
 
 /// Whether an artifact's checksum is right.
 fn is_undamaged(path: &Path) -> io::Result<bool> {
@@ -197,31 +234,37 @@ fn is_undamaged(path: &Path) -> io::Result<bool> {
     Ok(hasher.finalize() == u32::from_le_bytes(kept))
 }
 
-/// Writes a file so that readers see all of it or none.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes an artifact so that readers see all of it or none.
+fn write_atomically(path: &Path, code: &[u8]) -> io::Result<()> {
     shortage::descriptor()?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut file, bytes)?;
+    io::Write::write_all(&mut file, code)?;
+    io::Write::write_all(&mut file, &crc32fast::hash(code).to_le_bytes())?;
     file.as_file().sync_all()?;
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_undamaged, with_checksum};
+    use super::{check_room, code_bytes, is_undamaged, write_atomically};
+    use std::path::Path;
 
     #[test]
     fn a_flipped_byte_or_a_missing_end_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("code");
         let code: Vec<u8> = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
-        let whole = with_checksum(&code);
+        let artifact = |code: &[u8]| {
+            write_atomically(&path, code).unwrap();
+            std::fs::read(&path).unwrap()
+        };
+        let whole = artifact(&code);
         let check = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             is_undamaged(&path).unwrap()
         };
-        assert!(check(&whole) && check(&with_checksum(b"")));
+        assert!(check(&whole) && check(&artifact(b"")));
         for place in [0, 65_535, 65_536, 199_999, 200_003] {
             let mut flipped = whole.clone();
             flipped[place] ^= 1;
@@ -229,5 +272,24 @@ mod tests {
         }
         assert!(!check(&whole[..whole.len() - 1]) && !check(b"abc") && !check(b""));
         assert!(is_undamaged(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_component_whose_compilation_has_no_room_is_refused_with_the_figure() {
+        let mut module = wasm_encoder::Module::new();
+        let mut code = wasm_encoder::CodeSection::new();
+        code.raw(&[0; 1 << 20]);
+        module.section(&code);
+        let mut component = wasm_encoder::Component::new();
+        component.section(&wasm_encoder::ModuleSection(&module));
+        let wasm = component.finish();
+        assert_eq!(code_bytes(&wasm) >> 20, 1);
+        let check = |budget| check_room(Path::new("c.wasm"), &wasm, budget);
+        assert!(check(None).is_ok() && check(Some(16 << 30)).is_ok());
+        let refusal = check(Some(20 << 20)).unwrap_err().to_string();
+        assert!(
+            refusal.contains("c.wasm may take") && refusal.contains("limit is 20 MiB"),
+            "{refusal}"
+        );
     }
 }

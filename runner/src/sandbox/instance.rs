@@ -10,14 +10,14 @@ use super::output::{Printing, Stream};
 use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
 use super::start::NoInstance;
 use super::state::{Hooks, KeyValue, State};
-use super::{Compiled, Output, Sandbox, key_value, variables, wasi02, wasi03};
+use super::{Compiled, Output, Sandbox, absent, key_value, variables, wasi02, wasi03};
 use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
 use crate::app::AppComponent;
 use crate::metrics::Metrics;
 use crate::migration::Migration;
 use crate::nn::{self, Deadline, Grants, NnState, NnView};
-use crate::outbound::{AllowedHosts, Caller};
+use crate::outbound::{AllowedHosts, Caller, Place};
 use crate::shortage;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -99,6 +99,14 @@ impl Failure {
             Self::Trap(_) => "trap",
         }
     }
+
+    /// The reason for the log.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Trap(reason) => reason.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl Instances {
@@ -106,7 +114,8 @@ impl Instances {
     /// wasi-nn with `grants`. `files` is the folder it sees at `/`, `output` the target of its output.
     ///
     /// # Errors
-    /// When the component imports any other interface, or does not export one HTTP handler.
+    /// When the component imports an interface that Spin does not have either, or does not export one HTTP
+    /// handler.
     pub fn new(
         sandbox: &Sandbox,
         compiled: &Compiled,
@@ -129,6 +138,14 @@ impl Instances {
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         key_value::add_to_linker(&mut linker)?;
+        let absent = absent::add_to_linker(&mut linker, &compiled.component)?;
+        if !absent.is_empty() {
+            tracing::warn!(
+                component = component.id,
+                "the component imports what is not offered here, and fails if it calls it: {}",
+                Vec::from_iter(absent).join(", ")
+            );
+        }
         let handler = Handler::new(&linker, &compiled.component)?;
         let hosts = component.allowed_outbound_hosts.iter().map(String::as_str);
         let hosts = Arc::new(AllowedHosts::parse(hosts)?);
@@ -151,21 +168,27 @@ impl Instances {
         })
     }
 
-    /// Answers `request` by a fresh instance. With a permit of normal priority it has a thread of its own
-    /// from the start. `permit` is dropped with the instance.
+    /// Answers `request` by a fresh instance, which stands at `place`. With a permit of normal priority it
+    /// has a thread of its own from the start. `permit` is dropped with the instance.
     ///
     /// Dropping the future, or the reply's body before its end, stops the instance.
     ///
     /// # Errors
     /// [`Failure`], when the head of the answer does not come by the deadline.
-    pub async fn respond<B>(&self, request: Request<B>, permit: Permit) -> Result<Reply, Failure>
+    pub(crate) async fn respond<B>(
+        &self,
+        request: Request<B>,
+        permit: Permit,
+        place: Place,
+    ) -> Result<Reply, Failure>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
         self.check_descriptor().map_err(|error| Failure::NoInstance(error.to_string()))?;
         let timeout = self.sandbox.limits.request_timeout;
-        let deadline = Instant::now() + timeout;
+        let deadline = place.deadline.unwrap_or_else(|| Instant::now() + timeout);
+        let place = Place { deadline: Some(deadline), ..place };
         let (send_head, head) = oneshot::channel();
         let (client, client_gone) = oneshot::channel();
         let request_deadline = Arc::new(Deadline::until(deadline));
@@ -175,7 +198,7 @@ impl Instances {
             // A request with a body means longer work.
             migration.request();
         }
-        let mut store = self.store(deadline, request_deadline, migration.clone());
+        let mut store = self.store(deadline, request_deadline, migration.clone(), place);
         let handler = self.handler.clone();
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
@@ -224,6 +247,7 @@ impl Instances {
         deadline: Instant,
         request_deadline: Arc<Deadline>,
         migration: Migration,
+        place: Place,
     ) -> Store<State> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
@@ -242,7 +266,7 @@ impl Instances {
         let account = (limits.max_host_memory as u64).saturating_sub(concurrent);
         let account = InstanceAccount::new(account, self.listing);
         let outbound = Arc::clone(&self.sandbox.outbound);
-        let caller = Caller::new(Arc::clone(&self.hosts), outbound, account.tally());
+        let caller = Caller::new(Arc::clone(&self.hosts), outbound, account.tally(), place);
         let state = State {
             wasi,
             http,

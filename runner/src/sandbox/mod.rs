@@ -3,9 +3,10 @@
 //! `compile` makes machine code (or maps it from the cache), `instance` runs one request, by `wasi02` or
 //! `wasi03`, on its `state`; `start` waits for it, and `reply` carries its answer. `limits` bounds it,
 //! `ticker` interrupts guest code, `output` takes what it prints, `variables` gives it its configuration, and
-//! `key_value` its stores. The host memory it causes is counted in `account`. No sockets here: requests come
-//! as `http::Request` and answers go as `http::Response`.
+//! `key_value` its stores; `absent` stands in for what is not offered. The host memory it causes is counted
+//! in `account`. No sockets here: requests come as `http::Request` and answers go as `http::Response`.
 
+mod absent;
 mod compile;
 mod instance;
 mod key_value;

@@ -67,6 +67,10 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "break-off" => break_off(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
+        "relay" => answer(&relay(query, body(request).await).await, out).await,
+        "call-myself" => {
+            answer(&fetch(&format!("http://{query}.spin.internal{target}")).await, out).await
+        }
         "follow" => answer(&follow(query).await, out).await,
         "fetch-many" => answer(&fetch_many(query).await, out).await,
         other => answer(&format!("there is no {other:?} here"), out).await,
@@ -116,6 +120,15 @@ fn call(address: &str) -> String {
 async fn fetch(url: &str) -> String {
     use spin_sdk::http::{Request, Response, send};
     match send::<_, Response>(Request::get(url)).await {
+        Ok(answer) => format!("{} {}", answer.status(), String::from_utf8_lossy(answer.body())),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+/// What a POST of `body` to `url` gives: the status and the body, or the error.
+async fn relay(url: &str, body: Vec<u8>) -> String {
+    use spin_sdk::http::{Request, Response, send};
+    match send::<_, Response>(Request::post(url, body)).await {
         Ok(answer) => format!("{} {}", answer.status(), String::from_utf8_lossy(answer.body())),
         Err(error) => format!("{error:?}"),
     }

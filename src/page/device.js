@@ -233,5 +233,8 @@ function readAnswer({ status, body, fault, isMemory, memory }) {
   if (fault) throw new Problem(isMemory ? 'memory' : 'deviceFault', fault);
   const answer = JSON.parse(body);
   if (status === 200) return { ...answer, memory };
-  throw problemOf(status, answer);
+  const problem = problemOf(status, answer);
+  if (problem.kind !== 'fault') throw problem;
+  // There is no service here that could have a fault.
+  throw new Problem(problem.message.includes('no memory') ? 'memory' : 'deviceFault', problem.message);
 }

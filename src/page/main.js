@@ -145,14 +145,25 @@ async function take(files) {
   if (!list.length || state === 'busy') return;
   [problem, answer, chosen, current] = [null, null, null, null];
   if (list.length > 1) return lookAtAll(list);
-  photos.close(photo);
-  photo = await photos.open(list[0]);
+  letGo();
+  photo = await opened(list[0]);
   enter('edit');
   at('edit-title').focus();
 }
 
-function restart() {
+/** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */
+function opened(file) {
+  return photos.open(file, place === 'device' ? photos.SHOWN_PIXELS : photos.MOST_PIXELS);
+}
+
+/** Gives the shown photo's memory back, before another one takes as much. */
+function letGo() {
   photos.close(photo);
+  for (const id of ['photo', 'heat']) at(id).width = 0;
+}
+
+function restart() {
+  letGo();
   [photo, answer, problem, current] = [null, null, null, null];
   enter('empty');
   at('choose').focus();
@@ -252,8 +263,8 @@ async function lookAtAll(files) {
   const first = visit.results.at(-1);
   for (const [index, file] of files.entries()) {
     batch = { at: index + 1, count: files.length };
-    photos.close(photo);
-    photo = await photos.open(file);
+    letGo();
+    photo = await opened(file);
     enter('busy');
     progress('preparing');
     at('cancel').focus();
@@ -289,7 +300,7 @@ function keep(result) {
 
 /** Shows a kept result. */
 async function open(result) {
-  photos.close(photo);
+  letGo();
   photo = await visit.photoOf(result);
   current = result;
   problem = null;
@@ -426,6 +437,7 @@ async function copyCurl() {
 // Wiring
 
 async function showModels() {
+  at('shrink').checked = place !== 'device';
   const listing = place === 'device' ? await device.open() : await listModels(at('token').value);
   models = listing.models.filter((model) => !model.error);
   at('model').replaceChildren(...models.map((model) => new Option(model.title || model.name, model.name)));

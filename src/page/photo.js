@@ -2,29 +2,31 @@
 
 /** Larger photos are shrunk to this many pixels before they are sent, unless the user switches it off. */
 export const MOST_PIXELS = 4e6;
+/** As many as the page draws. */
+export const SHOWN_PIXELS = 2e6;
 
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
 
 const decoded = (file) => createImageBitmap(file, { imageOrientation: 'from-image' });
 
 /**
- * The chosen photo. `bitmap` is the photo with at most MOST_PIXELS, and `width` and `height` are the whole photo's:
+ * The chosen photo. `bitmap` is the photo with at most `most` pixels, and `width` and `height` are the whole photo's:
  * 12 megapixels would take 48 MB for as long as it is shown. `bitmap` is null if this browser cannot decode it,
  * mostly HEIC outside Safari.
  */
-export async function open(file) {
+export async function open(file, most) {
   const photo = { file, name: file.name || 'photo.png', bitmap: null, width: 0, height: 0, turns: 0, crop: { ...WHOLE } };
   try {
     const bitmap = await decoded(file);
     const { width, height } = bitmap;
-    Object.assign(photo, { width, height, bitmap: await shrunk(bitmap) });
+    Object.assign(photo, { width, height, bitmap: await shrunk(bitmap, most) });
   } catch { /* The server may still decode the format, or explain why not. */ }
   return photo;
 }
 
-/** The bitmap with at most MOST_PIXELS. */
-async function shrunk(bitmap) {
-  const scale = Math.sqrt(MOST_PIXELS / (bitmap.width * bitmap.height));
+/** The bitmap with at most `most` pixels. */
+async function shrunk(bitmap, most) {
+  const scale = Math.sqrt(most / (bitmap.width * bitmap.height));
   if (scale >= 1) return bitmap;
   const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
   try {

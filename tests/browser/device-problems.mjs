@@ -11,7 +11,7 @@ import { assertAccessible, choose, look, photo, picture, visit } from './browser
 import { answerOf, chooseDevice, deviceSuite, indexOf, isReady, limit, load, looked, text } from './on-device.mjs';
 import { host, site } from './site.mjs';
 
-const shared = deviceSuite();
+const shared = deviceSuite(['both']);
 const MODELS = '**/page/models/**';
 
 /** The addresses of engine and models that the browser keeps. */
@@ -24,7 +24,7 @@ const keptModels = async (page) => (await kept(page)).filter((path) => !path.sta
 /** The server is offered, and answers after a click. */
 async function useServer(page) {
   await page.click('#use-server');
-  await page.waitForFunction(() => document.querySelector('[name="place"]').checked);
+  await page.waitForFunction(() => document.querySelector('[name="place"]').checked && document.querySelector('#model').options.length > 0);
   await choose(page, photo('drawn-acne-1.jpg'));
   await look(page);
   assert.match(await text(page, '#timing'), /on the server/);
@@ -201,24 +201,27 @@ function engine() {
   return gunzipSync(readFileSync(join(shared.site, 'page/device', file.digest)));
 }
 
-test('a device with too little memory says so, stays usable, and offers the server', limit, async () => {
-  await visit(shared.browser, shared.both.address, {}, async (page) => {
-    const { file } = indexOf(shared.site).models[0];
-    // Room for the model, and not for the photo's answer.
-    await withEngine(page, limitedTo(Math.ceil(file.bytes / 65_536) + 48, engine()));
-    await chooseDevice(page);
-    await choose(page, photo('drawn-acne-1.jpg'));
-    await page.click('#look');
-    await page.getByText('This device has too little memory for the photo').waitFor();
-    assert.match(await text(page, '#problem-detail'), /memory/);
-    await assertAccessible(page, 'too little memory');
-    await picture(page, 'device-memory');
-    await useServer(page);
+// Pages of 64 KiB beside the model's: none for the model, for the photo, and for the model's work.
+for (const pages of [4, 30, 64]) {
+  test(`a device with too little memory says so, and offers the server: ${pages} pages`, limit, async () => {
+    await visit(shared.browser, shared.both.address, {}, async (page) => {
+      const { file } = indexOf(shared.site).models[0];
+      await withEngine(page, limitedTo(Math.ceil(file.bytes / 65_536) + pages, engine()));
+      await chooseDevice(page);
+      await choose(page, photo('drawn-acne-1.jpg'));
+      await page.click('#look');
+      await page.getByText('This device has too little memory for the photo').waitFor();
+      assert.match(await text(page, '#problem-detail'), /memory/);
+      await assertAccessible(page, 'too little memory');
+      await picture(page, 'device-memory');
+      await useServer(page);
+    });
   });
-});
+}
 
-test('a failure of the engine is told, and the next photo has a new one', limit, async () => {
-  await visit(shared.browser, shared.both.address, {}, async (page) => {
+test('a failure of the worker is told', limit, async () => {
+  // A service worker would answer from its store.
+  await visit(shared.browser, shared.both.address, { serviceWorkers: 'block' }, async (page) => {
     await page.route('**/page/worker.js', (route) => route.fulfill({ body: "throw new Error('no worker today')", contentType: 'text/javascript' }));
     await chooseDevice(page);
     await choose(page, photo('drawn-acne-1.jpg'));

@@ -18,7 +18,7 @@ const CLOSE_MAP = 0.02;
 const FIRST_VISIT = 6_000_000;
 const ENGINE = 1_200_000;
 
-const shared = deviceSuite();
+const shared = deviceSuite(['both', 'service']);
 const median = (list) => list.toSorted((a, b) => a - b)[list.length >> 1];
 
 for (const kind of ['service', 'folder']) {

@@ -12,18 +12,17 @@ import { host, site } from './site.mjs';
 export const PHOTOS = readdirSync(join(repository, 'tests/photos')).filter((name) => /\.(jpe?g|png|webp|gif|bmp)$/.test(name));
 export const limit = { timeout: 300_000 };
 
+const SERVICES = { both: { SKINCELL_PAGE: 'both' }, service: { SKINCELL_PAGE: 'device', SKINCELL_PREDICT: 'off' } };
+
 /**
- * Starts, for the tests of a file, a browser, a service of both places (`both`), one that answers no photo itself
- * (`service`), and a plain file server (`folder`); stops them at the end.
+ * Starts, for the tests of a file, a browser, a plain file server (`folder`), and those services: one for both places
+ * (`both`), one that answers no photo itself (`service`). Stops them at the end.
  */
-export function deviceSuite() {
+export function deviceSuite(services) {
   const shared = {};
   before(async () => {
     shared.site = site('half');
-    [shared.both, shared.service] = await Promise.all([
-      serve({ SKINCELL_PAGE: 'both' }, shared.site),
-      serve({ SKINCELL_PAGE: 'device', SKINCELL_PREDICT: 'off' }, shared.site),
-    ]);
+    await Promise.all(services.map(async (name) => { shared[name] = await serve(SERVICES[name], shared.site); }));
     shared.folder = await host(shared.site);
     shared.browser = await launch();
   });

@@ -10,7 +10,7 @@ import { createInterface } from 'node:readline';
 import { gunzipSync } from 'node:zlib';
 
 export const repository = resolve(import.meta.dirname, '../..');
-const START = 60_000;
+const START = 180_000;
 
 const target = join(repository, 'target');
 const BUILD = 'build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell && browser/build';

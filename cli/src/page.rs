@@ -35,7 +35,10 @@ Only models whose card.json says \"on_device\": true are taken: whoever opens th
 Examples:
   browser/build && skincell page -o site    a folder for any web host, over https
   skincell page -o device                   beside spin.toml, which mounts device/page: then
-                                            SKINCELL_PAGE=both or device offers it in the service")]
+                                            SKINCELL_PAGE=both or device offers it in the service
+  skincell model quantize models/skin -o small/skin --to int8 --photos PHOTOS
+  skincell page small/skin -o site          half the download again, for answers that differ by some
+                                            points: docs/page.md has the figures")]
 pub(crate) struct Page {
     /// The model folders [default: all in --models whose card allows it]
     #[arg(value_name = "FOLDER")]
@@ -49,7 +52,7 @@ pub(crate) struct Page {
     #[arg(long, value_name = "FOLDER", default_value = "models")]
     models: PathBuf,
 
-    /// Bits of the large weights
+    /// Bits of the large weights; those that `model quantize` made 8-bit integers stay so
     #[arg(long, value_enum, default_value = "half")]
     precision: PrecisionFlag,
 

@@ -124,7 +124,7 @@ export function load(name, report) {
   };
   const both = Promise.all([engine, model].map(([path, file], at) => content(path, file, count(at), stopper.signal)));
   const ready = both.then(async ([code, weights]) => ({
-    module: await WebAssembly.compile(code.bytes),
+    module: await WebAssembly.compile(code.bytes).catch((error) => { throw new Problem('unsupported', error.message); }),
     model: weights.bytes,
     card: entry.card,
     isKept: code.isKept && weights.isKept,
@@ -153,10 +153,12 @@ async function content(path, file, count, signal) {
 }
 
 async function download(path, file, count, signal) {
-  const stored = new Uint8Array(file.stored);
-  let length = 0;
+  let [stored, length] = [null, 0];
   try {
+    stored = new Uint8Array(file.stored);
     const response = await fetch(path, { signal });
+    // The host has other files by now than the index says, which the browser may have kept.
+    if (response.status === 404) throw new Problem('changed', `${path}: HTTP 404`);
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
@@ -168,7 +170,7 @@ async function download(path, file, count, signal) {
     }
   } catch (error) {
     if (error instanceof Problem || error.name === 'AbortError') throw error;
-    throw new Problem('notLoaded', `${path}: ${error.message}`);
+    throw new Problem(error instanceof RangeError ? 'memory' : 'notLoaded', `${path}: ${error.message}`);
   }
   if (length < file.stored) throw new Problem('notLoaded', `${path} broke off after ${length} of ${file.stored} bytes`);
   return stored.buffer;
@@ -231,5 +233,8 @@ function readAnswer({ status, body, fault, isMemory, memory }) {
   if (fault) throw new Problem(isMemory ? 'memory' : 'deviceFault', fault);
   const answer = JSON.parse(body);
   if (status === 200) return { ...answer, memory };
-  throw problemOf(status, answer);
+  const problem = problemOf(status, answer);
+  if (problem.kind !== 'fault') throw problem;
+  // There is no service here that could have a fault.
+  throw new Problem(problem.message.includes('no memory') ? 'memory' : 'deviceFault', problem.message);
 }

@@ -108,7 +108,7 @@ function showPlace() {
   at('loading-start').hidden = loading.state !== 'missing';
   at('loading-share').hidden = loading.state !== 'loading';
   at('loading-share').value = loading.share * 100;
-  const key = { missing: 'loadFirst', loading: 'loadingModel', ready: 'loaded' }[loading.state];
+  const key = { missing: 'loadFirst', loading: 'loadingModel', ready: 'loaded', unkept: 'unkept' }[loading.state];
   at('loading-text').textContent = say(key, { size: size(loading.bytes), percent: percent(loading.share * 100, 0) });
 }
 
@@ -123,8 +123,8 @@ async function loadModel() {
   loading = { ...loading, state: 'loading' };
   showPlace();
   try {
-    await device.load(at('model').value, (share) => { loading.share = share; showPlace(); }).ready;
-    loading.state = 'ready';
+    const { isKept } = await device.load(at('model').value, (share) => { loading.share = share; showPlace(); }).ready;
+    loading.state = isKept ? 'ready' : 'unkept';
   } catch (error) {
     loading.state = 'missing';
     if (error.name !== 'AbortError') fail(error);
@@ -145,13 +145,25 @@ async function take(files) {
   if (!list.length || state === 'busy') return;
   [problem, answer, chosen, current] = [null, null, null, null];
   if (list.length > 1) return lookAtAll(list);
-  photo?.bitmap?.close();
-  photo = await photos.open(list[0]);
+  letGo();
+  photo = await opened(list[0]);
   enter('edit');
   at('edit-title').focus();
 }
 
+/** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */
+function opened(file) {
+  return photos.open(file, place === 'device' ? photos.SHOWN_PIXELS : photos.MOST_PIXELS);
+}
+
+/** Gives the shown photo's memory back, before another one takes as much. */
+function letGo() {
+  photos.close(photo);
+  for (const id of ['photo', 'heat']) at(id).width = 0;
+}
+
 function restart() {
+  letGo();
   [photo, answer, problem, current] = [null, null, null, null];
   enter('empty');
   at('choose').focus();
@@ -251,7 +263,8 @@ async function lookAtAll(files) {
   const first = visit.results.at(-1);
   for (const [index, file] of files.entries()) {
     batch = { at: index + 1, count: files.length };
-    photo = await photos.open(file);
+    letGo();
+    photo = await opened(file);
     enter('busy');
     progress('preparing');
     at('cancel').focus();
@@ -282,11 +295,12 @@ function keep(result) {
   const title = models.find((model) => model.name === name)?.title || name;
   current = { name: photo.name, date: Date.now(), title, picture: photo.bitmap && visit.small(at('photo')), ...result };
   visit.add(current);
+  if (result.answer && loading) loading.state = result.answer.isKept ? 'ready' : 'unkept';
 }
 
 /** Shows a kept result. */
 async function open(result) {
-  photo?.bitmap?.close();
+  letGo();
   photo = await visit.photoOf(result);
   current = result;
   problem = null;
@@ -423,6 +437,7 @@ async function copyCurl() {
 // Wiring
 
 async function showModels() {
+  at('shrink').checked = place !== 'device';
   const listing = place === 'device' ? await device.open() : await listModels(at('token').value);
   models = listing.models.filter((model) => !model.error);
   at('model').replaceChildren(...models.map((model) => new Option(model.title || model.name, model.name)));

@@ -2,16 +2,44 @@
 
 /** Larger photos are shrunk to this many pixels before they are sent, unless the user switches it off. */
 export const MOST_PIXELS = 4e6;
+/** As many as the page draws. */
+export const SHOWN_PIXELS = 2e6;
 
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
 
-/** The chosen photo. `bitmap` is null if this browser cannot decode it, mostly HEIC outside Safari. */
-export async function open(file) {
-  let bitmap = null;
+const decoded = (file) => createImageBitmap(file, { imageOrientation: 'from-image' });
+
+/**
+ * The chosen photo. `bitmap` is the photo with at most `most` pixels, and `width` and `height` are the whole photo's:
+ * 12 megapixels would take 48 MB for as long as it is shown. `bitmap` is null if this browser cannot decode it,
+ * mostly HEIC outside Safari.
+ */
+export async function open(file, most) {
+  const photo = { file, name: file.name || 'photo.png', bitmap: null, width: 0, height: 0, turns: 0, crop: { ...WHOLE } };
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: 'from-image' });
+    const bitmap = await decoded(file);
+    const { width, height } = bitmap;
+    Object.assign(photo, { width, height, bitmap: await shrunk(bitmap, most) });
   } catch { /* The server may still decode the format, or explain why not. */ }
-  return { file, name: file.name || 'photo.png', bitmap, turns: 0, crop: { ...WHOLE } };
+  return photo;
+}
+
+/** The bitmap with at most `most` pixels. */
+async function shrunk(bitmap, most) {
+  const scale = Math.sqrt(most / (bitmap.width * bitmap.height));
+  if (scale >= 1) return bitmap;
+  const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+  try {
+    return await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: 'high' });
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** Gives a photo's memory back without waiting for the garbage collector. */
+export function close(photo) {
+  photo?.bitmap?.close();
+  if (photo) photo.bitmap = null;
 }
 
 /** Turns a photo and its crop by quarter turns clockwise. */
@@ -33,8 +61,8 @@ export function uncrop(photo) {
 }
 
 /** Width and height in pixels of the turned photo, without the crop. */
-export function turnedSize({ bitmap, turns }) {
-  return turns % 2 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
+export function turnedSize({ width, height, turns }) {
+  return turns % 2 ? [height, width] : [width, height];
 }
 
 /** Width and height in pixels of the part to be sent, before shrinking. */
@@ -44,8 +72,8 @@ export function croppedSize(photo) {
   return [Math.max(1, Math.round(width * crop.width)), Math.max(1, Math.round(height * crop.height))];
 }
 
-/** Draws the part `crop` of the turned photo on `canvas`, scaled by `scale`. */
-export function draw(photo, canvas, crop, scale) {
+/** Draws the part `crop` of the turned photo on `canvas`, scaled by `scale`, from `source`, of any size. */
+export function draw(photo, canvas, crop, scale, source = photo.bitmap) {
   const [width, height] = turnedSize(photo);
   canvas.width = Math.max(1, Math.round(width * crop.width * scale));
   canvas.height = Math.max(1, Math.round(height * crop.height * scale));
@@ -58,7 +86,7 @@ export function draw(photo, canvas, crop, scale) {
   context.translate(-width * crop.x, -height * crop.y);
   context.translate(width / 2, height / 2);
   context.rotate((photo.turns * Math.PI) / 2);
-  context.drawImage(photo.bitmap, -photo.bitmap.width / 2, -photo.bitmap.height / 2);
+  context.drawImage(source, -photo.width / 2, -photo.height / 2, photo.width, photo.height);
 }
 
 // The first bytes of the formats that the service decodes; a dot stands for any byte.
@@ -85,8 +113,14 @@ export async function toSend(photo, mayShrink, mustEncode = false) {
   return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));
 }
 
-function toJpeg(photo, scale) {
+async function toJpeg(photo, scale) {
+  // The kept bitmap is enough for a picture that is not larger.
+  const source = Math.floor(photo.width * scale) <= photo.bitmap.width ? photo.bitmap : await decoded(photo.file);
   const canvas = document.createElement('canvas');
-  draw(photo, canvas, photo.crop, scale);
-  return new Promise((done) => canvas.toBlob(done, 'image/jpeg', 0.92));
+  draw(photo, canvas, photo.crop, scale, source);
+  if (source !== photo.bitmap) source.close();
+  const jpeg = await new Promise((done) => { canvas.toBlob(done, 'image/jpeg', 0.92); });
+  // As `close` does.
+  canvas.width = 0;
+  return jpeg;
 }

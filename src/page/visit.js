@@ -46,7 +46,8 @@ export function small(shown) {
 export async function photoOf({ name, picture }) {
   const image = Object.assign(new Image(), { src: picture ?? '' });
   const bitmap = await image.decode().then(() => createImageBitmap(image)).catch(() => null);
-  return { file: new Blob(), name, bitmap, turns: 0, crop: { x: 0, y: 0, width: 1, height: 1 } };
+  const { width, height } = bitmap ?? { width: 0, height: 0 };
+  return { file: new Blob(), name, bitmap, width, height, turns: 0, crop: { x: 0, y: 0, width: 1, height: 1 } };
 }
 
 /** The results as items of a list; a click on one calls `open` with it. */

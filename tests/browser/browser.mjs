@@ -55,7 +55,7 @@ export async function visit(browser, address, options, test) {
   page.on('pageerror', (error) => wrong.push(`script error: ${error.message}`));
   page.on('request', (request) => {
     const { protocol, origin } = new URL(request.url());
-    if (protocol.startsWith('http') && `${origin}/` !== address) wrong.push(`a request to ${origin}`);
+    if (protocol.startsWith('http') && origin !== new URL(address).origin) wrong.push(`a request to ${origin}`);
   });
   await page.exposeFunction('blocked', (what) => wrong.push(`blocked by the policy: ${what}`));
   await page.addInitScript(() => addEventListener('securitypolicyviolation', (event) => {
@@ -117,6 +117,8 @@ export async function assertAccessible(page, state) {
 export async function picture(page, name, options = {}) {
   if (!pictures) return;
   await page.mouse.move(1, 1);
+  // What stays at the top of the window would lie over the middle of the whole page.
+  if (options.fullPage) await page.evaluate(() => scrollTo(0, 0));
   await page.waitForTimeout(250);
   const path = join(pictures, `page-${name}.jpg`);
   await page.screenshot({ path, type: 'jpeg', quality: 84, ...options });

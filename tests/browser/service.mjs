@@ -3,14 +3,14 @@
 // built.
 
 import { spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { gunzipSync } from 'node:zlib';
 
 export const repository = resolve(import.meta.dirname, '../..');
-const START = 60_000;
+const START = 180_000;
 
 const target = join(repository, 'target');
 const BUILD = 'build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell && browser/build';
@@ -25,7 +25,8 @@ export function binary() {
 
 /**
  * Starts the service, with these variables in the component's environment; returns its address and a function
- * to stop it. `device` is a folder that `skincell page` wrote, whose packed models the service then runs too.
+ * to stop it. `device` is a folder that `skincell page` wrote, whose packed models the service then runs too, with one
+ * thread.
  */
 export async function serve(environment = {}, device = null) {
   const wasm = process.env.SKINCELL_WASM ?? join(target, 'wasm32-wasip2/release/skincell.wasm');
@@ -40,6 +41,8 @@ export async function serve(environment = {}, device = null) {
   if (device) mountDevice(device, folder);
   const variables = Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
   const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache'), ...variables];
+  // As the page on the device does.
+  if (device) flags.push('--threads', '1');
   const child = spawn(binary(), flags, { stdio: ['ignore', 'pipe', 'inherit'] });
   const stop = () => {
     child.kill('SIGKILL');
@@ -48,13 +51,17 @@ export async function serve(environment = {}, device = null) {
   return { address: await addressOf(child).catch((error) => { stop(); throw error; }), stop };
 }
 
-/** Copies the device's files into the application, and its packed models beside their graphs. */
+/** Copies the device's files into the application, and its packed models with their cards in place of the others. */
 function mountDevice(device, folder) {
   cpSync(join(device, 'page'), join(folder, 'device/page'), { recursive: true });
   const index = JSON.parse(readFileSync(join(device, 'page/device/index.json')));
-  for (const { name, file } of index.models) {
+  for (const { name, card, file } of index.models) {
     const stored = readFileSync(join(device, 'page/models', name, file.digest));
-    writeFileSync(join(folder, 'models', name, 'model.cell'), file.gzip ? gunzipSync(stored) : stored);
+    const place = join(folder, 'models', name);
+    rmSync(place, { recursive: true, force: true });
+    mkdirSync(place);
+    writeFileSync(join(place, 'card.json'), JSON.stringify(card));
+    writeFileSync(join(place, 'model.cell'), file.gzip ? gunzipSync(stored) : stored);
   }
 }
 

@@ -1,0 +1,79 @@
+// The memory of the tab while photos of 12 megapixels are looked at "on this device", one after another, through the
+// page as a user would. SKINCELL_PHOTOS sets how many: 200 for the figures in docs/page.md.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { choose, look, visit } from './browser.mjs';
+import { deviceSuite, load } from './on-device.mjs';
+
+const MANY = Number(process.env.SKINCELL_PHOTOS ?? 12);
+/** MiB: the tab's private memory at its peak, and by how much it may differ after two photos. */
+const PEAK = 120;
+const FLAT = 4;
+/** The page keeps the newest 30 results of a visit; until then its memory grows by them. */
+const KEPT = 30;
+
+const shared = deviceSuite([]);
+
+/** Private MiB of the browser's largest renderer: the tab with its workers. */
+async function tabMemory() {
+  const session = await shared.browser.newBrowserCDPSession();
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  await session.detach();
+  const sizes = processInfo.filter(({ type }) => type === 'renderer').map(({ id }) => {
+    const lines = readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^Private_\w+: +(\d+) kB/gm);
+    return [...lines].reduce((sum, [, size]) => sum + Number(size), 0) / 1024;
+  });
+  return Math.max(...sizes);
+}
+
+/** Writes a JPEG of 12 megapixels and returns its path. */
+async function drawn(folder) {
+  const page = await (await shared.browser.newContext()).newPage();
+  const address = await page.evaluate(() => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 4000, height: 3000 });
+    const drawing = canvas.getContext('2d');
+    for (let at = 0; at < 3000; at += 1) {
+      drawing.fillStyle = `hsl(${at % 360} 60% 50%)`;
+      drawing.fillRect((at * 977) % 4000, (at * 331) % 3000, 200, 150);
+    }
+    return canvas.toDataURL('image/jpeg', 0.9);
+  });
+  await page.context().close();
+  const path = join(folder, 'twelve.jpg');
+  writeFileSync(path, Buffer.from(address.split(',')[1], 'base64'));
+  return path;
+}
+
+// Whole, as the page looks at them by itself; shrunk, if the user wants it, which takes a second copy.
+for (const kind of ['whole', 'shrunk']) {
+  test(`the memory of the tab stays flat: photos of 12 megapixels, ${kind}`, { timeout: 1_800_000 }, async (context) => {
+    const folder = mkdtempSync(join(tmpdir(), 'skincell-photo-'));
+    const path = await drawn(folder);
+    await visit(shared.browser, shared.folder.address, {}, async (page) => {
+      await load(page);
+      const garbage = await page.context().newCDPSession(page);
+      const after = [];
+      let peak = 0;
+      for (let at = 0; at < MANY; at += 1) {
+        const watch = setInterval(async () => { peak = Math.max(peak, await tabMemory().catch(() => 0)); }, 50);
+        await choose(page, path);
+        if (kind === 'shrunk') await page.check('#shrink');
+        await look(page);
+        await page.click('[data-restart]:visible');
+        clearInterval(watch);
+        await garbage.send('HeapProfiler.collectGarbage');
+        after.push(await tabMemory());
+      }
+      const settled = after.slice(Math.min(KEPT, MANY >> 1));
+      const [low, high] = [Math.min(...settled), Math.max(...settled)];
+      context.diagnostic(`${MANY} photos of 12 megapixels, ${kind}: private memory of the tab after each, of the last ${settled.length}, ${low.toFixed(1)} to ${high.toFixed(1)} MiB; peak ${peak.toFixed(1)} MiB`);
+      if (kind === 'whole') assert.ok(peak <= PEAK, `peak ${peak} MiB`);
+      assert.ok(high - low <= FLAT, `${low} to ${high} MiB`);
+    });
+    rmSync(folder, { recursive: true });
+  });
+}

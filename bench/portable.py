@@ -68,8 +68,8 @@ def mounted(folder, model, engine):
     return folder
 
 
-def compositions(work, model):
-    """(name, composed with the component, composed with the guest, folder) for each way to run it in Wasm."""
+def compositions(work, model, guests=("skincell", "skincell_guests")):
+    """(name, composed with each guest, folder) for each way to run it in Wasm."""
     portable = WASM / "skincell_portable.wasm"
     for engine in ("cellnet", "rten"):
         folder = mounted(work / engine, model, engine)
@@ -79,8 +79,8 @@ def compositions(work, model):
         baked = work / f"{engine}.wasm"
         run(BINARY, "model", "bake", "--no-pack", folder / "models" / model.name, "--provider", portable, "-o", baked)
         for kind, provider, sees in (("files", portable, folder), ("baked", baked, bare)):
-            composed = [work / f"{engine}-{kind}-{guest}.wasm" for guest in ("skincell", "skincell_guests")]
-            for guest, out in zip(("skincell", "skincell_guests"), composed):
+            composed = [work / f"{engine}-{kind}-{guest}.wasm" for guest in guests]
+            for guest, out in zip(guests, composed):
                 run(WASI_RUN, "--compose", WASM / f"{guest}.wasm", provider, out)
             yield f"{engine}, {kind}", *composed, sees
 

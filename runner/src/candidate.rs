@@ -40,8 +40,8 @@ pub(crate) fn is_unknown(interface: &str) -> bool {
     version(interface).is_some_and(|version| version.contains('-') && version != CANDIDATE)
 }
 
-/// The names of a component's own imports and exports; none if `wasm` is no component. What is inside it is passed
-/// over, so this takes microseconds for components of megabytes.
+/// The names of a component's own imports and exports; none if `wasm` is no component. What is inside it is
+/// passed over, so this takes microseconds for components of megabytes.
 ///
 /// # Errors
 /// When a section is cut off or has names that cannot be read.

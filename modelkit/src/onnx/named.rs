@@ -1,5 +1,5 @@
-//! Encodes a model whose graphs all have a name, which ONNX demands, ONNX Runtime checks and `rten-onnx` does not
-//! write. Graphs inside attributes, such as the body of a `Loop`, have the name of their attribute.
+//! Encodes a model whose graphs all have a name, which ONNX demands, ONNX Runtime checks and `rten-onnx` does
+//! not write. Graphs inside attributes, such as the body of a `Loop`, have the name of their attribute.
 
 use rten_onnx::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, WriteValue};

@@ -5,6 +5,7 @@ import { Problem, problemOf } from './send.js';
 
 const INDEX = 'page/device/index.json';
 const KEPT = 'skincell-models';
+const PLACE = 'skincell-place';
 
 // The smallest modules that use a SIMD and a relaxed SIMD instruction.
 const PROBES = {
@@ -21,6 +22,15 @@ function runs(features) {
   const code = PROBES[features] ?? [];
   const head = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10];
   return WebAssembly.validate(new Uint8Array([...head, code.length + 3, 1, code.length + 1, 0, ...code]));
+}
+
+/** Where the user chose to have photos looked at, or null. */
+export function remembered() {
+  try { return localStorage.getItem(PLACE); } catch { return null; }
+}
+
+export function remember(place) {
+  try { localStorage.setItem(PLACE, place); } catch { /* then the choice lasts until the page is closed */ }
 }
 
 /** Throws a Problem if this browser cannot run the engine. */

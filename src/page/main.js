@@ -25,9 +25,8 @@ let batch = null;
 let stop = () => {};
 
 // Where photos are looked at: the service says where it may be, and the user chooses if it says both.
-const PLACE = 'skincell-place';
 const mayBe = document.body.dataset.page;
-let place = mayBe === 'both' ? remembered() ?? 'server' : mayBe;
+let place = mayBe === 'both' ? device.remembered() ?? 'server' : mayBe;
 let loading = null;
 
 // States
@@ -83,13 +82,9 @@ function showProblem() {
 
 // Where photos are looked at
 
-function remembered() {
-  try { return localStorage.getItem(PLACE); } catch { return null; }
-}
-
 /** Only a page loaded anew may send again, once the device was chosen. */
 function choosePlace(next) {
-  try { localStorage.setItem(PLACE, next); } catch { /* then the choice lasts until the page is closed */ }
+  device.remember(next);
   if (next === 'server' && place === 'device') return location.reload();
   place = next;
   problem = null;
@@ -152,9 +147,7 @@ async function take(files) {
 }
 
 /** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */
-function opened(file) {
-  return photos.open(file, place === 'device' ? photos.SHOWN_PIXELS : photos.MOST_PIXELS);
-}
+const opened = (file) => photos.open(file, place === 'device' ? photos.SHOWN_PIXELS : photos.MOST_PIXELS);
 
 /** Gives the shown photo's memory back, before another one takes as much. */
 function letGo() {
@@ -499,16 +492,7 @@ at('token').addEventListener('change', () => showModels().catch(fail));
 crop.wire(at('crop'), () => photo.crop, cropTo);
 camera.wire((file) => take([file]), (error) => fail(new Problem('camera', error.message)));
 
-document.addEventListener('paste', (event) => {
-  take([...(event.clipboardData?.files ?? [])].filter((entry) => entry.type.startsWith('image/')));
-});
-for (const type of ['dragover', 'dragleave', 'drop']) {
-  document.addEventListener(type, (event) => {
-    event.preventDefault();
-    document.body.classList.toggle('over', type === 'dragover');
-    if (type === 'drop') take(event.dataTransfer.files);
-  });
-}
+photos.wire(take);
 
 heatmap.paintScale(at('legend'));
 enter('empty');

@@ -124,3 +124,17 @@ async function toJpeg(photo, scale) {
   canvas.width = 0;
   return jpeg;
 }
+
+/** Calls `take` with the files that are pasted or dropped. */
+export function wire(take) {
+  document.addEventListener('paste', (event) => {
+    take([...(event.clipboardData?.files ?? [])].filter((entry) => entry.type.startsWith('image/')));
+  });
+  for (const type of ['dragover', 'dragleave', 'drop']) {
+    document.addEventListener(type, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle('over', type === 'dragover');
+      if (type === 'drop') take(event.dataTransfer.files);
+    });
+  }
+}

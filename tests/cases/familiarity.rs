@@ -119,11 +119,18 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
     let one = folder_of(app.path(), "one", std::iter::repeat_n(3, 60));
     let empty = app.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
+    let broken = folder_of(app.path(), "broken", 0..30);
+    for file in ["first.jpg", "second.png"] {
+        std::fs::write(broken.join(file), b"\xff\xd8\xff no photo").unwrap();
+    }
     let cases = [
         (&few, "15 more are needed"),
         (&copies, "25 more are needed"),
         (&one, "34 more are needed"),
         (&empty, "holds no photo"),
+        (&broken, "2 of 32 photos cannot be read"),
+        (&broken, "second.png"),
+        (&broken, "at least 5 more are needed"),
     ];
     for (folder, said) in cases {
         let output = familiarize(&model, folder);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
-use skincell_vision::card::Card;
+use skincell_vision::card::{Card, Input, Layout};
 use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::{PhotoTensor, from_photo};
 use skincell_vision::view;
@@ -17,6 +17,11 @@ use crate::interface::shape_of;
 use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::Graph;
 use crate::photos::{self, PhotosError};
+
+/// Parts of a thumbnail's side.
+const PARTS: usize = 16;
+/// Most subfolders and classes that a note lists.
+const SHOWN: usize = 10;
 
 /// A photo's file.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub(crate) struct Picture {
 pub(super) struct Gathered {
     pub(super) features: Vec<f32>,
     pub(super) probabilities: Vec<f32>,
+    /// The mean of all channels in each of 16 x 16 parts of the photo as the model sees it, from its top.
+    pub(super) thumbnail: Vec<f32>,
     /// Name of the picture it shows: the file's name up to `__`, or to its extension.
     pub(super) picture: String,
 }
@@ -62,6 +69,33 @@ pub(crate) fn list(paths: &[PathBuf], card: &Card) -> Result<Vec<Picture>, Photo
     Ok(found)
 }
 
+/// A note on subfolders that are named as no class, if there are any.
+pub(super) fn unlabelled(pictures: &[Picture], card: &Card) -> Option<String> {
+    let mut folders: Vec<(&str, usize)> = Vec::new();
+    for picture in pictures.iter().filter(|picture| picture.class.is_none()) {
+        let Some((folder, _)) = picture.name.split_once('/') else { continue };
+        match folders.iter_mut().find(|(name, _)| *name == folder) {
+            Some((_, count)) => *count += 1,
+            None => folders.push((folder, 1)),
+        }
+    }
+    if folders.is_empty() {
+        return None;
+    }
+    let shown = |all: Vec<String>| {
+        let more = all.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        format!("{}{more}", all[..all.len().min(SHOWN)].join(", "))
+    };
+    let named = folders.iter().map(|(name, count)| format!("{name:?} ({count} photos)")).collect();
+    let classes = card.classes.iter().map(|class| format!("{:?}", class.label)).collect();
+    Some(format!(
+        "no class is named as the subfolders {}: their photos count as unlabelled; the classes are {}",
+        shown(named),
+        shown(classes)
+    ))
+}
+
 fn plain(file: PathBuf) -> Picture {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
     Picture { name: name.unwrap_or_default(), file, class: None }
@@ -76,7 +110,7 @@ fn class(card: &Card, folder: &str) -> Option<usize> {
 /// Runs the graph, which has the photo as its only input in float32, on each photo.
 ///
 /// # Errors
-/// [`FamiliarityError`] for the first photo that cannot be read or run.
+/// [`FamiliarityError`] for all photos that cannot be read, or the first that cannot be run.
 pub(super) fn run(
     graph: &Graph,
     card: &Card,
@@ -86,15 +120,48 @@ pub(super) fn run(
 ) -> Result<Vec<Gathered>, FamiliarityError> {
     let engine = GraphEngine::load(graph)?;
     let mut gathered = Vec::with_capacity(pictures.len());
+    let mut files = Vec::new();
     for (done, picture) in pictures.iter().enumerate() {
         progress(done, pictures.len());
-        let tensor = photos::load(&picture.file, &card.input)?;
+        let tensor = match photos::load(&picture.file, &card.input) {
+            // After a file that cannot be read, the others are only read.
+            Ok(_) if !files.is_empty() => continue,
+            Ok(tensor) => tensor,
+            Err(error) => {
+                files.push(error.to_string());
+                continue;
+            }
+        };
         let stem = picture.name.rsplit_once('.').map_or(&*picture.name, |(stem, _)| stem);
         let stem = stem.split("__").next().unwrap_or(stem).to_owned();
         gathered.push(one(&engine, card, features, &tensor, stem)?);
     }
     progress(pictures.len(), pictures.len());
-    Ok(gathered)
+    if files.is_empty() {
+        Ok(gathered)
+    } else {
+        Err(FamiliarityError::Unreadable { photos: pictures.len(), files })
+    }
+}
+
+/// The values `[1, 1]` of the output `name` for those of the photos that can be read.
+///
+/// # Errors
+/// The engine's.
+pub(super) fn scores(
+    graph: &Graph,
+    card: &Card,
+    name: &str,
+    pictures: &[&Picture],
+) -> Result<Vec<f32>, EngineError> {
+    let engine = GraphEngine::load(graph)?;
+    let tensors = pictures.iter().filter_map(|each| photos::load(&each.file, &card.input).ok());
+    let score = |tensor| {
+        let photo = Tensor::from_data(&shape_of(&card.input), photos::elements(&tensor));
+        let found = engine.run(photo.view().into(), &[name])?;
+        Ok(found.first().and_then(|score| score.iter().next().copied()).unwrap_or(f32::NAN))
+    };
+    tensors.map(score).collect()
 }
 
 /// As [`run`], on the drawn pictures of other kinds.
@@ -125,7 +192,9 @@ fn one(
     tensor: &PhotoTensor,
     picture: String,
 ) -> Result<Gathered, FamiliarityError> {
-    let photo = Tensor::from_data(&shape_of(&card.input), photos::elements(tensor));
+    let elements = photos::elements(tensor);
+    let thumbnail = thumbnail(&elements, &card.input);
+    let photo = Tensor::from_data(&shape_of(&card.input), elements);
     let found = engine.run(photo.view().into(), &[features, &card.output.name])?;
     let mut found = found.into_iter().map(|tensor| tensor.to_vec());
     let (features, scores) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
@@ -134,5 +203,51 @@ fn one(
     }
     let probabilities = probabilities(&scores, &card.output)
         .map_err(|error| EngineError::Run(error.to_string()))?;
-    Ok(Gathered { features, probabilities, picture })
+    Ok(Gathered { features, probabilities, thumbnail, picture })
+}
+
+/// See [`Gathered::thumbnail`].
+fn thumbnail(elements: &[f32], input: &Input) -> Vec<f32> {
+    let (width, height) = (input.width as usize, input.height as usize);
+    let place = |index: usize| match input.layout {
+        Layout::Nchw => index % (width * height),
+        Layout::Nhwc => index / 3,
+    };
+    let mut sums = vec![(0.0_f64, 0_u32); PARTS * PARTS];
+    for (index, value) in elements.iter().enumerate() {
+        let (x, y) = (place(index) % width, place(index) / width);
+        let part = y * PARTS / height * PARTS + x * PARTS / width;
+        if let Some((sum, count)) = sums.get_mut(part) {
+            *sum += f64::from(*value);
+            *count += 1;
+        }
+    }
+    sums.into_iter().map(|(sum, count)| (sum / f64::from(count.max(1))) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    const CARD: &str = r#"{"card_version": 1, "name": "moles", "input": {"name": "image", "layout": "nchw",
+        "dtype": "f32", "width": 8, "height": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
+        "output": {"name": "logits", "form": "logits", "activation": "softmax"},
+        "classes": [{"label": "benign"}, {"label": "malignant", "display": "Not benign"}]}"#;
+
+    #[test]
+    fn subfolders_named_as_no_class_are_noted() {
+        let card: Card = serde_json::from_str(CARD).unwrap();
+        let picture = |name: &str| {
+            let class = name.split_once('/').and_then(|(folder, _)| class(&card, folder));
+            Picture { file: PathBuf::from(name), name: name.to_owned(), class }
+        };
+        let all = ["not benign/1.png", "Benign/2.png", "3.png"].map(picture);
+        assert_eq!(unlabelled(&all, &card), None);
+        let all = ["benign/1.png", "beningn/2.png", "beningn/3.png", "moles/4.png"].map(picture);
+        let said = unlabelled(&all, &card).unwrap();
+        assert!(said.contains(r#""beningn" (2 photos), "moles" (1 photos):"#), "{said}");
+        assert!(said.ends_with(r#"the classes are "benign", "malignant""#), "{said}");
+    }
 }

@@ -40,6 +40,8 @@ pub(crate) use sheet::PREFIX;
 
 /// Fewest different pictures that a fit needs.
 pub const FEWEST: usize = 35;
+/// Most photos that are tried on the familiarity a model had before.
+const TRIED: usize = 40;
 /// Least area under the ROC curve against pictures of other kinds.
 const LEAST_AUROC: f64 = 0.95;
 /// Share of unseen photos of the same kind that should be familiar.
@@ -59,6 +61,19 @@ pub enum FamiliarityError {
     /// The graph cannot be run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A folder holds no photo.
+    #[error(
+        "{0}, and neither do the folders in it; familiarity needs at least {FEWEST} different pictures"
+    )]
+    Empty(PhotosError),
+    /// Some photos cannot be read.
+    #[error("{}", unreadable(*photos, files))]
+    Unreadable {
+        /// Number of photos.
+        photos: usize,
+        /// What is wrong with each that cannot be read, with its path.
+        files: Vec<String>,
+    },
     /// There are too few different pictures.
     #[error(
         "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
@@ -143,16 +158,17 @@ pub(crate) fn add(
     basis: &str,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FamiliarityReport, FamiliarityError> {
+    let pictures = gather::list(photos, card).map_err(|error| match error {
+        PhotosError::Empty(_) => FamiliarityError::Empty(error),
+        error => error.into(),
+    })?;
+    let mut notes: Vec<String> = gather::unlabelled(&pictures, card).into_iter().collect();
     if let Some(old) = card.familiarity.take() {
+        notes.extend(strangers(graph, card, &old, &pictures)?);
         graph.outputs.retain(|output| output.name.as_deref() != Some(&old.output));
         graph.drop_unused();
     }
     card.calibration = None;
-    let pictures = gather::list(photos, card)?;
-    if pictures.len() < FEWEST {
-        let photos = pictures.len();
-        return Err(FamiliarityError::TooFew { photos, pictures: photos });
-    }
     let (mut alone, shape) = floats(graph, card);
     let (features, added) = sheet::features(&mut alone, &card.output.name, &shape)?
         .map_err(FamiliarityError::NoFeatures)?;
@@ -169,11 +185,51 @@ pub(crate) fn add(
     let output = sheet::add(graph, &features, &fitted.distance, fitted.threshold);
     let bytes = (graph.parameters() - before) * 4;
     let familiarity = described(&fitted, output, basis, &pictures);
-    let (calibrated, notes) = calibrate(card, &pictures, &seen, &fitted);
+    let (calibrated, more) = calibrate(card, &pictures, &seen, &fitted);
+    notes.extend(more);
     card.familiarity = Some(familiarity.clone());
     card.calibration = calibrated.as_ref().map(|c| c.calibration.clone());
     let (rank, features) = (fitted.distance.rank, fitted.distance.mean.len());
     Ok(FamiliarityReport { familiarity, rank, features, bytes, calibrated, notes })
+}
+
+/// A note if most of the photos are unfamiliar to `old`, the familiarity that the graph has.
+fn strangers(
+    graph: &Graph,
+    card: &Card,
+    old: &Familiarity,
+    pictures: &[Picture],
+) -> Result<Option<String>, FamiliarityError> {
+    let sample: Vec<&Picture> = pictures.iter().step_by(pictures.len().div_ceil(TRIED)).collect();
+    let scores = gather::scores(&floats(graph, card).0, card, &old.output, &sample)?;
+    let unknown = scores.iter().filter(|score| !old.read(**score).is_familiar).count();
+    Ok((unknown * 2 > scores.len()).then(|| {
+        format!(
+            "{unknown} of {} photos tried were unfamiliar by the familiarity that the model had (fitted to \
+             {}): if the model is not made for this kind of photo, give others",
+            scores.len(),
+            old.basis
+        )
+    }))
+}
+
+/// The error for photos that cannot be read.
+fn unreadable(photos: usize, files: &[String]) -> String {
+    let shown = files.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+    let more = files.len().saturating_sub(5);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let left = photos - files.len();
+    let missing = match FEWEST.saturating_sub(left) {
+        0 => String::new(),
+        missing => format!(
+            "; familiarity needs at least {FEWEST} different pictures, so with the {left} others at least \
+             {missing} more are needed"
+        ),
+    };
+    format!(
+        "{} of {photos} photos cannot be read; repair or remove them: {shown}{more}{missing}",
+        files.len()
+    )
 }
 
 /// A copy of the graph with one input, the photo in float32, and that input's shape.
@@ -254,4 +310,19 @@ fn calibrate(
         return (None, notes);
     }
     (Some(calibrated), notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_names_files_that_cannot_be_read_and_what_is_missing() {
+        let files = |count: usize| (0..count).map(|i| format!("{i}.png: bad")).collect();
+        let said = FamiliarityError::Unreadable { photos: 42, files: files(7) }.to_string();
+        assert!(said.starts_with("7 of 42 photos cannot be read"), "{said}");
+        assert!(said.ends_with("4.png: bad; and 2 more"), "{said}");
+        let said = FamiliarityError::Unreadable { photos: 42, files: files(8) }.to_string();
+        assert!(said.ends_with("with the 34 others at least 1 more are needed"), "{said}");
+    }
 }

@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rten_onnx::onnx::{
-    DataLocation, DataType, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
+    AttributeProto, DataLocation, DataType, GraphProto, ModelProto, NodeProto,
+    StringStringEntryProto, TensorProto,
 };
 use rten_onnx::protobuf::{EncodeMessage, MessageWriter, ProtobufError, ValueWriter, WriteValue};
 
@@ -132,13 +133,17 @@ fn encode(graph: &Graph, initializer: Vec<TensorProto>) -> Result<Vec<u8>, Proto
     Ok(bytes)
 }
 
-/// A model whose graph has a name, which the ONNX checker demands and `rten-onnx` does not write.
+/// A model whose graphs have names, which the ONNX checker and ONNX Runtime demand and `rten-onnx` does not write.
 struct NamedModel {
     graph: NamedGraph,
     rest: ModelProto,
 }
 
 struct NamedGraph(GraphProto);
+
+struct NamedNode(NodeProto);
+
+struct NamedAttribute(AttributeProto);
 
 impl EncodeMessage for NamedModel {
     fn encode_fields<W: WriteValue>(
@@ -155,7 +160,41 @@ impl EncodeMessage for NamedGraph {
         &self,
         fields: &mut MessageWriter<W>,
     ) -> Result<(), ProtobufError> {
-        self.0.encode_fields(fields)?;
+        let holds_graph = |node: &NodeProto| node.attribute.iter().any(|a| a.g.is_some());
+        if !self.0.node.iter().any(holds_graph) {
+            self.0.encode_fields(fields)?;
+        } else {
+            for node in &self.0.node {
+                fields.write_message(1, &NamedNode(node.clone()))?; // GraphProto.node
+            }
+            GraphProto { node: Vec::new(), ..self.0.clone() }.encode_fields(fields)?;
+        }
         fields.write_string(2, "skincell") // onnx.proto: GraphProto.name
+    }
+}
+
+impl EncodeMessage for NamedNode {
+    fn encode_fields<W: WriteValue>(
+        &self,
+        fields: &mut MessageWriter<W>,
+    ) -> Result<(), ProtobufError> {
+        NodeProto { attribute: Vec::new(), ..self.0.clone() }.encode_fields(fields)?;
+        for attribute in &self.0.attribute {
+            fields.write_message(5, &NamedAttribute(attribute.clone()))?; // NodeProto.attribute
+        }
+        Ok(())
+    }
+}
+
+impl EncodeMessage for NamedAttribute {
+    fn encode_fields<W: WriteValue>(
+        &self,
+        fields: &mut MessageWriter<W>,
+    ) -> Result<(), ProtobufError> {
+        AttributeProto { g: None, ..self.0.clone() }.encode_fields(fields)?;
+        match &self.0.g {
+            Some(graph) => fields.write_message(6, &NamedGraph(graph.clone())), // AttributeProto.g
+            None => Ok(()),
+        }
     }
 }

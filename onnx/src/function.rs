@@ -32,7 +32,8 @@ struct Function {
     defaults: Vec<AttributeProto>,
 }
 
-/// What the nodes of a function take from the call: for each node, an attribute and the parameter it is set to.
+/// What the nodes of a function take from the call: for each node, an attribute and the parameter it is set
+/// to.
 #[derive(Default)]
 struct References(Vec<Vec<(String, String)>>);
 
@@ -110,9 +111,8 @@ impl References {
     /// `None` if a subgraph refers to parameters.
     fn of(found: FunctionReferences) -> Option<Self> {
         let node = |node: NodeReferences| {
-            let named = |a: Reference| match a.deeper {
-                true => None,
-                false => Some(a.parameter.map(|parameter| (a.name, parameter))),
+            let named = |a: Reference| {
+                (!a.deeper).then(|| a.parameter.map(|parameter| (a.name, parameter)))
             };
             let named: Option<Vec<_>> = node.0.into_iter().map(named).collect();
             Some(named?.into_iter().flatten().collect())
@@ -183,8 +183,8 @@ impl Library {
     }
 }
 
-/// The nodes of a function for one call: its inputs, outputs and parameters are those of the call, and all other
-/// names begin with the call's.
+/// The nodes of a function for one call: its inputs, outputs and parameters are those of the call, and all
+/// other names begin with the call's.
 fn body(
     function: &Function,
     references: &References,

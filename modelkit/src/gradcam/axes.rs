@@ -92,7 +92,8 @@ pub(super) fn channel_axis(
 /// Most nodes between a comparison and the factor of 0 and 1 that is made of it.
 const MASK_DEPTH: usize = 8;
 
-/// Whether a value is a comparison, as a factor. Keras's `ReLU` with a threshold writes one before the map itself.
+/// Whether a value is a comparison, as a factor. Keras's `ReLU` with a threshold writes one before the map
+/// itself.
 fn is_mask(graph: &Graph, value: &str) -> bool {
     let mut value = value;
     for _ in 0..MASK_DEPTH {

@@ -1,8 +1,8 @@
 //! Replaces an `If` whose condition is known by the nodes of the branch that runs.
 //!
-//! PyTorch's exporter writes such nodes for `squeeze` and for code in scripted models that asks for a shape. With
-//! the photo's size known, the condition is a constant, and without the `If` cellnet and Grad-CAM can take the
-//! graph.
+//! PyTorch's exporter writes such nodes for `squeeze` and for code in scripted models that asks for a
+//! shape. With the photo's size known, the condition is a constant, and without the `If` cellnet and
+//! Grad-CAM can take the graph.
 
 use std::collections::HashMap;
 

@@ -133,7 +133,8 @@ fn encode(graph: &Graph, initializer: Vec<TensorProto>) -> Result<Vec<u8>, Proto
     Ok(bytes)
 }
 
-/// A model whose graphs have names, which the ONNX checker and ONNX Runtime demand and `rten-onnx` does not write.
+/// A model whose graphs have names, which the ONNX checker and ONNX Runtime demand and `rten-onnx` does not
+/// write.
 struct NamedModel {
     graph: NamedGraph,
     rest: ModelProto,

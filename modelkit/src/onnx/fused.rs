@@ -27,8 +27,8 @@ pub(crate) fn split(graph: &mut Graph) {
     }
 }
 
-/// `layer_norm(x + skip + bias)`; its fourth output is the sum. Returns whether it could be written: the norm's
-/// mean and deviation, which are outputs too, are read in training only.
+/// `layer_norm(x + skip + bias)`; its fourth output is the sum. Returns whether it could be written: the
+/// norm's mean and deviation, which are outputs too, are read in training only.
 fn skipped(graph: &mut Graph, node: &NodeProto) -> bool {
     let given = |at: usize| node.output.get(at).is_some_and(|name| !name.is_empty());
     let (Some(x), Some(skip), Some(scale)) = (input(node, 0), input(node, 1), input(node, 2))

@@ -33,13 +33,15 @@ pub enum InterfaceError {
     /// The input cannot be a photo.
     #[error(
         "input \"{name}\" has shape [{shape}]; a photo is [1, 3, height, width] or \
-         [1, height, width, 3]"
+         [1, height, width, 3]{advice}"
     )]
     Shape {
         /// The input.
         name: String,
         /// Its dimensions, with names for symbolic ones.
         shape: String,
+        /// What to do, as the end of the sentence, or nothing.
+        advice: &'static str,
     },
     /// Height or width is variable.
     #[error("input \"{name}\" has a variable size ([{shape}]); set it with --size WIDTHxHEIGHT")]
@@ -172,7 +174,13 @@ pub(crate) fn input_of(
     let shape = dims.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(", ");
     let sides: Vec<Option<usize>> = dims.iter().map(|(_, side)| *side).collect();
     let [_, second, third, fourth] = sides[..] else {
-        return Err(InterfaceError::Shape { name, shape });
+        let advice = match sides.len() {
+            3 => {
+                ": export the model with an axis for the batch, such as torch.zeros(1, 3, 224, 224)"
+            }
+            _ => "",
+        };
+        return Err(InterfaceError::Shape { name, shape, advice });
     };
     let layout = layout_of(graph, &name, (second, fourth))
         .or(photo.layout)
@@ -182,7 +190,14 @@ pub(crate) fn input_of(
         Layout::Nhwc => (fourth, second, third),
     };
     if channels.is_some_and(|channels| channels != 3) {
-        return Err(InterfaceError::Shape { name, shape });
+        let advice = match channels {
+            Some(1) => {
+                ": export the model behind a step that turns RGB into grey, such as \
+                 0.299 R + 0.587 G + 0.114 B"
+            }
+            _ => "",
+        };
+        return Err(InterfaceError::Shape { name, shape, advice });
     }
     let (width, height) = sides_of(&name, &shape, (width, height), photo.size)?;
     let input = Input {

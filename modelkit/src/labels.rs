@@ -4,12 +4,14 @@
 //! | form | written by |
 //! |---|---|
 //! | `akiec`, optionally with a tab and a display name | hand |
-//! | `0 akiec` | Teachable Machine |
+//! | `0 akiec`, from 0 or from 1 | Teachable Machine |
+//! | `akiec 0`, with a space or a tab | Places365 and other lists of data sets |
 //! | `0,akiec`, `akiec,0`, with or without a heading | spreadsheets |
 //! | `"akiec",` | a list copied from a script |
 //! | `["akiec", …]`, `{"akiec": 0, …}`, `{"0": "akiec", …}` | `json.dump` of a list or of Keras's
 //! `class_indices` |
 //! | `{"id2label": {…}}`, `{"label_names": […]}` | transformers, timm |
+//! | `{"0": ["n01440764", "tench"], …}` | Keras's `imagenet_class_index.json` |
 //! | `{0: 'akiec', …}` | Python's `print`, Ultralytics in the metadata of ONNX files |
 
 use std::collections::HashMap;
@@ -48,6 +50,12 @@ pub enum LabelsError {
         /// The problem.
         problem: String,
     },
+    /// The text is neither UTF-8 nor marked as UTF-16.
+    #[error("line {line} of the labels is not UTF-8 text; save the file in the encoding UTF-8")]
+    Encoding {
+        /// The first such line, from 1.
+        line: usize,
+    },
     /// The JSON has an unknown form.
     #[error(
         "the labels are JSON of an unknown form ({problem}); use a list of names, an object of names and \
@@ -66,6 +74,9 @@ pub enum LabelsError {
 /// [`LabelsError`] with the invalid label.
 pub fn parse_labels(text: &str) -> Result<Vec<Class>, LabelsError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
+    // Old spreadsheets end lines with a carriage return alone.
+    let single = text.contains('\r') && !text.contains('\n');
+    let text = &if single { text.replace('\r', "\n") } else { text.to_owned() };
     let begins = text.trim_start().chars().next();
     let classes = match begins {
         Some('[' | '{') => json(text)?,
@@ -104,6 +115,28 @@ fn lines(text: &str) -> Result<Vec<Class>, LabelsError> {
     Ok(lines.iter().map(plain).collect())
 }
 
+/// The text of a file of labels: UTF-8, or UTF-16 with a byte order mark, as Windows writes it.
+///
+/// # Errors
+/// [`LabelsError::Encoding`] if it is in another encoding.
+pub fn decode_labels(bytes: &[u8]) -> Result<String, LabelsError> {
+    let units = |from: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes[2..].as_chunks::<2>();
+        let text = String::from_utf16(&pairs.iter().map(|pair| from(*pair)).collect::<Vec<_>>());
+        text.ok().filter(|_| rest.is_empty())
+    };
+    let text = match bytes {
+        [0xff, 0xfe, ..] => units(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => units(u16::from_be_bytes),
+        _ => str::from_utf8(bytes).ok().map(str::to_owned),
+    };
+    text.ok_or_else(|| {
+        let line =
+            1 + bytes.utf8_chunks().next().map_or(0, |chunk| chunk.valid().matches('\n').count());
+        LabelsError::Encoding { line }
+    })
+}
+
 /// A label without surrounding quotes and the comma after it.
 fn unquoted(text: &str) -> String {
     let text = text.trim();
@@ -135,8 +168,38 @@ fn numbered(lines: &[&str]) -> Result<Option<Vec<String>>, LabelsError> {
         let (number, label) = line.trim_start().split_once([' ', ':', '\t'])?;
         Some((number.trim_end_matches(':').parse::<usize>().ok()?, unquoted(label)))
     };
-    let Some(pairs) = lines.iter().map(spaced).collect::<Option<Vec<_>>>() else { return Ok(None) };
-    // Names may begin with a number ("1 cent"), so the numbers count only if they are 0, 1, 2 and so on.
+    if let Some(pairs) = lines.iter().map(spaced).collect::<Option<Vec<_>>>() {
+        return by_space(pairs);
+    }
+    let behind = |line: &&str| {
+        let (label, number) = line.trim_end().rsplit_once([' ', '\t'])?;
+        Some((number.parse::<usize>().ok()?, unquoted(label)))
+    };
+    match lines.iter().map(behind).collect::<Option<Vec<_>>>() {
+        Some(pairs) => by_space(pairs),
+        None => Ok(None),
+    }
+}
+
+/// The labels of lines with a number and a space. Names may begin or end with a number ("1 cent"), so the
+/// numbers count only if they are 0, 1, 2 and so on, or 1, 2, 3 and so on, line by line.
+///
+/// # Errors
+/// [`LabelsError::Numbers`] if they are 1, 2, 3 and so on in another order than the lines, because then the
+/// order of the scores is not known.
+fn by_space(pairs: Vec<(usize, String)>) -> Result<Option<Vec<String>>, LabelsError> {
+    let last = pairs.len().saturating_sub(1);
+    let mut numbers: Vec<usize> = pairs.iter().map(|(number, _)| *number).collect();
+    let in_line = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+    numbers.sort_unstable();
+    let from_one = numbers.len() > 2 && numbers.iter().enumerate().all(|(i, n)| *n == i + 1);
+    if from_one && in_line {
+        return Ok(Some(pairs.into_iter().map(|(_, label)| label).collect()));
+    }
+    if from_one {
+        let problem = "they run from 1, and the lines are in another order".to_owned();
+        return Err(LabelsError::Numbers { last, problem });
+    }
     Ok(in_order(pairs).ok())
 }
 
@@ -215,8 +278,12 @@ fn names(value: &Value) -> Result<Vec<String>, LabelsError> {
                     return names(value);
                 }
             }
-            let by_number =
-                members.iter().map(|(k, v)| Some((k.parse().ok()?, v.as_str()?.to_owned())));
+            // ImageNet's list has pairs of a WordNet number and a name.
+            let name = |v: &Value| match v.as_array().map(Vec::as_slice) {
+                Some([_, name]) => name.as_str().map(str::to_owned),
+                _ => v.as_str().map(str::to_owned),
+            };
+            let by_number = members.iter().map(|(k, v)| Some((k.parse().ok()?, name(v)?)));
             let by_name =
                 members.iter().map(|(k, v)| Some((usize::try_from(v.as_u64()?).ok()?, k.clone())));
             let pairs = by_number
@@ -288,10 +355,30 @@ mod tests {
     }
 
     #[test]
+    fn encodings_are_read_or_named() {
+        let little = [0xff, 0xfe, b'a', 0, b'\n', 0, 0xe4, 0];
+        let big = [0xfe, 0xff, 0, b'a', 0, b'\n', 0, 0xe4];
+        for bytes in [&little[..], &big, "a\nä".as_bytes()] {
+            assert_eq!(decode_labels(bytes), Ok("a\nä".to_owned()), "{bytes:?}");
+        }
+        for (bytes, line) in [(&b"a\n\xe4"[..], 2), (&[0xff, 0xfe, b'a'], 1)] {
+            assert_eq!(decode_labels(bytes), Err(LabelsError::Encoding { line }), "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn numbers_that_are_not_those_of_the_classes_are_refused_or_kept_as_text() {
         let names =
             |text| parse_labels(text).map(|c| c.into_iter().map(|c| c.label).collect::<Vec<_>>());
         assert_eq!(names("1 cent\n2 cent"), Ok(vec!["1 cent".to_owned(), "2 cent".to_owned()]));
+        let texts = |list: &[&str]| Ok(list.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names("1 a\n2 b\n3 c"), texts(&["a", "b", "c"]));
+        assert!(matches!(names("1 a\n3 b\n2 c"), Err(LabelsError::Numbers { .. })));
+        assert_eq!(names("c 2\na 0\nb 1"), texts(&["a", "b", "c"]));
+        assert_eq!(names("c\t2\na\t0\nb\t1"), texts(&["a", "b", "c"]));
+        assert_eq!(names("grade 2\ngrade 3"), texts(&["grade 2", "grade 3"]));
+        assert_eq!(names("a\rb\rc"), texts(&["a", "b", "c"]));
+        assert_eq!(names("{\"1\": [\"n2\", \"b\"], \"0\": [\"n1\", \"a\"]}"), texts(&["a", "b"]));
         for text in [
             "1,akiec\n2,bcc",
             "0,akiec\n0,bcc",

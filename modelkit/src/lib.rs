@@ -36,7 +36,7 @@ pub use compare::{CompareError, Comparison, Given, Reference};
 pub use digest::digest;
 pub use gradcam::Price;
 pub use interface::InterfaceError;
-pub use labels::{LabelsError, parse_labels};
+pub use labels::{LabelsError, decode_labels, parse_labels};
 pub use onnx::engine::EngineError;
 pub use onnx::external;
 pub use onnx::read::ReadError;

@@ -21,7 +21,7 @@ use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{einsum, exact, fixed, fold, unknown};
+use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown};
 use crate::photos::{self, PhotosError};
 use crate::scores::{self, Scores, ScoresError, Settled};
 use crate::warnings;
@@ -48,6 +48,17 @@ pub enum PrepareError {
     /// The engine cannot run it.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The engine cannot run it for one photo, because it was exported for several.
+    #[error(
+        "{error}; the file takes {batch} photos at once: export the model for one photo, or with an open \
+         axis for the batch"
+    )]
+    Batch {
+        /// The number of photos.
+        batch: usize,
+        /// The engine's error.
+        error: EngineError,
+    },
     /// The kind of its scores is unclear or contradictory.
     #[error(transparent)]
     Scores(#[from] ScoresError),
@@ -144,10 +155,10 @@ pub fn prepare_from(
 ) -> Result<Report, PrepareError> {
     let draft = Draft::begin(&options.output, options.force)?;
     progress(Step::Read);
-    let Loaded { graph, mut input, classes, chosen, mut assumed } = load(options)?;
+    let Loaded { graph, mut input, batch, classes, chosen, mut assumed } = load(options)?;
     let mut notes = Vec::new();
     let samples = photos::samples(&photos::some(&options.photos, COMPARED)?, &input)?;
-    let original = compare::original(&graph, &chosen, &samples)?;
+    let original = compare::original(&graph, &chosen, &samples).map_err(|e| of_batch(e, batch))?;
     let defaults = (input.name.as_str(), &options.defaults[..]);
     let right = compare::expected(reference, &chosen, &original, &samples, defaults)?;
     let twin = (!options.defaults.is_empty())
@@ -232,11 +243,16 @@ fn build(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Built, PrepareError> {
     fold::drop_identities(&mut graph);
-    let shifts = fold::fold_batch_norms(&mut graph);
+    let mut shifts = fold::fold_batch_norms(&mut graph);
     progress(Step::Probe);
     let shape = interface::shape_of(with.input);
     let probe = Probe::new(&graph, &shape)?;
     fixed::fix_shapes(&mut graph, &probe)?;
+    if branch::take_known(&mut graph) {
+        fold::drop_identities(&mut graph);
+        shifts.extend(fold::fold_batch_norms(&mut graph));
+        graph.drop_unused();
+    }
     let mut probe = Probe::new(&graph, &shape)?;
     if graph.nodes.iter().any(|node| op(node) == "Einsum") {
         let shapes = probe.learn_made(&graph.nodes)?;
@@ -258,6 +274,8 @@ fn build(
 struct Loaded {
     graph: Graph,
     input: Input,
+    /// Number of photos that the file takes at once, if it is fixed.
+    batch: Option<usize>,
     classes: Vec<Class>,
     /// Name of the value that holds the scores in the file.
     chosen: String,
@@ -274,6 +292,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     exact::refuse_other(&graph)?;
     single::widen(&mut graph);
     let takes_bytes = interface::bytes_to_float(&mut graph);
+    let batch = graph.inputs.first().and_then(|photo| interface::dimensions(photo).first()?.1);
     let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;
     if takes_bytes && (input.mean, input.std) != ([0.0; 3], [1.0; 3]) {
         return Err(InterfaceError::Bytes { name: input.name }.into());
@@ -286,12 +305,20 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     }
     input.check()?;
     fold::drop_identities(&mut graph);
+    fused::split(&mut graph);
     unknown::replace(&mut graph);
     integer::widen(&mut graph);
     exact::rewrite(&mut graph, &interface::shape_of(&input))??;
     let mut assumed = options.assumed.clone();
     assumed.retain(|part| part != "range" || !takes_bytes);
-    Ok(Loaded { graph, input, classes, chosen, assumed })
+    Ok(Loaded { graph, input, batch, classes, chosen, assumed })
+}
+
+fn of_batch(error: EngineError, batch: Option<usize>) -> PrepareError {
+    match batch {
+        Some(batch) if batch > 1 => PrepareError::Batch { batch, error },
+        _ => error.into(),
+    }
 }
 
 /// Default of the largest accepted difference of a probability.

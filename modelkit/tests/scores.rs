@@ -51,6 +51,7 @@ fn ending(nodes: Vec<NodeProto>, end: &str, shape: &[i64]) -> ModelProto {
     graph.initializer.extend([
         tensor("one", &[], &[1.0]),
         tensor("half", &[], &[0.5]),
+        tensor("hundred", &[], &[100.0]),
         tensor("low", &[], &[1e-7]),
         tensor("single", &[CLASSES as i64, 1], &noise(8, CLASSES)),
         int64("last", &[1], &[1]),
@@ -270,6 +271,12 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
         // An operator without known bounds whose values lie in 0..1 and do not sum to 1.
         vec![node("Sigmoid", &["scores"], "s"), node("Sqrt", &["s"], "q")]
     };
+    let percent = || vec![soft(-1), node("Mul", &["p", "hundred"], "q")];
+    let tanh = || vec![logit(), node("Neg", &["logit"], "n"), node("Tanh", &["n"], "q")];
+    let one_percent = || {
+        let sigmoid = node("Sigmoid", &["logit"], "s");
+        vec![logit(), sigmoid, node("Mul", &["s", "hundred"], "q")]
+    };
     let said = |activation| move |o: &mut PrepareOptions| o.activation = Some(activation);
     let nothing = |_: &mut PrepareOptions| {};
     let mut wrong_axis = ending(vec![soft(0)], "p", &[1, 5]);
@@ -302,6 +309,15 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
                 said(SaidActivation::Sigmoid),
             )),
             "Softmax",
+        ),
+        (
+            refusal(served(&ending(percent(), "q", &[1, 5]), &photo, 5, nothing)),
+            "--scores NAME, such as \"p\"",
+        ),
+        (refusal(served(&ending(tanh(), "q", &[1, 1]), &photo, 2, nothing)), "between -1 and 1"),
+        (
+            refusal(served(&ending(one_percent(), "q", &[1, 1]), &photo, 2, nothing)),
+            "between 0 and 100",
         ),
         (refusal(served(&classifier(), &photo, 5, said(SaidActivation::None))), "0 to 1"),
         (refusal(served(&classifier(), &photo, 4, nothing)), "5 scores"),

@@ -7,7 +7,7 @@
 The model is exported for prediction: `training=False`, so that augmentation layers pass their input on
 and batch norms use their running statistics. Preprocessing inside the model stays there. The batch is
 fixed to 1; a single input and output get the names `image` and `scores`. A file that Keras 3 cannot load is
-loaded by Keras 2 (`tf_keras`). Code inside a file (a Lambda layer) is never run. Grad-CAM is added later, by
+loaded by Keras 2 (`tf_keras`). A model of mixed precision is computed in float32. Code inside a file (a Lambda layer) is never run. Grad-CAM is added later, by
 `prepare`.
 
 With `--predict` it prints a line `skincell: {"inputs", "outputs", "convention"}` and then answers, for every
@@ -143,8 +143,18 @@ class SavedModel:
         return [answers[name] for name in self.output_names]
 
 
+def in_float32(model):
+    """The model, computed in float32 where it was trained in mixed precision: its weights are float32, and its
+    predictions would differ from one processor to the next by what half precision rounds."""
+    for layer in model._flatten_layers() if hasattr(model, "_flatten_layers") else []:
+        policy = getattr(layer, "dtype_policy", None)
+        if getattr(policy, "name", "").startswith("mixed_") and isinstance(layer, keras.Layer):
+            layer.dtype_policy = keras.DTypePolicy("float32")
+    return model
+
+
 def load(path):
-    return SavedModel(path) if os.path.isdir(path) else load_file(path)
+    return SavedModel(path) if os.path.isdir(path) else in_float32(load_file(path))
 
 
 def convention(model):

@@ -13,14 +13,19 @@ pub mod build;
 #[cfg(feature = "read")]
 pub mod constant;
 pub mod external;
+#[cfg(feature = "read")]
+pub mod function;
 pub mod outline;
 #[cfg(feature = "read")]
 pub mod read;
+#[cfg(feature = "read")]
+mod sets;
 
 pub use external::ExternalError;
 pub use outline::OutlineError;
 #[cfg(feature = "read")]
 pub use {
     constant::Constant,
-    read::{ModelFile, ReadError, attribute_constant, is_standard, opset, read},
+    read::{ModelFile, ReadError, attribute_constant, inner_constant, read},
+    sets::{is_standard, opset},
 };

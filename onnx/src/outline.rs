@@ -14,10 +14,12 @@ use thiserror::Error;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OutlineError {
     /// The bytes are something other than an ONNX model, whose first field is its IR version.
-    #[error("this is not an ONNX model: it begins with {begins:?}; export the model to ONNX first")]
+    #[error("this is not an ONNX model: it begins with {begins:?}; {advice}")]
     NotOnnx {
         /// The first bytes, made printable.
         begins: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// A length reaches past the end of the message that contains it.
     #[error(
@@ -150,7 +152,15 @@ fn looks_like_text(bytes: &[u8]) -> bool {
 
 fn not_onnx(bytes: &[u8]) -> OutlineError {
     let start = bytes.get(..16).unwrap_or(bytes);
-    OutlineError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned() }
+    let text = String::from_utf8_lossy(start).trim_start().to_lowercase();
+    let advice = if text.starts_with("version https:") {
+        "that is a pointer of Git LFS: fetch the file itself with `git lfs pull`"
+    } else if text.starts_with("<!doctype") || text.starts_with("<html") {
+        "that is a web page: download the file itself"
+    } else {
+        "export the model to ONNX first"
+    };
+    OutlineError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned(), advice }
 }
 
 fn walk<'a>(
@@ -272,6 +282,8 @@ mod tests {
         let cases: &[(&str, Vec<u8>, &str)] = &[
             ("empty", vec![], "not an ONNX model"),
             ("text", b"Hello, I am a text file.".to_vec(), "not an ONNX model"),
+            ("a pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "git lfs pull"),
+            ("a web page", b"<!DOCTYPE html><html>".to_vec(), "download the file"),
             ("text that begins like a tag", b"\"quoted\"".to_vec(), "not an ONNX model"),
             ("png", b"\x89PNG\r\n\x1a\n".to_vec(), "not an ONNX model"),
             ("no graph", vec![0x08, 0x08], "not an ONNX model"),

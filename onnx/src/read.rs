@@ -2,6 +2,7 @@
 //!
 //! Every length, file name and dimension is checked here. Whether the nodes make sense is not.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -16,6 +17,7 @@ use thiserror::Error;
 
 use crate::constant::{Constant, element_size};
 use crate::external;
+use crate::function::Library;
 use crate::outline::{self, OutlineError};
 
 /// Why an ONNX file cannot be read.
@@ -92,18 +94,6 @@ pub struct ModelFile {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Whether a set is that of the standard's own operators.
-#[must_use]
-pub fn is_standard(set: &OperatorSetIdProto) -> bool {
-    matches!(set.domain.as_deref().unwrap_or_default(), "" | "ai.onnx")
-}
-
-/// Version of the standard's own operators, where one is given.
-#[must_use]
-pub fn opset(sets: &[OperatorSetIdProto]) -> Option<i64> {
-    sets.iter().find(|set| is_standard(set)).and_then(|set| set.version)
-}
-
 /// Reads a model with all its weights.
 ///
 /// # Errors
@@ -114,8 +104,11 @@ pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
     outline::check(&bytes).map_err(|error| ReadError::Outline { path: path.to_owned(), error })?;
     let model = ModelProto::parse_buf(&bytes)
         .map_err(|error| ReadError::Decode { path: path.to_owned(), error })?;
+    let functions = Library::read(&bytes, &model.opset_import)
+        .map_err(|error| ReadError::Decode { path: path.to_owned(), error })?;
     drop(bytes);
     let GraphProto { node, initializer, input, output, .. } = model.graph.unwrap_or_default();
+    let node = functions.inline(node);
     let mut external = External { model: Some(path), files: HashMap::new() };
     let mut constants = BTreeMap::new();
     for proto in initializer {
@@ -123,10 +116,13 @@ pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
         constants.insert(name, tensor(proto, &mut external)?);
     }
     let mut nodes = Vec::with_capacity(node.len());
-    for node in node {
+    for mut node in node {
         match constant_value(&node, &mut external)? {
             Some((name, tensor)) => drop(constants.insert(name, tensor)),
-            None => nodes.push(node),
+            None => {
+                load_inside(&mut node, &mut external)?;
+                nodes.push(node);
+            }
         }
     }
     let is_input =
@@ -144,6 +140,14 @@ pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
             .filter_map(|p| Some((p.key?, p.value?)))
             .collect(),
     })
+}
+
+/// A tensor inside a graph, such as a subgraph's weight; its data must lie in the tensor itself.
+///
+/// # Errors
+/// [`ReadError`] if its bytes do not match its declaration.
+pub fn inner_constant(proto: &TensorProto) -> Result<Constant, ReadError> {
+    tensor(proto.clone(), &mut External { model: None, files: HashMap::new() })
 }
 
 /// The tensor in an attribute; its data must lie in the attribute itself. `name` appears in errors.
@@ -184,6 +188,22 @@ fn constant_value(
         return Ok(Some((name, value)));
     }
     Err(ReadError::Value { tensor: name })
+}
+
+/// Puts the weights of subgraphs that lie in data files into the subgraphs, because files of their own are not
+/// written for them.
+fn load_inside(node: &mut NodeProto, external: &mut External<'_>) -> Result<(), ReadError> {
+    for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
+        for proto in &mut graph.initializer {
+            if proto.data_location == Some(DataLocation::EXTERNAL) {
+                let bytes = tensor(proto.clone(), external)?.bytes;
+                proto.raw_data = Some(RefCell::new(bytes));
+                (proto.data_location, proto.external_data) = (None, Vec::new());
+            }
+        }
+        graph.node.iter_mut().try_for_each(|inner| load_inside(inner, external))?;
+    }
+    Ok(())
 }
 
 /// A tensor with its bytes, from the graph or from a data file.

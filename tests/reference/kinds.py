@@ -236,6 +236,20 @@ def ham10000(folder):
     return folder / "model.h5", flags, None, lambda p: model.predict((p[None] - mean) / std, verbose=0)[0]
 
 
+def mixed_precision(folder):
+    """Trained with the policy mixed_float16; its layers compute in half precision, with weights in float32."""
+    import keras
+    from keras import layers
+
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras_net((64, 64), layers.Rescaling(1 / 255))
+    model.save(folder / "model.keras")
+    keras.config.set_dtype_policy("float32")
+    exact = keras_net((64, 64), layers.Rescaling(1 / 255))
+    exact.set_weights(model.get_weights())
+    return folder / "model.keras", ["--labels", ",".join(LABELS)], None, lambda p: exact.predict(p[None], verbose=0)[0]
+
+
 def weights_only(folder):
     keras_net((64, 64)).save_weights(folder / "model.weights.h5")
     return folder / "model.weights.h5", ["--labels", ",".join(LABELS)], "weights without a model", None
@@ -275,7 +289,7 @@ def core_ml(folder):
 KINDS = {
     "torch": [lightning_checkpoint, fastai_pickle, fastai_onnx, ultralytics_pickle, ultralytics_onnx, quantized_script,
               safetensors, hugging_face_folder, timm_folder, custom_vision, edge_impulse, edge_impulse_library, matlab],
-    "keras": [ham10000, weights_only, saved_model, autokeras, frozen_graph, core_ml],
+    "keras": [ham10000, mixed_precision, weights_only, saved_model, autokeras, frozen_graph, core_ml],
 }  # fmt: skip
 
 

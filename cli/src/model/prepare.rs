@@ -8,8 +8,8 @@ use clap::{Args, Parser, ValueEnum};
 use skincell_modelkit::export::{Exported, Framework, advice, export};
 use skincell_modelkit::preprocess::Preprocess;
 use skincell_modelkit::{
-    COMPARED, CamTarget, PrepareOptions, Reference, SaidActivation, Step, parse_labels, photos,
-    prepare_from,
+    COMPARED, CamTarget, PrepareOptions, Reference, SaidActivation, Step, decode_labels,
+    parse_labels, photos, prepare_from,
 };
 use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 
@@ -382,8 +382,15 @@ const BESIDE: [&str; 6] = [
 /// itself may name them.
 fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<(Vec<Class>, Option<PathBuf>)> {
     let read = |path: &Path| -> anyhow::Result<Vec<Class>> {
-        let text = std::fs::read_to_string(path);
-        let text = text.with_context(|| format!("labels {}", path.display()))?;
+        let bytes = std::fs::read(path).with_context(|| format!("labels {}", path.display()))?;
+        if path.extension().is_some_and(|end| ["yaml", "yml", "pbtxt"].iter().any(|e| end == *e)) {
+            anyhow::bail!(
+                "labels {}: this form is not read; write the names into a text file, one per line in the \
+                 order of the scores",
+                path.display()
+            );
+        }
+        let text = decode_labels(&bytes).with_context(|| format!("labels {}", path.display()))?;
         parse_labels(&text).with_context(|| format!("labels {}", path.display()))
     };
     let Some(given) = given else {

@@ -82,10 +82,33 @@ pub(super) fn channel_axis(
             None => rank.saturating_sub(1),
         },
         _ => {
-            let carried = flows(node).into_iter().find(|i| !graph.constants.contains_key(*i));
+            let carried = |i: &&str| !graph.constants.contains_key(*i) && !is_mask(graph, i);
+            let carried = flows(node).into_iter().find(carried);
             carried.map_or(1, |i| channel_axis(graph, shapes, i)).min(rank.saturating_sub(1))
         }
     }
+}
+
+/// Most nodes between a comparison and the factor of 0 and 1 that is made of it.
+const MASK_DEPTH: usize = 8;
+
+/// Whether a value is a comparison, as a factor. Keras's `ReLU` with a threshold writes one before the map
+/// itself.
+fn is_mask(graph: &Graph, value: &str) -> bool {
+    let mut value = value;
+    for _ in 0..MASK_DEPTH {
+        let Some((_, node)) = graph.producer_of(value) else { return false };
+        match (op(node), input(node, 0)) {
+            ("Cast" | "Identity" | "Not", Some(before)) => value = before,
+            (operator, _) => {
+                return matches!(
+                    operator,
+                    "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or"
+                );
+            }
+        }
+    }
+    false
 }
 
 /// The value whose shape a `Reshape` restores: it was flattened for a norm or a softmax only, as group norms

@@ -214,7 +214,10 @@ fn build(
     let (first, before) = (graph.nodes.len(), graph.constants.keys().cloned().collect());
     let shape = shapes.get(&chosen.value).cloned().unwrap_or_default();
     let map = Map::new(&shape, chosen.axis, chosen.tokens).ok_or_else(|| {
-        refuse(format!("its map has shape {shape:?}, which is not that of an image"))
+        refuse(match shape.len() {
+            4 => "the operators do not show which axis of its map has the channels".to_owned(),
+            _ => format!("its map has shape {shape:?}, which is not that of an image"),
+        })
     })?;
     let classes = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
     let seeds = if chosen.likeliest {

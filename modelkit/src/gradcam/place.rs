@@ -108,7 +108,12 @@ pub(crate) fn find(
     let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();
     let passes = passes(graph, scores, &skipped);
     if passes.last().is_none_or(|last| last != scores) {
-        return refuse("it does not depend on any pixel of the photo".into());
+        let why = if skipped.is_empty() {
+            "it does not depend on any pixel of the photo"
+        } else {
+            "it reads class tokens only, and how they depend on the places is not known"
+        };
+        return refuse(why.into());
     }
     let found = match last_map(&tracer, &passes) {
         Ok(Some(found)) => found,

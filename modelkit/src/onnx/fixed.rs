@@ -56,6 +56,10 @@ pub(crate) fn fix_shapes(graph: &mut Graph, probe: &Probe) -> Result<(), EngineE
                 let values: Vec<i64> = values.into_iter().map(widened).collect();
                 Constant { dims, ..Constant::i64_list(&values) }
             }
+            Some(Fixed::Integers(dims, values)) if dtype == Some(DataType::BOOL) => {
+                let bytes = values.into_iter().map(|value| u8::from(value != 0)).collect();
+                Constant { dtype: DataType::BOOL, dims, bytes }
+            }
             _ => continue,
         };
         if constant.len() <= MOST_ELEMENTS && !several {
@@ -86,6 +90,8 @@ fn dtype(graph: &Graph, value: &str, left: usize) -> Option<DataType> {
             None => Some(DataType::FLOAT),
             Some(value) => value.t.as_ref()?.data_type,
         },
+        "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Not" | "And" | "Or"
+        | "Xor" => Some(DataType::BOOL),
         "Where" => like(1),
         "Identity" | "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Concat"
         | "Gather" | "Transpose" | "Tile" | "Range" | "Add" | "Sub" | "Mul" | "Div" | "Mod"

@@ -3,6 +3,7 @@
 //!
 //! The modules here treat any graph; those beside this one interpret it as a classifier of photos.
 
+pub(crate) mod branch;
 mod defaults;
 pub(crate) mod einsum;
 pub(crate) mod engine;
@@ -10,6 +11,7 @@ pub(crate) mod exact;
 pub mod external;
 pub(crate) mod fixed;
 pub(crate) mod fold;
+pub(crate) mod fused;
 pub(crate) mod graph;
 pub(crate) mod integer;
 mod named;

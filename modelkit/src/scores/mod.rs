@@ -12,7 +12,7 @@ use skincell_vision::card::{Activation, Form};
 use thiserror::Error;
 
 use crate::onnx::engine::{EngineError, Probe};
-use crate::onnx::graph::{Graph, int_attribute, value_info};
+use crate::onnx::graph::{Graph, input, int_attribute, value_info};
 use ending::{Ending, Function, ending};
 use range::{Range, range};
 use skincell_onnx::Constant;
@@ -87,6 +87,33 @@ pub enum ScoresError {
         name: String,
         /// A statement about their sum, as the middle of a sentence.
         sum: &'static str,
+    },
+    /// The scores are percentages.
+    #[error(
+        "the scores of output \"{name}\" sum to 100 on every photo: they are percentages; name the tensor \
+         that holds the probabilities, before the multiplication, with --scores NAME{before}"
+    )]
+    Percent {
+        /// Name of the output.
+        name: String,
+        /// The tensor before the last node, as the end of the sentence, or nothing.
+        before: String,
+    },
+    /// The graph keeps the scores within bounds that neither logits nor probabilities have.
+    #[error(
+        "the graph keeps the scores of output \"{name}\" between {low} and {high}, which suits neither \
+         logits nor probabilities: name another tensor with --scores NAME{before}, or give --activation \
+         softmax or sigmoid if they are logits"
+    )]
+    Bounded {
+        /// Name of the output.
+        name: String,
+        /// The lower bound.
+        low: f64,
+        /// The upper bound.
+        high: f64,
+        /// The tensor before the last node, as the end of the sentence, or nothing.
+        before: String,
     },
     /// The flag contradicts the graph or the scores.
     #[error("--activation {said} was given, but {found}; leave the flag out, or correct it")]
@@ -194,6 +221,8 @@ struct Numbers {
     sums_to_one: bool,
     /// Whether they do up to rounding to 8 bits.
     sums_roughly: bool,
+    /// Whether none is negative and those of each photo sum to 100.
+    percent: bool,
     /// Sum of the first photo's.
     first_sum: f64,
 }
@@ -213,7 +242,11 @@ impl Numbers {
             within && !outputs.is_empty() && outputs.iter().all(|s| (sum(s) - 1.0).abs() <= slack)
         };
         let (sums_to_one, sums_roughly) = (sums(SUM_TOLERANCE), sums(ROUGH_SUM_TOLERANCE));
-        Ok(Self { within, sums_to_one, sums_roughly, first_sum })
+        let hundred = |s: &Vec<f32>| {
+            s.iter().all(|x| *x >= -slack) && (sum(s) - 100.0).abs() <= 100.0 * SUM_TOLERANCE
+        };
+        let percent = !outputs.is_empty() && outputs.iter().all(hundred);
+        Ok(Self { within, sums_to_one, sums_roughly, percent, first_sum })
     }
 }
 
@@ -379,6 +412,13 @@ fn decide(
         let how = "none: they sum to 1 on every photo, so they are probabilities";
         return found(done, Activation::Softmax, None, how, false);
     }
+    let before = || match graph.producer_of(name).and_then(|(_, node)| input(node, 0)) {
+        Some(before) => format!(", such as \"{before}\""),
+        None => String::new(),
+    };
+    if numbers.percent && count > 1 {
+        return Err(ScoresError::Percent { name: name.to_owned(), before: before() });
+    }
     let bounds = range(graph, name);
     match (numbers.within, bounds) {
         (true, Range::Within(low, high)) if low >= 0.0 && high <= 1.0 => {
@@ -388,6 +428,10 @@ fn decide(
         (true, Range::Within(..) | Range::Unknown) => {
             let sum = if count > 1 { "do not sum to 1" } else { "are one per photo" };
             Err(ScoresError::Ambiguous { name: name.to_owned(), sum })
+        }
+        // Logits that were clipped have wide bounds around 0.
+        (false, Range::Within(low, high)) if low >= 0.0 || (low >= -1.0 && high <= 1.0) => {
+            Err(ScoresError::Bounded { name: name.to_owned(), low, high, before: before() })
         }
         _ if count == 1 => {
             found(logits, Activation::Sigmoid, None, "sigmoid, of the one logit", false)

@@ -1,0 +1,144 @@
+"""Writes small classifiers whose graphs have a structure of their own: functions that the file defines, branches,
+loops, fused operators. modelkit's test of structures prepares them.
+
+    python tests/reference/structures.py        # onnx, onnxruntime; writes tests/reference/structures
+
+Each folder has model.onnx, and ONNX Runtime's probabilities of the photos, which lie beside it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from operators import Build, classifier, photos, session, softmax
+
+OPSET = 17
+
+
+def graph(name, nodes, made, taken=(), held=()):
+    """A subgraph that gives float32 values."""
+    value = lambda name, kind, shape=None: helper.make_tensor_value_info(name, kind, shape)
+    return helper.make_graph(nodes, name, [value(*one) for one in taken], [value(*one) for one in made], list(held))
+
+
+def factor(name, number):
+    """A branch that multiplies the map "map" by a number."""
+    nodes = [helper.make_node("Mul", ["map", f"{name}_by"], [f"{name}_made"], name="same name")]
+    held = [numpy_helper.from_array(np.float32(number), f"{name}_by")]
+    return graph(name, nodes, [(f"{name}_made", TensorProto.FLOAT)], held=held)
+
+
+def named(build, x, name="map"):
+    """Gives the value x a name that subgraphs can read."""
+    build.nodes.append(helper.make_node("Identity", [x], [name], name=name))
+    return name
+
+
+def branch(build, x, condition):
+    x = named(build, build.call("Relu", x))
+    return build.call("If", condition(build, x), then_branch=factor("then", 1.5), else_branch=factor("else", -0.5))
+
+
+def on_shape(build, x):
+    side = build.call("Gather", build.call("Shape", x), np.array(2))
+    return build.call("Greater", side, np.array(1))
+
+
+def on_photo(build, x):
+    mean = build.call("ReduceMean", x, keepdims=0)
+    return build.call("Greater", mean, np.float32(0.78))
+
+
+def loop(build, x, times):
+    nodes = [helper.make_node("Identity", ["go_in"], ["go_out"]), helper.make_node("Mul", ["value", "by"], ["value_out"])]
+    body = graph("body", nodes, [("go_out", TensorProto.BOOL), ("value_out", TensorProto.FLOAT)],
+                 [("step", TensorProto.INT64, []), ("go_in", TensorProto.BOOL, []), ("value", TensorProto.FLOAT)],
+                 [numpy_helper.from_array(np.float32(0.9), "by")])
+    return build.call("Loop", np.array(times), np.array(True), build.call("Relu", x), body=body)
+
+
+def masked(build, x):
+    """Keras's ReLU with a threshold as tf2onnx writes it: a mask, in the order of axes of Keras, times the map."""
+    last = build.call("Transpose", x, perm=[0, 2, 3, 1])
+    mask = build.call("Cast", build.call("Greater", last, np.float32(0.1)), to=TensorProto.FLOAT)
+    first = build.call("Transpose", build.call("Mul", mask, last), perm=[0, 3, 1, 2])
+    return build.call("Sub", first, build.call("Mul", np.float32(0.2), build.call("Relu", build.call("Neg", x))))
+
+
+def skip_norm(build, x):
+    """The tokens of the map, twice a sum and a norm, with a layer between them."""
+    tokens = build.call("Transpose", build.call("Reshape", x, np.array([1, 4, -1])), perm=[0, 2, 1])
+    other = build.call("MatMul", tokens, build.weights(4, 4))
+    fused = lambda *inputs, outputs=1: build.call("SkipLayerNormalization", *inputs, outputs=outputs, domain="com.microsoft", epsilon=1e-5)
+    norm, _, _, total = fused(other, tokens, build.weights(4), build.weights(4), build.weights(4), outputs=4)
+    build.nodes[-1].output[1] = build.nodes[-1].output[2] = ""
+    wide = build.call("BiasGelu", build.call("MatMul", norm, build.weights(4, 8)), build.weights(8), domain="com.microsoft")
+    last = fused(build.call("MatMul", wide, build.weights(8, 4)), total, build.weights(4), build.weights(4))
+    return build.call("Mul", build.call("ReduceMean", last, axes=[1], keepdims=0), np.float32(0.2))
+
+
+def call(build, x, **given):
+    return build.call("Block", build.call("Relu", x), build.weights(4, 4, 3, 3), domain="own.functions", **given)
+
+
+def with_functions(model):
+    """Adds the functions: Block calls Act, has an attribute without a default and one with."""
+    node = helper.make_node
+    shifted = node("Conv", ["x", "w"], ["c"], name="n")
+    shifted.attribute.append(onnx.AttributeProto(name="pads", type=onnx.AttributeProto.INTS, ref_attr_name="pads"))
+    act = node("Relu", ["x"], ["y"], name="n")
+    scaled = node("Constant", [], ["k"])
+    scaled.attribute.append(onnx.AttributeProto(name="value_float", type=onnx.AttributeProto.FLOAT, ref_attr_name="factor"))
+    inner = node("Act", ["c"], ["a"], domain="own.inner")
+    sets = [helper.make_opsetid("", OPSET)]
+    model.functions.extend([
+        helper.make_function("own.inner", "Act", ["x"], ["y"], [act], sets),
+        helper.make_function("own.functions", "Block", ["x", "w"], ["y"], [shifted, inner, scaled, node("Mul", ["a", "k"], ["y"])],
+                             [*sets, helper.make_opsetid("own.inner", 1)], ["pads"], [helper.make_attribute("factor", 1.5)])])
+    model.opset_import.extend([helper.make_opsetid("own.functions", 1), helper.make_opsetid("own.inner", 1)])
+    return model
+
+
+def functions():
+    """Two calls of a function, one of which sets the factor."""
+    build = Build(OPSET)
+    x = build.call("Conv", "image", build.weights(4, 3, 3, 3), build.weights(4), pads=[1, 1, 1, 1])
+    x = call(build, call(build, x, pads=[1, 1, 1, 1]), pads=[0, 0, 1, 1], factor=0.8)
+    x = build.call("Flatten", build.call("GlobalAveragePool", x))
+    scores = build.call("Gemm", x, build.weights(4, 3), build.weights(3))
+    return with_functions(build.model(scores, [1, 3]))
+
+
+def on(between, after=None):
+    pooled = lambda build, x: build.call("Flatten", build.call("GlobalAveragePool", between(build, x)))
+    return classifier(OPSET, pooled, after)
+
+
+MODELS = {
+    "if_on_shape": lambda: on(lambda b, x: branch(b, x, on_shape)),
+    "if_on_constant": lambda: on(lambda b, x: branch(b, x, lambda build, _: build.hold(np.array(False)))),
+    "if_on_photo": lambda: on(lambda b, x: branch(b, x, on_photo)),
+    "loop": lambda: on(lambda b, x: loop(b, x, 3)),
+    "masked": lambda: on(masked),
+    "functions": functions,
+    "skip_layer_norm": lambda: classifier(OPSET, skip_norm, None),
+}  # fmt: skip
+
+
+def main():
+    out = Path(__file__).parent / "structures"
+    out.mkdir(exist_ok=True)
+    (out / "photos.f32").write_bytes(np.concatenate(photos()).tobytes())
+    for name, make in MODELS.items():
+        model = make()
+        run = session(model)
+        right = [softmax(run.run(None, {"image": photo})[0][0]).tolist() for photo in photos()]
+        (out / name).mkdir(exist_ok=True)
+        onnx.save(model, out / name / "model.onnx")
+        (out / name / "expected.json").write_text(json.dumps(right) + "\n")
+
+
+if __name__ == "__main__":
+    main()

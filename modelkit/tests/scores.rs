@@ -271,12 +271,6 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
         // An operator without known bounds whose values lie in 0..1 and do not sum to 1.
         vec![node("Sigmoid", &["scores"], "s"), node("Sqrt", &["s"], "q")]
     };
-    let percent = || vec![soft(-1), node("Mul", &["p", "hundred"], "q")];
-    let tanh = || vec![logit(), node("Neg", &["logit"], "n"), node("Tanh", &["n"], "q")];
-    let one_percent = || {
-        let sigmoid = node("Sigmoid", &["logit"], "s");
-        vec![logit(), sigmoid, node("Mul", &["s", "hundred"], "q")]
-    };
     let said = |activation| move |o: &mut PrepareOptions| o.activation = Some(activation);
     let nothing = |_: &mut PrepareOptions| {};
     let mut wrong_axis = ending(vec![soft(0)], "p", &[1, 5]);
@@ -310,15 +304,6 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
             )),
             "Softmax",
         ),
-        (
-            refusal(served(&ending(percent(), "q", &[1, 5]), &photo, 5, nothing)),
-            "--scores NAME, such as \"p\"",
-        ),
-        (refusal(served(&ending(tanh(), "q", &[1, 1]), &photo, 2, nothing)), "between -1 and 1"),
-        (
-            refusal(served(&ending(one_percent(), "q", &[1, 1]), &photo, 2, nothing)),
-            "between 0 and 100",
-        ),
         (refusal(served(&classifier(), &photo, 5, said(SaidActivation::None))), "0 to 1"),
         (refusal(served(&classifier(), &photo, 4, nothing)), "5 scores"),
         (refusal(served(&classifier(), &photo, 2, nothing)), "2 classes"),
@@ -332,6 +317,26 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
         (card.output.form, card.output.activation),
         (Form::Probabilities, Activation::Sigmoid)
     );
+}
+
+#[test]
+fn scores_that_are_neither_logits_nor_probabilities_are_refused_with_the_tensor_before() {
+    let (photo, ..) = truth();
+    let logit = || node("MatMul", &["scores", "single"], "logit");
+    let softmax = with(node("Softmax", &["scores"], "p"), axis(-1));
+    let hundredfold = |of| node("Mul", &[of, "hundred"], "q");
+    let tanh = vec![logit(), node("Neg", &["logit"], "n"), node("Tanh", &["n"], "q")];
+    let sigmoid = vec![logit(), node("Sigmoid", &["logit"], "s"), hundredfold("s")];
+    let cases = [
+        (vec![softmax, hundredfold("p")], 5, 5, "--scores NAME, such as \"p\""),
+        (tanh, 1, 2, "between -1 and 1"),
+        (sigmoid, 1, 2, "between 0 and 100"),
+    ];
+    for (nodes, width, labels, part) in cases {
+        let error = served(&ending(nodes, "q", &[1, width]), &photo, labels, |_| {});
+        let error = error.expect_err("refused");
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }
 
 /// Azure Custom Vision appends nodes that make labels (`ArgMax`, `LabelEncoder`) and a dictionary (`ZipMap`).

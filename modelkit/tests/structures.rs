@@ -27,7 +27,7 @@ const FIXTURES: [(&str, bool, bool); 7] = [
     ("if_on_shape", true, true),
     ("if_on_photo", false, true),
     ("loop", false, true),
-    ("masked", false, true),
+    ("masked", true, true),
     ("skip_layer_norm", false, true),
 ];
 

@@ -190,7 +190,7 @@ fn constant_value(
     Err(ReadError::Value { tensor: name })
 }
 
-/// Puts the weights of subgraphs that lie in data files into the subgraphs, because files of their own are not
+/// Puts the weights of subgraphs that lie in data files into the subgraphs, because no files of their own are
 /// written for them.
 fn load_inside(node: &mut NodeProto, external: &mut External<'_>) -> Result<(), ReadError> {
     for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {

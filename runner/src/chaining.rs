@@ -10,13 +10,14 @@ use crate::admission::Calls;
 use crate::outbound::{Called, Peers, Place};
 use crate::request_id;
 use crate::routes::Match;
+use crate::sandbox::Failure;
 use crate::service::{Component, Service};
 use crate::spin_headers;
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use wasmtime_wasi_http::{Error, WasiBody};
 
@@ -24,7 +25,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 const MAX_DEPTH: usize = 8;
 
 /// What a called component sees as its client's address, as in Spin.
-const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The components of a service, as far as it still runs.
 struct Components(Weak<Service>);
@@ -69,6 +70,10 @@ async fn call(
         Err(failure) => {
             service.metrics.failed(failure.label());
             tracing::warn!(component = name, request_id = id, "{}", failure.reason());
+            if matches!(failure, Failure::Deadline(_)) {
+                // It is the caller's own, too, which ends the caller and drops this.
+                return std::future::pending().await;
+            }
             let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
             let mut answer = Response::new(body);
             *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -88,7 +93,6 @@ fn component<'a>(service: &'a Service, name: &str) -> Result<&'a Component, Erro
 
 /// The request as the component sees it: as if it had matched the route `/...` of its host.
 fn prepare(mut request: Request<WasiBody>, id: &str) -> Result<Request<WasiBody>, Error> {
-    let invalid = |_| Error::HttpRequestUriInvalid;
     let mut uri = request.uri().clone().into_parts();
     let host = uri.authority.as_ref().map(Authority::as_str).unwrap_or_default();
     let host = HeaderValue::from_str(host).map_err(|_| Error::HttpRequestUriInvalid)?;
@@ -105,5 +109,6 @@ fn prepare(mut request: Request<WasiBody>, id: &str) -> Result<Request<WasiBody>
         named: Vec::new(),
     };
     let sender = Sender { address: CLIENT, is_encrypted: false, only_probes: false };
-    spin_headers::prepare_call(request, &found, id, sender).map_err(invalid)
+    spin_headers::prepare_call(request, &found, id, sender)
+        .map_err(|_| Error::HttpRequestUriInvalid)
 }

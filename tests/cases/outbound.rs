@@ -280,8 +280,8 @@ fn a_component_calls_another_whether_or_not_it_has_a_route() {
     let said = fetch(&runner, "lonely", "http://a.spin.internal/fine");
     assert!(said.contains("RequestDenied"), "{said}");
     let text = "piece ".repeat(60_000);
-    let answer =
-        Request::post("/a/relay?http://hidden.spin.internal/echo", text.clone()).send(&runner);
+    let answer = Request::post("/a/relay?http://hidden.spin.internal/echo", text.clone().into())
+        .send(&runner);
     assert!(answer.body == format!("200 {text}").into_bytes(), "{} bytes", answer.body.len());
     // Only a component's call has such a host.
     let head = "GET /a/fine HTTP/1.1\r\nhost: a.spin.internal\r\nconnection: close\r\n\r\n";

@@ -62,12 +62,10 @@ fn branch(graph: &mut Graph, index: usize) -> Option<Vec<NodeProto>> {
     Some(nodes)
 }
 
-/// New names for the values of a branch, and its constants by their new names.
-fn names(
-    graph: &Graph,
-    node: &NodeProto,
-    body: &GraphProto,
-) -> Option<(HashMap<String, String>, Vec<(String, Constant)>)> {
+/// New names for the values of a branch by their old ones, and its constants with their new names.
+type Renamed = (HashMap<String, String>, Vec<(String, Constant)>);
+
+fn names(graph: &Graph, node: &NodeProto, body: &GraphProto) -> Option<Renamed> {
     let base = node.output.first()?;
     let mut names = HashMap::new();
     let mut constants = Vec::new();

@@ -14,7 +14,7 @@
 //! | `{"0": ["n01440764", "tench"], …}` | Keras's `imagenet_class_index.json` |
 //! | `{0: 'akiec', …}` | Python's `print`, Ultralytics in the metadata of ONNX files |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use skincell_vision::card::Class;
@@ -175,10 +175,10 @@ fn numbered(lines: &[&str]) -> Result<Option<Vec<String>>, LabelsError> {
         let (label, number) = line.trim_end().rsplit_once([' ', '\t'])?;
         Some((number.parse::<usize>().ok()?, unquoted(label)))
     };
-    match lines.iter().map(behind).collect::<Option<Vec<_>>>() {
-        Some(pairs) => by_space(pairs),
-        None => Ok(None),
-    }
+    let Some(pairs) = lines.iter().map(behind).collect::<Option<Vec<_>>>() else { return Ok(None) };
+    // "class 0" and "class 1" are whole names.
+    let differ = pairs.iter().map(|(_, label)| label).collect::<HashSet<_>>().len() == pairs.len();
+    if differ { by_space(pairs) } else { Ok(None) }
 }
 
 /// The labels of lines with a number and a space. Names may begin or end with a number ("1 cent"), so the
@@ -375,6 +375,7 @@ mod tests {
         assert_eq!(names("1 a\n2 b\n3 c"), texts(&["a", "b", "c"]));
         assert!(matches!(names("1 a\n3 b\n2 c"), Err(LabelsError::Numbers { .. })));
         assert_eq!(names("c 2\na 0\nb 1"), texts(&["a", "b", "c"]));
+        assert_eq!(names("class 0\nclass 1"), texts(&["class 0", "class 1"]));
         assert_eq!(names("c\t2\na\t0\nb\t1"), texts(&["a", "b", "c"]));
         assert_eq!(names("grade 2\ngrade 3"), texts(&["grade 2", "grade 3"]));
         assert_eq!(names("a\rb\rc"), texts(&["a", "b", "c"]));

@@ -277,9 +277,11 @@ mod tests {
     #[test]
     fn a_component_whose_compilation_has_no_room_is_refused_with_the_figure() {
         let mut module = wasm_encoder::Module::new();
+        let mut functions = wasm_encoder::FunctionSection::new();
+        functions.function(0);
         let mut code = wasm_encoder::CodeSection::new();
         code.raw(&[0; 1 << 20]);
-        module.section(&code);
+        module.section(&functions).section(&code);
         let mut component = wasm_encoder::Component::new();
         component.section(&wasm_encoder::ModuleSection(&module));
         let wasm = component.finish();

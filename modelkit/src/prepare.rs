@@ -21,7 +21,7 @@ use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{ReadError, read, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown};
+use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown, walk};
 use crate::photos::{self, PhotosError};
 use crate::scores::{self, Scores, ScoresError, Settled};
 use crate::warnings;
@@ -308,7 +308,9 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     fused::split(&mut graph);
     unknown::replace(&mut graph);
     integer::widen(&mut graph);
-    exact::rewrite(&mut graph, &interface::shape_of(&input))??;
+    let shape = interface::shape_of(&input);
+    walk::refuse_large(&graph, &shape).map_err(|error| of_batch(error, batch))?;
+    exact::rewrite(&mut graph, &shape)??;
     let mut assumed = options.assumed.clone();
     assumed.retain(|part| part != "range" || !takes_bytes);
     Ok(Loaded { graph, input, batch, classes, chosen, assumed })

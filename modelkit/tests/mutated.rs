@@ -3,7 +3,8 @@
 //!
 //! The networks are those of `tests/reference/heads`. If a changed network still runs in rten, the prepared
 //! one must return the same probabilities. By default some hundred changes with fixed seeds are tried; with
-//! `SKINCELL_FUZZ_SECONDS` as many as fit into that time, with other seeds in each run.
+//! `SKINCELL_FUZZ_SECONDS` as many as fit into that time, with other seeds in each run. The network that is
+//! being tried lies in `mutated.onnx` in cargo's folder for tests (`target/tmp`), also after an abort.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -333,6 +334,7 @@ fn changed_networks_are_prepared_correctly_or_refused() {
         None => 0,
     };
     let (send, receive) = mpsc::channel();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutated.onnx");
     let worker = move || {
         for round in first.. {
             if until.map_or(round == ROUNDS, |until| Instant::now() >= until) {
@@ -340,6 +342,7 @@ fn changed_networks_are_prepared_correctly_or_refused() {
             }
             let mut random = Random((round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let bytes = mutant(&nets, &mut random);
+            fs::write(&kept, &bytes).expect("the network tried is kept");
             if send.send((round, tried(&bytes))).is_err() {
                 break;
             }

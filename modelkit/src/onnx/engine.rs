@@ -24,6 +24,19 @@ pub enum EngineError {
     /// rten fails while running it.
     #[error("the engine rten cannot run this model: {0}")]
     Run(String),
+    /// A node would make a value that is too large to compute.
+    #[error(
+        "{node} would make a value of {elements} elements, beside {others} of other values; one of its sizes \
+         is probably damaged: export the model again, or prepare it for smaller photos with --size"
+    )]
+    Large {
+        /// The node.
+        node: String,
+        /// Elements of its output.
+        elements: u64,
+        /// Elements of the other values that are needed at the same time.
+        others: u64,
+    },
     /// The graph does not have exactly one input.
     #[error("the model takes {inputs} inputs, but a classifier of photos takes one")]
     Inputs {
@@ -33,7 +46,7 @@ pub enum EngineError {
 }
 
 /// Runs `work` in the engine and turns a panic into an error: some invalid graphs make rten panic.
-fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(EngineError::Run("it panicked inside an operator; export the model again".to_owned()))
     })

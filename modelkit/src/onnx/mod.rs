@@ -3,6 +3,7 @@
 //!
 //! The modules here treat any graph; those beside this one interpret it as a classifier of photos.
 
+mod bound;
 pub(crate) mod branch;
 mod defaults;
 pub(crate) mod einsum;
@@ -19,3 +20,4 @@ mod older;
 pub(crate) mod read;
 pub(crate) mod single;
 pub(crate) mod unknown;
+pub(crate) mod walk;

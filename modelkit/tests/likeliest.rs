@@ -1,5 +1,5 @@
 //! Compares the maps of networks with so many classes that only the likeliest have maps with PyTorch's
-//! autograd in float64.
+//! autograd in float64, and checks which networks these are.
 //!
 //! `tests/reference/tokens.py` made the fixtures.
 
@@ -10,6 +10,8 @@ mod common;
 use std::path::Path;
 
 use common::expected::{Expected, largest, photos, reference};
+use common::{conv, float_value, model, node, noise, prepare_in, tensor};
+use rten_onnx::onnx::GraphProto;
 use skincell_engines::{Engine, Rten};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{parse_labels, prepare};
@@ -84,4 +86,44 @@ fn maps_of_the_likeliest_classes_match_autograd() {
             }
         }
     }
+}
+
+/// The classes of a network whose maps of all [`CLASSES`] classes cost about 9 % of its multiplications, with
+/// `operator` between its convolutions.
+fn classes_with_maps(operator: &str) -> MapClasses {
+    let wide = CLASSES as i64;
+    let mut nodes = vec![conv(&["image", "first"], "z0", 3)];
+    for step in 1..4 {
+        let (before, between) = (format!("z{}", step - 1), format!("a{step}"));
+        nodes.push(node(operator, &[&before], &between));
+        nodes.push(conv(&[&between, "next"], &format!("z{step}"), 3));
+    }
+    nodes.push(node("Relu", &["z3"], "a"));
+    nodes.push(node("GlobalAveragePool", &["a"], "g"));
+    nodes.push(node("Flatten", &["g"], "f"));
+    nodes.push(node("Gemm", &["f", "dense"], "scores"));
+    let graph = GraphProto {
+        node: nodes,
+        initializer: vec![
+            tensor("first", &[16, 3, 3, 3], &noise(1, 16 * 27)),
+            tensor("next", &[16, 16, 3, 3], &noise(2, 16 * 144)),
+            tensor("dense", &[16, wide], &noise(3, 16 * CLASSES)),
+        ],
+        input: vec![float_value("image", &[1, 3, 8, 8])],
+        output: vec![float_value("scores", &[1, wide])],
+        value_info: vec![],
+    };
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let labels: Vec<String> = (0..CLASSES).map(|i| format!("class {i}")).collect();
+    let report = prepare_in(home.path(), &model(graph), |options| {
+        options.classes = parse_labels(&labels.join("\n")).expect("labels");
+    });
+    report.expect("prepared").card.gradcam.expect("a map").classes
+}
+
+#[test]
+fn a_network_for_cellnet_keeps_the_maps_of_all_classes() {
+    assert_eq!(classes_with_maps("Relu"), MapClasses::All);
+    let only_rten = classes_with_maps("Atan");
+    assert!(matches!(only_rten, MapClasses::Likeliest { count: 10, .. }), "{only_rten:?}");
 }

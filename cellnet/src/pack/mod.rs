@@ -62,7 +62,7 @@ impl Default for Options {
 /// # Errors
 /// [`PackError`]; for a graph that the engine does not support, it names operator and node.
 pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
-    let mut net = lower::lower(source::read(onnx)?)?;
+    let mut net = lower::lower(source::of(skincell_onnx::read(onnx)?)?)?;
     fuse::fuse(&mut net);
     let algorithms = choose::algorithms(&net, options)?;
     let layout = layout::lay_out(&net, &algorithms);
@@ -72,6 +72,14 @@ pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
     let bytes = format::write(&plan, &weights).map_err(PackError::Check)?;
     Checked::new(plan, weights.len()).map_err(PackError::Check)?;
     Ok(bytes)
+}
+
+/// Whether the engine supports all nodes of an ONNX graph, without packing it.
+///
+/// # Errors
+/// As [`pack`].
+pub fn check(graph: skincell_onnx::ModelFile) -> Result<(), PackError> {
+    lower::lower(source::of(graph)?).map(drop)
 }
 
 /// Convolutions with fewer weights keep 32 bits even in half precision: they take few bytes, and would cause

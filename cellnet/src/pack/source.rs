@@ -2,7 +2,6 @@
 //! and outputs.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto, ValueInfoProto};
 
@@ -28,9 +27,8 @@ pub(super) struct Declared {
     pub(super) dims: Vec<usize>,
 }
 
-/// Reads the graph at `path`.
-pub(super) fn read(path: &Path) -> Result<Source, PackError> {
-    let file = skincell_onnx::read(path)?;
+/// The parts of a graph that was read.
+pub(super) fn of(file: skincell_onnx::ModelFile) -> Result<Source, PackError> {
     let (mut constants, mut ranges) = (HashMap::new(), HashMap::new());
     for (name, constant) in file.constants {
         match constant.dtype {

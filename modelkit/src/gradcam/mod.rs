@@ -9,7 +9,8 @@
 //! - `reverse` propagates gradients backward from the scores to where `tangent` ends, in closed form
 //!   (`closed`) or by general rules (`general`). `assemble` joins both to α.
 //! - `bias` decides what to subtract from the last convolution's output if that is the target.
-//! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`).
+//! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`), unless
+//!   cellnet, which does not support what chooses these, makes up for it.
 //!
 //! The derivative of the softmax, relu and normalisation are left to the reader of the output
 //! (`skincell_vision::gradcam`).
@@ -38,7 +39,10 @@ mod types;
 mod upright;
 mod windows;
 
+use std::collections::BTreeMap;
+
 use rten_onnx::onnx::NodeProto;
+use skincell_onnx::ModelFile;
 use skincell_vision::card::{Basis, Form, GradCam, Target};
 
 use assemble::Map;
@@ -161,7 +165,11 @@ fn attempt(
     let first = graph.nodes.len();
     let classes: usize = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
     let mut result = build(graph, shapes, scores, tail, chosen, source, wanted);
-    if classes > FEW && result.as_ref().is_ok_and(|added| !added.price.is_small()) {
+    let too_much = |added: &Added| {
+        let price = added.price;
+        !price.is_small() && !(price.is_worth_cellnet() && cellnet_supports(graph))
+    };
+    if classes > FEW && result.as_ref().is_ok_and(too_much) {
         undo(graph, first, scores);
         let chosen = Chosen { likeliest: true, ..chosen.clone() };
         result = build(graph, shapes, scores, tail, &chosen, source, wanted);
@@ -170,6 +178,20 @@ fn attempt(
         undo(graph, first, scores);
     }
     Ok(result)
+}
+
+/// Whether cellnet can be given this graph with all that was added to it.
+fn cellnet_supports(graph: &Graph) -> bool {
+    let file = ModelFile {
+        nodes: graph.nodes.clone(),
+        constants: graph.constants.clone(),
+        inputs: graph.inputs.clone(),
+        outputs: graph.outputs.clone(),
+        ir_version: Some(graph.ir_version),
+        opsets: graph.opsets.clone(),
+        metadata: BTreeMap::new(),
+    };
+    cellnet::pack::check(file).is_ok()
 }
 
 /// Removes the nodes from `first` on with their outputs. The logits are kept even if no other node reads

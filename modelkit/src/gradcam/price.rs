@@ -19,10 +19,19 @@ pub struct Price {
     pub bytes: u64,
 }
 
+/// Acceptable bytes of maps of all classes.
+const MOST_BYTES: u64 = 10 << 20;
+
 impl Price {
     /// Whether the cost of maps of all classes is acceptable.
     pub(super) fn is_small(self) -> bool {
-        self.share <= 0.05 && self.bytes <= 10 << 20
+        self.share <= 0.05 && self.bytes <= MOST_BYTES
+    }
+
+    /// Whether the engine cellnet makes up for the cost of maps of all classes. It does not support the
+    /// operators that choose the likeliest classes, and saves about this much of other engines' time.
+    pub(super) fn is_worth_cellnet(self) -> bool {
+        self.share <= 0.25 && self.bytes <= MOST_BYTES
     }
 }
 

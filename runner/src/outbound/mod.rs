@@ -9,6 +9,7 @@
 
 mod address;
 mod body;
+mod fetch;
 mod hosts;
 mod tls;
 
@@ -34,6 +35,7 @@ use url::Host;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
+pub(crate) use fetch::fetch;
 pub(crate) use hosts::{AllowedHosts, is_peer};
 
 /// Most connections of all instances together, and of one. Further requests wait.

@@ -167,7 +167,8 @@ fn attempt(
     let mut result = build(graph, shapes, scores, tail, chosen, source, wanted);
     let too_much = |added: &Added| {
         let price = added.price;
-        !price.is_small() && !(price.is_worth_cellnet() && cellnet_supports(graph))
+        let is_worth_it = price.is_worth_cellnet() && cellnet_supports(graph);
+        !price.is_small() && !is_worth_it
     };
     if classes > FEW && result.as_ref().is_ok_and(too_much) {
         undo(graph, first, scores);

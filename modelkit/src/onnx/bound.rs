@@ -156,7 +156,9 @@ fn padded(node: &NodeProto, inputs: &[Known]) -> u64 {
     };
     let (before, after) = pads.split_at(pads.len() / 2);
     for (axis, (before, after)) in axes.into_iter().zip(before.iter().zip(after)) {
-        sides.get_mut(axis).map(|side| *side += before + after);
+        if let Some(side) = sides.get_mut(axis) {
+            *side += before + after;
+        }
     }
     product(sides)
 }

@@ -2,8 +2,8 @@
 //!
 //! A damaged number in a `Pad`, a `Tile` or a broadcast can ask for more memory than any machine has, and an
 //! engine's failed allocation ends the process. So each node runs alone, after [`bound`] has computed from
-//! its inputs how large its outputs can become. What nodes inside `If`, `Loop` and `Scan` make is not bounded,
-//! nor are sizes that depend on what is seen in a photo.
+//! its inputs how large its outputs can become. What nodes inside `If`, `Loop` and `Scan` make is not
+//! bounded, nor are sizes that depend on what is seen in a photo.
 
 use std::collections::{BTreeMap, HashMap};
 

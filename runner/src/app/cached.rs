@@ -1,5 +1,5 @@
-//! Components that a manifest names by URL and digest: from the cache that Spin keeps of them, or fetched into
-//! it. What is in the cache is checked each time.
+//! Components that a manifest names by URL and digest: from the cache that Spin keeps of them, or fetched
+//! into it. What is in the cache is checked each time.
 
 use crate::outbound::fetch;
 use anyhow::{Context, bail, ensure};

@@ -1,7 +1,7 @@
 //! Fetches a file for the runner itself, before it serves: HTTP/1.1, with TLS as for components.
 //!
-//! Size, redirects and every wait are limited, and nothing but the file's bytes is believed: the caller checks
-//! their digest. Proxies, and going on where an interrupted download ended, are left out.
+//! Size, redirects and every wait are limited, and nothing but the file's bytes is believed: the caller
+//! checks their digest. Proxies, and going on where an interrupted download ended, are left out.
 
 use super::tls::{Roots, Stream};
 use anyhow::{Context, bail, ensure};

@@ -194,6 +194,10 @@ mod tests {
     /// Largest page, in bytes as sent: a phone on a slow network loads it in a second or two.
     const LARGEST: usize = 90 * 1024;
 
+    /// What is loaded only on the device, beside an engine of many times its size.
+    const WORKERS: [&str; 2] = ["/page/worker.js", SERVICE_WORKER];
+    const LARGEST_WORKERS: usize = 8 * 1024;
+
     /// Every path that the file at `path` refers to, resolved by hand: `page/x` from the HTML, `./x`
     /// from a module.
     fn linked(path: &str) -> BTreeSet<String> {
@@ -218,9 +222,12 @@ mod tests {
             }
         }
         assert_eq!(found.len(), ASSETS.len(), "a file is served that nothing refers to: {found:?}");
-        let weight: usize = found.iter().map(|path| text(path, Place::Both).len()).sum();
-        println!("the page weighs {weight} bytes");
-        assert!(weight <= LARGEST, "the page weighs {weight} bytes");
+        let weight = |path: &str| text(path, Place::Both).len();
+        let workers: usize = WORKERS.into_iter().map(weight).sum();
+        let page = found.iter().map(|path| weight(path)).sum::<usize>() - workers;
+        println!("the page weighs {page} bytes, its workers {workers}");
+        assert!(page <= LARGEST, "the page weighs {page} bytes");
+        assert!(workers <= LARGEST_WORKERS, "its workers weigh {workers} bytes");
     }
 
     #[test]

@@ -115,7 +115,7 @@ function forget() {
 
 /**
  * Loads engine and model, once. `report` is called with the share loaded, 0 to 1. Resolves to the compiled
- * engine, the model's bytes and card, and whether the browser kept both.
+ * engine, the model and its card, and whether the browser kept both.
  */
 export function load(name, report) {
   const known = loads.get(name);
@@ -133,11 +133,11 @@ export function load(name, report) {
     for (const each of reports) each((got[0] + got[1]) / total);
   };
   const both = Promise.all([engine, model].map(([path, file], at) => content(path, file, count(at), stopper.signal)));
-  const ready = both.then(async ([code, weights]) => ({
-    module: await WebAssembly.compile(code.bytes).catch((error) => { throw new Problem('unsupported', error.message); }),
-    model: weights.bytes,
+  const ready = both.then(async ([engineFile, modelFile]) => ({
+    module: await WebAssembly.compile(await engineFile.blob.arrayBuffer()).catch((error) => { throw new Problem('unsupported', error.message); }),
+    model: modelFile.blob,
     card: entry.card,
-    isKept: code.isKept && weights.isKept,
+    isKept: engineFile.isKept && modelFile.isKept,
   }));
   const one = { ready, reports, isReady: false, stop: () => stopper.abort() };
   // One model at a time: its bytes stay in memory.
@@ -147,60 +147,43 @@ export function load(name, report) {
   return one;
 }
 
-/** A file's content, checked against its digest, from this browser's store or else from the host. */
-async function content(path, file, count, signal) {
-  const kept = await keep(async (cache) => (await cache.match(path))?.arrayBuffer());
-  const found = kept && await unpacked(kept, file).catch(() => null);
-  if (found) {
-    count(file.stored);
-    return { bytes: found, isKept: true };
-  }
-  const stored = await download(path, file, count, signal);
-  const bytes = await unpacked(stored, file);
-  // Kept only now that it is whole and checked.
-  const isKept = await keep(async (cache) => { await cache.put(path, new Response(stored)); return true; });
-  return { bytes, isKept: Boolean(isKept) };
-}
-
-async function download(path, file, count, signal) {
-  let [stored, length] = [null, 0];
-  try {
-    stored = new Uint8Array(file.stored);
-    const response = await fetch(path, { signal });
-    // The host has other files by now than the index says, which the browser may have kept.
-    if (response.status === 404) throw new Problem('changed', `${path}: HTTP 404`);
-    if (!response.ok) throw new Error(`HTTP ${response.status}`);
-    for (const reader = response.body.getReader(); ;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      if (length + value.length > file.stored) throw new Problem('changed', `${path} is longer than ${file.stored} bytes`);
-      stored.set(value, length);
-      length += value.length;
-      count(length);
-    }
-  } catch (error) {
-    if (error instanceof Problem || error.name === 'AbortError') throw error;
-    throw new Problem(error instanceof RangeError ? 'memory' : 'notLoaded', `${path}: ${error.message}`);
-  }
-  if (length < file.stored) throw new Problem('notLoaded', `${path} broke off after ${length} of ${file.stored} bytes`);
-  return stored.buffer;
-}
-
-async function unpacked(stored, file) {
-  const changed = (why) => new Problem('changed', `${file.digest}: ${why}`);
-  let bytes = stored;
-  if (file.gzip) {
-    const stream = new Blob([stored]).stream().pipeThrough(new DecompressionStream('gzip'));
-    bytes = await new Response(stream).arrayBuffer().catch((error) => { throw changed(error.message); });
-  }
-  if (bytes.byteLength !== file.bytes) throw changed(`${bytes.byteLength} bytes instead of ${file.bytes}`);
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
-  if (found !== file.digest) throw changed(`the digest is ${found}`);
-  return bytes;
-}
-
 let workerText = null;
+
+/**
+ * A worker from memory, which has this page's policy, and a function to end it: everything that it held or left behind
+ * is given back then.
+ */
+async function startWorker() {
+  if (!workerText) {
+    const response = await fetch('page/worker.js').catch((error) => { throw new Problem('notLoaded', error.message); });
+    if (!response.ok) throw new Problem('notLoaded', `page/worker.js: HTTP ${response.status}`);
+    workerText = await response.text();
+  }
+  const script = URL.createObjectURL(new Blob([workerText], { type: 'text/javascript' }));
+  const worker = new Worker(scriptAddress(script));
+  const end = () => { worker.terminate(); URL.revokeObjectURL(script); };
+  return { worker, end };
+}
+
+/** A file's content as a blob, whose bytes are the browser's and not this tab's, and whether the browser kept it. */
+async function content(path, file, count, signal) {
+  const { worker, end } = await startWorker();
+  try {
+    signal.throwIfAborted();
+    return await new Promise((done, fail) => {
+      signal.addEventListener('abort', () => fail(signal.reason));
+      worker.onmessage = ({ data }) => {
+        if (data.got) count(data.got);
+        else if (data.kind) fail(new Problem(data.kind, data.fault));
+        else done(data);
+      };
+      worker.onerror = (event) => { event.preventDefault(); fail(new Problem('deviceFault', event.message)); };
+      worker.postMessage({ address: new URL(path, document.baseURI).href, file, kept: KEPT });
+    });
+  } finally {
+    end();
+  }
+}
 
 /**
  * Looks at a photo. Returns a promise of the answer, null if stopped, and a function to stop; calls `loaded`
@@ -214,22 +197,19 @@ export function predict(file, name, loaded) {
   const work = async () => {
     const { module, model, card, isKept } = await one.ready;
     loaded(1);
-    workerText ??= await (await fetch('page/worker.js')).text();
-    const photo = await file.arrayBuffer();
-    const script = URL.createObjectURL(new Blob([workerText], { type: 'text/javascript' }));
-    const worker = new Worker(scriptAddress(script));
+    const { worker, end } = await startWorker();
     try {
       const answered = new Promise((done, fail) => {
         worker.onmessage = ({ data }) => done(data);
         worker.onerror = (event) => { event.preventDefault(); fail(new Problem('deviceFault', event.message)); };
       });
-      const inputs = { card: JSON.stringify(card), settings: index.settings, model, query: 'heatmap=maps', photo };
-      worker.postMessage({ module, inputs }, [photo]);
+      const texts = { card: JSON.stringify(card), settings: index.settings, query: 'heatmap=maps' };
+      const blobs = Object.entries(texts).map(([name, text]) => [name, new Blob([text])]);
+      worker.postMessage({ module, inputs: { ...Object.fromEntries(blobs), model, photo: file } });
       const data = await Promise.race([answered, stopped]);
       return data && { ...readAnswer(data), isKept };
     } finally {
-      worker.terminate();
-      URL.revokeObjectURL(script);
+      end();
     }
   };
   const answer = Promise.race([work(), stopped]).catch((error) => {

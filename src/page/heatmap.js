@@ -6,7 +6,7 @@ const RED = [[0, 0], [0.35, 0], [0.66, 1], [0.89, 1], [1, 0.5]];
 const GREEN = [[0, 0], [0.125, 0], [0.375, 1], [0.64, 1], [0.91, 0], [1, 0]];
 const BLUE = [[0, 0.5], [0.11, 1], [0.34, 1], [0.65, 0], [1, 0]];
 const LEVELS = Array.from({ length: 256 }, (_, level) =>
-  [RED, GREEN, BLUE].map((points) => Math.floor(curve(points, level / 255) * 255)));
+  [...[RED, GREEN, BLUE].map((points) => Math.floor(curve(points, level / 255) * 255)), 255]);
 
 function curve(points, at) {
   const next = Math.max(1, points.findIndex(([place]) => at <= place));
@@ -24,7 +24,7 @@ export function paint(map, canvas, side = 224) {
   rows.forEach((row, y) => columns.forEach((column, x) => {
     const line = (at) => mix(map.values[at * map.width + column.low], map.values[at * map.width + column.high], column.share);
     const value = mix(line(row.low), line(row.high), row.share);
-    image.data.set([...LEVELS[Math.min(255, Math.floor(value * 256))], 255], (y * side + x) * 4);
+    image.data.set(LEVELS[Math.min(255, Math.floor(value * 256))], (y * side + x) * 4);
   }));
   canvas.getContext('2d').putImageData(image, 0, 0);
 }

@@ -147,7 +147,7 @@ async function take(files) {
 }
 
 /** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */
-const opened = (file) => photos.open(file, place === 'device' ? photos.SHOWN_PIXELS : photos.MOST_PIXELS);
+const opened = (file) => (place === 'device' ? photos.open(file, photos.SHOWN_PIXELS, true) : photos.open(file, photos.MOST_PIXELS));
 
 /** Gives the shown photo's memory back, before another one takes as much. */
 function letGo() {
@@ -178,8 +178,7 @@ function showPhoto() {
   // The whole photo is shown during cropping, afterwards only the part that was sent.
   const seen = state === 'edit' ? { x: 0, y: 0, width: 1, height: 1 } : photo.crop;
   const [fullWidth, fullHeight] = photos.turnedSize(photo);
-  const longest = Math.max(fullWidth * seen.width, fullHeight * seen.height);
-  photos.draw(photo, at('photo'), seen, Math.min(1, 1600 / longest));
+  photos.show(photo, at('photo'), seen);
   at('stage').style.setProperty('--ratio', (fullWidth * seen.width) / (fullHeight * seen.height));
   showCrop();
 }

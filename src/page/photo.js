@@ -3,7 +3,7 @@
 /** Larger photos are shrunk to this many pixels before they are sent, unless the user switches it off. */
 export const MOST_PIXELS = 4e6;
 /** As many as the page draws. */
-export const SHOWN_PIXELS = 2e6;
+export const SHOWN_PIXELS = 1.92e6;
 
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
 
@@ -12,16 +12,51 @@ const decoded = (file) => createImageBitmap(file, { imageOrientation: 'from-imag
 /**
  * The chosen photo. `bitmap` is the photo with at most `most` pixels, and `width` and `height` are the whole photo's:
  * 12 megapixels would take 48 MB for as long as it is shown. `bitmap` is null if this browser cannot decode it,
- * mostly HEIC outside Safari.
+ * mostly HEIC outside Safari. A photo that `isOnlyShown` is not decoded whole where the browser can do without.
  */
-export async function open(file, most) {
+export async function open(file, most, isOnlyShown = false) {
   const photo = { file, name: file.name || 'photo.png', bitmap: null, width: 0, height: 0, turns: 0, crop: { ...WHOLE } };
+  const small = isOnlyShown && await reduced(file, most).catch(() => null);
+  if (small) return Object.assign(photo, small);
   try {
     const bitmap = await decoded(file);
     const { width, height } = bitmap;
     Object.assign(photo, { width, height, bitmap: await shrunk(bitmap, most) });
   } catch { /* The server may still decode the format, or explain why not. */ }
   return photo;
+}
+
+/**
+ * A JPEG decoded at some eighths of its size, which takes as much less memory, with the whole photo's size. Null for
+ * small photos, and where the browser has no decoder that also tells how the photo is turned.
+ */
+async function reduced(file, most) {
+  if (!window.ImageDecoder || !('rotation' in VideoFrame.prototype)) return null;
+  const size = await frameOf(file);
+  // Rather a little less than the size that is shown than an eighth more.
+  const eighths = Math.ceil(8 * 0.9 * Math.sqrt(most / (size[0] * size[1])));
+  if (eighths >= 8) return null;
+  const [desiredWidth, desiredHeight] = size.map((side) => Math.ceil((side * eighths) / 8));
+  const decoder = new ImageDecoder({ data: file.stream(), type: 'image/jpeg', desiredWidth, desiredHeight });
+  try {
+    const { image } = await decoder.decode();
+    const [width, height] = image.rotation % 180 ? size.reverse() : size;
+    const bitmap = await createImageBitmap(image).finally(() => image.close());
+    return { width, height, bitmap: await shrunk(bitmap, most) };
+  } finally {
+    decoder.close();
+  }
+}
+
+/** Width and height in the head of a JPEG. Throws at the end of the file, as in any other format. */
+async function frameOf(file) {
+  for (let at = 2; ;) {
+    const head = new DataView(await file.slice(at, at + 9).arrayBuffer());
+    const code = head.getUint16(0);
+    if (code >= 0xffc0 && code <= 0xffcf && ![0xffc4, 0xffc8, 0xffcc].includes(code)) return [head.getUint16(7), head.getUint16(5)];
+    if (code < 0xffc0) throw new RangeError('no JPEG');
+    at += code === 0xffff ? 1 : 2 + head.getUint16(2);
+  }
 }
 
 /** The bitmap with at most `most` pixels. */
@@ -89,6 +124,15 @@ export function draw(photo, canvas, crop, scale, source = photo.bitmap) {
   context.drawImage(source, -photo.width / 2, -photo.height / 2, photo.width, photo.height);
 }
 
+/** Draws the part `seen` for the screen, if it is not drawn yet: browsers keep several copies of what is drawn. */
+export function show(photo, canvas, seen) {
+  const drawn = [photo.turns, ...Object.values(seen)].join();
+  if (drawn === photo.drawn) return;
+  const [width, height] = turnedSize(photo);
+  draw(photo, canvas, seen, Math.min(1, 1600 / Math.max(width * seen.width, height * seen.height)));
+  photo.drawn = drawn;
+}
+
 // The first bytes of the formats that the service decodes; a dot stands for any byte.
 const DECODED = [/^\xff\xd8\xff/, /^\x89PNG\r\n\x1a\n/, /^RIFF[^]{4}WEBP/, /^GIF8[79]a/, /^BM/];
 
@@ -113,9 +157,15 @@ export async function toSend(photo, mayShrink, mustEncode = false) {
   return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));
 }
 
+/** The photo decoded again, large enough to be drawn at this scale. */
+async function enlarged({ file, width, height }, scale) {
+  const small = scale < 1 && await reduced(file, width * height * scale * scale).catch(() => null);
+  return small ? small.bitmap : decoded(file);
+}
+
 async function toJpeg(photo, scale) {
   // The kept bitmap is enough for a picture that is not larger.
-  const source = Math.floor(photo.width * scale) <= photo.bitmap.width ? photo.bitmap : await decoded(photo.file);
+  const source = Math.floor(photo.width * scale) <= photo.bitmap.width ? photo.bitmap : await enlarged(photo, scale);
   const canvas = document.createElement('canvas');
   draw(photo, canvas, photo.crop, scale, source);
   if (source !== photo.bitmap) source.close();

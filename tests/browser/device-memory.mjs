@@ -20,16 +20,22 @@ const shared = deviceSuite([]);
 
 const median = (list) => list.toSorted((a, b) => a - b)[list.length >> 1];
 
-/** Private MiB, swapped or not, of the browser's largest renderer: the tab with its workers. */
-async function tabMemory() {
+/** Private MiB of a process, swapped or not. */
+function memoryOf(id) {
+  const lines = readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^(?:Private_\w+|Swap): +(\d+) kB/gm);
+  return [...lines].reduce((sum, [, size]) => sum + Number(size), 0) / 1024;
+}
+
+/** The process of the tab with its workers: the renderer that has grown most by an array of the page. */
+async function tabProcess(page) {
   const session = await shared.browser.newBrowserCDPSession();
   const { processInfo } = await session.send('SystemInfo.getProcessInfo');
   await session.detach();
-  const sizes = processInfo.filter(({ type }) => type === 'renderer').map(({ id }) => {
-    const lines = readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(/^(?:Private_\w+|Swap): +(\d+) kB/gm);
-    return [...lines].reduce((sum, [, size]) => sum + Number(size), 0) / 1024;
-  });
-  return Math.max(...sizes);
+  const renderers = processInfo.filter(({ type }) => type === 'renderer').map(({ id }) => [id, memoryOf(id)]);
+  await page.evaluate(() => { window.large = new Uint8Array(64 << 20).fill(1); });
+  const [[id]] = renderers.map(([id, before]) => [id, memoryOf(id) - before]).sort((one, other) => other[1] - one[1]);
+  await page.evaluate(() => { window.large = window.large.buffer.transfer(0); });
+  return id;
 }
 
 /** Writes a JPEG of 12 megapixels and returns its path. */
@@ -50,6 +56,25 @@ async function drawn(folder) {
   return path;
 }
 
+/** Looks at a photo again and again; returns the memory after each, once garbage is collected, and the peak. */
+async function lookedAgain(page, path, kind) {
+  const id = await tabProcess(page);
+  const garbage = await page.context().newCDPSession(page);
+  const after = [];
+  let peak = 0;
+  const watch = setInterval(() => { peak = Math.max(peak, memoryOf(id)); }, 10);
+  for (let at = 0; at < MANY; at += 1) {
+    await choose(page, path);
+    if (kind === 'shrunk') await page.check('#shrink');
+    await look(page);
+    await page.click('[data-restart]:visible');
+    await garbage.send('HeapProfiler.collectGarbage');
+    after.push(memoryOf(id));
+  }
+  clearInterval(watch);
+  return { after, peak };
+}
+
 // Whole, as the page looks at them by itself; shrunk, if the user wants it, which takes a second copy.
 for (const kind of ['whole', 'shrunk']) {
   test(`the memory of the tab stays flat: photos of 12 megapixels, ${kind}`, { timeout: 1_800_000 }, async (context) => {
@@ -57,30 +82,16 @@ for (const kind of ['whole', 'shrunk']) {
     const path = await drawn(folder);
     await visit(shared.browser, shared.folder.address, {}, async (page) => {
       await load(page);
-      const garbage = await page.context().newCDPSession(page);
-      const after = [];
-      let peak = 0;
-      for (let at = 0; at < MANY; at += 1) {
-        const watch = setInterval(async () => { peak = Math.max(peak, await tabMemory().catch(() => 0)); }, 50);
-        await choose(page, path);
-        if (kind === 'shrunk') await page.check('#shrink');
-        await look(page);
-        await page.click('[data-restart]:visible');
-        clearInterval(watch);
-        await garbage.send('HeapProfiler.collectGarbage');
-        after.push(await tabMemory());
-      }
+      const { after, peak } = await lookedAgain(page, path, kind);
       const settled = after.slice(Math.min(KEPT, MANY >> 1));
       const [low, high] = [Math.min(...settled), Math.max(...settled)];
       const third = Math.ceil(settled.length / 3);
       const growth = median(settled.slice(-third)) - median(settled.slice(0, third));
       context.diagnostic(`${MANY} photos of 12 megapixels, ${kind}: private memory of the tab after each, of the last ${settled.length}, ${low.toFixed(1)} to ${high.toFixed(1)} MiB, ${growth.toFixed(1)} more in the last third than in the first; peak ${peak.toFixed(1)} MiB`);
-      // The first photos, while the browser still optimises the engine, tell nothing about later ones; and the peak
-      // depends on how soon the browser frees a photo, which is not the page's to decide.
-      if (MANY > 2 * KEPT) {
-        assert.ok(growth <= FLAT, `${growth} MiB`);
-        if (kind === 'whole') assert.ok(peak <= PEAK, `peak ${peak} MiB`);
-      }
+      // Shrinking takes the photo and a canvas of 4 megapixels for a moment: 108 MiB over 14 photos, 133 over 200.
+      if (kind === 'whole') assert.ok(peak <= PEAK, `peak ${peak} MiB`);
+      // The first photos tell nothing about later ones: the browser still optimises the engine.
+      if (MANY > 2 * KEPT) assert.ok(growth <= FLAT, `${growth} MiB`);
     });
     rmSync(folder, { recursive: true });
   });

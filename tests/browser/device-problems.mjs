@@ -219,6 +219,34 @@ for (const pages of [4, 30, 64]) {
   });
 }
 
+test('where the browser forbids all storage, photos are looked at', limit, () => visit(shared.browser, shared.folder.address, {}, async (page) => {
+  await page.addInitScript(() => {
+    const forbid = () => { throw new DOMException('forbidden', 'SecurityError'); };
+    for (const name of ['localStorage', 'sessionStorage', 'caches']) Object.defineProperty(window, name, { get: forbid });
+    navigator.serviceWorker.register = () => Promise.reject(new DOMException('forbidden', 'SecurityError'));
+  });
+  await page.reload();
+  await page.waitForFunction(() => document.querySelector('#model').options.length > 0);
+  for (const name of ['drawn-wart-1.jpg', 'drawn-acne-1.jpg']) {
+    await looked(page, name);
+    assert.match(await text(page, '#timing'), /on this device/);
+    await page.click('[data-restart]:visible');
+  }
+  assert.equal(await page.locator('#strip li').count(), 2);
+}));
+
+test('a file that no browser shows is told among several, without a request', limit, () => visit(shared.browser, shared.folder.address, {}, async (page) => {
+  await load(page);
+  const heic = { name: 'phone.heic', mimeType: 'image/heic', buffer: Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1') };
+  const drawing = { name: 'drawing.jpg', mimeType: 'image/jpeg', buffer: readFileSync(photo('drawn-acne-1.jpg')) };
+  await page.setInputFiles('#file', [heic, drawing]);
+  await page.waitForFunction(() => document.querySelectorAll('#strip li').length === 2 && document.body.dataset.state === 'answer');
+  assert.match(await text(page, '#classes label'), /^Acne/);
+  await page.locator('#strip button').first().click();
+  await page.locator('#problem').waitFor();
+  assert.match(await text(page, '#problem-detail'), /^phone.heic/);
+}));
+
 test('a failure of the worker is told', limit, async () => {
   // A service worker would answer from its store.
   await visit(shared.browser, shared.both.address, { serviceWorkers: 'block' }, async (page) => {

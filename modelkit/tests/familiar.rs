@@ -47,7 +47,7 @@ fn other(number: u32, x: f32, y: f32) -> [f32; 3] {
     let part = |of: u32| part(5000 + number, of);
     let period = 2.0 + 9.0 * part(0);
     let on = match number % 3 {
-        0 => (x / period) as u32 % 2 == 0,
+        0 => ((x / period) as u32).is_multiple_of(2),
         1 => ((x / period) as u32 + (y / period) as u32).is_multiple_of(2),
         _ => part(10 + (y as u32 * SIDE + x as u32) % 50) < 0.5,
     };

@@ -141,7 +141,7 @@ pub(crate) fn all_below(folder: &Path) -> Result<Vec<PathBuf>, PhotosError> {
 }
 
 /// At most `most` of the files in a list of files and folders, evenly spread. Of a folder without photos
-/// those in its subfolders are taken.
+/// those in all its subfolders are taken.
 ///
 /// # Errors
 /// [`PhotosError`] if a path does not exist or a folder and its subfolders hold no photo.
@@ -152,7 +152,9 @@ pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError>
         if path.is_dir() {
             found.retain(|file| has_extension(file, &READ));
             if found.is_empty() {
-                found = all_below(path)?;
+                for folder in subfolders(path)? {
+                    found.extend(all_below(&folder)?);
+                }
                 found.retain(|file| has_extension(file, &READ));
             }
         }

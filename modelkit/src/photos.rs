@@ -16,6 +16,11 @@ use thiserror::Error;
 use crate::interface::shape_of;
 use crate::samples;
 
+/// Extensions of the files of a folder that are read.
+const READ: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "npy"];
+/// Extensions of photos that no decoder here reads.
+const NOT_READ: [&str; 5] = ["heic", "heif", "avif", "tif", "tiff"];
+
 /// Why a file cannot be used as a model's input.
 #[derive(Debug, Error)]
 pub enum PhotosError {
@@ -76,15 +81,8 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
             files.push(path.clone());
             continue;
         }
-        let mut found = Vec::new();
-        for entry in fs::read_dir(path).map_err(fail)? {
-            let file = entry.map_err(fail)?.path();
-            let kind = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-            let known = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "npy"];
-            if kind.is_some_and(|k| known.contains(&k.as_str())) {
-                found.push(file);
-            }
-        }
+        let mut found = files_in(path)?;
+        found.retain(|file| has_extension(file, &READ));
         if found.is_empty() {
             return Err(PhotosError::Empty(path.clone()));
         }
@@ -94,19 +92,70 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
     Ok(files)
 }
 
+/// The entries of a folder.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>, PhotosError> {
+    let failed = |error| PhotosError::File { path: folder.to_owned(), error };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
+}
+
+fn has_extension(file: &Path, known: &[&str]) -> bool {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    known.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+/// The photos in a folder, sorted by name, without hidden ones; also those of kinds that cannot be read, so
+/// that the caller names them. A path that is no folder is itself the photo.
+///
+/// # Errors
+/// [`PhotosError::File`] if the path does not exist.
+pub(crate) fn all_in(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
+    let failed = |error| PhotosError::File { path: path.to_owned(), error };
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = files_in(path)?;
+    found.retain(|file| {
+        let is_photo = has_extension(file, &READ) || has_extension(file, &NOT_READ);
+        is_photo && !is_hidden(file) && !file.is_dir()
+    });
+    found.sort();
+    Ok(found)
+}
+
+/// As [`all_in`], with those in all subfolders. Subfolders that are links are left out, because they may
+/// form a cycle.
+///
+/// # Errors
+/// As [`all_in`].
+pub(crate) fn all_below(folder: &Path) -> Result<Vec<PathBuf>, PhotosError> {
+    let mut found = all_in(folder)?;
+    for inner in subfolders(folder)?.iter().filter(|inner| !inner.is_symlink()) {
+        found.extend(all_below(inner)?);
+    }
+    Ok(found)
+}
+
 /// At most `most` of the files in a list of files and folders, evenly spread. Of a folder without photos
-/// those in its subfolders are taken.
+/// those in all its subfolders are taken.
 ///
 /// # Errors
 /// [`PhotosError`] if a path does not exist or a folder and its subfolders hold no photo.
 pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError> {
     let mut files = Vec::new();
     for path in paths {
-        let folders = if path.is_dir() { subfolders(path)? } else { Vec::new() };
-        let mut found = listed_or_none(path)?;
-        if found.is_empty() {
-            for folder in &folders {
-                found.extend(listed_or_none(folder)?);
+        let mut found = all_in(path)?;
+        if path.is_dir() {
+            found.retain(|file| has_extension(file, &READ));
+            if found.is_empty() {
+                for folder in subfolders(path)? {
+                    found.extend(all_below(&folder)?);
+                }
+                found.retain(|file| has_extension(file, &READ));
             }
         }
         if found.is_empty() {
@@ -119,17 +168,6 @@ pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError>
     Ok(chosen.map(|i| files[i].clone()).collect())
 }
 
-/// As [`list`] for one path, but of a folder without photos nothing.
-///
-/// # Errors
-/// [`PhotosError::File`] if the path does not exist.
-pub(crate) fn listed_or_none(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
-    match list(&[path.to_owned()]) {
-        Err(PhotosError::Empty(_)) => Ok(Vec::new()),
-        listed => listed,
-    }
-}
-
 /// The elements of a tensor in f32, also of one of bytes (0 to 255).
 pub(crate) fn elements(tensor: &PhotoTensor) -> Vec<f32> {
     match tensor.dtype {
@@ -138,19 +176,13 @@ pub(crate) fn elements(tensor: &PhotoTensor) -> Vec<f32> {
     }
 }
 
-/// The folders directly in a folder, sorted by name.
+/// The folders directly in a folder, sorted by name, without hidden ones.
 ///
 /// # Errors
 /// [`PhotosError::File`] if it cannot be read.
 pub(crate) fn subfolders(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
-    let failed = |error| PhotosError::File { path: path.to_owned(), error };
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?.path();
-        if entry.is_dir() {
-            folders.push(entry);
-        }
-    }
+    let mut folders = files_in(path)?;
+    folders.retain(|folder| folder.is_dir() && !is_hidden(folder));
     folders.sort();
     Ok(folders)
 }

@@ -10,7 +10,7 @@ use skincell_vision::card::{
 use thiserror::Error;
 
 use crate::compare::{self, CompareError, Comparison, Reference};
-use crate::familiarity::{self, FamiliarityError, FamiliarityReport};
+use crate::familiarity::{self, FamiliarityError, FamiliarityReport, FamiliarizeOptions};
 use crate::fields;
 use crate::gradcam::{self, Price, Wanted};
 use crate::interface::{self, InterfaceError, Photo};
@@ -194,9 +194,9 @@ pub fn prepare_from(
     let mut card =
         Card { assumed, fields, ..card(options, classes, input, output, gradcam, missing) };
     let show = &mut |done, all| progress(Step::Familiarize(done, all));
-    let (photos, basis) = (&options.photos, &options.photos_basis);
-    let familiarity =
-        familiarity::add_or_note(&mut graph, &mut card, photos, basis, &mut notes, show)?;
+    let (photos, basis) = (&options.photos[..], &*options.photos_basis);
+    let fit = FamiliarizeOptions { photos, basis, replace: true };
+    let familiarity = familiarity::add_or_note(&mut graph, &mut card, &fit, &mut notes, show)?;
     progress(Step::Write);
     let bytes = write(draft, &graph, &card)?;
     Ok(Report {

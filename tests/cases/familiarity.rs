@@ -46,14 +46,20 @@ fn folder_of(home: &Path, name: &str, pictures: impl Iterator<Item = u32>) -> st
     folder
 }
 
-fn familiarize(model: &Path, photos: &Path) -> Output {
+fn familiarize(model: &Path, photos: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(&artifacts().runner);
-    command
-        .args(["model", "familiarize", "--basis", "spots"])
-        .arg(model)
-        .arg("--photos")
-        .arg(photos);
-    command.output().unwrap()
+    command.args(["model", "familiarize", "--basis", "spots"]).arg(model).args(flags);
+    command.arg("--photos").arg(photos).output().unwrap()
+}
+
+/// The names of a folder's entries, and the bytes of the card of the model in it.
+fn written(model: &Path) -> (Vec<std::ffi::OsString>, Vec<u8>) {
+    let all = |folder: &Path| -> Vec<std::ffi::OsString> {
+        folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let mut names = [all(model), all(model.parent().unwrap())].concat();
+    names.sort();
+    (names, std::fs::read(model.join("card.json")).unwrap())
 }
 
 fn ask(runner: &Runner, photo: Vec<u8>) -> Value {
@@ -73,7 +79,7 @@ fn photos_of_an_unknown_kind_are_named_so_by_every_engine() {
     let photos = folder_of(app.path(), "spots", 0..60);
     let cat = || std::fs::read(repository().join("tests/photos/cat.png")).unwrap();
     std::fs::write(photos.join("cat.png"), cat()).unwrap();
-    let output = familiarize(&model, &photos);
+    let output = familiarize(&model, &photos, &["--replace"]);
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{err}");
@@ -112,8 +118,7 @@ fn photos_of_an_unknown_kind_are_named_so_by_every_engine() {
 fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
     let app = App::with_own_models();
     let model = app.path().join("models/skin");
-    let card = || std::fs::read(model.join("card.json")).unwrap();
-    let before = card();
+    let before = written(&model);
     let few = folder_of(app.path(), "few", 0..20);
     let copies = folder_of(app.path(), "copies", (0..60).map(|number| number % 10));
     let one = folder_of(app.path(), "one", std::iter::repeat_n(3, 60));
@@ -123,7 +128,10 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
     for file in ["first.jpg", "second.png"] {
         std::fs::write(broken.join(file), b"\xff\xd8\xff no photo").unwrap();
     }
+    let apple = folder_of(app.path(), "apple", 0..34);
+    std::fs::write(apple.join("last.HEIC"), b"\0\0\0\x18ftypheic").unwrap();
     let cases = [
+        (&apple, "last.HEIC"),
         (&few, "15 more are needed"),
         (&copies, "25 more are needed"),
         (&one, "34 more are needed"),
@@ -133,10 +141,49 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
         (&broken, "at least 5 more are needed"),
     ];
     for (folder, said) in cases {
-        let output = familiarize(&model, folder);
+        let output = familiarize(&model, folder, &["--replace"]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && error.contains(said), "{}: {error}", folder.display());
-        assert_eq!(card(), before, "nothing is written");
+        assert_eq!(written(&model), before, "nothing is written");
+    }
+}
+
+#[test]
+fn a_folder_of_another_kind_is_refused_and_nothing_is_written() {
+    let app = App::with_own_models();
+    let model = app.path().join("models/skin");
+    let before = written(&model);
+    let within = |name: &str, parts: &[(&str, std::ops::Range<u32>)]| {
+        for (part, pictures) in parts {
+            folder_of(app.path(), &format!("{name}/{part}"), pictures.clone());
+        }
+        app.path().join(name)
+    };
+    let typing = within("typing", &[("eczema", 0..30), ("Warts and so on", 30..60)]);
+    // The model takes spots for one or two of its classes, whatever the folder says.
+    let card: Value = serde_json::from_slice(&before.1).unwrap();
+    let classes = card["classes"].as_array().unwrap().iter().zip(0..);
+    let chance: Vec<_> =
+        classes.map(|(class, at)| (class["label"].as_str().unwrap(), 6 * at..6 * at + 6)).collect();
+    let chance = within("chance", &chance);
+    let diverse = folder_of(app.path(), "diverse", 0..0);
+    for number in 0..50 {
+        std::fs::write(diverse.join(format!("{number}.png")), other(number)).unwrap();
+    }
+    let plain = folder_of(app.path(), "plain", 0..40);
+    let cases: [(&Path, &[&str], &[&str]); 4] = [
+        (&typing, &["--replace"], &["\"Warts and so on\" (30 photos)", "\"Eczema Photos\""]),
+        (&chance, &["--replace"], &["right on", "of 42 labelled photos", "on 14.3 %"]),
+        (&diverse, &["--replace"], &["familiarity is not available", "0.95 is needed"]),
+        (&plain, &[], &["40 of 40 photos tried are unfamiliar", "840 drawings", "--replace"]),
+    ];
+    for (folder, flags, said) in cases {
+        let output = familiarize(&model, folder, flags);
+        let error = String::from_utf8_lossy(&output.stderr);
+        println!("{error}");
+        assert!(!output.status.success(), "{}", folder.display());
+        assert!(said.iter().all(|part| error.contains(part)), "{said:?}: {error}");
+        assert_eq!(written(&model), before, "nothing is written");
     }
 }
 
@@ -166,7 +213,7 @@ fn metric(text: &str, name: &str) -> f64 {
 fn a_folder_with_foreign_photos_is_summed_up_and_counted() {
     let app = App::with_own_models();
     let fitted = folder_of(app.path(), "spots", 0..120);
-    let output = familiarize(&app.path().join("models/skin"), &fitted);
+    let output = familiarize(&app.path().join("models/skin"), &fitted, &["--replace"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mixed = folder_of(app.path(), "mixed", 200..340);
     for number in 0..60 {

@@ -15,12 +15,11 @@ pub fn header(top_k: usize) -> String {
     row.join(",") + "\r\n"
 }
 
-/// The row of one photo: its classes with their percentages, or the error.
-pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
-    let mut row = vec![field(&photo.display().to_string())];
-    row.push(field(answer.err().unwrap_or_default()));
-    let results = answer.ok().and_then(|answer| answer["results"].as_array());
-    let mut results = results.into_iter().flatten();
+/// The row of one photo: its classes with their percentages, and what the answer, if only the header of a
+/// refusal, says of the photo; or the error, which is empty without one.
+pub fn row(photo: &Path, answer: &Value, error: &str, top_k: usize) -> String {
+    let mut row = vec![field(&photo.display().to_string()), field(error)];
+    let mut results = answer["results"].as_array().into_iter().flatten();
     for _ in 0..top_k {
         let result = results.next();
         let text = |name: &str| result.map(|result| &result[name]);
@@ -28,11 +27,10 @@ pub fn row(photo: &Path, answer: Result<&Value, &str>, top_k: usize) -> String {
         row.push(text("probability").map(Value::to_string).unwrap_or_default());
         row.push(field(text("display").and_then(Value::as_str).unwrap_or_default()));
     }
+    let familiarity = &answer["familiarity"];
+    let told = [&familiarity["score"], &familiarity["is_familiar"], &answer["is_certain"]];
     let said = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
-    let familiarity = answer.ok().map(|answer| &answer["familiarity"]);
-    row.push(familiarity.map(|familiarity| said(&familiarity["score"])).unwrap_or_default());
-    row.push(familiarity.map(|familiarity| said(&familiarity["is_familiar"])).unwrap_or_default());
-    row.push(answer.ok().map(|answer| said(&answer["is_certain"])).unwrap_or_default());
+    row.extend(told.map(said));
     row.join(",") + "\r\n"
 }
 
@@ -52,7 +50,7 @@ fn field(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{header, row};
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::path::Path;
 
     #[test]
@@ -64,20 +62,20 @@ mod tests {
         let answer = json!({"results": [{"class": "Warts, \"viral\"", "probability": 98.5,
             "display": "Mụn cóc"}],
             "familiarity": {"score": 1.86, "is_familiar": false}});
+        let refused =
+            json!({"familiarity": {"score": 1.86, "is_familiar": false}, "is_certain": false});
         let cases = [
             (
-                Path::new("a b.jpg"),
-                Ok(&answer),
+                "a b.jpg",
+                &answer,
+                "",
                 "a b.jpg,,\"Warts, \"\"viral\"\"\",98.5,Mụn cóc,,,,1.86,false,\r\n",
             ),
-            (
-                Path::new("=1+1.jpg"),
-                Err("it is broken: again"),
-                "'=1+1.jpg,it is broken: again,,,,,,,,,\r\n",
-            ),
+            ("=1+1.jpg", &Value::Null, "broken: again", "'=1+1.jpg,broken: again,,,,,,,,,\r\n"),
+            ("cat.jpg", &refused, "unfamiliar", "cat.jpg,unfamiliar,,,,,,,1.86,false,false\r\n"),
         ];
-        for (photo, answer, expected) in cases {
-            assert_eq!(row(photo, answer, 2), expected);
+        for (photo, answer, error, expected) in cases {
+            assert_eq!(row(Path::new(photo), answer, error, 2), expected);
         }
     }
 }

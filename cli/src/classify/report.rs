@@ -101,12 +101,13 @@ impl Report {
                 if let Some(notice) = answer["model"]["notice"].as_str() {
                     notice.clone_into(&mut self.notice);
                 }
-                self.print(&self.text(&photo, Ok(answer)))?;
+                self.print(&self.text(&photo, answer, ""))?;
             }
             Err(error) => {
                 self.failed += 1;
                 self.bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
-                self.print(&self.text(&photo, Err(&format!("{error:#}"))))?;
+                let told = certainty.as_ref().map_or_else(|| json!({}), said);
+                self.print(&self.text(&photo, &told, &format!("{error:#}")))?;
             }
         }
         self.bar.inc(1);
@@ -145,17 +146,18 @@ impl Report {
         }
     }
 
-    /// The text printed for a photo, with a final newline; empty if the error goes to standard error.
-    fn text(&self, photo: &Path, answer: Result<&Value, &str>) -> String {
-        match (self.form, answer) {
-            (Form::Bars, Ok(answer)) => table::answer(photo, answer) + "\n",
-            (Form::Bars, Err(_)) => String::new(),
-            (Form::Csv { top_k }, answer) => csv::row(photo, answer, top_k),
-            (Form::JsonLines, Err(error)) => {
-                json!({"photo": photo, "error": error}).to_string() + "\n"
-            }
-            (Form::JsonLines, Ok(answer)) => {
+    /// The text printed for a photo, with a final newline; empty if the error goes to standard error. With an
+    /// error, the answer is only what its header said.
+    fn text(&self, photo: &Path, answer: &Value, error: &str) -> String {
+        match self.form {
+            Form::Bars if error.is_empty() => table::answer(photo, answer) + "\n",
+            Form::Bars => String::new(),
+            Form::Csv { top_k } => csv::row(photo, answer, error, top_k),
+            Form::JsonLines => {
                 let mut line = json!({ "photo": photo });
+                if !error.is_empty() {
+                    line["error"] = json!(error);
+                }
                 if let (Some(line), Some(answer)) = (line.as_object_mut(), answer.as_object()) {
                     line.extend(answer.clone());
                 }
@@ -236,6 +238,14 @@ fn rate(state: &ProgressState, words: &mut dyn std::fmt::Write) {
     let rate = state.per_sec();
     // A failure to write the bar is ignored.
     let _ = write!(words, "{rate:.*}/s", usize::from(rate < 10.0));
+}
+
+/// What the header of an answer without a body says, in the form of a body.
+fn said(certainty: &Certainty) -> Value {
+    let familiarity = certainty
+        .familiarity
+        .map(|told| json!({ "score": told.score, "is_familiar": told.is_familiar }));
+    json!({ "familiarity": familiarity, "is_certain": certainty.is_certain })
 }
 
 #[cfg(test)]

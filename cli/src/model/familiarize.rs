@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use skincell_modelkit::familiarity::FamiliarityReport;
+use skincell_modelkit::familiarity::{FamiliarityReport, FamiliarizeOptions};
 use skincell_modelkit::familiarize;
 
 use super::progress::Progress;
@@ -19,7 +19,12 @@ different pictures are needed; 100 or more are better, and none should be of ano
 that are found are listed and left out.
 
 Photos in subfolders named as classes are labelled. Then the model's probabilities are calibrated
-too, so that of photos answered with 80 %, about 80 % are right.
+too, so that of photos answered with 80 %, about 80 % are right. Photos without labels lie in the
+folders given, not in subfolders of other names.
+
+Nothing is written if photos are missing or cannot be read, if above 8 % are of another kind than the
+others, if the model is no better than guessing on those with labels, or if most of them are
+unfamiliar to a model that had a familiarity before.
 
 A familiar photo is not one whose classes are right.
 
@@ -34,6 +39,9 @@ pub(crate) struct FamiliarizeArguments {
     /// The photos in words, for answers [default: their number]
     #[arg(long, default_value = "", hide_default_value = true)]
     basis: String,
+    /// Replace the model's familiarity even if most of the photos are unfamiliar by it
+    #[arg(long)]
+    replace: bool,
 }
 
 /// Runs `model familiarize`.
@@ -42,8 +50,9 @@ pub(crate) struct FamiliarizeArguments {
 /// The photos do not allow a fit, or the folder cannot be read or written.
 pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> {
     let progress = Progress::new();
-    let FamiliarizeArguments { model, photos, basis } = arguments;
-    let report = familiarize(model, photos, basis, &mut |done, total| {
+    let FamiliarizeArguments { model, photos, basis, replace } = arguments;
+    let options = FamiliarizeOptions { photos, basis, replace: *replace };
+    let report = familiarize(model, &options, &mut |done, total| {
         progress.show_part("running the photos", done, total);
     })?;
     progress.done();

@@ -303,7 +303,7 @@ pub(crate) fn fingerprint(model: &Path, flags: &PrepareFlags) -> anyhow::Result<
         let data = std::fs::metadata(&path).with_context(|| path.display().to_string())?;
         Ok((path, data.len(), data.modified()?))
     };
-    let photos = photos::list(&flags.packing.photos)?.into_iter().map(stamp);
+    let photos = photos::some(&flags.packing.photos, usize::MAX)?.into_iter().map(stamp);
     let photos = photos.collect::<anyhow::Result<Vec<_>>>()?;
     // The first two do not change the folder, and the labels are in `classes`.
     let rest = PrepareFlags { python: None, preview: None, labels: None, ..flags.clone() };

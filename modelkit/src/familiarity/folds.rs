@@ -6,7 +6,7 @@
 
 use super::distance::{Distance, Rows, Turned};
 use super::gather::Gathered;
-use super::{ACCEPTED, FEWEST, FamiliarityError};
+use super::{ACCEPTED, FEWEST};
 
 const FOLDS: usize = 5;
 /// The ranks that are compared: with the column of ones, whole panels of cellnet's products.
@@ -45,11 +45,19 @@ pub(super) struct Fitted {
     pub(super) outliers: Vec<usize>,
 }
 
+/// Too few different pictures for a fit.
+pub(super) struct TooFew {
+    /// Number of different pictures of the same kind.
+    pub(super) pictures: usize,
+    /// Indices of the photos of another kind.
+    pub(super) outliers: Vec<usize>,
+}
+
 /// Fits to the features of photos; `foreign` are the features of pictures of other kinds.
 ///
 /// # Errors
-/// [`FamiliarityError::TooFew`] for fewer than 35 different pictures.
-pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, FamiliarityError> {
+/// [`TooFew`] for fewer than 35 different pictures of one kind.
+pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, TooFew> {
     let width = seen.first().map_or(0, |photo| photo.features.len());
     let normalised =
         |all: &[Gathered]| Rows::normalised(all.iter().map(|g| &g.features[..]), width);
@@ -62,10 +70,11 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
         found.len()
     };
     let mut kept: Vec<usize> = (0..seen.len()).collect();
+    let left_out = |kept: &[usize]| -> Vec<usize> {
+        (0..seen.len()).filter(|index| kept.binary_search(index).is_err()).collect()
+    };
     let enough = |kept: &[usize]| match count(kept) {
-        pictures if pictures < FEWEST => {
-            Err(FamiliarityError::TooFew { photos: kept.len(), pictures })
-        }
+        pictures if pictures < FEWEST => Err(TooFew { pictures, outliers: left_out(kept) }),
         pictures => Ok(pictures),
     };
     enough(&kept)?;
@@ -98,7 +107,7 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Fam
     let halves = held_out(&rows, &foreign, &groups, &kept, rank, 2).0;
     let log_mean = settled(&scores, &halves) - threshold.ln();
     scores.iter_mut().for_each(|score| *score /= threshold);
-    let outliers = (0..seen.len()).filter(|index| kept.binary_search(index).is_err()).collect();
+    let outliers = left_out(&kept);
     Ok(Fitted { distance, threshold, scores, log_mean, auroc, kept, pictures, outliers })
 }
 
@@ -269,7 +278,7 @@ mod tests {
                 features: vec![],
                 probabilities: vec![],
                 thumbnail: vec![0.0, look(index)],
-                picture: index.to_string(),
+                picture: index.to_string().into(),
             };
             (0..count).map(picture).collect()
         };

@@ -1,9 +1,10 @@
 //! Lists photos with their labels, and runs a graph on them.
 //!
-//! A photo's label is the name of the subfolder it lies in, if that is a class of the card: its label or
-//! display name, with or without matching case. Photos are read by skincell's own decoder and resizer.
+//! A photo's label is the name of the given folder's subfolder it lies in, if that is a class of the card:
+//! its label or display name, with or without matching case. Photos are read by skincell's own decoder and
+//! resizer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
@@ -40,11 +41,12 @@ pub(super) struct Gathered {
     pub(super) probabilities: Vec<f32>,
     /// The mean of all channels in each of 16 x 16 parts of the photo as the model sees it, from its top.
     pub(super) thumbnail: Vec<f32>,
-    /// Name of the picture it shows: the file's name up to `__`, or to its extension.
-    pub(super) picture: String,
+    /// The picture it shows: the file's path up to `__` in its name, or to its extension.
+    pub(super) picture: PathBuf,
 }
 
-/// The photos in files and folders, and in the subfolders of these.
+/// The photos in files and folders, and in all their subfolders. The label is that of the first subfolder.
+/// Photos of kinds that cannot be read are among them.
 ///
 /// # Errors
 /// [`PhotosError`] if a path does not exist or a folder and its subfolders hold no photo.
@@ -52,14 +54,14 @@ pub(crate) fn list(paths: &[PathBuf], card: &Card) -> Result<Vec<Picture>, Photo
     let mut found = Vec::new();
     for path in paths {
         let before = found.len();
-        found.extend(photos::listed_or_none(path)?.into_iter().map(plain));
+        found.extend(photos::all_in(path)?.into_iter().map(plain));
         for folder in if path.is_dir() { photos::subfolders(path)? } else { Vec::new() } {
             let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
-            let name = name.unwrap_or_default();
-            let class = class(card, &name);
-            found.extend(photos::listed_or_none(&folder)?.into_iter().map(|file| {
-                let plain = plain(file);
-                Picture { name: format!("{name}/{}", plain.name), class, ..plain }
+            let class = class(card, &name.unwrap_or_default());
+            found.extend(photos::all_below(&folder)?.into_iter().map(|file| {
+                let inner = file.strip_prefix(path).unwrap_or(&file).iter();
+                let parts: Vec<_> = inner.map(|part| part.to_string_lossy()).collect();
+                Picture { name: parts.join("/"), class, file }
             }));
         }
         if found.len() == before {
@@ -69,7 +71,7 @@ pub(crate) fn list(paths: &[PathBuf], card: &Card) -> Result<Vec<Picture>, Photo
     Ok(found)
 }
 
-/// A note on subfolders that are named as no class, if there are any.
+/// What is wrong with the names of the subfolders, if some are named as no class.
 pub(super) fn unlabelled(pictures: &[Picture], card: &Card) -> Option<String> {
     let mut folders: Vec<(&str, usize)> = Vec::new();
     for picture in pictures.iter().filter(|picture| picture.class.is_none()) {
@@ -90,10 +92,19 @@ pub(super) fn unlabelled(pictures: &[Picture], card: &Card) -> Option<String> {
     let named = folders.iter().map(|(name, count)| format!("{name:?} ({count} photos)")).collect();
     let classes = card.classes.iter().map(|class| format!("{:?}", class.label)).collect();
     Some(format!(
-        "no class is named as the subfolders {}: their photos count as unlabelled; the classes are {}",
+        "no class of the model is named as the subfolders {}; its classes are {}",
         shown(named),
         shown(classes)
     ))
+}
+
+/// The file without its extension and without what follows `__` in its name: the same for versions of one
+/// picture.
+fn picture_of(file: &Path) -> PathBuf {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    // A name that begins with `__` is a name of its own.
+    let end = stem.match_indices("__").map(|(at, _)| at).find(|at| *at > 0).unwrap_or(stem.len());
+    file.with_file_name(&stem[..end])
 }
 
 fn plain(file: PathBuf) -> Picture {
@@ -132,9 +143,7 @@ pub(super) fn run(
                 continue;
             }
         };
-        let stem = picture.name.rsplit_once('.').map_or(&*picture.name, |(stem, _)| stem);
-        let stem = stem.split("__").next().unwrap_or(stem).to_owned();
-        gathered.push(one(&engine, card, features, &tensor, stem)?);
+        gathered.push(one(&engine, card, features, &tensor, picture_of(&picture.file))?);
     }
     progress(pictures.len(), pictures.len());
     if files.is_empty() {
@@ -180,7 +189,7 @@ pub(super) fn drawn(
             .map_err(|error| PhotosError::Resize { path: path(), error })?;
         let tensor = from_photo(&seen.photo, &card.input)
             .map_err(|error| PhotosError::PhotoTensor { path: path(), error })?;
-        one(&engine, card, features, &tensor, index.to_string())
+        one(&engine, card, features, &tensor, path())
     });
     each.collect()
 }
@@ -190,7 +199,7 @@ fn one(
     card: &Card,
     features: &str,
     tensor: &PhotoTensor,
-    picture: String,
+    picture: PathBuf,
 ) -> Result<Gathered, FamiliarityError> {
     let elements = photos::elements(tensor);
     let thumbnail = thumbnail(&elements, &card.input);
@@ -247,7 +256,35 @@ mod tests {
         assert_eq!(unlabelled(&all, &card), None);
         let all = ["benign/1.png", "beningn/2.png", "beningn/3.png", "moles/4.png"].map(picture);
         let said = unlabelled(&all, &card).unwrap();
-        assert!(said.contains(r#""beningn" (2 photos), "moles" (1 photos):"#), "{said}");
-        assert!(said.ends_with(r#"the classes are "benign", "malignant""#), "{said}");
+        assert!(said.contains(r#""beningn" (2 photos), "moles" (1 photos);"#), "{said}");
+        assert!(said.ends_with(r#"its classes are "benign", "malignant""#), "{said}");
+    }
+
+    #[test]
+    fn versions_of_one_picture_are_known_by_their_names() {
+        let same = |a: &str, b: &str| picture_of(Path::new(a)) == picture_of(Path::new(b));
+        assert!(
+            same("a/mole__left.jpg", "a/mole__right.png") && same("a/mole.jpg", "a/mole__2.jpg")
+        );
+        assert!(!same("a/1.jpg", "b/1.jpg"), "cameras give the same names");
+        assert!(!same("a__b/1.jpg", "a__b/2.jpg") && !same("__1.jpg", "__2.jpg"));
+    }
+
+    #[test]
+    fn photos_are_listed_at_any_depth_with_those_that_cannot_be_read() {
+        let home = tempfile::tempdir().unwrap();
+        let files =
+            ["a.JPG", "Benign/2026/b.heic", "benign/c.png", "notes.txt", ".d.png", ".cache/e.png"];
+        for file in files {
+            let path = home.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, []).unwrap();
+        }
+        let card: Card = serde_json::from_str(CARD).unwrap();
+        let found = list(&[home.path().to_owned()], &card).unwrap();
+        let found: Vec<_> = found.iter().map(|p| (p.name.as_str(), p.class)).collect();
+        let expected =
+            [("a.JPG", None), ("Benign/2026/b.heic", Some(0)), ("benign/c.png", Some(0))];
+        assert_eq!(found, expected);
     }
 }

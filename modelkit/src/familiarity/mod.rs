@@ -48,6 +48,12 @@ const LEAST_AUROC: f64 = 0.95;
 const ACCEPTED: f64 = 0.975;
 /// Number of steps between the quantiles in the card.
 const QUANTILES: usize = 100;
+/// Most files that an error names.
+const SHOWN: usize = 5;
+/// Largest share of outliers with which a fit is reliable.
+const MOST_OUTLIERS: f64 = 0.08;
+/// Standard errors by which the share of labelled photos that are classified rightly must exceed guessing.
+const ABOVE_CHANCE: f64 = 2.0;
 /// A probability that no other class can reach at the same time.
 const CERTAIN_ABOVE: f32 = 0.5;
 const METHOD: &str = "Mahalanobis distance on L2-normalised pooled features, covariance of rank";
@@ -75,17 +81,60 @@ pub enum FamiliarityError {
         files: Vec<String>,
     },
     /// There are too few different pictures.
-    #[error(
-        "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
-         or other versions, so {missing} more are needed",
-        copies = photos - pictures,
-        missing = FEWEST - pictures
-    )]
+    #[error("{}", too_few(*photos, *pictures, outliers))]
     TooFew {
         /// Number of photos.
         photos: usize,
-        /// Number of different pictures among them.
+        /// Number of different pictures of one kind among them.
         pictures: usize,
+        /// Names of the photos of another kind.
+        outliers: Vec<String>,
+    },
+    /// Subfolders are named as no class.
+    #[error(
+        "{0}. Rename the subfolders, or give photos without labels as folders of their own, such as --photos \
+         2025 2026"
+    )]
+    NoClasses(String),
+    /// Too many of the photos are of another kind than the others.
+    #[error(
+        "{} of {photos} photos are of another kind than the others; above {:.0} % the fit is not reliable: \
+         remove them, or give more photos like them: {}",
+        outliers.len(), MOST_OUTLIERS * 100.0, some_of(outliers)
+    )]
+    Mixed {
+        /// Number of photos.
+        photos: usize,
+        /// Names of those of another kind.
+        outliers: Vec<String>,
+    },
+    /// The model does not tell the labelled photos apart.
+    #[error(
+        "the model's first class is right on {:.1} % of {labelled} labelled photos, and guessing among \
+         {classes} classes on {:.1} %: the photos are of another kind, or the folders' names, the order of \
+         the labels or the preprocessing are wrong",
+        accuracy * 100.0, 100.0 / *classes as f64
+    )]
+    AtChance {
+        /// Share of labelled photos whose first class is right.
+        accuracy: f64,
+        /// Number of labelled photos.
+        labelled: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Most photos are unfamiliar by the familiarity that the model has.
+    #[error(
+        "{unknown} of {tried} photos tried are unfamiliar to the model, whose familiarity was fitted to {basis}: \
+         they are of another kind. If the model is made for this kind, replace its familiarity with --replace"
+    )]
+    Strangers {
+        /// Number of unfamiliar photos.
+        unknown: usize,
+        /// Number of photos tried.
+        tried: usize,
+        /// What the familiarity was fitted to.
+        basis: String,
     },
     /// The photos do not show one kind of picture, so that they cannot be told from others.
     #[error(
@@ -119,6 +168,17 @@ pub struct FamiliarityReport {
     pub notes: Vec<String>,
 }
 
+/// What to fit familiarity to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FamiliarizeOptions<'a> {
+    /// Photos of the kind the model is made for: files, and folders with subfolders named as classes.
+    pub photos: &'a [PathBuf],
+    /// The photos in words; if empty, their number.
+    pub basis: &'a str,
+    /// Whether a familiarity by which most of the photos are unfamiliar is replaced.
+    pub replace: bool,
+}
+
 /// Fits familiarity to the folders among the photos, if there are any. If the photos are too different from
 /// each other, or the graph has no features, that is noted.
 ///
@@ -127,16 +187,16 @@ pub struct FamiliarityReport {
 pub(crate) fn add_or_note(
     graph: &mut Graph,
     card: &mut Card,
-    photos: &[PathBuf],
-    basis: &str,
+    options: &FamiliarizeOptions<'_>,
     notes: &mut Vec<String>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<FamiliarityReport>, FamiliarityError> {
-    let folders: Vec<PathBuf> = photos.iter().filter(|path| path.is_dir()).cloned().collect();
+    let folders: Vec<PathBuf> =
+        options.photos.iter().filter(|path| path.is_dir()).cloned().collect();
     if folders.is_empty() {
         return Ok(None);
     }
-    match add(graph, card, &folders, basis, progress) {
+    match add(graph, card, &FamiliarizeOptions { photos: &folders, ..*options }, progress) {
         Ok(report) => Ok(Some(report)),
         Err(error @ (FamiliarityError::Diverse { .. } | FamiliarityError::NoFeatures(_))) => {
             notes.push(error.to_string());
@@ -154,17 +214,20 @@ pub(crate) fn add_or_note(
 pub(crate) fn add(
     graph: &mut Graph,
     card: &mut Card,
-    photos: &[PathBuf],
-    basis: &str,
+    options: &FamiliarizeOptions<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FamiliarityReport, FamiliarityError> {
-    let pictures = gather::list(photos, card).map_err(|error| match error {
+    let pictures = gather::list(options.photos, card).map_err(|error| match error {
         PhotosError::Empty(_) => FamiliarityError::Empty(error),
         error => error.into(),
     })?;
-    let mut notes: Vec<String> = gather::unlabelled(&pictures, card).into_iter().collect();
+    if let Some(wrong) = gather::unlabelled(&pictures, card) {
+        return Err(FamiliarityError::NoClasses(wrong));
+    }
     if let Some(old) = card.familiarity.take() {
-        notes.extend(strangers(graph, card, &old, &pictures)?);
+        if !options.replace {
+            refuse_strangers(graph, card, &old, &pictures)?;
+        }
         graph.outputs.retain(|output| output.name.as_deref() != Some(&old.output));
         graph.drop_unused();
     }
@@ -174,50 +237,76 @@ pub(crate) fn add(
         .map_err(FamiliarityError::NoFeatures)?;
     let seen = gather::run(&alone, card, &features, &pictures, progress)?;
     let foreign = gather::drawn(&alone, card, &features)?;
-    let fitted = folds::fit(&seen, &foreign)?;
+    let names = |indices: &[usize]| -> Vec<String> {
+        indices.iter().map(|index| pictures[*index].name.clone()).collect()
+    };
+    let fitted = folds::fit(&seen, &foreign).map_err(|few| FamiliarityError::TooFew {
+        photos: pictures.len(),
+        pictures: few.pictures,
+        outliers: names(&few.outliers),
+    })?;
     if fitted.auroc < LEAST_AUROC {
         return Err(FamiliarityError::Diverse { auroc: fitted.auroc });
     }
+    let outliers = names(&fitted.outliers);
+    if fitted.outliers.len() as f64 > pictures.len() as f64 * MOST_OUTLIERS {
+        return Err(FamiliarityError::Mixed { photos: pictures.len(), outliers });
+    }
+    let (calibrated, notes) = calibrate(card, &pictures, &seen, &fitted)?;
     graph.nodes.extend(added);
     let constants = alone.constants.into_iter().filter(|(name, _)| name.starts_with(sheet::PREFIX));
     graph.constants.extend(constants);
     let before = graph.parameters();
     let output = sheet::add(graph, &features, &fitted.distance, fitted.threshold);
     let bytes = (graph.parameters() - before) * 4;
-    let familiarity = described(&fitted, output, basis, &pictures);
-    let (calibrated, more) = calibrate(card, &pictures, &seen, &fitted);
-    notes.extend(more);
+    let familiarity = Familiarity { outliers, ..described(&fitted, output, options.basis) };
     card.familiarity = Some(familiarity.clone());
     card.calibration = calibrated.as_ref().map(|c| c.calibration.clone());
     let (rank, features) = (fitted.distance.rank, fitted.distance.mean.len());
     Ok(FamiliarityReport { familiarity, rank, features, bytes, calibrated, notes })
 }
 
-/// A note if most of the photos are unfamiliar to `old`, the familiarity that the graph has.
-fn strangers(
+/// Refuses photos most of which are unfamiliar by `old`, the familiarity that the graph has.
+fn refuse_strangers(
     graph: &Graph,
     card: &Card,
     old: &Familiarity,
     pictures: &[Picture],
-) -> Result<Option<String>, FamiliarityError> {
+) -> Result<(), FamiliarityError> {
     let sample: Vec<&Picture> = pictures.iter().step_by(pictures.len().div_ceil(TRIED)).collect();
     let scores = gather::scores(&floats(graph, card).0, card, &old.output, &sample)?;
     let unknown = scores.iter().filter(|score| !old.read(**score).is_familiar).count();
-    Ok((unknown * 2 > scores.len()).then(|| {
-        format!(
-            "{unknown} of {} photos tried were unfamiliar by the familiarity that the model had (fitted to \
-             {}): if the model is not made for this kind of photo, give others",
-            scores.len(),
-            old.basis
-        )
-    }))
+    if unknown * 2 <= scores.len() {
+        return Ok(());
+    }
+    Err(FamiliarityError::Strangers { unknown, tried: scores.len(), basis: old.basis.clone() })
+}
+
+/// The first of a list of names or sentences.
+fn some_of(all: &[String]) -> String {
+    let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match all.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
+/// The error for too few pictures.
+fn too_few(photos: usize, pictures: usize, outliers: &[String]) -> String {
+    let copies = photos - outliers.len() - pictures;
+    let others = match outliers.len() {
+        0 => String::new(),
+        count => format!(", {count} are of another kind than the others ({})", some_of(outliers)),
+    };
+    format!(
+        "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
+         or other versions{others}, so {} more are needed",
+        FEWEST.saturating_sub(pictures)
+    )
 }
 
 /// The error for photos that cannot be read.
 fn unreadable(photos: usize, files: &[String]) -> String {
-    let shown = files.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
-    let more = files.len().saturating_sub(5);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let left = photos - files.len();
     let missing = match FEWEST.saturating_sub(left) {
         0 => String::new(),
@@ -227,8 +316,9 @@ fn unreadable(photos: usize, files: &[String]) -> String {
         ),
     };
     format!(
-        "{} of {photos} photos cannot be read; repair or remove them: {shown}{more}{missing}",
-        files.len()
+        "{} of {photos} photos cannot be read; repair or remove them: {}{missing}",
+        files.len(),
+        some_of(files)
     )
 }
 
@@ -239,7 +329,8 @@ fn floats(graph: &Graph, card: &Card) -> (Graph, [usize; 4]) {
     (alone, interface::shape_of(&card.input))
 }
 
-fn described(fitted: &Fitted, output: String, basis: &str, pictures: &[Picture]) -> Familiarity {
+/// What the card says, but for the outliers' names.
+fn described(fitted: &Fitted, output: String, basis: &str) -> Familiarity {
     let count = fitted.kept.len();
     let logs: Vec<f64> = fitted.scores.iter().map(|score| score.max(1e-9).ln()).collect();
     let mean = logs.iter().sum::<f64>() / count as f64;
@@ -265,56 +356,58 @@ fn described(fitted: &Fitted, output: String, basis: &str, pictures: &[Picture])
         quantiles: (0..=QUANTILES).map(quantile).collect(),
         log_mean: rounded(fitted.log_mean, 4),
         log_deviation: rounded(variance.sqrt().max(1e-4), 4),
-        outliers: fitted.outliers.iter().map(|index| pictures[*index].name.clone()).collect(),
+        outliers: Vec::new(),
     }
 }
 
+/// The calibration by the labelled photos, if they are enough; otherwise a note if there are some.
 fn calibrate(
     card: &Card,
     pictures: &[Picture],
     seen: &[Gathered],
     fitted: &Fitted,
-) -> (Option<Calibrated>, Vec<String>) {
-    let mut notes = Vec::new();
-    let outliers = fitted.outliers.len();
-    if outliers * 100 > pictures.len() * 8 {
-        notes.push(format!(
-            "{outliers} of {} photos are of another kind; above 8 % the rest is not reliable: look at them \
-             and fit again",
-            pictures.len()
-        ));
-    }
+) -> Result<(Option<Calibrated>, Vec<String>), FamiliarityError> {
     let rows: Vec<(Vec<f32>, usize)> = fitted
         .kept
         .iter()
         .filter_map(|index| Some((seen[*index].probabilities.clone(), pictures[*index].class?)))
         .collect();
-    if rows.is_empty() {
-        return (None, notes);
-    }
     if rows.len() < FEWEST {
-        notes.push(format!(
+        let note = format!(
             "{} labelled photos are too few for a calibration; {} more are needed",
             rows.len(),
             FEWEST - rows.len()
-        ));
-        return (None, notes);
+        );
+        return Ok((None, if rows.is_empty() { Vec::new() } else { vec![note] }));
     }
     let calibrated = calibration::fit(&rows, card.output.activation, CERTAIN_ABOVE);
-    if calibrated.before.accuracy < 1.5 / card.classes.len() as f64 {
-        notes.push(format!(
-            "no calibration: the model's first class is right on {:.1} % of the labelled photos only; check \
-             the names of the folders and the preprocessing",
-            calibrated.before.accuracy * 100.0
-        ));
-        return (None, notes);
+    let (accuracy, labelled, classes) =
+        (calibrated.before.accuracy, rows.len(), card.classes.len());
+    if !is_above_chance(accuracy, labelled, classes) {
+        return Err(FamiliarityError::AtChance { accuracy, labelled, classes });
     }
-    (Some(calibrated), notes)
+    Ok((Some(calibrated), Vec::new()))
+}
+
+/// Whether a model is right more often than guessing would be by chance: by two standard errors of the share
+/// of `labelled` guesses among `classes` that are right.
+fn is_above_chance(accuracy: f64, labelled: usize, classes: usize) -> bool {
+    let chance = 1.0 / classes.max(1) as f64;
+    let error = (chance * (1.0 - chance) / labelled.max(1) as f64).sqrt();
+    classes < 2 || accuracy > chance + ABOVE_CHANCE * error
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_must_be_right_more_often_than_guessing() {
+        // Of 100 guesses between two classes 50 are right, and 60 by two standard errors.
+        assert!(!is_above_chance(0.6, 100, 2) && is_above_chance(0.61, 100, 2));
+        assert!(!is_above_chance(0.0, 1000, 1000) && is_above_chance(0.3, 35, 7));
+        assert!(is_above_chance(1.0, 35, 1), "a single class is always right");
+    }
 
     #[test]
     fn the_error_names_files_that_cannot_be_read_and_what_is_missing() {

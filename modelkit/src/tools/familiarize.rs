@@ -1,11 +1,11 @@
 //! `model familiarize`: adds a familiarity output to a prepared folder.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use skincell_vision::card::CardError;
 use thiserror::Error;
 
-use crate::familiarity::{self, FamiliarityError, FamiliarityReport};
+use crate::familiarity::{self, FamiliarityError, FamiliarityReport, FamiliarizeOptions};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::read::{ReadError, read};
 use crate::prepare::CARD_FILE;
@@ -35,20 +35,19 @@ pub enum FamiliarizeError {
     Write(#[from] WriteError),
 }
 
-/// Fits the familiarity of a prepared folder to photos and writes the folder anew. `basis` describes the
-/// photos in words; if empty, by their number. `progress` is called with the photos done and all of them.
+/// Fits the familiarity of a prepared folder to photos and writes the folder anew. `progress` is called with
+/// the photos done and all of them.
 ///
 /// # Errors
 /// [`FamiliarizeError`]; then nothing is written.
 pub fn familiarize(
     folder: &Path,
-    photos: &[PathBuf],
-    basis: &str,
+    options: &FamiliarizeOptions<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<FamiliarityReport, FamiliarizeError> {
     let mut card = read_card(folder)?;
     let mut graph = read(&folder.join(GRAPH_FILE))?;
-    let report = familiarity::add(&mut graph, &mut card, photos, basis, progress)?;
+    let report = familiarity::add(&mut graph, &mut card, options, progress)?;
     card.check()?;
     let files = external::lay_out(&graph).map_err(|e| FamiliarizeError::Encode(e.to_string()))?;
     let draft = Draft::begin(folder, true)?;

@@ -290,7 +290,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     graph.drop_unused();
     refuse_private(&graph)?;
     exact::refuse_other(&graph)?;
-    single::widen(&mut graph);
+    single::convert(&mut graph);
     let takes_bytes = interface::bytes_to_float(&mut graph);
     let batch = graph.inputs.first().and_then(|photo| interface::dimensions(photo).first()?.1);
     let mut input = interface::input_of(&mut graph, &photo(options), &options.defaults)?;

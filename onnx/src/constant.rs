@@ -60,13 +60,17 @@ impl Constant {
         Some(elements.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
-    /// The elements as float32 if the type is float32, float16 or bfloat16.
+    /// The elements as float32 if the type is float32, float16, bfloat16 or double.
     #[must_use]
     pub fn float_values(&self) -> Option<Vec<f32>> {
         let pairs = || self.bytes.as_chunks::<2>().0.iter().copied();
         match self.dtype {
             DataType::FLOAT16 => Some(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             DataType::BFLOAT16 => Some(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            DataType::DOUBLE => {
+                let (elements, _) = self.bytes.as_chunks::<8>();
+                Some(elements.iter().map(|b| f64::from_le_bytes(*b) as f32).collect())
+            }
             _ => self.to_f32(),
         }
     }

@@ -71,7 +71,11 @@ pub(super) fn part(
         Vjp::Closed(_) => Err("its channels lie along another axis".to_owned()),
         Vjp::Full(gradient) => {
             let sheet = &mut Sheet { graph };
-            let gradient = sheet.slice(&gradient, axis + 1, (from, 1, channels));
+            // A gradient that is the same for all channels has only one.
+            let gradient = match gradient.side(axis + 1) {
+                1 => gradient,
+                _ => sheet.slice(&gradient, axis + 1, (from, 1, channels)),
+            };
             let gradient = match &tangent.factor {
                 Diagonal::One => gradient,
                 factor => {

@@ -141,10 +141,13 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
         // y = eˣ; y
         "Exp" => y.to_owned(),
         "Log" => w.call("Reciprocal", &[x]),
-        // y = √x; 1/(2y)
+        // y = √x; 1/(2y), and 0 at 0, as PyTorch has it for `std` and `norm`
         "Sqrt" => {
+            let above = w.between(y, Some(0.0), None)?;
+            let none = w.from(1.0, "Sub", &above);
             let twice = w.by("Mul", y, 2.0);
-            w.call("Reciprocal", &[&twice])
+            let below = w.call("Add", &[&twice, &none]);
+            w.call("Div", &[&above, &below])
         }
         // y = 1/x; −y²
         "Reciprocal" => {

@@ -58,7 +58,12 @@ impl Step<'_> {
         let local = match derivative(self.graph, node) {
             None => return Err(Reason::NoRule),
             Some(Derivative::One) => Diagonal::One,
-            Some(Derivative::Value(value)) => Diagonal::Value(value),
+            Some(Derivative::Value(value)) => {
+                match self.graph.constants.get(&value).and_then(Constant::to_scalar) {
+                    Some(number) => Diagonal::Channels(vec![number]),
+                    None => Diagonal::Value(value),
+                }
+            }
         };
         let diagonal = y.diagonal.times(&local, self.graph, rank, y.axis);
         Ok(vec![(x, Closed { diagonal, ..y.clone() })])

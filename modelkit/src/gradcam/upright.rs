@@ -1,8 +1,9 @@
 //! Checks that a map lies over the photo as the photo was sent.
 //!
 //! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors
-//! it or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. Padding
-//! and cutting by a few pixels, as before and after convolutions, do not count.
+//! it or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. The same
+//! holds for its maps, unless what was cut off is joined to the rest again. Padding and cutting by a few pixels,
+//! as before and after convolutions, do not count. What happens to places that were reshaped is not followed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,6 +17,9 @@ use crate::onnx::graph::{Graph, attribute, input, int, ints, op, output};
 
 /// The part of a side that padding of one end may add to the photo.
 const BORDER: usize = 8;
+
+const CUT: &str = "cuts a part out of the photo";
+const BORDER_AROUND: &str = "puts a border around the photo";
 
 /// What is known of a value that has rows and columns.
 #[derive(Clone, Copy)]
@@ -44,11 +48,15 @@ pub(crate) fn upright(
     let start = Seen { axes: [rows, rows + 1], raw: true };
     let mut seen = HashMap::from([(photo.to_owned(), start)]);
     let refuse = |node: &NodeProto, why: &str| {
+        let instead = match why {
+            CUT | BORDER_AROUND => ", and leave that to --fit and --crop-ratio",
+            _ => "",
+        };
         Refusal::at(
             node,
             format!(
-                "it {why}, so that a heatmap would lie in the wrong place; leave that to --fit and \
-                 --crop-ratio, and export the model without it"
+                "it {why}, so that a heatmap would lie in the wrong place; export the model without \
+                 it{instead}"
             ),
         )
     };
@@ -60,7 +68,9 @@ pub(crate) fn upright(
         if from.is_turned() && (tokens || output(node) == map.pooled) {
             return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
         }
-        match (Node { graph, shapes, node, x, from }).follow() {
+        let step = Node { graph, shapes, node, x, from };
+        let is_border = output(node) == map.pooled && op(node) == "Pad";
+        match if is_border { step.padded() } else { step.follow() } {
             Err(why) => return Ok(Err(refuse(node, why))),
             Ok(None) => {}
             Ok(Some(to)) if to.is_turned() && output(node) == map.pooled => {
@@ -93,15 +103,15 @@ impl Node<'_> {
         let Seen { axes, raw } = self.from;
         match op(self.node) {
             "Transpose" => self.transposed(),
-            "Slice" if raw => self.sliced(),
+            "Slice" => self.sliced(),
             "Split" if raw && axes.contains(&self.axis(0)) => Err("cuts the photo into parts"),
             "Gather" if raw && axes.contains(&self.axis(0)) => {
                 Err("picks rows or columns of the photo")
             }
             "Pad" if raw => self.padded(),
             "GridSample" | "RoiAlign" => Err("moves the photo's pixels"),
-            "Resize" if raw && self.cuts() => Err("cuts a part out of the photo"),
-            "Slice" | "Pad" | "Split" | "Gather" => Ok(self.same_rank(raw)),
+            "Resize" if raw && self.cuts() => Err(CUT),
+            "Pad" | "Split" | "Gather" => Ok(self.same_rank(raw)),
             "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => {
                 Ok(self.same_rank(false).filter(|seen| seen.axes.iter().all(|axis| *axis >= 2)))
             }
@@ -157,8 +167,13 @@ impl Node<'_> {
     }
 
     fn sliced(&self) -> Result<Option<Seen>, &'static str> {
+        let raw = self.from.raw;
         let Some(starts) = self.list("starts", 1) else {
-            return Err("cuts a computed part out of the photo");
+            return if raw {
+                Err("cuts a computed part out of the photo")
+            } else {
+                Ok(self.same_rank(false))
+            };
         };
         let rank = self.sides(self.x).len();
         let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
@@ -175,11 +190,28 @@ impl Node<'_> {
             let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
             let step = usize::try_from(*step).unwrap_or(1).max(1);
             // Every second row, as in a layer that makes channels of neighbouring pixels, is no part.
-            if (side(output(self.node)) + 1) * step < side(self.x) {
-                return Err("cuts a part out of the photo");
+            let (kept, all) = ((side(output(self.node)) + 1) * step, side(self.x));
+            if raw && kept < all {
+                return Err(CUT);
+            }
+            if !raw && kept * BORDER < all * (BORDER - 1) && !self.is_made_whole(axis, kept - step)
+            {
+                return Err("cuts a part out of its map");
             }
         }
-        Ok(self.same_rank(true))
+        Ok(self.same_rank(raw))
+    }
+
+    /// Whether the part of a map, `side` long, is joined to others as where maps are rolled, or is what a
+    /// padding had been put around.
+    fn is_made_whole(&self, axis: usize, side: usize) -> bool {
+        let made = output(self.node);
+        let joins = |index: usize| op(&self.graph.nodes[index]) == "Concat";
+        let padded = |node: &NodeProto| {
+            let before = input(node, 0).map(|x| self.sides(x)).unwrap_or_default();
+            op(node) == "Pad" && before.get(axis) == Some(&side)
+        };
+        self.graph.consumers_of(made).into_iter().any(joins) || self.graph.nodes.iter().any(padded)
     }
 
     fn padded(&self) -> Result<Option<Seen>, &'static str> {
@@ -192,10 +224,10 @@ impl Node<'_> {
             after.saturating_sub(before) * BORDER > 2 * before
         };
         if self.from.axes.iter().any(|axis| sides(*axis).1 < sides(*axis).0) {
-            return Err("cuts a part out of the photo");
+            return Err(CUT);
         }
         if self.from.axes.iter().any(|axis| wide(*axis)) {
-            return Err("puts a border around the photo");
+            return Err(BORDER_AROUND);
         }
         Ok(self.same_rank(true))
     }

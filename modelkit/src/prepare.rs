@@ -164,10 +164,23 @@ pub fn prepare_from(
     let twin = (!options.defaults.is_empty())
         .then(|| fields::with_other_numbers(&graph, &options.defaults));
     let with = With { input: &input, chosen: &chosen, original: &original, classes: classes.len() };
-    let Built { mut graph, settled, solved } = build(graph, &with, options, progress)?;
-    let twin = twin.map(|twin| build(twin, &with, options, &mut |_| {}).map(|built| built.graph));
+    let Built { mut graph, settled, mut solved } = build(graph, &with, options, progress)?;
+    let mut twin =
+        twin.map(|twin| build(twin, &with, options, &mut |_| {}).map(|built| built.graph));
     let scores = &settled.scores;
     progress(Step::Compare);
+    if let Ok(added) = &solved
+        && let Err(why) = gradcam::computable(&graph, &added.card, &samples)
+    {
+        if options.layer.is_some() {
+            return Err(PrepareError::Layer(why));
+        }
+        [Some(&mut graph), twin.as_mut().and_then(|twin| twin.as_mut().ok())]
+            .into_iter()
+            .flatten()
+            .for_each(|graph| gradcam::without_maps(graph, &added.card));
+        solved = Err(why);
+    }
     let output =
         Output { name: scores.output.clone(), form: scores.form, activation: scores.activation };
     let allowed = options.max_difference.unwrap_or(MAX_DIFFERENCE);

@@ -138,6 +138,8 @@ fn a_component_calls_its_own_application() {
         let said = fetch(&runner, component, "http://self.alt/static");
         assert_eq!(said, "200 of its own", "{component}");
     }
+    // SDKs of WASI 0.2 let a path alone mean the application itself.
+    assert_eq!(fetch(&runner, "a", "/static"), "200 of its own");
 }
 
 /// The host follows no redirect; a component that does meets the same rule.

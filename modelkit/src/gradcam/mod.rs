@@ -11,6 +11,7 @@
 //! - `bias` decides what to subtract from the last convolution's output if that is the target.
 //! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`), unless
 //!   cellnet, which does not support what chooses these, makes up for it.
+//! - `trial` computes the maps once, and takes them out again if that is impossible.
 //!
 //! The derivative of the softmax, relu and normalisation are left to the reader of the output
 //! (`skincell_vision::gradcam`).
@@ -35,6 +36,7 @@ mod seeds;
 mod sheet;
 mod tangent;
 mod tokens;
+mod trial;
 mod types;
 mod upright;
 mod windows;
@@ -57,6 +59,7 @@ use reverse::{Shapes, Vjp, between, walk};
 pub(crate) use rows::pull_up;
 use seeds::Seeds;
 use tokens::Tokens;
+pub(crate) use trial::{computable, without_maps};
 pub(crate) use upright::upright;
 
 use crate::onnx::engine::{EngineError, Probe};

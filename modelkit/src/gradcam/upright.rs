@@ -2,8 +2,9 @@
 //!
 //! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors
 //! it or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. The same
-//! holds for its maps, unless what was cut off is joined to the rest again. Padding and cutting by a few pixels,
-//! as before and after convolutions, do not count. What happens to places that were reshaped is not followed.
+//! holds for its maps, unless what was cut off is joined to the rest again. Padding and cutting by a few
+//! pixels, as before and after convolutions, do not count. What happens to places that were reshaped is not
+//! followed.
 
 use std::collections::{HashMap, HashSet};
 

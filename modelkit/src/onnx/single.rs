@@ -1,9 +1,9 @@
 //! Converts graphs in half or double precision to float32, including inputs and outputs.
 //!
 //! Engines treat them differently: rten computes in float32 with private copies of the weights, ONNX Runtime
-//! in their own precision if it has the operator, and both refuse operators that mix two. The conversion lets
-//! engines map the weights. It is exact for those in half precision, and the arithmetic rounds less then; what
-//! double precision loses, the comparison with the original shows.
+//! in their own precision if it has the operator, and both refuse operators that mix two. The conversion
+//! lets engines map the weights. It is exact for those in half precision, and the arithmetic rounds less
+//! then; what double precision loses, the comparison with the original shows.
 
 use rten_onnx::onnx::{AttributeProto, ValueInfoProto};
 use skincell_onnx::Constant;

@@ -146,7 +146,7 @@ impl Caller {
             let answer = self.call_peer(name, request, options).await?;
             return Ok((answer, Box::new(std::future::ready(Ok(())))));
         }
-        prepare(&mut request)?;
+        prepare(&mut request, &target)?;
         let connect = options.connect_timeout.unwrap_or(PATIENCE);
         let connected = timeout(connect, self.connect(&target)).await;
         let (stream, held) = connected.map_err(|_| Error::ConnectionTimeout)??;
@@ -204,7 +204,8 @@ impl Caller {
     /// Where a request may go.
     fn target(&self, uri: &Uri) -> Result<Target, Error> {
         let host = uri.host().ok_or(Error::HttpRequestUriInvalid)?;
-        if host == SELF {
+        // SDKs of WASI 0.2 send a path alone as a request to `:80` or `:443`.
+        if host == SELF || host.is_empty() {
             let own = self.outbound.own.get().filter(|_| self.hosts.allows_own());
             return own.copied().map(Target::Own).ok_or(Error::HttpRequestDenied);
         }
@@ -286,13 +287,19 @@ fn dns(error: &io::Error) -> Error {
     Error::DnsError { rcode: Some(error.kind().to_string()), info_code: None }
 }
 
-/// Gives a request the form that a server expects: a path as its target, and one Host field.
-fn prepare<B>(request: &mut Request<B>) -> Result<(), Error> {
+/// Gives a request the form that a server expects: a path as its target, and one Host field. To the service
+/// itself that is the address where it listens, as in Spin.
+fn prepare<B>(request: &mut Request<B>, target: &Target) -> Result<(), Error> {
     let uri = request.uri();
     let is_http = uri.scheme().is_none_or(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
-    let host = uri.authority().filter(|authority| !authority.as_str().contains('@') && is_http);
-    let host = host.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    let host = host.ok_or(Error::HttpRequestUriInvalid)?;
+    let host = match (target, uri.authority()) {
+        (Target::Own(address), _) => HeaderValue::from_str(&address.to_string()).ok(),
+        (_, Some(authority)) if !authority.as_str().contains('@') => {
+            HeaderValue::from_str(authority.as_str()).ok()
+        }
+        _ => None,
+    };
+    let host = host.filter(|_| is_http).ok_or(Error::HttpRequestUriInvalid)?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let path = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
     *request.uri_mut() = path;

@@ -113,7 +113,7 @@ pub(crate) struct PrepareFlags {
     #[arg(long, value_name = "NAME=VALUE[,VALUE...]", value_parser = parse_default)]
     input_default: Vec<(String, Vec<f32>)>,
     /// Largest accepted difference of a probability (0 to 1) from the original framework
-    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-4)]
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-4, value_parser = parse_difference)]
     max_difference: f64,
     /// Write the first photo as the model sees it to this PNG
     #[arg(long, value_name = "FILE")]
@@ -181,6 +181,11 @@ enum BasisKind {
 enum BiasKind {
     Folded,
     Own,
+}
+
+fn parse_difference(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is not valid; give a number from 0 to 1, such as 1e-4");
+    text.parse().ok().filter(|difference| (0.0..=1.0).contains(difference)).ok_or_else(wrong)
 }
 
 fn parse_default(text: &str) -> Result<(String, Vec<f32>), String> {

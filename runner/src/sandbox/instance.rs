@@ -334,6 +334,14 @@ impl Handler {
         if is_wasi03 && exports(wasi02::HANDLER) {
             bail!("the component exports HTTP handlers of WASI 0.2 and of 0.3; export one of them");
         }
+        if !is_wasi03 && !exports(wasi02::HANDLER) {
+            let found: Vec<&str> = kind.exports(engine).map(|(name, _)| name).collect();
+            bail!(
+                "the component exports no HTTP handler of WASI 0.2 or 0.3, but [{}]; build it with Spin's SDK of \
+                 version 2 or later for HTTP",
+                found.join(", ")
+            );
+        }
         let pre = linker.instantiate_pre(component);
         let handler = pre.and_then(|pre| match is_wasi03 {
             true => ServicePre::new(pre).map(Self::Wasi03),

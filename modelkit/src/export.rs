@@ -131,17 +131,32 @@ impl Exported {
     /// Why the script ended.
     fn failed(&mut self) -> ExportError {
         // The script has closed its output, so it ends by itself.
-        let _ = self.child.wait();
+        let ended = self.child.wait().ok();
         let said = fs::read(self.folder.path().join("errors")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty());
-        let reason = last.unwrap_or("it said nothing").trim().to_owned();
+        let last = said.lines().rev().find(|line| !line.trim().is_empty() && !is_log(line));
+        let reason = match (last, ended.filter(|status| status.code().is_none())) {
+            // Its last line then tells what it was doing, and not why it ended.
+            (_, Some(signal)) => format!(
+                "its process was ended from outside ({signal}); there may have been too little memory"
+            ),
+            (Some(last), None) => last.trim().to_owned(),
+            (None, None) => "it said nothing".to_owned(),
+        };
         let framework = self.framework;
         if ["ModuleNotFoundError", "ImportError"].iter().any(|e| reason.starts_with(e)) {
             return ExportError::Missing { python: PathBuf::new(), reason, framework };
         }
         ExportError::Refused { framework, model: self.model.clone(), reason }
     }
+}
+
+/// Whether a line is TensorFlow's log and not an error, such as `I0000 00:00:1795849330.876429 …`.
+fn is_log(line: &str) -> bool {
+    let level = line.trim_start().as_bytes();
+    line.starts_with("WARNING")
+        || matches!(level, [b'I' | b'W' | b'E', rest @ ..]
+            if rest.len() > 4 && rest[..4].iter().all(u8::is_ascii_digit) && rest[4] == b' ')
 }
 
 impl Reference for Exported {
@@ -352,5 +367,22 @@ mod tests {
         let error = export(Path::new("a.keras"), Framework::Keras, Path::new("/no/python"), None);
         let error = error.expect_err("there is no such Python").to_string();
         assert!(error.contains("/no/python") && error.contains("--python"), "{error}");
+    }
+    #[test]
+    fn of_a_script_that_was_killed_no_log_is_given_as_the_reason() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let python = home.path().join("python");
+        let log =
+            "I0000 00:00:1795849330.876429 20918 cudart_stub.cc:31] Could not find cuda drivers";
+        let script =
+            |end: &str| format!("#!/bin/sh\necho 'no such layer' >&2\necho '{log}' >&2\n{end}\n");
+        for (end, part) in [("kill -9 $$", "too little memory"), ("exit 1", "no such layer")] {
+            fs::write(&python, script(end)).expect("written");
+            fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("allowed");
+            let error = export(Path::new("a.keras"), Framework::Keras, &python, None);
+            let error = error.expect_err("it ended").to_string();
+            assert!(error.contains(part) && !error.contains("cuda"), "{error}");
+        }
     }
 }

@@ -85,11 +85,11 @@ fn refusal_detail(refusal: &Refusal) -> String {
 fn failure_detail(failure: &Failure) -> String {
     match failure {
         Failure::Deadline(after) => format!(
-            "no answer within {} s; send a smaller photo, or raise --request-timeout",
+            "no answer within {} s; send less, or raise --request-timeout",
             after.as_secs_f64()
         ),
         Failure::OutOfMemory { limit, .. } => format!(
-            "this request needs more than the {} MiB an instance may have; send a smaller photo, or \
+            "this request needs more than the {} MiB an instance may have; send less, or \
              raise --max-instance-memory",
             limit >> 20
         ),

@@ -30,8 +30,10 @@ impl Values {
         let file = folder.join(".env");
         if file.is_file() {
             let text = read(&file)?;
-            let pairs = text.lines().filter_map(dotenv_line);
-            pairs.for_each(|(name, value)| values.set_prefixed(name, value));
+            for pair in dotenvy::from_read_iter(text.as_bytes()) {
+                let (name, value) = pair.map_err(|error| malformed(&file, &text, &error))?;
+                values.set_prefixed(&name, &value);
+            }
         }
         for (name, value) in std::env::vars_os() {
             // Names of variables are ASCII, so names that are not UTF-8 are skipped.
@@ -124,17 +126,17 @@ pub(super) fn expand(template: &str, values: &BTreeMap<String, String>) -> anyho
     Ok(expanded)
 }
 
-/// Parses a line of `.env`: `NAME=value`, without quotes around the value; `None` for blank lines and
-/// comments.
-fn dotenv_line(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    let line = line.strip_prefix("export ").unwrap_or(line);
-    let (name, value) = line.split_once('=').filter(|_| !line.starts_with('#'))?;
-    let value = value.trim();
-    let unquoted = ['"', '\'']
-        .into_iter()
-        .find_map(|quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote)));
-    Some((name.trim(), unquoted.unwrap_or(value)))
+/// Names the line of `.env` that cannot be read, and not what is in it, which may be a secret.
+fn malformed(file: &Path, text: &str, error: &dotenvy::Error) -> anyhow::Error {
+    let number = match error {
+        dotenvy::Error::LineParse(line, _) => text.lines().position(|l| l.trim() == line.trim()),
+        _ => None,
+    };
+    let place = number.map(|at| format!(", line {}", at + 1)).unwrap_or_default();
+    anyhow::anyhow!(
+        "{}{place}: not NAME=value; a value with spaces or `#` stands in quotes",
+        file.display()
+    )
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
@@ -158,7 +160,7 @@ fn read_object(file: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Values, dotenv_line, expand};
+    use super::{Values, expand};
     use std::collections::BTreeMap;
 
     #[test]
@@ -198,15 +200,26 @@ mod tests {
     }
 
     #[test]
-    fn dotenv_lines_are_read() {
-        let cases = [
-            ("SPIN_VARIABLE_A=b", Some(("SPIN_VARIABLE_A", "b"))),
-            ("export A = \"b c\"", Some(("A", "b c"))),
-            ("# A=b", None),
-            ("", None),
-        ];
-        for (line, expected) in cases {
-            assert_eq!(dotenv_line(line), expected, "{line}");
-        }
+    fn a_file_of_the_environment_is_read_as_in_spin() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| std::fs::write(folder.path().join(".env"), text).unwrap();
+        write(concat!(
+            "SPIN_VARIABLE_DOTENV_A=127.0.0.1 # of this machine\n",
+            "export SPIN_VARIABLE_DOTENV_B=\"b c # d\"\n# SPIN_VARIABLE_DOTENV_C=c\n\n",
+            "SPIN_VARIABLE_DOTENV_D='${SPIN_VARIABLE_DOTENV_A}'\n",
+            "SPIN_VARIABLE_DOTENV_E=${SPIN_VARIABLE_DOTENV_A}:80\n",
+            "SPIN_VARIABLE_DOTENV_F=\"a\\nb\"\nOTHER=x\n",
+        ));
+        let values = Values::from_environment(folder.path()).unwrap();
+        let found = |name: &str| values.0.get(&format!("dotenv_{name}")).map(String::as_str);
+        assert_eq!(found("a"), Some("127.0.0.1"));
+        assert_eq!(found("b"), Some("b c # d"));
+        assert_eq!(found("c"), None);
+        assert_eq!(found("d"), Some("${SPIN_VARIABLE_DOTENV_A}"));
+        assert_eq!(found("e"), Some("127.0.0.1:80"));
+        assert_eq!(found("f"), Some("a\nb"));
+        write("A=b\nSPIN_VARIABLE_DOTENV_A=\"secret\n");
+        let error = Values::from_environment(folder.path()).err().unwrap().to_string();
+        assert!(error.contains(".env, line 2") && !error.contains("secret"), "{error}");
     }
 }

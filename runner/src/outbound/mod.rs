@@ -217,7 +217,8 @@ impl Caller {
         if !self.hosts.allows(&destination) {
             let Destination { scheme, host, port } = destination;
             tracing::warn!(
-                "a component may not call {scheme}://{host}:{port}; allowed_outbound_hosts would allow it"
+                "a component may not call {scheme}://{host}:{port}; add \"{scheme}://{host}:{port}\" to its \
+                 allowed_outbound_hosts if it should"
             );
             return Err(Error::HttpRequestDenied);
         }

@@ -80,7 +80,7 @@ pub struct Uploads {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UploadError {
     /// It is too long.
-    #[error("the body is longer than {limit} bytes; send a smaller photo, or raise --max-body")]
+    #[error("the body is longer than {limit} bytes; send less, or raise --max-body")]
     TooLarge {
         /// The largest body allowed, in bytes.
         limit: u64,

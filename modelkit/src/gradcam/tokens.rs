@@ -1,7 +1,7 @@
 //! Finds the places in the photo of the tokens of a sequence, by tracing them back to the map they come from.
 //!
-//! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both, in the
-//! reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
+//! A transformer flattens a map into a sequence and puts class tokens before or after it. The graph shows both,
+//! in the reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
 
 use std::collections::HashMap;
 
@@ -19,6 +19,33 @@ pub(crate) struct Tokens {
     pub(crate) from: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
+}
+
+/// The places of the photo along an axis of a value: its elements `from..to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) axis: usize,
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+impl Tokens {
+    pub(super) fn span(self) -> Span {
+        Span { axis: self.axis, from: self.from, to: self.from + self.height * self.width }
+    }
+}
+
+impl Span {
+    /// The places among `count` elements from `first` on; `None` if there are none.
+    pub(super) fn part(self, (first, count): (usize, usize)) -> Option<Self> {
+        let at = |index: usize| index.saturating_sub(first).min(count);
+        let (from, to) = (at(self.from), at(self.to));
+        (from < to).then_some(Self { from, to, ..self })
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.to - self.from
+    }
 }
 
 /// Results so far, by value and axis.
@@ -52,13 +79,13 @@ impl Tracer<'_> {
         Some((channel_axis(self.graph, self.shapes, value), None))
     }
 
-    /// Whether a node takes only tokens before those of the photo.
-    pub(super) fn takes_prefix(&self, node: &NodeProto) -> bool {
+    /// Whether a node takes only tokens before or after those of the photo.
+    pub(super) fn takes_no_place(&self, node: &NodeProto) -> bool {
         let takes = || {
             let value = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
-            let (axis, (from, count), _) = taken(self.graph, node, self.shapes.get(value)?)?;
+            let (axis, part, _) = taken(self.graph, node, self.shapes.get(value)?)?;
             let tokens = self.tokens(value, axis)?;
-            Some(from + count <= tokens.from)
+            Some(tokens.span().part(part).is_none())
         };
         takes().unwrap_or(false)
     }

@@ -93,7 +93,7 @@ fn maps_of_every_head_match_autograd() {
         .map(|e| e.expect("readable").file_name().into_string().expect("a name"))
         .collect();
     names.sort();
-    assert!(names.len() >= 59, "only {} fixtures", names.len());
+    assert!(names.len() >= 67, "only {} fixtures", names.len());
     let mut bad = Vec::new();
     for name in &names {
         let folder = reference().join("heads").join(name);

@@ -4,7 +4,7 @@
 
 The nets are small, with random weights, and exported by PyTorch's older exporter; some also by the newer one,
 if it writes another graph. The rest is as in heads.py. The map "act" is the output of the module named here,
-without the tokens before those of the photo. Writes tests/reference/heads.
+without the tokens before and after those of the photo. Writes tests/reference/heads.
 """
 
 import contextlib
@@ -115,6 +115,24 @@ def torchvision_convnext():
     return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=CLASSES)
 
 
+class Moved(nn.Module):
+    """A ViT that moves the tokens before those of the photo: the last `after` of them come after it. The scores
+    come from the tokens at `read`."""
+
+    def __init__(self, after, before, read):
+        super().__init__()
+        self.net = timm_vit(reg_tokens=before + after - 1)
+        self.before, self.read = before, read
+
+    def forward(self, x):
+        net = self.net
+        x = net._pos_embed(net.patch_embed(x))
+        count = net.num_prefix_tokens
+        x = torch.cat([x[:, : self.before], x[:, count:], x[:, self.before : count]], 1)
+        x = net.norm(net.blocks(x))
+        return net.head(torch.cat([x[:, part] for part in self.read], 1).mean(1))
+
+
 class MobileViT(nn.Module):
     """A MobileViT block between convolutions."""
 
@@ -150,6 +168,10 @@ NETS = {
     "convnext": (convnext, "stages.3", None),
     "convnext_torchvision": (torchvision_convnext, "features.3", None),
     "mobilevit": (MobileViT, "last", None),
+    "vit_class_last": (lambda: Moved(1, 0, [slice(-1, None)]), "net.blocks.1.norm1", 0),
+    "vit_registers_last": (lambda: Moved(3, 0, [slice(0, 16)]), "net.norm", 0),
+    "vit_both_sides": (lambda: Moved(2, 1, [slice(0, 1)]), "net.blocks.1.norm1", 1),
+    "refused_vit_both_ends": (lambda: Moved(1, 1, [slice(0, 1), slice(-1, None)]), "net.blocks.1.norm1", 1),
 }
 BOTH = ("vit", "vit_torchvision", "vit_hugging", "deit", "convnext", "mobilevit")
 # Nets whose files are several times larger without onnxsim.
@@ -181,7 +203,8 @@ def as_map(t, before):
     if t.dim() == 3:
         # CLIP's tokens come before the batch.
         t = (t if t.shape[0] == 1 else t.transpose(0, 1))[:, before:]
-        side = round(t.shape[1] ** 0.5)
+        side = int(t.shape[1] ** 0.5)
+        t = t[:, : side * side]
         return t.transpose(1, 2).reshape(1, t.shape[2], side, side)
     return t.permute(0, 3, 1, 2) if t.shape[2] == t.shape[1] != t.shape[3] else t
 

@@ -10,6 +10,7 @@ use rten_onnx::onnx::NodeProto;
 use super::derivative::{Derivative, derivative};
 use super::refusal::Reason;
 use super::sheet::{Sheet, Val};
+use super::tokens::Span;
 use crate::onnx::graph::{Graph, float, input, int, ints, op, output};
 use skincell_onnx::Constant;
 
@@ -20,9 +21,8 @@ pub(super) type Gradients = Vec<(String, Val)>;
 pub(super) trait Context {
     fn shape(&self, value: &str) -> Result<Vec<usize>, String>;
     fn is_relevant(&self, value: &str) -> bool;
-    /// If only the sum of a value's gradient along an axis is needed: the axis, and the index where the sum
-    /// begins.
-    fn summed(&self, value: &str) -> Option<(usize, usize)>;
+    /// The places along an axis, if only the sum of a value's gradient over them is needed.
+    fn summed(&self, value: &str) -> Option<Span>;
 }
 
 /// Applies the rule of a node whose output has the gradient `y`.
@@ -414,13 +414,13 @@ impl Step<'_> {
     }
 }
 
-/// The sum of a gradient along an axis, from index `from` on. The tensor has `side` elements along the axis,
-/// even if the gradient has length 1 there.
-pub(super) fn sum_from(sheet: &mut Sheet, y: &Val, axis: usize, side: usize, from: usize) -> Val {
+/// The sum of a gradient over the places of `span` along `axis`. A gradient of length 1 there is that of each
+/// place.
+pub(super) fn sum_of(sheet: &mut Sheet, y: &Val, axis: usize, span: Span) -> Val {
     if y.side(axis) == 1 {
-        return sheet.times(y, (side - from) as f32);
+        return sheet.times(y, span.count() as f32);
     }
-    let part = sheet.slice(y, axis, (from, 1, side - from));
+    let part = sheet.slice(y, axis, (span.from, 1, span.count()));
     sheet.sum(&part, &[axis])
 }
 

@@ -6,16 +6,15 @@ use std::collections::{HashMap, HashSet};
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::{axis_in, dims_of, flows, kept_axis, taken};
-use super::tokens::Tokens;
+use super::tokens::{Span, Tokens};
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
 /// Values whose tokens correspond to those of the target. The reverse pass needs only the sum of their
-/// gradient over the tokens. Maps the name to the axis of the tokens and the index of the photo's first
-/// token.
-pub(super) type Summed = HashMap<String, (usize, usize)>;
+/// gradient over the tokens. Maps the name to the tokens that are places of the photo.
+pub(super) type Summed = HashMap<String, Span>;
 
 /// Follows the target forward through linear operators that treat all tokens alike. Also returns the outputs
-/// of nodes that read none of the photo's tokens, only tokens before them.
+/// of nodes that read none of the photo's tokens, only tokens before or after them.
 pub(super) fn linear(
     graph: &Graph,
     shapes: &HashMap<String, Vec<usize>>,
@@ -24,7 +23,7 @@ pub(super) fn linear(
     tokens: Tokens,
 ) -> (Summed, HashSet<String>) {
     let mut relevant: HashSet<&str> = HashSet::from([target]);
-    let mut summed = Summed::from([(target.to_owned(), (tokens.axis, tokens.from))]);
+    let mut summed = Summed::from([(target.to_owned(), tokens.span())]);
     let mut dead = HashSet::new();
     for node in path {
         let taken: Vec<&str> = flows(node).into_iter().filter(|i| relevant.contains(i)).collect();
@@ -38,9 +37,9 @@ pub(super) fn linear(
                 dead.insert(output(node).to_owned());
                 continue;
             }
-            Some(After::Summed(axis, from)) => {
+            Some(After::Summed(span)) => {
                 for value in &node.output {
-                    summed.insert(value.clone(), (axis, from));
+                    summed.insert(value.clone(), span);
                 }
             }
             None => {}
@@ -51,7 +50,7 @@ pub(super) fn linear(
 }
 
 enum After {
-    Summed(usize, usize),
+    Summed(Span),
     /// The node reads none of the photo's tokens.
     Nothing,
 }
@@ -66,49 +65,45 @@ struct Linear<'a> {
 impl Linear<'_> {
     fn rule(&self, node: &NodeProto, taken_inputs: &[&str]) -> Option<After> {
         let x = *taken_inputs.first()?;
-        let (axis, from) = *self.summed.get(x)?;
+        let span = *self.summed.get(x)?;
+        let (axis, on) = (span.axis, |axis: usize| After::Summed(Span { axis, ..span }));
         let (shape, y) = (self.shapes.get(x)?, self.shapes.get(output(node))?);
         match op(node) {
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-                Some(After::Summed(kept_axis(shape, axis, y)?, from))
-            }
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => Some(on(kept_axis(shape, axis, y)?)),
             "Transpose" => {
                 let to = match ints(node, "perm") {
                     Some(perm) => perm.iter().position(|p| usize::try_from(*p).ok() == Some(axis)),
                     None => Some(shape.len() - 1 - axis),
                 };
-                Some(After::Summed(to?, from))
+                Some(on(to?))
             }
             "Split" => {
                 let along = axis_in(shape.len(), int(node, "axis", 0))?;
-                (along != axis).then_some(After::Summed(axis, from))
+                (along != axis).then_some(After::Summed(span))
             }
             "Slice" | "Gather" => {
-                let (along, (first, count), drops) = taken(self.graph, node, shape)?;
+                let (along, part, drops) = taken(self.graph, node, shape)?;
                 match (along == axis, drops) {
-                    (false, true) => Some(After::Summed(axis - usize::from(along < axis), from)),
-                    (false, false) => Some(After::Summed(axis, from)),
-                    (true, _) if first + count <= from => Some(After::Nothing),
-                    (true, false) => Some(After::Summed(axis, from.saturating_sub(first))),
-                    (true, true) => None,
+                    (false, true) => Some(on(axis - usize::from(along < axis))),
+                    (false, false) => Some(After::Summed(span)),
+                    (true, drops) => match span.part(part) {
+                        None => Some(After::Nothing),
+                        Some(span) => (!drops).then_some(After::Summed(span)),
+                    },
                 }
             }
-            _ => self.arithmetic(node, taken_inputs, (axis, from)),
+            _ => self.arithmetic(node, taken_inputs, span),
         }
     }
 
     /// Sums and products that treat all tokens alike.
-    fn arithmetic(
-        &self,
-        node: &NodeProto,
-        taken_inputs: &[&str],
-        (axis, from): (usize, usize),
-    ) -> Option<After> {
+    fn arithmetic(&self, node: &NodeProto, taken_inputs: &[&str], span: Span) -> Option<After> {
         let x = *taken_inputs.first()?;
         let (shape, y) = (self.shapes.get(x)?, self.shapes.get(output(node))?);
         let alone = taken_inputs.len() == 1
             && node.input.iter().filter(|i| self.relevant.contains(i.as_str())).count() == 1;
-        let same = Some(After::Summed(axis, from));
+        let axis = span.axis;
+        let same = Some(After::Summed(span));
         // Whether another operand treats all tokens alike.
         let alike = |other: &str| {
             let dims = dims_of(self.graph, self.shapes, other)?;
@@ -118,9 +113,8 @@ impl Linear<'_> {
         match op(node) {
             "Identity" | "Cast" | "Dropout" | "Neg" if alone => same,
             "Add" | "Sub" => {
-                let fits = |i: &&str| {
-                    self.summed.get(*i) == Some(&(axis, from)) && self.shapes.get(*i) == Some(y)
-                };
+                let fits =
+                    |i: &&str| self.summed.get(*i) == Some(&span) && self.shapes.get(*i) == Some(y);
                 (taken_inputs.iter().all(fits)).then_some(same)?
             }
             "Mul" if alone && shape == y => {

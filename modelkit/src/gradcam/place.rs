@@ -105,7 +105,8 @@ pub(crate) fn find(
     let shapes = probe.learn_made(nodes())?;
     let tracer = Tracer { graph, shapes };
     // Paths of class tokens only do not come from places of the photo.
-    let skipped = order.iter().copied().filter(|i| tracer.takes_prefix(&graph.nodes[*i])).collect();
+    let skipped =
+        order.iter().copied().filter(|i| tracer.takes_no_place(&graph.nodes[*i])).collect();
     let passes = passes(graph, scores, &skipped);
     if passes.last().is_none_or(|last| last != scores) {
         let why = if skipped.is_empty() {

@@ -1,9 +1,10 @@
 //! The general reverse rules of products: dense layers, matrix products of two computed tensors, 1×1
 //! convolutions.
 
-use super::general::{Gradients, Step, sum_from};
+use super::general::{Gradients, Step, sum_of};
 use super::refusal::Reason;
 use super::sheet::Val;
+use super::tokens::Span;
 use crate::onnx::graph::{float, int, ints, op};
 
 impl Step<'_> {
@@ -115,9 +116,9 @@ impl Step<'_> {
     /// first.
     fn left(&mut self, y: &Val, shape: &[usize], a: &Val, b: &Val) -> Result<Val, String> {
         let rank = y.dims.len();
-        let rows = self.at.summed(&a.name).filter(|(axis, _)| axis + 2 == a.dims.len());
+        let rows = self.at.summed(&a.name).filter(|span| span.axis + 2 == a.dims.len());
         let y = match rows {
-            Some((_, from)) => self.summed(y, rank - 2, shape[rank - 3], from),
+            Some(span) => self.summed(y, rank - 2, span),
             None => y.clone(),
         };
         let end = b.dims.len();
@@ -149,15 +150,15 @@ impl Step<'_> {
         let mut wide = shape.to_vec();
         let last = wide.len() - 1;
         wide[last - 1] = b.side(b.dims.len() - 2);
-        if let Some((axis, from)) = self.at.summed(&b.name) {
+        if let Some(span) = self.at.summed(&b.name) {
+            let axis = span.axis;
             if axis + 2 == b.dims.len() {
-                let count = a.side(end - 1) - from;
-                let part = self.sheet.slice(&a, end - 1, (from, 1, count));
+                let part = self.sheet.slice(&a, end - 1, (span.from, 1, span.count()));
                 a = self.sheet.sum(&part, &[end - 1]);
                 wide[last - 1] = 1;
                 narrow[axis] = 1;
             } else if axis + 1 == b.dims.len() {
-                y = self.summed(&y, rank - 1, shape[last], from);
+                y = self.summed(&y, rank - 1, span);
                 wide[last] = 1;
                 narrow[axis] = 1;
             }
@@ -174,13 +175,13 @@ impl Step<'_> {
 
     /// The sum of the gradient over the places if only that is needed and the product has not summed already.
     fn all_summed(&mut self, gradient: Val, x: &Val, done: impl Fn(usize) -> bool) -> Val {
-        match self.at.summed(&x.name).filter(|(axis, _)| !done(*axis)) {
-            Some((axis, from)) => self.summed(&gradient, axis + 1, x.side(axis), from),
+        match self.at.summed(&x.name).filter(|span| !done(span.axis)) {
+            Some(span) => self.summed(&gradient, span.axis + 1, span),
             None => gradient,
         }
     }
 
-    fn summed(&mut self, y: &Val, axis: usize, side: usize, from: usize) -> Val {
-        sum_from(&mut self.sheet, y, axis, side, from)
+    fn summed(&mut self, y: &Val, axis: usize, span: Span) -> Val {
+        sum_of(&mut self.sheet, y, axis, span)
     }
 }

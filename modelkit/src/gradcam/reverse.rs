@@ -14,10 +14,11 @@ use rten_onnx::onnx::NodeProto;
 
 use super::axes::{flows, taken};
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
-use super::general::{self, Context, sum_from};
+use super::general::{self, Context, sum_of};
 use super::refusal::{Reason, Refusal};
 use super::sheet::{Sheet, Val, broadcast};
 use super::tangent::Region;
+use super::tokens::Span;
 use crate::onnx::graph::{Graph, input, int, op, output};
 use skincell_onnx::Constant;
 
@@ -68,7 +69,7 @@ pub(super) fn walk(
     shapes: &Shapes,
     path: &[NodeProto],
     region: &Region,
-    summed: &HashMap<String, (usize, usize)>,
+    summed: &HashMap<String, Span>,
     (from, start, seeds): (&str, Matrix, usize),
 ) -> Result<HashMap<String, Vjp>, Refusal> {
     let mut relevant: HashSet<String> = region.tangents.keys().cloned().collect();
@@ -109,8 +110,8 @@ pub(super) struct Step<'a> {
     pub(super) shapes: &'a Shapes,
     pub(super) relevant: &'a HashSet<String>,
     pub(super) region: &'a Region,
-    /// Values whose gradient is needed only as a sum along an axis, from an index on.
-    summed: &'a HashMap<String, (usize, usize)>,
+    /// Values whose gradient is needed only as a sum over the places along an axis.
+    summed: &'a HashMap<String, Span>,
     /// Whether an output of the current node is such a value.
     inside: bool,
     /// Length of the axis of the seeds.
@@ -151,9 +152,9 @@ impl<'a> Step<'a> {
         vjps: &mut HashMap<String, Vjp>,
     ) -> Option<(String, Vjp)> {
         let x = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
-        let (axis, _) = self.summed.get(x).filter(|_| self.summed.contains_key(output(node)))?;
+        let span = self.summed.get(x).filter(|_| self.summed.contains_key(output(node)))?;
         let (along, _, drops) = taken(self.graph, node, self.shapes.get(x)?)?;
-        (along == *axis && !drops).then_some(())?;
+        (along == span.axis && !drops).then_some(())?;
         Some((x.to_owned(), vjps.remove(output(node))?))
     }
 
@@ -173,19 +174,18 @@ impl<'a> Step<'a> {
     /// The shape of a value, with length 1 for an axis that is already summed.
     fn seen_shape(&self, value: &str) -> Result<Vec<usize>, String> {
         let mut shape = self.shape(value)?.to_vec();
-        if let (true, Some((axis, _))) = (self.inside, self.summed.get(value)) {
-            shape[*axis] = 1;
+        if let (true, Some(span)) = (self.inside, self.summed.get(value)) {
+            shape[span.axis] = 1;
         }
         Ok(shape)
     }
 
     /// Sums the gradient if only the sum is needed, and returns to the closed form if only one axis is left.
     fn settle(&mut self, x: String, mut v: Val, summing: bool) -> Result<(String, Vjp), String> {
-        if let (false, Some((axis, from))) = (self.inside, self.summed.get(&x)) {
-            let side = self.shape(&x)?[*axis];
+        if let (false, Some(span)) = (self.inside, self.summed.get(&x)) {
             // Products and joined gradients are already summed.
             if !summing {
-                v = sum_from(&mut Sheet { graph: self.graph }, &v, axis + 1, side, *from);
+                v = sum_of(&mut Sheet { graph: self.graph }, &v, span.axis + 1, *span);
             }
         }
         let long: Vec<usize> = (1..v.dims.len()).filter(|a| v.dims[*a] != 1).collect();
@@ -307,7 +307,7 @@ impl<'a> Step<'a> {
 struct View<'a> {
     shapes: &'a Shapes,
     relevant: &'a HashSet<String>,
-    summed: &'a HashMap<String, (usize, usize)>,
+    summed: &'a HashMap<String, Span>,
     inside: bool,
     constants: HashMap<String, Vec<usize>>,
 }
@@ -320,8 +320,8 @@ impl Context for View<'_> {
         let shape = self.shapes.get(value);
         let mut shape =
             shape.cloned().ok_or_else(|| format!("the shape of \"{value}\" is not known"))?;
-        if let (true, Some((axis, _))) = (self.inside, self.summed.get(value)) {
-            shape[*axis] = 1;
+        if let (true, Some(span)) = (self.inside, self.summed.get(value)) {
+            shape[span.axis] = 1;
         }
         Ok(shape)
     }
@@ -330,7 +330,7 @@ impl Context for View<'_> {
         self.relevant.contains(value)
     }
 
-    fn summed(&self, value: &str) -> Option<(usize, usize)> {
+    fn summed(&self, value: &str) -> Option<Span> {
         self.summed.get(value).copied().filter(|_| !self.inside)
     }
 }

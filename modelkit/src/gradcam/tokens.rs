@@ -1,13 +1,13 @@
 //! Finds the places in the photo of the tokens of a sequence, by tracing them back to the map they come from.
 //!
-//! A transformer flattens a map into a sequence and puts class tokens before it. The graph shows both, in the
-//! reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
+//! A transformer flattens a map into a sequence and puts class tokens before or after it. The graph shows both,
+//! in the reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
 
 use std::collections::HashMap;
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, taken};
+use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, reduced_axes, taken};
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
 /// The tokens that are places of the photo: `height · width` of them along an axis, row by row.
@@ -21,11 +21,52 @@ pub(crate) struct Tokens {
     pub(crate) width: usize,
 }
 
+/// The places of the photo along an axis of a value: its elements `from..to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) axis: usize,
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+impl Tokens {
+    pub(super) fn span(self) -> Span {
+        Span { axis: self.axis, from: self.from, to: self.from + self.height * self.width }
+    }
+}
+
+impl Span {
+    /// The places among `count` elements from `first` on; `None` if there are none.
+    pub(super) fn part(self, (first, count): (usize, usize)) -> Option<Self> {
+        let at = |index: usize| index.saturating_sub(first).min(count);
+        let (from, to) = (at(self.from), at(self.to));
+        (from < to).then_some(Self { from, to, ..self })
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.to - self.from
+    }
+}
+
 /// Results so far, by value and axis.
 type Seen = HashMap<(String, usize), Option<Tokens>>;
 
 /// Most nodes that are followed backward from a map.
 const STEPS: usize = 32;
+
+/// Operators whose output has each place where their input has it, along every axis of the same length.
+#[rustfmt::skip]
+const STAYS: &[&str] = &[
+    "Abs", "Add", "BatchNormalization", "BiasGelu", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat",
+    "Cos", "DequantizeLinear", "Div", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf", "Exp", "Expand",
+    "FastGelu", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
+    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization",
+    "Max", "Mean", "MeanVarianceNormalization", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow",
+    "QuantizeLinear", "QuickGelu", "RMSNormalization", "Reciprocal", "Relu", "Round", "Selu", "Shrink",
+    "Sigmoid", "Sign", "SimplifiedLayerNormalization", "Sin", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization", "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Sub", "Sum",
+    "Swish", "Tanh", "ThresholdedRelu", "Tile", "Where",
+];
 
 /// Traces tokens in one graph.
 pub(super) struct Tracer<'a> {
@@ -52,13 +93,13 @@ impl Tracer<'_> {
         Some((channel_axis(self.graph, self.shapes, value), None))
     }
 
-    /// Whether a node takes only tokens before those of the photo.
-    pub(super) fn takes_prefix(&self, node: &NodeProto) -> bool {
+    /// Whether a node takes only tokens before or after those of the photo.
+    pub(super) fn takes_no_place(&self, node: &NodeProto) -> bool {
         let takes = || {
             let value = input(node, 0).filter(|_| matches!(op(node), "Slice" | "Gather"))?;
-            let (axis, (from, count), _) = taken(self.graph, node, self.shapes.get(value)?)?;
+            let (axis, part, _) = taken(self.graph, node, self.shapes.get(value)?)?;
             let tokens = self.tokens(value, axis)?;
-            Some(from + count <= tokens.from)
+            Some(tokens.span().part(part).is_none())
         };
         takes().unwrap_or(false)
     }
@@ -122,29 +163,48 @@ impl Tracer<'_> {
             }
             "Slice" | "Gather" => self.taken(node, axis, seen),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshaped(node, axis, seen),
-            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "Resize" | "Pad" => None,
             _ => {
-                let of = |before: &str| {
-                    let x = self.shapes.get(before)?;
-                    let back = match op(node) {
-                        "Transpose" => match ints(node, "perm") {
-                            Some(perm) => usize::try_from(*perm.get(axis)?).ok()?,
-                            None => y.len() - 1 - axis,
-                        },
-                        // The rows of a product are the rows of its first factor.
-                        "MatMul" if input(node, 0) != Some(before) || axis + 1 >= y.len() => {
-                            return None;
-                        }
-                        "Gemm" if input(node, 0) != Some(before) || axis != 0 => return None,
-                        _ => (axis + x.len()).checked_sub(y.len())?,
-                    };
-                    (x.get(back) == y.get(axis)).then_some(back)
-                };
-                let inputs = flows(node).into_iter().filter_map(|i| Some((i, of(i)?)));
+                let inputs = flows(node).into_iter();
+                let inputs = inputs.filter_map(|i| Some((i, self.stays(node, i, axis)?)));
                 let mut found = inputs.filter_map(|(i, back)| self.trace(i, back, seen));
                 found.next().map(|found| Tokens { axis, ..found })
             }
         }
+    }
+
+    /// The axis of the input `before` whose places stay where they are along the output's `axis`. `None` if
+    /// the operator may move them, as sorting and recurrence do, or if it is not known.
+    fn stays(&self, node: &NodeProto, before: &str, axis: usize) -> Option<usize> {
+        let (x, y) = (self.shapes.get(before)?, self.shapes.get(output(node))?);
+        let first = input(node, 0) == Some(before);
+        let back = match op(node) {
+            "Transpose" => match ints(node, "perm") {
+                Some(perm) => usize::try_from(*perm.get(axis)?).ok()?,
+                None => y.len() - 1 - axis,
+            },
+            // The rows of a product are the rows of its first factor.
+            "MatMul" | "MatMulInteger" | "FusedMatMul" | "QLinearMatMul" => {
+                let flipped = int(node, "transA", 0) != 0 || int(node, "transBatchA", 0) != 0;
+                (first && !flipped && axis + 1 < y.len()).then_some(())?;
+                (axis + x.len()).checked_sub(y.len())?
+            }
+            "Gemm" => (first && axis == 0 && int(node, "transA", 0) == 0).then_some(0)?,
+            // The rows of attention are those of its queries.
+            "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => {
+                (first && x.len() == y.len()).then_some(axis)?
+            }
+            operator if operator.starts_with("Reduce") => {
+                let gone = reduced_axes(self.graph, node, x.len())?;
+                let kept: Vec<usize> = match int(node, "keepdims", 1) {
+                    0 => (0..x.len()).filter(|a| !gone.contains(a)).collect(),
+                    _ => (0..x.len()).collect(),
+                };
+                *kept.get(axis).filter(|a| !gone.contains(a))?
+            }
+            operator if STAYS.contains(&operator) => (axis + x.len()).checked_sub(y.len())?,
+            _ => return None,
+        };
+        (x.get(back) == y.get(axis)).then_some(back)
     }
 
     fn taken(&self, node: &NodeProto, axis: usize, seen: &mut Seen) -> Option<Tokens> {
@@ -173,5 +233,69 @@ impl Tracer<'_> {
         let at = (0..x.len().checked_sub(1)?).find(joins)?;
         let map = x.len() == 4 && x[0] == 1 && self.is_spatial(before);
         map.then_some(Tokens { axis, from: 0, height: x[at], width: x[at + 1] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{NodeProto, Tokens, Tracer};
+    use crate::onnx::graph::{Graph, LayerNames, int_attribute};
+
+    fn made(operator: &str, inputs: &[&str], y: &str) -> NodeProto {
+        NodeProto {
+            op_type: Some(operator.to_owned()),
+            input: inputs.iter().map(|x| (*x).to_owned()).collect(),
+            output: vec![y.to_owned()],
+            ..NodeProto::default()
+        }
+    }
+
+    /// The tokens along the last axis of what an operator makes of a flattened map `[1, 4, 9]`; `w` is another
+    /// value of its shape.
+    fn after(operator: &str, inputs: &[&str], shape: &[usize]) -> Option<Tokens> {
+        let mut last = made(operator, inputs, "y");
+        if operator.starts_with("Reduce") {
+            last.attribute = vec![int_attribute("keepdims", 0)];
+            last.attribute.push(crate::onnx::graph::ints_attribute("axes", &[1]));
+        }
+        let graph = Graph {
+            nodes: vec![
+                made("Conv", &["image"], "map"),
+                made("Reshape", &["map", "sides"], "x"),
+                last,
+            ],
+            constants: BTreeMap::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            ir_version: 8,
+            opsets: Vec::new(),
+            own_biases: None,
+            layers: LayerNames::default(),
+        };
+        let named = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
+        let (map, x): (&[usize], &[usize]) = (&[1, 4, 3, 3], &[1, 4, 9]);
+        let shapes = [named("map", map), named("x", x), named("w", x), named("y", shape)].into();
+        Tracer { graph: &graph, shapes: &shapes }.tokens("y", shape.len() - 1)
+    }
+
+    #[test]
+    fn places_are_traced_only_through_operators_that_keep_them() {
+        let wanted = |axis| Some(Tokens { axis, from: 0, height: 3, width: 3 });
+        for operator in ["Relu", "Softmax", "LayerNormalization", "Identity"] {
+            assert_eq!(after(operator, &["x"], &[1, 4, 9]), wanted(2), "{operator}");
+        }
+        assert_eq!(after("Add", &["w", "x"], &[1, 4, 9]), wanted(2));
+        assert_eq!(after("ReduceMean", &["x"], &[1, 9]), wanted(1));
+        for operator in ["TopK", "CumSum", "Loop", "Scan", "GRU", "LSTM", "ScatterND", "MyOwn"] {
+            assert_eq!(after(operator, &["x"], &[1, 4, 9]), None, "{operator}");
+        }
+    }
+
+    #[test]
+    fn columns_of_a_product_are_no_places() {
+        assert_eq!(after("MatMul", &["x", "w"], &[1, 4, 9]), None);
+        assert_eq!(after("Gemm", &["x", "w"], &[4, 9]), None);
     }
 }

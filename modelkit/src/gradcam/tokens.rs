@@ -1,7 +1,8 @@
 //! Finds the places in the photo of the tokens of a sequence, by tracing them back to the map they come from.
 //!
-//! A transformer flattens a map into a sequence and puts class tokens before or after it. The graph shows both,
-//! in the reshape that joins rows and columns and in the concatenation. Lengths alone are never used to guess.
+//! A transformer flattens a map into a sequence and puts class tokens before or after it. The graph shows
+//! both, in the reshape that joins rows and columns and in the concatenation. Lengths alone are never used to
+//! guess.
 
 use std::collections::HashMap;
 
@@ -252,8 +253,8 @@ mod tests {
         }
     }
 
-    /// The tokens along the last axis of what an operator makes of a flattened map `[1, 4, 9]`; `w` is another
-    /// value of its shape.
+    /// The tokens along the last axis of what an operator makes of a flattened map `[1, 4, 9]`; `w` is
+    /// another value of its shape.
     fn after(operator: &str, inputs: &[&str], shape: &[usize]) -> Option<Tokens> {
         let mut last = made(operator, inputs, "y");
         if operator.starts_with("Reduce") {

@@ -164,23 +164,13 @@ pub fn prepare_from(
     let twin = (!options.defaults.is_empty())
         .then(|| fields::with_other_numbers(&graph, &options.defaults));
     let with = With { input: &input, chosen: &chosen, original: &original, classes: classes.len() };
-    let Built { mut graph, settled, mut solved } = build(graph, &with, options, progress)?;
+    let Built { mut graph, settled, solved } = build(graph, &with, options, progress)?;
     let mut twin =
         twin.map(|twin| build(twin, &with, options, &mut |_| {}).map(|built| built.graph));
     let scores = &settled.scores;
     progress(Step::Compare);
-    if let Ok(added) = &solved
-        && let Err(why) = gradcam::computable(&graph, &added.card, &samples)
-    {
-        if options.layer.is_some() {
-            return Err(PrepareError::Layer(why));
-        }
-        [Some(&mut graph), twin.as_mut().and_then(|twin| twin.as_mut().ok())]
-            .into_iter()
-            .flatten()
-            .for_each(|graph| gradcam::without_maps(graph, &added.card));
-        solved = Err(why);
-    }
+    let other = twin.as_mut().and_then(|twin| twin.as_mut().ok());
+    let solved = tried(solved, &mut graph, other, (&samples, options))?;
     let output =
         Output { name: scores.output.clone(), form: scores.form, activation: scores.activation };
     let allowed = options.max_difference.unwrap_or(MAX_DIFFERENCE);
@@ -194,13 +184,7 @@ pub fn prepare_from(
         interface::take_bytes(&mut graph, &mut input);
     }
     let price = solved.as_ref().ok().map(|added| added.price);
-    let (gradcam, missing, conv) = match solved {
-        Ok(added) => {
-            notes.extend(added.notes);
-            (Some(added.card), None, Some((added.conv, added.channels)))
-        }
-        Err(why) => (None, Some(why), None),
-    };
+    let (gradcam, missing, conv) = shown(solved, &mut notes);
     if settled.assumed {
         assumed.push("activation".to_owned());
     }
@@ -224,6 +208,39 @@ pub fn prepare_from(
         bytes,
         notes,
     })
+}
+
+/// Takes maps that cannot be computed out of the graphs again, and returns the reason.
+///
+/// # Errors
+/// [`PrepareError::Layer`] if the user named the layer.
+fn tried(
+    solved: Result<gradcam::Added, String>,
+    graph: &mut Graph,
+    twin: Option<&mut Graph>,
+    (samples, options): (&compare::Samples, &PrepareOptions),
+) -> Result<Result<gradcam::Added, String>, PrepareError> {
+    let Ok(added) = &solved else { return Ok(solved) };
+    let Err(why) = gradcam::computable(graph, &added.card, samples) else { return Ok(solved) };
+    if options.layer.is_some() {
+        return Err(PrepareError::Layer(why));
+    }
+    [Some(graph), twin].into_iter().flatten().for_each(|g| gradcam::without_maps(g, &added.card));
+    Ok(Err(why))
+}
+
+/// What the card and the report say of the maps: their description or the reason why there are none, and the
+/// name and the channels of their layer.
+type Shown = (Option<GradCam>, Option<String>, Option<(String, usize)>);
+
+fn shown(solved: Result<gradcam::Added, String>, notes: &mut Vec<String>) -> Shown {
+    match solved {
+        Ok(added) => {
+            notes.extend(added.notes);
+            (Some(added.card), None, Some((added.conv, added.channels)))
+        }
+        Err(why) => (None, Some(why), None),
+    }
 }
 
 /// Restricts the graph to the token rows that the differentiated `scores` depend on.

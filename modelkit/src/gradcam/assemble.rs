@@ -71,11 +71,7 @@ pub(super) fn part(
         Vjp::Closed(_) => Err("its channels lie along another axis".to_owned()),
         Vjp::Full(gradient) => {
             let sheet = &mut Sheet { graph };
-            // A gradient that is the same for all channels has only one.
-            let gradient = match gradient.side(axis + 1) {
-                1 => gradient,
-                _ => sheet.slice(&gradient, axis + 1, (from, 1, channels)),
-            };
+            let gradient = of_channels(sheet, gradient, axis + 1, (from, channels));
             let gradient = match &tangent.factor {
                 Diagonal::One => gradient,
                 factor => {
@@ -102,6 +98,11 @@ pub(super) fn part(
             Ok(Part { matrix, factor: Diagonal::One, axes: (rank, axis) })
         }
     }
+}
+
+/// The part of a gradient that belongs to the channels shown. One that is the same for all has only one.
+fn of_channels(sheet: &mut Sheet, all: Val, axis: usize, (from, count): (usize, usize)) -> Val {
+    if all.side(axis) == 1 { all } else { sheet.slice(&all, axis, (from, 1, count)) }
 }
 
 /// The sum of all summands.

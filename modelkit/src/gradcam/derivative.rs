@@ -141,14 +141,7 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
         // y = eˣ; y
         "Exp" => y.to_owned(),
         "Log" => w.call("Reciprocal", &[x]),
-        // y = √x; 1/(2y), and 0 at 0, as PyTorch has it for `std` and `norm`
-        "Sqrt" => {
-            let above = w.between(y, Some(0.0), None)?;
-            let none = w.from(1.0, "Sub", &above);
-            let twice = w.by("Mul", y, 2.0);
-            let below = w.call("Add", &[&twice, &none]);
-            w.call("Div", &[&above, &below])
-        }
+        "Sqrt" => root(w, y)?,
         // y = 1/x; −y²
         "Reciprocal" => {
             let square = w.call("Mul", &[y, y]);
@@ -158,6 +151,15 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
         _ => return None,
     };
     Some(Derivative::Value(value))
+}
+
+/// y = √x; 1/(2y), and 0 at 0, as PyTorch has it for `std` and `norm`.
+fn root(w: &mut Write<'_>, y: &str) -> Option<String> {
+    let above = w.between(y, Some(0.0), None)?;
+    let none = w.from(1.0, "Sub", &above);
+    let twice = w.by("Mul", y, 2.0);
+    let below = w.call("Add", &[&twice, &none]);
+    Some(w.call("Div", &[&above, &below]))
 }
 
 /// The text of a string attribute.

@@ -201,6 +201,22 @@ fn an_answer_broken_off_by_a_trap_is_recognisable() {
     assert_eq!(good().send(&runner).status, 200);
 }
 
+/// hyper answers such a status with an empty 500 that nobody hears of.
+#[test]
+fn a_status_that_is_no_answer_is_a_failure_that_is_told() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    for status in [100, 101, 103, 199] {
+        let answer = get(&runner, &format!("/guest/status?{status}"));
+        assert_eq!(answer.status, 500, "{status}");
+        let problem = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(problem.contains("the component failed"), "{status}: {problem}");
+    }
+    assert_eq!(get(&runner, "/guest/status?204").status, 204);
+    let metrics = String::from_utf8_lossy(&get(&runner, "/metrics").body).into_owned();
+    assert!(metrics.contains("skincell_requests_failed_total{reason=\"trap\"} 4"), "{metrics}");
+}
+
 #[test]
 fn a_guest_has_no_network() {
     let app = App::with_colours();

@@ -221,6 +221,12 @@ impl Instances {
         });
         let in_time = tokio::time::timeout_at(deadline.into(), head).await;
         match in_time.map_err(|_| Failure::Deadline(timeout))? {
+            Ok(Ok(response)) if response.status().is_informational() => {
+                Err(Failure::Trap(format!(
+                    "the component answered with the status {}, after which an answer would follow",
+                    response.status().as_u16()
+                )))
+            }
             Ok(Ok(response)) => {
                 let client = Some(client);
                 let (hold, broke_off) = (None, None);

@@ -64,6 +64,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "allocate" => allocate(),
         "recurse" => answer(&recurse(1).to_string(), out).await,
         "silent" => drop(out),
+        "status" => answer_status(query, out),
         "break-off" => break_off(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
@@ -81,6 +82,13 @@ async fn answer(text: &str, out: ResponseOutparam) {
     let response = OutgoingResponse::new(Fields::new());
     // A disconnected client is ignored.
     let _ = out.set_with_body(response, text.as_bytes().to_vec()).await;
+}
+
+/// An answer without a body, of any status.
+fn answer_status(status: &str, out: ResponseOutparam) {
+    let response = OutgoingResponse::new(Fields::new());
+    let _ = response.set_status_code(status.parse().unwrap_or(500));
+    out.set(response);
 }
 
 /// The request's body, or the part of it that can be read.

@@ -56,9 +56,11 @@ async function engine(build) {
   const [entry] = index.models;
   const weights = content(`page/models/${entry.name}`, entry.file);
   const run = worker();
-  return (photo, changed = {}) => run({
-    module, inputs: { card: JSON.stringify(entry.card), settings: '', model: weights, query: 'heatmap=maps', photo, ...changed },
-  });
+  return (photo, changed = {}) => {
+    const inputs = { card: JSON.stringify(entry.card), settings: '', model: weights, query: 'heatmap=maps', photo, ...changed };
+    const blobs = Object.entries(inputs).map(([name, content]) => [name, new Blob([content])]);
+    return run({ module, inputs: Object.fromEntries(blobs) });
+  };
 }
 
 // Multiplies and adds with one rounding, as the service's processor does; plain SIMD rounds twice. Floats then differ

@@ -153,9 +153,9 @@ impl Exported {
 
 /// Whether a line is TensorFlow's log and not an error, such as `I0000 00:00:1795849330.876429 …`.
 fn is_log(line: &str) -> bool {
-    let level = line.trim_start().as_bytes();
+    let line = line.trim_start();
     line.starts_with("WARNING")
-        || matches!(level, [b'I' | b'W' | b'E', rest @ ..]
+        || matches!(line.as_bytes(), [b'I' | b'W' | b'E', rest @ ..]
             if rest.len() > 4 && rest[..4].iter().all(u8::is_ascii_digit) && rest[4] == b' ')
 }
 

@@ -11,22 +11,16 @@ use skincell_modelkit::{CamTarget, PrepareError};
 use skincell_onnx::build::integers;
 use skincell_vision::card::Target;
 
-/// The classifier with nodes between its photo and its convolution; the last makes `shown`.
-fn behind(nodes: Vec<NodeProto>, lists: &[(&str, &[i64])]) -> ModelProto {
-    let mut model = classifier();
-    let graph = model.graph.as_mut().expect("a graph");
-    graph.node[0].input[0] = "shown".to_owned();
-    graph.node.splice(0..0, nodes);
-    graph.initializer.extend(lists.iter().map(|(name, list)| integers(name, list)));
-    model
-}
+/// Nodes of [`classifier`] that read its photo and its map: the convolution and the pooling.
+const CONVOLUTION: usize = 0;
+const POOLING: usize = 2;
 
-/// The classifier with nodes between its map and its pooling; the last makes `shown`.
-fn in_front_of_the_pooling(nodes: Vec<NodeProto>, lists: &[(&str, &[i64])]) -> ModelProto {
+/// The classifier with nodes in front of its node `reader`; the last makes `shown`.
+fn before(reader: usize, nodes: Vec<NodeProto>, lists: &[(&str, &[i64])]) -> ModelProto {
     let mut model = classifier();
     let graph = model.graph.as_mut().expect("a graph");
-    graph.node[2].input[0] = "shown".to_owned();
-    graph.node.splice(2..2, nodes);
+    graph.node[reader].input[0] = "shown".to_owned();
+    graph.node.splice(reader..reader, nodes);
     graph.initializer.extend(lists.iter().map(|(name, list)| integers(name, list)));
     model
 }
@@ -36,7 +30,7 @@ fn map_slice(list: [i64; 3]) -> ModelProto {
     let nodes = vec![node("Slice", &["a", "from", "to", "axis", "step"], "shown")];
     let [from, to, step] = [0, 1, 2].map(|index| std::slice::from_ref(&list[index]));
     let lists = [("from", from), ("to", to), ("axis", &[3]), ("step", step)];
-    in_front_of_the_pooling(nodes, &lists)
+    before(POOLING, nodes, &lists)
 }
 
 /// The map moved by two columns around its edge, as `torch.roll` is exported.
@@ -51,7 +45,7 @@ fn rolled() -> ModelProto {
         },
     ];
     let lists: [(&str, &[i64]); 4] = [("zero", &[0]), ("two", &[2]), ("end", &[8]), ("axis", &[3])];
-    in_front_of_the_pooling(nodes, &lists)
+    before(POOLING, nodes, &lists)
 }
 
 /// Why the model has no heatmap.
@@ -66,7 +60,7 @@ fn missing(model: &ModelProto) -> Option<String> {
 fn slice(lists: [&[i64]; 4]) -> ModelProto {
     let nodes = vec![node("Slice", &["image", "starts", "ends", "axes", "steps"], "shown")];
     let named = ["starts", "ends", "axes", "steps"].into_iter().zip(lists);
-    behind(nodes, &named.collect::<Vec<_>>())
+    before(CONVOLUTION, nodes, &named.collect::<Vec<_>>())
 }
 
 fn transposed(perms: &[[i64; 4]]) -> ModelProto {
@@ -79,7 +73,7 @@ fn transposed(perms: &[[i64; 4]]) -> ModelProto {
         nodes.push(transpose);
         value = to;
     }
-    behind(nodes, &[])
+    before(CONVOLUTION, nodes, &[])
 }
 
 #[test]
@@ -93,14 +87,16 @@ fn a_displaced_photo_has_no_heatmap_and_the_reason_names_the_node() {
         ("cuts a part out of its map", map_slice([0, 4, 1])),
         (
             "a border",
-            in_front_of_the_pooling(
+            before(
+                POOLING,
                 vec![node("Pad", &["a", "pads"], "shown")],
                 &[("pads", &[0, 0, 2, 2, 0, 0, 2, 2])],
             ),
         ),
         (
             "a border",
-            behind(
+            before(
+                CONVOLUTION,
                 vec![node("Pad", &["image", "pads"], "shown")],
                 &[("pads", &[0, 0, 4, 4, 0, 0, 4, 4])],
             ),
@@ -121,7 +117,8 @@ fn a_photo_that_stays_in_its_place_has_a_heatmap() {
         transposed(&[[0, 2, 3, 1], [0, 3, 1, 2]]),
         map_slice([1, 8, 1]),
         map_slice([0, 8, 2]),
-        behind(
+        before(
+            CONVOLUTION,
             vec![node("Pad", &["image", "pads"], "shown")],
             &[("pads", &[0, 0, 1, 1, 0, 0, 1, 1])],
         ),

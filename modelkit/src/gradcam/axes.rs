@@ -202,19 +202,10 @@ mod tests {
     use skincell_onnx::Constant;
 
     use super::{channel_axis, taken};
-    use crate::onnx::graph::{Graph, LayerNames, ints_attribute};
+    use crate::onnx::graph::{Graph, ints_attribute};
 
     fn empty(constants: BTreeMap<String, Constant>) -> Graph {
-        Graph {
-            nodes: Vec::new(),
-            constants,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            ir_version: 8,
-            opsets: Vec::new(),
-            own_biases: None,
-            layers: LayerNames::default(),
-        }
+        Graph { constants, ..Graph::default() }
     }
 
     /// What a Slice of a value of shape `[1, 65, 32]` takes.

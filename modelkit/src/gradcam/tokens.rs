@@ -239,10 +239,9 @@ impl Tracer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::{NodeProto, Tokens, Tracer};
-    use crate::onnx::graph::{Graph, LayerNames, int_attribute};
+    use crate::onnx::graph::{Graph, int_attribute};
 
     fn made(operator: &str, inputs: &[&str], y: &str) -> NodeProto {
         NodeProto {
@@ -267,13 +266,7 @@ mod tests {
                 made("Reshape", &["map", "sides"], "x"),
                 last,
             ],
-            constants: BTreeMap::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            ir_version: 8,
-            opsets: Vec::new(),
-            own_biases: None,
-            layers: LayerNames::default(),
+            ..Graph::default()
         };
         let named = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
         let (map, x): (&[usize], &[usize]) = (&[1, 4, 3, 3], &[1, 4, 9]);

@@ -14,7 +14,7 @@ pub(crate) use skincell_onnx::build::{
 };
 
 /// An ONNX graph with its weights in memory.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Graph {
     /// In an order in which they can run, each after the producers of its inputs.
     pub(crate) nodes: Vec<NodeProto>,

@@ -128,23 +128,19 @@ fn integers(constant: &Constant) -> Option<Vec<f32>> {
 mod tests {
     use super::*;
     use crate::onnx::engine::GraphEngine;
-    use crate::onnx::graph::{LayerNames, ints_attribute, value_info};
+    use crate::onnx::graph::{ints_attribute, value_info};
     use rten_onnx::onnx::OperatorSetIdProto;
     use rten_tensor::Tensor;
     use rten_tensor::prelude::*;
-    use std::collections::BTreeMap;
 
     fn graph() -> Graph {
         let standard = OperatorSetIdProto { domain: None, version: Some(17) };
         Graph {
-            nodes: Vec::new(),
-            constants: BTreeMap::new(),
             inputs: vec![value_info("image", &[1, 3, 2, 2])],
             outputs: vec![value_info("y", &[1, 1, 2, 2])],
             ir_version: 8,
             opsets: vec![standard],
-            own_biases: None,
-            layers: LayerNames::default(),
+            ..Graph::default()
         }
     }
 

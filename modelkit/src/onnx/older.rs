@@ -106,20 +106,17 @@ fn resize(graph: &mut Graph, node: &mut NodeProto) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::{LayerNames, int_attribute, ints_attribute, value_info};
+    use crate::onnx::graph::{int_attribute, ints_attribute, value_info};
     use rten_onnx::onnx::OperatorSetIdProto;
-    use std::collections::BTreeMap;
 
     fn graph(nodes: Vec<NodeProto>, version: i64) -> Graph {
         Graph {
             nodes,
-            constants: BTreeMap::new(),
             inputs: vec![value_info("x", &[1, 3, 4, 4])],
             outputs: vec![value_info("y", &[1, 3, 4, 4])],
             ir_version: 8,
             opsets: vec![OperatorSetIdProto { domain: None, version: Some(version) }],
-            own_biases: None,
-            layers: LayerNames::default(),
+            ..Graph::default()
         }
     }
 

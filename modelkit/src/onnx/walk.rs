@@ -5,7 +5,7 @@
 //! its inputs how large its outputs can become. What nodes inside `If`, `Loop` and `Scan` make is not
 //! bounded, nor are sizes that depend on what is seen in a photo.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use rten::{ModelOptions, Value, ValueOrView};
 use rten_onnx::onnx::{NodeProto, ValueInfoProto};
@@ -15,7 +15,7 @@ use rten_tensor::prelude::*;
 use super::bound::{Known, bound};
 use super::engine::{EngineError, guarded};
 use super::external;
-use super::graph::{Graph, LayerNames, label, reads};
+use super::graph::{Graph, label, reads};
 
 /// Most elements of a value that is larger than what it is made from: 256 MiB as float32.
 const MOST: u64 = 1 << 26;
@@ -94,13 +94,10 @@ fn run(
     let open = |name: &str| ValueInfoProto { name: Some(name.to_owned()), r#type: None };
     let mut alone = Graph {
         nodes: vec![node.clone()],
-        constants: BTreeMap::new(),
-        inputs: Vec::new(),
         outputs: node.output.iter().filter(|o| !o.is_empty()).map(|o| open(o)).collect(),
         ir_version: graph.ir_version,
         opsets: graph.opsets.clone(),
-        own_biases: None,
-        layers: LayerNames::default(),
+        ..Graph::default()
     };
     for name in &names {
         match graph.constants.get(*name) {

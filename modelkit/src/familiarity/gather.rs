@@ -13,7 +13,7 @@ use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::{PhotoTensor, from_photo};
 use skincell_vision::view;
 
-use super::{FamiliarityError, foreign};
+use super::{FamiliarityError, foreign, some_of};
 use crate::interface::shape_of;
 use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::Graph;
@@ -84,17 +84,13 @@ pub(super) fn unlabelled(pictures: &[Picture], card: &Card) -> Option<String> {
     if folders.is_empty() {
         return None;
     }
-    let shown = |all: Vec<String>| {
-        let more = all.len().saturating_sub(SHOWN);
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        format!("{}{more}", all[..all.len().min(SHOWN)].join(", "))
-    };
-    let named = folders.iter().map(|(name, count)| format!("{name:?} ({count} photos)")).collect();
-    let classes = card.classes.iter().map(|class| format!("{:?}", class.label)).collect();
+    let named: Vec<_> =
+        folders.iter().map(|(name, count)| format!("{name:?} ({count} photos)")).collect();
+    let classes: Vec<_> = card.classes.iter().map(|class| format!("{:?}", class.label)).collect();
     Some(format!(
         "no class of the model is named as the subfolders {}; its classes are {}",
-        shown(named),
-        shown(classes)
+        some_of(&named, SHOWN, ", "),
+        some_of(&classes, SHOWN, ", ")
     ))
 }
 

@@ -100,7 +100,7 @@ pub enum FamiliarityError {
     #[error(
         "{} of {photos} photos are of another kind than the others; above {:.0} % the fit is not reliable: \
          remove them, or give more photos like them: {}",
-        outliers.len(), MOST_OUTLIERS * 100.0, some_of(outliers)
+        outliers.len(), MOST_OUTLIERS * 100.0, some_of(outliers, SHOWN, "; ")
     )]
     Mixed {
         /// Number of photos.
@@ -282,12 +282,12 @@ fn refuse_strangers(
     Err(FamiliarityError::Strangers { unknown, tried: scores.len(), basis: old.basis.clone() })
 }
 
-/// The first of a list of names or sentences.
-fn some_of(all: &[String]) -> String {
-    let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
-    match all.len().saturating_sub(SHOWN) {
+/// The first `most` of a list of names or sentences, and how many more there are.
+fn some_of(all: &[String], most: usize, between: &str) -> String {
+    let shown = all[..all.len().min(most)].join(between);
+    match all.len().saturating_sub(most) {
         0 => shown,
-        more => format!("{shown}; and {more} more"),
+        more => format!("{shown}{between}and {more} more"),
     }
 }
 
@@ -296,7 +296,10 @@ fn too_few(photos: usize, pictures: usize, outliers: &[String]) -> String {
     let copies = photos - outliers.len() - pictures;
     let others = match outliers.len() {
         0 => String::new(),
-        count => format!(", {count} are of another kind than the others ({})", some_of(outliers)),
+        count => format!(
+            ", {count} are of another kind than the others ({})",
+            some_of(outliers, SHOWN, "; ")
+        ),
     };
     format!(
         "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
@@ -318,7 +321,7 @@ fn unreadable(photos: usize, files: &[String]) -> String {
     format!(
         "{} of {photos} photos cannot be read; repair or remove them: {}{missing}",
         files.len(),
-        some_of(files)
+        some_of(files, SHOWN, "; ")
     )
 }
 

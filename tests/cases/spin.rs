@@ -183,8 +183,8 @@ fn output_is_kept_and_followed() {
         Runner::start(&app, &["--variable", "region=eu", "-q", "-L", folder, "--truncate-logs"]);
     assert_eq!(text(&runner, "/users/7/print?quiet"), "printed");
     assert_eq!(kept("stderr"), "quiet\n");
-    drop(runner);
-    assert!(!shown().contains("quiet\n"), "{}", shown());
+    let log = runner.stop();
+    assert!(!log.contains("quiet\n"), "{log}");
 }
 
 /// What comes after a body, once it was announced as chunked.
@@ -244,16 +244,15 @@ fn an_application_route_that_the_runner_shadows_is_warned_about() {
         static_response = { body = "all else" }
         "#,
     );
-    let log = || std::fs::read_to_string(app.path().join("runner.log")).unwrap();
     let runner = Runner::start(&app, &[]);
     assert_eq!(text(&runner, "/healthz"), "ok");
-    drop(runner);
-    let warned = log().lines().filter(|line| line.contains("answers this path itself")).count();
-    assert_eq!(warned, 1, "for /healthz, and not for the wildcard: {}", log());
+    let log = runner.stop();
+    let warned = log.lines().filter(|line| line.contains("answers this path itself")).count();
+    assert_eq!(warned, 1, "for /healthz, and not for the wildcard: {log}");
     let runner = Runner::start(&app, &["--admin-listen", "127.0.0.1:0"]);
     assert_eq!(text(&runner, "/healthz"), "the application's");
-    drop(runner);
-    assert!(!log().contains("answers this path itself"), "{}", log());
+    let log = runner.stop();
+    assert!(!log.contains("answers this path itself"), "{log}");
 }
 
 /// By Spin's rules a dependency sees its component's files and environment only if the manifest lets it

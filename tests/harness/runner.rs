@@ -118,6 +118,15 @@ impl Runner {
         assert!(kill.is_ok_and(|status| status.success()), "the signal is sent");
     }
 
+    /// Stops it as SIGTERM does and returns its whole log. Its lines are queued, so before its end some may
+    /// be missing.
+    #[must_use]
+    pub fn stop(mut self) -> String {
+        self.terminate();
+        assert_eq!(self.wait(), Some(0), "it ends in order");
+        std::fs::read_to_string(&self.log).expect("the log can be read")
+    }
+
     /// Waits for its end, with a time limit, and returns its exit code.
     #[must_use]
     pub fn wait(&mut self) -> Option<i32> {

@@ -70,9 +70,10 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     text += "<table>\n<thead><tr><th scope=\"col\">Class</th><th scope=\"col\">Probability</th></tr></thead>\n\
              <tbody>\n";
     for ranked in &outcome.ranking {
-        let (class, share) = (escaped(name(ranked.index)), per_cent(ranked.probability));
+        let is_judged = outcome.certainty.is_certain.is_some();
+        let (class, share) = (escaped(name(ranked.index)), share(ranked.probability, is_judged));
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "<tr><th scope=\"row\">{class}</th><td>{share:.1} %</td></tr>");
+        let _ = writeln!(text, "<tr><th scope=\"row\">{class}</th><td>{share}</td></tr>");
     }
     text += "</tbody>\n</table>\n";
     match &outcome.heatmap {
@@ -96,6 +97,18 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     text
 }
 
+/// A class's percentage. If the model knows how sure it is, it is in whole per cent, and neither 0 nor 100:
+/// more would claim a precision that no model has. The same rule as in `page/answer.js`.
+fn share(probability: f32, is_judged: bool) -> String {
+    let share = per_cent(probability);
+    match share {
+        _ if !is_judged => format!("{share:.1} %"),
+        ..1.0 => "&lt; 1 %".to_owned(),
+        _ if share > 99.0 => "&gt; 99 %".to_owned(),
+        _ => format!("{share:.0} %"),
+    }
+}
+
 /// A whole page, with the form for the next photo at its end.
 fn whole(settings: &Settings, status: StatusCode, content: &str) -> Response<Vec<u8>> {
     html::page(
@@ -104,4 +117,16 @@ fn whole(settings: &Settings, status: StatusCode, content: &str) -> Response<Vec
         "A closer look at a photo of skin",
         &[content, page::FORM].concat(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn a_judged_class_is_never_said_to_be_at_0_or_100_per_cent() {
+        let judged = [0.0, 0.004, 0.62, 0.995, 1.0].map(|probability| share(probability, true));
+        assert_eq!(judged, ["&lt; 1 %", "&lt; 1 %", "62 %", "&gt; 99 %", "&gt; 99 %"]);
+        assert_eq!([share(1.0, false), share(0.0004, false)], ["100.0 %", "0.0 %"]);
+    }
 }

@@ -37,7 +37,8 @@ pub(crate) fn read(
     if !familiar.is_familiar && unfamiliar == Unfamiliar::Refuse {
         let Familiar { basis, score, .. } = familiar.clone();
         let header = certainty(Some(familiar), &[], card).header(card);
-        return Err(Problem::Unfamiliar { model: card.name.clone(), basis, score, header });
+        let (photo, model) = ("the photo".to_owned(), card.name.clone());
+        return Err(Problem::Unfamiliar { photo, model, basis, score, header });
     }
     Ok(Some(familiar))
 }

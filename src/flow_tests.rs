@@ -6,7 +6,7 @@ use http::{Request, Response};
 use crate::body::tests::{Chunks, chunks};
 use crate::inference::tests::{Fixed, RedOrBlue, output};
 use crate::inference::{Inference, InferenceError};
-use crate::models::tests::{card_json, mounted};
+use crate::models::tests::{card_json, judging_card_json, mounted};
 use crate::settings::{Settings, Unfamiliar};
 
 /// A 4×4 BMP, all of one colour.
@@ -257,13 +257,7 @@ fn readable_resources_are_served() {
 
 #[test]
 fn every_form_of_answer_says_whether_it_is_certain() {
-    let mut card: serde_json::Value = serde_json::from_str(&card_json("skin")).unwrap();
-    card["familiarity"] = serde_json::json!({"output": "familiarity", "method": "", "basis": "99 spots",
-        "photos": 99, "pictures": 99, "accepted": 0.98, "auroc": 1.0, "against": "",
-        "quantiles": [0.5, 1.0], "log_mean": 0.0, "log_deviation": 0.5});
-    card["calibration"] =
-        serde_json::json!({"temperature": 1.0, "photos": 99, "certain_above": 0.75});
-    let card = card.to_string();
+    let card = judging_card_json("skin");
     let answer = |score: f32, logit: f32, accept: &'static str, unfamiliar| {
         let cam = output("cam", &[1, 2, 2, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
         let logits = output("logits", &[1, 2], &[logit, 0.0]);

@@ -156,6 +156,17 @@ pub(crate) mod tests {
     use super::*;
     use std::path::Path;
 
+    /// Like [`card_json`], of a model that says whether it knows the photo and how sure it is.
+    pub(crate) fn judging_card_json(name: &str) -> String {
+        let mut card: serde_json::Value = serde_json::from_str(&card_json(name)).unwrap();
+        card["familiarity"] = serde_json::json!({"output": "familiarity", "method": "",
+            "basis": "99 spots", "photos": 99, "pictures": 99, "accepted": 0.98, "auroc": 1.0,
+            "against": "", "quantiles": [0.5, 1.0], "log_mean": 0.0, "log_deviation": 0.5});
+        card["calibration"] =
+            serde_json::json!({"temperature": 1.0, "photos": 99, "certain_above": 0.75});
+        card.to_string()
+    }
+
     /// A card of two classes with a 4×4 input and a 2×2 Grad-CAM.
     pub(crate) fn card_json(name: &str) -> String {
         format!(

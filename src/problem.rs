@@ -232,10 +232,12 @@ pub enum Problem {
     },
     /// The photo is not of the kind that the model knows, and `SKINCELL_UNFAMILIAR` is `refuse`.
     #[error(
-        "the photo is not of the kind that model {model:?} knows ({basis}): its distance is {score:.2} times \
+        "{photo} is not of the kind that model {model:?} knows ({basis}): its distance is {score:.2} times \
          the largest accepted; send a photo of that kind"
     )]
     Unfamiliar {
+        /// Which of the request's photos, in words.
+        photo: String,
         /// The model.
         model: String,
         /// The photos that the model knows, in words.
@@ -351,6 +353,14 @@ impl Problem {
             Self::Photo(error) => photo_numbers(error),
             _ => (None, None),
         }
+    }
+
+    /// The problem with a row of a batch, the first of which is 0.
+    pub(crate) fn of_row(mut self, row: usize) -> Self {
+        if let Self::Unfamiliar { photo, .. } = &mut self {
+            *photo = format!("the photo in row {row} of the batch");
+        }
+        self
     }
 
     /// Whether it concerns one photo, so that others in the same request can still be answered. If the host

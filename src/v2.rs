@@ -114,13 +114,15 @@ fn infer<S: Source>(
     let card = served(settings, name)?;
     let (asked, batch) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;
-    let run = |row| {
+    let is_batch = batch.rows().nth(1).is_some();
+    let run = |(number, row)| {
         let scores = inference::run(inference, &card, row, fields.clone(), asked.wants_cam())?;
-        let familiar = familiarity::read(&scores, &card, settings.unfamiliar)?;
-        Ok((scores, familiar))
+        let familiar = familiarity::read(&scores, &card, settings.unfamiliar);
+        let result = familiar.map(|familiar| (scores, familiar));
+        result.map_err(|problem| if is_batch { problem.of_row(number) } else { problem })
     };
     let rows: Vec<(Scores, Option<Familiar>)> =
-        batch.rows().map(run).collect::<Result<_, Problem>>()?;
+        batch.rows().enumerate().map(run).collect::<Result<_, Problem>>()?;
     response::write(&card, &asked, &rows)
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::body::tests::{Chunks, chunks, compressed};
 use crate::inference::tests::{Fixed, RedOrBlue, output};
 use crate::inference::{Inference, InferenceError};
-use crate::models::tests::{card_json, mounted};
-use crate::settings::Settings;
+use crate::models::tests::{card_json, judging_card_json, mounted};
+use crate::settings::{Settings, Unfamiliar};
 
 /// The response with the model `skin`: input `photo` UINT8 [1, 4, 4, 3], two classes.
 fn ask(request: Request<Chunks>, inference: &impl Inference, gradcam: bool) -> Response<Vec<u8>> {
@@ -76,6 +76,28 @@ fn the_configuration_is_tritons() {
     let input = json!([{"name": "photo", "data_type": "TYPE_UINT8", "dims": [4, 4, 3]}]);
     assert_eq!(config["input"], input);
     assert_eq!(config["output"][1]["dims"], json!([2, 2, 2]));
+}
+
+#[test]
+fn an_unfamiliar_photo_of_a_batch_is_named_where_such_are_refused() {
+    let (_folder, settings) = mounted(&[("skin", &judging_card_json("skin"))], Some("skin"));
+    let settings = Settings { unfamiliar: Unfamiliar::Refuse, ..settings };
+    let outputs = [
+        output("logits", &[1, 2], &[4.0, 0.0]),
+        output("cam", &[1, 2, 2, 2], &[0.0; 8]),
+        output("familiarity", &[1, 1], &[2.0]),
+    ];
+    let inference = Fixed(Ok(outputs.to_vec()));
+    for (rows, photo) in [(1, "the photo is not"), (2, "the photo in row 0 of the batch is not")] {
+        let json = batch(rows, &reds(rows)).to_string();
+        let request = Request::post("/v2/models/skin/infer").body(chunks(json.as_bytes(), 7));
+        let (head, source) = request.unwrap().into_parts();
+        let routed = crate::route(&head, source, &settings, &inference);
+        let response = crate::answer::finish(&head, routed);
+        assert_eq!(response.status(), 422);
+        let said = body(&response).to_string();
+        assert!(said.contains(photo), "{said}");
+    }
 }
 
 /// A batch of `rows`, each a picture of one colour, red in the first and less so in each one after it.

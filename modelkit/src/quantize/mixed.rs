@@ -4,7 +4,7 @@
 //! and divided by what keeping it costs in weights and multiplications. Those with most are kept, more and
 //! more, until the targets hold. cellnet packs the large ones among them in 16 bits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rten_tensor::prelude::*;
 use skincell_vision::card::{Card, MapClasses};
@@ -95,24 +95,16 @@ pub(super) fn convert(
     let rounded = int8::rounded(&alone, &all, &seen);
     let trial = Trial::new(alone, card, photos, seen, rounded)?;
     let ranked = trial.ranked(&all, targets, progress)?;
-    let mut keep = 0;
-    loop {
-        progress(QuantizeStep::Mix(keep));
-        let rest: Vec<&Convolution> = ranked.iter().skip(keep).map(|(c, _)| *c).collect();
-        if rest.is_empty() {
-            return Err(QuantizeError::Targets);
-        }
-        if targets.hold(&trial.on_integers(&rest, 1)?.agreement()) {
-            let changed = int8::convert(graph, &rest, &trial.seen, &trial.rounded);
-            let kept = ranked.into_iter().take(keep).map(|(convolution, alone)| Kept {
-                name: convolution.output.clone(),
-                weights: convolution.weights,
-                alone,
-            });
-            return Ok((changed, kept.collect()));
-        }
-        keep += (keep / 6).max(1);
-    }
+    let kept = trial.kept(&ranked, targets, progress)?;
+    let (stay, changed): (Vec<_>, Vec<_>) =
+        ranked.into_iter().enumerate().partition(|(at, _)| kept.contains(at));
+    let changed: Vec<&Convolution> = changed.into_iter().map(|(_, (c, _))| c).collect();
+    let stay = stay.into_iter().map(|(_, (convolution, alone))| Kept {
+        name: convolution.output.clone(),
+        weights: convolution.weights,
+        alone,
+    });
+    Ok((int8::convert(graph, &changed, &trial.seen, &trial.rounded), stay.collect()))
 }
 
 /// A graph, photos, and the original's answers to them.
@@ -149,6 +141,38 @@ impl<'t> Trial<'t> {
             tally.add(self.card, was, &answer(&engine, self.card, photo)?);
         }
         Ok(tally)
+    }
+
+    /// Positions in `ranked` of the convolutions to keep: the first ones, as many as the targets need, without
+    /// those of them that the targets then do not need.
+    fn kept(
+        &self,
+        ranked: &[(&Convolution, Agreement)],
+        targets: &Targets,
+        progress: &mut dyn FnMut(QuantizeStep),
+    ) -> Result<BTreeSet<usize>, QuantizeError> {
+        let mut holds = |kept: &BTreeSet<usize>| {
+            progress(QuantizeStep::Mix(kept.len()));
+            let rest = ranked.iter().enumerate().filter(|(at, _)| !kept.contains(at));
+            let rest: Vec<&Convolution> = rest.map(|(_, (convolution, _))| *convolution).collect();
+            Ok::<_, QuantizeError>(targets.hold(&self.on_integers(&rest, 1)?.agreement()))
+        };
+        let mut kept = BTreeSet::new();
+        while !holds(&kept)? {
+            let count = kept.len();
+            if count + 1 >= ranked.len() {
+                return Err(QuantizeError::Targets);
+            }
+            kept.extend(count..ranked.len().min(count + 1 + count / 6));
+        }
+        // The last of them do least harm.
+        for at in (0..kept.len()).rev() {
+            kept.remove(&at);
+            if !holds(&kept)? {
+                kept.insert(at);
+            }
+        }
+        Ok(kept)
     }
 
     /// The convolutions, those first that do most harm alone for what keeping them costs.

@@ -81,7 +81,7 @@ impl Message {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) | (Self::Training, 1 | 2) => Self::Graph,
             (Self::Model, 20) => Self::Training,
             (Self::Model, 25) => Self::Function,
-            (Self::Model, 8 | 14) | (Self::Shape, 1) => Self::Flat,
+            (Self::Model, 8 | 14) | (Self::Function, 9) | (Self::Shape, 1) => Self::Flat,
             (Self::Tensor, 5 | 7) => Self::Packed,
             (Self::Tensor, 13) => Self::ExternalData,
             (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
@@ -253,6 +253,13 @@ mod tests {
         [&[8, 8], &*inside(0x3a, &inside(0x2a, &inside(0x3a, numbers)))].concat()
     }
 
+    /// A model with a function of which one operator set is these bytes.
+    fn versions(bytes: &[u8]) -> Vec<u8> {
+        // A tag of two bytes: field 25.
+        let function = [&[0xca, 1, bytes.len() as u8 + 2], &*inside(0x4a, bytes)].concat();
+        [&[8, 8], &*inside(0x3a, &[]), &function].concat()
+    }
+
     /// A tensor whose `external_data` has this key and value.
     fn external(key: &str, value: &[u8]) -> Vec<u8> {
         inside(0x6a, &[inside(0x0a, key.as_bytes()), inside(0x12, value)].concat())
@@ -294,6 +301,7 @@ mod tests {
             ("a tag without end", [&[8, 8][..], &[0xff; 12]].concat(), "longer than 64 bits"),
             ("packed numbers without end", packed(&[0xff; 12]), "longer than 64 bits"),
             ("packed numbers cut short", packed(&[1, 0x80]), "ends within a number"),
+            ("a function's operator set without end", versions(&[0xff; 12]), "longer than 64 bits"),
         ];
         for (name, bytes, says) in cases {
             let error = check(bytes).map_err(|e| e.to_string());

@@ -184,8 +184,9 @@ function showPhoto() {
 }
 
 function showShrink(width, height) {
-  const by = Math.sqrt(photos.MOST_PIXELS / (width * height));
-  at('shrink-row').hidden = by >= 1;
+  const by = photos.shrinking(photo);
+  at('shrink-row').hidden = by === 1;
+  at('shrink').hidden = photos.mustShrink(photo);
   at('shrink-words').textContent = say('shrink', { from: `${width} × ${height}`, to: `${Math.round(width * by)} × ${Math.round(height * by)}` });
 }
 
@@ -495,4 +496,5 @@ photos.wire(take);
 
 heatmap.paintScale(at('legend'));
 enter('empty');
+at('unstarted').remove();
 showModels().catch((error) => fail(error instanceof Problem ? error : new Problem('offline', error.message)));

@@ -2,6 +2,8 @@
 
 /** Larger photos are shrunk to this many pixels before they are sent, unless the user switches it off. */
 export const MOST_PIXELS = 4e6;
+/** As many are decoded on the device to turn or crop a photo. */
+const MOST_DECODED = 7e6;
 /** As many as the page draws. */
 export const SHOWN_PIXELS = 1.92e6;
 
@@ -15,7 +17,7 @@ const decoded = (file) => createImageBitmap(file, { imageOrientation: 'from-imag
  * mostly HEIC outside Safari. A photo that `isOnlyShown` is not decoded whole where the browser can do without.
  */
 export async function open(file, most, isOnlyShown = false) {
-  const photo = { file, name: file.name || 'photo.png', bitmap: null, width: 0, height: 0, turns: 0, crop: { ...WHOLE } };
+  const photo = { file, name: file.name || 'photo.png', bitmap: null, width: 0, height: 0, turns: 0, crop: { ...WHOLE }, isOnlyShown };
   const small = isOnlyShown && await reduced(file, most).catch(() => null);
   if (small) return Object.assign(photo, small);
   try {
@@ -62,7 +64,7 @@ async function frameOf(file) {
 /** The bitmap with at most `most` pixels. */
 async function shrunk(bitmap, most) {
   const scale = Math.sqrt(most / (bitmap.width * bitmap.height));
-  if (scale >= 1) return bitmap;
+  if (scale > 0.99) return bitmap;
   const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
   try {
     return await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: 'high' });
@@ -107,12 +109,32 @@ export function croppedSize(photo) {
   return [Math.max(1, Math.round(width * crop.width)), Math.max(1, Math.round(height * crop.height))];
 }
 
+/**
+ * By how much the part to be sent is shrunk to have at most MOST_PIXELS; 1 if it is not. On the device, where the photo
+ * is still to be decoded for it, to some eighths, as a JPEG can be, and the whole of it to at most MOST_DECODED.
+ */
+export function shrinking(photo) {
+  const [width, height] = croppedSize(photo);
+  const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  if (!photo.isOnlyShown) return scale;
+  const most = Math.sqrt(MOST_DECODED / (photo.width * photo.height));
+  return Math.max(1, Math.floor(Math.min(scale, most) * 8)) / 8;
+}
+
+/** Whether the photo is shrunk without being asked: on the device, if it is made anew. */
+export function mustShrink(photo) {
+  return photo.isOnlyShown && !isUnchanged(photo);
+}
+
+const isUnchanged = (photo) => isWhole(photo) && !photo.turns;
+
 /** Draws the part `crop` of the turned photo on `canvas`, scaled by `scale`, from `source`, of any size. */
 export function draw(photo, canvas, crop, scale, source = photo.bitmap) {
   const [width, height] = turnedSize(photo);
   canvas.width = Math.max(1, Math.round(width * crop.width * scale));
   canvas.height = Math.max(1, Math.round(height * crop.height * scale));
-  const context = canvas.getContext('2d');
+  // Browsers keep further copies of other canvases.
+  const context = canvas.getContext('2d', { willReadFrequently: true });
   context.imageSmoothingQuality = 'high';
   // Transparent parts become white, as on paper.
   context.fillStyle = '#fff';
@@ -148,13 +170,10 @@ async function isDecoded(file) {
  */
 export async function toSend(photo, mayShrink, mustEncode = false) {
   if (!photo.bitmap) return photo.file;
-  const [width, height] = croppedSize(photo);
-  const needsShrinking = mayShrink && width * height > MOST_PIXELS;
-  const isUnchanged = isWhole(photo) && photo.turns === 0 && !needsShrinking && !mustEncode;
-  if (isUnchanged && await isDecoded(photo.file)) return photo.file;
-  const scale = needsShrinking ? Math.sqrt(MOST_PIXELS / (width * height)) : 1;
+  const scale = mayShrink || mustShrink(photo) ? shrinking(photo) : 1;
+  if (isUnchanged(photo) && scale === 1 && !mustEncode && await isDecoded(photo.file)) return photo.file;
   // The browser may refuse a canvas of this size; then a smaller one is used.
-  return (await toJpeg(photo, scale)) ?? toJpeg(photo, Math.min(1, Math.sqrt(MOST_PIXELS / (width * height))));
+  return (await toJpeg(photo, scale)) ?? toJpeg(photo, shrinking(photo));
 }
 
 /** The photo decoded again, large enough to be drawn at this scale. */

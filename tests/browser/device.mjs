@@ -156,6 +156,34 @@ test('a large photo is shown as its EXIF says', limit, () => visit(shared.browse
   }
 }));
 
+// On the device a photo is made anew, of some eighths of it, only if it is turned, cropped, or shrunk by wish.
+test('a large photo is made smaller as the page says', limit, () => visit(shared.browser, shared.folder.address, {}, async (page) => {
+  const buffer = await turned(page, 6);
+  const sent = (turns, side, mayShrink) => page.evaluate(async ([base64, turns, side, mayShrink]) => {
+    const photos = await import('./page/photo.js');
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    const photo = await photos.open(new File([bytes], 'a.jpg'), photos.SHOWN_PIXELS, true);
+    photos.turn(photo, turns);
+    Object.assign(photo.crop, { width: side, height: side });
+    const file = await photos.toSend(photo, mayShrink);
+    const { width, height } = await createImageBitmap(file);
+    return [width, height, file === photo.file];
+  }, [buffer.toString('base64'), turns, side, mayShrink]);
+  assert.deepEqual(await sent(0, 1, false), [3000, 4000, true], 'whole');
+  assert.deepEqual(await sent(0, 1, true), [1500, 2000, false], 'shrunk');
+  assert.deepEqual(await sent(1, 1, false), [2000, 1500, false], 'turned');
+  assert.deepEqual(await sent(0, 0.8, false), [1500, 2000, false], 'cropped');
+  assert.deepEqual(await sent(0, 0.1, false), [225, 300, false], 'cropped to little');
+  await choose(page, { name: 'large.jpg', mimeType: 'image/jpeg', buffer });
+  assert.match(await text(page, '#shrink-words'), /from 3000 × 4000 to 1500 × 2000/);
+  assert.ok(await page.locator('#shrink').isVisible() && !(await page.isChecked('#shrink')));
+  await page.click('#turn-right');
+  assert.match(await text(page, '#shrink-words'), /from 4000 × 3000 to 2000 × 1500/);
+  assert.ok(!(await page.locator('#shrink').isVisible()), 'it is done without being asked');
+  await assertAccessible(page, 'a turned photo');
+  await picture(page, 'device-turned');
+}));
+
 test('the browser forbids to send, and the page shows it', limit, async () => {
   const context = await shared.browser.newContext();
   const page = await context.newPage();

@@ -48,7 +48,8 @@ impl Device {
         let settings = Settings { cards, default_model: Some(name.clone()), ..settings };
         let files =
             StaticFiles { name: &name, cell: Some(prepared.cell), graph: None, weights: None };
-        let model = Cellnet::new(1).load(source::Source::Static(files));
+        let threads = if cfg!(feature = "two-threads") { 2 } else { 1 };
+        let model = Cellnet::new(threads).load(source::Source::Static(files));
         let model = model.map_err(|error| error.to_string())?;
         Ok(Self { settings, model: Loaded { name, model } })
     }

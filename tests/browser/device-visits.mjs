@@ -135,7 +135,8 @@ test('a new version of the page comes at the visit after next, and keeps the mod
   await page.reload();
   await isReady(page);
   assert.equal(await text(page, '#drop-title'), 'Start with a photo');
-  await page.waitForFunction(async () => (await caches.keys()).filter((name) => name.startsWith('skincell-page-')).join() === 'skincell-page-next');
+  while ((await kept(page)).stores.join() !== 'skincell-page-next') await page.waitForTimeout(50);
+  await page.waitForFunction(() => navigator.serviceWorker.controller.state === 'activated');
   // The tab with the old page still answers.
   await choose(page, photo('drawn-wart-1.jpg'));
   await look(page);

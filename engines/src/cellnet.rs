@@ -119,7 +119,7 @@ impl<'a> Elements<'a> {
         match tensor.dtype {
             Dtype::F32 => Ok(Self::F32(tensor.elements())),
             Dtype::U8 => Ok(Self::U8(&tensor.data)),
-            other => Err(TensorError::Dtype(other)),
+            given => Err(TensorError::Dtype { given, taken: "f32 or u8" }),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The engine ONNX Runtime over `model.onnx`, from a library that the user names. The library is not
 //! linked; it is opened when the first model is loaded.
 //!
-//! If there is room, its weights are private copies in the layout of its kernels, which is fast; otherwise
-//! they stay pages of `model.onnx.data`. Concurrent runs share one session without a lock. Only the CPU
-//! execution provider is supported.
+//! If the allowance has room, the weights are private copies in the layout of its kernels, which is fast;
+//! otherwise they stay pages of `model.onnx.data`. Concurrent runs share one session without a lock. Only the
+//! CPU execution provider is supported.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -76,15 +76,16 @@ impl OnnxRuntime {
         Ok(Self { library, threads: threads.max(1), allowance: None, only_where_it_fits: false })
     }
 
-    /// Keeps a model's weights mapped if a private copy would exceed `bytes`.
+    /// Sets the private bytes that one model may take; `None` means unlimited. A model that needs more (twice
+    /// its two files, and 48 MiB) keeps its weights mapped.
     #[must_use]
     pub fn with_allowance(mut self, bytes: Option<u64>) -> Self {
         self.allowance = bytes;
         self
     }
 
-    /// Takes only models whose private copy fits into the allowance, and leaves others to engines that map
-    /// weights better.
+    /// Takes only models that fit into the allowance; others are left to engines that keep mapped weights
+    /// without private copies.
     #[must_use]
     pub fn only_where_it_fits(mut self) -> Self {
         self.only_where_it_fits = true;
@@ -157,7 +158,7 @@ fn environment(library: &Path) -> ort::Result<&'static Environment> {
     match made {
         Ok((path, environment)) if path == library => Ok(environment),
         Ok((path, _)) => Err(ort::Error::new(format!(
-            "{} was loaded first, and a process has one ONNX Runtime",
+            "{} was loaded first, and a process has one ONNX Runtime; start another process for this one",
             path.display()
         ))),
         Err(words) => Err(ort::Error::new(words)),
@@ -228,8 +229,9 @@ impl OnnxRuntimeModel {
         #[expect(unsafe_code, reason = "ort's own `run` needs exclusive access to the session")]
         // SAFETY: the session is alive. ONNX Runtime documents that several threads may call `Run` at once;
         // ort forbids it because of other execution providers, but this session has only the CPU provider,
-        // which allocates with malloc. Names are C strings that outlive the call, values are live, and each
-        // array has the length that is passed with it.
+        // whose allocators (malloc, and with private weights the arena, which has a lock) may be used by
+        // several threads. Names are C strings that outlive the call, values are live, and each array has
+        // the length that is passed with it.
         let status = unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),

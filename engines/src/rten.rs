@@ -151,7 +151,7 @@ impl RtenModel {
                 Ok(Input::I32(shape, Cow::Owned(narrow)))
             }
             Dtype::U8 => Ok(Input::U8(shape, &tensor.data)),
-            other => Err(TensorError::Dtype(other)),
+            given => Err(TensorError::Dtype { given, taken: "f32, u8 or i32" }),
         }
     }
 

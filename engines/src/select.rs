@@ -57,7 +57,7 @@ impl Engines {
 pub struct Selection {
     /// The user's choice.
     pub choice: EngineChoice,
-    /// Threads of each engine.
+    /// Threads of each engine; 0 counts as 1.
     pub threads: usize,
     /// The ONNX Runtime library, if one is named.
     pub library: Option<PathBuf>,
@@ -80,13 +80,17 @@ pub enum SelectError {
     #[error(transparent)]
     NoLibrary(#[from] crate::NoLibrary),
     /// The program was built without the engine.
-    #[error("this skincell was built without the engine onnxruntime")]
+    #[error(
+        "this skincell was built without the engine onnxruntime; build it with the feature onnxruntime, or \
+         choose another --engine"
+    )]
     NotBuilt,
 }
 
 impl Selection {
     /// The engines in order of preference. With [`EngineChoice::Auto`], the second value says why a named
-    /// ONNX Runtime library is not among them.
+    /// ONNX Runtime library is not among them; `None` also in a build without that engine, which ignores
+    /// the library.
     ///
     /// # Errors
     /// [`SelectError`] if ONNX Runtime was chosen and is not available.
@@ -118,15 +122,15 @@ impl Selection {
     /// ONNX Runtime, if a library is named. It takes every model, or only those whose private copy fits
     /// into the allowance.
     #[cfg(feature = "onnxruntime")]
-    fn onnxruntime(&self, every: bool) -> Result<Option<Arc<dyn Engine>>, SelectError> {
+    fn onnxruntime(&self, takes_every_model: bool) -> Result<Option<Arc<dyn Engine>>, SelectError> {
         let Some(library) = &self.library else { return Ok(None) };
         let engine = crate::OnnxRuntime::new(library, self.threads)?;
         let engine = engine.with_allowance(self.allowance);
-        Ok(Some(Arc::new(if every { engine } else { engine.only_where_it_fits() })))
+        Ok(Some(Arc::new(if takes_every_model { engine } else { engine.only_where_it_fits() })))
     }
 
     #[cfg(not(feature = "onnxruntime"))]
-    fn onnxruntime(&self, every: bool) -> Result<Option<Arc<dyn Engine>>, SelectError> {
-        if every { Err(SelectError::NotBuilt) } else { Ok(None) }
+    fn onnxruntime(&self, takes_every_model: bool) -> Result<Option<Arc<dyn Engine>>, SelectError> {
+        if takes_every_model { Err(SelectError::NotBuilt) } else { Ok(None) }
     }
 }

@@ -132,8 +132,13 @@ pub enum TensorError {
         taken: Vec<u32>,
     },
     /// The engine does not support the element type.
-    #[error("elements of type {0} are not supported; use f32, u8 or i32")]
-    Dtype(Dtype),
+    #[error("elements of type {given} are not taken here; use {taken}")]
+    Dtype {
+        /// The tensor's element type.
+        given: Dtype,
+        /// The types that the engine takes, as a list for users.
+        taken: &'static str,
+    },
 }
 
 impl Tensor {

@@ -19,7 +19,10 @@ fn all(threads: usize, library: Option<&Path>) -> anyhow::Result<Vec<Box<dyn Eng
     }
     #[cfg(not(feature = "onnxruntime"))]
     if library.is_some() {
-        bail!("this skincell was built without the engine onnxruntime");
+        bail!(
+            "this skincell was built without the engine onnxruntime; build it with the feature \
+             onnxruntime, or name no library"
+        );
     }
     Ok(engines)
 }

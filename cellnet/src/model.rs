@@ -121,7 +121,7 @@ impl Model {
         self.packed.bytes().is_mapped()
     }
 
-    /// Bytes a [`Workspace`] takes for a run by this many threads.
+    /// Bytes a [`Workspace`] takes for a run by this many threads; `usize::MAX` if that overflows.
     #[must_use]
     pub fn workspace_bytes(&self, threads: usize) -> usize {
         workspace_floats(&self.packed, threads.max(1)).map_or(usize::MAX, |n| n.saturating_mul(4))
@@ -150,11 +150,11 @@ impl Model {
     }
 
     /// Runs the model once. On one instruction set, results are bit-identical for every run and number of
-    /// threads.
+    /// threads. Elements of inputs are in the order of the ONNX dimensions, the last running fastest.
     ///
     /// # Errors
-    /// [`InferenceError`] if an input is missing, unknown or of the wrong type or length, or memory is
-    /// short.
+    /// [`InferenceError`] for a workspace of another model; an input that is missing, unknown, repeated, or
+    /// of the wrong type or length; too little memory; a worker thread that failed.
     pub fn run(
         &self,
         workspace: &mut Workspace,

@@ -1,7 +1,8 @@
 //! Fuses layers: batch norms into convolutions, activations and residuals into the layer before, the parts
 //! of gates (SiLU, hard swish) into one activation, means into depthwise convolutions.
 //!
-//! A layer is merged into the one before it only if no other layer reads the value between them.
+//! A layer is merged into the one before it only if nothing else reads the value between them. Means are the
+//! exception: the depthwise convolution writes its map as well as the mean, so others may read the map.
 
 use super::net::{Arg, ConvLayer, Kind, Layer, Net, Shape, ValueId};
 use crate::plan::{Activation, BinaryOp, Pooling};
@@ -39,7 +40,8 @@ fn affine_of(net: &Net, value: ValueId) -> Option<(ValueId, &[f32], &[f32], Acti
     }
 }
 
-fn all(values: &[f32], wanted: f32) -> bool {
+/// Whether all values are `wanted`, up to the rounding of a computed f32.
+fn all_equal(values: &[f32], wanted: f32) -> bool {
     !values.is_empty() && values.iter().all(|v| (v - wanted).abs() <= 1e-6 * wanted.abs())
 }
 
@@ -62,16 +64,16 @@ fn shifted_relu6(net: &Net, value: ValueId) -> Option<ValueId> {
     if activation != (Activation::Clip { low: 0.0, high: 6.0 }) || !scale.is_empty() {
         return None;
     }
-    if all(bias, 3.0) {
+    if all_equal(bias, 3.0) {
         return Some(inner);
     }
     let (x, scale, shift, none) = affine_of(net, inner)?;
-    let shifted = bias.is_empty() && scale.is_empty() && all(shift, 3.0);
+    let shifted = bias.is_empty() && scale.is_empty() && all_equal(shift, 3.0);
     (shifted && none == Activation::None).then_some(x)
 }
 
-/// `x` and a factor, if `value` is a hard sigmoid of `x`; the factor is 6 if its division is missing, else
-/// 1.
+/// `x` and a factor, if `value` is the factor times a hard sigmoid of `x`: 6 if the division by 6 is missing,
+/// else 1.
 fn hard_sigmoid(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
     if let Some(x) = shifted_relu6(net, value) {
         return Some((x, 6.0));
@@ -79,10 +81,11 @@ fn hard_sigmoid(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
     let (inner, scale, bias, activation) = affine_of(net, value)?;
     let sixth = 1.0 / 6.0;
     if let Activation::HardSigmoid { alpha, beta } = activation {
+        // 1e-5: an alpha written with few digits, such as 0.16667, is a sixth too.
         let usual = (alpha - sixth).abs() < 1e-5 && beta == 0.5;
         return (usual && scale.is_empty() && bias.is_empty()).then_some((inner, 1.0));
     }
-    let divided = all(scale, sixth) && bias.is_empty() && activation == Activation::None;
+    let divided = all_equal(scale, sixth) && bias.is_empty() && activation == Activation::None;
     if divided { shifted_relu6(net, inner).map(|x| (x, 1.0)) } else { None }
 }
 
@@ -131,6 +134,7 @@ fn gates(net: &mut Net) {
         let outer = Kind::Affine { scale, bias: Vec::new(), activation: Activation::None };
         net.layers[index] = Layer { kind: outer, inputs: vec![inner], output, name: name.clone() };
         net.layers.insert(index, Layer { kind, inputs: vec![x], output: inner, name });
+        // The indices have moved, so begin again.
         return gates(net);
     }
 }
@@ -155,10 +159,10 @@ fn merge_affine(net: &mut Net, uses: &[usize], index: usize) -> bool {
     let layer = &net.layers[index];
     let Kind::Affine { scale, bias, activation } = layer.kind.clone() else { return false };
     let (Some(input), output) = (layer.inputs.first().copied(), layer.output) else { return false };
-    let neutral = (scale.is_empty() || all(&scale, 1.0)) && bias.iter().all(|b| *b == 0.0);
+    let neutral = (scale.is_empty() || all_equal(&scale, 1.0)) && bias.iter().all(|b| *b == 0.0);
     let is_port = |net: &Net, v: ValueId| net.inputs.iter().any(|p| p.value == v);
-    let kept = is_port(net, input) && net.outputs.iter().any(|p| p.value == output);
-    if neutral && activation == Activation::None && !kept {
+    let is_passed_through = is_port(net, input) && net.outputs.iter().any(|p| p.value == output);
+    if neutral && activation == Activation::None && !is_passed_through {
         replace(net, index, input, output);
         return true;
     }
@@ -166,7 +170,7 @@ fn merge_affine(net: &mut Net, uses: &[usize], index: usize) -> bool {
         return false;
     }
     if let Some(spec) = net.inputs.iter_mut().find(|p| p.value == input) {
-        if activation != Activation::None || kept {
+        if activation != Activation::None || is_passed_through {
             return false;
         }
         compose(&mut spec.scale, &mut spec.bias, &scale, &bias);
@@ -241,7 +245,7 @@ fn absorb(
     if neutral && round_clipped(layer, activation) {
         return true;
     }
-    let Some(slot) = layer.free_activation() else { return false };
+    let Some(slot) = layer.claim_activation() else { return false };
     if neutral {
         *slot = activation;
         return true;

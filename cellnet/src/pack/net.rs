@@ -163,8 +163,9 @@ impl Layer {
         }
     }
 
-    /// The layer's activation, if it has none yet and can take one.
-    pub(super) fn free_activation(&mut self) -> Option<&mut Activation> {
+    /// The layer's activation slot, if it is free. For a convolution with a residual this also moves the
+    /// activation behind the addition.
+    pub(super) fn claim_activation(&mut self) -> Option<&mut Activation> {
         let slot = match &mut self.kind {
             Kind::Conv(conv) => {
                 if conv.activation == Activation::None {

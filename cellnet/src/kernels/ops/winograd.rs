@@ -4,7 +4,8 @@
 //! packing. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`, multiply
 //! each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
 //! transform back with bias, activation and residual. Input tiles that extend past the map read its halo,
-//! which the plan makes wide enough; outputs that extend past the map are dropped.
+//! which the plan makes wide enough; outputs that extend past the map are dropped. Weights are
+//! `[output / 16][position][input][16]` (see `plan::Conv`), so a panel is 16 outputs.
 
 use std::mem::MaybeUninit;
 
@@ -14,7 +15,7 @@ use crate::kernels::arch::simd::{Simd, Tile, channels};
 use crate::kernels::memory::{Memory, part};
 use crate::plan::{Activation, Algorithm, Conv, Map};
 
-/// Most tiles of a block.
+/// Most tiles of a block: twice the 14 rows of AVX-512's micro-kernel.
 const BLOCK: usize = 28;
 /// Most lanes multiplied before transforming back.
 const LANES: usize = 32;
@@ -22,7 +23,8 @@ const LANES: usize = 32;
 #[repr(align(64))]
 struct Buffer(MaybeUninit<[f32; 16 * LANES]>);
 
-/// Limit on a block's scratch if there are many inputs, in floats: 1 MiB.
+/// Scratch that a block aims at, in floats: 1 MiB. With very many inputs it is more, because at least 6
+/// tiles, the rows of AVX2's micro-kernel, are taken.
 const SCRATCH: usize = 256 * 1024;
 
 /// One-dimensional transforms; two-dimensional ones apply them to rows and to columns.
@@ -274,7 +276,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
     let weights =
         block.memory.blob(block.step.weights).wrapping_add(lane / 16 * depth * 16 + lane % 16);
     let panel_floats = 16 * if block.step.scales.is_some() { inputs } else { depth };
-    let mut tile = Tile {
+    let mut product = Tile {
         a: std::ptr::null(),
         a_step: block.inputs,
         run: inputs,
@@ -300,17 +302,17 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
                 let to = block.converted.add((panel - first) * inputs * 16);
                 panels::convert::<S>(block.memory, block.step, (panel, position), to);
             }
-            tile.w = block.converted.add(lane % 16).cast_const();
+            product.w = block.converted.add(lane % 16).cast_const();
         } else {
-            tile.w = weights.add(position * inputs * 16);
+            product.w = weights.add(position * inputs * 16);
         }
         let mut done = 0;
         while done < block.count {
             let left = block.count - done;
             let rows = left.div_ceil(left.div_ceil(S::ROWS));
-            tile.a = block.v.add((position * block.tiles.block + done) * block.inputs);
-            tile.out = block.m.add((done * F::IN * F::IN + position) * LANES);
-            S::multiply(&tile, rows, vectors);
+            product.a = block.v.add((position * block.tiles.block + done) * block.inputs);
+            product.out = block.m.add((done * F::IN * F::IN + position) * LANES);
+            S::multiply(&product, rows, vectors);
             done += rows;
         }
     }

@@ -59,15 +59,15 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
 /// Which map is shown, and what it costs.
 fn print_heatmap(report: &Report) {
     let card = &report.card;
-    match (&card.gradcam, &report.conv, &card.gradcam_missing) {
-        (Some(map), Some((conv, channels)), _) => println!(
+    match (&card.gradcam, &report.shown_layer, &card.gradcam_missing) {
+        (Some(map), Some((shown_layer, channels)), _) => println!(
             "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
             map.output,
             map.width,
             map.height,
             map.target,
             map.basis,
-            layer = map.layer.as_deref().unwrap_or(conv)
+            layer = map.layer.as_deref().unwrap_or(shown_layer)
         ),
         (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
         _ => {}

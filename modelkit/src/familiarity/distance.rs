@@ -9,8 +9,9 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::MatrixLayout;
 use rten_tensor::{Matrix, NdTensorView};
 
-/// Directions that are iterated beside those wanted.
+/// Directions iterated beside those wanted (Halko et al. use 5 to 10).
 const SPARE: usize = 8;
+/// Power iterations. Chosen, not measured; Halko et al. use one or two for a coarser result.
 const ITERATIONS: usize = 8;
 
 /// A fitted distance.
@@ -87,7 +88,7 @@ impl Rows {
         let mut data = vec![0.0; height * width];
         let (a, b) = (GemmInputA::Unpacked(a), GemmInputB::Unpacked(b));
         let product = GemmExecutor::<f32, f32, f32>::new();
-        // Shapes that do not match would be an error; the callers' do.
+        // Fails only for shapes that do not match, which no caller passes.
         let _ = product.gemm(&mut data, a, b, GemmOptions::default());
         Self { width, data }
     }
@@ -128,7 +129,7 @@ impl Distance {
         self.precision = 1.0 / noise;
     }
 
-    /// The distance of each normalised row.
+    /// The distance of each normalised row: not squared, 0 or more.
     pub(super) fn of(&self, rows: &Rows) -> Vec<f64> {
         let centred = rows.minus(&self.mean);
         let directions = Rows { width: self.rank.max(1), data: self.directions.clone() };
@@ -142,6 +143,7 @@ impl Distance {
 /// The largest `rank` eigenvalues of `rows^T · rows` and their directions, `[width, rank]`.
 fn leading(rows: &Rows, rank: usize) -> (Vec<f64>, Rows) {
     let wide = (rank + SPARE).min(rows.width);
+    // A fixed seed: the same photos give the same fit.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -200,6 +202,7 @@ fn symmetric(matrix: &[f64], size: usize) -> (Vec<f64>, Vec<f64>) {
     let mut a = matrix.to_vec();
     let mut v: Vec<f64> =
         (0..size * size).map(|i| f64::from(u8::from(i / size == i % size))).collect();
+    // A few sweeps are enough, because they converge quadratically; 30 only bounds the loop.
     for _ in 0..30 {
         let outside = |i: &usize| i / size != i % size;
         let rest: f64 = (0..size * size).filter(outside).map(|i| a[i] * a[i]).sum();

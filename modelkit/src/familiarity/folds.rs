@@ -23,8 +23,8 @@ const NEAR: f64 = 0.02;
 /// this share of the sum of both squares; it is about 1 for different pictures.
 const ALIKE: f32 = 0.05;
 /// Photos are versions whatever a network makes of them if that share is at most this. Saved again with other
-/// sizes and JPEG qualities down to 30, `models/skin`'s drawings reach 0.008; two different ones have at least
-/// 0.16.
+/// sizes and JPEG qualities down to 30, `models/skin`'s drawings reach 0.008; two different ones have at
+/// least 0.16.
 const ALMOST_EQUAL: f32 = 0.01;
 /// Photos that are compared with all others at once: 20 MB of cosines for 10,000 photos.
 const BLOCK: usize = 512;

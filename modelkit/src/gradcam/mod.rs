@@ -84,7 +84,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Added {
     pub(crate) card: GradCam,
     /// Label of the node that computes the shown map, for users.
-    pub(crate) conv: String,
+    pub(crate) shown_layer: String,
     /// Channels of the target map.
     pub(crate) channels: usize,
     /// Notes for users about the choice.
@@ -271,7 +271,7 @@ fn build(
     };
     let notes = note(all, chosen, source, wanted, &map).into_iter().collect();
     let price = price(graph, shapes, first, &before);
-    Ok(Added { card, conv: made, channels: map.channels, notes, price })
+    Ok(Added { card, shown_layer: made, channels: map.channels, notes, price })
 }
 
 /// The weights α, one row for each row of the seeds and one column for each channel of the map. Also returns

@@ -4,7 +4,7 @@
 //! Grad-CAM weights a channel by its gradient summed over all places. Through operators that keep channels
 //! apart (activations, batch norm, sums, pooling of any kind) this sum is the gradient after them times the
 //! derivative computed here. That derivative is one number for each place and needs no axis of classes. The
-//! head after the pooling is differentiated by `reverse`.
+//! head after the pooling is differentiated by `reverse`. Pooling over windows is in `windows`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,9 @@ use super::general::winners;
 use super::sheet::{Sheet, Val};
 use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, output};
 
-/// The derivative of one value.
+/// How one value changes, element by element, if all places of a channel of the target rise by 1. Of the
+/// value's axis `axis`, the channels `from..from + Step::channels` are the target's; the others do not
+/// change.
 #[derive(Debug, Clone)]
 pub(super) struct Tangent {
     /// One factor for each place of the target's channels.
@@ -42,7 +44,8 @@ pub(super) fn only(target: &str, axis: usize) -> Region {
     Region { tangents: HashMap::from([(target.to_owned(), start)]), ..Region::default() }
 }
 
-/// Follows the nodes of `path`, in order, as far as they keep channels apart.
+/// Follows the nodes of `path` in order. A node that mixes channels, or has no rule here, ends its branch: it
+/// gets no tangent, nor does anything behind it.
 pub(super) fn spread(
     graph: &mut Graph,
     shapes: &HashMap<String, Vec<usize>>,
@@ -57,12 +60,13 @@ pub(super) fn spread(
         let relevant: Vec<&str> =
             node.input.iter().map(String::as_str).filter(|i| depends.contains(i)).collect();
         depends.extend(node.output.iter().map(String::as_str));
-        let open = |value: &&str| {
+        // Has a tangent, and more than one place for each channel: behind the pooling `reverse` takes over.
+        let is_map = |value: &&str| {
             let places = shapes.get(*value).map_or(0, |s| s.iter().product::<usize>());
             let all = shapes.get(*value).and_then(|s| s.get(region.tangents.get(*value)?.axis));
             all.is_some_and(|all| places > *all)
         };
-        if !relevant.iter().all(open) || node.output.len() != 1 {
+        if !relevant.iter().all(is_map) || node.output.len() != 1 {
             continue;
         }
         let mut step = Step { graph, shapes, region: &region, channels };

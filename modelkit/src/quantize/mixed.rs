@@ -22,7 +22,7 @@ use crate::onnx::graph::Graph;
 
 /// Most photos that each convolution is tried on alone.
 const RANKED_ON: usize = 24;
-/// How many times further below 1 than the mean a single heatmap's correlation may be.
+/// How many times as far below 1 as the mean a single heatmap's correlation may be.
 const LEAST: f64 = 3.0;
 
 /// What the answers of a model on integers keep of the original's.
@@ -30,7 +30,7 @@ const LEAST: f64 = 3.0;
 pub struct Targets {
     /// Share of the photos with the same likeliest class, 0 to 1.
     pub agreement: f64,
-    /// Mean correlation of the heatmaps, up to 1. A single one may be three times further below 1.
+    /// Least mean correlation of the heatmaps, up to 1. A single one may be three times as far below 1.
     pub heatmap: f64,
     /// Largest change of any class's probability on any photo, 0 to 1.
     pub change: f64,
@@ -143,8 +143,8 @@ impl<'t> Trial<'t> {
         Ok(tally)
     }
 
-    /// Positions in `ranked` of the convolutions to keep: the first ones, as many as the targets need, without
-    /// those of them that the targets then do not need.
+    /// Positions in `ranked` of the convolutions to keep: the first ones, as many as the targets need,
+    /// without those of them that the targets then do not need.
     fn kept(
         &self,
         ranked: &[(&Convolution, Agreement)],

@@ -3,7 +3,8 @@
 //!
 //! `rten-onnx` skips functions and references to their attributes, so both are decoded here. A call stays in
 //! the graph, and is refused later as an operator that no engine supports, if the function was written for
-//! another version of the standard operator set or refers to attributes inside a subgraph.
+//! another version of the standard operator set, refers to attributes inside a subgraph, or would exceed
+//! [`MAX_DEPTH`] or [`MAX_NODES`].
 
 use std::collections::HashMap;
 
@@ -14,9 +15,9 @@ use rten_onnx::protobuf::{
 
 use crate::sets::{is_standard, opset};
 
-/// Deepest chain of functions that call each other, and most nodes after all calls are replaced. They stop
-/// files that double their size at each level.
+/// Rounds of replacing calls: deeper ones stay.
 const MAX_DEPTH: usize = 32;
+/// Most nodes after replacing: functions that call each other twice double a file at each level.
 const MAX_NODES: usize = 100_000;
 
 /// A function of the model.
@@ -32,8 +33,8 @@ struct Function {
     defaults: Vec<AttributeProto>,
 }
 
-/// What the nodes of a function take from the call: for each node, an attribute and the parameter it is set
-/// to.
+/// For each node of a function, the attributes that it takes from the call, each with the name of the call's
+/// attribute.
 #[derive(Default)]
 struct References(Vec<Vec<(String, String)>>);
 

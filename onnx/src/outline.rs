@@ -76,22 +76,37 @@ enum Message {
 }
 
 impl Message {
+    /// The kind of the field `number` of this message. Every message that `rten-onnx` or `function` decodes
+    /// must be listed here; a field missing here is not checked inside.
     fn field(self, number: u64) -> Self {
         match (self, number) {
+            // ModelProto: graph 7; AttributeProto: g 6, graphs 11; TrainingInfoProto: initialization 1,
+            // algorithm 2.
             (Self::Model, 7) | (Self::Attribute, 6 | 11) | (Self::Training, 1 | 2) => Self::Graph,
+            // ModelProto: training_info 20, functions 25, opset_import 8, metadata_props 14; FunctionProto:
+            // opset_import 9; TensorShapeProto: dim 1.
             (Self::Model, 20) => Self::Training,
             (Self::Model, 25) => Self::Function,
             (Self::Model, 8 | 14) | (Self::Function, 9) | (Self::Shape, 1) => Self::Flat,
+            // TensorProto: int32_data 5, int64_data 7, external_data 13.
             (Self::Tensor, 5 | 7) => Self::Packed,
             (Self::Tensor, 13) => Self::ExternalData,
+            // GraphProto: node 1; FunctionProto: node 7.
             (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
+            // GraphProto: initializer 5; AttributeProto: t 5, tensors 10; SparseTensorProto: values 1,
+            // indices 2.
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::SparseTensor, 1 | 2) => {
                 Self::Tensor
             }
+            // GraphProto: sparse_initializer 15; AttributeProto: sparse_tensor 22, sparse_tensors 23.
             (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::SparseTensor,
+            // GraphProto: input 11, output 12, value_info 13.
             (Self::Graph, 11..=13) => Self::ValueInfo,
+            // NodeProto: attribute 5; FunctionProto: attribute_proto 11.
             (Self::Node, 5) | (Self::Function, 11) => Self::Attribute,
+            // ValueInfoProto: type 2; TypeProto.Sequence: elem_type 1.
             (Self::ValueInfo, 2) | (Self::SequenceType, 1) => Self::Type,
+            // TypeProto: tensor_type 1, sequence_type 4; TypeProto.Tensor: shape 2.
             (Self::Type, 1) => Self::TensorType,
             (Self::Type, 4) => Self::SequenceType,
             (Self::TensorType, 2) => Self::Shape,
@@ -115,7 +130,8 @@ impl Message {
     }
 }
 
-/// How deep messages may nest. Graphs inside attributes are rare.
+/// How deep messages may nest. A graph in a node's attribute takes three levels, so about 20 graphs within
+/// each other.
 const MAX_DEPTH: usize = 64;
 
 /// The result of checking a complete ONNX model.
@@ -131,7 +147,7 @@ pub struct Outline<'a> {
 /// # Errors
 /// [`OutlineError`] with the offset of the first error.
 pub fn check(bytes: &[u8]) -> Result<Outline<'_>, OutlineError> {
-    // Field 1 as a varint, or one of fields 2..=14 where the writer put the IR version later.
+    // The tag of field 1, a varint, or of field 2, 3, 4, 7 or 8 if the writer put the IR version later.
     if !matches!(bytes.first(), Some(0x08 | 0x12 | 0x1a | 0x22 | 0x3a | 0x42)) {
         return Err(not_onnx(bytes));
     }

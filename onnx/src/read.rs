@@ -1,6 +1,7 @@
 //! Reads an ONNX file and its external data, both untrusted.
 //!
-//! Every length, file name and dimension is checked here. Whether the nodes make sense is not.
+//! Every length, file name and dimension is checked here. Whether the nodes make sense is not. Sparse
+//! initializers are left out, so a node that reads one reads a value that nothing provides.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -190,8 +191,8 @@ fn constant_value(
     Err(ReadError::Value { tensor: name })
 }
 
-/// Puts the weights of subgraphs that lie in data files into the subgraphs, because no files of their own are
-/// written for them.
+/// Copies the weights of subgraphs from their data files into the subgraphs, because only the main graph's
+/// weights are written to a data file again.
 fn load_inside(node: &mut NodeProto, external: &mut External<'_>) -> Result<(), ReadError> {
     for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
         for proto in &mut graph.initializer {
@@ -238,6 +239,8 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     Ok(Constant { dtype, dims, bytes })
 }
 
+/// The bytes in the message itself. `rten-onnx` does not decode `uint64_data`: such a tensor comes out empty,
+/// and its length refuses it.
 fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
     if let Some(raw) = &proto.raw_data {
         return raw.take();
@@ -261,6 +264,7 @@ fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
 struct External<'a> {
     /// The graph's file; `None` if no data file may be read.
     model: Option<&'a Path>,
+    /// Each open file with its length in bytes.
     files: HashMap<String, (File, u64)>,
 }
 
@@ -283,14 +287,18 @@ impl External<'_> {
         };
         let number = |key: &str, default: u64| match entry(key) {
             None => Ok(default),
-            Some(text) => text
-                .parse::<u64>()
-                .map_err(|_| fail(format!("its {key} is {text:?}, not a number of bytes"))),
+            Some(text) => text.parse::<u64>().map_err(|_| {
+                fail(format!(
+                    "its {key} is {text:?}, not a number of bytes; export the model again"
+                ))
+            }),
         };
         let offset = number("offset", 0)?;
         let declared = number("length", length as u64)?;
         if declared != length as u64 {
-            return Err(fail(format!("{declared} bytes there, but its dimensions need {length}")));
+            return Err(fail(format!(
+                "{declared} bytes there, but its dimensions need {length}; export the model again"
+            )));
         }
         let (file, held) = self.open(&location).map_err(&fail)?;
         if offset.checked_add(declared).is_none_or(|end| end > *held) {

@@ -40,15 +40,15 @@ pub enum RankError {
     },
 }
 
-/// How far a probability may lie outside 0 to 1 because of rounding. Engines in half precision return up to
-/// `1.0 + 2^-10`.
+/// How far a probability may lie outside 0 to 1 because of rounding. Half precision's next number above 1 is
+/// 1 + 2^-10; twice that is allowed.
 const ROUNDING: f32 = 1.0 / 512.0;
 
 /// Turns the score tensor, `[classes]` f32, into probabilities in the same order, each 0 to 1.
 ///
 /// Logits go through the card's activation: softmax (after subtracting the largest logit, summed in f64 so
-/// that even 100,000 classes add up to 1) or sigmoid. Scores that are already probabilities are only
-/// clamped.
+/// that even 100,000 classes add up to 1) or sigmoid. Scores that are already probabilities are clamped
+/// if they are within 1/512 of 0 to 1, and refused beyond.
 ///
 /// # Errors
 /// [`RankError`] for no scores, a score that is not finite, or a probability outside 0 to 1.

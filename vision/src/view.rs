@@ -38,11 +38,10 @@ impl Region {
 
 /// Decodes a photo with enough pixels for the input's resampling.
 ///
-/// For a filter with antialiasing the photo is decoded at a reduced size: at least twice the view's size per
-/// side for Lanczos over the whole photo, four times for other filters and for Lanczos with [`Fit::Cover`],
-/// as Teachable Machine uses it. A filter without antialiasing reads single pixels, so the photo is decoded
-/// at full size. If these sizes exceed `limits`, the photo is averaged down to at least twice the input's
-/// size with antialiasing and eight times without.
+/// With antialiasing the photo is decoded at a reduced size: each side keeps at least twice the pixels to
+/// which the filter resamples it for Lanczos, except with [`Fit::Cover`], and four times otherwise. Without
+/// antialiasing single pixels are read, so it is decoded whole. If that exceeds `limits`, it is averaged down
+/// to at least twice (with antialiasing) or eight times (without).
 ///
 /// # Errors
 /// As [`crate::photo::decode`].
@@ -62,6 +61,7 @@ pub fn decode_as(
 ) -> Result<Photo, PhotoError> {
     match photo::decode_as(bytes, decode_target(input), limits, colors) {
         Err(PhotoError::NeedsTooMuchMemory { .. }) => {
+            // Half of what is kept: see `decode_target`.
             let least = if input.resize.antialias { 1 } else { 4 };
             photo::decode_as(bytes, resized(input, least), limits, colors)
         }
@@ -69,15 +69,16 @@ pub fn decode_as(
     }
 }
 
-/// Half the size that the decoded photo must have at least.
+/// The target for [`photo::decode_as`], which keeps at least twice of it on each side.
 fn decode_target(input: &Input) -> (u32, u32) {
     let Resize { filter, antialias, fit, .. } = input.resize;
     if !antialias {
         // The filter reads single pixels, so the decode must keep all of them.
         return (u32::MAX, u32::MAX);
     }
-    // Averaging while decoding changes probabilities by up to 1 point at twice the pixels, and by half of
-    // that at four times. Four times keeps results close to pipelines that resample the whole photo.
+    // Averaging while decoding changes probabilities of Teachable Machine's pipeline, on the networks and
+    // photos of `tests/reference/pipelines.py`, by up to 1 point at twice the pixels and by half of that at
+    // four times. Four times keeps results close to pipelines that resample the whole photo.
     let detail = if filter == Filter::Lanczos && fit != Fit::Cover { 1 } else { 2 };
     resized(input, detail)
 }
@@ -128,6 +129,7 @@ impl Placement {
         let (across, down) = (extent.width, extent.height);
         match (input.resize.fit, input.resize.shortest) {
             (Fit::Crop, Some(shortest)) => {
+                // 1e-9: a quotient that is whole in exact arithmetic may come out just below.
                 // torchvision: int(shortest · long / short), then int(round((side − crop) / 2)).
                 let short = f64::from(shortest);
                 let long = |long: f64, short_side: f64| (short * long / short_side + 1e-9).floor();
@@ -172,6 +174,7 @@ impl Placement {
                 let at = (half(size.0 - inner.0), half(size.1 - inner.1));
                 Self { part: whole, size: inner, at }
             }
+            // Stretch without `shortest`. A crop without it is refused by `Card::check`.
             _ => Self { part: whole, size, at: (0, 0) },
         }
     }

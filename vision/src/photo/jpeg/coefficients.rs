@@ -3,7 +3,8 @@
 //!
 //! A progressive photo of 12 megapixels has 36 MB of coefficients, or 72 without chroma subsampling, and an
 //! instance has 64 MiB; at a quarter of the size a sixteenth of them is kept. Coding is that of ITU-T T.81,
-//! F.2 and G.2. The inverse transform is left to the decoding library (see `transcode`).
+//! F.2 and G.2, which refer to G.1.2. The inverse transform is left to the decoding library (see
+//! `transcode`).
 
 use super::bits::{Bits, Table};
 use super::frame::Frame;
@@ -334,6 +335,7 @@ impl<'a> BlockDecoder<'a> {
             at += 1;
         }
         if self.ended > 0 {
+            // Without a limit of zeros: only refines.
             refine_until(&mut self.bits, self.kept, block, (at, to, u8::MAX), bit)?;
             self.ended -= 1;
         }

@@ -59,7 +59,7 @@ async fn call(
     let component = component(service, name)?;
     let id = request_id::of(request.headers());
     let request = prepare(request, &id)?;
-    let need = service.plan.need(component.grants.activation());
+    let need = service.plan.need(component.grants.run_peak());
     let permit = service.admission.enter_call(need, calls).await.map_err(|refusal| {
         service.metrics.refused(refusal.label());
         tracing::warn!(component = name, request_id = id, "a call was refused: {refusal}");

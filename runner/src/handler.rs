@@ -1,5 +1,6 @@
 //! What happens to one request, in order. The list is `Handler::handle` and, for what access control has
-//! let through, `Handler::respond`; every request takes it, whether it came over a socket or from the disk.
+//! let through, `Handler::respond`; every request takes it, whether it came over a socket or from
+//! `skincell classify`.
 //!
 //! Left out: connections (`server`), and how each step works (the module it calls).
 
@@ -50,8 +51,8 @@ struct Call {
     origin: Option<HeaderValue>,
     /// The application's route it matches, if any.
     found: Option<Match>,
-    /// That route or the component's own below it, or the runner's own path, as the manifest or the runner
-    /// spells it; never the client's words.
+    /// A label for metrics and traces. It is the manifest's or the runner's spelling of the route, never the
+    /// client's path, so that there are finitely many.
     route: Option<String>,
     sender: Option<Sender>,
 }
@@ -93,9 +94,9 @@ impl Handler {
         self.handle(request, None, std::future::pending()).await.0
     }
 
-    /// Answers a request. If `cancelled` resolves first, the work is dropped and the answer says that there
-    /// are too many clients. The recording, if the request is traced, ends when it is dropped: after the
-    /// body.
+    /// Answers a request. If `cancelled` resolves first, because its connection's place is needed, the work
+    /// is dropped and the answer is "too many clients". Drop the recording after the answer's body: that ends
+    /// the trace.
     pub(crate) async fn handle<B>(
         &self,
         request: Request<B>,
@@ -149,8 +150,10 @@ impl Handler {
         };
         let request = spin_headers::prepare(request, found, &call.id, call.sender)?;
         let (head, body) = request.into_parts();
-        let need = service.plan.need(component.grants.activation());
+        let need = service.plan.need(component.grants.run_peak());
+        // Requests without a body are usually short and do not wait behind photos.
         let priority = if body.is_end_stream() { Priority::High } else { Priority::Normal };
+        // Refuses now what would be refused below, before its body is read.
         service.admission.check(need, priority).map_err(Problem::Busy)?;
         let upload = service.uploads.read(&head.headers, client, body);
         let upload = self.timed("read", upload).await.map_err(Problem::Upload)?;
@@ -160,6 +163,7 @@ impl Handler {
         let reply = component.instances.respond(request, permit, Place::default()).await;
         let reply = reply.map_err(Problem::Failed)?;
         let certainty = Certainty::of(reply.headers());
+        // Only models of this component: a guest may write any name.
         if let Some(certainty) = certainty.filter(|told| component.grants.has(&told.model)) {
             service.metrics.judged(&certainty);
         }
@@ -204,7 +208,7 @@ impl Handler {
         }
     }
 
-    /// Probes and preflights are not traced.
+    /// Probes, preflights and requests that access control refuses are not traced.
     fn begin_trace(
         &self,
         head: &mut Parts,

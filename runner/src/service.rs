@@ -171,8 +171,8 @@ impl Service {
     fn follow_limit(&self) {
         let Some(followed) = &self.followed else { return };
         let Some(limit) = followed.change() else { return };
-        let activations = self.components.iter().map(|component| component.grants.activation());
-        let need = self.plan.need(activations.max().unwrap_or(0));
+        let peaks = self.components.iter().map(|component| component.grants.run_peak());
+        let need = self.plan.need(peaks.max().unwrap_or(0));
         let one = self.plan.fixed().saturating_add(need.instance).saturating_add(need.activation);
         let budget = followed.taken_up(limit, one);
         tracing::info!(bytes = limit, "the memory limit was changed");

@@ -1,5 +1,5 @@
 //! Implements `wasi:nn` for guests: handles in the instance's own table, every call bounded, errors of the
-//! standard's kinds. Long calls request migration to a thread of the guest's own.
+//! standard's kinds. Calls that may take long first move the guest to a thread of its own (`migration`).
 //!
 //! Written against the standard's WIT instead of using the crate wasmtime-wasi-nn, which does not bound the
 //! tensors that a guest can make the host hold, and has one error kind for everything. Loading and running
@@ -42,9 +42,10 @@ skincell_engines::convert_tensor_type!(tensor::TensorType);
 /// A guest's tensor, with its charge to the guest's account.
 pub type ChargedTensor = Charged<Tensor>;
 
-/// Most runs of models in one request.
+/// Most runs of models in one request. Chosen: the component makes one for each photo, and takes at most 64
+/// photos in a request.
 const MAX_COMPUTES: u32 = 100;
-/// Most execution contexts of one request.
+/// Most execution contexts of one request. Chosen: one for each run.
 const MAX_CONTEXTS: u32 = 100;
 /// Longest name quoted in an error, in characters.
 const MAX_NAME: usize = 200;
@@ -54,6 +55,7 @@ const MAX_WORDS: usize = 500;
 const MAX_INPUTS_NAMED: usize = 8;
 
 /// A model that was found by its name, or that the guest loaded from bytes.
+#[derive(Clone)]
 pub enum GraphHandle {
     /// Of this host; loaded when a context is made.
     Named(Arc<Model>),
@@ -133,7 +135,7 @@ impl NnState {
     }
 }
 
-/// That state, with the instance's resources.
+/// The instance's wasi-nn state and its account, as the calls below need them.
 pub(crate) struct NnView<'a> {
     pub(crate) state: &'a mut NnState,
     pub(crate) account: &'a mut InstanceAccount,
@@ -159,6 +161,7 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     errors::add_to_linker::<_, HasNn>(linker, view)
 }
 
+/// The outer error traps the guest; the inner one is a handle that it can read.
 type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
@@ -272,22 +275,23 @@ impl graph::HostGraph for NnView<'_> {
         &mut self,
         graph: Resource<GraphHandle>,
     ) -> Answer<Resource<ContextHandle>> {
-        let model = match self.table().get(&graph)? {
-            GraphHandle::Named(model) => Ok(Arc::clone(model)),
-            GraphHandle::Own(model) => Err(ContextHandle::Own(Arc::clone(model))),
-        };
+        // A clone, because the table cannot be borrowed across the wait below.
+        let graph = self.table().get(&graph)?.clone();
         self.state.contexts = self.state.contexts.saturating_add(1);
         if self.state.contexts > MAX_CONTEXTS {
-            let words = format!("a request may make at most {MAX_CONTEXTS} execution contexts");
+            let words = format!(
+                "a request may make at most {MAX_CONTEXTS} execution contexts; send the rest in another \
+                 request"
+            );
             return self.fail(ErrorCode::TooLarge, words);
         }
         self.state.migration.migrated().await;
         if let Some(why) = self.state.deadline.over() {
             return self.fail(ErrorCode::Timeout, why);
         }
-        let model = match model {
-            Ok(model) => model,
-            Err(own) => return Ok(Ok(self.table().push(own)?)),
+        let model = match graph {
+            GraphHandle::Named(model) => model,
+            GraphHandle::Own(own) => return Ok(Ok(self.table().push(ContextHandle::Own(own))?)),
         };
         match model.acquire() {
             Ok(loaded) => Ok(Ok(self.table().push(ContextHandle::Named(model, loaded))?)),
@@ -313,7 +317,9 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         let (inputs, charges) = self.inputs(inputs)?;
         self.state.computes = self.state.computes.saturating_add(1);
         if self.state.computes > MAX_COMPUTES {
-            let words = format!("a request may make at most {MAX_COMPUTES} runs");
+            let words = format!(
+                "a request may make at most {MAX_COMPUTES} runs; send the rest in another request"
+            );
             return self.fail(ErrorCode::TooLarge, words);
         }
         self.state.migration.migrated().await;

@@ -61,7 +61,7 @@ impl Grants {
 
     /// The largest peak of a run of any of these models, in bytes; assumed for models not measured yet.
     #[must_use]
-    pub fn activation(&self) -> u64 {
+    pub fn run_peak(&self) -> u64 {
         let activation =
             |model: &Arc<Model>| model.figures().activation.unwrap_or(ASSUMED_ACTIVATION);
         self.by_name.values().map(activation).max().unwrap_or(0)

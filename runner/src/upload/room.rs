@@ -1,6 +1,6 @@
-//! The memory that all uploads share, called room. A body takes room as it fills it, so one that announces
-//! much and sends little holds little. A body that comes fast has the length it announced reserved, so that
-//! two half-read bodies do not wait for each other.
+//! The memory that all uploads share, called room. A body takes room for the bytes that have arrived, so one
+//! that announces much and sends little holds little. A body that comes fast has the length it announced
+//! reserved, so that two half-read bodies do not wait for each other.
 //!
 //! While others wait, a slow body is evicted, from the address that holds the most; of waiting bodies, those
 //! of addresses that hold nothing come first. Numbers only: the bytes are in `upload`.
@@ -13,9 +13,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// The time over which a body's pace is measured.
+/// The time over which a body's pace is measured. Chosen: in a shorter one, a short pause of the connection
+/// counts as slowness; in a longer one, others wait longer for a slow body's room.
 const WINDOW: Duration = Duration::from_secs(1);
-/// How often a waiting body tries again: another may have become slow meanwhile.
+/// How often a waiting body tries again: another may have become slow meanwhile. Chosen, a tenth of
+/// [`WINDOW`].
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// See the module.
@@ -31,12 +33,12 @@ pub(super) struct Room {
 struct State {
     next: u64,
     /// By number: in the order in which they began.
-    bodies: BTreeMap<u64, Holder>,
+    bodies: BTreeMap<u64, Entry>,
 }
 
 /// One body that holds room or waits for some.
 #[derive(Debug)]
-struct Holder {
+struct Entry {
     address: Option<IpAddr>,
     held: u64,
     /// Bytes it announced, or more if more have arrived.
@@ -44,7 +46,9 @@ struct Holder {
     waits: bool,
     is_complete: bool,
     eviction: Option<Eviction>,
+    /// When the current measuring window began.
     window: Instant,
+    /// Bytes that arrived in it.
     moved: u64,
     is_slow: bool,
 }
@@ -77,7 +81,7 @@ impl Room {
         let mut state = self.state();
         state.next += 1;
         let number = state.next;
-        let body = Holder {
+        let body = Entry {
             address,
             held: 0,
             reserved: announced,
@@ -181,6 +185,7 @@ impl Share {
                 let Some(body) = state.bodies.get_mut(&self.number) else { return Ok(true) };
                 body.held = to;
                 if std::mem::take(&mut body.waits) {
+                    // Time spent waiting for room does not count against its pace.
                     (body.window, body.moved) = (now, 0);
                 }
                 self.held = to;
@@ -232,33 +237,42 @@ impl State {
         }
     }
 
-    /// Whether a body may hold `to` bytes beside those that others hold. A body without a reservation must
-    /// also leave room for the reservations of those that come fast enough.
+    /// Whether a body may hold `to` bytes: it must be its turn, and the bytes must fit beside the others. A
+    /// body that holds nothing yet must fit with all it announced. If it holds nothing or is slow, it must
+    /// leave each fast body what that reserved; otherwise it must leave only what they hold.
     fn fits(&self, number: u64, to: u64, total: u64) -> bool {
         let Some(body) = self.bodies.get(&number) else { return false };
         let has_reservation = body.held > 0 && !body.is_slow;
-        let others =
-            self.bodies.iter().filter(|(other, holder)| **other != number && holder.held > 0);
-        let counted = others.map(|(_, other)| match has_reservation || other.is_slow {
-            true => other.held,
-            false => other.held.max(other.reserved),
-        });
+        let others = self.bodies.iter().filter(|(other, body)| **other != number && body.held > 0);
+        let left_to = |other: &Entry| {
+            if has_reservation || other.is_slow {
+                other.held
+            } else {
+                other.held.max(other.reserved)
+            }
+        };
+        let counted: u64 = others.map(|(_, other)| left_to(other)).sum();
         let wanted = if body.held > 0 { to } else { body.reserved };
-        let first = body.held > 0
-            || self.next_waiting() == Some(number)
-            || !body.waits && self.next_waiting().is_none();
-        first && counted.sum::<u64>().saturating_add(wanted) <= total
+        self.is_turn(number, body) && counted.saturating_add(wanted) <= total
+    }
+
+    /// Whether it is this body's turn: one that holds room goes on; of the others the next waiting one, or
+    /// any if none waits.
+    fn is_turn(&self, number: u64, body: &Entry) -> bool {
+        body.held > 0 || self.next_waiting().is_none_or(|next| next == number)
     }
 
     /// The next of the waiting bodies that hold nothing: first those of addresses that hold nothing.
     fn next_waiting(&self) -> Option<u64> {
         let held = self.held_by_address();
         let waiting = self.bodies.iter().filter(|(_, body)| body.waits && body.held == 0);
-        let rank = |body: &Holder, number| (held.contains_key(&body.address), number);
+        let rank = |body: &Entry, number| (held.contains_key(&body.address), number);
         waiting.min_by_key(|(number, body)| rank(body, **number)).map(|(number, _)| *number)
     }
 
-    /// Evicts a slow body or, if all wait for each other, the newest one. Returns whether there was one.
+    /// Marks one body as evicted: of the slow ones the largest of the address that holds the most; if there
+    /// is none and all wait for each other, the newest. Its room comes free when its share is dropped. False
+    /// if none was marked, also while an earlier one still holds room.
     fn evict_one(&mut self) -> bool {
         let holders = self.bodies.iter().filter(|(_, body)| body.held > 0);
         let held: Vec<_> = holders.map(|(number, body)| (*number, body)).collect();
@@ -268,10 +282,10 @@ impl State {
         }
         let slow = held.iter().filter(|(_, body)| body.is_slow && !body.is_complete);
         let per_address = self.held_by_address();
-        let rank = |body: &Holder| (per_address.get(&body.address).copied(), body.held);
-        let slowest = slow.max_by_key(|(_, body)| rank(body));
+        let rank = |body: &Entry| (per_address.get(&body.address).copied(), body.held);
+        let largest_slow = slow.max_by_key(|(_, body)| rank(body));
         let stuck = held.iter().all(|(_, body)| body.waits);
-        let chosen = match slowest {
+        let chosen = match largest_slow {
             Some((number, _)) => Some((*number, Eviction::Slow)),
             None if stuck => held.last().map(|(number, _)| (*number, Eviction::NoRoom)),
             None => None,

@@ -50,7 +50,10 @@ fn request(incoming: IncomingRequest) -> Result<http::Request<impl Source>, http
 
 /// The response to a request line or header that the host accepted and the `http` crate rejects.
 fn refused(error: &http::Error) -> http::Response<Vec<u8>> {
-    let mut response = http::Response::new(format!("{error}\n").into_bytes());
+    let words = format!(
+        "the request line or a header is not valid HTTP ({error}): send it again without it\n"
+    );
+    let mut response = http::Response::new(words.into_bytes());
     *response.status_mut() = http::StatusCode::BAD_REQUEST;
     response
 }

@@ -1,7 +1,7 @@
 //! Runs a model through the host, and checks its outputs against the card before they are used.
 //!
-//! [`Inference`] is implemented by wasi-nn in the component (`nn`), and by a small hand-written model in
-//! tests.
+//! [`Inference`] is implemented by wasi-nn in the component (`nn`), by cellnet in the browser
+//! (`browser/src/local.rs`), and by a model computed by hand in tests.
 
 use skincell_vision::card::{Card, MapClasses};
 use skincell_vision::gradcam::Cam;
@@ -32,7 +32,8 @@ pub enum Element {
 
 /// A host that runs models.
 pub trait Inference {
-    /// Checks that `model` can be run, without running it.
+    /// Checks that the host grants `model`. Its files are read only by [`Inference::infer`], so a damaged
+    /// model passes.
     ///
     /// # Errors
     /// [`InferenceError`] with the host's message.
@@ -85,7 +86,10 @@ pub enum InferenceError {
         why: String,
     },
     /// The model failed on this photo.
-    #[error("model {model:?} failed on this photo ({why}): run `skincell model check` on it")]
+    #[error(
+        "model {model:?} failed on this photo ({why}): try another photo; the service's operator can \
+         test the model with `skincell model check`"
+    )]
     Failed {
         /// The model.
         model: String,
@@ -109,11 +113,12 @@ pub enum InferenceError {
 /// A model's outputs for one photo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// The score tensor, `[classes]`, as `card.output` describes it.
+    /// `[classes]`, in the card's order: logits or probabilities, as `card.output.form` says.
     pub scores: Vec<f32>,
-    /// The Grad-CAM maps, as the card describes them, if requested.
+    /// The Grad-CAM maps `[rows, height, width]`, neither normalised nor clipped, if requested.
     pub cam: Option<Cam>,
-    /// The familiarity score, if the card has an output for it.
+    /// The photo's distance divided by the largest accepted: 0 or more, familiar up to 1. `None` if the card
+    /// has no output for it.
     pub familiarity: Option<f32>,
 }
 
@@ -132,13 +137,14 @@ pub fn run(
     let map = card.gradcam.as_ref().filter(|_| with_cam);
     let mut wanted = vec![card.output.name.as_str()];
     wanted.extend(map.map(|map| map.output.as_str()));
-    let known = card.familiarity.as_ref().map(|familiarity| familiarity.output.as_str());
-    wanted.extend(known);
-    let listed = map.and_then(|map| match &map.classes {
+    let familiarity_output =
+        card.familiarity.as_ref().map(|familiarity| familiarity.output.as_str());
+    wanted.extend(familiarity_output);
+    let class_list = map.and_then(|map| match &map.classes {
         MapClasses::All => None,
         MapClasses::Likeliest { count, output, .. } => Some((output.as_str(), u64::from(*count))),
     });
-    wanted.extend(listed.map(|(output, _)| output));
+    wanted.extend(class_list.map(|(output, _)| output));
     let mut inputs = vec![(card.input.name.as_str(), tensor)];
     inputs.extend(fields);
     let outputs = inference.infer(&card.name, inputs, &wanted)?;
@@ -149,11 +155,13 @@ pub fn run(
             let rows = map.rows(card.classes.len()) as u64;
             let shape = [rows, u64::from(map.height), u64::from(map.width)];
             let maps = floats(card, &outputs, &map.output, &shape)?;
-            let of = listed.map(|(output, count)| floats(card, &outputs, output, &[count]));
-            Ok(Cam { maps, classes: of.transpose()?.unwrap_or_default() })
+            let classes =
+                class_list.map(|(output, count)| floats(card, &outputs, output, &[count]));
+            Ok(Cam { maps, classes: classes.transpose()?.unwrap_or_default() })
         })
         .transpose()?;
-    let familiarity = known.map(|output| floats(card, &outputs, output, &[1])).transpose()?;
+    let familiarity =
+        familiarity_output.map(|output| floats(card, &outputs, output, &[1])).transpose()?;
     let familiarity = familiarity.and_then(|list| list.first().copied());
     Ok(Scores { scores, cam, familiarity })
 }
@@ -184,7 +192,7 @@ fn floats(
         return Err(mismatch(format!("{name:?} of {dimensions:?}")));
     }
     let (elements, rest) = output.data.as_chunks::<4>();
-    // The card limits each side, so the product is at most 100,000 · 1024 · 1024.
+    // At most `MAX_CLASSES` · `MAX_MAP_SIDE`² (`skincell_vision::card`), so the product fits.
     if !rest.is_empty() || elements.len() as u64 != shape.iter().product::<u64>() {
         return Err(mismatch(format!("{name:?} of {dimensions:?} in {} bytes", output.data.len())));
     }

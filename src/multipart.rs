@@ -1,8 +1,9 @@
 //! Reads `multipart/form-data` with a photo and options.
 //!
-//! The form is read as it arrives, and only values that may be the photo are kept. Part headers and the
-//! number of parts are limited, so a form needs no more memory than the body's cap. Unknown fields are
-//! skipped, because browsers' forms contain tokens. `fields` decides which part is the photo.
+//! The form is read as it arrives. Values that may be the photo are kept, and options up to [`MAX_VALUE`] and
+//! one chunk. Part headers and the number of parts are limited, so a form needs no more memory than the
+//! body's cap. Unknown fields are skipped, because browsers' forms contain tokens. `fields` decides which
+//! part is the photo.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -25,10 +26,12 @@ use crate::options::{self, MAX_VALUE, Options};
 use crate::parameters::{parameter, parameters};
 use crate::problem::Problem;
 
-/// Most parts of a form: the most photos, some options and some tokens.
+/// Most parts of a form: the most photos, and 32 others, a number chosen for options and for the tokens of
+/// browsers' forms.
 pub(crate) const MAX_PARTS: u64 = MAX_PHOTOS as u64 + 32;
 
-/// Most bytes read while searching for the end of one part's header.
+/// Most bytes read while searching for the end of one part's header. Chosen: far above the few hundred bytes
+/// of a browser's.
 pub(crate) const MAX_PART_HEADER: usize = 64 * 1024;
 
 const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
@@ -46,7 +49,8 @@ pub(crate) fn read<S: Source>(
     let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty());
     let capacity = body.capacity();
     let allowance = Arc::new(AtomicUsize::new(MAX_PART_HEADER));
-    let mut feed = Feed { body, allowance: Arc::clone(&allowance), rest: false, empty: true };
+    let mut feed =
+        Feed { body, allowance: Arc::clone(&allowance), pauses_next: false, is_untouched: true };
     let Some(boundary) = boundary else {
         // If the body is empty, that is the more useful error.
         feed.next_chunk()?;
@@ -80,6 +84,8 @@ fn take(
     let field = Field { name: &name, file: file.as_deref() };
     let is_option = options::is_option(&name);
     let is_kept = !is_option && field.may_be_photo();
+    // The first photo gets the whole body's capacity, so that it is not copied while it grows; it is shrunk
+    // below for those after it.
     let room = if is_kept && fields.is_empty() { capacity } else { 0 };
     let mut value = Vec::with_capacity(room);
     while let Some(chunk) = now(part.chunk()).map_err(problem)? {
@@ -161,17 +167,19 @@ struct Feed<S> {
     body: Body<S>,
     /// Bytes that may still be read until the parser must have found the end of a header.
     allowance: Arc<AtomicUsize>,
-    rest: bool,
-    empty: bool,
+    /// Whether the next poll is pending.
+    pauses_next: bool,
+    /// Whether no chunk has come yet.
+    is_untouched: bool,
 }
 
 impl<S: Source> Feed<S> {
     fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, Problem> {
         let chunk = self.body.next_chunk()?;
-        if self.empty && chunk.is_none() {
+        if self.is_untouched && chunk.is_none() {
             return Err(Problem::NoBody);
         }
-        self.empty = false;
+        self.is_untouched = false;
         let Some(chunk) = chunk else { return Ok(None) };
         let allowance = self.allowance.load(Ordering::Relaxed);
         if allowance == 0 {
@@ -186,8 +194,8 @@ impl<S: Source> Stream for Feed<S> {
     type Item = Result<Bytes, Problem>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.rest = !self.rest;
-        if !self.rest {
+        self.pauses_next = !self.pauses_next;
+        if !self.pauses_next {
             return Poll::Pending;
         }
         Poll::Ready(self.next_chunk().map(|chunk| chunk.map(Bytes::from)).transpose())

@@ -190,7 +190,8 @@ pub(crate) struct ModelReady {
     ready: bool,
 }
 
-/// Lets the host load the model, because only the host can tell whether it grants and can load it.
+/// Asks the host whether it grants the model. Whether its files can be loaded is not known before a
+/// prediction.
 fn model_ready(
     settings: &Settings,
     inference: &impl Inference,

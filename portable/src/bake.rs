@@ -3,8 +3,12 @@
 //!
 //! Code is not changed. A snapshot of an instance with loaded models (`wasmtime-wizer`) would also save
 //! decoding a plan, a fraction of a millisecond for cellnet, but every build of this workspace would then
-//! compile wasmtime with other features. Reading the weights would cost time, and baked weights are not
-//! read at all.
+//! compile wasmtime with other features. Opening a model does not read its weights, so a snapshot would save
+//! nothing there.
+//!
+//! The models begin where the compiled memory ended. The guest's heap does not reach them: wasi-libc's
+//! allocator begins with the memory up to the linker's `__heap_end`, which is at or before that place, and
+//! takes more only by growing memory.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -31,10 +35,15 @@ pub enum BakeError {
     #[error("the component to bake into cannot be read: {0}")]
     Wasm(#[from] BinaryReaderError),
     /// The component is another one, or has models already.
-    #[error("this is not the component to bake into ({0}); build skincell-portable")]
+    #[error(
+        "this is not the component to bake into ({0}); build skincell-portable with the command in \
+         `skincell model bake --help`"
+    )]
     Other(&'static str),
     /// The folder has no model.
-    #[error("{0} has neither a model.cell nor a model.onnx")]
+    #[error(
+        "{0} has neither a model.cell nor a model.onnx; make one with `skincell model prepare`"
+    )]
     NoModel(PathBuf),
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -64,11 +73,12 @@ pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, Ba
     let module = module_with_slot(provider)?;
     let baked = with_archive(&provider[module.clone()], &archive)?;
     let head = header(MODULE_SECTION, provider[module.clone()].len());
-    let before = module.start.checked_sub(head.len()).map(|start| &provider[..start]);
-    let before = before.filter(|_| provider[..module.start].ends_with(&head));
+    // Lengths must be in their shortest form, as `header` writes them; otherwise the parts would be cut at
+    // the wrong place.
+    let before = provider[..module.start].strip_suffix(&head[..]);
     let before = before.ok_or(BakeError::Other("its sections are written in an unusual way"))?;
-    let head = header(MODULE_SECTION, baked.len());
-    Ok([before, &head, &baked, &provider[module.end..]].concat())
+    let new_head = header(MODULE_SECTION, baked.len());
+    Ok([before, &new_head, &baked, &provider[module.end..]].concat())
 }
 
 /// The files of a model that an engine reads, with their paths in the archive.
@@ -170,7 +180,8 @@ fn start(kind: &DataKind<'_>) -> Result<usize, BakeError> {
 /// The module with `archive` at the end of its memory and the archive's place in the slot.
 fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
     let layout = layout(module)?;
-    let too_large = || BakeError::TooLarge("the models do not fit a 32-bit memory".to_owned());
+    let too_large =
+        || BakeError::TooLarge("the models do not fit a 32-bit memory; bake fewer".to_owned());
     let address = layout.memory.initial.checked_mul(PAGE).ok_or_else(too_large)?;
     let pages = layout.memory.initial + (archive.len() as u64).div_ceil(PAGE);
     if pages.checked_mul(PAGE).is_none_or(|bytes| bytes > u64::from(u32::MAX)) {
@@ -197,7 +208,8 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
                 (layout.segments + 2).encode(&mut body);
                 let mut count = Vec::new();
                 layout.segments.encode(&mut count);
-                // Later segments overwrite earlier ones, so the one with the slot comes first.
+                // Later segments overwrite earlier ones: the slot's numbers come after the segment that holds
+                // the empty slot.
                 body.extend_from_slice(&module[layout.data.start + count.len()..layout.data.end]);
                 segment(layout.slot, &numbers, &mut body);
                 segment(address, archive, &mut body);
@@ -206,6 +218,7 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
             _ => continue,
         };
         let range = within(&range);
+        // As in `bake`, this relies on the shortest form of the length.
         let old = header(id, range.len());
         out.extend_from_slice(&module[copied..range.start - old.len()]);
         out.extend(header(id, body.len()));

@@ -38,7 +38,7 @@ impl Archive<'static> {
     pub fn pack(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, String> {
         let place = |start: usize, length: usize| {
             let end = start.checked_add(length).filter(|end| u32::try_from(*end).is_ok());
-            end.ok_or_else(|| "the models are larger than a 32-bit memory".to_owned())
+            end.ok_or_else(|| "the models are larger than a 32-bit memory; bake fewer".to_owned())
         };
         // Offsets depend on the list's length, which depends on the offsets. The list with the largest
         // numbers is the longest, so its length is used.

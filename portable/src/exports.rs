@@ -68,7 +68,11 @@ fn count(
     counter.set(number);
     match number <= most {
         true => Ok(()),
-        false => Err(failure(ErrorCode::TooLarge, format!("at most {most} {what} a request"))),
+        false => {
+            let words =
+                format!("at most {most} {what} a request; send the rest in another request");
+            Err(failure(ErrorCode::TooLarge, words))
+        }
     }
 }
 
@@ -131,7 +135,10 @@ impl graph::Guest for Component {
         match STORE.with(|store| store.find(&name)) {
             Some(place) => Ok(graph::Graph::new(Granted { name, place })),
             None => {
-                let words = format!("no model is mounted as {name:?}");
+                let words = format!(
+                    "no model is mounted or baked in as {name:?}; mount its folder below the models \
+                     folder, or name it to `skincell model bake`"
+                );
                 Err(failure(ErrorCode::NotFound, words))
             }
         }

@@ -20,7 +20,7 @@ use crate::baked::Archive;
 pub const FOLDER_VARIABLE: &str = "WASI_NN_MODELS";
 /// The models folder if the variable is not set.
 pub const FOLDER: &str = "/models";
-/// Longest name of a model.
+/// Longest name of a model, as in a card.
 const LONGEST: usize = 64;
 
 /// The models of one instance.

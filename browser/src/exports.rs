@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 
-use crate::local::{Device, Prepared};
+use crate::local::{LocalModel, Parts};
 
 /// Alignment of every input: that of a packed model.
 const ALIGNMENT: usize = 64;
@@ -52,7 +52,7 @@ impl Room {
 #[derive(Default)]
 struct State {
     rooms: [Room; 5],
-    device: Option<Device>,
+    model: Option<LocalModel>,
     answer: Vec<u8>,
 }
 
@@ -68,8 +68,8 @@ impl State {
         // The model lives as long as the instance.
         let cell = bytes.leak().get(start..).unwrap_or_default();
         let settings = String::from_utf8_lossy(settings.as_bytes()).into_owned();
-        let prepared = Prepared { card: card.as_bytes(), settings: &settings, cell };
-        self.device = Some(Device::load(prepared)?);
+        let parts = Parts { card: card.as_bytes(), settings: &settings, cell };
+        self.model = Some(LocalModel::load(parts)?);
         Ok(())
     }
 
@@ -78,8 +78,8 @@ impl State {
         let query = String::from_utf8_lossy(query.as_bytes()).into_owned();
         let Room { mut bytes, start } = photo;
         bytes.drain(..start);
-        match &self.device {
-            Some(device) => device.predict(&query, bytes),
+        match &self.model {
+            Some(model) => model.predict(&query, bytes),
             None => (500, b"no model is loaded".to_vec()),
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! It is built for WASI 0.1, whose functions the page's worker replaces by stubs, because the engine needs
 //! only a clock from them. Everything about photos, models and answers is the component's own code
-//! ([`skincell`]) over the crate `engines`; here is only what connects the two: the third implementation of
+//! ([`skincell`]) over the crate `engines`; here is only what connects the two: the implementation of
 //! [`skincell::inference::Inference`] (`local`), and a few functions for JavaScript (`exports`).
 //!
 //! An instance has one model and answers one photo at a time. The page makes a new instance for each photo,
@@ -15,4 +15,4 @@
 mod exports;
 mod local;
 
-pub use local::{Device, Prepared};
+pub use local::{LocalModel, Parts};

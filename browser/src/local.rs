@@ -10,19 +10,19 @@ use skincell_vision::card::{self, Card};
 use skincell_vision::tensor::PhotoTensor;
 
 /// A model ready to answer photos.
-pub struct Device {
+pub struct LocalModel {
     settings: Settings,
     model: Loaded,
 }
 
-/// What a device is made of.
+/// What a [`LocalModel`] is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Prepared<'a> {
+pub struct Parts<'a> {
     /// The model's card, JSON.
     pub card: &'a [u8],
-    /// The service's settings, lines of `NAME=value`.
+    /// The service's settings, lines of `NAME=value`; of a repeated name the first counts.
     pub settings: &'a str,
-    /// The packed model, `model.cell`, aligned to 64 bytes.
+    /// The bytes of `model.cell`, at a multiple of four; `exports` places them at one of 64, as in the file.
     pub cell: &'static [u8],
 }
 
@@ -32,22 +32,22 @@ struct Loaded {
     model: Box<dyn Model>,
 }
 
-impl Device {
+impl LocalModel {
     /// Loads a model.
     ///
     /// # Errors
     /// The reason, as a sentence, if the card, a setting or the model is refused.
-    pub fn load(prepared: Prepared<'_>) -> Result<Self, String> {
-        let name = Card::parse(prepared.card).map_err(|error| error.to_string())?.name;
+    pub fn load(parts: Parts<'_>) -> Result<Self, String> {
+        let name = Card::parse(parts.card).map_err(|error| error.to_string())?.name;
         let set = |asked: &str| {
-            let lines = prepared.settings.lines().filter_map(|line| line.split_once('='));
+            let lines = parts.settings.lines().filter_map(|line| line.split_once('='));
             lines.filter(|(name, _)| *name == asked).map(|(_, value)| value.to_owned()).next()
         };
         let settings = Settings::read(set).map_err(|error| error.to_string())?;
-        let cards = Cards::Held(name.clone(), prepared.card.to_vec());
+        let cards = Cards::Held(name.clone(), parts.card.to_vec());
         let settings = Settings { cards, default_model: Some(name.clone()), ..settings };
         let files =
-            StaticFiles { name: &name, cell: Some(prepared.cell), graph: None, weights: None };
+            StaticFiles { name: &name, cell: Some(parts.cell), graph: None, weights: None };
         let threads = if cfg!(feature = "two-threads") { 2 } else { 1 };
         let model = Cellnet::new(threads).load(source::Source::Static(files));
         let model = model.map_err(|error| error.to_string())?;
@@ -55,6 +55,7 @@ impl Device {
     }
 
     /// The status and body of the component's answer to `POST /predict?<query>` with this photo as its body.
+    /// The query is percent-encoded; the body is JSON.
     #[must_use]
     pub fn predict(&self, query: &str, photo: Vec<u8>) -> (u16, Vec<u8>) {
         let request = Request::post(format!("/predict?{query}"))
@@ -149,7 +150,7 @@ mod tests {
     fn what_is_damaged_is_refused_with_the_reason() {
         let card = include_bytes!("../../models/skin/card.json");
         let load = |card: &[u8], settings, cell| {
-            Device::load(Prepared { card, settings, cell }).err().unwrap_or_default()
+            LocalModel::load(Parts { card, settings, cell }).err().unwrap_or_default()
         };
         let cases = [
             (load(b"{", "", b""), "card.json"),

@@ -125,6 +125,7 @@ impl Classify {
 
     /// The request target, with the options in its query.
     fn target(&self) -> String {
+        // The JSON lines contain the heatmap.
         let wants_heatmap = self.output.is_some() || self.json || self.contact_sheet.is_some();
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("top_k", &self.top_k.to_string());
@@ -152,8 +153,8 @@ async fn ask(handler: Arc<Handler>, photo: PathBuf, target: String) -> Outcome {
     }
 }
 
-/// Posts a photo to the component and returns its JSON answer, and what it says of its own worth, which the
-/// answer to a refused photo says too.
+/// Posts a photo to the component. Returns the certainty from the answer's header, which a refused photo has
+/// too, and the answer's JSON, or its `detail` as the error.
 async fn post(
     handler: &Handler,
     file: Bytes,

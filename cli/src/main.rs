@@ -1,4 +1,5 @@
-//! The binary `skincell`: reads flags, calls the libraries and prints results. It has no logic of its own.
+//! The binary `skincell`: reads flags, calls the libraries and prints results. What to do with photos, models
+//! and requests is decided in the libraries.
 
 mod access_options;
 mod application_options;
@@ -19,7 +20,7 @@ mod summary;
 mod table;
 mod up;
 #[cfg(test)]
-mod variables;
+mod variables_tests;
 
 use clap::{Parser, Subcommand};
 use skincell_runner::output_queue;

@@ -21,7 +21,8 @@ use crate::pack::PrecisionFlag;
 
 /// The engine's builds, fastest first.
 const ENGINES: [&str; 2] = ["relaxed", "simd"];
-/// Compression pays if it saves at least this part: it takes a phone's time.
+/// Compression is used only if it saves at least this share of the bytes: decompressing takes a phone's time.
+/// The share is chosen, not measured.
 const LEAST_SAVED: f64 = 0.03;
 
 /// Write the page that looks at photos on the user's own device, for any web host.
@@ -37,8 +38,8 @@ Examples:
   skincell page -o device                   beside spin.toml, which mounts device/page: then
                                             SKINCELL_PAGE=both or device offers it in the service
   skincell model quantize models/skin -o small/skin --to int8 --photos PHOTOS
-  skincell page small/skin -o site          half the download again, for answers that differ by some
-                                            points: docs/page.md has the figures")]
+  skincell page small/skin -o site          halves the download once more; answers then differ by
+                                            some points (docs/page.md)")]
 pub(crate) struct Page {
     /// The model folders [default: all in --models whose card allows it]
     #[arg(value_name = "FOLDER")]
@@ -102,6 +103,7 @@ impl Page {
     /// The folders of the models that browsers may load.
     fn offered(&self) -> anyhow::Result<Vec<PathBuf>> {
         let allows = |folder: &Path| anyhow::Ok(read_card(folder)?.on_device);
+        // A card that cannot be read is reported when its model is written, with the reason.
         if let Some(refused) =
             self.folders.iter().find(|folder| matches!(allows(folder), Ok(false)))
         {

@@ -58,8 +58,8 @@ pub(crate) struct QuantizeArguments {
     /// Share of --photos that must keep their likeliest class, in percent (int8)
     #[arg(long, value_name = "PERCENT", default_value_t = 99.0, value_parser = parse_percent)]
     target_agreement: f64,
-    /// Least mean correlation of heatmaps on --photos, up to 1; a single one may be three times further
-    /// below 1 (int8)
+    /// Least mean correlation of heatmaps on --photos, up to 1. A single one may be three times as far below
+    /// 1: with 0.99, down to 0.97 (int8)
     #[arg(long, value_name = "CORRELATION", default_value_t = 0.99, value_parser = parse_correlation)]
     target_heatmap: f64,
     /// Largest change of a probability on --photos, in points (int8)
@@ -162,6 +162,7 @@ fn measured(
 ) -> anyhow::Result<Rows> {
     let engines = engines(&[], threads, library)?;
     let rows = takers(&engines, folder)?.into_iter().map(|engine| {
+        // The number of rounds is chosen: each takes all photos, and only the median is reported.
         let run = Run { engine: engine.name(), library, threads, rounds: 5 };
         Ok((engine.name(), in_own_process(folder, photos, &run)?))
     });
@@ -215,31 +216,34 @@ fn print_kept(kept: &[Kept]) {
 /// other engine that takes both.
 fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
     let mut verdicts = Vec::new();
-    if let (Some((was, then)), Some((is, now))) = (before.first(), after.first()) {
-        let engines = if was == is {
-            format!("served by {is}")
+    if let (Some((engine_before, row_before)), Some((engine_after, row_after))) =
+        (before.first(), after.first())
+    {
+        let engines = if engine_before == engine_after {
+            format!("served by {engine_after}")
         } else {
-            format!("served by {is}, because {was} does not take it")
+            format!("served by {engine_after}, because {engine_before} does not take it")
         };
-        verdicts.extend(verdict(&engines, then, now));
+        verdicts.extend(verdict(&engines, row_before, row_after));
     }
-    for (engine, then) in before.iter().skip(1) {
-        let now = after.iter().find(|(other, _)| other == engine);
-        verdicts.extend(now.and_then(|(_, now)| verdict(&format!("on {engine}"), then, now)));
+    for (engine, row_before) in before.iter().skip(1) {
+        let found = after.iter().find(|(other, _)| other == engine);
+        verdicts
+            .extend(found.and_then(|(_, row)| verdict(&format!("on {engine}"), row_before, row)));
     }
     verdicts
 }
 
 /// The change of memory and time as a sentence; `None` if the system does not report memory.
-fn verdict(about: &str, then: &Measured, now: &Measured) -> Option<String> {
+fn verdict(about: &str, before: &Measured, after: &Measured) -> Option<String> {
     let mib = |kb: u64| kb as f64 / 1024.0;
-    let (was, is) =
-        (mib(then.private_kb? + then.mapped_kb?), mib(now.private_kb? + now.mapped_kb?));
-    let private = mib(now.private_kb?) - mib(then.private_kb?);
-    let pays = if is < was { "less memory" } else { "no less memory" };
-    let time = now.median_ms / then.median_ms.max(f64::MIN_POSITIVE);
+    let all = |row: &Measured| Some(mib(row.private_kb? + row.mapped_kb?));
+    let (all_before, all_after) = (all(before)?, all(after)?);
+    let private = mib(after.private_kb?) - mib(before.private_kb?);
+    let pays = if all_after < all_before { "less memory" } else { "no less memory" };
+    let time = after.median_ms / before.median_ms.max(f64::MIN_POSITIVE);
     Some(format!(
-        "{about}: {pays} ({was:.1} -> {is:.1} MiB private and mapped, {private:+.1} private), \
-         {time:.2} x the time"
+        "{about}: {pays} ({all_before:.1} -> {all_after:.1} MiB private and mapped, {private:+.1} \
+         private), {time:.2} x the time"
     ))
 }

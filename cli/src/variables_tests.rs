@@ -14,7 +14,7 @@ const WITHOUT_FLAG: [(&str, &str, &str); 5] = [
     ("SPIN_VARIABLE_<NAME>", "", "The value of an application's variable, [as in Spin](spin.md)"),
     ("SSL_CERT_FILE", "", "Further roots in PEM for the services that components call"),
 ];
-const FIRST: &str = "<!-- made by cli/src/variables.rs -->\n";
+const FIRST: &str = "<!-- made by cli/src/variables_tests.rs -->\n";
 const LAST: &str = "<!-- end -->\n";
 
 /// One line of the table.

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_slowest_body_is_evicted_when_another_needs_its_room() {
+    async fn a_slow_body_is_evicted_when_another_needs_its_room() {
         let room = room();
         let mut slow = share(&room, 1, 8 * MIB);
         slow.grow(7 * MIB).await.unwrap();

@@ -147,7 +147,7 @@ pub fn prepare(
 
 /// As [`prepare`], compared with the framework that exported the model.
 ///
-/// In order: read and rewrite the file; score the photos with the graph as read; build the Grad-CAM output;
+/// In order: read and rewrite the file; score the photos with that graph; build the Grad-CAM output;
 /// remove it again if no engine computes it; compare; open further inputs; fit familiarity; write. With
 /// further inputs (`options.defaults`) the graph is built a second time with other values, the twin: if both
 /// graphs are otherwise equal, these inputs may be set by requests.

@@ -204,18 +204,18 @@ impl Service {
     }
 
     /// A component's answer whose unsent bytes the ledger counts, and which counts as failed if it breaks
-    /// off.
+    /// off or has more bytes than it announced.
     pub(crate) fn accounted(&self, reply: Reply, id: &str) -> Reply {
         let length = reply.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let most = length.unwrap_or(ReplyBody::BYTES).min(ReplyBody::BYTES);
         let hold = self.ledger.hold_answer(most);
         let (metrics, id) = (Arc::clone(&self.metrics), id.to_owned());
-        let broke_off = Box::new(move || {
+        let broke_off = Box::new(move |reason: &'static str| {
             metrics.failed("broke-off");
-            tracing::warn!(request_id = id, "the component's answer broke off after its head");
+            tracing::warn!(request_id = id, "the component's answer {reason}");
         });
-        reply.map(|body| body.holding(hold).when_broken_off(broke_off))
+        reply.map(|body| body.announced(length).holding(hold).when_broken_off(broke_off))
     }
 
     /// Counts a connection that was refused because of its address.

@@ -185,3 +185,45 @@ fn an_answer_of_wasi_0_3_that_breaks_off_does_not_look_whole() {
         );
     }
 }
+
+/// The guest announces the first piece of its answer, or a bit more, and sends two.
+#[test]
+fn more_than_an_answer_of_wasi_0_3_announced_is_told() {
+    let app = app();
+    let runner = Runner::start(&app, &[]);
+    for (number, announced) in (1..).zip([64 << 10, 70_000]) {
+        let mut socket = client::connect(&runner);
+        let path = format!("{}/overrun?{announced}", ROUTES[0]);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // The connection may end or be reset.
+        let _ = socket.read_to_end(&mut answer);
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let length = answer.len() - end.map_or(0, |end| end + 4);
+        assert_eq!(length == announced, announced == 64 << 10, "{length} bytes");
+        let counted = format!("skincell_requests_failed_total{{reason=\"broke-off\"}} {number}");
+        runner.wait_for_metric(&counted);
+    }
+}
+
+/// A client that reads nothing until after the deadline gets an answer that fits the queue, and can recognise
+/// that a longer one broke off.
+#[test]
+fn a_slow_client_gets_what_was_queued_before_the_deadline() {
+    let app = app();
+    let runner = Runner::start(&app, &["--request-timeout", "2s"]);
+    for (pieces, is_whole) in [(6, true), (400, false)] {
+        let mut socket = client::connect(&runner);
+        let path = format!("{}/zeros?{pieces}", ROUTES[0]);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let mut answer = Vec::new();
+        // The connection may end or be reset.
+        let _ = socket.read_to_end(&mut answer);
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{pieces} pieces");
+        assert_eq!(answer.ends_with(b"\r\n0\r\n\r\n"), is_whole, "{pieces} pieces");
+    }
+    runner.wait_for_metric("skincell_requests_failed_total{reason=\"broke-off\"} 1");
+}

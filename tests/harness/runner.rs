@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::artifacts::artifacts;
+use crate::client;
 
 /// Time limit of a start. A warm one takes milliseconds; the first one compiles the components, perhaps
 /// with an unoptimised compiler.
@@ -19,6 +20,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Time limit of a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time limit until something is counted.
+const METRIC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running service.
 #[derive(Debug)]
@@ -182,6 +186,15 @@ impl Runner {
             is_done.store(true, std::sync::atomic::Ordering::Relaxed);
             (outcome, watch.join().expect("the watcher ends"))
         })
+    }
+
+    /// Waits, with a time limit, until `/metrics` has this line.
+    pub fn wait_for_metric(&self, line: &str) {
+        let deadline = Instant::now() + METRIC_TIMEOUT;
+        while !String::from_utf8_lossy(&client::get(self, "/metrics").body).contains(line) {
+            assert!(Instant::now() < deadline, "{line}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Its process id.

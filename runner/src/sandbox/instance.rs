@@ -228,16 +228,7 @@ impl Instances {
                 )))
             }
             Ok(Ok(response)) => {
-                let client = Some(client);
-                let (hold, broke_off) = (None, None);
-                Ok(response.map(|body| ReplyBody {
-                    body,
-                    client,
-                    broken,
-                    cancel_on_drop,
-                    hold,
-                    broke_off,
-                }))
+                Ok(response.map(|body| ReplyBody::new(body, client, broken, cancel_on_drop)))
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {

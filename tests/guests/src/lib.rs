@@ -66,6 +66,8 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "silent" => drop(out),
         "status" => answer_status(query, out),
         "break-off" => break_off(out),
+        "overrun" => overrun(query, out),
+        "trailers-out" => send_trailers(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
         "relay" => answer(&relay(query, body(request).await).await, out).await,
@@ -105,6 +107,38 @@ fn break_off(out: ResponseOutparam) -> ! {
         let _ = stream.blocking_write_and_flush(b"half");
     }
     std::process::abort()
+}
+
+/// A body with a field after it.
+fn send_trailers(out: ResponseOutparam) {
+    use spin_sdk::wit::wasi::http0_2_0::types::OutgoingBody;
+    let fields = Fields::new();
+    let _ = fields.set("trailer", &[b"x-sum".to_vec()]);
+    let response = OutgoingResponse::new(fields);
+    let body = response.body();
+    out.set(response);
+    let Ok(body) = body else { return };
+    if let Ok(stream) = body.write() {
+        let _ = stream.blocking_write_and_flush(b"summed");
+    }
+    let fields = Fields::new();
+    let _ = fields.set("x-sum", &[b"7".to_vec()]);
+    let _ = OutgoingBody::finish(body, Some(fields));
+}
+
+/// Announces five bytes and writes nine, at once or in two pieces.
+fn overrun(query: &str, out: ResponseOutparam) {
+    let fields = Fields::new();
+    let _ = fields.set("content-length", &[b"5".to_vec()]);
+    let response = OutgoingResponse::new(fields);
+    let body = response.body();
+    out.set(response);
+    let pieces = if query == "pieces" { &["whole", "more"][..] } else { &["wholemore"] };
+    if let Ok(Ok(stream)) = body.as_ref().map(|body| body.write()) {
+        for piece in pieces {
+            let _ = stream.blocking_write_and_flush(piece.as_bytes());
+        }
+    }
 }
 
 /// Tries to reach `address` by a request, a stream and a datagram: what came of each, a line each.

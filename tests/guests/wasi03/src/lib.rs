@@ -48,6 +48,8 @@ async fn handle(request: Request) -> impl IntoResponse {
         "trailers-in" => text(trailers(request).await),
         "zeros" => Pieces { left: query.parse().unwrap_or(0), fails: false }.boxed_unsync(),
         "break-off" => Pieces { left: 1, fails: true }.boxed_unsync(),
+        "overrun" => return overrun(query),
+        "trailers-out" => return send_trailers(),
         "sleep" => text(sleep(&query)),
         "streams" => text(make_streams()),
         "fetch" => text(fetch(&query).await),
@@ -62,6 +64,30 @@ async fn handle(request: Request) -> impl IntoResponse {
 
 fn text(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body with a field after it.
+fn send_trailers() -> Response<Body> {
+    let mut fields = Response::new(()).into_parts().0.headers;
+    if let Ok(value) = "7".try_into() {
+        fields.insert("x-sum", value);
+    }
+    let body = Full::new(Bytes::from("summed")).map_err(|never| match never {});
+    let body = body.with_trailers(std::future::ready(Some(Ok(fields))));
+    let mut response = Response::new(body.boxed_unsync());
+    if let Ok(value) = "x-sum".try_into() {
+        response.headers_mut().insert("trailer", value);
+    }
+    response
+}
+
+/// Two pieces of 64 KiB, of which `announced` bytes are announced.
+fn overrun(announced: String) -> Response<Body> {
+    let mut response = Response::new(Pieces { left: 2, fails: false }.boxed_unsync());
+    if let Ok(announced) = announced.try_into() {
+        response.headers_mut().insert("content-length", announced);
+    }
+    response
 }
 
 /// Pieces of 64 KiB of zeros; then the end, or a trap.

@@ -11,7 +11,7 @@ use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Pla
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, unused_schemes};
 use crate::routes::{Match, Routes};
 use crate::sandbox::{CompileCache, Instances, Limits, Output, Reply, ReplyBody, Sandbox};
 use crate::settings::{Settings, StateFolder};
@@ -74,6 +74,7 @@ impl Service {
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
         let limit = budget.bytes;
+        check(&app, &settings.output.follow)?;
         let key_value = key_value_store(&app, settings)?;
         let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
         let limits = limits(&plan, settings)?;
@@ -277,6 +278,25 @@ fn wasm(component: &AppComponent) -> anyhow::Result<Vec<u8>> {
         Some(wasm) => Ok(wasm.to_vec()),
         None => Ok(compose(&component.source, &component.dependencies)?),
     }
+}
+
+/// Refuses to follow a component that the application does not have, as Spin does, and warns about hosts that
+/// Spin lets a component call by interfaces that are not offered here.
+fn check(app: &App, follow: &[String]) -> anyhow::Result<()> {
+    let known: Vec<&str> = app.components.iter().map(|component| &*component.id).collect();
+    if let Some(id) = follow.iter().find(|id| !known.contains(&id.as_str())) {
+        bail!("--follow: there is no component {id:?}; there are [{}]", known.join(", "));
+    }
+    for component in &app.components {
+        for scheme in unused_schemes(&component.allowed_outbound_hosts) {
+            tracing::warn!(
+                component = component.id,
+                "allowed_outbound_hosts has a host of {scheme}://, which nothing uses: components connect by \
+                 HTTP alone here"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The application's default key-value store, if a component may open it.

@@ -116,6 +116,34 @@ fn a_component_calls_the_hosts_it_may_call_and_no_other() {
 }
 
 /// `localhost.` and names under it resolve to this machine, as a hostile name might.
+/// In Spin, such a request passes the check of the host and then fails to resolve the name.
+#[test]
+fn a_users_name_in_a_url_is_refused() {
+    let server = Server::start(Duration::ZERO);
+    let port = server.address.port();
+    let app = app(&[&format!("http://127.0.0.1:{port}")]);
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let said = fetch(&runner, component, &format!("http://user:pass@127.0.0.1:{port}/x"));
+        assert!(said.contains("HttpRequestUriInvalid"), "{component}: {said}");
+    }
+    assert_eq!(server.most_at_once.load(Ordering::SeqCst), 0);
+}
+
+/// Spin has interfaces for these; here nothing would use such an entry.
+#[test]
+fn hosts_that_are_not_called_by_http_are_warned_about() {
+    let app =
+        app(&["redis://localhost", "http://localhost", "*://localhost:5432", "tcp://a.test:1"]);
+    let runner = Runner::start(&app, &[]);
+    let log = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    for (scheme, expected) in [("redis", 2), ("tcp", 2), ("http", 0), ("*", 0)] {
+        let warned = log.matches(&format!("a host of {scheme}://")).count();
+        assert_eq!(warned, expected, "once for each component: {log}");
+    }
+    drop(runner);
+}
+
 #[test]
 fn a_name_that_leads_to_an_address_that_is_not_public_is_refused() {
     let server = Server::start(Duration::ZERO);

@@ -28,6 +28,12 @@ pub(crate) fn is_peer(host: &str) -> bool {
     peer(host).is_some()
 }
 
+/// The schemes of entries that allow nothing here, because components connect by HTTP alone.
+pub(crate) fn unused_schemes(entries: &[String]) -> impl Iterator<Item = &str> {
+    let schemes = entries.iter().filter_map(|entry| entry.trim().split_once("://"));
+    schemes.map(|(scheme, _)| scheme).filter(|scheme| !matches!(*scheme, "http" | "https" | "*"))
+}
+
 /// The entries of one component.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AllowedHosts(Vec<AllowedHost>);

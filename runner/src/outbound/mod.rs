@@ -36,7 +36,7 @@ use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 pub(crate) use fetch::fetch;
-pub(crate) use hosts::{AllowedHosts, is_peer};
+pub(crate) use hosts::{AllowedHosts, is_peer, unused_schemes};
 
 /// Most connections of all instances together, and of one. Further requests wait.
 const MAX_CONNECTIONS: usize = 256;
@@ -292,12 +292,16 @@ fn dns(error: &io::Error) -> Error {
 /// itself that is the address where it listens, as in Spin.
 fn prepare<B>(request: &mut Request<B>, target: &Target) -> Result<(), Error> {
     let uri = request.uri();
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        tracing::warn!(
+            "a component may not call a URL with a user's name before the host; use a header field"
+        );
+        return Err(Error::HttpRequestUriInvalid);
+    }
     let is_http = uri.scheme().is_none_or(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
     let host = match (target, uri.authority()) {
         (Target::Own(address), _) => HeaderValue::from_str(&address.to_string()).ok(),
-        (_, Some(authority)) if !authority.as_str().contains('@') => {
-            HeaderValue::from_str(authority.as_str()).ok()
-        }
+        (_, Some(authority)) => HeaderValue::from_str(authority.as_str()).ok(),
         _ => None,
     };
     let host = host.filter(|_| is_http).ok_or(Error::HttpRequestUriInvalid)?;

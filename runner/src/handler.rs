@@ -252,7 +252,8 @@ impl Handler {
     fn finish(&self, mut answer: Answer, call: &Call, recording: Option<&Recording>) -> Answer {
         let Call { start, id, method, route, .. } = call;
         if let Ok(value) = HeaderValue::from_str(id) {
-            answer.headers_mut().insert(request_id::HEADER, value);
+            // The application's own stays, as in Spin, which adds none.
+            answer.headers_mut().entry(request_id::HEADER).or_insert(value);
         }
         let (status, after) = (answer.status(), start.elapsed());
         self.service.metrics.answered(method, route.as_deref(), status.as_u16(), after);

@@ -16,6 +16,7 @@ mod page;
 mod run_options;
 mod serve;
 mod service_options;
+mod spin_flags;
 mod summary;
 mod table;
 mod up;
@@ -78,7 +79,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     skincell_runner::allocator::give_memory_back();
-    let arguments = Arguments::parse();
+    let arguments =
+        Arguments::try_parse().unwrap_or_else(|error| spin_flags::explained(error).exit());
     let is_service = matches!(arguments.command, Command::Up(_) | Command::Serve(_));
     log::start(arguments.log_format, is_service);
     let outcome = match arguments.command {

@@ -7,6 +7,7 @@
 //! is left to `app`; nothing is fetched.
 
 use crate::candidate;
+use crate::componentize::{NotAComponent, componentize};
 use crate::manifest::dependency::ImportName;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,14 @@ pub enum ComposeError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// A core module that cannot be made a component.
+    #[error("{path} cannot be served: {reason}")]
+    Module {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: NotAComponent,
     },
     /// A component of another release candidate of WASI 0.3.
     #[error(
@@ -109,8 +118,8 @@ pub enum ComposeError {
     Encode(String),
 }
 
-/// The component at `component` with its `dependencies` inside. One of WASI 0.3's release candidate becomes
-/// one of the release.
+/// The component at `component` with its `dependencies` inside. A core module becomes a component, and one of
+/// WASI 0.3's release candidate becomes one of the release.
 ///
 /// # Errors
 /// [`ComposeError`] with the file or the import in question.
@@ -152,6 +161,10 @@ fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     let wasm = match std::fs::read(&path) {
         Ok(wasm) => wasm,
         Err(source) => return Err(ComposeError::Read { path, source }),
+    };
+    let wasm = match componentize(wasm) {
+        Ok(wasm) => wasm,
+        Err(reason) => return Err(ComposeError::Module { path, reason }),
     };
     match unknown_interface(&wasm) {
         Some(interface) => Err(ComposeError::Wasi03 { path, interface }),

@@ -19,6 +19,7 @@ pub mod build;
 mod candidate;
 pub mod certainty;
 mod chaining;
+pub mod componentize;
 pub mod compose;
 pub mod handler;
 mod inference_protocol;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use skincell_runner::compose::{Dependency, compose};
 use skincell_tests::client::{connect, get};
-use skincell_tests::{App, Runner, artifacts, portable};
+use skincell_tests::{App, Runner, artifacts, core_module, portable};
 
 const MANIFEST: &str = r#"
 spin_manifest_version = 2
@@ -26,7 +26,7 @@ token = { default = "none", secret = true }
 
 [[trigger.http]]
 route = "/static"
-static_response = { status_code = 418, headers = { x-from = "manifest" }, body = "short" }
+static_response = { status_code = 418, headers = { x-from = "manifest", x-request-id = "mine" }, body = "short" }
 
 [[trigger.http]]
 route = "/users/:id/..."
@@ -83,6 +83,9 @@ fn assert_given(runner: &Runner) {
         );
     }
     let fixed = get(runner, "/static");
+    assert_eq!(fixed.header("x-request-id"), "mine");
+    let added = ["x-content-type-options", "referrer-policy"].map(|name| fixed.header(name));
+    assert_eq!(added, ["nosniff", "no-referrer"]);
     let fixed = (fixed.status, fixed.header("x-from").to_owned(), fixed.body.clone());
     assert_eq!(fixed, (418, "manifest".to_owned(), b"short".to_vec()));
     let info = get(runner, "/.well-known/spin/info").json();
@@ -185,6 +188,8 @@ fn output_is_kept_and_followed() {
     assert_eq!(kept("stderr"), "quiet\n");
     let log = runner.stop();
     assert!(!log.contains("quiet\n"), "{log}");
+    let refused = Runner::refused(&app, &["--variable", "region=eu", "--follow", "nobody"]);
+    assert!(refused.contains("no component \"nobody\""), "{refused}");
 }
 
 /// What comes after a body, once it was announced as chunked.
@@ -295,6 +300,24 @@ fn a_dependency_sees_what_it_inherits_and_is_refused_otherwise() {
     assert_eq!(text(&runner, "/environment?WASI_NN_MODELS"), "/elsewhere");
 }
 
+/// Fields that a component of either version of WASI sends after its body reach a client that takes them.
+#[test]
+fn fields_after_an_answers_body_reach_the_client() {
+    let app = App::with_both_guests("");
+    let runner = Runner::start(&app, &[]);
+    for component in ["a", "b"] {
+        let mut socket = connect(&runner);
+        let head = format!(
+            "GET /{component}/trailers-out HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{component}: {answer}");
+        assert!(answer.ends_with("\r\nsummed\r\n0\r\nx-sum: 7\r\n\r\n"), "{component}: {answer}");
+    }
+}
+
 /// Before it starts a trigger, Spin asks for the trigger's flags.
 #[test]
 fn the_trigger_lists_its_flags_for_spin() {
@@ -352,4 +375,33 @@ fn spin_accepts_the_repositorys_manifest() {
     let output =
         Command::new("spin").args(["up", "--help", "--from"]).arg(manifest).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What cargo makes for `wasm32-wasip1`, as the templates of spin-sdk 5 and before had it, gets the same as a
+/// component: resources, wasi-nn, an instance for each request.
+#[test]
+fn a_core_module_is_served_as_the_component_that_spin_makes_of_it() {
+    let modular = |app: App| {
+        let path = app.path().join("spin.toml");
+        let manifest = std::fs::read_to_string(&path).unwrap();
+        let component = artifacts().guests.to_str().unwrap();
+        assert!(manifest.contains(component));
+        let module = core_module().to_str().unwrap();
+        std::fs::write(path, manifest.replace(component, module)).unwrap();
+        app
+    };
+    assert!(std::fs::read(core_module()).unwrap().starts_with(b"\0asm\x01\0\0\0"));
+    // The compile cache knows a component by its bytes.
+    let component = compose(core_module(), &[]).unwrap();
+    assert!(component == compose(core_module(), &[]).unwrap(), "the same bytes each time");
+    let plain = modular(app());
+    let runner = Runner::start(&plain, &["--variable", "region=eu"]);
+    assert_given(&runner);
+    for _ in 0..100 {
+        assert_eq!(text(&runner, "/users/7/marker?left"), "nothing");
+    }
+    assert_eq!(get(&runner, "/users/7/trap").status, 500);
+    let models = modular(App::with_colours());
+    let runner = Runner::start(&models, &[]);
+    assert_eq!(text(&runner, "/guest/load-name?colours"), "loaded");
 }

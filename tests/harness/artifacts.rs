@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Time limit of a build; a cold one on a small machine takes several minutes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
+/// The target of components; without this one, cargo makes core modules.
+const COMPONENT: &str = "wasm32-wasip2";
+
 /// The programs under test, and the test guest.
 #[derive(Debug)]
 pub struct Artifacts {
@@ -27,8 +30,8 @@ pub fn artifacts() -> &'static Artifacts {
     static ARTIFACTS: OnceLock<Artifacts> = OnceLock::new();
     ARTIFACTS.get_or_init(|| Artifacts {
         // The same build as in `spin.toml`.
-        component: component("skincell"),
-        guests: component("skincell-guests"),
+        component: component("skincell", COMPONENT),
+        guests: component("skincell-guests", COMPONENT),
         runner: ["SKINCELL_BIN", "CARGO_BIN_EXE_skincell"]
             .iter()
             .find_map(std::env::var_os)
@@ -41,27 +44,34 @@ pub fn artifacts() -> &'static Artifacts {
 #[must_use]
 pub fn portable() -> &'static Path {
     static PORTABLE: OnceLock<PathBuf> = OnceLock::new();
-    PORTABLE.get_or_init(|| component("skincell-portable"))
+    PORTABLE.get_or_init(|| component("skincell-portable", COMPONENT))
 }
 
 /// The application `guests/two-inputs/`, built if necessary.
 pub(crate) fn two_inputs() -> &'static Path {
     static TWO_INPUTS: OnceLock<PathBuf> = OnceLock::new();
-    TWO_INPUTS.get_or_init(|| component("skincell-guest-two-inputs"))
+    TWO_INPUTS.get_or_init(|| component("skincell-guest-two-inputs", COMPONENT))
 }
 
 /// The component of WASI 0.3 of `guests/wasi03/`, made with spin-sdk 7, built if necessary.
 #[must_use]
 pub fn wasi03() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
-    RELEASE.get_or_init(|| component("skincell-guest-wasi03"))
+    RELEASE.get_or_init(|| component("skincell-guest-wasi03", COMPONENT))
 }
 
 /// The same component made with spin-sdk 6, of WASI 0.3's release candidate, built if necessary.
 #[must_use]
 pub fn wasi03_candidate() -> &'static Path {
     static CANDIDATE: OnceLock<PathBuf> = OnceLock::new();
-    CANDIDATE.get_or_init(|| component("skincell-guest-wasi03-candidate"))
+    CANDIDATE.get_or_init(|| component("skincell-guest-wasi03-candidate", COMPONENT))
+}
+
+/// The misbehaving guest as a core module of WASI 0.1, built if necessary.
+#[must_use]
+pub fn core_module() -> &'static Path {
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    MODULE.get_or_init(|| component("skincell-guests", "wasm32-wasip1"))
 }
 
 /// The root of the repository.
@@ -71,11 +81,11 @@ pub fn repository() -> &'static Path {
 }
 
 /// Builds the component of a package alone, so that no other package's features apply, and returns its path.
-fn component(package: &str) -> PathBuf {
+fn component(package: &str, target: &str) -> PathBuf {
     let name = format!("{}.wasm", package.replace('-', "_"));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--message-format=json-render-diagnostics"]);
-    cargo.args(["--release", "--target", "wasm32-wasip2", "-p", package]);
+    cargo.args(["--release", "--target", target, "-p", package]);
     cargo.current_dir(repository()).stdin(Stdio::null()).stdout(Stdio::piped());
     // Removes the variables that describe this test's own package.
     for (variable, _) in std::env::vars_os() {

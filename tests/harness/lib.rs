@@ -21,6 +21,8 @@ pub mod photos;
 mod runner;
 
 pub use app::App;
-pub use artifacts::{Artifacts, artifacts, portable, repository, wasi03, wasi03_candidate};
+pub use artifacts::{
+    Artifacts, artifacts, core_module, portable, repository, wasi03, wasi03_candidate,
+};
 pub use client::Answer;
 pub use runner::Runner;

@@ -63,9 +63,6 @@ impl CompileCache {
     }
 }
 
-/// The magic and the version with which a core module begins; a component has another version.
-const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
-
 impl Sandbox {
     /// Compiles `wasm`, which came from `path`, or maps it from `cache`. The process may use `budget` bytes,
     /// if there is a limit.
@@ -85,13 +82,6 @@ impl Sandbox {
             return Ok(Compiled { component, compile_time: None });
         }
         check_room(path, &wasm, budget)?;
-        if wasm.starts_with(CORE_MODULE) {
-            bail!(
-                "{} is a core module, as built for wasm32-wasip1, and not a component; build it for \
-                 wasm32-wasip2, or make a component of it with `wasm-tools component new`",
-                path.display()
-            );
-        }
         let start = Instant::now();
         tracing::info!(file = %path.display(), "compiling the component, once");
         let code =

@@ -84,3 +84,41 @@ fn spins_own_examples_are_read_or_refused_by_name() {
         }
     }
 }
+
+/// Functions of the sources, in which tests are looked up.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            sources(&entry, text);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(entry).unwrap());
+        }
+    }
+}
+
+/// Every row of the table in `docs/spin.md` names tests, manifests or programs that there are.
+#[test]
+fn the_table_of_features_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut functions = String::new();
+    for part in ["runner/src", "tests/cases", "cli/src"] {
+        sources(&root.join(part), &mut functions);
+    }
+    let table = std::fs::read_to_string(root.join("docs/spin.md")).unwrap();
+    let table = table.split_once("| shown by |\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let mut missing = Vec::new();
+    for row in table.lines().skip(1) {
+        let shown_by = row.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test in {row}");
+        missing.extend(names.into_iter().filter(|name| match name.rsplit_once('.') {
+            Some((_, "toml")) => !folder().join(name).exists(),
+            Some(_) => !root.join(name).exists(),
+            None => {
+                !functions.contains(&format!(" fn {name}()"))
+                    && !functions.contains(&format!("\nfn {name}()"))
+            }
+        }));
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}

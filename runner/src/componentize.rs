@@ -1,8 +1,8 @@
-//! Makes components of core modules, as Spin does: what is built for `wasm32-wasip1` imports WASI 0.1, which an
-//! adapter of wasmtime's translates to WASI 0.2, and describes everything else in a section of its own.
+//! Makes components of core modules, as Spin does: what is built for `wasm32-wasip1` imports WASI 0.1, which
+//! an adapter of wasmtime's translates to WASI 0.2, and describes everything else in a section of its own.
 //!
-//! Commands (Spin serves them by its executor `wagi`) and modules of Spin's first SDK (it has an adapter of its
-//! own for them) are refused by name. Whether the result is a valid component is left to the compiler.
+//! Commands (Spin serves them by its executor `wagi`) and modules of Spin's first SDK (it has an adapter of
+//! its own for them) are refused by name. Whether the result is a valid component is left to the compiler.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use wasi_preview1_component_adapter_provider::{

@@ -216,7 +216,7 @@ fn more_than_an_answer_announced_is_told() {
         let counted = format!("skincell_requests_failed_total{{reason=\"broke-off\"}} {number}");
         runner.wait_for_metric(&counted);
     }
-    let log = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    let log = runner.stop();
     assert_eq!(log.matches("has more bytes than its content-length announced").count(), 2, "{log}");
 }
 

@@ -135,13 +135,11 @@ fn a_users_name_in_a_url_is_refused() {
 fn hosts_that_are_not_called_by_http_are_warned_about() {
     let app =
         app(&["redis://localhost", "http://localhost", "*://localhost:5432", "tcp://a.test:1"]);
-    let runner = Runner::start(&app, &[]);
-    let log = std::fs::read_to_string(app.path().join("runner.log")).unwrap();
+    let log = Runner::start(&app, &[]).stop();
     for (scheme, expected) in [("redis", 2), ("tcp", 2), ("http", 0), ("*", 0)] {
         let warned = log.matches(&format!("a host of {scheme}://")).count();
         assert_eq!(warned, expected, "once for each component: {log}");
     }
-    drop(runner);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::preprocess::Convention;
 pub enum Framework {
     /// `.keras`, `.h5`, `.hdf5`, or a SavedModel folder.
     Keras,
-    /// `.pt2` (`torch.export`) or `.pt` (TorchScript).
+    /// `.pt2` (`torch.export`) or `.pt` (TorchScript); see [`crate::source`].
     Torch,
 }
 
@@ -192,19 +192,6 @@ impl Drop for Exported {
 }
 
 impl Framework {
-    /// The framework of a model, by its file name; `None` for ONNX and other files.
-    #[must_use]
-    pub fn of(model: &Path) -> Option<Self> {
-        if model.join("saved_model.pb").exists() {
-            return Some(Self::Keras);
-        }
-        match model.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "keras" | "h5" | "hdf5" => Some(Self::Keras),
-            "pt" | "pt2" => Some(Self::Torch),
-            _ => None,
-        }
-    }
-
     /// Its name, as shown to users.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -274,93 +261,9 @@ pub fn export(
     }
 }
 
-/// Advice for files that `prepare` does not take, by their extension; `None` for all other files.
-#[must_use]
-pub fn advice(model: &Path) -> Option<&'static str> {
-    let kind = model.extension()?.to_str()?.to_ascii_lowercase();
-    Some(match kind.as_str() {
-        "pth" | "ckpt" => {
-            "a .pth or .ckpt file holds weights without the network: in the script that defines it, \
-             load_state_dict(), eval(), then torch.onnx.export(net, torch.zeros(1, 3, H, W), \
-             \"model.onnx\"); for a network of timm: models/torch/export.py timm:NAME raw.onnx \
-             --weights FILE --classes N --size H W"
-        }
-        "safetensors" | "bin" => {
-            "it holds weights without the network: `optimum-cli export onnx --model FOLDER OUT` exports \
-             a Hugging Face folder to ONNX; for timm, models/torch/export.py timm:NAME raw.onnx \
-             --weights FILE"
-        }
-        "pkl" | "pickle" | "joblib" => {
-            "a pickle contains code, which is not run: export the model to ONNX in the script that made it \
-             (fastai: torch.onnx.export(learn.model.eval(), torch.zeros(1, 3, H, W), \"model.onnx\"); \
-             scikit-learn: skl2onnx)"
-        }
-        "tflite" => {
-            "TensorFlow Lite cannot be read back into Keras: prepare the .keras, .h5 or SavedModel it \
-             was made from, or convert it with `python -m tf2onnx.convert --tflite FILE --output \
-             model.onnx`"
-        }
-        "pb" => {
-            "for a SavedModel, name its folder; convert a frozen graph to ONNX with `python -m \
-             tf2onnx.convert --graphdef FILE --inputs NAME:0 --outputs NAME:0 --output model.onnx`"
-        }
-        "mlmodel" | "mlpackage" => {
-            "Core ML cannot be converted back: prepare the Keras, PyTorch or ONNX file it was made from"
-        }
-        "engine" | "plan" | "trt" | "xml" => {
-            "it is made for another engine: prepare the ONNX file it was made from"
-        }
-        "zip" | "tar" | "gz" | "tgz" => "unpack it first, and name the model inside",
-        "json" => {
-            "it describes a TensorFlow.js model without its weights: prepare the Keras export of the \
-             same model (Teachable Machine: Export Model, Tensorflow, Keras)"
-        }
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn frameworks_are_recognised_by_file_names() {
-        let cases = [
-            ("stage1.keras", Some(Framework::Keras)),
-            ("old.H5", Some(Framework::Keras)),
-            ("program.pt2", Some(Framework::Torch)),
-            ("script.pt", Some(Framework::Torch)),
-            ("model.onnx", None),
-            ("no/such/folder", None),
-        ];
-        for (name, framework) in cases {
-            assert_eq!(Framework::of(Path::new(name)), framework, "{name}");
-        }
-        let home = tempfile::tempdir().expect("a temporary folder");
-        assert_eq!(Framework::of(home.path()), None);
-        std::fs::write(home.path().join("saved_model.pb"), []).expect("written");
-        assert_eq!(Framework::of(home.path()), Some(Framework::Keras));
-    }
-
-    #[test]
-    fn unsupported_files_get_advice() {
-        let cases = [
-            ("weights.pth", Some("load_state_dict")),
-            ("learner.PKL", Some("pickle")),
-            ("model.tflite", Some("tflite")),
-            ("saved_model.pb", Some("folder")),
-            ("model.safetensors", Some("optimum-cli")),
-            ("model.onnx", None),
-            ("model.keras", None),
-        ];
-        for (name, part) in cases {
-            let found = advice(Path::new(name));
-            assert_eq!(
-                found.map(|text| part.is_some_and(|p| text.contains(p))),
-                part.map(|_| true)
-            );
-        }
-    }
 
     #[test]
     fn without_python_the_error_says_what_to_name() {

@@ -3,6 +3,8 @@
 //! Symbolic batch sizes become 1, the layout is derived from the dimensions, and for u8 input the
 //! normalisation moves into the graph. The meaning of the scores is determined in `scores`.
 
+mod layout;
+
 use std::collections::HashSet;
 
 use rten_onnx::onnx::{DataType, ValueInfoProto};
@@ -11,8 +13,7 @@ use thiserror::Error;
 
 use crate::gradcam::channel_shape;
 use crate::onnx::graph::{
-    Graph, attribute, input, int_attribute, ints, op, output as output_name, typed_value_info,
-    value_info,
+    Graph, attribute, input, int_attribute, op, typed_value_info, value_info,
 };
 use skincell_onnx::Constant;
 
@@ -91,6 +92,23 @@ pub enum InterfaceError {
         /// The input.
         name: String,
     },
+    /// The given order of the axes contradicts the model.
+    #[error(
+        "--layout {given} was given, but input \"{name}\" of shape [{shape}] takes {held}, as {evidence} shows; \
+         leave the flag out"
+    )]
+    OtherLayout {
+        /// The input.
+        name: String,
+        /// Its dimensions, with names for symbolic ones.
+        shape: String,
+        /// The given order.
+        given: &'static str,
+        /// The model's order.
+        held: &'static str,
+        /// What shows it.
+        evidence: String,
+    },
     /// The axis of the channels cannot be derived.
     #[error(
         "input \"{name}\" has shape [{shape}], and the graph does not show which axis holds the \
@@ -121,10 +139,12 @@ pub enum InterfaceError {
         given: usize,
     },
     /// The model has several outputs, and none was chosen.
-    #[error("the model has the outputs {names}; name the scores with --scores NAME")]
+    #[error("the model has the outputs {names}; name the scores with --scores NAME{advice}")]
     Outputs {
         /// The outputs' names.
         names: String,
+        /// What the names tell, as the end of the sentence, or nothing.
+        advice: &'static str,
     },
     /// The chosen output does not exist.
     #[error("the model has no output \"{name}\"; it has {names}")]
@@ -173,31 +193,21 @@ pub(crate) fn input_of(
     let dims = dimensions(only);
     let shape = dims.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(", ");
     let sides: Vec<Option<usize>> = dims.iter().map(|(_, side)| *side).collect();
+    let layout = layout::settle(graph, (&name, &shape), &sides, photo.layout)?;
     let [_, second, third, fourth] = sides[..] else {
-        let advice = match sides.len() {
-            3 => {
-                ": export the model with an axis for the batch, such as torch.zeros(1, 3, 224, 224)"
-            }
-            _ => "",
-        };
-        return Err(InterfaceError::Shape { name, shape, advice });
+        return Err(no_photo(name, shape, sides.len()));
     };
-    let layout = layout_of(graph, &name, (second, fourth))
-        .or(photo.layout)
-        .ok_or_else(|| InterfaceError::Layout { name: name.clone(), shape: shape.clone() })?;
     let (channels, height, width) = match layout {
         Layout::Nchw => (second, third, fourth),
         Layout::Nhwc => (fourth, second, third),
     };
-    if channels.is_some_and(|channels| channels != 3) {
-        let advice = match channels {
-            Some(1) => {
-                ": export the model behind a step that turns RGB into grey, such as \
-                 0.299 R + 0.587 G + 0.114 B"
-            }
-            _ => "",
-        };
-        return Err(InterfaceError::Shape { name, shape, advice });
+    let channels = channels.or_else(|| layout::channels_read(graph, &name));
+    if let Some(channels) = channels.filter(|channels| *channels != 3) {
+        return Err(InterfaceError::Shape {
+            name,
+            shape,
+            advice: layout::other_channels(channels),
+        });
     }
     let (width, height) = sides_of(&name, &shape, (width, height), photo.size)?;
     let input = Input {
@@ -261,45 +271,6 @@ fn sides_of(
         return Err(InterfaceError::TooLarge { name, width, height });
     }
     Ok((width as u32, height as u32))
-}
-
-/// The order of the photo's axes: by the axis of length 3, or, if that is variable or ambiguous, by the first
-/// operator that shows it.
-fn layout_of(
-    graph: &Graph,
-    name: &str,
-    (second, fourth): (Option<usize>, Option<usize>),
-) -> Option<Layout> {
-    match (second, fourth) {
-        (Some(3), other) if other != Some(3) => Some(Layout::Nchw),
-        (other, Some(3)) if other != Some(3) => Some(Layout::Nhwc),
-        _ => layout_in(graph, name),
-    }
-}
-
-/// The layout by the first operators: a convolution takes channels first, and a transposition that moves the
-/// last axis to the second place takes channels last.
-fn layout_in(graph: &Graph, name: &str) -> Option<Layout> {
-    const SAME: [&str; 9] =
-        ["Identity", "Cast", "Sub", "Add", "Mul", "Div", "Clip", "BatchNormalization", "Pad"];
-    let mut value = name.to_owned();
-    for _ in 0..16 {
-        let readers = graph.consumers_of(&value);
-        let node = readers.first().and_then(|i| graph.nodes.get(*i))?;
-        match op(node) {
-            "Conv" | "QLinearConv" | "MaxPool" | "AveragePool" => return Some(Layout::Nchw),
-            "Transpose" => {
-                return match ints(node, "perm")? {
-                    [0, 3, 1, 2] => Some(Layout::Nhwc),
-                    [0, 2, 3, 1] => Some(Layout::Nchw),
-                    _ => None,
-                };
-            }
-            same if SAME.contains(&same) => output_name(node).clone_into(&mut value),
-            _ => return None,
-        }
-    }
-    None
 }
 
 /// Replaces the inputs besides the photo by constants.
@@ -419,7 +390,7 @@ pub(crate) fn output(graph: &mut Graph, chosen: Option<&str>) -> Result<String, 
             scores.dedup();
             match scores[..] {
                 [only] => only,
-                _ => return Err(InterfaceError::Outputs { names: names() }),
+                _ => return Err(several_outputs(names())),
             }
         }
     }
@@ -427,6 +398,18 @@ pub(crate) fn output(graph: &mut Graph, chosen: Option<&str>) -> Result<String, 
     let given = graph.outputs.iter().find(|o| o.name.as_deref() == Some(name.as_str()));
     graph.outputs = vec![given.cloned().unwrap_or_else(|| value_info(&name, &[]))];
     Ok(name)
+}
+
+fn several_outputs(names: String) -> InterfaceError {
+    let lower = names.to_lowercase();
+    let detects = ["box", "detection", "mask", "anchor"].iter().any(|word| lower.contains(word));
+    let advice = if detects {
+        ", if one of them holds one score per class for the whole photo; a detector or segmenter has none, and \
+         skincell serves classifiers"
+    } else {
+        ""
+    };
+    InterfaceError::Outputs { names, advice }
 }
 
 /// The scores from which an output of labels or indices is computed, or the output itself if it holds scores.
@@ -455,6 +438,20 @@ pub(crate) fn labels_inside(graph: &Graph) -> Option<Vec<String>> {
         graph.nodes.iter().filter_map(strings).find(|labels| !labels.is_empty())
     };
     held("classlabels_strings").or_else(|| held("values_strings"))
+}
+
+/// The error of an input that has not four axes.
+fn no_photo(name: String, shape: String, rank: usize) -> InterfaceError {
+    let advice = match rank {
+        0 => {
+            ": the file states no shape; export the model with one, such as torch.zeros(1, 3, 224, 224)"
+        }
+        2 => ": it takes a list of numbers, such as features or tokens of a text",
+        3 => ": export the model with an axis for the batch, such as torch.zeros(1, 3, 224, 224)",
+        5 => ": it takes several pictures at once, such as a video; export the model for one",
+        _ => "",
+    };
+    InterfaceError::Shape { name, shape, advice }
 }
 
 fn quoted(value: &ValueInfoProto) -> String {

@@ -28,6 +28,7 @@ pub mod preprocess;
 pub mod quantize;
 pub mod samples;
 mod scores;
+pub mod source;
 mod tools;
 mod warnings;
 mod write;
@@ -41,8 +42,8 @@ pub use onnx::engine::EngineError;
 pub use onnx::external;
 pub use onnx::read::ReadError;
 pub use prepare::{
-    CARD_FILE, COMPARED, CamTarget, PrepareError, PrepareOptions, Report, Step, prepare,
-    prepare_from,
+    CARD_FILE, COMPARED, CamTarget, PrepareError, PrepareOptions, Report, Step, check_target,
+    prepare, prepare_from,
 };
 pub use scores::{SaidActivation, ScoresError};
 pub use tools::familiarize::{FamiliarizeError, familiarize};

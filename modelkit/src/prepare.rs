@@ -5,30 +5,36 @@
 //! writes the folder. On an error nothing is written. Conversion from Keras and PyTorch, packing and
 //! quantizing are left to their own commands.
 
-use skincell_vision::card::{
-    CARD_VERSION, Card, CardError, Class, Dtype, Fit, GradCam, Input, Layout, Output,
-};
-use thiserror::Error;
+use std::path::Path;
 
-use crate::compare::{self, CompareError, Comparison, Reference};
-use crate::familiarity::{self, FamiliarityError, FamiliarityReport, FamiliarizeOptions};
+use skincell_vision::card::{
+    CARD_VERSION, Card, Class, Dtype, Fit, GradCam, Input, Output, is_model_name,
+};
+
+use crate::compare::{self, Comparison, Reference};
+use crate::familiarity::{self, FamiliarityReport, FamiliarizeOptions};
 use crate::fields;
-use crate::gradcam::{self, Price, Wanted};
+use crate::gradcam::{self, Price};
 use crate::interface::{self, InterfaceError, Photo};
-use crate::labels::parse_labels;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
-use crate::onnx::read::{ReadError, read, refuse_private};
+use crate::onnx::read::{read, refuse_private};
 use crate::onnx::single;
 use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown, walk};
-use crate::photos::{self, PhotosError};
-use crate::scores::{self, Scores, ScoresError, Settled};
+use crate::photos;
+use crate::scores::{self, Settled};
 use crate::warnings;
-use crate::write::{Draft, WriteError};
+use crate::write::Draft;
 
+mod classes;
+mod error;
+mod maps;
 mod options;
+use classes::classes;
+pub use error::PrepareError;
+use maps::{Given, shown, solve, without_failing_maps};
 pub use options::{CamTarget, PrepareOptions};
 
 /// Most photos to compare on. Chosen: each is run by both graphs, which takes long with large models.
@@ -36,61 +42,6 @@ pub const COMPARED: usize = 16;
 
 /// Name of the card's file in a model's folder.
 pub const CARD_FILE: &str = "card.json";
-
-/// Why a model could not be prepared.
-#[derive(Debug, Error)]
-pub enum PrepareError {
-    /// The ONNX file cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// Its inputs or outputs do not fit.
-    #[error(transparent)]
-    Interface(#[from] InterfaceError),
-    /// The engine cannot run it.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The engine cannot run it for one photo, because it was exported for several.
-    #[error(
-        "{error}; the file takes {batch} photos at once: export the model for one photo, or with an open \
-         axis for the batch"
-    )]
-    Batch {
-        /// The number of photos.
-        batch: usize,
-        /// The engine's error.
-        error: EngineError,
-    },
-    /// The kind of its scores is unclear or contradictory.
-    #[error(transparent)]
-    Scores(#[from] ScoresError),
-    /// The photos to compare on cannot be read.
-    #[error(transparent)]
-    Photos(#[from] PhotosError),
-    /// The comparison with the original failed.
-    #[error(transparent)]
-    Compare(#[from] CompareError),
-    /// Familiarity cannot be fitted to the folders of photos.
-    #[error(transparent)]
-    Familiarity(#[from] FamiliarityError),
-    /// There are no labels.
-    #[error(
-        "the model does not name its classes; name them with --labels FILE or --labels a,b,c, in the \
-         order of its scores"
-    )]
-    NoLabels,
-    /// The named layer cannot have a heatmap.
-    #[error("--cam-layer: {0}")]
-    Layer(String),
-    /// The card would be invalid.
-    #[error(transparent)]
-    Card(#[from] CardError),
-    /// The files cannot be encoded.
-    #[error("the graph cannot be encoded: {0}")]
-    Encode(String),
-    /// The folder cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
 
 /// The current step of `prepare`, for a progress display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +96,28 @@ pub fn prepare(
     prepare_from(options, None, progress)
 }
 
+/// Checks that a model may be written to `output` under `name`, or under the folder's own name if that is
+/// empty, so that a mistake is found before the work. `force` allows that the folder exists.
+///
+/// # Errors
+/// [`PrepareError::Name`], or [`PrepareError::Write`] if the folder exists or cannot be one.
+pub fn check_target(output: &Path, name: &str, force: bool) -> Result<(), PrepareError> {
+    Draft::begin(output, force)?;
+    let folder = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let called = if name.is_empty() { folder.as_str() } else { name };
+    if is_model_name(called) {
+        return Ok(());
+    }
+    let small = called.to_lowercase().replace(' ', "-");
+    let advice = match (name.is_empty(), is_model_name(&small)) {
+        (true, true) => format!("write -o {}", output.with_file_name(small).display()),
+        (true, false) => "give the folder of -o such a name".to_owned(),
+        (false, true) => format!("write --name {small}"),
+        (false, false) => "give --name such a name".to_owned(),
+    };
+    Err(PrepareError::Name { name: called.to_owned(), advice })
+}
+
 /// As [`prepare`], compared with the framework that exported the model.
 ///
 /// In order: read and rewrite the file; score the photos with that graph; build the Grad-CAM output;
@@ -159,6 +132,7 @@ pub fn prepare_from(
     reference: Option<&mut dyn Reference>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Report, PrepareError> {
+    check_target(&options.output, &options.name, options.force)?;
     let draft = Draft::begin(&options.output, options.force)?;
     progress(Step::Read);
     let Loaded { graph, mut input, batch, classes, chosen, mut assumed } = load(options)?;
@@ -169,8 +143,13 @@ pub fn prepare_from(
     let expected = compare::expected(reference, &chosen, &original, &samples, defaults)?;
     let twin = (!options.defaults.is_empty())
         .then(|| fields::with_other_numbers(&graph, &options.defaults));
-    let known =
-        With { input: &input, chosen: &chosen, original: &original, classes: classes.len() };
+    let known = With {
+        input: &input,
+        chosen: &chosen,
+        original: &original,
+        samples: &samples,
+        classes: classes.len(),
+    };
     let Built { mut graph, settled, maps } = build(graph, &known, options, progress)?;
     let mut twin =
         twin.map(|twin| build(twin, &known, options, &mut |_| {}).map(|built| built.graph));
@@ -218,40 +197,6 @@ pub fn prepare_from(
     })
 }
 
-/// Computes the added maps on a few photos. If that fails, removes them from both graphs and returns the
-/// reason in the inner error.
-///
-/// # Errors
-/// [`PrepareError::Layer`] if the user named the layer.
-fn without_failing_maps(
-    maps: Result<gradcam::Added, String>,
-    graph: &mut Graph,
-    twin: Option<&mut Graph>,
-    (samples, options): (&compare::Samples, &PrepareOptions),
-) -> Result<Result<gradcam::Added, String>, PrepareError> {
-    let Ok(added) = &maps else { return Ok(maps) };
-    let Err(why) = gradcam::computable(graph, &added.card, samples) else { return Ok(maps) };
-    if options.layer.is_some() {
-        return Err(PrepareError::Layer(why));
-    }
-    [Some(graph), twin].into_iter().flatten().for_each(|g| gradcam::without_maps(g, &added.card));
-    Ok(Err(why))
-}
-
-/// What the card and the report say of the maps: their description or the reason why there are none, and the
-/// name and the channels of their layer.
-type Shown = (Option<GradCam>, Option<String>, Option<(String, usize)>);
-
-fn shown(maps: Result<gradcam::Added, String>, notes: &mut Vec<String>) -> Shown {
-    match maps {
-        Ok(added) => {
-            notes.extend(added.notes);
-            (Some(added.card), None, Some((added.shown_layer, added.channels)))
-        }
-        Err(why) => (None, Some(why), None),
-    }
-}
-
 /// In a transformer, computes only the tokens that the differentiated `scores` depend on
 /// (`gradcam::pull_up`); other graphs stay as they are.
 fn narrow(graph: &mut Graph, photo: &[usize], scores: &str) -> Result<(), EngineError> {
@@ -266,6 +211,7 @@ struct With<'a> {
     input: &'a Input,
     chosen: &'a str,
     original: &'a [Vec<f32>],
+    samples: &'a compare::Samples,
     classes: usize,
 }
 
@@ -305,7 +251,9 @@ fn build(
     narrow(&mut graph, &shape, settled.scores.differentiated())?;
     let mut probe = Probe::new(&graph, &shape)?;
     progress(Step::Solve);
-    let maps = solve(&mut graph, &mut probe, &settled.scores, &shifts, (with.input, options))?;
+    let (scores, input, samples) = (&settled.scores, with.input, with.samples);
+    let given = Given { scores, shifts: &shifts, input, options, samples };
+    let maps = solve(&mut graph, &mut probe, &given)?;
     graph.drop_unused();
     Ok(Built { graph, settled, maps })
 }
@@ -375,88 +323,6 @@ fn photo(options: &PrepareOptions) -> Photo {
         layout: options.layout,
         size: options.size,
     }
-}
-
-/// The given classes, or those named in the graph or its metadata.
-fn classes(options: &PrepareOptions, graph: &Graph) -> Result<Vec<Class>, PrepareError> {
-    if !options.classes.is_empty() {
-        return Ok(options.classes.clone());
-    }
-    if let Some(inside) = interface::labels_inside(graph) {
-        return Ok(inside.into_iter().map(|label| Class { label, display: None }).collect());
-    }
-    // `Graph` keeps no metadata, so the file is read again.
-    let file = skincell_onnx::read(&options.model).map_err(ReadError::File)?;
-    let named = file
-        .metadata
-        .get("names")
-        .and_then(|names| parse_labels(names).ok())
-        .filter(|found| !found.is_empty());
-    named.ok_or(PrepareError::NoLabels)
-}
-
-/// Adds the Grad-CAM output for the requested target, or for the first possible one. The inner error names
-/// the operator that prevents it.
-fn solve(
-    graph: &mut Graph,
-    probe: &mut Probe,
-    scores: &Scores,
-    shifts: &fold::Shifts,
-    (input, options): (&Input, &PrepareOptions),
-) -> Result<Result<gradcam::Added, String>, PrepareError> {
-    let only = match options.target {
-        CamTarget::None => return Ok(Err("the model was prepared without".to_owned())),
-        CamTarget::Solvable => None,
-        CamTarget::Only(target) => Some(target),
-    };
-    let wanted = Wanted {
-        target: only,
-        basis: options.basis,
-        own_bias: options.own_bias.or(graph.own_biases),
-    };
-    let named = match &options.layer {
-        None => None,
-        Some(name) => match gradcam::named(graph, probe, shifts, name)? {
-            Ok(named) => Some(named),
-            Err(refusal) => return Err(PrepareError::Layer(refusal.to_string())),
-        },
-    };
-    let tail = gradcam::find(graph, probe, scores.differentiated())?;
-    let rows = if input.layout == Layout::Nchw { 2 } else { 1 };
-    if let Some(map) = named.as_ref().or(tail.as_ref().ok())
-        && let Err(refusal) = gradcam::upright(graph, probe, map, (&input.name, rows))?
-    {
-        let why = refusal.to_string();
-        return if named.is_some() { Err(PrepareError::Layer(why)) } else { Ok(Err(why)) };
-    }
-    let added = match (tail, &named) {
-        (Ok(tail), _) => {
-            gradcam::add(graph, probe, scores, (&tail, named.as_ref()), shifts, wanted)?
-        }
-        (Err(_), Some(named)) => {
-            gradcam::add(graph, probe, scores, (named, Some(named)), shifts, wanted)?
-        }
-        (Err(refusal), None) => Err(refusal),
-    };
-    match added {
-        Err(refusal) if named.is_some() => Err(PrepareError::Layer(refusal.to_string())),
-        Err(refusal) if refusal.is_of_parts() => {
-            Ok(Err(parts(graph, probe)?.unwrap_or_else(|| refusal.to_string())))
-        }
-        added => Ok(added.map_err(|refusal| refusal.to_string())),
-    }
-}
-
-/// Why a model whose parts end in maps of their own has no heatmap, and what to do; `None` for a model
-/// without maps.
-fn parts(graph: &Graph, probe: &mut Probe) -> Result<Option<String>, EngineError> {
-    let maps = gradcam::last_maps(graph, probe)?;
-    Ok((!maps.is_empty()).then(|| {
-        format!(
-            "no layer comes after all convolutions, because the model is an ensemble or joins maps of \
-             several sizes; --cam-layer NAME shows the map of one part: {maps}"
-        )
-    }))
 }
 
 fn card(

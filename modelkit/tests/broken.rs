@@ -191,7 +191,7 @@ fn options_of_them() -> Vec<Case> {
         asked("too few labels", &["5 scores", "2 classes"], |o| {
             o.classes = parse_labels("a\nb").expect("two labels");
         }),
-        asked("an invalid name", &["`name`", "\"../x\""], |o| o.name = "../x".to_owned()),
+        asked("an invalid name", &["--name", "\"../x\""], |o| o.name = "../x".to_owned()),
         asked("std of zero", &["input.std", "not 0"], |o| o.std = [1.0, 0.0, 1.0]),
         asked("another size", &["--size 9x9", "8x8"], |o| o.size = Some((9, 9))),
         asked("no such output", &["no output \"x\"", "\"scores\""], |o| {

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use skincell_engines::Rten;
-use skincell_modelkit::export::{Framework, export};
+use skincell_modelkit::export::export;
 use skincell_modelkit::served::Served;
+use skincell_modelkit::source::find;
 use skincell_modelkit::{parse_labels, photos, prepare};
 
 /// Saves a network in each of Keras's formats and an image tensor, and prints the network's scores.
@@ -35,12 +36,15 @@ np.save(sys.argv[1] + "/image.npy", image)
 model.save(sys.argv[1] + "/a.keras")
 model.save(sys.argv[1] + "/b.h5")
 model.export(sys.argv[1] + "/c", verbose=False)
+pooled = model.layers[-2].output
+named = {"zeta": layers.Dense(5)(pooled), "diagnosis": model.output, "alpha": layers.Dense(2)(pooled)}
+keras.Model(model.inputs, named).save(sys.argv[1] + "/named.keras")
 print(json.dumps(model.predict(image, verbose=0)[0].tolist()))
 "#;
 
 /// The same in PyTorch.
 const TORCH: &str = r#"
-import json, sys
+import json, shutil, sys
 import numpy as np, onnx, onnxscript, torch
 from torch import nn
 
@@ -53,6 +57,23 @@ image = torch.rand(1, 3, 16, 16)
 np.save(sys.argv[1] + "/image.npy", image.numpy())
 torch.export.save(torch.export.export(model, (image,)), sys.argv[1] + "/a.pt2")
 torch.jit.trace(model, image).save(sys.argv[1] + "/b.pt")
+
+class Named(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        scores = self.net(x)
+        return {"features": scores * 2, "diagnosis": scores}
+
+named = Named(model).eval()
+torch.jit.script(named).save(sys.argv[1] + "/named.script.pt")
+torch.jit.trace(named, image, strict=False).save(sys.argv[1] + "/named.traced.pt")
+torch.export.save(torch.export.export(named, (image,)), sys.argv[1] + "/named.pt2")
+# Renamed, a file is what it is all the same.
+shutil.copy(sys.argv[1] + "/a.pt2", sys.argv[1] + "/program.pt")
+shutil.copy(sys.argv[1] + "/b.pt", sys.argv[1] + "/script.pt2")
 print(json.dumps(model(image)[0].tolist()))
 "#;
 
@@ -81,12 +102,16 @@ fn framework(variable: &str, script: &str, folder: &Path) -> Option<(PathBuf, Ve
 /// Exports, prepares and runs one file; returns the scores.
 fn scores(model: &Path, python: &Path, size: Option<(u32, u32)>) -> Vec<f32> {
     let name = model.display();
-    let framework = Framework::of(model).expect("a known name");
+    let source = find(model).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let framework = source.framework.expect("a framework's file");
     let exported = export(model, framework, python, size).unwrap_or_else(|e| panic!("{name}: {e}"));
     let home = model.parent().expect("a folder");
     let mut options = common::options(exported.path(), home);
     options.classes = parse_labels("a\nb\nc\nd\ne").expect("five labels");
     options.force = true;
+    // A network that returns a dictionary has an output for each of its keys.
+    let named = name.to_string().contains("/named");
+    options.scores = named.then(|| "diagnosis".to_owned());
     let report = prepare(&options, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(report.card.gradcam_missing, None, "{name}");
     let image = photos::load(&home.join("image.npy"), &report.card.input).expect("a tensor");
@@ -109,10 +134,12 @@ fn check(variable: &str, script: &str, files: &[&str], size: Option<(u32, u32)>)
 
 #[test]
 fn keras_files_have_the_scores_of_keras() {
-    check("SKINCELL_PYTHON", KERAS, &["a.keras", "b.h5", "c"], None);
+    check("SKINCELL_PYTHON", KERAS, &["a.keras", "b.h5", "c", "named.keras"], None);
 }
 
 #[test]
 fn torch_files_have_the_scores_of_torch() {
-    check("SKINCELL_TORCH_PYTHON", TORCH, &["a.pt2", "b.pt"], Some((16, 16)));
+    let names = ["a.pt2", "b.pt", "program.pt", "script.pt2"];
+    let named = ["named.script.pt", "named.traced.pt", "named.pt2"];
+    check("SKINCELL_TORCH_PYTHON", TORCH, &[&names[..], &named].concat(), Some((16, 16)));
 }

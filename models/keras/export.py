@@ -237,8 +237,18 @@ def exact_scopes(calls):
         yield
 
 
-def forward(model, names, shapes, calls):
-    """The model's prediction as a TensorFlow function of float32 inputs. It counts the calls of each layer."""
+def output_names(model, answers):
+    """A name for each output: the keys of a dictionary, or else the names of Keras; `scores` for a single one."""
+    if len(as_list(answers)) == 1:
+        return ["scores"]
+    if isinstance(answers, dict):
+        return [str(key) for key in answers]
+    return list(getattr(model, "output_names", None) or [f"output_{i}" for i in range(len(as_list(answers)))])
+
+
+def forward(model, names, shapes, calls, given):
+    """The model's prediction as a TensorFlow function of float32 inputs. It counts the calls of each layer, and
+    sets `given` to the names of its outputs."""
     types = [tf.as_dtype(spec.dtype) for spec in model.inputs]
     specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in zip(names, shapes)]
 
@@ -248,10 +258,11 @@ def forward(model, names, shapes, calls):
         tf.config.run_functions_eagerly(not isinstance(model, SavedModel))
         try:
             with exact_scopes(calls):
-                answers = as_list(model(values if len(values) > 1 else values[0], training=False))
+                answers = model(values if len(values) > 1 else values[0], training=False)
         finally:
             tf.config.run_functions_eagerly(False)
-        return [tf.identity(tf.cast(answer, tf.float32)) for answer in answers]
+        given[:] = output_names(model, answers)
+        return [tf.identity(tf.cast(answer, tf.float32)) for answer in as_list(answers)]
 
     return tf.function(predict, input_signature=specs, autograph=False)
 
@@ -296,13 +307,12 @@ def export(model, path, size=None, opset=OPSET):
     """Writes `model` to `path`; `size` is (height, width) for a model with open sizes."""
     shapes, names = input_shapes(model, size), input_names(model)
     calls = collections.Counter()
-    function = forward(model, names, shapes, calls)
+    given = []
+    function = forward(model, names, shapes, calls, given)
     definition, inputs, outputs = frozen(function)
     patch_tf2onnx()
     exported, _ = tf2onnx.convert.from_graph_def(
         definition, input_names=inputs, output_names=outputs, opset=opset)
-    given = list(getattr(model, "output_names", None) or ["scores"])
-    given = ["scores"] if len(outputs) == 1 else given
     fix_names(exported, dict(zip(inputs, names)) | dict(zip(outputs, given)))
     left = {n.op_type for n in exported.graph.node if not onnx.defs.has(n.op_type, n.domain)}
     if left - {"Erfc"}:  # `prepare` replaces this TensorFlow operator
@@ -328,7 +338,8 @@ def answer(model, names, given, request):
         found = model(values)
     else:
         found = model.predict(values if len(values) > 1 else values[0], verbose=0)
-    return {name: np.asarray(value, "float64").ravel().tolist() for name, value in zip(given, as_list(found))}
+    values = [found[name] for name in given] if isinstance(found, dict) and len(given) > 1 else as_list(found)
+    return {name: np.asarray(value, "float64").ravel().tolist() for name, value in zip(given, values)}
 
 
 def main():

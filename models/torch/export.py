@@ -37,11 +37,10 @@ def load(name, weights=None, classes=None):
         if weights is not None:
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         return model.eval(), [None]
-    if name.endswith(".pt2"):
+    if is_program(name):
         program = torch.export.load(name)
         refuse_training(program)
         return program.module(), program_shapes(program)
-    check_script(name)
     model = torch.jit.load(name, map_location="cpu").eval()
     return model, script_shapes(model)
 
@@ -62,18 +61,21 @@ def script_shapes(model):
     return shapes
 
 
-def check_script(name):
-    """Refuses a `.pt` file that is no TorchScript, and says what it is."""
+def is_program(name):
+    """Whether a file is a `torch.export` program, and not TorchScript, whatever its name; others are refused."""
     if not zipfile.is_zipfile(name):
         raise SystemExit("it is a pickle of an old PyTorch, and a pickle is code that is not run: load it in the "
                          "script that made it and save it with torch.export.save or torch.jit.save")
     with zipfile.ZipFile(name) as archive:
         members = archive.namelist()
+    if any(member.endswith(("archive_format", "serialized_exported_program.json")) for member in members):
+        return True
     if not any("/code/" in member or member.endswith("constants.pkl") for member in members):
         raise SystemExit("it holds a pickle (a state dict or a whole module), not a program. In the script that "
                          "defines the network: net.load_state_dict(…); net.eval(); torch.onnx.export(net, "
                          "torch.zeros(1, 3, 224, 224), \"model.onnx\"). A .pt of Ultralytics: yolo export "
                          "model=FILE format=onnx")
+    return False
 
 
 def refuse_training(program):
@@ -119,6 +121,38 @@ def tensors(answers):
         return [answers]
     values = answers.values() if isinstance(answers, dict) else answers
     return [tensor for value in values if value is not None for tensor in tensors(value)]
+
+
+def output_names(answers):
+    """A name for each of these tensors: a dictionary's keys, or else `output_0`, …; `scores` for a single one."""
+    count = len(tensors(answers))
+    if count == 1:
+        return ["scores"]
+    if not isinstance(answers, dict):
+        return [f"output_{i}" for i in range(count)]
+    parts = {key: tensors([value]) for key, value in answers.items() if value is not None}
+    return [f"{key}_{i}" if len(part) > 1 else str(key) for key, part in parts.items() for i in range(len(part))]
+
+
+class Flat(torch.nn.Module):
+    """A TorchScript module that returns the tensors of its dictionary as a tuple."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs):
+        return tuple(tensors(self.model(*inputs)))
+
+
+def without_dictionary(model, inputs, answers):
+    """The module, or for a TorchScript that returns a dictionary, which no exporter takes, one without."""
+    if not (isinstance(model, torch.jit.ScriptModule) and isinstance(answers, dict)):
+        return model
+    traced = torch.jit.trace(Flat(model), inputs, strict=False)
+    torch._C._jit_pass_inline(traced.graph)
+    torch._C._jit_pass_peephole(traced.graph)
+    return traced
 
 
 def conv_bias(model):
@@ -184,14 +218,14 @@ def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
     repeated = [path for path, count in calls.items() if count > 1]
     with torch.no_grad():
         try:
-            count = len(tensors(model(*inputs)))
+            answers = model(*inputs)
         except RuntimeError as error:
             size = "x".join(str(side) for side in reversed(shapes[0][2:]))
             raise SystemExit(f"the network does not run on a photo of {size} ({str(error).strip().splitlines()[-1]}); "
                              "say its size with --size WIDTHxHEIGHT") from None
-        outputs = ["scores"] if count == 1 else [f"output_{i}" for i in range(count)]
+        outputs = output_names(answers)
         program = torch.onnx.export(
-            model,
+            without_dictionary(model, inputs, answers),
             inputs,
             path,
             opset_version=opset,
@@ -205,8 +239,8 @@ def export(model, path, shapes, opset=OPSET, exporter="dynamo"):
     if kind := conv_bias(model):
         versions["skincell.conv_bias"] = kind
     if program is not None:
-        outputs, repeated = module_outputs(program.exported_program, exported.graph)
-        versions["skincell.layer_outputs"] = json.dumps(outputs)
+        made, repeated = module_outputs(program.exported_program, exported.graph)
+        versions["skincell.layer_outputs"] = json.dumps(made)
     versions["skincell.repeated_layers"] = json.dumps(repeated)
     onnx.helper.set_model_props(exported, {k: str(v) for k, v in versions.items()})
     onnx.save(exported, path)

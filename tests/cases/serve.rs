@@ -101,7 +101,7 @@ fn a_model_that_cannot_be_served_is_refused_with_what_to_do() {
     for (arguments, expected) in [
         (&[][..], "name a model to serve"),
         (&["none.keras"], "none.keras does not exist"),
-        (&["empty"], "has no card.json"),
+        (&["empty"], "the folder holds no model"),
         (&["other"], "rename the folder"),
         (&["other", "--labels", "a,b,c"], "is prepared already"),
         (&["Colours.onnx", "--disable-cache"], "--cache-dir"),

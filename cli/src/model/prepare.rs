@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, ValueEnum};
-use skincell_modelkit::export::{Exported, Framework, advice, export};
+use skincell_modelkit::export::{Exported, export};
 use skincell_modelkit::preprocess::Preprocess;
+use skincell_modelkit::source::{self, Source};
 use skincell_modelkit::{
-    COMPARED, CamTarget, PrepareOptions, Reference, SaidActivation, Step, decode_labels,
-    parse_labels, photos, prepare_from,
+    COMPARED, CamTarget, PrepareOptions, Reference, SaidActivation, Step, check_target,
+    decode_labels, parse_labels, photos, prepare_from,
 };
 use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 
-use super::prepare_report::{preview, print_report};
+use super::prepare_report::{can_be_written, preview, print_report};
 use super::preprocess_flags::PreprocessFlags;
 use super::progress::Progress;
 use crate::pack::{PackFlags, pack_shown_as};
@@ -252,29 +253,28 @@ pub(crate) fn prepare(
     force: bool,
     flags: &PrepareFlags,
 ) -> anyhow::Result<()> {
-    if let Some(advice) = advice(model).filter(|_| !model.is_dir()) {
-        bail!("{}: {advice}", model.display());
+    check_target(output, &flags.name, force)?;
+    let Source { path, framework } = source::find(model)?;
+    if path != model {
+        println!("the model is {}", path.display());
     }
+    let (classes, found) = labels(flags.labels.as_deref(), &path)?;
+    flags.preview.as_deref().map_or(Ok(()), can_be_written)?;
     let progress = Progress::new();
-    let mut exported = match Framework::of(model) {
+    let mut exported = match framework {
         None => None,
         Some(framework) => {
             progress.show(&format!("exporting with {}", framework.name()));
-            Some(export(
-                model,
-                framework,
-                &flags.python.clone().unwrap_or_else(python),
-                flags.size,
-            )?)
+            let python = flags.python.clone().unwrap_or_else(python);
+            Some(export(model, framework, &python, flags.size)?)
         }
     };
     let recognised = exported.as_ref().and_then(Exported::convention);
-    let (parts, sources) = flags.preprocess.parts(model, recognised);
-    let (classes, found) = labels(flags.labels.as_deref(), model)?;
+    let (parts, sources) = flags.preprocess.parts(&path, recognised);
     if let Some(found) = found {
         println!("labels are read from {}, found beside the model", found.display());
     }
-    let graph = exported.as_ref().map_or_else(|| model.to_owned(), Exported::path);
+    let graph = exported.as_ref().map_or(path, Exported::path);
     let options = PrepareOptions {
         output: output.to_owned(),
         force,
@@ -412,6 +412,12 @@ fn labels(given: Option<&str>, model: &Path) -> anyhow::Result<(Vec<Class>, Opti
     if !path.exists() && given.contains(',') {
         let classes = parse_labels(&given.replace(',', "\n")).context("--labels")?;
         return Ok((classes, None));
+    }
+    if !path.exists() {
+        bail!(
+            "--labels {given}: there is no such file; write several labels with commas, such as \
+             benign,malignant, and a single one with a comma after it: --labels {given},"
+        );
     }
     let classes = read(path)?;
     if classes.is_empty() {

@@ -145,6 +145,20 @@ fn seen(report: &Report) -> String {
     format!("R {}; G {}; B {}", channel(0), channel(1), channel(2))
 }
 
+/// Checks that a file can be written at a path; a file that is there is unchanged.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn can_be_written(file: &Path) -> anyhow::Result<()> {
+    let exists = file.symlink_metadata().is_ok();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.with_context(|| format!("--preview {}", file.display()))?;
+    if !exists {
+        std::fs::remove_file(file).with_context(|| format!("--preview {}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// Writes the first photo, as the model sees it, as a PNG.
 ///
 /// # Errors
@@ -223,7 +237,13 @@ mod tests {
         let seen = read(&file);
         assert_eq!((seen.width(), seen.height()), (30, 20));
         assert!(seen.pixels().iter().any(|value| *value != seen.pixels()[0]));
+        can_be_written(&file).unwrap();
+        assert_eq!(read(&file).pixels(), seen.pixels(), "a check leaves the picture as it is");
+        let fresh = home.path().join("fresh.png");
+        can_be_written(&fresh).unwrap();
+        assert!(!fresh.exists());
         let nowhere = home.path().join("no/such/folder.png");
+        assert!(can_be_written(&nowhere).is_err() && can_be_written(home.path()).is_err());
         let error = preview(&nowhere, &[], &input(Fit::Stretch)).unwrap_err();
         assert!(format!("{error:#}").contains("folder.png"), "{error:#}");
     }

@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use installed::Component;
 use skincell_modelkit::CARD_FILE;
-use skincell_modelkit::export::Framework;
 use skincell_modelkit::served::read_card;
+use skincell_modelkit::source;
 use skincell_runner::allocator;
 use skincell_runner::app::{self, Additions, App};
 use skincell_runner::manifest::{self, Files, Mount};
@@ -77,13 +77,7 @@ impl Serve {
         if !model.exists() {
             bail!("{} does not exist", model.display());
         }
-        if model.is_dir() && Framework::of(model).is_none() {
-            bail!(
-                "{} is neither a prepared model (it has no {CARD_FILE}) nor a SavedModel; `skincell model \
-                 prepare` makes a folder from a model file",
-                model.display()
-            );
-        }
+        source::find(model)?;
         let cache = self.service.run.settings()?.cache_folder;
         let cache =
             cache.context("there is no cache folder to prepare into: name one with --cache-dir")?;

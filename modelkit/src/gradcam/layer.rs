@@ -6,19 +6,16 @@ use rten_onnx::onnx::NodeProto;
 
 use super::axes::flows;
 use super::place::Tail;
-use super::refusal::Refusal;
+use super::refusal::{Reason, Refusal};
 use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, op, output};
 
-/// Most names that an error lists.
-const LISTED: usize = 8;
-
 /// Finds the map called `name`.
 ///
 /// # Errors
-/// The inner [`Refusal`] lists the names of the last maps; the outer error is the engine's.
+/// The inner [`Refusal`] proposes the names of the last maps; the outer error is the engine's.
 pub(crate) fn named(
     graph: &Graph,
     probe: &mut Probe,
@@ -41,9 +38,13 @@ pub(crate) fn named(
     let label = |index: usize| graph.nodes[index].name.as_deref().unwrap_or_default();
     let exact =
         |index: &usize| [label(*index), output(&graph.nodes[*index])].contains(&node_or_value);
-    let refuse = |why: String| Ok(Err(Refusal { node: format!("\"{name}\""), why: why.into() }));
+    let refuse = |why: Reason| Ok(Err(Refusal { node: format!("\"{name}\""), why }));
+    let propose = |text: &str, names: Vec<&str>| {
+        let names = names.into_iter().filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        refuse(Reason::Proposing { text: text.to_owned(), names })
+    };
     if let Some(index) = all().find(exact) {
-        let why = || refuse("does not compute a map of pixels and channels".to_owned());
+        let why = || refuse("does not compute a map of pixels and channels".into());
         return map(index).map_or_else(why, |tail| Ok(Ok(tail)));
     }
     let maps: Vec<(usize, Tail)> = all().filter_map(|i| Some((i, map(i)?))).collect();
@@ -53,31 +54,28 @@ pub(crate) fn named(
         let (nodes, others): (Vec<&str>, Vec<&str>) =
             maps.iter().map(|(i, _)| label(*i)).partition(inside);
         let nodes = if nodes.is_empty() { others } else { nodes };
-        return refuse(format!(
-            "the model calls this layer more than once; name the node instead: {}",
-            list(nodes.into_iter())
-        ));
+        return propose("the model calls this layer more than once; name the node instead", nodes);
     }
     match &places[..] {
         [place] if place.same => Ok(Ok(maps[place.last].1.clone())),
-        [] => refuse(format!(
-            "no layer or node of this name computes a map; the last ones that do are {}",
-            list(maps.iter().map(|(i, _)| label(*i)))
-        )),
+        [] => propose(
+            "no layer or node of this name computes a map; the last ones that can be shown are",
+            maps.iter().map(|(i, _)| label(*i)).collect(),
+        ),
         _ => {
-            let nodes = list(places.iter().map(|place| label(maps[place.last].0)));
+            let nodes = places.iter().map(|place| label(maps[place.last].0)).collect();
             let why = if places.iter().any(|place| place.same) {
                 "the name fits several layers"
             } else {
                 "no layer has exactly this name, and exporters number layers anew"
             };
-            refuse(format!("{why}; name one of these nodes: {nodes}"))
+            propose(&format!("{why}; name one of these nodes"), nodes)
         }
     }
 }
 
-/// The names of the maps that no other map is computed from, for users.
-pub(crate) fn last_maps(graph: &Graph, probe: &mut Probe) -> Result<String, EngineError> {
+/// The names of the maps that no other map is computed from.
+pub(crate) fn last_maps(graph: &Graph, probe: &mut Probe) -> Result<Vec<String>, EngineError> {
     let shapes = probe.learn_made(&graph.nodes)?;
     let tracer = Tracer { graph, shapes };
     let (mut before, mut found) = (HashSet::new(), Vec::new());
@@ -85,14 +83,14 @@ pub(crate) fn last_maps(graph: &Graph, probe: &mut Probe) -> Result<String, Engi
         let earlier = node.output.iter().any(|value| before.contains(value.as_str()));
         let is_map = shape_of_map(&tracer, output(node)).is_some();
         if is_map && !earlier {
-            found.push(node.name.as_deref().unwrap_or_default());
+            found.extend(node.name.clone().filter(|name| !name.is_empty()));
         }
         if is_map || earlier {
             before.extend(flows(node));
         }
     }
     found.reverse();
-    Ok(list(found.into_iter()))
+    Ok(found)
 }
 
 /// The axis of the channels of a value that is a map, and its tokens if it is a sequence.
@@ -112,11 +110,6 @@ fn is_normed(conv: &NodeProto, shifts: &Shifts, name: &str, recorded: bool) -> b
     // tf2onnx gives the convolution the name of an operator of Keras's batch norm.
     let by_keras = conv.name.as_deref().is_some_and(|node| node.contains("/batchnorm/"));
     by_keras || (output == name && (recorded || shifts.contains_key(output)))
-}
-
-/// The first names that are not empty, separated by commas.
-fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
-    names.filter(|name| !name.is_empty()).take(LISTED).collect::<Vec<_>>().join(", ")
 }
 
 /// A layer of the graph whose name fits.

@@ -11,6 +11,7 @@
 //! - `bias` decides what to subtract from the last convolution's output if that is the target.
 //! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`), unless
 //!   cellnet, which does not support what chooses these, makes up for it.
+//! - `upright` checks that the map lies over the photo, by the operators or by a trial (`response`).
 //! - `trial` computes the maps once, and takes them out again if that is impossible.
 //!
 //! The derivative of the softmax, relu and normalisation are left to the reader of the output
@@ -29,6 +30,7 @@ mod place;
 mod price;
 mod products;
 mod refusal;
+mod response;
 mod reverse;
 mod rows;
 mod rules;
@@ -51,16 +53,17 @@ use assemble::Map;
 pub(crate) use closed::channel_shape;
 pub(crate) use layer::{last_maps, named};
 use linear::Summed;
-pub(crate) use place::{Tail, find};
+pub(crate) use place::{Tail, find, find_all};
 pub use price::Price;
 use price::price;
 pub(crate) use refusal::Refusal;
+pub(crate) use response::response;
 use reverse::{Shapes, Vjp, between, walk};
 pub(crate) use rows::pull_up;
 use seeds::Seeds;
 use tokens::Tokens;
 pub(crate) use trial::{computable, without_maps};
-pub(crate) use upright::upright;
+pub(crate) use upright::{Shown, upright};
 
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;

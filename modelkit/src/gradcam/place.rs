@@ -87,15 +87,28 @@ fn passes(graph: &Graph, scores: &str, skipped: &HashSet<usize>) -> Vec<String> 
     found
 }
 
-/// Finds the last map on all paths to the scores, and the last convolution before it.
+/// The last map on all paths to the scores.
 ///
 /// # Errors
-/// The inner [`Refusal`] says why there is no such map; the outer error is the engine's.
+/// As [`find_all`].
 pub(crate) fn find(
     graph: &Graph,
     probe: &mut Probe,
     scores: &str,
 ) -> Result<Result<Tail, Refusal>, EngineError> {
+    Ok(find_all(graph, probe, scores)?.map(|mut tails| tails.swap_remove(0)))
+}
+
+/// Finds the last maps on all paths to the scores, the last one first, each with the last convolution before
+/// it. There is at least one.
+///
+/// # Errors
+/// The inner [`Refusal`] says why there is no such map; the outer error is the engine's.
+pub(crate) fn find_all(
+    graph: &Graph,
+    probe: &mut Probe,
+    scores: &str,
+) -> Result<Result<Vec<Tail>, Refusal>, EngineError> {
     let order = ancestors(graph, scores, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
     let refuse = |why: Reason| {
@@ -116,21 +129,38 @@ pub(crate) fn find(
         };
         return refuse(why.into());
     }
-    let found = match last_map(&tracer, &passes) {
-        Ok(Some(found)) => found,
-        Ok(None) => return refuse(Reason::NoMap),
-        Err(value) => {
-            let node = graph.producer_of(value).map(|(_, node)| label(node)).unwrap_or_default();
-            let why = "the positions of its tokens in the photo cannot be traced".into();
-            return Ok(Err(Refusal { node, why }));
+    let mut tails: Vec<Tail> = Vec::new();
+    let mut end = passes.len();
+    while tails.len() < MAPS {
+        let found = match last_map(&tracer, &passes[..end]) {
+            Ok(Some(found)) => found,
+            _ if !tails.is_empty() => break,
+            Ok(None) => return refuse(Reason::NoMap),
+            Err(value) => {
+                let node = graph.producer_of(value).map(|(_, n)| label(n)).unwrap_or_default();
+                let why = "the positions of its tokens in the photo cannot be traced".into();
+                return Ok(Err(Refusal { node, why }));
+            }
+        };
+        let pooled = before_moves(&tracer, &passes, found);
+        end = passes.iter().position(|value| *value == pooled).unwrap_or(0);
+        match tail(&tracer, pooled, &skipped) {
+            Ok(tail) => tails.push(tail),
+            Err(_) if !tails.is_empty() => break,
+            Err(why) => return refuse(why.into()),
         }
-    };
-    let pooled = before_moves(&tracer, &passes, found);
+    }
+    Ok(Ok(tails))
+}
+
+/// The map `pooled` with its channels and the last convolution before it.
+fn tail(tracer: &Tracer, pooled: String, skipped: &HashSet<usize>) -> Result<Tail, &'static str> {
+    let (graph, shapes) = (tracer.graph, tracer.shapes);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
-        return refuse("there is no convolution before it".into());
+        return Err("there is no convolution before it");
     }
     let Some((axis, tokens)) = tracer.channels(&pooled) else {
-        return refuse("the positions of its tokens in the photo cannot be traced".into());
+        return Err("the positions of its tokens in the photo cannot be traced");
     };
     let wanted = shapes.get(&pooled).cloned().unwrap_or_default();
     let convolution = |index: &usize| {
@@ -138,10 +168,13 @@ pub(crate) fn find(
         let shape = shapes.get(output(node))?;
         (places(shape, 1) == places(&wanted, axis)).then_some(())
     };
-    let mut before = ancestors(graph, &pooled, &skipped).into_iter().rev();
+    let mut before = ancestors(graph, &pooled, skipped).into_iter().rev();
     let conv = before.find(|i| convolution(i).is_some()).filter(|_| tokens.is_none());
-    Ok(Ok(Tail { pooled, axis, conv, tokens }))
+    Ok(Tail { pooled, axis, conv, tokens })
 }
+
+/// Most maps that are tried, from the last one back.
+const MAPS: usize = 4;
 
 /// The number of places (pixels) of a map with this axis of channels.
 fn places(shape: &[usize], axis: usize) -> usize {

@@ -20,6 +20,13 @@ pub(crate) enum Reason {
     Convolution,
     /// The operator's derivative is not known.
     NoRule,
+    /// The layer is not known by its name, and others are.
+    Proposing {
+        /// A text for users that the names may follow.
+        text: String,
+        /// The names of maps, the likeliest first.
+        names: Vec<String>,
+    },
     /// Any other, as a text for users that follows the node's name.
     Other(String),
 }
@@ -27,6 +34,14 @@ pub(crate) enum Reason {
 impl Refusal {
     pub(crate) fn at(node: &NodeProto, why: impl Into<Reason>) -> Self {
         Self { node: label(node), why: why.into() }
+    }
+
+    /// The names that the reason proposes.
+    pub(crate) fn proposes(&self) -> Option<&[String]> {
+        match &self.why {
+            Reason::Proposing { names, .. } => Some(names),
+            _ => None,
+        }
     }
 
     /// Whether the reason is that several parts of the model end in maps of their own.
@@ -56,7 +71,7 @@ impl std::fmt::Display for Reason {
                  without a convolution after them"
             }
             Self::NoRule => "there is no rule for its derivative",
-            Self::Other(text) => text,
+            Self::Other(text) | Self::Proposing { text, .. } => text,
         })
     }
 }

@@ -57,7 +57,7 @@ const STEPS: usize = 32;
 
 /// Operators whose output has each place where their input has it, along every axis of the same length.
 #[rustfmt::skip]
-const STAYS: &[&str] = &[
+pub(super) const STAYS: &[&str] = &[
     "Abs", "Add", "BatchNormalization", "BiasGelu", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat",
     "Cos", "DequantizeLinear", "Div", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf", "Exp", "Expand",
     "FastGelu", "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",

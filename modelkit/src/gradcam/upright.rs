@@ -3,16 +3,18 @@
 //! A heatmap is stretched over the whole photo. If the network itself cuts a part out of the photo, mirrors
 //! it or exchanges its rows and columns, that is the wrong place, so such a network gets no heatmap. The same
 //! holds for its maps, unless what was cut off is joined to the rest again. Padding and cutting by a few
-//! pixels, as before and after convolutions, do not count. What happens to places that were reshaped is not
-//! followed.
+//! pixels, as before and after convolutions, do not count. Behind operators that are not known to keep
+//! places, a trial decides (`response`).
 
 use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
+use super::axes::kept_axis;
 use super::place::{Tail, ancestors};
 use super::refusal::Refusal;
 use super::reverse::Shapes;
+use super::tokens::STAYS;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, attribute, input, int, ints, op, output};
 
@@ -31,6 +33,24 @@ struct Seen {
     raw: bool,
 }
 
+/// Operators, besides those that [`Node::follow`] handles, that keep each place of a map where it is, or
+/// enlarge or shrink the map. Along axes other than rows and columns they may do anything.
+#[rustfmt::skip]
+const KEEPS: &[&str] = &[
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "Upsample", "DepthToSpace",
+    "SpaceToDepth", "LRN", "Transpose", "Pad", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1",
+    "ReduceL2", "ReduceProd", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "Slice", "Gather",
+];
+
+/// The way in which a map was found to lie over the photo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// By its operators.
+    ByOperators,
+    /// An operator before it may move places.
+    Unknown,
+}
+
 /// Why a map does not lie over the photo: the first node that displaces it, and how.
 ///
 /// `photo` is the name of the photo's input, `rows` the axis of its rows.
@@ -42,12 +62,14 @@ pub(crate) fn upright(
     probe: &mut Probe,
     map: &Tail,
     (photo, rows): (&str, usize),
-) -> Result<Result<(), Refusal>, EngineError> {
+) -> Result<Result<Shown, Refusal>, EngineError> {
     let order = ancestors(graph, &map.pooled, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
     let shapes = probe.learn_made(nodes())?;
     let start = Seen { axes: [rows, rows + 1], raw: true };
     let mut seen = HashMap::from([(photo.to_owned(), start)]);
+    // Values with places that may have been moved.
+    let mut moved: HashSet<&str> = HashSet::new();
     let refuse = |node: &NodeProto, why: &str| {
         let instead = match why {
             CUT | BORDER_AROUND => ", and leave that to --fit and --crop-ratio",
@@ -62,7 +84,11 @@ pub(crate) fn upright(
         )
     };
     for node in nodes() {
+        let reads_moved = node.input.iter().any(|i| moved.contains(i.as_str()));
         let Some((x, from)) = node.input.iter().find_map(|i| Some((i, *seen.get(i)?))) else {
+            if reads_moved {
+                moved.extend(node.output.iter().map(String::as_str));
+            }
             continue;
         };
         let tokens = map.tokens.is_some() && matches!(op(node), "Reshape" | "Flatten");
@@ -73,14 +99,21 @@ pub(crate) fn upright(
         let is_border = output(node) == map.pooled && op(node) == "Pad";
         match if is_border { step.padded() } else { step.follow() } {
             Err(why) => return Ok(Err(refuse(node, why))),
-            Ok(None) => {}
+            Ok(None) if !step.has_places() && !reads_moved => {}
+            Ok(None) => moved.extend(node.output.iter().map(String::as_str)),
             Ok(Some(to)) if to.is_turned() && output(node) == map.pooled => {
                 return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
             }
-            Ok(Some(to)) => seen.extend(node.output.iter().map(|value| (value.clone(), to))),
+            Ok(Some(to)) => {
+                seen.extend(node.output.iter().map(|value| (value.clone(), to)));
+                if reads_moved || !step.keeps_places(to) {
+                    moved.extend(node.output.iter().map(String::as_str));
+                }
+            }
         }
     }
-    Ok(Ok(()))
+    let is_shown = !moved.contains(map.pooled.as_str());
+    Ok(Ok(if is_shown { Shown::ByOperators } else { Shown::Unknown }))
 }
 
 impl Seen {
@@ -116,7 +149,8 @@ impl Node<'_> {
             "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => {
                 Ok(self.same_rank(false).filter(|seen| seen.axes.iter().all(|axis| *axis >= 2)))
             }
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Einsum" => Ok(None),
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => Ok(self.reshaped()),
+            "Einsum" => Ok(None),
             _ => Ok(self.same_rank(raw)),
         }
     }
@@ -131,6 +165,62 @@ impl Node<'_> {
         let axes = self.from.axes;
         let spread = axes.iter().any(|axis| made.get(*axis).is_some_and(|side| *side > 1));
         (spread && made.len() == self.sides(self.x).len()).then_some(Seen { axes, raw })
+    }
+
+    /// The axes of rows and columns after a reshape that leaves them as they are, as of channels into groups.
+    fn reshaped(&self) -> Option<Seen> {
+        let (x, y) = (self.sides(self.x), self.sides(output(self.node)));
+        let [rows, columns] = self.from.axes.map(|axis| kept_axis(x, axis, y));
+        let axes = [rows?, columns?];
+        let spread = axes.iter().any(|axis| y[*axis] > 1);
+        (axes[0] != axes[1] && spread).then_some(Seen { axes, ..self.from })
+    }
+
+    /// Whether several rows or columns may be left in the output, in whatever form.
+    fn has_places(&self) -> bool {
+        let side = |axis: usize| self.sides(self.x).get(axis).copied().unwrap_or(1);
+        let places: usize = self.from.axes.map(side).iter().product();
+        let (all, made) = (self.sides(self.x), self.sides(output(self.node)));
+        let channels = all.iter().product::<usize>() / places.max(1);
+        let operator = op(self.node);
+        let reduces = operator.starts_with("Reduce") || operator.ends_with("Pool");
+        made.iter().product::<usize>() > if reduces { channels } else { 1 }
+    }
+
+    /// Whether the operator is known to leave the rows and columns where they are, at the axes `to`.
+    fn keeps_places(&self, to: Seen) -> bool {
+        let shown = to.axes.contains(&self.axis(0)) || self.from.axes.contains(&self.axis(0));
+        let rank = self.sides(output(self.node)).len();
+        match op(self.node) {
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => true,
+            "Concat" | "Split" | "Gather" => !shown,
+            "Tile" | "Expand" => self.from.axes.iter().all(|axis| {
+                self.sides(self.x).get(*axis) == self.sides(output(self.node)).get(*axis)
+            }),
+            "Slice" => !self.cuts_much(),
+            "Pad" => self.padded().is_ok(),
+            // The rows of a product are those of its first factor.
+            "MatMul" => input(self.node, 0) == Some(self.x) && !to.axes.contains(&(rank - 1)),
+            operator => KEEPS.contains(&operator) || STAYS.contains(&operator),
+        }
+    }
+
+    /// Whether a Slice takes a part of the rows or columns that is clearly not the whole.
+    fn cuts_much(&self) -> bool {
+        let step = |axis: usize| {
+            let starts = self.list("starts", 1).unwrap_or_default();
+            let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
+            let steps = self.list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
+            let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
+            let at = |a: &i64| usize::try_from(if *a < 0 { *a + rank } else { *a }) == Ok(axis);
+            let step = axes.iter().position(at).and_then(|index| steps.get(index)).copied();
+            usize::try_from(step.unwrap_or(1)).unwrap_or(1).max(1)
+        };
+        self.from.axes.iter().any(|axis| {
+            let side = |value: &str| self.sides(value).get(*axis).copied().unwrap_or(0);
+            let (kept, all) = (side(output(self.node)) * step(*axis), side(self.x));
+            kept * BORDER < all * (BORDER - 1)
+        })
     }
 
     fn axis(&self, default: i64) -> usize {

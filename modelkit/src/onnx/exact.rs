@@ -2,7 +2,7 @@
 //!
 //! rten pads `SAME_LOWER` as `SAME_UPPER`, and computes the softmax of sets before 13 over one axis where
 //! these say all axes from the given one on. Both are written out for the photo's size. A bicubic `Resize`
-//! and a transposed convolution with `SAME_LOWER` are refused.
+//! and a transposed convolution with `SAME_LOWER` are refused, and what rten does not compute.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use skincell_onnx::Constant;
 
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{
-    Graph, attribute, input, int, int_attribute, ints, ints_attribute, label, op, output,
+    Graph, attribute, float, input, int, int_attribute, ints, ints_attribute, label, op, output,
 };
 use crate::onnx::read::ReadError;
 
@@ -64,7 +64,52 @@ fn bicubic(node: &NodeProto) -> ReadError {
     ))
 }
 
-/// Refuses what rten computes as something else.
+/// What rten does not compute at all, as an error's text.
+fn unknown(node: &NodeProto) -> Option<String> {
+    let name = label(node);
+    match op(node) {
+        "DFT" | "STFT" => Some(format!(
+            "{name} computes a Fourier transform, which the engine rten does not know: write it in the model as \
+             a product with the transform's matrix, and export it again"
+        )),
+        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
+        | "Bernoulli" | "Multinomial" => Some(format!(
+            "{name} draws random numbers, so that a photo would have another answer each time: export the \
+             model for prediction (PyTorch: model.eval(); Keras: training=False)"
+        )),
+        "Resize" => {
+            let how = unknown_resize(node)?;
+            Some(format!(
+                "{name} resizes {how}, which the engine rten does not know: resize bilinearly in the model, or \
+                 export it without this step and prepare it with --filter, for the size behind this step"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// How a `Resize` works that rten does not know.
+fn unknown_resize(node: &NodeProto) -> Option<String> {
+    let coefficient = float(node, "cubic_coeff_a", -0.75);
+    if text(node, "mode") == Some("cubic") && (coefficient + 0.75).abs() > 1e-6 {
+        return Some(format!("bicubically with the coefficient {coefficient}"));
+    }
+    if int(node, "antialias", 0) != 0 {
+        return Some("with antialiasing".to_owned());
+    }
+    if int(node, "exclude_outside", 0) != 0 {
+        return Some("without the pixels outside the picture (exclude_outside)".to_owned());
+    }
+    let known = ["asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"];
+    let places = text(node, "coordinate_transformation_mode").unwrap_or("half_pixel");
+    if !known.contains(&places) {
+        return Some(format!("by the rule {places} of where a pixel lies"));
+    }
+    let policy = text(node, "keep_aspect_ratio_policy").filter(|policy| *policy != "stretch")?;
+    Some(format!("by the rule {policy} of the sides' ratio"))
+}
+
+/// Refuses what rten computes as something else, or not at all.
 ///
 /// # Errors
 /// [`ReadError::Operators`] with the node.
@@ -82,6 +127,9 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
              for prediction (PyTorch: model.eval(); Keras: training=False)",
             label(node)
         )));
+    }
+    if let Some(text) = graph.nodes.iter().find_map(unknown) {
+        return Err(ReadError::Operators(text));
     }
     match graph.nodes.iter().find(lower) {
         None => Ok(()),

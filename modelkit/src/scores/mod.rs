@@ -6,15 +6,16 @@
 //! decides. Choosing the output tensor is left to [`crate::interface`].
 
 mod ending;
+mod error;
 mod range;
 
 use skincell_vision::card::{Activation, Form};
-use thiserror::Error;
 
-use crate::onnx::engine::{EngineError, Probe};
-use crate::onnx::graph::{Graph, input, int_attribute, value_info};
+use crate::onnx::engine::Probe;
+use crate::onnx::graph::{Graph, input, int_attribute, label, value_info};
 use ending::{Ending, Function, ending};
-use range::{Range, range};
+pub use error::ScoresError;
+use range::{Range, never_negative, range};
 use skincell_onnx::Constant;
 
 /// The scores of a graph.
@@ -49,120 +50,6 @@ pub enum SaidActivation {
     LogSoftmax,
     /// The scores are probabilities, and the graph does not show how they were computed.
     None,
-}
-
-/// Why the scores cannot be interpreted.
-#[derive(Debug, Error)]
-pub enum ScoresError {
-    /// More than one axis has several elements.
-    #[error(
-        "output \"{name}\" has shape {shape:?}; the scores of one photo are [1, classes]: name the \
-         tensor that holds them with --scores NAME"
-    )]
-    Shape {
-        /// The output.
-        name: String,
-        /// Its shape.
-        shape: Vec<usize>,
-    },
-    /// The number of labels differs from that of the scores. (Two labels may name one score.)
-    #[error(
-        "the model returns {scores} scores, but the labels name {labels} classes; give as many labels \
-         as scores (for a single score give one label, or two and the score is the second's probability)"
-    )]
-    Labels {
-        /// Scores of the model.
-        scores: usize,
-        /// Labels given.
-        labels: usize,
-    },
-    /// The scores may be probabilities or logits.
-    #[error(
-        "the scores of output \"{name}\" lie between 0 and 1 on every photo and {sum}, and the graph \
-         does not show whether they are probabilities: give --activation none if they are, \
-         --activation softmax or sigmoid if they are logits"
-    )]
-    Ambiguous {
-        /// Name of the output.
-        name: String,
-        /// A statement about their sum, as the middle of a sentence.
-        sum: &'static str,
-    },
-    /// The scores are percentages.
-    #[error(
-        "the scores of output \"{name}\" sum to 100 on every photo: they are percentages; name the tensor \
-         that holds the probabilities, before the multiplication, with --scores NAME{before}"
-    )]
-    Percent {
-        /// Name of the output.
-        name: String,
-        /// The tensor before the last node, as the end of the sentence, or nothing.
-        before: String,
-    },
-    /// The graph keeps the scores within bounds that neither logits nor probabilities have.
-    #[error(
-        "the graph keeps the scores of output \"{name}\" between {low} and {high}, which suits neither \
-         logits nor probabilities: name another tensor with --scores NAME{before}, or give --activation \
-         softmax or sigmoid if they are logits"
-    )]
-    Bounded {
-        /// Name of the output.
-        name: String,
-        /// The lower bound.
-        low: f64,
-        /// The upper bound.
-        high: f64,
-        /// The tensor before the last node, as the end of the sentence, or nothing.
-        before: String,
-    },
-    /// The flag contradicts the graph or the scores.
-    #[error("--activation {said} was given, but {found}; leave the flag out, or correct it")]
-    Contradiction {
-        /// The flag's value.
-        said: &'static str,
-        /// The contradicting fact, as the middle of a sentence.
-        found: String,
-    },
-    /// The last softmax runs over another axis than that of the classes.
-    #[error(
-        "{node} ends the graph, but the scores of a photo sum to {sum}: it does not run over the \
-         classes; name the tensor before it with --scores \"{before}\""
-    )]
-    WrongAxis {
-        /// The softmax node.
-        node: String,
-        /// Sum of the first photo's scores.
-        sum: f64,
-        /// Name of the softmax's input.
-        before: String,
-    },
-    /// The last softmax runs over one score.
-    #[error(
-        "{node} runs over a single score, which makes it 1 for every photo; name the tensor before it \
-         with --scores \"{before}\""
-    )]
-    Constant {
-        /// The softmax node.
-        node: String,
-        /// Name of its input.
-        before: String,
-    },
-    /// The engine cannot run the graph to find the shapes of its values.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A score is NaN or infinite.
-    #[error(
-        "score {index} of photo {photo} is {score}, which is not a finite number; check the \
-         model's preprocessing (--preprocess) and its export"
-    )]
-    NotFinite {
-        /// Number of the photo, from 1.
-        photo: usize,
-        /// Index of the score, from 0.
-        index: usize,
-        /// The score.
-        score: f32,
-    },
 }
 
 /// The scores found, and how, for the report.
@@ -316,9 +203,33 @@ fn classes(name: &str, shape: &[usize]) -> Result<usize, ScoresError> {
     let long = shape.iter().filter(|side| **side != 1).count();
     let count: usize = shape.iter().product();
     if long > 1 || count == 0 || (long == 1 && shape.len() > 1 && shape.first() != Some(&1)) {
-        return Err(ScoresError::Shape { name: name.to_owned(), shape: shape.to_vec() });
+        let (kind, advice) = usual(shape);
+        return Err(ScoresError::Shape {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            kind,
+            advice,
+        });
     }
     Ok(count)
+}
+
+/// What an output of this shape usually is, and what to do, each as a part of a sentence.
+fn usual(shape: &[usize]) -> (&'static str, &'static str) {
+    match *shape {
+        [1, _, height, width] if height > 1 || width > 1 => (
+            ", as of a segmentation or a picture, with numbers for each place",
+            ", or export the model with their mean over the places, scores.mean((2, 3))",
+        ),
+        [1, _, _] => (
+            ", as of an object detector's boxes or of a sequence",
+            "; a detector has none, and skincell serves classifiers",
+        ),
+        [batch, ..] if batch > 1 => {
+            (", as of several photos", ", or export the model for one photo")
+        }
+        _ => ("", ""),
+    }
 }
 
 /// Interprets the scores as the user's flag demands.
@@ -420,6 +331,13 @@ fn decide(
         return Err(ScoresError::Percent { name: name.to_owned(), before: before() });
     }
     let bounds = range(graph, name);
+    let is_bounded = matches!(bounds, Range::Within(..));
+    if let Some(node) = never_negative(graph, name).filter(|_| count == 1 && !is_bounded) {
+        let before =
+            input(node, 0).map_or(String::new(), |before| format!(", such as \"{before}\""));
+        let (name, node) = (name.to_owned(), label(node));
+        return Err(ScoresError::NeverNegative { name, node, before });
+    }
     match (numbers.within, bounds) {
         (true, Range::Within(low, high)) if low >= 0.0 && high <= 1.0 => {
             let how = "none: the graph keeps each between 0 and 1, so they are probabilities";
@@ -434,7 +352,7 @@ fn decide(
             Err(ScoresError::Bounded { name: name.to_owned(), low, high, before: before() })
         }
         _ if count == 1 => {
-            found(logits, Activation::Sigmoid, None, "sigmoid, of the one logit", false)
+            found(logits, Activation::Sigmoid, None, "sigmoid, of the one logit", true)
         }
         _ => found(logits, Activation::Softmax, None, "softmax, of the logits", true),
     }

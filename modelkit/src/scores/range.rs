@@ -2,6 +2,8 @@
 //!
 //! It looks at operators and constants only and runs nothing.
 
+use rten_onnx::onnx::NodeProto;
+
 use crate::onnx::graph::{Graph, float, input, op};
 
 /// Bounds of a value's elements.
@@ -21,6 +23,31 @@ const LOOKS: usize = 256;
 /// The bounds of the value `name`.
 pub(super) fn range(graph: &Graph, name: &str) -> Range {
     of(graph, name, &mut LOOKS.clone())
+}
+
+/// The node that makes every element of the value `name` 0 or more without an upper bound, such as `Relu`,
+/// also if nodes follow that change only its shape or type.
+pub(super) fn never_negative<'g>(graph: &'g Graph, name: &str) -> Option<&'g NodeProto> {
+    let mut value = name;
+    for _ in 0..LOOKS {
+        let (_, node) = graph.producer_of(value)?;
+        let positive = |index: usize| {
+            let factor = graph.constants.get(input(node, index)?)?.to_scalar()?;
+            (factor > 0.0).then_some(())
+        };
+        match op(node) {
+            "Relu" | "Softplus" | "Exp" | "Abs" | "Sqrt" | "ReduceL1" | "ReduceL2"
+            | "ReduceSumSquare" | "ThresholdedRelu" => return Some(node),
+            "Mul" if input(node, 0) == input(node, 1) => return Some(node),
+            "Mul" | "Div" if positive(1).is_some() => value = input(node, 0)?,
+            "Mul" if positive(0).is_some() => value = input(node, 1)?,
+            "Identity" | "Dropout" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
+                value = input(node, 0)?;
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn of(graph: &Graph, name: &str, left: &mut usize) -> Range {

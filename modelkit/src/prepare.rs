@@ -143,13 +143,8 @@ pub fn prepare_from(
     let expected = compare::expected(reference, &chosen, &original, &samples, defaults)?;
     let twin = (!options.defaults.is_empty())
         .then(|| fields::with_other_numbers(&graph, &options.defaults));
-    let known = With {
-        input: &input,
-        chosen: &chosen,
-        original: &original,
-        samples: &samples,
-        classes: classes.len(),
-    };
+    let numbers = (&original[..], &samples[..]);
+    let known = With::of(&input, &chosen, numbers, classes.len());
     let Built { mut graph, settled, maps } = build(graph, &known, options, progress)?;
     let mut twin =
         twin.map(|twin| build(twin, &known, options, &mut |_| {}).map(|built| built.graph));
@@ -213,6 +208,18 @@ struct With<'a> {
     original: &'a [Vec<f32>],
     samples: &'a compare::Samples,
     classes: usize,
+}
+
+impl<'a> With<'a> {
+    /// From the photo input, the name of the scores, their values on the samples, and the number of classes.
+    fn of(
+        input: &'a Input,
+        chosen: &'a str,
+        (original, samples): (&'a [Vec<f32>], &'a compare::Samples),
+        classes: usize,
+    ) -> Self {
+        Self { input, chosen, original, samples, classes }
+    }
 }
 
 /// A graph whose kind of scores is known, with its Grad-CAM output or the reason why it has none.

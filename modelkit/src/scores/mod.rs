@@ -9,6 +9,7 @@ mod ending;
 mod error;
 mod range;
 
+use rten_onnx::onnx::NodeProto;
 use skincell_vision::card::{Activation, Form};
 
 use crate::onnx::engine::Probe;
@@ -333,10 +334,7 @@ fn decide(
     let bounds = range(graph, name);
     let is_bounded = matches!(bounds, Range::Within(..));
     if let Some(node) = never_negative(graph, name).filter(|_| count == 1 && !is_bounded) {
-        let before =
-            input(node, 0).map_or(String::new(), |before| format!(", such as \"{before}\""));
-        let (name, node) = (name.to_owned(), label(node));
-        return Err(ScoresError::NeverNegative { name, node, before });
+        return Err(no_logit(name, node));
     }
     match (numbers.within, bounds) {
         (true, Range::Within(low, high)) if low >= 0.0 && high <= 1.0 => {
@@ -356,6 +354,12 @@ fn decide(
         }
         _ => found(logits, Activation::Softmax, None, "softmax, of the logits", true),
     }
+}
+
+/// The error of a single score that a node makes 0 or more.
+fn no_logit(name: &str, node: &NodeProto) -> ScoresError {
+    let before = input(node, 0).map_or(String::new(), |before| format!(", such as \"{before}\""));
+    ScoresError::NeverNegative { name: name.to_owned(), node: label(node), before }
 }
 
 fn shape_of(probe: &mut Probe, name: &str) -> Result<Vec<usize>, ScoresError> {

@@ -56,7 +56,7 @@ fn names(directory: &[u8]) -> Option<Vec<String>> {
         if !record.starts_with(MEMBER) {
             return None;
         }
-        let length = |offset| Some(usize::try_from(number(record, offset, 2)?).ok()?);
+        let length = |offset| usize::try_from(number(record, offset, 2)?).ok();
         let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
         names.push(String::from_utf8_lossy(record.get(46..46 + name)?).into_owned());
         at += 46 + name + extra + comment;

@@ -130,7 +130,7 @@ fn a_photo_that_stays_in_its_place_has_a_heatmap() {
     let home = tempfile::tempdir().unwrap();
     let report = prepare_in(home.path(), &rolled(), |_| {}).unwrap();
     let layer = report.card.gradcam.and_then(|map| map.layer);
-    assert_eq!(layer.as_deref(), Some("a"), "{:?}", report.card.gradcam_missing);
+    assert_eq!(layer.as_deref(), Some("node_a"), "{:?}", report.card.gradcam_missing);
 }
 
 /// A convolution of the photo to three channels, and from `joined`, of several channels, to three.

@@ -17,7 +17,7 @@ use crate::onnx::graph::Graph;
 /// Strips that are changed along each side, one after the other.
 const STRIPS: usize = 4;
 /// The part of the side by which the strips' changes must differ in place so that their order counts.
-const SPREAD: f64 = 0.2;
+const SPREAD: f64 = 0.1;
 /// The part of that by which one strip's change may lie before the last one's.
 const BACKWARD: f64 = 0.25;
 /// The part of the side by which all changes together may be shifted, if they spread over a quarter of it.

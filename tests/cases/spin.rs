@@ -130,8 +130,9 @@ fn a_locked_app_from_spin_is_served() {
     let source = serde_json::json!(
         {"content_type": "application/wasm", "source": url(&artifacts().guests)});
     let trigger = |id: &str, config: serde_json::Value| serde_json::json!({"id": id, "trigger_type": "http", "trigger_config": config});
+    let headers = serde_json::json!({"x-from": "manifest", "x-request-id": "mine"});
     let static_response =
-        serde_json::json!({"status_code": 418, "headers": {"x-from": "manifest"}, "body": "short"});
+        serde_json::json!({"status_code": 418, "headers": headers, "body": "short"});
     let locked = serde_json::json!({
         "spin_lock_version": 0,
         "metadata": {"name": "all-of-spin", "version": "1.2.3", "description": "", "trigger": {},

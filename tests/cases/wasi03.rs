@@ -186,12 +186,13 @@ fn an_answer_of_wasi_0_3_that_breaks_off_does_not_look_whole() {
     }
 }
 
-/// The guest announces the first piece of its answer, or a bit more, and sends two.
+/// The guest announces the first of its two pieces, or a bit more. wasmtime says nothing of what it cuts off
+/// behind a whole answer; an answer that it cuts off before is not whole, and counts as failed.
 #[test]
-fn more_than_an_answer_of_wasi_0_3_announced_is_told() {
+fn an_answer_of_wasi_0_3_of_another_length_than_announced_is_told() {
     let app = app();
     let runner = Runner::start(&app, &[]);
-    for (number, announced) in (1..).zip([64 << 10, 70_000]) {
+    for announced in [64 << 10, 70_000] {
         let mut socket = client::connect(&runner);
         let path = format!("{}/overrun?{announced}", ROUTES[0]);
         let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
@@ -202,9 +203,9 @@ fn more_than_an_answer_of_wasi_0_3_announced_is_told() {
         let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
         let length = answer.len() - end.map_or(0, |end| end + 4);
         assert_eq!(length == announced, announced == 64 << 10, "{length} bytes");
-        let counted = format!("skincell_requests_failed_total{{reason=\"broke-off\"}} {number}");
-        runner.wait_for_metric(&counted);
     }
+    runner.wait_for_metric("skincell_requests_failed_total{reason=\"broke-off\"}");
+    assert!(runner.stop().contains("the component's answer"));
 }
 
 /// A client that reads nothing until after the deadline gets an answer that fits the queue, and can recognise

@@ -46,8 +46,7 @@ impl LocalModel {
         let settings = Settings::read(set).map_err(|error| error.to_string())?;
         let cards = Cards::Held(name.clone(), parts.card.to_vec());
         let settings = Settings { cards, default_model: Some(name.clone()), ..settings };
-        let files =
-            StaticFiles { name: &name, cell: Some(parts.cell), graph: None, weights: None };
+        let files = StaticFiles { name: &name, cell: Some(parts.cell), graph: None, weights: None };
         let threads = if cfg!(feature = "two-threads") { 2 } else { 1 };
         let model = Cellnet::new(threads).load(source::Source::Static(files));
         let model = model.map_err(|error| error.to_string())?;

@@ -3,8 +3,8 @@
 //!
 //! `rten-onnx` skips functions and references to their attributes, so both are decoded here. A call stays in
 //! the graph, and is refused later as an operator that no engine supports, if the function was written for
-//! another version of the standard operator set, refers to attributes inside a subgraph, or would exceed
-//! [`MAX_DEPTH`] or [`MAX_NODES`].
+//! another version of the standard operator set, refers to attributes inside a subgraph, lies more than 32
+//! calls deep, or would make more than 100,000 nodes.
 
 use std::collections::HashMap;
 

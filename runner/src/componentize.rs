@@ -26,7 +26,7 @@ const FIRST_SDK: [&str; 2] = ["handle-http-request", "handle-redis-message"];
 /// Why a module cannot be made a component.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAComponent {
-    /// More bytes than [`LONGEST`].
+    /// It is longer than a module may be: this many bytes.
     #[error(
         "it is a core module of {0} bytes, and at most {LONGEST} are made a component; build it for wasm32-wasip2"
     )]

@@ -102,11 +102,16 @@ pub fn prepare(
 /// # Errors
 /// [`PrepareError::Name`], or [`PrepareError::Write`] if the folder exists or cannot be one.
 pub fn check_target(output: &Path, name: &str, force: bool) -> Result<(), PrepareError> {
-    Draft::begin(output, force)?;
+    begin(output, name, force).map(drop)
+}
+
+/// Begins to write a folder that [`check_target`] accepts.
+fn begin(output: &Path, name: &str, force: bool) -> Result<Draft, PrepareError> {
+    let draft = Draft::begin(output, force)?;
     let folder = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let called = if name.is_empty() { folder.as_str() } else { name };
     if is_model_name(called) {
-        return Ok(());
+        return Ok(draft);
     }
     let small = called.to_lowercase().replace(' ', "-");
     let advice = match (name.is_empty(), is_model_name(&small)) {
@@ -132,8 +137,7 @@ pub fn prepare_from(
     reference: Option<&mut dyn Reference>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Report, PrepareError> {
-    check_target(&options.output, &options.name, options.force)?;
-    let draft = Draft::begin(&options.output, options.force)?;
+    let draft = begin(&options.output, &options.name, options.force)?;
     progress(Step::Read);
     let Loaded { graph, mut input, batch, classes, chosen, mut assumed } = load(options)?;
     let mut notes = Vec::new();

@@ -239,7 +239,6 @@ impl Tracer<'_> {
 
 #[cfg(test)]
 mod tests {
-
     use super::{NodeProto, Tokens, Tracer};
     use crate::onnx::graph::{Graph, int_attribute};
 

@@ -122,6 +122,11 @@ impl Seen {
     }
 }
 
+/// The step of a Slice as a number of rows or columns.
+fn forwards(step: i64) -> usize {
+    usize::try_from(step).unwrap_or(1).max(1)
+}
+
 /// A node that reads a value with rows and columns.
 struct Node<'a> {
     graph: &'a Graph,
@@ -157,6 +162,12 @@ impl Node<'_> {
 
     fn sides(&self, value: &str) -> &[usize] {
         self.shapes.get(value).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The length of an axis after and before the node; 0 where there is none.
+    fn sides_at(&self, axis: usize) -> (usize, usize) {
+        let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
+        (side(output(self.node)), side(self.x))
     }
 
     /// The same axes, if the output has as many as the input, and more than one row or column.
@@ -207,20 +218,23 @@ impl Node<'_> {
 
     /// Whether a Slice takes a part of the rows or columns that is clearly not the whole.
     fn cuts_much(&self) -> bool {
-        let step = |axis: usize| {
-            let starts = self.list("starts", 1).unwrap_or_default();
-            let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
-            let steps = self.list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
-            let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
-            let at = |a: &i64| usize::try_from(if *a < 0 { *a + rank } else { *a }) == Ok(axis);
-            let step = axes.iter().position(at).and_then(|index| steps.get(index)).copied();
-            usize::try_from(step.unwrap_or(1)).unwrap_or(1).max(1)
-        };
+        let steps = self.steps().unwrap_or_default();
         self.from.axes.iter().any(|axis| {
-            let side = |value: &str| self.sides(value).get(*axis).copied().unwrap_or(0);
-            let (kept, all) = (side(output(self.node)) * step(*axis), side(self.x));
-            kept * BORDER < all * (BORDER - 1)
+            let step = steps.iter().find(|(sliced, _)| sliced == axis).map_or(1, |(_, step)| *step);
+            let (after, before) = self.sides_at(*axis);
+            after * forwards(step) * BORDER < before * (BORDER - 1)
         })
+    }
+
+    /// The axes of rows and columns that a Slice cuts, each with its step; `None` if the places are computed.
+    fn steps(&self) -> Option<Vec<(usize, i64)>> {
+        let starts = self.list("starts", 1)?;
+        let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
+        let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
+        let steps = self.list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
+        let axis = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
+        let pairs = axes.into_iter().zip(steps).filter_map(|(a, step)| Some((axis(a)?, step)));
+        Some(pairs.filter(|(axis, _)| self.from.axes.contains(axis)).collect())
     }
 
     fn axis(&self, default: i64) -> usize {
@@ -259,29 +273,21 @@ impl Node<'_> {
 
     fn sliced(&self) -> Result<Option<Seen>, &'static str> {
         let raw = self.from.raw;
-        let Some(starts) = self.list("starts", 1) else {
+        let Some(steps) = self.steps() else {
             return if raw {
                 Err("cuts a computed part out of the photo")
             } else {
                 Ok(self.same_rank(false))
             };
         };
-        let rank = self.sides(self.x).len();
-        let axes = self.list("axes", 3).unwrap_or_else(|| (0..).take(starts.len()).collect());
-        let steps = self.list("steps", 4).unwrap_or_else(|| vec![1; starts.len()]);
-        for (axis, step) in axes.iter().zip(&steps) {
-            let axis = if *axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { *axis };
-            let Ok(axis) = usize::try_from(axis) else { continue };
-            if !self.from.axes.contains(&axis) {
-                continue;
-            }
-            if *step < 0 {
+        for (axis, step) in steps {
+            if step < 0 {
                 return Err("mirrors the photo");
             }
-            let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
-            let step = usize::try_from(*step).unwrap_or(1).max(1);
+            let step = forwards(step);
+            let (after, all) = self.sides_at(axis);
             // Every second row, as in a layer that makes channels of neighbouring pixels, is no part.
-            let (kept, all) = ((side(output(self.node)) + 1) * step, side(self.x));
+            let kept = (after + 1) * step;
             if raw && kept < all {
                 return Err(CUT);
             }
@@ -306,15 +312,15 @@ impl Node<'_> {
     }
 
     fn padded(&self) -> Result<Option<Seen>, &'static str> {
-        let sides = |axis: usize| {
-            let side = |value: &str| self.sides(value).get(axis).copied().unwrap_or(0);
-            (side(self.x), side(output(self.node)))
-        };
         let wide = |axis: usize| {
-            let (before, after) = sides(axis);
+            let (after, before) = self.sides_at(axis);
             after.saturating_sub(before) * BORDER > 2 * before
         };
-        if self.from.axes.iter().any(|axis| sides(*axis).1 < sides(*axis).0) {
+        let shrinks = |axis: usize| {
+            let (after, before) = self.sides_at(axis);
+            after < before
+        };
+        if self.from.axes.iter().any(|axis| shrinks(*axis)) {
             return Err(CUT);
         }
         if self.from.axes.iter().any(|axis| wide(*axis)) {

@@ -83,8 +83,8 @@ impl Given<'_> {
         Ok(why.map_err(|why| {
             let node = graph.producer_of(&map.pooled).map(|(_, node)| label(node));
             let why = format!(
-                "{why}, so that a heatmap would lie in the wrong place; prepare the model without \
-                               the layer that moves them, or name an earlier layer with --cam-layer"
+                "{why}, so that a heatmap would lie in the wrong place; prepare the model without the layer \
+                 that moves them, or name an earlier layer with --cam-layer"
             );
             Refusal { node: node.unwrap_or_default(), why: why.into() }
         }))

@@ -68,14 +68,13 @@ impl Body for ReplyBody {
             frame = Some(Err(ErrorCode::HttpResponseIncomplete.into()));
         }
         self.passed += frame.as_ref().map_or(0, data_bytes);
-        if self.announced.is_some_and(|announced| announced < self.passed) {
-            // hyper would cut the rest off, and the answer would look whole.
-            frame = Some(Err(Error::HttpResponseBodySize(Some(self.passed))));
-        }
-        let is_short =
-            self.announced.is_some_and(|announced| (1..announced).contains(&self.passed));
-        if frame.is_none() && is_short {
-            // wasmtime loses its own error of WASI 0.3 if a piece is still in its channel.
+        let has_ended = frame.is_none();
+        let is_wrong = self.announced.is_some_and(|announced| {
+            // hyper would cut longer ones off, and the answer would look whole. Of shorter ones, wasmtime loses
+            // its own error of WASI 0.3 if a piece is still in its channel.
+            announced < self.passed || has_ended && (1..announced).contains(&self.passed)
+        });
+        if is_wrong {
             frame = Some(Err(Error::HttpResponseBodySize(Some(self.passed))));
         }
         match &frame {

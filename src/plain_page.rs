@@ -69,8 +69,8 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     }
     text += "<table>\n<thead><tr><th scope=\"col\">Class</th><th scope=\"col\">Probability</th></tr></thead>\n\
              <tbody>\n";
+    let is_judged = outcome.certainty.is_certain.is_some();
     for ranked in &outcome.ranking {
-        let is_judged = outcome.certainty.is_certain.is_some();
         let (class, share) = (escaped(name(ranked.index)), share(ranked.probability, is_judged));
         // Writing to a string cannot fail.
         let _ = writeln!(text, "<tr><th scope=\"row\">{class}</th><td>{share}</td></tr>");

@@ -114,7 +114,7 @@ fn infer<S: Source>(
     let card = served(settings, name)?;
     let (asked, batch) = request::read(head, source, settings.max_body, &card)?;
     let fields = model_fields::tensors(&card, &[], None)?;
-    let is_batch = batch.rows().nth(1).is_some();
+    let is_batch = batch.rows > 1;
     let run = |(number, row)| {
         let scores = inference::run(inference, &card, row, fields.clone(), asked.wants_cam())?;
         let familiar = familiarity::read(&scores, &card, settings.unfamiliar);

@@ -62,7 +62,7 @@ impl InferRequest {
 
 /// The input: the rows of a batch, one after another.
 pub(super) struct Batch {
-    rows: usize,
+    pub(super) rows: usize,
     /// The shape of a row, as a batch of 1.
     dimensions: Vec<u32>,
     dtype: Dtype,

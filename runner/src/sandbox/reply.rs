@@ -70,8 +70,8 @@ impl Body for ReplyBody {
         self.passed += frame.as_ref().map_or(0, data_bytes);
         let has_ended = frame.is_none();
         let is_wrong = self.announced.is_some_and(|announced| {
-            // hyper would cut longer ones off, and the answer would look whole. Of shorter ones, wasmtime loses
-            // its own error of WASI 0.3 if a piece is still in its channel.
+            // hyper would cut longer ones off, and the answer would look whole. Of shorter ones, wasmtime
+            // loses its own error of WASI 0.3 if a piece is still in its channel.
             announced < self.passed || has_ended && (1..announced).contains(&self.passed)
         });
         if is_wrong {

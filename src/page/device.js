@@ -15,7 +15,8 @@ const PROBES = {
 
 let index = null;
 let policy = null;
-let locked = null;
+/** Whether the page itself is kept for visits without a network. */
+export let registered = null;
 const loads = new Map();
 
 function runs(features) {
@@ -43,15 +44,13 @@ export function check() {
   if (lacks.length) throw new Problem('unsupported', `missing: ${lacks.join(', ')}`);
 }
 
-/** Gives up, until the page is loaded again, every request but those for engine and models. */
-export function lock() {
-  if (locked) return;
-  const base = new URL('./', location.href).href;
-  const files = ['page/device/', 'page/models/', 'page/worker.js', ...[1, 2, 3].map((number) => `page/example-${number}.jpg`)].map((path) => base + path);
-  locked = document.createElement('meta');
-  locked.httpEquiv = 'Content-Security-Policy';
-  locked.content = `connect-src ${files.join(' ')}; img-src blob: data:; form-action 'none'`;
-  document.head.append(locked);
+/** Gives up, until the page is loaded again, every request but those for these files; each call leaves less. */
+function lock(...paths) {
+  const files = ['page/worker.js', INDEX, ...[1, 2, 3].map((number) => `page/example-${number}.jpg`), ...paths];
+  const meta = document.createElement('meta');
+  meta.httpEquiv = 'Content-Security-Policy';
+  meta.content = `connect-src ${files.map((path) => new URL(path, document.baseURI).href).join(' ')}; img-src blob: data:; form-action 'none'`;
+  document.head.append(meta);
 }
 
 /** Tries to send one byte to this page's own host, and returns what the browser said, or null if it was sent. */
@@ -74,12 +73,15 @@ function scriptAddress(address) {
 /** The models for this device, in the form of /models. Keeps the page itself for visits without a network. */
 export async function open() {
   check();
-  lock();
-  navigator.serviceWorker?.register(scriptAddress('service-worker.js'), { updateViaCache: 'all' }).catch(() => {});
+  if (!registered) {
+    lock('page/device/', 'page/models/');
+    registered = Promise.resolve(navigator.serviceWorker?.register(scriptAddress('service-worker.js'), { updateViaCache: 'all' })).catch(() => null);
+  }
   const response = await fetch(INDEX).catch((error) => { throw new Problem('notLoaded', error.message); });
   const body = await response.json().catch(() => null);
   if (!response.ok) throw problemOf(response.status, body);
   if (!body?.models?.length) throw new Problem('model', 'This service offers no model for devices.');
+  if (!index) lock(...body.engines.map(({ file }) => `page/device/${file.digest}`), ...body.models.map(({ name, file }) => `page/models/${name}/${file.digest}`));
   index = body;
   await forget();
   const models = index.models.map(({ name, card }) => ({ name, title: card.title, notice: card.notice }));
@@ -137,7 +139,7 @@ export function load(name, report) {
     module: await WebAssembly.compile(await engineFile.blob.arrayBuffer()).catch((error) => { throw new Problem('unsupported', error.message); }),
     model: modelFile.blob,
     card: entry.card,
-    isKept: engineFile.isKept && modelFile.isKept,
+    isKept: engineFile.isKept && modelFile.isKept && Boolean(await registered),
   }));
   const one = { ready, reports, isReady: false, stop: () => stopper.abort() };
   // One model at a time: its bytes stay in memory.

@@ -23,6 +23,8 @@ let problem = null;
 let current = null;
 let batch = null;
 let stop = () => {};
+// The photo that is being opened, if one is: of several only the last one chosen is shown.
+let opening = null;
 
 // Where photos are looked at: the service says where it may be, and the user chooses if it says both.
 const mayBe = document.body.dataset.page;
@@ -110,7 +112,7 @@ function showPlace() {
 /** Shows what still has to be loaded for the chosen model. */
 async function showMissing() {
   const bytes = await device.missing(at('model').value);
-  loading = { state: bytes ? 'missing' : 'ready', bytes, share: 0 };
+  loading = { state: bytes ? 'missing' : await device.registered ? 'ready' : 'unkept', bytes, share: 0 };
   showPlace();
 }
 
@@ -140,8 +142,7 @@ async function take(files) {
   if (!list.length || state === 'busy') return;
   [problem, answer, chosen, current] = [null, null, null, null];
   if (list.length > 1) return lookAtAll(list);
-  letGo();
-  photo = await opened(list[0]);
+  if (!await replace(() => opened(list[0]))) return;
   enter('edit');
   at('edit-title').focus();
 }
@@ -149,8 +150,21 @@ async function take(files) {
 /** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */
 const opened = (file) => (place === 'device' ? photos.open(file, photos.SHOWN_PIXELS, true) : photos.open(file, photos.MOST_PIXELS));
 
+/** Opens a photo in place of the shown one. Returns whether it is shown now; not if another was chosen meanwhile. */
+async function replace(open) {
+  letGo();
+  const mine = open();
+  opening = mine;
+  const next = await mine;
+  if (opening !== mine) return photos.close(next);
+  opening = null;
+  photo = next;
+  return true;
+}
+
 /** Gives the shown photo's memory back, before another one takes as much. */
 function letGo() {
+  opening = null;
   photos.close(photo);
   for (const id of ['photo', 'heat']) at(id).width = 0;
 }
@@ -234,7 +248,7 @@ async function ask() {
 }
 
 async function look() {
-  if (state !== 'edit') return;
+  if (state !== 'edit' || opening) return;
   problem = null;
   enter('busy');
   progress('preparing');
@@ -254,6 +268,8 @@ async function look() {
 /** Sends several photos one after another, whole, and shows the first result. */
 async function lookAtAll(files) {
   const first = visit.results.at(-1);
+  // Nothing else may be chosen while the first one is opened.
+  state = 'busy';
   for (const [index, file] of files.entries()) {
     batch = { at: index + 1, count: files.length };
     letGo();
@@ -286,15 +302,14 @@ async function lookAtAll(files) {
 function keep(result) {
   const name = result.answer?.model.name ?? at('model').value;
   const title = models.find((model) => model.name === name)?.title || name;
-  current = { name: photo.name, date: Date.now(), title, picture: photo.bitmap && visit.small(at('photo')), ...result };
+  current = { name: photo.name, date: Date.now(), title, place, picture: photo.bitmap && visit.small(at('photo')), ...result };
   visit.add(current);
   if (result.answer && loading) loading.state = result.answer.isKept ? 'ready' : 'unkept';
 }
 
 /** Shows a kept result. */
 async function open(result) {
-  letGo();
-  photo = await visit.photoOf(result);
+  if (!await replace(() => visit.photoOf(result))) return;
   current = result;
   problem = null;
   if (result.answer) return showResult();
@@ -358,7 +373,7 @@ function showAnswer() {
   at('missing').textContent = say('noHeatmap', { why: answer.heatmap_missing });
   const rounded = Object.entries(answer.timing_ms).map(([name, value]) => [name, milliseconds(value)]);
   const words = { ...Object.fromEntries(rounded), words: duration(answer.timing_ms.total) };
-  at('timing').textContent = say(place === 'device' ? 'timingDevice' : 'timing', words);
+  at('timing').textContent = say(current.place === 'device' ? 'timingDevice' : 'timing', words);
   at('report').textContent = reportLine();
   at('unkept').hidden = answer.isKept !== false;
   at('copied').textContent = '';
@@ -367,7 +382,7 @@ function showAnswer() {
 
 function showMap() {
   const map = answer.heatmap_maps?.find((entry) => entry.index === chosen);
-  at('layer').hidden = !map || state !== 'answer';
+  at('layer').hidden = !map || !photo.bitmap || state !== 'answer';
   at('heat').hidden = at('layer').hidden;
   at('download').hidden = !photo.bitmap;
   if (!map) return;

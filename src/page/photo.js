@@ -155,12 +155,13 @@ export function show(photo, canvas, seen) {
   photo.drawn = drawn;
 }
 
-// The first bytes of the formats that the service decodes; a dot stands for any byte.
-const DECODED = [/^\xff\xd8\xff/, /^\x89PNG\r\n\x1a\n/, /^RIFF[^]{4}WEBP/, /^GIF8[79]a/, /^BM/];
+// The first bytes of the formats that the service decodes as browsers do. It turns a WebP as its EXIF says, which not all
+// browsers do.
+const DECODED = [/^\xff\xd8\xff/, /^\x89PNG\r\n\x1a\n/, /^RIFF[^]{4}WEBP(?!VP8X[^]{4}[\x08-\x0f\x18-\x1f\x28-\x2f\x38-\x3f])/, /^GIF8[79]a/, /^BM/];
 
-/** Whether the service decodes this file's format. It does not decode AVIF, HEIC and others. */
+/** Whether the service sees in this file what the browser shows. It does not decode AVIF, HEIC and others. */
 async function isDecoded(file) {
-  const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 16).arrayBuffer()));
+  const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 21).arrayBuffer()));
   return DECODED.some((format) => format.test(start));
 }
 

@@ -18,7 +18,7 @@ const english = {
   place: 'Where is the photo looked at?',
   onServer: 'On the server',
   onDevice: 'On this device',
-  privacyDevice: 'The photo stays on this device: the model runs in this browser, and the browser forbids this page to send anything.',
+  privacyDevice: 'The photo stays on this device: the model runs in this browser, which lets this page fetch nothing but its own files.',
   prove: 'Try to send something from here',
   refused: 'Refused by this browser ({refusal}).',
   notRefused: 'Something was sent: this browser does not enforce the page’s policy. Do not rely on it.',
@@ -33,7 +33,7 @@ const english = {
   photo: 'Photo',
   photoNamed: 'Photo {name}',
   photoWithHeat: 'Photo {name}, with the heatmap of {class} over it',
-  unshown: 'This browser cannot show this file. It can be sent as it is.',
+  unshown: 'This browser cannot show this file.',
   cropNw: 'Top left corner of the crop: move with the arrow keys',
   cropNe: 'Top right corner of the crop: move with the arrow keys',
   cropSw: 'Bottom left corner of the crop: move with the arrow keys',
@@ -109,7 +109,7 @@ const vietnamese = {
   place: 'Ảnh được xem ở đâu?',
   onServer: 'Trên máy chủ',
   onDevice: 'Trên thiết bị này',
-  privacyDevice: 'Ảnh ở lại trên thiết bị này: mô hình chạy ngay trong trình duyệt, và trình duyệt cấm trang này gửi đi bất cứ thứ gì.',
+  privacyDevice: 'Ảnh ở lại trên thiết bị này: mô hình chạy ngay trong trình duyệt, và trình duyệt chỉ cho trang này tải các tệp của chính nó.',
   prove: 'Thử gửi một thứ từ trang này',
   refused: 'Trình duyệt đã từ chối ({refusal}).',
   notRefused: 'Đã gửi được: trình duyệt này không thực thi chính sách của trang. Đừng dựa vào đó.',
@@ -124,7 +124,7 @@ const vietnamese = {
   photo: 'Ảnh',
   photoNamed: 'Ảnh {name}',
   photoWithHeat: 'Ảnh {name}, phủ bản đồ nhiệt của {class}',
-  unshown: 'Trình duyệt này không hiển thị được tệp này. Vẫn có thể gửi nguyên tệp.',
+  unshown: 'Trình duyệt này không hiển thị được tệp này.',
   cropNw: 'Góc trên bên trái của khung cắt: di chuyển bằng phím mũi tên',
   cropNe: 'Góc trên bên phải của khung cắt: di chuyển bằng phím mũi tên',
   cropSw: 'Góc dưới bên trái của khung cắt: di chuyển bằng phím mũi tên',
@@ -185,7 +185,7 @@ const vietnamese = {
 // The title and advice for each type of problem.
 const englishProblems = {
   photo: ['This is not a photo that can be read.', 'Choose a JPEG, PNG, WebP, BMP or GIF file.'],
-  heic: ['This is a HEIC photo, which neither this browser nor the service can read.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible. Safari can send it as it is.'],
+  heic: ['This is a HEIC photo, which neither this browser nor the service can read.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible.'],
   avif: ['This is an AVIF photo, which neither this browser nor the service can read.', 'Save it as JPEG first, or open this page in a newer browser.'],
   damaged: ['The photo is damaged or incomplete.', 'Try another copy of it, or take a new one.'],
   large: ['The photo is too large.', 'Let it be shrunk, or crop it.'],
@@ -207,7 +207,7 @@ const englishProblems = {
 
 const vietnameseProblems = {
   photo: ['Tệp này không phải ảnh đọc được.', 'Hãy chọn tệp JPEG, PNG, WebP, BMP hoặc GIF.'],
-  heic: ['Đây là ảnh HEIC, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất. Safari gửi được ngay.'],
+  heic: ['Đây là ảnh HEIC, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất.'],
   avif: ['Đây là ảnh AVIF, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu dưới dạng JPEG trước, hoặc mở trang này bằng trình duyệt mới hơn.'],
   damaged: ['Ảnh bị hỏng hoặc thiếu.', 'Hãy thử một bản khác, hoặc chụp lại.'],
   large: ['Ảnh quá lớn.', 'Hãy để ảnh được thu nhỏ, hoặc cắt bớt.'],

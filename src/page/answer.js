@@ -1,6 +1,6 @@
 // What an answer says: its classes as radio buttons with bars, and how far they may be relied on.
 
-import { className, percent, say } from './words.js';
+import { className, duration, milliseconds, percent, say } from './words.js';
 
 /** Why the classes should not be relied on: 'unfamiliar', 'unsure' or null. */
 export function doubt(answer) {
@@ -10,6 +10,22 @@ export function doubt(answer) {
 
 export function doubtWords(answer) {
   return say(`${doubt(answer)}More`, { basis: answer.familiarity?.basis });
+}
+
+/** Shows over the classes how far they may be relied on; `at` finds an element by its id. */
+export function showDoubt(answer, at) {
+  const [why, panel] = [doubt(answer), at('classes').parentElement];
+  for (const name of ['unfamiliar', 'unsure']) panel.classList.toggle(name, why === name);
+  at('answer-title').textContent = say(why ?? 'answer');
+  at('doubt').hidden = !why && !answer.familiarity;
+  at('doubt').className = why ? '' : 'quiet plain';
+  at('doubt').textContent = why ? doubtWords(answer) : say('familiarMore');
+}
+
+/** How long the answer took, and where, which is 'device' or 'server'. */
+export function timing({ timing_ms: times }, place) {
+  const rounded = Object.entries(times).map(([name, value]) => [name, milliseconds(value)]);
+  return say(place === 'device' ? 'timingDevice' : 'timing', { ...Object.fromEntries(rounded), words: duration(times.total) });
 }
 
 /**

@@ -1,16 +1,16 @@
 // The page: from a chosen photo to its answer. It has one state at a time; elements are shown in the states
 // listed in their data-in. Words, photo, crop, heatmap, camera and requests are separate modules.
 
-import { doubt, doubtWords, row, share } from './answer.js';
+import { doubt, doubtWords, row, share, showDoubt, timing } from './answer.js';
 import * as camera from './camera.js';
 import * as crop from './crop.js';
 import * as device from './device.js';
 import * as heatmap from './heatmap.js';
 import * as photos from './photo.js';
-import { picture, save } from './report.js';
+import { copy, picture, save } from './report.js';
 import { curl, listModels, predict, Problem } from './send.js';
 import * as visit from './visit.js';
-import { className, day, duration, language, milliseconds, percent, problemWords, say, size, speak } from './words.js';
+import { className, day, language, percent, problemWords, say, size, speak } from './words.js';
 
 const at = (id) => document.getElementById(id);
 let state = 'empty';
@@ -355,25 +355,14 @@ function progress(key, value) {
 
 // The answer
 
-function showDoubt() {
-  const [why, panel] = [doubt(answer), at('classes').parentElement];
-  for (const name of ['unfamiliar', 'unsure']) panel.classList.toggle(name, why === name);
-  at('answer-title').textContent = say(why ?? 'answer');
-  at('doubt').hidden = !why && !answer.familiarity;
-  at('doubt').className = why ? '' : 'quiet plain';
-  at('doubt').textContent = why ? doubtWords(answer) : say('familiarMore');
-}
-
 function showAnswer() {
   const maps = answer.heatmap_maps ?? [];
-  showDoubt();
+  showDoubt(answer, at);
   const rows = answer.results.map((result) => row(answer, result, chosen, (index) => { chosen = index; showMap(); }));
   at('classes').replaceChildren(...rows);
   at('missing').hidden = maps.length > 0;
   at('missing').textContent = say('noHeatmap', { why: answer.heatmap_missing });
-  const rounded = Object.entries(answer.timing_ms).map(([name, value]) => [name, milliseconds(value)]);
-  const words = { ...Object.fromEntries(rounded), words: duration(answer.timing_ms.total) };
-  at('timing').textContent = say(current.place === 'device' ? 'timingDevice' : 'timing', words);
+  at('timing').textContent = timing(answer, current.place);
   at('report').textContent = reportLine();
   at('unkept').hidden = answer.isKept !== false;
   at('copied').textContent = '';
@@ -433,13 +422,8 @@ async function example(number) {
 
 async function copyCurl() {
   const command = curl(photo.name, at('model').value, chosen);
-  try {
-    await navigator.clipboard.writeText(command);
-    at('copied').textContent = say('copied');
-  } catch {
-    // Without https there is no clipboard, so the command is shown for copying by hand.
-    at('copied').textContent = command;
-  }
+  // Without https there is no clipboard, so the command is shown for copying by hand.
+  at('copied').textContent = await copy(command) ? say('copied') : command;
 }
 
 // Wiring
@@ -506,7 +490,6 @@ for (const input of document.querySelectorAll('[name="place"]')) {
 at('token').addEventListener('change', () => showModels().catch(fail));
 crop.wire(at('crop'), () => photo.crop, cropTo);
 camera.wire((file) => take([file]), (error) => fail(new Problem('camera', error.message)));
-
 photos.wire(take);
 
 heatmap.paintScale(at('legend'));

@@ -1,4 +1,10 @@
-// The picture that is saved: the photo under its heatmap, and below it what it shows and whom to ask.
+// What leaves the page by the user's wish: a text to copy, and the picture that is saved, the photo under its heatmap, and
+// below it what it shows and whom to ask.
+
+/** Copies a text; returns whether the browser did. */
+export async function copy(text) {
+  try { await navigator.clipboard.writeText(text); return true; } catch { return false; }
+}
 
 /** Draws `shown` with `heat` over it at `opacity`, and below `lines`, the first of them bold. */
 export function picture(shown, heat, opacity, lines) {

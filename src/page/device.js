@@ -46,7 +46,7 @@ export function check() {
 
 /** Gives up, until the page is loaded again, every request but those for these files; each call leaves less. */
 function lock(...paths) {
-  const files = ['page/worker.js', INDEX, ...[1, 2, 3].map((number) => `page/example-${number}.jpg`), ...paths];
+  const files = ['page/worker.js', INDEX, ...[1, 2, 3].map((at) => `page/example-${at}.jpg`), ...paths];
   const meta = document.createElement('meta');
   meta.httpEquiv = 'Content-Security-Policy';
   meta.content = `connect-src ${files.map((path) => new URL(path, document.baseURI).href).join(' ')}; img-src blob: data:; form-action 'none'`;
@@ -75,7 +75,7 @@ export async function open() {
   check();
   if (!registered) {
     lock('page/device/', 'page/models/');
-    registered = Promise.resolve(navigator.serviceWorker?.register(scriptAddress('service-worker.js'), { updateViaCache: 'all' })).catch(() => null);
+    registered = navigator.serviceWorker?.register(scriptAddress('service-worker.js'), { updateViaCache: 'all' }).catch(() => null) ?? Promise.resolve();
   }
   const response = await fetch(INDEX).catch((error) => { throw new Problem('notLoaded', error.message); });
   const body = await response.json().catch(() => null);
@@ -139,7 +139,7 @@ export function load(name, report) {
     module: await WebAssembly.compile(await engineFile.blob.arrayBuffer()).catch((error) => { throw new Problem('unsupported', error.message); }),
     model: modelFile.blob,
     card: entry.card,
-    isKept: engineFile.isKept && modelFile.isKept && Boolean(await registered),
+    isKept: engineFile.isKept && modelFile.isKept && !!await registered,
   }));
   const one = { ready, reports, isReady: false, stop: () => stopper.abort() };
   // One model at a time: its bytes stay in memory.

@@ -46,7 +46,7 @@ async function index(event) {
 }
 
 self.addEventListener('fetch', (event) => {
-  const url = event.request.url.split(/[?#]/)[0].replace(/\/index\.html$/, '/');
+  const url = event.request.url.split(/[?#]/)[0].replace(/index\.html$/, '');
   if (event.request.method !== 'GET') return;
   if (url === address(INDEX)) event.respondWith(index(event));
   else if (FILES.some((path) => url === address(path))) {

@@ -215,21 +215,25 @@ fn print_kept(kept: &[Kept]) {
 /// Whether the new format saves memory, for the engine that serves the model before and after, and for any
 /// other engine that takes both.
 fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
+    let on = |rows: &Rows, engine| rows.iter().position(|(other, _)| *other == engine);
     let mut verdicts = Vec::new();
     if let (Some((engine_before, row_before)), Some((engine_after, row_after))) =
         (before.first(), after.first())
     {
         let engines = if engine_before == engine_after {
             format!("served by {engine_after}")
+        } else if on(after, *engine_before).is_some() {
+            format!("served by {engine_after}, before by {engine_before}")
         } else {
             format!("served by {engine_after}, because {engine_before} does not take it")
         };
         verdicts.extend(verdict(&engines, row_before, row_after));
     }
-    for (engine, row_before) in before.iter().skip(1) {
-        let found = after.iter().find(|(other, _)| other == engine);
-        verdicts
-            .extend(found.and_then(|(_, row)| verdict(&format!("on {engine}"), row_before, row)));
+    for (place_before, (engine, row_before)) in before.iter().enumerate() {
+        let Some(place) = on(after, *engine).filter(|place| (place_before, *place) != (0, 0)) else {
+            continue;
+        };
+        verdicts.extend(verdict(&format!("on {engine}"), row_before, &after[place].1));
     }
     verdicts
 }

@@ -10,6 +10,9 @@ and prints bytes and seconds. The program contains the component and the page (f
 target is musl, which needs `rustup target add` and a musl C compiler (Debian: musl-tools); the default is musl where
 that is there. With --binary an existing program is packed, which must have been built so. The test in an empty root
 needs root for chroot, and is skipped without. Exits with 1 if a test fails. Needs `wheel` (deploy/requirements.txt).
+
+For another processor, such as aarch64-unknown-linux-musl, `cargo zigbuild` compiles (deploy/cross.txt beside the other
+packages), and what was built is packed and tested by an emulator (Debian: qemu-user-static).
 """
 
 import argparse
@@ -48,9 +51,11 @@ MIB = 1 << 20
 START_S = 120
 
 
-def cargo(*arguments, **environment):
-    subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=ROOT, check=True,
-                   env=os.environ | environment)
+def cargo(*arguments, command="build", **environment):
+    # cargo finds its subcommand, and that its compiler, beside this Python.
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["cargo", command, "--release", "--locked", *arguments], cwd=ROOT, check=True,
+                   env=os.environ | {"PATH": path} | environment)
 
 
 def default_target():
@@ -58,12 +63,22 @@ def default_target():
     return f"{platform.machine()}-unknown-linux-{kind}"
 
 
+def emulator(target):
+    """What runs programs of `target` here, as the beginning of a command; empty on the same processor."""
+    processor = target.split("-")[0]
+    if processor == platform.machine():
+        return []
+    found = shutil.which(f"qemu-{processor}-static")
+    return [found] if found else sys.exit(f"{target} needs qemu-{processor}-static (Debian: qemu-user-static)")
+
+
 def build(target, binary):
     """The component's and the program's files."""
     cargo("--target", "wasm32-wasip2", "-p", NAME)
     component = ROOT / "target" / WASM
     if binary is None:
-        cargo("--target", target, "-p", "skincell-cli", "--features", "embed", SKINCELL_COMPONENT=str(component))
+        cargo("--target", target, "-p", "skincell-cli", "--features", "embed", SKINCELL_COMPONENT=str(component),
+              command="zigbuild" if emulator(target) else "build")
         binary = ROOT / "target" / target / "release" / NAME
     return component, binary
 
@@ -82,8 +97,8 @@ def manifest():
     return text
 
 
-def fill(folder, component, binary):
-    """Writes the contents of the archive."""
+def fill(folder, component, binary, emulated):
+    """Writes the contents of the archive; `emulated` begins a command that runs the program."""
     shutil.copy2(binary, folder / NAME)
     shutil.copy2(component, folder / "skincell.wasm")
     (folder / "spin.toml").write_text(manifest())
@@ -93,13 +108,13 @@ def fill(folder, component, binary):
     skin.mkdir(parents=True)
     for name in ("card.json", "model.onnx", "model.onnx.data"):
         shutil.copy2(ROOT / "models" / "skin" / name, skin / name)
-    program = folder / NAME
-    subprocess.run([program, "model", "pack", skin], check=True)
+    program = [*emulated, folder / NAME]
+    subprocess.run([*program, "model", "pack", skin], check=True)
     (folder / "completions").mkdir()
     for shell, name in SHELLS.items():
-        script = subprocess.run([program, "completions", shell], check=True, capture_output=True).stdout
+        script = subprocess.run([*program, "completions", shell], check=True, capture_output=True).stdout
         (folder / "completions" / name).write_bytes(script)
-    subprocess.run([program, "man", folder / "man" / "man1"], check=True)
+    subprocess.run([*program, "man", folder / "man" / "man1"], check=True)
 
 
 def archive(folder, path):
@@ -166,7 +181,7 @@ def libraries(binary):
     return [pathlib.Path(path) for path in re.findall(r"(/\S+) \(0x", run.stdout)]
 
 
-def test_archive(path, user):
+def test_archive(path, user, emulated):
     """Unpacks the archive in an empty root and serves there, as a user without rights. Returns a sentence."""
     with tempfile.TemporaryDirectory() as root:
         root = pathlib.Path(root)
@@ -179,6 +194,8 @@ def test_archive(path, user):
         for library in needed:
             (root / library.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, root / library.relative_to("/"))
+        for program in emulated:
+            shutil.copy(program, root)
         (root / "cache").mkdir()
         for folder in (root, root / "cache"):
             os.chown(folder, user, user)
@@ -190,49 +207,63 @@ def test_archive(path, user):
             os.setgid(user)
             os.setuid(user)
 
-        inside = f"/{app.name}/{NAME}"
+        inside = [*(f"/{pathlib.Path(program).name}" for program in emulated), f"/{app.name}/{NAME}"]
         common = {"preexec_fn": enter, "env": {"XDG_CACHE_HOME": "/cache"}}
         with with_proc(root):
-            with serving([inside, "serve"], **common) as (port, first):
+            with serving([*inside, "serve"], **common) as (port, first):
                 answered = ask(port)
-            with serving([inside, "serve"], **common) as (port, warm):
+            with serving([*inside, "serve"], **common) as (port, warm):
                 ask(port)
-            with serving([inside, "up", "--from", f"/{app.name}"], **common) as (port, _):
+            with serving([*inside, "up", "--from", f"/{app.name}"], **common) as (port, _):
                 ask(port)
     with_libraries = f" and {len(needed)} libraries of this system" if needed else ""
-    return (f"empty root with the archive{with_libraries} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
+    return (f"empty root with the archive{with_libraries}{' and an emulator' if emulated else ''} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
             f"{first:.2f} s (compiling; {warm:.2f} s the next time), photo and page in {answered:.2f} s")
 
 
-def test_wheel(path):
+PYTHON_TEST = """
+import contextlib, sys, skincell
+with contextlib.nullcontext(skincell.Client(sys.argv[3])) if len(sys.argv) > 3 else skincell.serve() as client:
+    answer = client.predict(sys.argv[1], top_k=2)
+    assert client.is_ready() and len(answer.results) == 2, answer.raw
+    assert answer.results[0].label == sys.argv[2] and answer.heatmap.startswith(b'\\x89PNG'), answer.raw
+    try:
+        client.predict(b'no photo')
+        sys.exit('no photo was answered')
+    except skincell.Problem as problem:
+        assert problem.status == 415, problem.status
+"""
+
+
+def test_wheel(path, emulated):
     """Installs the wheel in a clean virtual environment, without an index, and serves. Returns a sentence."""
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder, "venv")
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         begin = time.perf_counter()
-        subprocess.run([place / "bin" / "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", path],
-                       check=True)
+        pip = [place / "bin" / "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", path]
+        programs, environment = place / "bin", {"PATH": "/usr/bin:/bin", "HOME": folder}
+        if emulated:  # pip puts what is for another processor only where nobody takes it for this one's
+            platform_ = path.stem.split("-")[-1].split(".")[0]
+            pip += ["--target", place / "other", "--platform", platform_, "--only-binary", ":all:", "--no-deps"]
+            programs = place / "other" / "bin"
+            environment["PYTHONPATH"] = str(place / "other")
+        subprocess.run(pip, check=True)
         installed = time.perf_counter() - begin
-        environment = {"PATH": "/usr/bin:/bin", "HOME": folder}
-        with serving([place / "bin" / NAME, "serve"], cwd=folder, env=environment) as (port, first):
+        program = [*emulated, programs / NAME]
+        tell = [place / "bin" / "python", "-c", PYTHON_TEST, PHOTO, CLASS]
+        common = {"cwd": folder, "env": environment}
+        with serving([*program, "serve"], **common) as (port, first):
             answered = ask(port)
-        script = (
-            "import sys, skincell\n"
-            "with skincell.serve() as client:\n"
-            "    answer = client.predict(sys.argv[1], top_k=2)\n"
-            "    assert client.is_ready() and len(answer.results) == 2, answer.raw\n"
-            "    assert answer.results[0].label == sys.argv[2] and answer.heatmap.startswith(b'\\x89PNG'), answer.raw\n"
-            "    try:\n"
-            "        client.predict(b'no photo')\n"
-            "        sys.exit('no photo was answered')\n"
-            "    except skincell.Problem as problem:\n"
-            "        assert problem.status == 415, problem.status\n"
-        )
-        subprocess.run([place / "bin" / "python", "-c", script, PHOTO, CLASS], check=True, cwd=folder, env=environment)
-        version = subprocess.run([place / "bin" / "python", "-m", NAME, "--version"], check=True, cwd=folder,
-                                 env=environment, capture_output=True, text=True).stdout.strip()
+            if emulated:  # Python could not start the program itself
+                subprocess.run([*tell, f"http://127.0.0.1:{port}"], check=True, **common)
+        if not emulated:
+            subprocess.run(tell, check=True, **common)
+            program = [place / "bin" / "python", "-m", NAME]
+        version = subprocess.run([*program, "--version"], check=True, capture_output=True, text=True, **common).stdout.strip()
+    started = "Client" if emulated else "serve"
     return (f"clean virtual environment: installed in {installed:.1f} s, {version} serving after {first:.2f} s, photo and "
-            f"page in {answered:.2f} s; skincell.serve, predict and Problem as documented")
+            f"page in {answered:.2f} s; skincell.{started}, predict and Problem as documented")
 
 
 def main():
@@ -243,12 +274,13 @@ def main():
     args = parser.parse_args()
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     component, binary = build(args.target, args.binary)
+    emulated = emulator(args.target)
     args.out.mkdir(parents=True, exist_ok=True)
     packed = args.out / f"{NAME}-{version}-{args.target}.tar.gz"
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder, f"{NAME}-{version}-{args.target}")
         folder.mkdir()
-        fill(folder, component, binary)
+        fill(folder, component, binary, emulated)
         archive(folder, packed)
         wheel = wheels.make(binary, folder / "models", args.out)
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in (packed, wheel))
@@ -259,8 +291,8 @@ def main():
     for path in (packed, wheel):
         print(f"{path.name}: {path.stat().st_size / MIB:.1f} MiB")
     user = tomllib.loads((HERE / "figures.toml").read_text())["service"]["user"]
-    print(test_archive(packed, user) if os.geteuid() == 0 else "skipped: chroot needs root")
-    print(test_wheel(wheel))
+    print(test_archive(packed, user, emulated) if os.geteuid() == 0 else "skipped: chroot needs root")
+    print(test_wheel(wheel, emulated))
 
 
 if __name__ == "__main__":

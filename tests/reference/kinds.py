@@ -71,7 +71,7 @@ def lightning_checkpoint(folder):
     import torch
 
     torch.save({"state_dict": torch_net().state_dict(), "pytorch-lightning_version": "2.5"}, folder / "epoch=9.ckpt")
-    return folder / "epoch=9.ckpt", [], "without the network", None
+    return folder / "epoch=9.ckpt", [], "net.load_state_dict", None
 
 
 def fastai_pickle(folder):
@@ -283,7 +283,7 @@ def frozen_graph(folder):
 
 def core_ml(folder):
     (folder / "net.mlmodel").write_bytes(b"\x08\x01")
-    return folder / "net.mlmodel", [], "Core ML cannot be converted back", None
+    return folder / "net.mlmodel", [], "Core ML, which cannot be converted back", None
 
 
 KINDS = {

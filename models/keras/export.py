@@ -284,12 +284,17 @@ def frozen(function):
     return definition, [f"{spec.name}:0" for spec in function.input_signature], outputs
 
 
-def fix_names(model, renamed):
-    """Renames values of the graph, in its inputs and outputs and in all nodes."""
-    for value in [*model.graph.input, *model.graph.output]:
+def fix_names(graph, renamed):
+    """Renames values of the graph, in its inputs and outputs and in all nodes, and in the branches of nodes, which
+    read values of the graph around them."""
+    for value in [*graph.input, *graph.output]:
         value.name = renamed.get(value.name, value.name)
-    for names in [names for node in model.graph.node for names in [node.input, node.output]]:
-        names[:] = [renamed.get(name, name) for name in names]
+    for node in graph.node:
+        for names in [node.input, node.output]:
+            names[:] = [renamed.get(name, name) for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                fix_names(attribute.g, renamed)
 
 
 def conv_bias(model):
@@ -313,7 +318,7 @@ def export(model, path, size=None, opset=OPSET):
     patch_tf2onnx()
     exported, _ = tf2onnx.convert.from_graph_def(
         definition, input_names=inputs, output_names=outputs, opset=opset)
-    fix_names(exported, dict(zip(inputs, names)) | dict(zip(outputs, given)))
+    fix_names(exported.graph, dict(zip(inputs, names)) | dict(zip(outputs, given)))
     left = {n.op_type for n in exported.graph.node if not onnx.defs.has(n.op_type, n.domain)}
     if left - {"Erfc"}:  # `prepare` replaces this TensorFlow operator
         raise SystemExit(f"ONNX has nothing for TensorFlow's {', '.join(sorted(left))}: replace the layer that "

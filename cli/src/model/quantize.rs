@@ -230,7 +230,8 @@ fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
         verdicts.extend(verdict(&engines, row_before, row_after));
     }
     for (place_before, (engine, row_before)) in before.iter().enumerate() {
-        let Some(place) = on(after, *engine).filter(|place| (place_before, *place) != (0, 0)) else {
+        let Some(place) = on(after, *engine).filter(|place| (place_before, *place) != (0, 0))
+        else {
             continue;
         };
         verdicts.extend(verdict(&format!("on {engine}"), row_before, &after[place].1));

@@ -80,6 +80,8 @@ pub(crate) struct Wanted {
     /// Whether the last convolution's bias belongs to the layer itself and not to a folded batch norm, if
     /// known.
     pub(crate) own_bias: Option<bool>,
+    /// Whether only the last convolution may be shown, because what follows it lies elsewhere.
+    pub(crate) only_conv: bool,
 }
 
 /// A Grad-CAM output that was added.
@@ -134,9 +136,13 @@ pub(crate) fn add(
                 likeliest: false,
             };
             let added = attempt(graph, probe, scores, tail, &target, &source, wanted)?;
-            if added.is_ok() || wanted.target.is_some() {
+            if added.is_ok() || wanted.target.is_some() || wanted.only_conv {
                 return Ok(added);
             }
+        } else if wanted.only_conv {
+            let why = "it is not known whether its bias is a part of it, and the map behind it shows the \
+                       photo in another place: give --conv-bias";
+            return Ok(Err(Refusal { node: format!("\"{conv}\""), why: why.into() }));
         }
     } else if wanted.target == Some(Target::Conv) {
         let why = "no convolution computes a map of its size".into();

@@ -2,7 +2,8 @@
 //! must change in the same part.
 //!
 //! It is used where the operators do not show it, as behind reshapes that `upright` cannot follow. Networks
-//! mix places, so only an order of the strips that is clearly wrong counts, or a clear shift.
+//! mix places, so that a change shows everywhere; its centre must still follow the strip, along the strip's own
+//! axis and not along the other.
 
 use std::ops::Range;
 
@@ -18,6 +19,8 @@ use crate::onnx::graph::Graph;
 const STRIPS: usize = 4;
 /// The part of the side by which the strips' changes must differ in place so that their order counts.
 const SPREAD: f64 = 0.1;
+/// The part of the side by which they differ at least, if the map has places.
+const LOCAL: f64 = 0.03;
 /// The part of that by which one strip's change may lie before the last one's.
 const BACKWARD: f64 = 0.25;
 /// The part of the side by which all changes together may be shifted, if they spread over a quarter of it.
@@ -44,11 +47,13 @@ pub(crate) fn response(
     let before = run(photo)?;
     let axes: Vec<usize> = (1..before.ndim()).filter(|axis| *axis != map.axis).collect();
     let (Some([_, _]), None) = (axes.get(..2), map.tokens) else { return Ok(Ok(())) };
-    for (side, axis) in axes.into_iter().enumerate() {
-        let strips = (0..STRIPS).map(|strip| changed(photo, other, rows + side, strip));
-        let profiles = strips.map(|strip| Ok(profile(&before, &run(&strip)?, axis)));
-        let profiles = profiles.collect::<Result<Vec<_>, EngineError>>()?;
-        if let Err(why) = judge(&profiles) {
+    for (side, axis) in axes.iter().enumerate() {
+        let strips = (0..STRIPS).map(|strip| run(&changed(photo, other, rows + side, strip)));
+        let strips = strips.collect::<Result<Vec<_>, EngineError>>()?;
+        let profiles = |axis| strips.iter().map(|strip| profile(&before, strip, axis)).collect();
+        if let Err(why) =
+            judge(&Profiles { along: profiles(*axis), across: profiles(axes[1 - side]) })
+        {
             return Ok(Err(why));
         }
     }
@@ -82,26 +87,31 @@ fn profile(before: &Tensor<f32>, after: &Tensor<f32>, axis: usize) -> Vec<f64> {
     sums
 }
 
-/// Judges the profiles of the strips, from the first to the last.
-fn judge(profiles: &[Vec<f64>]) -> Result<(), &'static str> {
-    let sums: Vec<f64> = profiles.iter().map(|profile| profile.iter().sum()).collect();
+/// The changes of a map by each strip, from the first to the last: along the axis of the strips and the other.
+struct Profiles {
+    along: Vec<Vec<f64>>,
+    across: Vec<Vec<f64>>,
+}
+
+fn judge(Profiles { along, across }: &Profiles) -> Result<(), &'static str> {
+    let sums: Vec<f64> = along.iter().map(|profile| profile.iter().sum()).collect();
     let most = sums.iter().copied().fold(0.0, f64::max);
-    let side = profiles.first().map_or(0, Vec::len);
-    if side < 2 || most == 0.0 || !most.is_finite() {
+    if along.iter().chain(across).any(|profile| profile.len() < 2) {
+        return Err("only one row or column of it is left");
+    }
+    if most == 0.0 || !most.is_finite() {
         return Ok(());
     }
     if sums.iter().any(|sum| *sum < most * LEAST) {
         return Err("a part of the photo does not show in this map");
     }
-    let centre = |(profile, sum): (&Vec<f64>, &f64)| {
-        let moment: f64 = profile.iter().zip(0..).map(|(v, i)| v * (f64::from(i) + 0.5)).sum();
-        moment / sum / side as f64
-    };
-    let centres: Vec<f64> = profiles.iter().zip(&sums).map(centre).collect();
-    let (low, high) = centres.iter().fold((1.0_f64, 0.0_f64), |(l, h), c| (l.min(*c), h.max(*c)));
-    let spread = high - low;
-    if spread < SPREAD {
-        return Ok(());
+    let centres = centres(along);
+    let (spread, turned) = (spread(&centres), spread(&self::centres(across)));
+    if spread < LOCAL && turned < SPREAD {
+        return Err("each part of the photo shows all over this map");
+    }
+    if turned > SPREAD && turned > spread {
+        return Err("the photo's rows and columns are exchanged in this map");
     }
     if centres.windows(2).any(|pair| pair[1] - pair[0] < -BACKWARD * spread) {
         return Err("parts of the photo show in other places of this map");
@@ -113,33 +123,70 @@ fn judge(profiles: &[Vec<f64>]) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Where the changes of each strip lie on average, as a part of the side from 0 to 1.
+fn centres(profiles: &[Vec<f64>]) -> Vec<f64> {
+    let centre = |profile: &Vec<f64>| {
+        let moment: f64 = profile.iter().zip(0..).map(|(v, i)| v * (f64::from(i) + 0.5)).sum();
+        moment / profile.iter().sum::<f64>() / profile.len() as f64
+    };
+    profiles.iter().map(centre).collect()
+}
+
+fn spread(centres: &[f64]) -> f64 {
+    let (low, high) = centres.iter().fold((1.0_f64, 0.0_f64), |(l, h), c| (l.min(*c), h.max(*c)));
+    high - low
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{STRIPS, judge};
+    use super::{Profiles, STRIPS, judge};
 
-    /// The profiles of a map of 8 rows in which each strip shows at these rows.
-    fn judged(rows: [usize; STRIPS]) -> Result<(), &'static str> {
-        // A network mixes places, so every strip changes every row a little.
-        let profile = |row: usize| (0..8).map(|at| if at == row { 1.0 } else { 0.1 }).collect();
-        judge(&rows.map(profile))
+    type Verdict = Result<(), &'static str>;
+
+    /// The profiles of a map of 8 by 8 in which each strip shows at these rows, and a little everywhere, since
+    /// networks mix places.
+    fn shown(places: [usize; STRIPS]) -> Vec<Vec<f64>> {
+        let profile = |place: usize| (0..8).map(|at| if at == place { 1.0 } else { 0.1 }).collect();
+        places.map(profile).to_vec()
+    }
+
+    fn judged(rows: [usize; STRIPS]) -> Verdict {
+        judge(&Profiles { along: shown(rows), across: vec![vec![0.5; 8]; STRIPS] })
+    }
+
+    fn refused(verdict: Verdict, part: &str) -> bool {
+        verdict.is_err_and(|why| why.contains(part))
     }
 
     #[test]
-    fn only_a_wrong_order_of_strips_or_a_shift_counts() {
-        // Too near to each other to count.
-        assert_eq!(judged([4, 3, 4, 3]), Ok(()));
-        for rows in [[1, 3, 5, 7], [0, 2, 4, 6], [3, 3, 4, 4], [4, 4, 4, 4], [0, 3, 3, 7]] {
+    fn a_wrong_order_of_strips_or_a_shift_is_refused() {
+        for rows in [[1, 3, 5, 7], [0, 2, 4, 6], [3, 3, 4, 4], [0, 3, 3, 7], [0, 1, 2, 2]] {
             assert_eq!(judged(rows), Ok(()), "{rows:?}");
         }
-        for rows in [[7, 5, 3, 1], [1, 7, 1, 7], [5, 7, 1, 3], [3, 5, 7, 1]] {
-            assert!(judged(rows).is_err_and(|why| why.contains("other places")), "{rows:?}");
+        for rows in [[7, 5, 3, 1], [1, 7, 1, 7], [5, 7, 1, 3], [3, 5, 7, 1], [4, 3, 4, 3]] {
+            assert!(refused(judged(rows), "other places"), "{rows:?}");
         }
-        assert!(judged([0, 1, 2, 2]).is_ok());
-        let unseen = judge(&[vec![1.0, 0.0], vec![0.5, 0.5], vec![0.0, 1.0], vec![0.0, 0.0]]);
-        assert!(unseen.is_err_and(|why| why.contains("does not show")));
         let sharp = |row: usize| (0..8).map(|at| f64::from(u8::from(at == row))).collect();
-        let shifted = judge(&[0, 1, 2, 3].map(sharp));
-        assert!(shifted.is_err_and(|why| why.contains("one part")));
-        assert_eq!(judge(&[vec![0.0; 8], vec![0.0; 8]]), Ok(()), "the map is constant");
+        let across = || vec![vec![1.0; 8]; STRIPS];
+        let shifted = Profiles { along: [0, 1, 2, 3].map(sharp).to_vec(), across: across() };
+        assert!(refused(judge(&shifted), "one part"));
+        let mut unseen = Profiles { along: shown([1, 3, 5, 7]), across: across() };
+        unseen.along[2] = vec![0.0; 8];
+        assert!(refused(judge(&unseen), "does not show"));
+    }
+
+    #[test]
+    fn a_map_without_places_is_refused() {
+        assert!(refused(judged([4, 4, 4, 4]), "all over"));
+        let line = Profiles { along: shown([1, 3, 5, 7]), across: vec![vec![1.0]; STRIPS] };
+        assert!(refused(judge(&line), "one row or column"));
+        let constant = || vec![vec![0.0; 8]; STRIPS];
+        assert_eq!(judge(&Profiles { along: constant(), across: constant() }), Ok(()));
+    }
+
+    #[test]
+    fn exchanged_rows_and_columns_are_refused() {
+        let turned = Profiles { along: shown([4, 3, 4, 3]), across: shown([1, 3, 5, 7]) };
+        assert!(refused(judge(&turned), "exchanged"));
     }
 }

@@ -4,11 +4,12 @@
 //! both, in the reshape that joins rows and columns and in the concatenation. Lengths alone are never used to
 //! guess.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, reduced_axes, taken};
+use super::place::ancestors;
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
 /// The tokens that are places of the photo: `height · width` of them along an axis, row by row.
@@ -20,6 +21,14 @@ pub(crate) struct Tokens {
     pub(crate) from: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
+}
+
+impl Tokens {
+    /// Whether the tokens have about as many rows for each column as a map. Halving may round either side up.
+    pub(super) fn has_shape(self, [rows, columns]: [usize; 2]) -> bool {
+        let (here, there) = (self.height * columns, self.width * rows);
+        here * 3 <= there * 4 && there * 3 <= here * 4 && here > 0
+    }
 }
 
 /// The places of the photo along an axis of a value: its elements `from..to`.
@@ -153,14 +162,22 @@ impl Tracer<'_> {
         let y = self.shapes.get(value)?;
         match op(node) {
             "Concat" if axis_in(y.len(), int(node, "axis", 0)) == Some(axis) => {
-                let mut offset = 0;
+                let (mut offset, mut only) = (0, None);
                 for part in &node.input {
-                    if let Some(found) = self.trace(part, axis, seen) {
-                        return Some(Tokens { axis, from: found.from + offset, ..found });
+                    let length = dims_of(self.graph, self.shapes, part).and_then(|d| d.get(axis));
+                    match self.trace(part, axis, seen) {
+                        Some(found) if only.is_none() => {
+                            only = Some(Tokens { axis, from: found.from + offset, ..found });
+                        }
+                        // Tokens of another map or size, which would be left out without a word.
+                        _ if length == Some(&1) || !self.shows_places(part) => {}
+                        _ => return None,
                     }
-                    offset += dims_of(self.graph, self.shapes, part)?.get(axis)?;
+                    if only.is_none() {
+                        offset += length?;
+                    }
                 }
-                None
+                only
             }
             "Slice" | "Gather" => self.taken(node, axis, seen),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshaped(node, axis, seen),
@@ -171,6 +188,20 @@ impl Tracer<'_> {
                 found.next().map(|found| Tokens { axis, ..found })
             }
         }
+    }
+
+    /// Whether a value is computed from an input of the graph, and not the class tokens that a node took.
+    fn shows_places(&self, value: &str) -> bool {
+        let made = self.graph.producer_of(value);
+        if made.is_some_and(|(_, node)| self.takes_no_place(node)) {
+            return false;
+        }
+        let is_input = |name: &str| {
+            let mut inputs = self.graph.inputs.iter();
+            inputs.any(|input| input.name.as_deref() == Some(name))
+        };
+        let nodes = ancestors(self.graph, value, &HashSet::new());
+        nodes.iter().any(|index| flows(&self.graph.nodes[*index]).into_iter().any(is_input))
     }
 
     /// The axis of the input `before` whose places stay where they are along the output's `axis`. `None` if

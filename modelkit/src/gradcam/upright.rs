@@ -10,13 +10,13 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::kept_axis;
+use super::axes::{axis_in, kept_axis};
 use super::place::{Tail, ancestors};
 use super::refusal::Refusal;
 use super::reverse::Shapes;
 use super::tokens::STAYS;
 use crate::onnx::engine::{EngineError, Probe};
-use crate::onnx::graph::{Graph, attribute, input, int, ints, op, output};
+use crate::onnx::graph::{Graph, attribute, input, int, ints, label, op, output};
 
 /// The part of a side that padding of one end may add to the photo.
 const BORDER: usize = 8;
@@ -92,6 +92,12 @@ pub(crate) fn upright(
             continue;
         };
         let tokens = map.tokens.is_some() && matches!(op(node), "Reshape" | "Flatten");
+        if joins_turned(node, shapes, &seen) {
+            return Ok(Err(refuse(
+                node,
+                "joins a map with one whose rows and columns are exchanged",
+            )));
+        }
         if from.is_turned() && (tokens || output(node) == map.pooled) {
             return Ok(Err(refuse(node, "exchanges the rows and columns of the photo")));
         }
@@ -112,8 +118,43 @@ pub(crate) fn upright(
             }
         }
     }
-    let is_shown = !moved.contains(map.pooled.as_str());
+    if let Some(tokens) = map.tokens {
+        let is_shape =
+            |(value, found): (&String, &Seen)| tokens.has_shape(sides(shapes, value, *found));
+        if !seen.iter().any(is_shape) {
+            let node = graph.producer_of(&map.pooled).map(|(_, node)| label(node));
+            let why = "the positions of its tokens in the photo cannot be traced".into();
+            return Ok(Err(Refusal { node: node.unwrap_or_default(), why }));
+        }
+    }
+    // A map that was made from a vector, or whose rows and columns could not be followed, shows no places by
+    // its operators. Those of tokens were traced when the map was found.
+    let is_map = shapes.get(&map.pooled).is_some_and(|shape| shape.len() == 4);
+    let is_traced = !is_map || map.tokens.is_some() || seen.contains_key(&map.pooled);
+    let is_shown = is_traced && !moved.contains(map.pooled.as_str());
     Ok(Ok(if is_shown { Shown::ByOperators } else { Shown::Unknown }))
+}
+
+/// Operators that add or join their inputs, place by place.
+const JOINS: &[&str] =
+    &["Add", "Concat", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum", "Where"];
+
+/// Whether a node joins a map with one whose rows and columns are exchanged. A single row or column, as of a
+/// gate, is no map.
+fn joins_turned(node: &NodeProto, shapes: &Shapes, seen: &HashMap<String, Seen>) -> bool {
+    let is_map =
+        |value: &str, found: &Seen| sides(shapes, value, *found).iter().all(|side| *side > 1);
+    let read = || node.input.iter().filter_map(|i| Some((i, seen.get(i)?)));
+    let mut turned =
+        read().filter(|(i, found)| is_map(i, found)).map(|(_, found)| found.is_turned());
+    let first = turned.next();
+    JOINS.contains(&op(node)) && turned.any(|turned| Some(turned) != first)
+}
+
+/// The numbers of rows and columns of a value; 0 if they are not known.
+fn sides(shapes: &Shapes, value: &str, found: Seen) -> [usize; 2] {
+    let shape = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
+    found.axes.map(|axis| shape.get(axis).copied().unwrap_or(0))
 }
 
 impl Seen {
@@ -149,6 +190,7 @@ impl Node<'_> {
             }
             "Pad" if raw => self.padded(),
             "GridSample" | "RoiAlign" => Err("moves the photo's pixels"),
+            "ReverseSequence" if axes.contains(&self.time_axis()) => Err("mirrors the photo"),
             "Resize" if raw && self.cuts() => Err(CUT),
             "Pad" | "Split" | "Gather" => Ok(self.same_rank(raw)),
             "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => {
@@ -243,6 +285,11 @@ impl Node<'_> {
         usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or(usize::MAX)
     }
 
+    /// The axis along which a ReverseSequence turns round.
+    fn time_axis(&self) -> usize {
+        usize::try_from(int(self.node, "time_axis", 0)).unwrap_or(usize::MAX)
+    }
+
     /// Whether a Resize enlarges a part.
     fn cuts(&self) -> bool {
         let mode = attribute(self.node, "coordinate_transformation_mode");
@@ -291,7 +338,9 @@ impl Node<'_> {
             if raw && kept < all {
                 return Err(CUT);
             }
-            if !raw && kept * BORDER < all * (BORDER - 1) && !self.is_made_whole(axis, kept - step)
+            if !raw
+                && (kept - 1) * BORDER < all * (BORDER - 1)
+                && !self.is_made_whole(axis, kept - step)
             {
                 return Err("cuts a part out of its map");
             }
@@ -299,16 +348,21 @@ impl Node<'_> {
         Ok(self.same_rank(raw))
     }
 
-    /// Whether the part of a map, `side` long, is joined to others as where maps are rolled, or is what a
-    /// padding had been put around.
+    /// Whether the part of a map, `side` long, is joined to others along this axis, as where maps are rolled,
+    /// or is what a padding had been put around before.
     fn is_made_whole(&self, axis: usize, side: usize) -> bool {
-        let made = output(self.node);
-        let joins = |index: usize| op(&self.graph.nodes[index]) == "Concat";
+        let joins = |index: usize| {
+            let node = &self.graph.nodes[index];
+            let rank = self.sides(output(self.node)).len();
+            op(node) == "Concat" && axis_in(rank, int(node, "axis", 0)) == Some(axis)
+        };
         let padded = |node: &NodeProto| {
             let before = input(node, 0).map(|x| self.sides(x)).unwrap_or_default();
             op(node) == "Pad" && before.get(axis) == Some(&side)
         };
-        self.graph.consumers_of(made).into_iter().any(joins) || self.graph.nodes.iter().any(padded)
+        let before = || ancestors(self.graph, self.x, &HashSet::new()).into_iter();
+        self.graph.consumers_of(output(self.node)).into_iter().any(joins)
+            || before().filter_map(|index| self.graph.nodes.get(index)).any(padded)
     }
 
     fn padded(&self) -> Result<Option<Seen>, &'static str> {

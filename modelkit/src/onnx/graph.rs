@@ -211,13 +211,9 @@ impl Graph {
         self.put_in_place(index, from)
     }
 
-    /// Makes every node that reads `old` read `new`.
+    /// Makes every node that reads `old` read `new`, in subgraphs too.
     pub(crate) fn replace_reads(&mut self, old: &str, new: &str) {
-        for node in &mut self.nodes {
-            for name in node.input.iter_mut().filter(|n| n.as_str() == old) {
-                new.clone_into(name);
-            }
-        }
+        replace_reads(&mut self.nodes, old, new);
     }
 
     /// Drops nodes and constants that no output needs.
@@ -244,6 +240,17 @@ impl Graph {
     /// Number of weights: elements of all constants that are not lists of integers.
     pub(crate) fn parameters(&self) -> u64 {
         self.constants.values().filter(|t| t.to_i64().is_none()).map(|t| t.len() as u64).sum()
+    }
+}
+
+fn replace_reads(nodes: &mut [NodeProto], old: &str, new: &str) {
+    for node in nodes {
+        for name in node.input.iter_mut().filter(|n| n.as_str() == old) {
+            new.clone_into(name);
+        }
+        for inner in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+            replace_reads(&mut inner.node, old, new);
+        }
     }
 }
 

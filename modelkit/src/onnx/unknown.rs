@@ -1,4 +1,4 @@
-//! Writes operators that rten does not support with others that it does.
+//! Writes operators that rten does not support with others that it does, and sums that it would merge wrongly.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -22,6 +22,11 @@ pub(crate) fn replace(graph: &mut Graph) {
             "ThresholdedRelu" => thresholded(graph, x, float(&node, "alpha", 1.0)),
             "LRN" => response(graph, &node, x),
             "GroupNormalization" => groups(graph, &node, x),
+            "Add" if let Some((at, rows)) = spread_bias(graph, &node) => {
+                graph.nodes[index].input[at] = graph.add_constant("bias/rows", rows);
+                index += 1;
+                continue;
+            }
             _ => {
                 index += 1;
                 continue;
@@ -29,6 +34,23 @@ pub(crate) fn replace(graph: &mut Graph) {
         }
         index += graph.take_place(index, end);
     }
+}
+
+/// The place and the new form, `[1, n]`, of a bias `[n]` that is added to a product with another number of columns:
+/// the thresholds of an ordinal head, which are added to one score. rten merges a bias of one axis into the
+/// product, and fails where it is not as long as that.
+fn spread_bias(graph: &Graph, node: &NodeProto) -> Option<(usize, Constant)> {
+    let columns = |value: &str| {
+        let (_, product) = graph.producer_of(value).filter(|(_, made)| op(made) == "MatMul")?;
+        graph.constants.get(input(product, 1)?)?.dims.last().copied()
+    };
+    [(0, 1), (1, 0)].into_iter().find_map(|(product, at)| {
+        let columns = columns(input(node, product)?)?;
+        let bias = graph.constants.get(input(node, at)?)?;
+        let [length] = bias.dims[..] else { return None };
+        let dims = vec![1, length];
+        (length != columns).then(|| (at, Constant { dims, ..bias.clone() }))
+    })
 }
 
 fn number(graph: &mut Graph, base: &str, value: f32) -> String {

@@ -1,6 +1,6 @@
 //! Adds the Grad-CAM output to a graph, or finds the reason why it has none.
 
-use skincell_vision::card::{GradCam, Input, Layout};
+use skincell_vision::card::{GradCam, Input, Layout, Target};
 
 use super::PrepareError;
 use super::options::{CamTarget, PrepareOptions};
@@ -8,7 +8,7 @@ use crate::compare::Samples;
 use crate::gradcam::{self, Added, Refusal, Shown, Tail, Wanted};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
-use crate::onnx::graph::{Graph, label};
+use crate::onnx::graph::{Graph, label, output};
 use crate::scores::Scores;
 
 /// Computes the added maps on a few photos. If that fails, removes them from both graphs and returns the
@@ -61,7 +61,37 @@ impl Given<'_> {
             CamTarget::None | CamTarget::Solvable => None,
         };
         let own_bias = self.options.own_bias.or(graph.own_biases);
-        Wanted { target, basis: self.options.basis, own_bias }
+        Wanted { target, basis: self.options.basis, own_bias, only_conv: false }
+    }
+
+    /// What of a map may be shown: its last convolution, itself, or both, as far as they lie over the photo; and
+    /// why the map itself does not, if only the convolution does.
+    fn placed(
+        &self,
+        graph: &Graph,
+        probe: &mut Probe,
+        map: &Tail,
+    ) -> Result<Result<(Wanted, Option<Refusal>), Refusal>, EngineError> {
+        let wanted = self.wanted(graph);
+        let conv = map.conv.and_then(|index| graph.nodes.get(index));
+        let conv = conv.filter(|_| wanted.target != Some(Target::Activation));
+        let conv = conv.map(|node| Tail {
+            pooled: output(node).to_owned(),
+            axis: 1,
+            tokens: None,
+            ..map.clone()
+        });
+        let conv = conv.map(|conv| self.upright(graph, probe, &conv)).transpose()?;
+        let map = self.upright(graph, probe, map)?;
+        Ok(match (conv, map) {
+            (Some(Ok(())), Err(why)) => Ok((Wanted { only_conv: true, ..wanted }, Some(why))),
+            (_, Err(why)) => Err(why),
+            (Some(Err(why)), Ok(())) if wanted.target == Some(Target::Conv) => Err(why),
+            (Some(Err(_)), Ok(())) => {
+                Ok((Wanted { target: Some(Target::Activation), ..wanted }, None))
+            }
+            _ => Ok((wanted, None)),
+        })
     }
 
     /// Why a map does not lie over the photo.
@@ -167,14 +197,19 @@ pub(super) fn solve(
         Ok(tails) => tails,
         Err(refusal) => return Ok(Err(of_parts(graph, probe, given, refusal)?)),
     };
-    let wanted = given.wanted(graph);
     let mut first = None;
-    // An earlier map has a heatmap where the derivative by the last one is not known.
+    // An earlier map has a heatmap where the last one lies elsewhere, or the derivative by it is not known.
     for tail in &tails {
-        if let Err(refusal) = given.upright(graph, probe, tail)? {
-            first.get_or_insert(refusal);
-            break;
-        }
+        let wanted = match given.placed(graph, probe, tail)? {
+            Ok((wanted, elsewhere)) => {
+                first = first.or(elsewhere);
+                wanted
+            }
+            Err(refusal) => {
+                first.get_or_insert(refusal);
+                continue;
+            }
+        };
         let shown = (tail, None);
         match gradcam::add(graph, probe, given.scores, shown, given.shifts, wanted)? {
             Ok(added) => return Ok(Ok(added)),

@@ -91,7 +91,7 @@ impl Classify {
         }
         let app = self.application.load(&self.run.environment)?;
         let settings = self.run.settings()?;
-        let mut report = self.report(photos.len());
+        let mut report = self.report(&photos)?;
         let target = self.target();
         runtime()?.block_on(async {
             let service = Arc::new(Service::start(app, &settings)?);
@@ -112,15 +112,15 @@ impl Classify {
         Ok(if report.finish()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn report(&self, total: usize) -> Report {
+    fn report(&self, photos: &[PathBuf]) -> anyhow::Result<Report> {
         let form = match (self.json, self.csv) {
             (true, _) => Form::JsonLines,
             (_, true) => Form::Csv { top_k: self.top_k },
             _ => Form::Bars,
         };
-        let is_folder = total > 1 || self.photos.iter().any(|path| path.is_dir());
+        let is_folder = photos.len() > 1 || self.photos.iter().any(|path| path.is_dir());
         let output = self.output.clone().map(|path| (path, is_folder));
-        Report::new(form, total, output, self.contact_sheet.clone())
+        Report::new(form, photos, output, self.contact_sheet.clone())
     }
 
     /// The request target, with the options in its query.

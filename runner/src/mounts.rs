@@ -185,13 +185,22 @@ fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
-/// `source` must not be a symbolic link: a hard link to a relative one would point nowhere.
+/// Replaces a file that another entry put there, as Spin does. `source` must not be a symbolic link: a hard link to
+/// a relative one would point nowhere.
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     if !source.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
+    if target.is_dir() {
+        return Err(std::io::Error::other(
+            "its destination is a folder for the component: name a file below that folder",
+        ));
+    }
+    // Never written through: it may be a link to another file of the application.
+    if target.exists() {
+        std::fs::remove_file(target)?;
+    }
     match std::fs::hard_link(source, target) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(_) => std::fs::copy(source, target).map(drop),
         Ok(()) => Ok(()),
     }
@@ -316,6 +325,22 @@ mod tests {
         component.unmounted_files = vec!["models/*/model.*".into()];
         let stage = stage(&component, folder.path()).unwrap().unwrap();
         assert_eq!(staged(&stage), set(&["models/skin/card.json"]));
+    }
+
+    /// Both were left out without a word.
+    #[test]
+    fn a_file_on_a_folder_is_refused_and_of_two_files_the_later_is_staged() {
+        let folder = folder(&["s/a.txt", "f.txt", "g.txt"]);
+        let to = |source, destination| mount(source, destination);
+        for destination in ["/", "/s"] {
+            let error = refusal([pattern("s/*"), to("f.txt", destination)].concat(), folder.path());
+            assert!(error.contains("name a file below that folder"), "{destination}: {error}");
+        }
+        let files = [to("f.txt", "/x"), to("g.txt", "/x")].concat();
+        let stage = stage(&component(files, &[]), folder.path()).unwrap().unwrap();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(stage.path().join("x")), "g.txt");
+        assert_eq!(read(folder.path().join("f.txt")), "f.txt", "nothing is written through a link");
     }
 
     /// Opening a pipe blocks until it has a writer, in the middle of a request.

@@ -17,7 +17,9 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// No route matches.
-    #[error("no route of this application matches {0:?}; `GET /` shows what it offers")]
+    #[error(
+        "no route of this application matches {0:?}; its routes are in its spin.toml, and `skincell up` prints them"
+    )]
     NoRoute(String),
     /// The queue is full or too slow.
     #[error("{}", refusal_detail(.0))]

@@ -220,6 +220,35 @@ fn more_than_an_answer_announced_is_told() {
     assert_eq!(log.matches("has more bytes than its content-length announced").count(), 2, "{log}");
 }
 
+/// hyper does not read the body of an answer to HEAD, which looked as if the client had left.
+#[test]
+fn work_after_the_answer_to_head_is_done_as_with_get() {
+    let app = App::with_colours();
+    let folder = app.path().join("output");
+    let runner = Runner::start(&app, &["--log-dir", folder.to_str().unwrap()]);
+    for (number, method) in (1..).zip([Method::GET, Method::HEAD]) {
+        assert_eq!(Request::new(method, "/guest/work-on").send(&runner).status, 200);
+        let printed =
+            || std::fs::read_to_string(folder.join("guest_stdout.txt")).unwrap_or_default();
+        let done = || printed().matches("worked on").count() == number;
+        let until = Instant::now() + Duration::from_secs(20);
+        while !done() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(done(), "{}", printed());
+    }
+}
+
+#[test]
+fn a_trap_after_a_whole_answer_is_logged() {
+    let app = App::with_colours();
+    let runner = Runner::start(&app, &[]);
+    assert_eq!(get(&runner, "/guest/work-on?trap").body, b"whole");
+    runner.wait_for_metric("skincell_instances_dropped_total 1");
+    let log = runner.stop();
+    assert!(log.contains("component error after response started"), "{log}");
+}
+
 /// hyper answers such a status with an empty 500 that nobody hears of.
 #[test]
 fn a_status_that_is_no_answer_is_a_failure_that_is_told() {

@@ -53,19 +53,31 @@ pub struct Report {
     /// The heatmap's file, or the folder for several heatmaps.
     output: Option<(PathBuf, bool)>,
     written: HashSet<PathBuf>,
+    /// The photos by their canonical paths, which nothing may overwrite.
+    photos: HashSet<PathBuf>,
     sheet: Option<(PathBuf, Vec<Entry>)>,
     notice: String,
 }
 
 impl Report {
-    /// A report of `total` photos. `output` is the path for heatmaps, and whether it is a folder.
+    /// A report of `photos`. `output` is the path for heatmaps, and whether it is a folder.
+    ///
+    /// # Errors
+    /// If a file to be written is one of the photos.
     pub fn new(
         form: Form,
-        total: usize,
+        photos: &[PathBuf],
         output: Option<(PathBuf, bool)>,
         sheet: Option<PathBuf>,
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        let total = photos.len();
+        let photos = photos.iter().filter_map(|photo| photo.canonicalize().ok()).collect();
+        for path in output.iter().map(|(path, _)| path).chain(&sheet) {
+            if is_one_of(path, &photos) {
+                bail!("{} is one of the photos: name another file to write to", path.display());
+            }
+        }
+        Ok(Self {
             form,
             bar: progress(total),
             total,
@@ -74,8 +86,9 @@ impl Report {
             output,
             written: HashSet::new(),
             sheet: sheet.map(|path| (path, Vec::new())),
+            photos,
             notice: "Not a medical device.".to_owned(),
-        }
+        })
     }
 
     /// Adds the next photo's answer.
@@ -154,7 +167,7 @@ impl Report {
             Form::Bars => String::new(),
             Form::Csv { top_k } => csv::row(photo, answer, error, top_k),
             Form::JsonLines => {
-                let mut line = json!({ "photo": photo });
+                let mut line = json!({ "photo": photo.to_string_lossy() });
                 if !error.is_empty() {
                     line["error"] = json!(error);
                 }
@@ -187,7 +200,9 @@ impl Report {
             std::fs::create_dir_all(output)
                 .with_context(|| format!("cannot make {}", output.display()))?;
             let name = photo.file_stem().context("the photo has no file name")?;
-            free(output, &name.to_string_lossy(), &self.written)
+            free(output, &name.to_string_lossy(), |path| {
+                self.written.contains(path) || is_one_of(path, &self.photos)
+            })
         } else {
             output.clone()
         };
@@ -197,14 +212,17 @@ impl Report {
     }
 }
 
-/// A file name in `folder` that this run has not used: photos in two folders may have the same name.
-fn free(folder: &Path, name: &str, written: &HashSet<PathBuf>) -> PathBuf {
+/// Whether writing to `path` would overwrite one of the files, which have canonical paths.
+fn is_one_of(path: &Path, files: &HashSet<PathBuf>) -> bool {
+    path.canonicalize().is_ok_and(|path| files.contains(&path))
+}
+
+/// A file name in `folder` that is not taken by this run or its photos. Photos in two folders may have the same
+/// name.
+fn free(folder: &Path, name: &str, is_taken: impl Fn(&Path) -> bool) -> PathBuf {
     let first = folder.join(format!("{name}.png"));
     let others = (2_u32..).map(|n| folder.join(format!("{name}-{n}.png")));
-    std::iter::once(first.clone())
-        .chain(others)
-        .find(|path| !written.contains(path))
-        .unwrap_or(first)
+    std::iter::once(first.clone()).chain(others).find(|path| !is_taken(path)).unwrap_or(first)
 }
 
 fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
@@ -258,7 +276,7 @@ mod tests {
     fn photos_of_the_same_name_get_separate_heatmaps() {
         let mut written: HashSet<PathBuf> = HashSet::new();
         for expected in ["out/a.png", "out/a-2.png", "out/a-3.png"] {
-            let path = free(Path::new("out"), "a", &written);
+            let path = free(Path::new("out"), "a", |path| written.contains(path));
             assert_eq!(path, Path::new(expected));
             written.insert(path);
         }

@@ -13,7 +13,7 @@ use crate::outbound::AllowedHosts;
 use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// The end of the error for a capability of Spin that is not offered here.
@@ -85,13 +85,33 @@ pub fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyh
     if tables.is_empty() {
         bail!("there is no [[trigger.http]], so nothing would be served");
     }
-    for (position, table) in tables.into_iter().enumerate() {
+    let ids = trigger_ids(&tables);
+    for ((position, table), id) in tables.into_iter().enumerate().zip(ids) {
         let add = || -> anyhow::Result<()> {
-            resolver.add_trigger(position, HttpTrigger::deserialize(table)?)
+            resolver.add_trigger(&id, HttpTrigger::deserialize(table)?)
         };
         add().with_context(|| format!("[[trigger.http]] number {}", position + 1))?;
     }
     Ok(resolver.app)
+}
+
+/// The ids of the triggers, by Spin's rule: the given one, or one of the component that it names, or counted.
+fn trigger_ids(tables: &[toml::Table]) -> Vec<String> {
+    let text =
+        |table: &toml::Table, key| table.get(key).and_then(|v| v.as_str()).map(str::to_owned);
+    let mut ids: HashSet<String> = tables.iter().filter_map(|table| text(table, "id")).collect();
+    let mut counted = (1..).map(|number| format!("http-trigger{number}"));
+    let id = |table: &toml::Table| {
+        if let Some(given) = text(table, "id") {
+            return given;
+        }
+        let natural = text(table, "component").map(|id| format!("{id}-http-trigger"));
+        let natural = natural.filter(|id| !ids.contains(id));
+        let id = natural.or_else(|| counted.find(|id| !ids.contains(id))).unwrap_or_default();
+        ids.insert(id.clone());
+        id
+    };
+    tables.iter().map(id).collect()
 }
 
 impl Resolver<'_> {
@@ -104,7 +124,7 @@ impl Resolver<'_> {
         bail!("no component has a profile {profile:?}; remove --profile or add one")
     }
 
-    fn add_trigger(&mut self, position: usize, trigger: HttpTrigger) -> anyhow::Result<()> {
+    fn add_trigger(&mut self, id: &str, trigger: HttpTrigger) -> anyhow::Result<()> {
         if trigger.executor != Executor::Http {
             bail!("the executor `wagi` is not offered here; only `http` is");
         }
@@ -116,7 +136,7 @@ impl Resolver<'_> {
                 Target::Component(self.add_component(id.as_ref())?)
             }
             (Some(ComponentReference::Inline(component)), None) => {
-                let id = self.inline_id(trigger.id.as_deref(), position);
+                let id = self.inline_id(id);
                 self.components.insert(id.clone(), *component);
                 Target::Component(self.add_component(&id)?)
             }
@@ -131,11 +151,8 @@ impl Resolver<'_> {
     }
 
     /// The id of an inline component, by Spin's rule: derived from its trigger's id, or else counted.
-    fn inline_id(&self, trigger: Option<&str>, position: usize) -> String {
-        let natural = match trigger {
-            Some(id) => format!("{id}-component"),
-            None => format!("http-trigger{}-component", position + 1),
-        };
+    fn inline_id(&self, trigger: &str) -> String {
+        let natural = format!("{trigger}-component");
         let counted = (1..).map(|number| format!("inline-component{number}"));
         let mut ids = std::iter::once(natural).chain(counted);
         ids.find(|id| !self.components.contains_key(id)).unwrap_or_default()
@@ -424,7 +441,9 @@ mod tests {
         let error = format!("{:#}", app("[[trigger.redis]]\nchannel = \"x\"\n").unwrap_err());
         assert!(error.contains("\"redis\" is not offered"), "{error}");
         for (response, expected) in [
-            ("{ status_code = 9999 }", "status_code 9999 is not between 100 and 999"),
+            ("{ status_code = 9999 }", "status_code 9999 is not between 200 and 999"),
+            ("{ status_code = 103 }", "status_code 103 is not between 200 and 999"),
+            ("{ headers = { content-length = \"9\" }, body = \"abc\" }", "the body has 3 bytes"),
             ("{ headers = { \"a b\" = \"x\" } }", "the header \"a b\""),
         ] {
             let trigger =
@@ -434,5 +453,20 @@ mod tests {
         }
         let error = crate::manifest::parse("spin_manifest_version = 1\nname = \"x\"").unwrap_err();
         assert!(error.to_string().contains("only version 2"), "{error}");
+    }
+
+    #[test]
+    fn triggers_have_their_ids_by_spins_rule() {
+        let tables = [
+            "component = \"a\"",
+            "static_response = { body = \"x\" }",
+            "id = \"http-trigger2\"\ncomponent = { source = \"b.wasm\" }",
+            "component = \"a\"",
+            "component = { source = \"b.wasm\" }",
+        ];
+        let tables = tables.map(|text| toml::from_str(text).unwrap());
+        let expected =
+            ["a-http-trigger", "http-trigger1", "http-trigger2", "http-trigger3", "http-trigger4"];
+        assert_eq!(super::trigger_ids(&tables), expected);
     }
 }

@@ -48,7 +48,10 @@ impl Values {
     }
 
     fn set_prefixed(&mut self, name: &str, value: &str) {
-        if let Some(name) = name.strip_prefix(PREFIX) {
+        // As in Spin, which looks for the name in capitals.
+        let name = name.strip_prefix(PREFIX);
+        if let Some(name) = name.filter(|name| !name.bytes().any(|byte| byte.is_ascii_lowercase()))
+        {
             self.0.insert(name.to_ascii_lowercase(), value.to_owned());
         }
     }
@@ -208,6 +211,7 @@ mod tests {
             "export SPIN_VARIABLE_DOTENV_B=\"b c # d\"\n# SPIN_VARIABLE_DOTENV_C=c\n\n",
             "SPIN_VARIABLE_DOTENV_D='${SPIN_VARIABLE_DOTENV_A}'\n",
             "SPIN_VARIABLE_DOTENV_E=${SPIN_VARIABLE_DOTENV_A}:80\n",
+            "SPIN_VARIABLE_dotenv_g=small\n",
             "SPIN_VARIABLE_DOTENV_F=\"a\\nb\"\nOTHER=x\n",
         ));
         let values = Values::from_environment(folder.path()).unwrap();
@@ -215,6 +219,7 @@ mod tests {
         assert_eq!(found("a"), Some("127.0.0.1"));
         assert_eq!(found("b"), Some("b c # d"));
         assert_eq!(found("c"), None);
+        assert_eq!(found("g"), None);
         assert_eq!(found("d"), Some("${SPIN_VARIABLE_DOTENV_A}"));
         assert_eq!(found("e"), Some("127.0.0.1:80"));
         assert_eq!(found("f"), Some("a\nb"));

@@ -167,11 +167,14 @@ impl StaticResponse {
     /// The head of the answer.
     ///
     /// # Errors
-    /// When the status is below 100 or above 999, or a header field is malformed.
+    /// When the status is below 200 or above 999, a header field is malformed, or a `content-length` is not that
+    /// of the body.
     pub fn head(&self) -> anyhow::Result<http::response::Parts> {
         let mut head = http::Response::new(()).into_parts().0;
-        head.status = http::StatusCode::from_u16(self.status_code).map_err(|_| {
-            anyhow::anyhow!("status_code {} is not between 100 and 999", self.status_code)
+        // After a status below 200 another answer would follow.
+        let status = http::StatusCode::from_u16(self.status_code).ok();
+        head.status = status.filter(|status| !status.is_informational()).ok_or_else(|| {
+            anyhow::anyhow!("status_code {} is not between 200 and 999", self.status_code)
         })?;
         for (name, value) in &self.headers {
             let (Ok(parsed), Ok(value)) =
@@ -179,7 +182,14 @@ impl StaticResponse {
             else {
                 anyhow::bail!("the header {name:?} with the value {value:?} cannot be sent");
             };
-            head.headers.insert(parsed, value);
+            let length = self.body.as_ref().map_or(0, String::len).to_string();
+            if parsed == http::header::CONTENT_LENGTH && value != length {
+                anyhow::bail!(
+                    "the header {name:?} says {value:?}, but the body has {length} bytes"
+                );
+            }
+            // Names that differ in their letters' case are one field with several values.
+            head.headers.append(parsed, value);
         }
         Ok(head)
     }
@@ -427,5 +437,19 @@ pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
         toml::Value::Integer(number) => Err(ManifestError::Version(number.to_string())),
         toml::Value::String(text) => Err(ManifestError::Version(format!("{text:?}"))),
         _ => Err(ManifestError::Version("not a number".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StaticResponse;
+
+    #[test]
+    fn names_that_differ_in_case_are_values_of_one_field() {
+        let text = "headers = { Set-Cookie = \"a=1\", set-cookie = \"b=2\" }";
+        let response: StaticResponse = toml::from_str(text).unwrap();
+        let cookies = response.head().unwrap().headers;
+        let cookies: Vec<_> = cookies.get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a=1", "b=2"]);
     }
 }

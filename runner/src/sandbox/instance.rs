@@ -21,7 +21,7 @@ use crate::outbound::{AllowedHosts, Caller, Place};
 use crate::shortage;
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 use hyper::body::Body;
 use std::fs::File;
 use std::path::Path;
@@ -203,6 +203,9 @@ impl Instances {
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
+        let answered = Arc::new(AtomicBool::new(false));
+        let is_answered = Arc::clone(&answered);
+        let is_head = request.method() == Method::HEAD;
         let metrics = Arc::clone(&self.metrics);
         metrics.instances_created.inc();
         let work = migration.spawn(&self.sandbox.threads, async move {
@@ -214,6 +217,9 @@ impl Instances {
             // Stored before the store is dropped, which ends the reply's body: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
             drop((store, running));
+            if is_answered.load(Ordering::Acquire) {
+                outcome.report_after_answer();
+            }
             metrics.instances_dropped.inc();
             metrics.stage("instance", start.elapsed());
             drop(permit);
@@ -228,7 +234,10 @@ impl Instances {
                 )))
             }
             Ok(Ok(response)) => {
-                Ok(response.map(|body| ReplyBody::new(body, client, broken, cancel_on_drop)))
+                answered.store(true, Ordering::Release);
+                let has_body = !is_head && !matches!(response.status().as_u16(), 204 | 304);
+                let reply = |body| ReplyBody::new(body, client, broken, cancel_on_drop);
+                Ok(response.map(|body| if has_body { reply(body) } else { reply(body).unread() }))
             }
             Ok(Err(code)) => Err(Failure::Trap(format!("the component answered {code:?}"))),
             Err(_) => {
@@ -394,6 +403,24 @@ enum Outcome {
     Ended(wasmtime::Result<()>),
     Late,
     ClientGone,
+}
+
+impl Outcome {
+    /// Logs work behind the head of an answer that failed, in Spin's words: the client has its answer, or the
+    /// part of it that was counted as broken.
+    fn report_after_answer(&self) {
+        match self {
+            Self::Ended(Err(error)) => {
+                tracing::warn!("component error after response started: {error:#}");
+            }
+            Self::Late => {
+                tracing::warn!(
+                    "component error after response started: it ran beyond the time limit"
+                );
+            }
+            Self::Ended(Ok(())) | Self::ClientGone => {}
+        }
+    }
 }
 
 /// Runs guest code until it ends, the deadline passes, or the client disconnects, which drops its end of the

@@ -36,6 +36,8 @@ pub struct ReplyBody {
     /// The `content-length` of the head, and the bytes of it that were passed on.
     announced: Option<u64>,
     passed: u64,
+    /// Whether no client reads it, as the answer to HEAD: the guest's work goes on as with GET.
+    is_unread: bool,
     /// Called once if the answer breaks off or goes on beyond its announced length.
     broke_off: Option<BrokeOff>,
 }
@@ -118,8 +120,15 @@ impl ReplyBody {
             hold: None,
             announced: None,
             passed: 0,
+            is_unread: false,
             broke_off: None,
         }
+    }
+
+    /// Lets the guest write a body that nobody reads.
+    pub(super) fn unread(mut self) -> Self {
+        self.is_unread = true;
+        self
     }
 
     /// Keeps `hold` until the answer has been read.
@@ -147,23 +156,24 @@ impl ReplyBody {
         }
     }
 
-    /// Lets the guest end after an answer whose whole length was sent; what it still writes is told.
+    /// Lets the guest end after an answer whose whole length was sent, or that nobody reads. Of the former, what
+    /// it still writes is told.
     fn watch_the_rest(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
         self.release_guest();
         let mut body = std::mem::take(&mut self.body);
         let held = (self.cancel_on_drop.take(), self.hold.take());
-        let broke_off = self.broke_off.take();
+        let (broke_off, is_unread) = (self.broke_off.take(), self.is_unread);
         runtime.spawn(async move {
             let is_too_long = loop {
                 match body.frame().await {
                     Some(Err(error)) => break matches!(error, Error::HttpResponseBodySize(_)),
-                    Some(frame) if data_bytes(&frame) > 0 => break true,
+                    Some(frame) if data_bytes(&frame) > 0 && !is_unread => break true,
                     Some(_) => {}
                     None => break false,
                 }
             };
-            if let Some(broke_off) = broke_off.filter(|_| is_too_long) {
+            if let Some(broke_off) = broke_off.filter(|_| is_too_long && !is_unread) {
                 broke_off(TOO_LONG);
             }
             drop(held);
@@ -183,7 +193,7 @@ impl Drop for ReplyBody {
         // hyper does not poll a body that reports its end.
         if self.body.is_end_stream() {
             self.release_guest();
-        } else if self.announced == Some(self.passed) {
+        } else if self.is_unread || self.announced == Some(self.passed) {
             self.watch_the_rest();
         }
     }

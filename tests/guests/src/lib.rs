@@ -67,6 +67,10 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "status" => answer_status(query, out),
         "break-off" => break_off(out),
         "overrun" => overrun(query, out),
+        "work-on" => {
+            answer("whole", out).await;
+            work_on(query);
+        }
         "trailers-out" => send_trailers(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
@@ -84,6 +88,14 @@ async fn answer(text: &str, out: ResponseOutparam) {
     let response = OutgoingResponse::new(Fields::new());
     // A disconnected client is ignored.
     let _ = out.set_with_body(response, text.as_bytes().to_vec()).await;
+}
+
+/// Work after a whole answer: a line of output, or a trap.
+fn work_on(query: &str) {
+    if query == "trap" {
+        std::process::abort();
+    }
+    println!("worked on");
 }
 
 /// An answer without a body, of any status.

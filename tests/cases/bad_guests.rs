@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
 use skincell_tests::client::{self, Request, get};
 use skincell_tests::{App, Runner, colours, photos};

@@ -67,10 +67,7 @@ async fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "status" => answer_status(query, out),
         "break-off" => break_off(out),
         "overrun" => overrun(query, out),
-        "work-on" => {
-            answer("whole", out).await;
-            work_on(query);
-        }
+        "work-on" => work_on(query, out).await,
         "trailers-out" => send_trailers(out),
         "call" => answer(&call(query), out).await,
         "fetch" => answer(&fetch(query).await, out).await,
@@ -90,8 +87,11 @@ async fn answer(text: &str, out: ResponseOutparam) {
     let _ = out.set_with_body(response, text.as_bytes().to_vec()).await;
 }
 
-/// Work after a whole answer: a line of output, or a trap.
-fn work_on(query: &str) {
+/// Work after a whole answer, which is whole by its announced length: a line of output, or a trap.
+async fn work_on(query: &str, out: ResponseOutparam) {
+    let fields = Fields::new();
+    let _ = fields.set("content-length", &[b"5".to_vec()]);
+    let _ = out.set_with_body(OutgoingResponse::new(fields), b"whole".to_vec()).await;
     if query == "trap" {
         std::process::abort();
     }

@@ -185,8 +185,8 @@ fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
-/// Replaces a file that another entry put there, as Spin does. `source` must not be a symbolic link: a hard link to
-/// a relative one would point nowhere.
+/// Replaces a file that another entry put there, as Spin does. `source` must not be a symbolic link: a hard
+/// link to a relative one would point nowhere.
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     if !source.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));

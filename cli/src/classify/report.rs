@@ -217,8 +217,8 @@ fn is_one_of(path: &Path, files: &HashSet<PathBuf>) -> bool {
     path.canonicalize().is_ok_and(|path| files.contains(&path))
 }
 
-/// A file name in `folder` that is not taken by this run or its photos. Photos in two folders may have the same
-/// name.
+/// A file name in `folder` that is not taken by this run or its photos. Photos in two folders may have the
+/// same name.
 fn free(folder: &Path, name: &str, is_taken: impl Fn(&Path) -> bool) -> PathBuf {
     let first = folder.join(format!("{name}.png"));
     let others = (2_u32..).map(|n| folder.join(format!("{name}-{n}.png")));

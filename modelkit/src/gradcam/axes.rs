@@ -1,7 +1,8 @@
-//! The inputs of a node that a derivative passes through, and how operators move axes.
+//! The inputs of a node that a derivative passes through, what a value depends on by them, and how operators
+//! move axes.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use rten_onnx::onnx::NodeProto;
@@ -19,6 +20,20 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
         }
         _ => reads(node),
     }
+}
+
+/// Indices of the nodes that a value depends on, in the graph's order, without `skipped` nodes.
+pub(super) fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
+    let mut needed: HashSet<&str> = HashSet::from([value]);
+    let mut indices = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        if !skipped.contains(&index) && node.output.iter().any(|o| needed.contains(o.as_str())) {
+            needed.extend(flows(node));
+            indices.push(index);
+        }
+    }
+    indices.reverse();
+    indices
 }
 
 /// The dimensions of a constant, or of a value whose shape is known.

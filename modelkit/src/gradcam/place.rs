@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{channel_axis, flows};
+use super::axes::{ancestors, channel_axis, flows};
 use super::refusal::{Reason, Refusal};
 use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
@@ -27,20 +27,6 @@ pub(crate) struct Tail {
     /// The tokens, if the map is a sequence: `[1, tokens, channels]`, `[tokens, 1, channels]` or
     /// `[1, channels, tokens]`.
     pub(crate) tokens: Option<Tokens>,
-}
-
-/// Indices of the nodes that a value depends on, in the graph's order, without `skipped` nodes.
-pub(super) fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
-    let mut needed: HashSet<&str> = HashSet::from([value]);
-    let mut indices = Vec::new();
-    for (index, node) in graph.nodes.iter().enumerate().rev() {
-        if !skipped.contains(&index) && node.output.iter().any(|o| needed.contains(o.as_str())) {
-            needed.extend(flows(node));
-            indices.push(index);
-        }
-    }
-    indices.reverse();
-    indices
 }
 
 /// The values on all paths from the photo to `scores`, in the graph's order.

@@ -2,8 +2,8 @@
 //! must change in the same part.
 //!
 //! It is used where the operators do not show it, as behind reshapes that `upright` cannot follow. Networks
-//! mix places, so that a change shows everywhere; its centre must still follow the strip, along the strip's own
-//! axis and not along the other.
+//! mix places, so that a change shows everywhere; its centre must still follow the strip, along the strip's
+//! own axis and not along the other.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::onnx::graph::Graph;
 
 /// Strips that are changed along each side, one after the other.
 const STRIPS: usize = 4;
-/// The part of the side by which the strips' changes must differ in place so that their order counts.
+/// The part of the side by which the strips' changes must differ across so that they count as turned.
 const SPREAD: f64 = 0.1;
 /// The part of the side by which they differ at least, if the map has places.
 const LOCAL: f64 = 0.03;
@@ -87,7 +87,7 @@ fn profile(before: &Tensor<f32>, after: &Tensor<f32>, axis: usize) -> Vec<f64> {
     sums
 }
 
-/// The changes of a map by each strip, from the first to the last: along the axis of the strips and the other.
+/// The changes of a map by each strip, from the first to the last, along the axis of the strips and across.
 struct Profiles {
     along: Vec<Vec<f64>>,
     across: Vec<Vec<f64>>,
@@ -143,8 +143,8 @@ mod tests {
 
     type Verdict = Result<(), &'static str>;
 
-    /// The profiles of a map of 8 by 8 in which each strip shows at these rows, and a little everywhere, since
-    /// networks mix places.
+    /// The profiles of a map of 8 by 8 in which each strip shows at these rows, and a little everywhere,
+    /// since networks mix places.
     fn shown(places: [usize; STRIPS]) -> Vec<Vec<f64>> {
         let profile = |place: usize| (0..8).map(|at| if at == place { 1.0 } else { 0.1 }).collect();
         places.map(profile).to_vec()

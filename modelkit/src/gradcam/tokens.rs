@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{axis_in, channel_axis, dims_of, flows, kept_axis, reduced_axes, taken};
-use super::place::ancestors;
+use super::axes::{
+    ancestors, axis_in, channel_axis, dims_of, flows, kept_axis, reduced_axes, taken,
+};
 use crate::onnx::graph::{Graph, input, int, ints, op, output};
 
 /// The tokens that are places of the photo: `height · width` of them along an axis, row by row.

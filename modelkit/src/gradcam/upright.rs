@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use rten_onnx::onnx::NodeProto;
 
-use super::axes::{axis_in, kept_axis};
-use super::place::{Tail, ancestors};
+use super::axes::{ancestors, axis_in, kept_axis};
+use super::place::Tail;
 use super::refusal::Refusal;
 use super::reverse::Shapes;
 use super::tokens::STAYS;

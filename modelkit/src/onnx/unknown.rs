@@ -1,4 +1,5 @@
-//! Writes operators that rten does not support with others that it does, and sums that it would merge wrongly.
+//! Writes operators that rten does not support with others that it does, and sums that it would merge
+//! wrongly.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -36,9 +37,9 @@ pub(crate) fn replace(graph: &mut Graph) {
     }
 }
 
-/// The place and the new form, `[1, n]`, of a bias `[n]` that is added to a product with another number of columns:
-/// the thresholds of an ordinal head, which are added to one score. rten merges a bias of one axis into the
-/// product, and fails where it is not as long as that.
+/// The place and the new form, `[1, n]`, of a bias `[n]` that is added to a product with another number of
+/// columns: the thresholds of an ordinal head, which are added to one score. rten merges a bias of one axis
+/// into the product, and fails where it is not as long as that.
 fn spread_bias(graph: &Graph, node: &NodeProto) -> Option<(usize, Constant)> {
     let columns = |value: &str| {
         let (_, product) = graph.producer_of(value).filter(|(_, made)| op(made) == "MatMul")?;

@@ -64,8 +64,8 @@ impl Given<'_> {
         Wanted { target, basis: self.options.basis, own_bias, only_conv: false }
     }
 
-    /// What of a map may be shown: its last convolution, itself, or both, as far as they lie over the photo; and
-    /// why the map itself does not, if only the convolution does.
+    /// What of a map may be shown: its last convolution, itself, or both, as far as they lie over the photo;
+    /// and why the map itself does not, if only the convolution does.
     fn placed(
         &self,
         graph: &Graph,

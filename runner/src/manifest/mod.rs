@@ -167,8 +167,8 @@ impl StaticResponse {
     /// The head of the answer.
     ///
     /// # Errors
-    /// When the status is below 200 or above 999, a header field is malformed, or a `content-length` is not that
-    /// of the body.
+    /// When the status is below 200 or above 999, a header field is malformed, or a `content-length` is not
+    /// that of the body.
     pub fn head(&self) -> anyhow::Result<http::response::Parts> {
         let mut head = http::Response::new(()).into_parts().0;
         // After a status below 200 another answer would follow.

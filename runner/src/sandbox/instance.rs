@@ -25,8 +25,8 @@ use http::{Method, Request};
 use hyper::body::Body;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::oneshot;
 use wasmtime::component::{Component, Linker};
@@ -203,8 +203,8 @@ impl Instances {
         let running = self.sandbox.ticker.running();
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
-        let answered = Arc::new(AtomicBool::new(false));
-        let is_answered = Arc::clone(&answered);
+        let late = Arc::new(AfterHead::default());
+        let ended = Arc::clone(&late);
         let is_head = request.method() == Method::HEAD;
         let metrics = Arc::clone(&self.metrics);
         metrics.instances_created.inc();
@@ -217,9 +217,7 @@ impl Instances {
             // Stored before the store is dropped, which ends the reply's body: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
             drop((store, running));
-            if is_answered.load(Ordering::Acquire) {
-                outcome.report_after_answer();
-            }
+            ended.failed(&outcome);
             metrics.instances_dropped.inc();
             metrics.stage("instance", start.elapsed());
             drop(permit);
@@ -234,7 +232,7 @@ impl Instances {
                 )))
             }
             Ok(Ok(response)) => {
-                answered.store(true, Ordering::Release);
+                late.answered();
                 let has_body = !is_head && !matches!(response.status().as_u16(), 204 | 304);
                 let reply = |body| ReplyBody::new(body, client, broken, cancel_on_drop);
                 Ok(response.map(|body| if has_body { reply(body) } else { reply(body).unread() }))
@@ -405,20 +403,30 @@ enum Outcome {
     ClientGone,
 }
 
-impl Outcome {
-    /// Logs work behind the head of an answer that failed, in Spin's words: the client has its answer, or the
-    /// part of it that was counted as broken.
-    fn report_after_answer(&self) {
-        match self {
-            Self::Ended(Err(error)) => {
-                tracing::warn!("component error after response started: {error:#}");
-            }
-            Self::Late => {
-                tracing::warn!(
-                    "component error after response started: it ran beyond the time limit"
-                );
-            }
-            Self::Ended(Ok(())) | Self::ClientGone => {}
+/// Logs in Spin's words that a component failed after the head of its answer: the client has the answer, or
+/// the part of it that was counted as broken. Either may come first, the head's arrival or the failure.
+#[derive(Default)]
+struct AfterHead(Mutex<(bool, Option<String>)>);
+
+impl AfterHead {
+    fn answered(&self) {
+        self.tell(|(is_answered, _)| *is_answered = true);
+    }
+
+    fn failed(&self, outcome: &Outcome) {
+        let why = match outcome {
+            Outcome::Ended(Err(error)) => format!("{error:#}"),
+            Outcome::Late => "it ran beyond the time limit".to_owned(),
+            Outcome::Ended(Ok(())) | Outcome::ClientGone => return,
+        };
+        self.tell(|(_, failure)| *failure = Some(why));
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut (bool, Option<String>))) {
+        let mut both = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut both);
+        if let (true, Some(why)) = &*both {
+            tracing::warn!("component error after response started: {why}");
         }
     }
 }

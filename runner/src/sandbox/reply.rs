@@ -156,8 +156,8 @@ impl ReplyBody {
         }
     }
 
-    /// Lets the guest end after an answer whose whole length was sent, or that nobody reads. Of the former, what
-    /// it still writes is told.
+    /// Lets the guest end after an answer whose whole length was sent, or that nobody reads. Of the former,
+    /// what it still writes is told.
     fn watch_the_rest(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
         self.release_guest();

@@ -70,19 +70,6 @@ pub(crate) fn upright(
     let mut seen = HashMap::from([(photo.to_owned(), start)]);
     // Values with places that may have been moved.
     let mut moved: HashSet<&str> = HashSet::new();
-    let refuse = |node: &NodeProto, why: &str| {
-        let instead = match why {
-            CUT | BORDER_AROUND => ", and leave that to --fit and --crop-ratio",
-            _ => "",
-        };
-        Refusal::at(
-            node,
-            format!(
-                "it {why}, so that a heatmap would lie in the wrong place; export the model without \
-                 it{instead}"
-            ),
-        )
-    };
     for node in nodes() {
         let reads_moved = node.input.iter().any(|i| moved.contains(i.as_str()));
         let Some((x, from)) = node.input.iter().find_map(|i| Some((i, *seen.get(i)?))) else {
@@ -133,6 +120,19 @@ pub(crate) fn upright(
     let is_traced = !is_map || map.tokens.is_some() || seen.contains_key(&map.pooled);
     let is_shown = is_traced && !moved.contains(map.pooled.as_str());
     Ok(Ok(if is_shown { Shown::ByOperators } else { Shown::Unknown }))
+}
+
+fn refuse(node: &NodeProto, why: &str) -> Refusal {
+    let instead = match why {
+        CUT | BORDER_AROUND => ", and leave that to --fit and --crop-ratio",
+        _ => "",
+    };
+    Refusal::at(
+        node,
+        format!(
+            "it {why}, so that a heatmap would lie in the wrong place; export the model without it{instead}"
+        ),
+    )
 }
 
 /// Operators that add or join their inputs, place by place.

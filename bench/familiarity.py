@@ -31,10 +31,12 @@ import tempfile
 import onnx
 
 import portable
+from before import in_turns
 from service import BINARY, ROOT, machine
 
 PREFIX = "familiarity/"
 MOST_TIME, MOST_BYTES, MOST_KB = 1.01, 200_000, 205
+HOLDS = 5  # times that instances are kept in Wasm, for their private memory
 MOST_DIFFERENCE = 1e-3 + 1e-9  # the sum is for what binary fractions leave of a decimal one
 PHOTOS = ROOT / "tests" / "photos"
 FILES = ("model.onnx", "model.onnx.data")
@@ -67,11 +69,6 @@ def copy(model, out, keep):
     return out
 
 
-def ordered(ways, turn):
-    """The pairs of `ways`, in the other order every second turn."""
-    return list(ways.items())[:: -1 if turn % 2 else 1]
-
-
 def summed_up(times, private):
     """The median time in ms and kB of private memory with the output and without, and the median ratio of a turn."""
     ratios = [after / before for before, after in zip(times["without"], times["with"], strict=True)]
@@ -86,7 +83,7 @@ def price(ways, engine, rounds, turns):
     """What `summed_up` returns, of a native engine."""
     times, private = {name: [] for name in ways}, {name: [] for name in ways}
     for turn in range(turns):
-        for name, folder in ordered(ways, turn):
+        for name, folder in in_turns(ways, turn):
             words = ["model", "measure", "--inside", folder, PHOTOS / "drawn-eczema-1.jpg", "--engine", engine, "--rounds", rounds]
             library = os.environ.get("ORT_DYLIB_PATH")
             found = json.loads(skincell(*words, *(["--engine-lib", library] if engine == "onnxruntime" else [])))
@@ -134,11 +131,11 @@ class Portable:
         for turn in range(turns):
             asked = {name: [] for name in running}
             for _ in range(rounds):
-                for name, instances in ordered(running, turn):
+                for name, instances in in_turns(running, turn):
                     asked[name].append(self.ask(instances, photo)["timing_ms"]["inference"])
             for name, all_ in asked.items():
                 times[name].append(min(all_))
-        for name, instances in running.items():
+        for name, instances in list(running.items()) * HOLDS:
             held = instances.say("hold", portable.HELD, f"/predict?model={self.model}", photo)
             private[name].append((held["after"]["private"] - held["before"]["private"]) / portable.HELD / 1024)
         return summed_up(times, private)

@@ -216,8 +216,9 @@ def test_archive(path, user, emulated):
                 ask(port)
             with serving([*inside, "up", "--from", f"/{app.name}"], **common) as (port, _):
                 ask(port)
-    with_libraries = f" and {len(needed)} libraries of this system" if needed else ""
-    return (f"empty root with the archive{with_libraries}{' and an emulator' if emulated else ''} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
+    beside = f" and {len(needed)} libraries of this system" if needed else ""
+    beside += " and an emulator" if emulated else ""
+    return (f"empty root with the archive{beside} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
             f"{first:.2f} s (compiling; {warm:.2f} s the next time), photo and page in {answered:.2f} s")
 
 

@@ -250,7 +250,8 @@ pub fn rename(node: &mut NodeProto, names: &HashMap<String, String>) {
     }
 }
 
-fn rename_inside(graph: &mut GraphProto, names: &HashMap<String, String>) {
+/// Renames what the nodes of a subgraph read from outside; names of its own values stay.
+pub fn rename_inside(graph: &mut GraphProto, names: &HashMap<String, String>) {
     let own = graph.input.iter().filter_map(|v| v.name.as_ref());
     let own = own.chain(graph.initializer.iter().filter_map(|t| t.name.as_ref()));
     let own = own.chain(graph.node.iter().flat_map(|n| &n.output));

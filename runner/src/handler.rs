@@ -145,15 +145,14 @@ impl Handler {
         let no_route = || Problem::NoRoute(shortened(request.uri().path()));
         let found = call.found.as_ref().ok_or_else(no_route)?;
         let component = match service.target(found).ok_or_else(no_route)? {
-            Target::Static(response) => Err(response),
-            Target::Component(index) => Ok(service.components.get(*index).ok_or_else(no_route)?),
+            Target::Static(response) => {
+                // Refuses a Host that is none, as before a component.
+                spin_headers::prepare(request, found, &call.id, call.sender)?;
+                return Ok(static_answer(response));
+            }
+            Target::Component(index) => service.components.get(*index).ok_or_else(no_route)?,
         };
-        // Also refuses a Host that is none, before a static answer as well.
         let request = spin_headers::prepare(request, found, &call.id, call.sender)?;
-        let component = match component {
-            Ok(component) => component,
-            Err(response) => return Ok(static_answer(response)),
-        };
         let (head, body) = request.into_parts();
         let need = service.plan.need(component.grants.run_peak());
         // Requests without a body are usually short and do not wait behind photos.

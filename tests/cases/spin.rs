@@ -261,6 +261,31 @@ fn an_application_route_that_the_runner_shadows_is_warned_about() {
     assert!(!log.contains("answers this path itself"), "{log}");
 }
 
+/// It was answered before its Host was looked at.
+#[test]
+fn a_static_answer_wants_one_host_as_a_component_does() {
+    let app = App::with_manifest(
+        r#"
+        spin_manifest_version = 2
+        application = { name = "fixed" }
+        [[trigger.http]]
+        route = "/..."
+        static_response = { body = "fixed" }
+        "#,
+    );
+    let runner = Runner::start(&app, &[]);
+    for (hosts, expected) in
+        [("Host: a\r\n", 200), ("Host: a\r\nHost: b\r\n", 400), ("Host: a b\r\n", 400)]
+    {
+        let mut socket = connect(&runner);
+        let head = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{hosts:?}: {answer}");
+    }
+}
+
 /// By Spin's rules a dependency sees its component's files and environment only if the manifest lets it
 /// inherit them. Composition refuses a dependency that needs more. Here the dependency is wasi-nn in Wasm,
 /// which reads models from files and their folder from a variable.

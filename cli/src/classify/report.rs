@@ -268,8 +268,11 @@ fn said(certainty: &Certainty) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::free;
+    use super::{Form, Report, free};
+    use serde_json::json;
     use std::collections::HashSet;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::path::{Path, PathBuf};
 
     #[test]
@@ -280,5 +283,30 @@ mod tests {
             assert_eq!(path, Path::new(expected));
             written.insert(path);
         }
+    }
+
+    /// `classify FOLDER -o FOLDER` replaced each photo by its heatmap.
+    #[test]
+    fn no_photo_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let photo = folder.path().join("a.png");
+        std::fs::write(&photo, b"a photo").unwrap();
+        let report =
+            |output, sheet| Report::new(Form::Bars, std::slice::from_ref(&photo), output, sheet);
+        assert!(report(Some((photo.clone(), false)), None).is_err());
+        assert!(report(None, Some(photo.clone())).is_err());
+        let mut report = report(Some((folder.path().join("."), true)), None).unwrap();
+        report.write_heatmap(&photo, &json!({ "heatmap_base64": "aGVhdA==" })).unwrap();
+        assert_eq!(std::fs::read(&photo).unwrap(), b"a photo");
+        assert_eq!(std::fs::read(folder.path().join("a-2.png")).unwrap(), b"heat");
+    }
+
+    /// This was a panic.
+    #[test]
+    fn a_name_that_is_not_utf_8_has_a_json_line() {
+        let photo = Path::new(OsStr::from_bytes(b"a\xff.png"));
+        let report = Report::new(Form::JsonLines, &[], None, None).unwrap();
+        let line = report.text(photo, &json!({}), "");
+        assert_eq!(line, "{\"photo\":\"a\u{fffd}.png\"}\n");
     }
 }

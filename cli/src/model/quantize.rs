@@ -215,26 +215,25 @@ fn print_kept(kept: &[Kept]) {
 /// Whether the new format saves memory, for the engine that serves the model before and after, and for any
 /// other engine that takes both.
 fn verdicts(before: &Rows, after: &Rows) -> Vec<String> {
-    let on = |rows: &Rows, engine| rows.iter().position(|(other, _)| *other == engine);
+    let on = |engine| after.iter().find(|(other, _)| *other == engine);
     let mut verdicts = Vec::new();
+    let is_same = before.first().map(|row| row.0) == after.first().map(|row| row.0);
     if let (Some((engine_before, row_before)), Some((engine_after, row_after))) =
         (before.first(), after.first())
     {
-        let engines = if engine_before == engine_after {
+        let engines = if is_same {
             format!("served by {engine_after}")
-        } else if on(after, *engine_before).is_some() {
+        } else if on(*engine_before).is_some() {
             format!("served by {engine_after}, before by {engine_before}")
         } else {
             format!("served by {engine_after}, because {engine_before} does not take it")
         };
         verdicts.extend(verdict(&engines, row_before, row_after));
     }
-    for (place_before, (engine, row_before)) in before.iter().enumerate() {
-        let Some(place) = on(after, *engine).filter(|place| (place_before, *place) != (0, 0))
-        else {
-            continue;
-        };
-        verdicts.extend(verdict(&format!("on {engine}"), row_before, &after[place].1));
+    for (engine, row_before) in before.iter().skip(usize::from(is_same)) {
+        let row_after = on(*engine).map(|(_, row)| row);
+        let text = row_after.and_then(|row| verdict(&format!("on {engine}"), row_before, row));
+        verdicts.extend(text);
     }
     verdicts
 }

@@ -18,10 +18,10 @@ use crate::onnx::graph::Graph;
 /// Strips that are changed along each side, one after the other.
 const STRIPS: usize = 4;
 /// The part of the side by which the strips' changes must differ across so that they count as turned.
-const SPREAD: f64 = 0.1;
-/// The part of the side by which they differ at least, if the map has places.
+const ACROSS: f64 = 0.1;
+/// The part of the side by which they differ along their own axis at least, if the map has places.
 const LOCAL: f64 = 0.03;
-/// The part of that by which one strip's change may lie before the last one's.
+/// The part of that difference by which one strip's change may lie before the last one's.
 const BACKWARD: f64 = 0.25;
 /// The part of the side by which all changes together may be shifted, if they spread over a quarter of it.
 const SHIFT: f64 = 0.15;
@@ -107,10 +107,10 @@ fn judge(Profiles { along, across }: &Profiles) -> Result<(), &'static str> {
     }
     let centres = centres(along);
     let (spread, turned) = (spread(&centres), spread(&self::centres(across)));
-    if spread < LOCAL && turned < SPREAD {
+    if spread < LOCAL && turned < ACROSS {
         return Err("each part of the photo shows all over this map");
     }
-    if turned > SPREAD && turned > spread {
+    if turned > ACROSS && turned > spread {
         return Err("the photo's rows and columns are exchanged in this map");
     }
     if centres.windows(2).any(|pair| pair[1] - pair[0] < -BACKWARD * spread) {

@@ -106,8 +106,9 @@ pub(crate) fn upright(
         }
     }
     if let Some(tokens) = map.tokens {
-        let is_shape =
-            |(value, found): (&String, &Seen)| tokens.has_shape(sides(shapes, value, *found));
+        let is_shape = |(value, found): (&String, &Seen)| {
+            tokens.has_shape(rows_and_columns(shapes, value, *found))
+        };
         if !seen.iter().any(is_shape) {
             let node = graph.producer_of(&map.pooled).map(|(_, node)| label(node));
             let why = "the positions of its tokens in the photo cannot be traced".into();
@@ -142,8 +143,9 @@ const JOINS: &[&str] =
 /// Whether a node joins a map with one whose rows and columns are exchanged. A single row or column, as of a
 /// gate, is no map.
 fn joins_turned(node: &NodeProto, shapes: &Shapes, seen: &HashMap<String, Seen>) -> bool {
-    let is_map =
-        |value: &str, found: &Seen| sides(shapes, value, *found).iter().all(|side| *side > 1);
+    let is_map = |value: &str, found: &Seen| {
+        rows_and_columns(shapes, value, *found).iter().all(|side| *side > 1)
+    };
     let read = || node.input.iter().filter_map(|i| Some((i, seen.get(i)?)));
     let mut turned =
         read().filter(|(i, found)| is_map(i, found)).map(|(_, found)| found.is_turned());
@@ -152,7 +154,7 @@ fn joins_turned(node: &NodeProto, shapes: &Shapes, seen: &HashMap<String, Seen>)
 }
 
 /// The numbers of rows and columns of a value; 0 if they are not known.
-fn sides(shapes: &Shapes, value: &str, found: Seen) -> [usize; 2] {
+fn rows_and_columns(shapes: &Shapes, value: &str, found: Seen) -> [usize; 2] {
     let shape = shapes.get(value).map(Vec::as_slice).unwrap_or_default();
     found.axes.map(|axis| shape.get(axis).copied().unwrap_or(0))
 }
@@ -190,7 +192,9 @@ impl Node<'_> {
             }
             "Pad" if raw => self.padded(),
             "GridSample" | "RoiAlign" => Err("moves the photo's pixels"),
-            "ReverseSequence" if axes.contains(&self.time_axis()) => Err("mirrors the photo"),
+            "ReverseSequence" if axes.contains(&self.axis_by("time_axis", 0)) => {
+                Err("mirrors the photo")
+            }
             "Resize" if raw && self.cuts() => Err(CUT),
             "Pad" | "Split" | "Gather" => Ok(self.same_rank(raw)),
             "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" => {
@@ -280,14 +284,14 @@ impl Node<'_> {
     }
 
     fn axis(&self, default: i64) -> usize {
-        let axis = int(self.node, "axis", default);
-        let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
-        usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or(usize::MAX)
+        self.axis_by("axis", default)
     }
 
-    /// The axis along which a ReverseSequence turns round.
-    fn time_axis(&self) -> usize {
-        usize::try_from(int(self.node, "time_axis", 0)).unwrap_or(usize::MAX)
+    /// The axis that an attribute names.
+    fn axis_by(&self, attribute: &str, default: i64) -> usize {
+        let axis = int(self.node, attribute, default);
+        let rank = i64::try_from(self.sides(self.x).len()).unwrap_or(0);
+        usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or(usize::MAX)
     }
 
     /// Whether a Resize enlarges a part.

@@ -4,7 +4,7 @@
 //! It covers names and structure. The meaning of operators is left to the modules that use it, and the
 //! encoding to `external`.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rten_onnx::onnx::{AttributeProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use skincell_onnx::Constant;
@@ -12,6 +12,7 @@ use skincell_onnx::build::DataType;
 pub(crate) use skincell_onnx::build::{
     float_attribute, int_attribute, ints_attribute, value as typed_value_info,
 };
+use skincell_onnx::function::rename_inside;
 
 /// An ONNX graph with its weights in memory.
 #[derive(Clone, Default)]
@@ -213,7 +214,15 @@ impl Graph {
 
     /// Makes every node that reads `old` read `new`, in subgraphs too.
     pub(crate) fn replace_reads(&mut self, old: &str, new: &str) {
-        replace_reads(&mut self.nodes, old, new);
+        let names = HashMap::from([(old.to_owned(), new.to_owned())]);
+        for node in &mut self.nodes {
+            for name in node.input.iter_mut().filter(|n| n.as_str() == old) {
+                new.clone_into(name);
+            }
+            for inner in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
+                rename_inside(inner, &names);
+            }
+        }
     }
 
     /// Drops nodes and constants that no output needs.
@@ -240,17 +249,6 @@ impl Graph {
     /// Number of weights: elements of all constants that are not lists of integers.
     pub(crate) fn parameters(&self) -> u64 {
         self.constants.values().filter(|t| t.to_i64().is_none()).map(|t| t.len() as u64).sum()
-    }
-}
-
-fn replace_reads(nodes: &mut [NodeProto], old: &str, new: &str) {
-    for node in nodes {
-        for name in node.input.iter_mut().filter(|n| n.as_str() == old) {
-            new.clone_into(name);
-        }
-        for inner in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
-            replace_reads(&mut inner.node, old, new);
-        }
     }
 }
 

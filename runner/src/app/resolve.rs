@@ -85,33 +85,37 @@ pub fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyh
     if tables.is_empty() {
         bail!("there is no [[trigger.http]], so nothing would be served");
     }
-    let ids = trigger_ids(&tables);
-    for ((position, table), id) in tables.into_iter().enumerate().zip(ids) {
-        let add = || -> anyhow::Result<()> {
-            resolver.add_trigger(&id, HttpTrigger::deserialize(table)?)
-        };
-        add().with_context(|| format!("[[trigger.http]] number {}", position + 1))?;
+    let number = |position: usize| format!("[[trigger.http]] number {}", position + 1);
+    let triggers = tables
+        .into_iter()
+        .enumerate()
+        .map(|(position, table)| HttpTrigger::deserialize(table).with_context(|| number(position)));
+    let triggers = triggers.collect::<anyhow::Result<Vec<_>>>()?;
+    let ids = trigger_ids(&triggers);
+    for ((position, trigger), id) in triggers.into_iter().enumerate().zip(ids) {
+        resolver.add_trigger(&id, trigger).with_context(|| number(position))?;
     }
     Ok(resolver.app)
 }
 
 /// The ids of the triggers, by Spin's rule: the given one, or one of the component that it names, or counted.
-fn trigger_ids(tables: &[toml::Table]) -> Vec<String> {
-    let text =
-        |table: &toml::Table, key| table.get(key).and_then(|v| v.as_str()).map(str::to_owned);
-    let mut ids: HashSet<String> = tables.iter().filter_map(|table| text(table, "id")).collect();
+fn trigger_ids(triggers: &[HttpTrigger]) -> Vec<String> {
+    let mut ids: HashSet<String> = triggers.iter().filter_map(|t| t.id.clone()).collect();
     let mut counted = (1..).map(|number| format!("http-trigger{number}"));
-    let id = |table: &toml::Table| {
-        if let Some(given) = text(table, "id") {
-            return given;
+    let id = |trigger: &HttpTrigger| {
+        if let Some(given) = &trigger.id {
+            return given.clone();
         }
-        let natural = text(table, "component").map(|id| format!("{id}-http-trigger"));
+        let natural = match &trigger.component {
+            Some(ComponentReference::Id(id)) => Some(format!("{}-http-trigger", id.as_ref())),
+            _ => None,
+        };
         let natural = natural.filter(|id| !ids.contains(id));
         let id = natural.or_else(|| counted.find(|id| !ids.contains(id))).unwrap_or_default();
         ids.insert(id.clone());
         id
     };
-    tables.iter().map(id).collect()
+    triggers.iter().map(id).collect()
 }
 
 impl Resolver<'_> {
@@ -464,9 +468,10 @@ mod tests {
             "component = \"a\"",
             "component = { source = \"b.wasm\" }",
         ];
-        let tables = tables.map(|text| toml::from_str(text).unwrap());
+        let triggers =
+            tables.map(|text| toml::from_str(&format!("route = \"/\"\n{text}")).unwrap());
         let expected =
             ["a-http-trigger", "http-trigger1", "http-trigger2", "http-trigger3", "http-trigger4"];
-        assert_eq!(super::trigger_ids(&tables), expected);
+        assert_eq!(super::trigger_ids(&triggers), expected);
     }
 }

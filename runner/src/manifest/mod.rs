@@ -76,7 +76,7 @@ pub struct Variable {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpTrigger {
-    /// Identifier, for messages.
+    /// Identifier; the id of an inline component is derived from it.
     #[serde(default)]
     pub id: Option<String>,
     /// The paths it answers.

@@ -18,10 +18,13 @@ use std::collections::BTreeMap;
 /// Their paths, without Spin's own.
 pub(crate) const PATHS: [&str; 4] = ["/healthz", "/readyz", "/memory", "/metrics"];
 
+/// The beginning of Spin's own paths.
+pub(crate) const SPINS: &str = "/.well-known/spin/";
+
 /// Answers a request to the application's port if it is for the runner itself. If the runner has a port of
 /// its own, only Spin's paths are answered here.
 pub(crate) fn answer<B>(service: &Service, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
-    let is_spins = request.uri().path().starts_with("/.well-known/spin/");
+    let is_spins = request.uri().path().starts_with(SPINS);
     (is_spins || !service.admin_apart).then(|| answer_all(service, request)).flatten()
 }
 
@@ -36,20 +39,17 @@ pub(crate) fn answer_all<B>(
         "/readyz" => get(&|| ready(service)),
         "/metrics" => get(&|| scraped(service, request.headers())),
         "/memory" => get(&|| json(&memory(service))),
-        "/.well-known/spin/health" => get(&|| plain(StatusCode::OK, "OK")),
-        "/.well-known/spin/info" => get(&|| json(&info(service))),
-        path if path.starts_with("/.well-known/spin/") => Some(plain(StatusCode::NOT_FOUND, "")),
+        // Spin answers these to every method.
+        "/.well-known/spin/health" => Some(plain(StatusCode::OK, "OK")),
+        "/.well-known/spin/info" => Some(json(&info(&service.app.name, &service.app.version))),
+        path if path.starts_with(SPINS) => Some(plain(StatusCode::NOT_FOUND, "")),
         _ => None,
     }
 }
 
 /// Spin's description of the application.
-fn info(service: &Service) -> Value {
-    serde_json::json!({
-        "name": service.app.name,
-        "version": service.app.version,
-        "oci_image_digest": Value::Null,
-    })
+fn info(name: &str, version: &str) -> Value {
+    serde_json::json!({ "name": name, "version": version })
 }
 
 /// Answers GET and HEAD only.
@@ -210,4 +210,13 @@ fn with_type(status: StatusCode, kind: &'static str, text: String) -> Response<F
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn spins_description_has_no_member_without_a_value() {
+        let info = super::info("a", "1.0.0");
+        assert_eq!(info, serde_json::json!({ "name": "a", "version": "1.0.0" }));
+    }
 }

@@ -69,9 +69,18 @@ impl Handler {
         Self { service, access, tracer }
     }
 
-    /// Warns of routes that are written as one of the runner's own paths, which never reach the application.
-    /// Wildcards are not mentioned: they answer every other path.
+    /// Warns of routes that are written as one of the runner's own paths, which never reach the application,
+    /// and of those under Spin's. Wildcards are not mentioned: they answer every other path.
     pub fn warn_of_shadowed_routes(&self) {
+        for trigger in &self.service.app.triggers {
+            if is_reserved(&trigger.route) {
+                tracing::warn!(
+                    route = trigger.route,
+                    "paths under {} are answered by the runner, as in Spin; this route never is",
+                    admin::SPINS
+                );
+            }
+        }
         if self.service.admin_apart {
             return;
         }
@@ -146,8 +155,7 @@ impl Handler {
         let found = call.found.as_ref().ok_or_else(no_route)?;
         let component = match service.target(found).ok_or_else(no_route)? {
             Target::Static(response) => {
-                // Refuses a Host that is none, as before a component.
-                spin_headers::prepare(request, found, &call.id, call.sender)?;
+                spin_headers::require_host(&request)?;
                 return Ok(static_answer(response));
             }
             Target::Component(index) => service.components.get(*index).ok_or_else(no_route)?,
@@ -273,6 +281,11 @@ impl Handler {
     }
 }
 
+/// Whether a route is one of Spin's own.
+fn is_reserved(route: &str) -> bool {
+    route.trim_start_matches('/').starts_with(admin::SPINS.trim_start_matches('/'))
+}
+
 fn shortened(path: &str) -> String {
     path.chars().take(LONGEST_PATH).collect()
 }
@@ -282,4 +295,19 @@ fn static_answer(response: &StaticResponse) -> Answer {
     // The head was checked when the application was read.
     let head = response.head().unwrap_or_else(|_| Response::new(()).into_parts().0);
     Response::from_parts(head, Either::Left(Full::from(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_reserved;
+
+    #[test]
+    fn routes_under_spins_own_prefix_are_reserved() {
+        for route in ["/.well-known/spin/mine", ".well-known/spin/...", "/.well-known/spin/..."] {
+            assert!(is_reserved(route), "{route}");
+        }
+        for route in ["/.well-known/spindle/...", "/...", "/x/.well-known/spin/"] {
+            assert!(!is_reserved(route), "{route}");
+        }
+    }
 }

@@ -17,11 +17,16 @@ pub(crate) fn prepare<B>(
     id: &str,
     sender: Option<Sender>,
 ) -> Result<Request<B>, Problem> {
-    let host = host(&request)?;
-    if is_peer(host.host()) {
-        return Err(Problem::NoHost);
-    }
+    let host = require_host(&request)?;
     add(request, &host, found, id, sender)
+}
+
+/// The one host that a client's request names.
+///
+/// # Errors
+/// [`Problem::NoHost`], also for a host at which only components call each other.
+pub(crate) fn require_host<B>(request: &Request<B>) -> Result<Authority, Problem> {
+    host(request).ok().filter(|host| !is_peer(host.host())).ok_or(Problem::NoHost)
 }
 
 /// Adds them to the request of another component.
@@ -44,7 +49,8 @@ fn add<B>(
 ) -> Result<Request<B>, Problem> {
     let target = request.uri().path_and_query().ok_or(Problem::Head(HeadError::Malformed))?;
     let encrypted = sender.is_some_and(|sender| sender.is_encrypted);
-    let scheme = request.uri().scheme_str().unwrap_or(if encrypted { "https" } else { "http" });
+    // The connection's, as in Spin: a target in absolute form may name another.
+    let scheme = if encrypted { "https" } else { "http" };
     let full_url = format!("{scheme}://{host}{target}");
     let headers = request.headers_mut();
     let forged: Vec<HeaderName> =
@@ -123,7 +129,7 @@ mod tests {
             ("/p?q", &["h"], Some("http://h/p?q")),
             ("/p?q", &["[::1]:80"], Some("http://[::1]:80/p?q")),
             ("http://h/p?q", &["h"], Some("http://h/p?q")),
-            ("https://h/p", &["H"], Some("https://h/p")),
+            ("https://h/p", &["H"], Some("http://h/p")),
             ("http://h/p?q", &["other"], None),
             ("/p", &["a", "a"], None),
             ("/p", &["a/b"], None),

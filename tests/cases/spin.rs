@@ -91,6 +91,7 @@ fn assert_given(runner: &Runner) {
     let info = get(runner, "/.well-known/spin/info").json();
     assert_eq!((&info["name"], &info["version"]), (&"all-of-spin".into(), &"1.2.3".into()));
     assert_eq!(text(runner, "/.well-known/spin/health"), "OK");
+    assert_eq!(info.get("oci_image_digest"), None);
     assert_eq!(get(runner, "/elsewhere").status, 404);
 }
 

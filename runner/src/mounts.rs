@@ -86,6 +86,11 @@ impl Staging<'_> {
                 "{pattern:?} ends in the current folder; write the pattern {pattern}/**/* instead"
             );
         }
+        if pattern == ".." || pattern.ends_with("/..") {
+            bail!(
+                "{pattern:?} ends in a parent folder; write source and destination, or {pattern}/**/*"
+            );
+        }
         let path = self.folder.join(pattern);
         if path.is_dir() {
             // Spin puts the files of a folder under its name twice: `a/x` of `files = ["a"]` at `/a/a/x`.
@@ -110,9 +115,10 @@ impl Staging<'_> {
 
     /// Stages a file, or everything below a folder, at `destination`; all of it must lie inside `limit`.
     fn place(&self, source: &Path, destination: &str, limit: &Path) -> anyhow::Result<()> {
-        let Some(inside) = destination.strip_prefix('/') else {
+        if !destination.starts_with('/') {
             bail!("the destination {destination:?} must begin with a slash");
-        };
+        }
+        let inside = destination.trim_start_matches('/');
         require_inside(inside)?;
         if !source.exists() {
             bail!("{} does not exist", source.display());
@@ -133,6 +139,11 @@ impl Staging<'_> {
         limit: &Path,
     ) -> anyhow::Result<()> {
         let whole = format!("{}/**/*", Pattern::escape(&source.to_string_lossy()));
+        // An empty folder is there, too.
+        let target = self.root.join(plain(inside));
+        std::fs::create_dir_all(&target).with_context(|| {
+            format!("cannot make the folder {:?}", format!("/{}", inside.display()))
+        })?;
         self.glob(&whole, prefix, inside, limit)
     }
 
@@ -156,11 +167,18 @@ impl Staging<'_> {
         }
         let real = require_within(source, limit)?;
         let stage = || {
-            let target = self.root.join(inside);
+            let inside = plain(inside);
+            let target = self.root.join(&inside);
             if let Some(parent) = target.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            link_or_copy(&real, &target)
+            if target.is_dir() {
+                bail!(
+                    "{:?} is not a valid destination file name",
+                    format!("/{}", inside.display())
+                );
+            }
+            Ok(link_or_copy(&real, &target)?)
         };
         stage().with_context(|| format!("cannot stage {} for the component", source.display()))
     }
@@ -185,20 +203,16 @@ fn require_within(source: &Path, limit: &Path) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
-/// Replaces a file that another entry put there, as Spin does. `source` must not be a symbolic link: a hard
-/// link to a relative one would point nowhere.
+/// `source` must not be a symbolic link: a hard link to a relative one would point nowhere.
 fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     if !source.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
-    if target.is_dir() {
-        return Err(std::io::Error::other(
-            "its destination is a folder for the component: name a file below that folder",
-        ));
-    }
-    // Never written through: it may be a link to another file of the application.
-    if target.exists() {
-        std::fs::remove_file(target)?;
+    // Of two entries for one destination the later one counts. Writing into the earlier one would change its
+    // source, to which it is a link.
+    match std::fs::remove_file(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     match std::fs::hard_link(source, target) {
         Err(_) => std::fs::copy(source, target).map(drop),
@@ -206,12 +220,36 @@ fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Refuses paths that are absolute or rise above the folder they start in.
 fn require_inside(path: &str) -> anyhow::Result<()> {
-    let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
-    if PathBuf::from(path).components().all(plain) {
-        return Ok(());
+    let mut depth = 0_usize;
+    for part in Path::new(path).components() {
+        let next = match part {
+            Component::Normal(_) => Some(depth + 1),
+            Component::CurDir => Some(depth),
+            Component::ParentDir => depth.checked_sub(1),
+            Component::RootDir | Component::Prefix(_) => None,
+        };
+        depth = next.with_context(|| {
+            format!("{path:?} leaves the application's folder; only paths inside it are mounted")
+        })?;
     }
-    bail!("{path:?} leaves the application's folder; only paths inside it are mounted")
+    Ok(())
+}
+
+/// The path without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -283,6 +321,21 @@ mod tests {
         format!("{:#}", stage(&component(files, &[]), folder).unwrap_err())
     }
 
+    #[test]
+    fn paths_that_stay_inside_are_taken_and_empty_folders_are_there() {
+        let folder = folder(&["f.txt", "s/x"]);
+        assert_eq!(names(pattern("s/../f.txt"), &[], folder.path()), set(&["f.txt"]));
+        assert_eq!(names(mount("s", "//x//y"), &[], folder.path()), set(&["x/y/x"]));
+        assert_eq!(names(mount("s", "/x/../y"), &[], folder.path()), set(&["y/x"]));
+        std::fs::create_dir(folder.path().join("void")).unwrap();
+        let stage = stage(&component(mount("void", "/data"), &[]), folder.path()).unwrap().unwrap();
+        assert!(stage.path().join("data").is_dir());
+        for outside in ["/../x", "/x/../../y"] {
+            let error = refusal(mount("s", outside), folder.path());
+            assert!(error.contains("leaves the application's folder"), "{error}");
+        }
+    }
+
     /// The expected files are those of Spin's loader.
     #[test]
     fn patterns_match_what_they_match_in_spin() {
@@ -327,20 +380,22 @@ mod tests {
         assert_eq!(staged(&stage), set(&["models/skin/card.json"]));
     }
 
-    /// Both were left out without a word.
     #[test]
-    fn a_file_on_a_folder_is_refused_and_of_two_files_the_later_is_staged() {
-        let folder = folder(&["s/a.txt", "f.txt", "g.txt"]);
-        let to = |source, destination| mount(source, destination);
-        for destination in ["/", "/s"] {
-            let error = refusal([pattern("s/*"), to("f.txt", destination)].concat(), folder.path());
-            assert!(error.contains("name a file below that folder"), "{destination}: {error}");
+    fn a_destination_is_a_file_once_and_the_later_entry_counts() {
+        let folder = folder(&["f.txt", "s/x", "other"]);
+        let mut files = pattern("s/*");
+        files.extend(mount("f.txt", "/s"));
+        for (files, name) in [(mount("f.txt", "/"), "\"/\""), (files, "\"/s\"")] {
+            let error = refusal(files, folder.path());
+            assert!(
+                error.contains(&format!("{name} is not a valid destination file name")),
+                "{error}"
+            );
         }
-        let files = [to("f.txt", "/x"), to("g.txt", "/x")].concat();
-        let stage = stage(&component(files, &[]), folder.path()).unwrap().unwrap();
-        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
-        assert_eq!(read(stage.path().join("x")), "g.txt");
-        assert_eq!(read(folder.path().join("f.txt")), "f.txt", "nothing is written through a link");
+        let twice = ["f.txt", "other"].iter().flat_map(|source| mount(source, "/d")).collect();
+        let stage = stage(&component(twice, &[]), folder.path()).unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(stage.path().join("d")).unwrap(), "other");
+        assert_eq!(std::fs::read_to_string(folder.path().join("f.txt")).unwrap(), "f.txt");
     }
 
     /// Opening a pipe blocks until it has a writer, in the middle of a request.

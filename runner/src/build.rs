@@ -5,15 +5,15 @@ use crate::app::App;
 use anyhow::{Context, bail};
 use std::process::Command;
 
-/// Runs every component's build commands in order, each in its `workdir` through the shell.
+/// Runs the build commands of all components, also of those that no trigger names, each in its `workdir`
+/// through the shell.
 ///
 /// Their output goes to this process's standard output and error.
 ///
 /// # Errors
 /// When a command cannot be started or fails, with its exit status.
 pub fn build(app: &App) -> anyhow::Result<()> {
-    let builds = app.components.iter().filter_map(|c| c.build.as_ref().map(|build| (&c.id, build)));
-    for (id, build) in builds {
+    for (id, build) in app.builds() {
         let folder = app.folder.join(build.workdir.as_deref().unwrap_or("."));
         for command in build.command.as_slice() {
             eprintln!("Building component {id} with `{command}`");

@@ -40,6 +40,11 @@ pub(crate) fn is_unknown(interface: &str) -> bool {
     version(interface).is_some_and(|version| version.contains('-') && version != CANDIDATE)
 }
 
+/// Whether an interface is the HTTP handler of a release candidate of WASI 0.2, all of which are of 2023.
+pub(crate) fn is_handler_of_2023(interface: &str) -> bool {
+    interface.starts_with("wasi:http/incoming-handler@0.2.0-rc-")
+}
+
 /// The names of a component's own imports and exports; none if `wasm` is no component. What is inside it is
 /// passed over, so this takes microseconds for components of megabytes.
 ///

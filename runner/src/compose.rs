@@ -40,10 +40,12 @@ pub struct Dependency {
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
     /// A file that cannot be read.
-    #[error("cannot read {path}; build it with `--build`")]
+    #[error("cannot read {path}{advice}")]
     Read {
         /// The file.
         path: PathBuf,
+        /// What to do, after a semicolon, or nothing.
+        advice: &'static str,
         /// Why.
         source: std::io::Error,
     },
@@ -73,6 +75,17 @@ pub enum ComposeError {
         /// The file.
         path: PathBuf,
         /// An interface of that candidate, which it imports or exports.
+        interface: String,
+    },
+    /// A component of a release candidate of WASI 0.2.
+    #[error(
+        "{path} exports {interface}, of a release candidate of WASI 0.2 of 2023, which is not served here; \
+         rebuild it with spin-sdk 3 or later"
+    )]
+    Of2023 {
+        /// The file.
+        path: PathBuf,
+        /// The export.
         interface: String,
     },
     /// A name that covers no import.
@@ -160,12 +173,21 @@ fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     let path = path.to_path_buf();
     let wasm = match std::fs::read(&path) {
         Ok(wasm) => wasm,
-        Err(source) => return Err(ComposeError::Read { path, source }),
+        Err(source) => return Err(ComposeError::Read { path, advice: "", source }),
     };
+    // Text formats begin with a parenthesis or a comment.
+    let is_binary = wasm.starts_with(b"\0asm");
+    if !is_binary && !matches!(wasm.trim_ascii_start().first(), Some(b'(' | b';')) {
+        let reason = "it does not begin with the bytes of WebAssembly".to_owned();
+        return Err(ComposeError::NoComponent { path, reason });
+    }
     let wasm = match componentize(wasm) {
         Ok(wasm) => wasm,
         Err(reason) => return Err(ComposeError::Module { path, reason }),
     };
+    if let Some(interface) = own_interface(&wasm, candidate::is_handler_of_2023) {
+        return Err(ComposeError::Of2023 { path, interface });
+    }
     match unknown_interface(&wasm) {
         Some(interface) => Err(ComposeError::Wasi03 { path, interface }),
         None => Ok(wasm),
@@ -311,6 +333,22 @@ mod tests {
         assert!(!is_concurrent(&importing("wasi:http/types@0.3.0")[1]), "a component inside");
         assert_eq!(unknown_interface(b"\0asm\x01\0\0\0"), None, "a module");
         assert_eq!(unknown_interface(b"no Wasm"), None);
+    }
+
+    #[test]
+    fn components_of_the_candidates_of_2023_are_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.wasm");
+        for date in ["10-18", "11-10"] {
+            let name = format!("wasi:http/incoming-handler@0.2.0-rc-2023-{date}");
+            std::fs::write(&path, &importing(&name)[0]).unwrap();
+            let refusal = compose(&path, &[]).unwrap_err().to_string();
+            assert!(refusal.contains(&name) && refusal.contains("spin-sdk 3"), "{refusal}");
+        }
+        std::fs::write(&path, "spin_manifest_version = 2\n").unwrap();
+        let refusal = compose(&path, &[]).unwrap_err().to_string();
+        assert!(refusal.contains("c.wasm is not a WebAssembly component"), "{refusal}");
+        assert_eq!(refusal.lines().count(), 1, "{refusal}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::admission::{Admission, HIGH_PRIORITY_PERMITS, MakeRoom, Refusal, Rules};
 use crate::allocator;
 use crate::app::{App, AppComponent, Target};
-use crate::compose::{compose, is_concurrent};
+use crate::compose::{ComposeError, compose, is_concurrent};
 use crate::key_value::{self, KeyValueStore};
 use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Plan};
 use crate::metrics::Metrics;
@@ -78,7 +78,7 @@ impl Service {
         let key_value = key_value_store(&app, settings)?;
         let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
         let limits = limits(&plan, settings)?;
-        let wasms = app.components.iter().map(wasm).collect::<anyhow::Result<Vec<_>>>()?;
+        let wasms = wasms(&app)?;
         let mut sandbox = Sandbox::new(limits, wasms.iter().any(|wasm| is_concurrent(wasm)))?;
         sandbox.key_value = key_value;
         let cache = compile_cache(settings);
@@ -272,12 +272,24 @@ impl Service {
     }
 }
 
+fn wasms(app: &App) -> anyhow::Result<Vec<Vec<u8>>> {
+    app.components.iter().map(|component| wasm(app, component)).collect()
+}
+
 /// The bytes of a component, composed with its dependencies.
-fn wasm(component: &AppComponent) -> anyhow::Result<Vec<u8>> {
-    match component.embedded {
-        Some(wasm) => Ok(wasm.to_vec()),
-        None => Ok(compose(&component.source, &component.dependencies)?),
+fn wasm(app: &App, component: &AppComponent) -> anyhow::Result<Vec<u8>> {
+    if let Some(wasm) = component.embedded {
+        return Ok(wasm.to_vec());
     }
+    // Only what the manifest builds can be built.
+    let is_built = component.build.is_some() || !app.other_builds.is_empty();
+    let advice = if is_built { "; build it with `--build`" } else { "" };
+    compose(&component.source, &component.dependencies).map_err(|error| match error {
+        ComposeError::Read { path, source, .. } => {
+            ComposeError::Read { path, advice, source }.into()
+        }
+        other => other.into(),
+    })
 }
 
 /// Refuses to follow a component that the application does not have, as Spin does, and warns about hosts that

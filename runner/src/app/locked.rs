@@ -136,6 +136,7 @@ fn resolve(locked: Locked, working_folder: &Path, additions: &Additions) -> anyh
         routes: Routes::default(),
         triggers: Vec::new(),
         components: Vec::new(),
+        other_builds: Vec::new(),
     };
     let tools = origin.as_deref().map(tool_settings).transpose()?.unwrap_or_default();
     for trigger in locked.triggers {

@@ -40,6 +40,9 @@ pub struct App {
     pub triggers: Vec<Trigger>,
     /// The components that triggers refer to, each once.
     pub components: Vec<AppComponent>,
+    /// The builds of other components of the manifest, by id.
+    #[serde(skip)]
+    pub other_builds: Vec<(String, Build)>,
 }
 
 /// A route and its target.
@@ -139,6 +142,13 @@ struct ToolSettings {
 }
 
 impl App {
+    /// The builds of all components, by id: first of those that no trigger names, which others may need.
+    pub fn builds(&self) -> impl Iterator<Item = (&str, &Build)> {
+        let others = self.other_builds.iter().map(|(id, build)| (id.as_str(), build));
+        let named = self.components.iter().filter_map(|c| Some((c.id.as_str(), c.build.as_ref()?)));
+        others.chain(named)
+    }
+
     /// Routes that may be read without a token, of all components.
     ///
     /// # Errors

@@ -6,14 +6,16 @@ use super::{Additions, App, AppComponent, TOOL, Target, ToolSettings, Trigger, v
 use crate::compose::Dependency;
 use crate::key_value::LABEL;
 use crate::manifest::dependency::{self, DependencySource, ImportName, Inherit};
+use crate::manifest::names::Kebab;
 use crate::manifest::{
-    Build, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile, Route, Source,
+    Build, Commands, Component, ComponentReference, Executor, HttpTrigger, Manifest, Profile,
+    Route, Source,
 };
 use crate::outbound::AllowedHosts;
 use crate::routes::Routes;
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The end of the error for a capability of Spin that is not offered here.
@@ -35,6 +37,7 @@ const ALL_KEYS: [&str; 3] = ["environment", "files", "variables"];
 /// # Errors
 /// When the manifest cannot be read, is malformed, or requires something that this runner does not offer.
 pub fn load(path: &Path, additions: &Additions) -> anyhow::Result<App> {
+    refuse_other_sources(path)?;
     let path = if path.is_dir() { path.join("spin.toml") } else { path.to_path_buf() };
     let text = std::fs::read_to_string(&path).with_context(|| {
         format!(
@@ -48,6 +51,25 @@ pub fn load(path: &Path, additions: &Additions) -> anyhow::Result<App> {
     let absolute = path.canonicalize()?;
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     resolve(manifest, folder, additions).with_context(|| format!("in {}", path.display()))
+}
+
+/// Refuses what Spin's `--from` takes besides manifests.
+fn refuse_other_sources(path: &Path) -> anyhow::Result<()> {
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        bail!(
+            "{} is a component and not a manifest; name it as `source` in a spin.toml, and that with --from",
+            path.display()
+        );
+    }
+    let text = path.to_string_lossy();
+    let host = text.split_once('/').map_or("", |(host, _)| host).trim_start_matches('.');
+    if host.contains(['.', ':']) && !path.exists() {
+        bail!(
+            "{text} does not exist; if it names a registry, applications are not fetched from there: name a \
+             spin.toml with --from"
+        );
+    }
+    Ok(())
 }
 
 /// The state while a manifest is resolved.
@@ -78,6 +100,7 @@ pub fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyh
             routes: Routes::default(),
             triggers: Vec::new(),
             components: Vec::new(),
+            other_builds: Vec::new(),
         },
     };
     resolver.require_profile()?;
@@ -86,36 +109,17 @@ pub fn resolve(manifest: Manifest, folder: &Path, additions: &Additions) -> anyh
         bail!("there is no [[trigger.http]], so nothing would be served");
     }
     let number = |position: usize| format!("[[trigger.http]] number {}", position + 1);
-    let triggers = tables
-        .into_iter()
-        .enumerate()
-        .map(|(position, table)| HttpTrigger::deserialize(table).with_context(|| number(position)));
+    let read = |(position, table)| {
+        HttpTrigger::deserialize::<toml::Table>(table).with_context(|| number(position))
+    };
+    let triggers = tables.into_iter().enumerate().map(read);
     let triggers = triggers.collect::<anyhow::Result<Vec<_>>>()?;
     let ids = trigger_ids(&triggers);
-    for ((position, trigger), id) in triggers.into_iter().enumerate().zip(ids) {
-        resolver.add_trigger(&id, trigger).with_context(|| number(position))?;
+    for (position, (trigger, id)) in triggers.into_iter().zip(ids).enumerate() {
+        resolver.add_trigger(trigger, &id).with_context(|| number(position))?;
     }
+    resolver.add_other_builds()?;
     Ok(resolver.app)
-}
-
-/// The ids of the triggers, by Spin's rule: the given one, or one of the component that it names, or counted.
-fn trigger_ids(triggers: &[HttpTrigger]) -> Vec<String> {
-    let mut ids: HashSet<String> = triggers.iter().filter_map(|t| t.id.clone()).collect();
-    let mut counted = (1..).map(|number| format!("http-trigger{number}"));
-    let id = |trigger: &HttpTrigger| {
-        if let Some(given) = &trigger.id {
-            return given.clone();
-        }
-        let natural = match &trigger.component {
-            Some(ComponentReference::Id(id)) => Some(format!("{}-http-trigger", id.as_ref())),
-            _ => None,
-        };
-        let natural = natural.filter(|id| !ids.contains(id));
-        let id = natural.or_else(|| counted.find(|id| !ids.contains(id))).unwrap_or_default();
-        ids.insert(id.clone());
-        id
-    };
-    triggers.iter().map(id).collect()
 }
 
 impl Resolver<'_> {
@@ -128,7 +132,7 @@ impl Resolver<'_> {
         bail!("no component has a profile {profile:?}; remove --profile or add one")
     }
 
-    fn add_trigger(&mut self, id: &str, trigger: HttpTrigger) -> anyhow::Result<()> {
+    fn add_trigger(&mut self, trigger: HttpTrigger, id: &str) -> anyhow::Result<()> {
         if trigger.executor != Executor::Http {
             bail!("the executor `wagi` is not offered here; only `http` is");
         }
@@ -156,9 +160,9 @@ impl Resolver<'_> {
 
     /// The id of an inline component, by Spin's rule: derived from its trigger's id, or else counted.
     fn inline_id(&self, trigger: &str) -> String {
-        let natural = format!("{trigger}-component");
+        let natural = Kebab::try_from(format!("{trigger}-component")).ok().map(String::from);
         let counted = (1..).map(|number| format!("inline-component{number}"));
-        let mut ids = std::iter::once(natural).chain(counted);
+        let mut ids = natural.into_iter().chain(counted);
         ids.find(|id| !self.components.contains_key(id)).unwrap_or_default()
     }
 
@@ -176,18 +180,33 @@ impl Resolver<'_> {
         Ok(self.app.components.len() - 1)
     }
 
-    fn component(&self, id: &str, mut component: Component) -> anyhow::Result<AppComponent> {
+    fn apply_profile(&self, component: &mut Component) {
         let profile = self.additions.profile.as_ref().and_then(|p| component.profile.remove(p));
         if let Some(profile) = profile {
-            apply(profile, &mut component);
+            apply(profile, component);
         }
+    }
+
+    /// Adds the builds of components that no trigger names, which may be dependencies of others.
+    fn add_other_builds(&mut self) -> anyhow::Result<()> {
+        for (id, component) in &self.components {
+            if self.app.components.iter().any(|added| added.id == *id) {
+                continue;
+            }
+            let mut component = component.clone();
+            self.apply_profile(&mut component);
+            let tool = tool_settings(id, &component)?;
+            let build = component.build.map(|build| with_command(build, tool.build));
+            self.app.other_builds.extend(build.map(|build| (id.clone(), build)));
+        }
+        Ok(())
+    }
+
+    fn component(&self, id: &str, mut component: Component) -> anyhow::Result<AppComponent> {
+        self.apply_profile(&mut component);
         refuse_capabilities(&component)?;
         let dependencies = self.dependencies(&component)?;
-        let tool: ToolSettings = match component.tool.get(TOOL) {
-            Some(table) => ToolSettings::deserialize(table.clone())
-                .with_context(|| format!("in [component.{id}.tool.{TOOL}]"))?,
-            None => ToolSettings::default(),
-        };
+        let tool = tool_settings(id, &component)?;
         let source = self.source(&component.source)?;
         let mut environment = component.environment;
         environment.extend(self.additions.environment.iter().cloned());
@@ -197,10 +216,7 @@ impl Resolver<'_> {
                 .with_context(|| format!("variables.{name}"))?;
             Ok((name.into(), value))
         });
-        let build = component.build.map(|build| match tool.build {
-            Some(command) => Build { command, ..build },
-            None => build,
-        });
+        let build = component.build.map(|build| with_command(build, tool.build));
         Ok(AppComponent {
             id: id.to_owned(),
             source,
@@ -279,10 +295,33 @@ impl Resolver<'_> {
     }
 }
 
+fn tool_settings(id: &str, component: &Component) -> anyhow::Result<ToolSettings> {
+    match component.tool.get(TOOL) {
+        Some(table) => ToolSettings::deserialize(table.clone())
+            .with_context(|| format!("in [component.{id}.tool.{TOOL}]")),
+        None => Ok(ToolSettings::default()),
+    }
+}
+
+fn with_command(build: Build, command: Option<Commands>) -> Build {
+    match command {
+        Some(command) => Build { command, ..build },
+        None => build,
+    }
+}
+
 impl App {
     pub(super) fn add_route(&mut self, route: String, target: Target) -> anyhow::Result<()> {
         if let Target::Static(response) = &target {
             response.head().with_context(|| format!("the static_response of route {route:?}"))?;
+            if !response.unread.is_empty() {
+                let keys: Vec<&str> = response.unread.keys().map(String::as_str).collect();
+                tracing::warn!(
+                    route,
+                    "static_response has keys that nothing reads: {}",
+                    keys.join(", ")
+                );
+            }
         }
         let known = self.triggers.iter().position(|trigger| trigger.route == route);
         self.routes.add(&route, known.unwrap_or(self.triggers.len()))?;
@@ -297,6 +336,27 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// The ids of triggers, by Spin's rules: a trigger's own, or one made of its component's, or else counted.
+fn trigger_ids(triggers: &[HttpTrigger]) -> Vec<String> {
+    let own = |trigger: &HttpTrigger| trigger.id.clone().filter(|id| !id.is_empty());
+    let mut taken: BTreeSet<String> = triggers.iter().filter_map(own).collect();
+    let made = |trigger: &HttpTrigger| {
+        if let Some(own) = own(trigger) {
+            return own;
+        }
+        let natural = match &trigger.component {
+            Some(ComponentReference::Id(id)) => Some(format!("{}-http-trigger", id.as_ref())),
+            _ => None,
+        };
+        let counted = (1..).map(|number| format!("http-trigger{number}"));
+        let mut ids = natural.into_iter().chain(counted);
+        let id = ids.find(|id| !taken.contains(id)).unwrap_or_default();
+        taken.insert(id.clone());
+        id
+    };
+    triggers.iter().map(made).collect()
 }
 
 /// Applies `profile` to `component`, by Spin's rules: it replaces the source and the build command, and each
@@ -317,12 +377,14 @@ fn apply(profile: Profile, component: &mut Component) {
 
 /// Refuses capabilities of Spin that are not offered here, at the start rather than at a request.
 fn refuse_capabilities(component: &Component) -> anyhow::Result<()> {
-    let asked: [(&str, bool); 2] = [
-        ("allowed_http_hosts", !component.allowed_http_hosts.is_empty()),
-        ("sqlite_databases", !component.sqlite_databases.is_empty()),
-    ];
-    if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
-        bail!("`{key}` {NOT_OFFERED}");
+    if !component.allowed_http_hosts.is_empty() {
+        bail!(
+            "`allowed_http_hosts` is not offered here; it is the older spelling: name the hosts in \
+             `allowed_outbound_hosts`, as [\"https://example.com\"]"
+        );
+    }
+    if !component.sqlite_databases.is_empty() {
+        bail!("`sqlite_databases` {NOT_OFFERED}");
     }
     let inherit_all = component.dependencies_inherit_configuration.is_some();
     dependency::check(&component.dependencies, inherit_all).map_err(anyhow::Error::msg)
@@ -367,111 +429,4 @@ pub(super) fn inherited(inherit: Option<Inherit>, inherit_all: bool) -> Vec<Stri
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Additions, Target, resolve};
-    use std::path::Path;
-
-    const HEAD: &str = "spin_manifest_version = 2\n[application]\nname = \"a\"\n";
-
-    fn app(rest: &str) -> anyhow::Result<super::App> {
-        resolve(
-            crate::manifest::parse(&format!("{HEAD}{rest}"))?,
-            Path::new("/app"),
-            &Additions::default(),
-        )
-    }
-
-    #[test]
-    fn a_component_is_resolved_with_its_grants() {
-        let app = app(r#"
-            [[trigger.http]]
-            route = "/..."
-            component = "skincell"
-            [[trigger.http]]
-            route = "/static"
-            static_response = { status_code = 204 }
-            [component.skincell]
-            source = "skincell.wasm"
-            environment = { ENABLE_GRADCAM = "true" }
-            ai_models = ["skin"]
-            [component.skincell.tool.skincell]
-            models = "weights"
-            [component.skincell.tool.other]
-            anything = 1
-            "#)
-        .unwrap();
-        let component = &app.components[0];
-        assert_eq!(component.source, Path::new("/app/skincell.wasm"));
-        assert_eq!(component.models_folder, Path::new("/app/weights"));
-        assert_eq!(component.models, ["skin"]);
-        assert!(matches!(&app.triggers[1].target, Target::Static(s) if s.status_code == 204));
-    }
-
-    #[test]
-    fn env_on_the_command_line_replaces_the_manifests() {
-        let text = format!(
-            "{HEAD}[[trigger.http]]\nroute = \"/\"\ncomponent = \"c\"\n[component.c]\n\
-             source = \"c.wasm\"\nenvironment = {{ A = \"1\", B = \"1\" }}\n"
-        );
-        let environment = vec![("B".to_owned(), "2".to_owned())];
-        let additions = Additions { environment, ..Additions::default() };
-        let manifest = crate::manifest::parse(&text).unwrap();
-        let app = resolve(manifest, Path::new("/app"), &additions).unwrap();
-        let expected = [("A", "1"), ("B", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(app.components[0].environment, expected);
-    }
-
-    #[test]
-    fn capabilities_that_are_not_offered_are_refused_by_name() {
-        let cases = [
-            ("key_value_stores = [\"other\"]", "unknown key_value_stores label \"other\""),
-            (
-                "allowed_outbound_hosts = [\"a.test\"]",
-                "\"a.test\": an entry has the form scheme://",
-            ),
-            ("allowed_http_hosts = [\"a.test\"]", "`allowed_http_hosts` is not"),
-            ("dependencies = { \"a:b@1.0.0\" = \"1\" }", "a:b@1.0.0 (version 1) would have to be"),
-            ("surprise = 1", "surprise"),
-            ("tool = { skincell = { model = \"x\" } }", "unknown field `model`"),
-        ];
-        for (line, expected) in cases {
-            let rest = format!(
-                "[[trigger.http]]\nroute = \"/\"\ncomponent = \"c\"\n\
-                 [component.c]\nsource = \"c.wasm\"\n{line}\n"
-            );
-            let error = format!("{:#}", app(&rest).unwrap_err());
-            assert!(error.contains(expected), "{line}: {error}");
-        }
-        let error = format!("{:#}", app("[[trigger.redis]]\nchannel = \"x\"\n").unwrap_err());
-        assert!(error.contains("\"redis\" is not offered"), "{error}");
-        for (response, expected) in [
-            ("{ status_code = 9999 }", "status_code 9999 is not between 200 and 999"),
-            ("{ status_code = 103 }", "status_code 103 is not between 200 and 999"),
-            ("{ headers = { content-length = \"9\" }, body = \"abc\" }", "the body has 3 bytes"),
-            ("{ headers = { \"a b\" = \"x\" } }", "the header \"a b\""),
-        ] {
-            let trigger =
-                format!("[[trigger.http]]\nroute = \"/x\"\nstatic_response = {response}\n");
-            let error = format!("{:#}", app(&trigger).unwrap_err());
-            assert!(error.contains("\"/x\"") && error.contains(expected), "{error}");
-        }
-        let error = crate::manifest::parse("spin_manifest_version = 1\nname = \"x\"").unwrap_err();
-        assert!(error.to_string().contains("only version 2"), "{error}");
-    }
-
-    #[test]
-    fn triggers_have_their_ids_by_spins_rule() {
-        let tables = [
-            "component = \"a\"",
-            "static_response = { body = \"x\" }",
-            "id = \"http-trigger2\"\ncomponent = { source = \"b.wasm\" }",
-            "component = \"a\"",
-            "component = { source = \"b.wasm\" }",
-        ];
-        let triggers =
-            tables.map(|text| toml::from_str(&format!("route = \"/\"\n{text}")).unwrap());
-        let expected =
-            ["a-http-trigger", "http-trigger1", "http-trigger2", "http-trigger3", "http-trigger4"];
-        assert_eq!(super::trigger_ids(&triggers), expected);
-    }
-}
+mod tests;

@@ -4,9 +4,11 @@
 //! as written, relative to the manifest's folder.
 
 pub mod dependency;
+mod fixed;
 pub mod names;
 
 use dependency::Dependencies;
+pub use fixed::StaticResponse;
 use names::{Kebab, LowerSnake, StoreLabel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,7 +78,7 @@ pub struct Variable {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpTrigger {
-    /// Identifier; the id of an inline component is derived from it.
+    /// Identifier, for messages.
     #[serde(default)]
     pub id: Option<String>,
     /// The paths it answers.
@@ -146,57 +148,6 @@ impl TryFrom<toml::Value> for ComponentReference {
                 .map_err(|error| error.message().to_owned()),
         }
     }
-}
-
-/// An answer that needs no component.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct StaticResponse {
-    /// HTTP status; 200 by default.
-    #[serde(default = "ok_status")]
-    pub status_code: u16,
-    /// Header fields.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// The body.
-    #[serde(default)]
-    pub body: Option<String>,
-}
-
-impl StaticResponse {
-    /// The head of the answer.
-    ///
-    /// # Errors
-    /// When the status is below 200 or above 999, a header field is malformed, or a `content-length` is not
-    /// that of the body.
-    pub fn head(&self) -> anyhow::Result<http::response::Parts> {
-        let mut head = http::Response::new(()).into_parts().0;
-        // After a status below 200 another answer would follow.
-        let status = http::StatusCode::from_u16(self.status_code).ok();
-        head.status = status.filter(|status| !status.is_informational()).ok_or_else(|| {
-            anyhow::anyhow!("status_code {} is not between 200 and 999", self.status_code)
-        })?;
-        for (name, value) in &self.headers {
-            let (Ok(parsed), Ok(value)) =
-                (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value))
-            else {
-                anyhow::bail!("the header {name:?} with the value {value:?} cannot be sent");
-            };
-            let length = self.body.as_ref().map_or(0, String::len).to_string();
-            if parsed == http::header::CONTENT_LENGTH && value != length {
-                anyhow::bail!(
-                    "the header {name:?} says {value:?}, but the body has {length} bytes"
-                );
-            }
-            // Names that differ in their letters' case are one field with several values.
-            head.headers.append(parsed, value);
-        }
-        Ok(head)
-    }
-}
-
-fn ok_status() -> u16 {
-    200
 }
 
 /// How a component is called.
@@ -419,6 +370,11 @@ pub enum ManifestError {
         "spin_manifest_version is {0}; only version 2 is read. `spin doctor` upgrades older ones"
     )]
     Version(String),
+    /// A text where Spin, too, reads a number only.
+    #[error(
+        "spin_manifest_version is the text \"2\"; it must be the number: spin_manifest_version = 2"
+    )]
+    Text,
 }
 
 /// Reads a manifest.
@@ -430,26 +386,21 @@ pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
     struct Version {
         spin_manifest_version: toml::Value,
     }
+    #[derive(Deserialize)]
+    struct Old {
+        spin_version: Option<toml::Value>,
+    }
+    if let Some(old) = toml::from_str::<Old>(text)?.spin_version {
+        let old = old.as_str().unwrap_or("not a text");
+        return Err(ManifestError::Version(format!("missing, and spin_version is {old:?}")));
+    }
     // The version is checked first: an older manifest would otherwise be refused for its keys.
     let version: Version = toml::from_str(text)?;
     match version.spin_manifest_version {
         toml::Value::Integer(2) => Ok(toml::from_str(text)?),
         toml::Value::Integer(number) => Err(ManifestError::Version(number.to_string())),
+        toml::Value::String(text) if text == "2" => Err(ManifestError::Text),
         toml::Value::String(text) => Err(ManifestError::Version(format!("{text:?}"))),
         _ => Err(ManifestError::Version("not a number".to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::StaticResponse;
-
-    #[test]
-    fn names_that_differ_in_case_are_values_of_one_field() {
-        let text = "headers = { Set-Cookie = \"a=1\", set-cookie = \"b=2\" }";
-        let response: StaticResponse = toml::from_str(text).unwrap();
-        let cookies = response.head().unwrap().headers;
-        let cookies: Vec<_> = cookies.get_all("set-cookie").iter().collect();
-        assert_eq!(cookies, ["a=1", "b=2"]);
     }
 }

@@ -333,12 +333,12 @@ impl Instances {
 impl Handler {
     fn new(linker: &Linker<State>, component: &Component) -> anyhow::Result<Self> {
         let (engine, kind) = (component.engine(), component.component_type());
-        let exports = |prefix| kind.exports(engine).any(|(name, _)| name.starts_with(prefix));
-        let is_wasi03 = exports(wasi03::HANDLER);
-        if is_wasi03 && exports(wasi02::HANDLER) {
+        let is_wasi03 = kind.exports(engine).any(|(name, _)| name.starts_with(wasi03::HANDLER));
+        let is_wasi02 = kind.exports(engine).any(|(name, _)| wasi02::is_handler(name));
+        if is_wasi03 && is_wasi02 {
             bail!("the component exports HTTP handlers of WASI 0.2 and of 0.3; export one of them");
         }
-        if !is_wasi03 && !exports(wasi02::HANDLER) {
+        if !is_wasi03 && !is_wasi02 {
             let found: Vec<&str> = kind.exports(engine).map(|(name, _)| name).collect();
             bail!(
                 "the component exports no HTTP handler of WASI 0.2 or 0.3, but [{}]; build it with Spin's SDK of \

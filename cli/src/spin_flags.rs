@@ -60,6 +60,22 @@ const OF_SPIN: [(&[&str], &str); 15] = [
 /// Flags that only `skincell up` has, which other commands may be given by mistake.
 const OF_UP: [&str; 6] = ["--build", "--from", "--file", "--from-file", "--profile", "--variable"];
 
+/// Variables of `spin up` that set a flag, and the flag.
+const VARIABLES: [(&str, &str); 2] =
+    [("RUNTIME_CONFIG_FILE", "--runtime-config-file"), ("SPIN_ALWAYS_BUILD", "--build")];
+
+/// Warns of variables that Spin reads and this program does not. `is_set` says which there are.
+pub fn warn_of_variables(is_set: impl Fn(&str) -> bool) {
+    for (variable, flag) in VARIABLES.into_iter().filter(|(variable, _)| is_set(variable)) {
+        tracing::warn!("the variable {variable} is ignored: {}", instead_of(flag));
+    }
+}
+
+fn instead_of(flag: &str) -> &'static str {
+    let row = OF_SPIN.iter().find(|(flags, _)| flags.contains(&flag));
+    row.map_or("give the flag --build instead", |(_, instead)| instead)
+}
+
 /// The error with a tip of its own if it is about a flag of `spin up` or of `skincell up`.
 pub fn explained(mut error: clap::Error) -> clap::Error {
     let tip = match error.get(ContextKind::InvalidArg) {
@@ -109,6 +125,14 @@ mod tests {
             assert_eq!(refusal.matches("tip:").count(), 1, "{refusal}");
         }
         assert!(refusal(&["up", "--listne", "x"]).contains("'--listen'"), "others keep theirs");
+    }
+
+    #[test]
+    fn variables_of_spin_are_told_what_their_flags_are() {
+        for (variable, flag) in super::VARIABLES {
+            let instead = super::instead_of(flag);
+            assert!(instead.contains("--build") || instead.contains("--variable"), "{variable}");
+        }
     }
 
     /// A tip names only flags that there are.

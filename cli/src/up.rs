@@ -2,6 +2,7 @@
 
 use crate::application_options::ApplicationOptions;
 use crate::service_options::ServiceOptions;
+use crate::spin_flags;
 use clap::Args;
 use skincell_runner::allocator;
 use std::process::ExitCode;
@@ -46,6 +47,9 @@ impl Up {
             return self.describe_flags();
         }
         allocator::restart_without_thread_caches();
+        spin_flags::warn_of_variables(|variable| {
+            std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+        });
         let app = self.application.load(&self.service.run.environment)?;
         self.service.serve(app)?;
         Ok(ExitCode::SUCCESS)

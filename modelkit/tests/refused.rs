@@ -134,6 +134,26 @@ fn a_single_score_that_is_never_negative_is_no_logit_unless_the_user_says_so() {
     assert!(report.card.assumed.contains(&"activation".to_owned()), "{:?}", report.card.assumed);
 }
 
+/// The evidence of a Dirichlet distribution, softplus(x) + 1, got a softmax.
+#[test]
+fn evidence_of_classes_gets_no_softmax_unless_the_user_says_so() {
+    let plus = || node("Add", &["q", "twice"], "alpha");
+    for (nodes, end) in [
+        (vec![node("Softplus", &["scores"], "q"), plus()], "alpha"),
+        (vec![node("Relu", &["scores"], "q"), plus()], "alpha"),
+        (vec![node("Exp", &["scores"], "q")], "q"),
+    ] {
+        let model = ending(nodes, end, &[1, 5]);
+        says(prepared(&model, |_| {}), &["evidence", "--scores NAME, such as", "--activation"]);
+        let said = |options: &mut PrepareOptions| {
+            options.activation = Some(SaidActivation::Softmax);
+        };
+        prepared(&model, said).expect("the user says what it is");
+    }
+    // SqueezeNet's logits are those of a ReLU.
+    prepared(&ending(vec![node("Relu", &["scores"], "q")], "q", &[1, 5]), |_| {}).unwrap();
+}
+
 #[test]
 fn steps_that_the_engine_does_not_know_are_refused_in_our_words() {
     let resize = |attributes: &[AttributeProto]| {

@@ -36,6 +36,20 @@ pub enum ScoresError {
         /// The tensor before that node, as the end of the sentence, or nothing.
         before: String,
     },
+    /// Several scores that no photo makes negative, as the evidence of classes has, but not logits.
+    #[error(
+        "{node} makes the scores of output \"{name}\" 0 or more, without an upper limit: they may be evidence, \
+         counts or intensities, and a softmax would be a guess. Name the tensor of the logits or probabilities \
+         with --scores NAME{before}, or give --activation softmax if they are logits all the same"
+    )]
+    Evidence {
+        /// The output.
+        name: String,
+        /// The node.
+        node: String,
+        /// The tensor before the output, as an example, or nothing.
+        before: String,
+    },
     /// The number of labels differs from that of the scores. (Two labels may name one score.)
     #[error(
         "the model returns {scores} scores, but the labels name {labels} classes; give as many labels \

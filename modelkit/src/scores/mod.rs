@@ -9,11 +9,10 @@ mod ending;
 mod error;
 mod range;
 
-use rten_onnx::onnx::NodeProto;
 use skincell_vision::card::{Activation, Form};
 
 use crate::onnx::engine::Probe;
-use crate::onnx::graph::{Graph, input, int_attribute, label, value_info};
+use crate::onnx::graph::{Graph, input, int_attribute, label, op, value_info};
 use ending::{Ending, Function, ending};
 pub use error::ScoresError;
 use range::{Range, never_negative, range};
@@ -333,8 +332,8 @@ fn decide(
     }
     let bounds = range(graph, name);
     let is_bounded = matches!(bounds, Range::Within(..));
-    if let Some(node) = never_negative(graph, name).filter(|_| count == 1 && !is_bounded) {
-        return Err(no_logit(name, node));
+    if !is_bounded {
+        refuse_evidence(graph, name, count)?;
     }
     match (numbers.within, bounds) {
         (true, Range::Within(low, high)) if low >= 0.0 && high <= 1.0 => {
@@ -356,10 +355,19 @@ fn decide(
     }
 }
 
-/// The error of a single score that a node makes 0 or more.
-fn no_logit(name: &str, node: &NodeProto) -> ScoresError {
+/// Refuses scores that a node makes 0 or more, except several that are those of a plain ReLU: the logits of
+/// some networks end in one.
+fn refuse_evidence(graph: &Graph, name: &str, count: usize) -> Result<(), ScoresError> {
+    let Some((node, is_shifted)) = never_negative(graph, name) else { return Ok(()) };
     let before = input(node, 0).map_or(String::new(), |before| format!(", such as \"{before}\""));
-    ScoresError::NeverNegative { name: name.to_owned(), node: label(node), before }
+    let (name, maker) = (name.to_owned(), label(node));
+    if count == 1 {
+        return Err(ScoresError::NeverNegative { name, node: maker, before });
+    }
+    match is_shifted || op(node) != "Relu" {
+        true => Err(ScoresError::Evidence { name, node: maker, before }),
+        false => Ok(()),
+    }
 }
 
 fn shape_of(probe: &mut Probe, name: &str) -> Result<Vec<usize>, ScoresError> {

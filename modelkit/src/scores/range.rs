@@ -26,21 +26,28 @@ pub(super) fn range(graph: &Graph, name: &str) -> Range {
 }
 
 /// The node that makes every element of the value `name` 0 or more without an upper bound, such as `Relu`,
-/// also if nodes follow that change only its shape or type.
-pub(super) fn never_negative<'g>(graph: &'g Graph, name: &str) -> Option<&'g NodeProto> {
-    let mut value = name;
+/// also if nodes follow that change only its shape or type, or add constants. The flag says that they do.
+pub(super) fn never_negative<'g>(graph: &'g Graph, name: &str) -> Option<(&'g NodeProto, bool)> {
+    let (mut value, mut is_shifted) = (name, false);
     for _ in 0..LOOKS {
         let (_, node) = graph.producer_of(value)?;
-        let positive = |index: usize| {
-            let factor = graph.constants.get(input(node, index)?)?.to_scalar()?;
-            (factor > 0.0).then_some(())
+        let constant = |index: usize| graph.constants.get(input(node, index)?);
+        let positive = |index: usize| constant(index)?.to_scalar().filter(|factor| *factor > 0.0);
+        let shift = |index: usize| {
+            let values = constant(index)?.to_f32()?;
+            values.iter().all(|value| *value >= 0.0).then_some(())
         };
         match op(node) {
             "Relu" | "Softplus" | "Exp" | "Abs" | "Sqrt" | "ReduceL1" | "ReduceL2"
-            | "ReduceSumSquare" | "ThresholdedRelu" => return Some(node),
-            "Mul" if input(node, 0) == input(node, 1) => return Some(node),
+            | "ReduceSumSquare" | "ThresholdedRelu" => return Some((node, is_shifted)),
+            "Mul" if input(node, 0) == input(node, 1) => return Some((node, is_shifted)),
             "Mul" | "Div" if positive(1).is_some() => value = input(node, 0)?,
             "Mul" if positive(0).is_some() => value = input(node, 1)?,
+            "Max" if node.input.len() == 2 && shift(0).or_else(|| shift(1)).is_some() => {
+                return Some((node, is_shifted));
+            }
+            "Add" if shift(1).is_some() => (value, is_shifted) = (input(node, 0)?, true),
+            "Add" if shift(0).is_some() => (value, is_shifted) = (input(node, 1)?, true),
             "Identity" | "Dropout" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
                 value = input(node, 0)?;
             }

@@ -21,9 +21,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// Most calls that may be within each other.
-const MAX_DEPTH: usize = 8;
-
 /// What a called component sees as its client's address, as in Spin.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -52,10 +49,6 @@ async fn call(
     place: Place,
     calls: &Calls,
 ) -> Result<Response<WasiBody>, Error> {
-    if place.depth > MAX_DEPTH {
-        tracing::warn!(component = name, "{MAX_DEPTH} calls of components are within each other");
-        return Err(Error::LoopDetected);
-    }
     let component = component(service, name)?;
     let id = request_id::of(request.headers());
     let request = prepare(request, &id)?;

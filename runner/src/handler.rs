@@ -12,7 +12,6 @@ use crate::certainty::Certainty;
 use crate::chaining;
 use crate::inference_protocol;
 use crate::manifest::StaticResponse;
-use crate::outbound::Place;
 use crate::problem::Problem;
 use crate::request_id;
 use crate::routes::Match;
@@ -161,18 +160,26 @@ impl Handler {
             Target::Component(index) => service.components.get(*index).ok_or_else(no_route)?,
         };
         let request = spin_headers::prepare(request, found, &call.id, call.sender)?;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let own_call = service.outbound.own_calls.arrived(&mut head.headers);
         let need = service.plan.need(component.grants.run_peak());
         // Requests without a body are usually short and do not wait behind photos.
-        let priority = if body.is_end_stream() { Priority::High } else { Priority::Normal };
+        let is_short = body.is_end_stream() || own_call.is_some();
+        let priority = if is_short { Priority::High } else { Priority::Normal };
         // Refuses now what would be refused below, before its body is read.
         service.admission.check(need, priority).map_err(Problem::Busy)?;
         let upload = service.uploads.read(&head.headers, client, body);
         let upload = self.timed("read", upload).await.map_err(Problem::Upload)?;
-        let permit = self.timed("wait", service.admission.enter(need, priority)).await;
-        let permit = permit.map_err(Problem::Busy)?;
+        let permit = async {
+            match &own_call {
+                Some(own_call) => service.admission.enter_call(need, &own_call.calls).await,
+                None => service.admission.enter(need, priority).await,
+            }
+        };
+        let permit = self.timed("wait", permit).await.map_err(Problem::Busy)?;
+        let place = own_call.map(|own_call| own_call.place).unwrap_or_default();
         let request = Request::from_parts(head, upload);
-        let reply = component.instances.respond(request, permit, Place::default()).await;
+        let reply = component.instances.respond(request, permit, place).await;
         let reply = reply.map_err(Problem::Failed)?;
         let certainty = Certainty::of(reply.headers());
         // Only models of this component: a guest may write any name.

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skincell_tests::client::{Request, get};
 use skincell_tests::{App, Runner, wasi03};
@@ -166,6 +166,30 @@ fn a_component_calls_its_own_application() {
     }
     // SDKs of WASI 0.2 let a path alone mean the application itself.
     assert_eq!(fetch(&runner, "a", "/static"), "200 of its own");
+}
+
+/// They waited for each other's permits until the queue's timeout, and got 503.
+#[test]
+fn components_that_call_their_own_application_do_not_wait_for_each_other() {
+    let app = app(&["http://self"]);
+    let runner = Runner::start(&app, &["--max-concurrency", "1", "--queue-timeout", "60s"]);
+    let begun = Instant::now();
+    let nested = |component: &str, depth: usize| {
+        let within = format!("/{component}/fetch?http://self.alt").repeat(depth);
+        get(&runner, &format!("{within}/static"))
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12)
+            .map(|number| scope.spawn(move || nested(["a", "b"][number % 2], 1 + number % 4)))
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap().status, 200);
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let said =
+        fetch(&runner, "a", &format!("http://self.alt{}", "/a/fetch?http://self.alt".repeat(3)));
+    assert!(said.contains("503"), "three of three permits wait for the fourth: {said}");
 }
 
 /// The host follows no redirect; a component that does meets the same rule.

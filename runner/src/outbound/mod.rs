@@ -11,6 +11,7 @@ mod address;
 mod body;
 mod fetch;
 mod hosts;
+mod own;
 mod tls;
 
 use crate::account::{Charge, Tally};
@@ -37,10 +38,13 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 pub(crate) use fetch::fetch;
 pub(crate) use hosts::{AllowedHosts, is_peer, unused_schemes};
+pub(crate) use own::{OwnCall, OwnCalls};
 
 /// Most connections of all instances together, and of one. Further requests wait.
 const MAX_CONNECTIONS: usize = 256;
 const MAX_OF_ONE: usize = 16;
+/// Most calls of components that may be within each other.
+const MAX_DEPTH: usize = 8;
 /// Most bytes that hyper reads ahead of the guest.
 const READ_AHEAD: usize = 32 << 10;
 /// Bytes that a connection counts for: what was read ahead, what waits to be written, and TLS records.
@@ -54,6 +58,8 @@ pub(crate) struct Outbound {
     roots: Roots,
     /// Where this service listens, once it does, if it does so without TLS.
     own: OnceLock<SocketAddr>,
+    /// The requests on their way there.
+    pub(crate) own_calls: OwnCalls,
     /// The components of the application, once it has started.
     peers: OnceLock<Box<dyn Peers>>,
 }
@@ -101,6 +107,7 @@ impl Outbound {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             roots: Roots::default(),
             own: OnceLock::new(),
+            own_calls: OwnCalls::default(),
             peers: OnceLock::new(),
         }
     }
@@ -147,6 +154,13 @@ impl Caller {
             return Ok((answer, Box::new(std::future::ready(Ok(())))));
         }
         prepare(&mut request, &target)?;
+        let _sent = match target {
+            Target::Own(_) => {
+                let call = OwnCall { place: self.next_place()?, calls: self.calls.clone() };
+                self.outbound.own_calls.send(request.headers_mut(), call)
+            }
+            _ => None,
+        };
         let connect = options.connect_timeout.unwrap_or(PATIENCE);
         let connected = timeout(connect, self.connect(&target)).await;
         let (stream, held) = connected.map_err(|_| Error::ConnectionTimeout)??;
@@ -193,12 +207,22 @@ impl Caller {
     ) -> Result<Response<WasiBody>, Error> {
         let peers = self.outbound.peers.get().ok_or(Error::DestinationUnavailable)?;
         let held = (permit(&self.connections).await?, self.tally.charge(CONNECTION));
-        let place = Place { depth: self.place.depth + 1, deadline: self.place.deadline };
+        let place = self.next_place()?;
         let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
         let answer = timeout(first_byte, peers.call(name, request, place, &self.calls)).await;
         let answer = answer.map_err(|_| Error::ConnectionReadTimeout)??;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
         Ok(answer.map(|body| Timed::new(body, between, held).boxed_unsync()))
+    }
+
+    /// The place of an instance that this one calls.
+    fn next_place(&self) -> Result<Place, Error> {
+        let Place { depth, deadline } = self.place;
+        if depth >= MAX_DEPTH {
+            tracing::warn!("{MAX_DEPTH} calls of components are within each other");
+            return Err(Error::LoopDetected);
+        }
+        Ok(Place { depth: depth + 1, deadline })
     }
 
     /// Where a request may go.

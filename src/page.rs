@@ -191,22 +191,24 @@ fn lean(text: &str) -> String {
     lean
 }
 
-/// Scripts or styles whose lines go on after `;`, `{` and `,`, but for lines that may end in a comment.
+/// Scripts or styles whose lines go on after `;`, `,` and braces, but for lines that may end in a comment. No
+/// statement relies on the end of its line.
 fn joined(text: &str) -> String {
     let mut joined = String::with_capacity(text.len());
     for line in text.lines() {
         joined += line;
-        if !line.ends_with([';', '{', ',']) || line.contains("//") {
+        if !line.ends_with([';', '{', '}', ',']) || line.contains("//") {
             joined.push('\n');
         }
     }
     joined
 }
 
-/// Styles without the spaces that only readers need. No style has such a space in a text.
+/// Styles without the spaces and last semicolons that only readers need. No style has them in a text.
 fn without_spaces(style: &str) -> String {
     let marks = [": ", "; ", "{ ", ", ", " {", " }"];
-    marks.iter().fold(style.to_owned(), |style, mark| style.replace(mark, mark.trim()))
+    let style = marks.iter().fold(style.to_owned(), |style, mark| style.replace(mark, mark.trim()));
+    style.replace(";}", "}")
 }
 
 #[cfg(test)]
@@ -251,9 +253,9 @@ mod tests {
         let text =
             "// a\n/** b\n * c\n */\n  if (x) {\n\n    y = 'z'; // stays\n  }\n/* d */\n* { e }\n";
         assert_eq!(lean(text), "if (x) {\ny = 'z'; // stays\n}\n* { e }\n");
-        assert_eq!(joined(&lean(text)), "if (x) {y = 'z'; // stays\n}\n* { e }\n");
+        assert_eq!(joined(&lean(text)), "if (x) {y = 'z'; // stays\n}* { e }");
         let style = "a, b:not([c]) { d: e; f: calc(1px + 2px); }\n";
-        assert_eq!(without_spaces(style), "a,b:not([c]){d:e;f:calc(1px + 2px);}\n");
+        assert_eq!(without_spaces(style), "a,b:not([c]){d:e;f:calc(1px + 2px)}\n");
         for (path, _, text) in ASSETS {
             let ticks = |line: &str| line.matches('`').count() % 2;
             assert!(

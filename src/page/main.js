@@ -76,6 +76,7 @@ function showProblem() {
   at('problem').hidden = !problem;
   if (!problem) return;
   const [title, advice] = problemWords(problem.kind, { seconds: problem.seconds });
+  at('problem').classList.toggle('doubt', problem.kind === 'unfamiliar');
   at('problem-title').textContent = title;
   at('problem-text').textContent = advice;
   at('problem-detail').textContent = problem.message;

@@ -5,6 +5,7 @@ const KINDS = {
   photo: ['not-an-image', 'unsupported-image-feature', 'missing-image', 'no-body', 'unsupported-content-type', 'several-photos'],
   heic: ['heic'],
   avif: ['avif'],
+  unfamiliar: ['unfamiliar-photo'],
   damaged: ['truncated-image', 'broken-image', 'empty-image', 'too-much-metadata'],
   large: ['body-too-large', 'too-many-pixels', 'image-needs-too-much-memory', 'out-of-memory'],
   torn: ['body-interrupted', 'body-too-slow', 'bad-form'],

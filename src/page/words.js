@@ -183,10 +183,11 @@ const vietnamese = {
 };
 
 // The title and advice for each type of problem.
-const englishProblems = {
+const problemsEn = {
   photo: ['This is not a photo that can be read.', 'Choose a JPEG, PNG, WebP, BMP or GIF file.'],
   heic: ['This is a HEIC photo, which neither this browser nor the service can read.', 'Save or share it as JPEG first: on an iPhone, Settings, Camera, Formats, Most Compatible.'],
   avif: ['This is an AVIF photo, which neither this browser nor the service can read.', 'Save it as JPEG first, or open this page in a newer browser.'],
+  unfamiliar: [`${english.unfamiliar}.`, 'So there is no answer: it would only be a guess. Choose a photo of the kind it was made for, which the details name.'],
   damaged: ['The photo is damaged or incomplete.', 'Try another copy of it, or take a new one.'],
   large: ['The photo is too large.', 'Let it be shrunk, or crop it.'],
   torn: ['The photo did not arrive in one piece.', 'Check the connection, and try again.'],
@@ -205,10 +206,11 @@ const englishProblems = {
   other: ['That did not work.', 'The details say why.'],
 };
 
-const vietnameseProblems = {
+const problemsVi = {
   photo: ['Tệp này không phải ảnh đọc được.', 'Hãy chọn tệp JPEG, PNG, WebP, BMP hoặc GIF.'],
   heic: ['Đây là ảnh HEIC, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu hoặc chia sẻ dưới dạng JPEG trước: trên iPhone, vào Cài đặt, Camera, Định dạng, Tương thích nhất.'],
   avif: ['Đây là ảnh AVIF, cả trình duyệt này lẫn dịch vụ đều không đọc được.', 'Hãy lưu dưới dạng JPEG trước, hoặc mở trang này bằng trình duyệt mới hơn.'],
+  unfamiliar: [`${vietnamese.unfamiliar}.`, 'Vì vậy không có câu trả lời: đó sẽ chỉ là phỏng đoán. Hãy chọn ảnh thuộc loại mà mô hình biết, được nêu trong phần chi tiết.'],
   damaged: ['Ảnh bị hỏng hoặc thiếu.', 'Hãy thử một bản khác, hoặc chụp lại.'],
   large: ['Ảnh quá lớn.', 'Hãy để ảnh được thu nhỏ, hoặc cắt bớt.'],
   torn: ['Ảnh không đến nơi trọn vẹn.', 'Hãy kiểm tra kết nối rồi thử lại.'],
@@ -228,7 +230,7 @@ const vietnameseProblems = {
 };
 
 // The classes of the origin app in Vietnamese, by label. A card has display names in one language.
-const vietnameseClasses = {
+const classesVi = {
   'Acne and Rosacea Photos': 'Mụn trứng cá và chứng đỏ mặt (rosacea)',
   'Eczema Photos': 'Chàm (eczema)',
   'Heathy': 'Da khỏe mạnh',
@@ -239,8 +241,8 @@ const vietnameseClasses = {
 };
 
 const languages = {
-  en: { words: english, problems: englishProblems, classes: {} },
-  vi: { words: vietnamese, problems: vietnameseProblems, classes: vietnameseClasses },
+  en: { words: english, problems: problemsEn, classes: {} },
+  vi: { words: vietnamese, problems: problemsVi, classes: classesVi },
 };
 
 const KEPT = 'skincell-language';

@@ -7,12 +7,15 @@ use crate::model::prepare::python;
 use crate::serve::installed::{self, Component};
 use bytesize::ByteSize;
 use clap::Args;
-use skincell_engines::{EngineChoice, Selection};
+#[cfg(feature = "onnxruntime")]
+use skincell_engines::OnnxRuntime;
+#[cfg(not(feature = "onnxruntime"))]
+use skincell_engines::select::SelectError;
 use skincell_runner::memory::{Budget, MemoryLimit, Overrides, Plan};
 use skincell_runner::sandbox::CompileCache;
 use skincell_runner::settings::Settings;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Show what is here for serving and preparing models, and what to do about what is not.
@@ -70,14 +73,8 @@ impl Doctor {
             return Err("not needed; --engine-lib names its library, to run graphs without a model.cell faster"
                 .to_owned());
         };
-        let shown = library.display().to_string();
-        let selection = Selection {
-            choice: EngineChoice::OnnxRuntime,
-            threads: 1,
-            library: Some(library),
-            allowance: None,
-        };
-        selection.engines().map(|_| shown).map_err(|error| error.to_string())
+        check_library(&library)?;
+        Ok(library.display().to_string())
     }
 
     /// The versions of Python packages; alternatives are separated by a bar.
@@ -108,6 +105,24 @@ for names in sys.argv[1:]:
             "{shown} lacks {lacks}; only its own models need it: pip install it, or see --python"
         ))
     }
+}
+
+/// Loads the library of ONNX Runtime.
+#[cfg(feature = "onnxruntime")]
+fn check_library(library: &Path) -> Result<(), String> {
+    let engine = OnnxRuntime::new(library, 1).map_err(|error| error.to_string())?;
+    engine.load_library().map_err(|error| {
+        format!(
+            "{} is not a library of ONNX Runtime that can be used: {error}; name the file \
+             onnxruntime/capi/libonnxruntime.so.1.x of the Python package onnxruntime",
+            library.display()
+        )
+    })
+}
+
+#[cfg(not(feature = "onnxruntime"))]
+fn check_library(_library: &Path) -> Result<(), String> {
+    Err(SelectError::NotBuilt.to_string())
 }
 
 fn print(name: &str, found: &Finding, missing: &str) {
@@ -190,4 +205,21 @@ fn instruction_set() -> &'static str {
 #[cfg(not(target_arch = "x86_64"))]
 fn instruction_set() -> &'static str {
     std::env::consts::ARCH
+}
+
+#[cfg(all(test, feature = "onnxruntime"))]
+mod tests {
+    use super::check_library;
+    use std::path::Path;
+
+    /// Any file was taken for the library.
+    #[test]
+    fn a_file_that_is_not_onnx_runtime_is_named_so() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let error = check_library(&manifest).unwrap_err();
+        assert!(error.contains("Cargo.toml is not a library of ONNX Runtime"), "{error}");
+        assert!(error.contains("capi/libonnxruntime"), "{error}");
+        let error = check_library(Path::new("/none")).unwrap_err();
+        assert!(error.contains("there is no ONNX Runtime library at /none"), "{error}");
+    }
 }

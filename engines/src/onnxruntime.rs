@@ -76,6 +76,14 @@ impl OnnxRuntime {
         Ok(Self { library, threads: threads.max(1), allowance: None, only_where_it_fits: false })
     }
 
+    /// Loads the library, which [`OnnxRuntime::new`] only looks for.
+    ///
+    /// # Errors
+    /// What is wrong with the file, in words: it is not a library, not ONNX Runtime's, or too old.
+    pub fn load_library(&self) -> Result<(), String> {
+        environment(&self.library).map(drop)
+    }
+
     /// Sets the private bytes that one model may take; `None` means unlimited. A model that needs more (twice
     /// its two files, and 48 MiB) keeps its weights mapped.
     #[must_use]
@@ -129,8 +137,9 @@ impl OnnxRuntime {
             // Level 2 does not rewrite weights into another layout.
             false => GraphOptimizationLevel::Level2,
         };
+        let environment = environment(&self.library)?;
         let build = || {
-            Session::builder(environment(&self.library)?)?
+            Session::builder(environment)?
                 .with_execution_providers([CPU::default()
                     .with_arena_allocator(is_private)
                     .build()])?
@@ -147,8 +156,9 @@ impl OnnxRuntime {
     }
 }
 
-/// The process's only environment: ONNX Runtime allows one environment and one library per process.
-fn environment(library: &Path) -> ort::Result<&'static Environment> {
+/// The process's only environment: ONNX Runtime allows one environment and one library per process. The error
+/// is text, because making an error of `ort` needs a library that is loaded.
+fn environment(library: &Path) -> Result<&'static Environment, String> {
     static ENVIRONMENT: OnceLock<Result<(PathBuf, Environment), String>> = OnceLock::new();
     let made = ENVIRONMENT.get_or_init(|| {
         let builder = ort::init_from(library).map_err(|error| error.to_string())?;
@@ -157,11 +167,11 @@ fn environment(library: &Path) -> ort::Result<&'static Environment> {
     });
     match made {
         Ok((path, environment)) if path == library => Ok(environment),
-        Ok((path, _)) => Err(ort::Error::new(format!(
+        Ok((path, _)) => Err(format!(
             "{} was loaded first, and a process has one ONNX Runtime; start another process for this one",
             path.display()
-        ))),
-        Err(words) => Err(ort::Error::new(words)),
+        )),
+        Err(words) => Err(words.clone()),
     }
 }
 

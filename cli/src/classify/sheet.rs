@@ -17,6 +17,8 @@ const QUIET: Colour = [86, 99, 102];
 const TRACK: Colour = [226, 220, 210];
 const BAR: Colour = [15, 110, 106];
 const ALARM: Colour = [124, 36, 19];
+/// A bar of an unfamiliar photo.
+const MUTED: Colour = [170, 176, 177];
 
 /// Width and height of both pictures of a photo, in pixels.
 const PICTURE: u32 = 160;
@@ -30,11 +32,22 @@ const TITLE: u32 = 64;
 const FOOT: u32 = 44;
 /// Classes shown of each photo.
 const CLASSES: usize = 4;
+/// Height of a class with its bar.
+const CLASS_HEIGHT: u32 = 40;
+/// Said instead of the last class of a photo that the model does not know.
+const UNFAMILIAR: &str = "UNFAMILIAR to this model: do not rely on these classes";
 /// Most photos on one sheet: 100 MB of pixels.
 pub const MOST: usize = 1000;
 
-/// The shown part of an answer: the photo, its heatmap, and classes with percentages.
-type Shown = (Photo, Option<Photo>, Vec<(String, f64)>);
+/// The shown part of an answer.
+struct Shown {
+    photo: Photo,
+    heatmap: Option<Photo>,
+    /// The classes with percentages.
+    classes: Vec<(String, f64)>,
+    /// Whether the model says that it does not know photos of this kind.
+    is_unfamiliar: bool,
+}
 
 /// A photo on the sheet.
 pub struct Entry {
@@ -59,7 +72,8 @@ impl Entry {
                 (label.unwrap_or("?").to_owned(), percent)
             })
             .collect();
-        Ok(Self { name, shown: Ok((photo, heatmap, classes)) })
+        let is_unfamiliar = answer["familiarity"]["is_familiar"] == Value::Bool(false);
+        Ok(Self { name, shown: Ok(Shown { photo, heatmap, classes, is_unfamiliar }) })
     }
 
     /// A photo that could not be classified.
@@ -115,7 +129,7 @@ fn card(canvas: &mut Canvas, (regular, bold): (&Font, &Font), (x, y): (u32, u32)
     let inner = Place { x: x + GAP, y: y + GAP, width: CARD_WIDTH - 2 * GAP };
     canvas.text(bold, 15.0, INK, inner, &entry.name);
     let top = y + GAP + 24;
-    let (photo, heatmap, classes) = match &entry.shown {
+    let Shown { photo, heatmap, classes, is_unfamiliar } = match &entry.shown {
         Ok(shown) => shown,
         Err(why) => {
             canvas.lines(regular, 14.0, ALARM, Place { y: top, ..inner }, 8, why);
@@ -131,17 +145,42 @@ fn card(canvas: &mut Canvas, (regular, bold): (&Font, &Font), (x, y): (u32, u32)
             canvas.text(regular, 14.0, QUIET, place, "no heatmap");
         }
     }
-    for (index, (label, percent)) in (0_u32..).zip(classes) {
-        let place = Place { x: x + 3 * GAP + 2 * PICTURE, y: top + index * 40, width: BARS };
-        let font = if index == 0 { bold } else { regular };
-        let said = format!("{percent:.1} %");
-        let said_width = canvas.text_right(font, 14.0, INK, place, &said);
-        let label_place = Place { width: BARS.saturating_sub(said_width + 10), ..place };
-        canvas.text(font, 14.0, INK, label_place, label);
-        canvas.fill(place.x, place.y + 21, BARS, 7, TRACK);
-        let share = (f64::from(BARS) * percent.clamp(0.0, 100.0) / 100.0).round() as u32;
-        canvas.fill(place.x, place.y + 21, share, 7, BAR);
+    let bars = Place { x: x + 3 * GAP + 2 * PICTURE, y: top, width: BARS };
+    if *is_unfamiliar {
+        canvas.lines(bold, 14.0, ALARM, bars, 2, UNFAMILIAR);
     }
+    // The notice takes the place of the last class, and no class stands out.
+    let above = u32::from(*is_unfamiliar);
+    let last = CLASSES - usize::from(*is_unfamiliar);
+    for (index, (label, percent)) in (0_u32..).zip(classes.iter().take(last)) {
+        let place = Place { y: top + (index + above) * CLASS_HEIGHT, ..bars };
+        let is_first = index == 0 && !is_unfamiliar;
+        bar(
+            canvas,
+            if is_first { bold } else { regular },
+            place,
+            (label, *percent),
+            *is_unfamiliar,
+        );
+    }
+}
+
+/// Draws a class with its percentage, and its bar, which is muted for an unfamiliar photo.
+fn bar(
+    canvas: &mut Canvas,
+    font: &Font,
+    place: Place,
+    (label, percent): (&str, f64),
+    is_muted: bool,
+) {
+    let (ink, fill) = if is_muted { (QUIET, MUTED) } else { (INK, BAR) };
+    let said = format!("{percent:.1} %");
+    let said_width = canvas.text_right(font, 14.0, ink, place, &said);
+    let label_place = Place { width: BARS.saturating_sub(said_width + 10), ..place };
+    canvas.text(font, 14.0, ink, label_place, label);
+    canvas.fill(place.x, place.y + 21, BARS, 7, TRACK);
+    let share = (f64::from(BARS) * percent.clamp(0.0, 100.0) / 100.0).round() as u32;
+    canvas.fill(place.x, place.y + 21, share, 7, fill);
 }
 
 #[cfg(test)]
@@ -189,6 +228,32 @@ mod tests {
             let middle = u8::midpoint(paper, ink);
             (ink.min(middle)..=ink.max(middle)).contains(&found)
         })
+    }
+
+    /// The most likely class of an unfamiliar photo was bold and green, as if it were an answer.
+    #[test]
+    fn an_unfamiliar_photo_has_its_notice_first_and_no_class_stands_out() {
+        let red = Photo::from_rgb(8, 8, [255, 0, 0].repeat(64)).unwrap();
+        let file = encode_png(&red).unwrap();
+        let class = serde_json::json!({"class": "Wart", "probability": 99.9});
+        let drawn = |familiar: bool| {
+            let answer = serde_json::json!({"results": [class, class, class, class],
+                "familiarity": {"is_familiar": familiar}});
+            let entry = Entry::answered("a.png".to_owned(), &file, &answer).unwrap();
+            let png = draw("", "", &[entry]).unwrap();
+            let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + CARD_HEIGHT + GAP + FOOT);
+            let sheet = decode(&png, (width, height), &Limits::default()).unwrap();
+            let count = |colour: super::Colour| {
+                sheet.pixels().chunks(3).filter(|pixel| **pixel == colour).count()
+            };
+            [super::BAR, super::MUTED, super::ALARM, super::INK].map(count)
+        };
+        let [bar, muted, alarm, ink] = drawn(false);
+        assert_eq!((bar, muted), (0, 3 * 7 * 260), "three muted bars");
+        assert!(alarm > 50, "{alarm} pixels of the notice");
+        let [bar, muted, alarm, more_ink] = drawn(true);
+        assert_eq!((bar, muted, alarm), (4 * 7 * 260, 0, 0));
+        assert!(ink < more_ink, "the name alone, {ink}, and with classes, {more_ink}");
     }
 
     #[test]

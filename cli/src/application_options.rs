@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 /// Flags for the application.
 #[derive(Debug, Args)]
 pub struct ApplicationOptions {
-    /// The application: a spin.toml, or a folder with one.
-    #[arg(short = 'f', long = "from", value_name = "PATH", default_value = ".")]
+    /// The application: a spin.toml, or a folder with one [default: the current folder].
+    #[arg(short = 'f', long = "from", value_name = "PATH")]
     #[arg(alias = "file", alias = "from-file")]
-    from: PathBuf,
+    from: Option<PathBuf>,
 
     /// First run the manifest's build commands, as `spin build` does, and pack the models for cellnet.
     #[arg(long)]
@@ -31,6 +31,18 @@ pub struct ApplicationOptions {
 }
 
 impl ApplicationOptions {
+    /// Whether the flags, Spin or the current folder name an application.
+    pub fn is_there(&self) -> bool {
+        let is_here = || Path::new("spin.toml").exists();
+        self.are_given() || std::env::var_os("SPIN_LOCKED_URL").is_some() || is_here()
+    }
+
+    /// Whether one of the flags is given.
+    pub fn are_given(&self) -> bool {
+        let of_manifest = self.build || !self.variables.is_empty() || self.profile.is_some();
+        self.from.is_some() || of_manifest
+    }
+
     /// Reads the application that Spin passes when it starts this program, or else the one in the manifest,
     /// with `environment` for its components. Builds it if `--build` is given.
     ///
@@ -60,7 +72,7 @@ impl ApplicationOptions {
                 let folder = std::env::var_os("SPIN_WORKING_DIR").unwrap_or_else(|| ".".into());
                 app::load_locked(&url, Path::new(&folder), &additions)
             }
-            Err(_) => app::load(&self.from, &additions),
+            Err(_) => app::load(self.from.as_deref().unwrap_or(Path::new(".")), &additions),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and requests is decided in the libraries.
 
 mod access_options;
+mod alike;
 mod application_options;
 mod classify;
 mod completions;
@@ -20,6 +21,7 @@ mod spin_flags;
 mod summary;
 mod table;
 mod up;
+mod variables;
 #[cfg(test)]
 mod variables_tests;
 

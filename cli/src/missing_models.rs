@@ -1,10 +1,8 @@
 //! Warns at the start of models that an application is granted and that are not there.
 
+use crate::alike::most_like;
 use skincell_runner::app::App;
 use std::path::Path;
-
-/// How alike two names must be, 0 to 1, for one to be suggested for the other.
-const ALIKE: f64 = 0.7;
 
 /// Logs a warning for each granted model without a folder, with the name that is probably meant. Their
 /// requests are answered with an error; the others are served.
@@ -31,9 +29,7 @@ pub fn warn(app: &App) {
 fn likely(name: &str, models: &Path) -> Option<String> {
     let folders = std::fs::read_dir(models).ok()?.flatten().filter(|entry| entry.path().is_dir());
     let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
-    let scored = names.map(|found| (strsim::jaro_winkler(name, &found), found));
-    let likely = scored.filter(|(score, _)| *score >= ALIKE);
-    likely.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, found)| found)
+    most_like(name, names)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The flags shared by `up`, `serve` and `classify`: the environment of components, engines and limits.
 
 use crate::engine_library::EngineLibrary;
+use crate::variables;
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Args;
 use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
+use skincell_runner::app::App;
 use skincell_runner::memory::MemoryLimit;
 use skincell_runner::settings::{EngineChoice, Settings, StateFolder};
 use std::ffi::OsString;
@@ -14,7 +16,8 @@ use std::time::Duration;
 /// Flags for components, engines and limits.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// Set an environment variable for every component; may be given several times.
+    /// Set an environment variable for every component; may be given several times. Components with models
+    /// have those of SKINCELL_ from this program's environment too.
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     pub environment: Vec<(String, String)>,
 
@@ -63,6 +66,11 @@ pub struct RunOptions {
     #[arg(value_parser = humantime::parse_duration)]
     request_timeout: Duration,
 
+    /// Largest request body; larger ones are answered 413. Sets SKINCELL_MAX_BODY of components too, if the
+    /// manifest does [default: 16MiB, and what the manifest says].
+    #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_BODY")]
+    max_body: Option<ByteSize>,
+
     /// Folder for compiled components [default: ~/.cache/skincell].
     #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
@@ -83,7 +91,16 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// The settings given by these flags; the rest are defaults.
+    /// The settings given by these flags and the process's environment, which the components of `app` get
+    /// too; the rest are defaults.
+    pub fn settings_for(&self, app: &mut App) -> anyhow::Result<Settings> {
+        let max_body = self.max_body.map(|size| size.as_u64());
+        let process = variables::of_process();
+        let misconfigured = variables::apply(app, &self.environment, max_body, &process);
+        Ok(Settings { misconfigured, ..self.settings()? })
+    }
+
+    /// The settings given by these flags alone.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
         let default = Settings::default();
@@ -92,6 +109,7 @@ impl RunOptions {
             max_instance_memory: instance
                 .transpose()
                 .context("--max-instance-memory is more than this machine can address")?,
+            max_body: self.max_body.map_or(default.max_body, |size| size.as_u64()),
             max_concurrency: self.max_concurrency.map(usize::from),
             request_timeout: self.request_timeout,
             guest_models: self.allow_guest_models.map(|size| size.as_u64()),
@@ -124,7 +142,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+pub fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     match text {
         "auto" => Ok(MemoryLimit::Auto),
         "none" => Ok(MemoryLimit::None),

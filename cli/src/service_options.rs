@@ -25,9 +25,6 @@ use tokio::net::TcpListener;
 /// Socket buffer of a connection to the admin port, in bytes, for each direction.
 const ADMIN_BUFFER: u32 = 64 << 10;
 
-/// The component's variable for its own limit of a request body.
-const MAX_BODY: &str = "SKINCELL_MAX_BODY";
-
 /// Flags for serving an application.
 #[derive(Debug, Args)]
 pub struct ServiceOptions {
@@ -51,11 +48,6 @@ pub struct ServiceOptions {
     #[arg(long, value_name = "TIME", env = "SKINCELL_QUEUE_TIMEOUT", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     queue_timeout: Duration,
-
-    /// Largest request body; larger ones are answered 413. Sets SKINCELL_MAX_BODY of components too, if the
-    /// manifest does [default: 16MiB, and what the manifest says].
-    #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_BODY")]
-    max_body: Option<bytesize::ByteSize>,
 
     /// Longest head of a request, in bytes: target and fields together; a longer one is answered 431. Each
     /// connection may buffer as much in each direction.
@@ -104,9 +96,11 @@ impl ServiceOptions {
     /// # Errors
     /// When the service cannot start, or requests were cut off at the end of `--drain-timeout`.
     pub fn serve(&self, mut app: App) -> anyhow::Result<()> {
-        self.raise_body_limits(&mut app);
         missing_models::warn(&app);
-        let settings = self.settings()?;
+        let settings = self.settings(&mut app)?;
+        if let Some(wrong) = &settings.misconfigured {
+            tracing::error!("{wrong}; /readyz and all requests fail until it is corrected");
+        }
         let start = Instant::now();
         let (access, tracer) = (self.access.access(&app)?, tracer(&app)?);
         let server_settings = self.server_settings()?;
@@ -114,7 +108,10 @@ impl ServiceOptions {
         runtime.block_on(async {
             let hang_ups = HangUps::new()?;
             let service = Arc::new(Service::start(app, &settings)?);
-            let stop = server::stop_signal()?;
+            let signal = server::stop_signal()?;
+            let stop = async move {
+                let _ = signal.await;
+            };
             let listener = self.listener(service.plan().socket_buffer)?;
             let admin = self.access.admin_listen.map(|address| {
                 let listener = server::listen(address, ADMIN_BUFFER);
@@ -148,29 +145,14 @@ impl ServiceOptions {
         runtime.shutdown_background();
         Ok(())
     }
-
-    /// Gives the limit of `--max-body` to the components whose manifest sets one, unless `--env` does.
-    fn raise_body_limits(&self, app: &mut App) {
-        let Some(limit) = self.max_body else { return };
-        if self.run.environment.iter().any(|(name, _)| name == MAX_BODY) {
-            return;
-        }
-        for component in &mut app.components {
-            for (_, value) in component.environment.iter_mut().filter(|(name, _)| name == MAX_BODY)
-            {
-                *value = limit.as_u64().to_string();
-            }
-        }
-    }
 }
 
 impl ServiceOptions {
-    fn settings(&self) -> anyhow::Result<Settings> {
-        let default = self.run.settings()?;
+    fn settings(&self, app: &mut App) -> anyhow::Result<Settings> {
+        let default = self.run.settings_for(app)?;
         Ok(Settings {
             queue: self.queue,
             queue_timeout: self.queue_timeout,
-            max_body: self.max_body.map_or(default.max_body, |size| size.as_u64()),
             max_head: self.http1_max_buf_size,
             output: OutputSettings {
                 quiet: self.quiet,

@@ -16,8 +16,8 @@ use thiserror::Error;
 use crate::interface::shape_of;
 use crate::samples;
 
-/// Extensions of the files of a folder that are read.
-const READ: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "npy"];
+/// Extensions of the photos that are read, in lower case.
+pub const DECODED: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"];
 /// Extensions of photos that no decoder here reads.
 const NOT_READ: [&str; 5] = ["heic", "heif", "avif", "tif", "tiff"];
 
@@ -82,7 +82,7 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PhotosError> {
             continue;
         }
         let mut found = files_in(path)?;
-        found.retain(|file| has_extension(file, &READ));
+        found.retain(|file| is_read(file));
         if found.is_empty() {
             return Err(PhotosError::Empty(path.clone()));
         }
@@ -99,7 +99,14 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, PhotosError> {
     entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
 }
 
-fn has_extension(file: &Path, known: &[&str]) -> bool {
+/// Whether a file of a folder is read: a photo, or a tensor.
+fn is_read(file: &Path) -> bool {
+    has_extension(file, &DECODED) || has_extension(file, &["npy"])
+}
+
+/// Whether the extension of a file is one of `known`, which are in lower case.
+#[must_use]
+pub fn has_extension(file: &Path, known: &[&str]) -> bool {
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
     known.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
@@ -120,7 +127,7 @@ pub(crate) fn all_in(path: &Path) -> Result<Vec<PathBuf>, PhotosError> {
     }
     let mut found = files_in(path)?;
     found.retain(|file| {
-        let is_photo = has_extension(file, &READ) || has_extension(file, &NOT_READ);
+        let is_photo = is_read(file) || has_extension(file, &NOT_READ);
         is_photo && !is_hidden(file) && !file.is_dir()
     });
     found.sort();
@@ -150,12 +157,12 @@ pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError>
     for path in paths {
         let mut found = all_in(path)?;
         if path.is_dir() {
-            found.retain(|file| has_extension(file, &READ));
+            found.retain(|file| is_read(file));
             if found.is_empty() {
                 for folder in subfolders(path)? {
                     found.extend(all_below(&folder)?);
                 }
-                found.retain(|file| has_extension(file, &READ));
+                found.retain(|file| is_read(file));
             }
         }
         if found.is_empty() {

@@ -65,18 +65,19 @@ fn checked<B>(
     refusal
 }
 
-/// Ready unless the process is stopping, a model could not be loaded, or a model's folder is missing. A model
-/// that is merely not loaded yet does not count.
+/// Ready unless the process is stopping, the components are misconfigured, a model could not be loaded, or a
+/// model's folder is missing. A model that is merely not loaded yet does not count.
 pub(crate) fn ready(service: &Service) -> Response<Full<Bytes>> {
     let models = service.models.status();
     let reasons: BTreeMap<&str, &str> = models
         .iter()
         .filter_map(|model| Some((model.name.as_str(), model.failure.as_deref()?)))
         .collect();
-    let status = match () {
-        () if service.is_draining() => "shutting down",
-        () if !reasons.is_empty() => "a model cannot be loaded",
-        () => return plain(StatusCode::OK, "ready"),
+    let status = match service.misconfigured.as_deref() {
+        _ if service.is_draining() => "shutting down",
+        Some(wrong) => wrong,
+        None if !reasons.is_empty() => "a model cannot be loaded",
+        None => return plain(StatusCode::OK, "ready"),
     };
     let mut answer = json(&serde_json::json!({ "status": status, "models": reasons }));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -37,6 +37,8 @@ pub struct Service {
     pub(crate) plan: Plan,
     unload_after: Duration,
     draining: AtomicBool,
+    /// Why the components cannot answer as they are configured.
+    pub(crate) misconfigured: Option<String>,
     /// A thread for background work that must not block the threads of the sockets, and must go on when the
     /// system has no threads to spare.
     pub(crate) keeper: Threads,
@@ -126,6 +128,7 @@ impl Service {
             plan,
             unload_after: settings.unload_after,
             draining: AtomicBool::new(false),
+            misconfigured: settings.misconfigured.clone(),
             keeper: Threads::start("keeper", 1)?,
             files: Mutex::new(files),
             admin_apart: settings.admin_apart,

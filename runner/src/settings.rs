@@ -46,6 +46,9 @@ pub struct Settings {
     pub state: StateFolder,
     /// Largest sum of the entries of the key-value store, in bytes.
     pub key_value_limit: u64,
+    /// Why the components cannot answer as they are configured, if the caller knows of a reason: `/readyz`
+    /// fails with it.
+    pub misconfigured: Option<String>,
     /// Whether the runner's own endpoints have a port of their own.
     pub admin_apart: bool,
     /// Where components' output goes.
@@ -83,6 +86,7 @@ impl Default for Settings {
             unload_after: Duration::from_secs(600),
             state: StateFolder::Default,
             key_value_limit: 64 << 20,
+            misconfigured: None,
             admin_apart: false,
             output: OutputSettings::default(),
         }

@@ -106,12 +106,17 @@ fn photos_of_an_unknown_kind_are_named_so_by_every_engine() {
             assert!(!answer["results"].as_array().unwrap().is_empty());
         }
     }
-    let strict = Runner::start(&app, &["--env", "SKINCELL_UNFAMILIAR=refuse"]);
+    let strict = Runner::start_with(&app, &[], &[("SKINCELL_UNFAMILIAR", "refuse")]);
     let refused = Request::predict("", "application/octet-stream", cat()).send(&strict);
     assert_eq!(refused.status, 422);
     assert_eq!(refused.json()["type"], "urn:skincell:problem:unfamiliar-photo");
     assert!(refused.json().get("results").is_none());
     assert!(ask(&strict, spot(100))["familiarity"]["is_familiar"] == true);
+    let wrong = Runner::start(&app, &["--env", "SKINCELL_UNFAMILIAR=refuze"]);
+    let ready = get(&wrong, "/readyz");
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["status"], "SKINCELL_UNFAMILIAR is \"refuze\": set warn or refuse");
+    assert_eq!(get(&wrong, "/v2/health/ready").status, 503);
 }
 
 #[test]

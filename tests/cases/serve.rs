@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
 use skincell_tests::client::{Request, get};
-use skincell_tests::{Runner, colours, photos, repository};
+use skincell_tests::{Runner, artifacts, colours, photos, repository};
 
 /// The answer to a photo that is red.
 fn assert_red(runner: &Runner, model: &str) {
@@ -84,6 +87,8 @@ fn an_onnx_file_with_labels_is_prepared_once() {
 #[test]
 fn wrong_labels_are_refused_and_leave_nothing() {
     let folder = with_export();
+    let error = Runner::refused_to_serve(folder.path(), &["Colours.onnx", "--basis", "8 drawings"]);
+    assert!(error.contains("give both, or neither"), "{error}");
     for (labels, expected) in [("red,green", "2"), ("none.txt", "none.txt")] {
         let error = Runner::refused_to_serve(folder.path(), &["Colours.onnx", "--labels", labels]);
         assert!(error.contains(expected), "{error}");
@@ -105,9 +110,83 @@ fn a_model_that_cannot_be_served_is_refused_with_what_to_do() {
         (&["other"], "rename the folder"),
         (&["other", "--labels", "a,b,c"], "is prepared already"),
         (&["Colours.onnx", "--disable-cache"], "--cache-dir"),
+        (&["."], "holds other: name one of them, such as ./other"),
+        (&["other/card.json"], "is a part of a prepared model"),
+        (&["othr"], "did you mean other?"),
     ] {
         let error = Runner::refused_to_serve(path, arguments);
         assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
+
+/// `skincell classify` of the photo `red.png` in `folder`, which it draws.
+fn classify(folder: &Path, arguments: &[&str]) -> Command {
+    fs::write(folder.join("red.png"), photos::png(64, 64, |_, _| [255, 0, 0])).unwrap();
+    let mut command = Command::new(&artifacts().runner);
+    command.args(["classify", "red.png"]).args(arguments).current_dir(folder);
+    command.env("XDG_CACHE_HOME", folder.join("cache")).env_remove("ORT_DYLIB_PATH");
+    command
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Without a `spin.toml` it wanted one.
+#[test]
+fn classify_without_a_manifest_takes_the_models_of_serve() {
+    let folder = with_export();
+    let path = folder.path();
+    colours::prepare(path, "colours");
+    let preparing = [&["--json", "--model"], &PREPARING[..]].concat();
+    for arguments in [&["--json", "--model", "colours"][..], &preparing, &preparing] {
+        let output = classify(path, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", words(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["results"][0]["class"], "red", "{arguments:?}");
+    }
+    assert_eq!(cached(path).len(), 1, "it is prepared once");
+    let output = classify(path, &preparing).env("ENABLE_GRADCAM", "false").output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["heatmap_base64"].is_null(), "the shell's variable counts");
+    for (arguments, expected) in [
+        (&[][..], "name a model to serve"),
+        (&["--model", "colors"], "there is no folder models/colors"),
+        (&["--model", "./colors"], "did you mean ./colours?"),
+        (&["--model", "colours", "--from", "."], "leave them out"),
+        (&["--model", "colours", "--labels", "a,b,c"], "is prepared already"),
+        (&["--model", "colours", "--env", "SKINCELL_COLOR=p3"], "set srgb or stored"),
+    ] {
+        let output = classify(path, arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(words(&output).contains(expected), "{arguments:?}: {}", words(&output));
+    }
+}
+
+/// Ctrl-C and a closed pipe left the files that are staged for the component.
+#[test]
+fn classify_removes_its_files_when_it_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    colours::prepare(folder.path(), "colours");
+    let many = vec!["red.png"; 5000];
+    let staged = folder.path().join("tmp");
+    for (signal, code) in [(Some("-TERM"), 143), (Some("-INT"), 130), (None, 0)] {
+        let mut command = classify(folder.path(), &["--csv", "--model", "colours"]);
+        command.args(&many).env("TMPDIR", &staged).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().starts_with("photo,"));
+        assert!(fs::read_dir(&staged).unwrap().next().is_some(), "files are staged");
+        match signal {
+            Some(signal) => {
+                let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+                assert!(kill.unwrap().success());
+                std::thread::spawn(move || lines.for_each(drop));
+            }
+            None => drop(lines),
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(fs::read_dir(&staged).unwrap().next().is_none(), "{signal:?} leaves nothing");
     }
 }
 

@@ -1,38 +1,77 @@
 //! Finds the photos: named files, and all photos in named folders, sorted by name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use skincell_modelkit::photos::{DECODED, has_extension};
 
-/// Extensions of photos in a folder. A file named on the command line is always used, and reported if it is
-/// not a photo.
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "heic", "avif"];
+/// Photos of these kinds in a folder are sent to the component, which says what to do about each.
+const REFUSED: [&str; 4] = ["heic", "heif", "hif", "avif"];
 
-/// The photos in `named`, with all subfolders, without hidden files.
+/// Photos of these kinds in a folder are left out: often the camera has made a JPEG beside them.
+const LEFT_OUT: [&str; 15] = [
+    "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "pef", "jp2", "jxl",
+    "psd", "dcm",
+];
+
+/// The photos, and those in folders that are left out because their kind is not read.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The photos, in the order they were named in, those of a folder by name.
+    pub photos: Vec<PathBuf>,
+    /// Photos of other kinds.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// The photos in `named`, with all subfolders, without hidden files. A file that is named itself is always
+/// used, and reported if it is not a photo.
 ///
 /// # Errors
 /// If a folder has no photos or cannot be read. A missing file is not an error here; it is reported with
 /// its result.
-pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut photos = Vec::new();
+pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
+    let mut all = Found::default();
     for path in named {
-        if path.is_dir() {
-            let mut found = BTreeSet::new();
-            search(path, &mut found)?;
-            if found.is_empty() {
-                bail!(
-                    "no photo in {}: expected files with the extensions {}",
-                    path.display(),
-                    ENDINGS.join(", ")
-                );
-            }
-            photos.extend(found);
-        } else {
-            photos.push(path.clone());
+        if !path.is_dir() {
+            all.photos.push(path.clone());
+            continue;
         }
+        let mut files = BTreeSet::new();
+        search(path, &mut files)?;
+        let is_sent =
+            |file: &PathBuf| has_extension(file, &DECODED) || has_extension(file, &REFUSED);
+        let (photos, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_sent);
+        let left_out = others.into_iter().filter(|file| has_extension(file, &LEFT_OUT));
+        let left_out: Vec<_> = left_out.collect();
+        if photos.is_empty() {
+            let others = told(&left_out).map(|told| format!("; {told}")).unwrap_or_default();
+            bail!(
+                "no photo in {}: expected files with the extensions {}{others}",
+                path.display(),
+                DECODED.join(", ")
+            );
+        }
+        all.photos.extend(photos);
+        all.left_out.extend(left_out);
     }
-    Ok(photos)
+    Ok(all)
+}
+
+/// What to say about photos that are left out: how many of which kinds, one by name, and what to do.
+pub fn told(left_out: &[PathBuf]) -> Option<String> {
+    let first = left_out.first()?;
+    let mut kinds = BTreeMap::new();
+    for photo in left_out {
+        let kind = photo.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        *kinds.entry(kind).or_insert(0_usize) += 1;
+    }
+    let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} .{kind}")).collect();
+    Some(format!(
+        "left out, because their kind is not read: {} (such as {}); save them as JPEG or PNG",
+        kinds.join(", "),
+        first.display()
+    ))
 }
 
 fn search(folder: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
@@ -46,21 +85,16 @@ fn search(folder: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
         // Links to folders are not followed: they may form a cycle.
         if kind.is_dir() {
             search(&path, found)?;
-        } else if has_photo_ending(&path) {
+        } else {
             found.insert(path);
         }
     }
     Ok(())
 }
 
-fn has_photo_ending(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::find;
+    use super::{find, told};
     use std::fs;
 
     #[test]
@@ -73,9 +107,29 @@ mod tests {
         }
         let named = [at("notes.txt"), folder.path().to_owned(), at("gone.jpg")];
         let expected = ["notes.txt", "a.png", "b/c/d.webp", "z.JPG", "gone.jpg"].map(at);
-        assert_eq!(find(&named).unwrap(), expected);
+        let found = find(&named).unwrap();
+        assert_eq!((found.photos, told(&found.left_out)), (expected.to_vec(), None));
         fs::remove_file(at("b/c/d.webp")).unwrap();
         let error = find(&[at("b")]).unwrap_err().to_string();
         assert!(error.contains("no photo in"), "{error}");
+    }
+
+    /// TIFF and JFIF were left out without a word.
+    #[test]
+    fn photos_of_other_kinds_are_counted_and_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a.jfif", "b.JPE", "c.tiff", "d.TIF", "e.dng", "f.tif", "g.heic", "h.txt"] {
+            fs::write(at(name), "").unwrap();
+        }
+        let found = find(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(found.photos, ["a.jfif", "b.JPE", "g.heic"].map(at));
+        let words = told(&found.left_out).unwrap();
+        assert!(words.contains("1 .dng, 2 .tif, 1 .tiff (such as "), "{words}");
+        assert!(words.contains("c.tiff)"), "{words}");
+        fs::create_dir(at("only")).unwrap();
+        fs::write(at("only/x.tif"), "").unwrap();
+        let error = find(&[at("only")]).unwrap_err().to_string();
+        assert!(error.contains("1 .tif (such as"), "{error}");
     }
 }

@@ -91,15 +91,15 @@ impl Report {
         })
     }
 
-    /// Adds the next photo's answer.
+    /// Adds the next photo's answer; `false` if the reader has closed the pipe, as `head` does.
     ///
     /// # Errors
     /// If it cannot be printed. A failed photo is reported and is not an error here.
-    pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
+    pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<bool> {
         let Outcome { photo, file, certainty, answer } = outcome;
         self.told.add(certainty.as_ref());
-        if self.bar.position() == 0 {
-            self.begin()?;
+        if self.bar.position() == 0 && !self.begin()? {
+            return Ok(false);
         }
         let answer = answer.and_then(|answer| {
             self.write_heatmap(&photo, &answer)?;
@@ -109,22 +109,22 @@ impl Report {
         if let (Some((_, entries)), Some(entry)) = (&mut self.sheet, entry) {
             entries.push(entry);
         }
-        match &answer {
+        let is_read = match &answer {
             Ok(answer) => {
                 if let Some(notice) = answer["model"]["notice"].as_str() {
                     notice.clone_into(&mut self.notice);
                 }
-                self.print(&self.text(&photo, answer, ""))?;
+                self.print(&self.text(&photo, answer, ""))?
             }
             Err(error) => {
                 self.failed += 1;
                 self.bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
                 let told = certainty.as_ref().map_or_else(|| json!({}), said);
-                self.print(&self.text(&photo, &told, &format!("{error:#}")))?;
+                self.print(&self.text(&photo, &told, &format!("{error:#}")))?
             }
-        }
+        };
         self.bar.inc(1);
-        Ok(())
+        Ok(is_read)
     }
 
     /// Writes the contact sheet, prints a summary, and returns the number of failed photos.
@@ -152,10 +152,24 @@ impl Report {
         Ok(self.failed)
     }
 
-    fn begin(&self) -> anyhow::Result<()> {
+    /// Prints a line on standard error without disturbing the progress bar.
+    pub fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// Ends a run before its last photo: says how far it went, unless it was for one photo.
+    pub fn cut_off(&self) {
+        let done = self.bar.position();
+        self.bar.finish_and_clear();
+        if self.total > 1 {
+            eprintln!("ended after {done} of {} photos", self.total);
+        }
+    }
+
+    fn begin(&self) -> anyhow::Result<bool> {
         match self.form {
             Form::Csv { top_k } => self.print(&csv::header(top_k)),
-            Form::Bars | Form::JsonLines => Ok(()),
+            Form::Bars | Form::JsonLines => Ok(true),
         }
     }
 
@@ -179,13 +193,12 @@ impl Report {
         }
     }
 
-    /// Prints without disturbing the progress bar. If the reader has closed the pipe, as `head` does, the
-    /// program ends quietly.
-    fn print(&self, text: &str) -> anyhow::Result<()> {
+    /// Prints without disturbing the progress bar; `false` if the reader has closed the pipe.
+    fn print(&self, text: &str) -> anyhow::Result<bool> {
         let printed = self.bar.suspend(|| io::stdout().write_all(text.as_bytes()));
         match printed {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-            printed => printed.context("cannot print"),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            printed => printed.map(|()| true).context("cannot print"),
         }
     }
 
@@ -228,11 +241,7 @@ fn free(folder: &Path, name: &str, is_taken: impl Fn(&Path) -> bool) -> PathBuf 
 fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
     let name = photo.file_name().unwrap_or(photo.as_os_str()).to_string_lossy().into_owned();
     let made = match answer {
-        Ok(answer) => {
-            let unfamiliar = answer["familiarity"]["is_familiar"] == Value::Bool(false);
-            let shown = if unfamiliar { format!("UNFAMILIAR: {name}") } else { name.clone() };
-            Entry::answered(shown, file, answer)
-        }
+        Ok(answer) => Entry::answered(name.clone(), file, answer),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
     made.unwrap_or_else(|error| Entry::failed(name, format!("{error:#}")))

@@ -7,6 +7,7 @@ use clap::Args;
 use skincell_modelkit::familiarity::{FamiliarityReport, FamiliarizeOptions};
 use skincell_modelkit::familiarize;
 
+use super::lines::line;
 use super::progress::Progress;
 use crate::pack::{PackFlags, pack_and_report};
 
@@ -57,35 +58,44 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
     })?;
     progress.done();
     println!("{} tells photos of other kinds", model.display());
-    print_familiarity(&report);
+    let mut text = String::new();
+    add_familiarity(&mut text, &report);
+    print!("{text}");
     let packed = PackFlags::default();
     pack_and_report(model, &packed)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what was fitted.
-pub(super) fn print_familiarity(report: &FamiliarityReport) {
+/// Adds lines about what was fitted.
+pub(super) fn add_familiarity(text: &mut String, report: &FamiliarityReport) {
     let familiarity = &report.familiarity;
-    println!(
+    line!(
+        text,
         "  familiar   fitted to {} of {} pictures; {:.1} % of further photos of this kind are expected to be \
          familiar",
         familiarity.basis,
         familiarity.pictures,
         f64::from(familiarity.accepted) * 100.0
     );
-    println!(
+    line!(
+        text,
         "  method     {}, {} features, {} bytes more",
-        familiarity.method, report.features, report.bytes
+        familiarity.method,
+        report.features,
+        report.bytes
     );
-    println!(
+    line!(
+        text,
         "  told apart area under the ROC curve {:.4} against {}",
-        familiarity.auroc, familiarity.against
+        familiarity.auroc,
+        familiarity.against
     );
     for outlier in &familiarity.outliers {
-        println!("  outlier    {outlier} is of another kind and was left out");
+        line!(text, "  outlier    {outlier} is of another kind and was left out");
     }
     if let Some(calibrated) = &report.calibrated {
-        println!(
+        line!(
+            text,
             "  calibrated by temperature {}: right {:.1} %, expected calibration error {:.3} -> {:.3}, Brier \
              score {:.3} -> {:.3} on {} labelled photos",
             calibrated.calibration.temperature,
@@ -98,6 +108,6 @@ pub(super) fn print_familiarity(report: &FamiliarityReport) {
         );
     }
     for note in &report.notes {
-        println!("  note       {note}");
+        line!(text, "  note       {note}");
     }
 }

@@ -14,7 +14,7 @@ use skincell_modelkit::{
 };
 use skincell_vision::card::{Basis, Class, Dtype, Layout, Target};
 
-use super::prepare_report::{can_be_written, preview, print_report};
+use super::prepare_report::{can_be_written, preview, report_text};
 use super::preprocess_flags::PreprocessFlags;
 use super::progress::Progress;
 use crate::pack::{PackFlags, pack_shown_as};
@@ -237,12 +237,13 @@ impl PrepareFlags {
 /// The labels, the model or the folder are not usable.
 pub(super) fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
     let output = &arguments.output;
-    prepare(&arguments.model, output, output, arguments.force, &arguments.flags)?;
+    let tell = |text: &str| print!("{text}");
+    prepare(&arguments.model, output, output, arguments.force, &arguments.flags, tell)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prepares and packs `model` as the folder `output`, which may exist only if `force` is set. Shows progress
-/// and prints the report, in which the folder is called `shown`.
+/// and tells the report, in which the folder is called `shown`.
 ///
 /// # Errors
 /// The labels, the model or the folder are not usable.
@@ -252,11 +253,15 @@ pub(crate) fn prepare(
     shown: &Path,
     force: bool,
     flags: &PrepareFlags,
+    tell: impl Fn(&str),
 ) -> anyhow::Result<()> {
     check_target(output, &flags.name, force)?;
+    if !flags.basis.is_empty() && flags.packing.photos.is_empty() {
+        bail!("--basis names the photos of --photos in words: give both, or neither");
+    }
     let Source { path, framework } = source::find(model)?;
     if path != model {
-        println!("the model is {}", path.display());
+        tell(&format!("the model is {}\n", path.display()));
     }
     let (classes, found) = labels(flags.labels.as_deref(), &path)?;
     flags.preview.as_deref().map_or(Ok(()), can_be_written)?;
@@ -272,7 +277,7 @@ pub(crate) fn prepare(
     let recognised = exported.as_ref().and_then(Exported::convention);
     let (parts, sources) = flags.preprocess.parts(&path, recognised);
     if let Some(found) = found {
-        println!("labels are read from {}, found beside the model", found.display());
+        tell(&format!("labels are read from {}, found beside the model\n", found.display()));
     }
     let graph = exported.as_ref().map_or(path, Exported::path);
     let options = PrepareOptions {
@@ -286,14 +291,14 @@ pub(crate) fn prepare(
         _ => progress.show(words(step)),
     })?;
     progress.done();
-    print_report(&report, &shown.display().to_string(), &sources);
+    tell(&report_text(&report, &shown.display().to_string(), &sources));
     let photos = photos::some(&flags.packing.photos, COMPARED)?;
     pack_shown_as(output, shown, &PackFlags { photos, ..flags.packing.clone() })?;
     // Last, because the folder is whole even if the picture cannot be written.
-    match &flags.preview {
-        Some(file) => preview(file, &photos::some(&options.photos, 1)?, &report.card.input),
-        None => Ok(()),
+    if let Some(file) = &flags.preview {
+        tell(&preview(file, &photos::some(&options.photos, 1)?, &report.card.input)?);
     }
+    Ok(())
 }
 
 /// Everything besides the model file that determines the prepared folder, as text: two equal texts mean

@@ -9,30 +9,40 @@ use skincell_vision::card::{Card, ChannelOrder, Fit, Input, MapClasses};
 use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
-use super::familiarize::print_familiarity;
+use super::familiarize::add_familiarity;
+use super::lines::line;
 
-/// Prints the report of one model.
-pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
+/// The report of one model, in lines.
+pub(super) fn report_text(report: &Report, folder: &str, sources: &[String]) -> String {
+    let mut text = String::new();
+    add_report(&mut text, report, folder, sources);
+    text
+}
+
+fn add_report(text: &mut String, report: &Report, folder: &str, sources: &[String]) {
     let card = &report.card;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
-    println!("{folder} is ready to serve as \"{}\"", card.name);
-    print_input(card, sources);
+    line!(text, "{folder} is ready to serve as \"{}\"", card.name);
+    add_input(text, card, sources);
     for field in &card.fields {
         let (name, default) = (&field.name, &field.default);
-        println!("  field      {name} of {:?}, by default {default:?}", field.shape);
+        line!(text, "  field      {name} of {:?}, by default {default:?}", field.shape);
     }
-    println!("  sees       {}", seen(report));
-    println!("  scores     {} of {} classes", card.output.name, card.classes.len());
-    println!("  activation {}{}", report.probabilities, assumed("activation"));
-    print_heatmap(report);
+    line!(text, "  sees       {}", seen(report));
+    line!(text, "  scores     {} of {} classes", card.output.name, card.classes.len());
+    line!(text, "  activation {}{}", report.probabilities, assumed("activation"));
+    add_heatmap(text, report);
     let (graph, weights) = report.bytes;
-    println!(
+    line!(
+        text,
         "  weights    {} parameters, {} bytes to map beside a graph of {graph} bytes",
-        report.parameters, weights
+        report.parameters,
+        weights
     );
     let comparison = &report.comparison;
-    println!(
+    line!(
+        text,
         "  compared   with {} on {} photos: probabilities differ by at most {:.1e}",
         comparison.with,
         comparison.photos.len(),
@@ -40,16 +50,17 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
     );
     for (photo, (class, probability)) in comparison.photos.iter().zip(&comparison.likeliest) {
         let label = card.classes.get(*class).map_or("", |c| c.label.as_str());
-        println!("             {photo}: {label} {:.1} %", probability * 100.0);
+        line!(text, "             {photo}: {label} {:.1} %", probability * 100.0);
     }
     if let Some(familiarity) = &report.familiarity {
-        print_familiarity(familiarity);
+        add_familiarity(text, familiarity);
     }
     for note in &report.notes {
-        println!("  note       {note}");
+        line!(text, "  note       {note}");
     }
     if !card.assumed.is_empty() {
-        println!(
+        line!(
+            text,
             "  note       assumed because no file states it: {}; set it with --preprocess and --activation",
             card.assumed.join(", ")
         );
@@ -57,10 +68,11 @@ pub(super) fn print_report(report: &Report, folder: &str, sources: &[String]) {
 }
 
 /// Which map is shown, and what it costs.
-fn print_heatmap(report: &Report) {
+fn add_heatmap(text: &mut String, report: &Report) {
     let card = &report.card;
     match (&card.gradcam, &report.shown_layer, &card.gradcam_missing) {
-        (Some(map), Some((shown_layer, channels)), _) => println!(
+        (Some(map), Some((shown_layer, channels)), _) => line!(
+            text,
             "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
             map.output,
             map.width,
@@ -69,7 +81,7 @@ fn print_heatmap(report: &Report) {
             map.basis,
             layer = map.layer.as_deref().unwrap_or(shown_layer)
         ),
-        (_, _, Some(reason)) => println!("  grad-cam   none: {reason}"),
+        (_, _, Some(reason)) => line!(text, "  grad-cam   none: {reason}"),
         _ => {}
     }
     if let (Some(price), Some(map)) = (report.price, &card.gradcam) {
@@ -82,7 +94,8 @@ fn print_heatmap(report: &Report) {
                 format!("the {count} likeliest classes and one asked for")
             }
         };
-        println!(
+        line!(
+            text,
             "  price      {:.2} % more multiplications and about {:.1} MiB more memory, maps of {of}",
             price.share * 100.0,
             price.bytes as f64 / f64::from(1 << 20)
@@ -91,21 +104,26 @@ fn print_heatmap(report: &Report) {
 }
 
 /// How a photo becomes the model's input.
-fn print_input(card: &Card, sources: &[String]) {
+fn add_input(text: &mut String, card: &Card, sources: &[String]) {
     let input = &card.input;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
-    println!(
+    line!(
+        text,
         "  input      {} {}x{} {:?} {:?}",
-        input.name, input.width, input.height, input.layout, input.dtype
+        input.name,
+        input.width,
+        input.height,
+        input.layout,
+        input.dtype
     );
-    println!("  range      {}{}", range(input), assumed("range"));
+    line!(text, "  range      {}{}", range(input), assumed("range"));
     let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
-    println!("  order      {order}{}", assumed("order"));
-    println!("  filter     {}{}", filter(input), assumed("filter"));
-    println!("  crop       {}{}", crop(input), assumed("crop"));
+    line!(text, "  order      {order}{}", assumed("order"));
+    line!(text, "  filter     {}{}", filter(input), assumed("filter"));
+    line!(text, "  crop       {}{}", crop(input), assumed("crop"));
     if !sources.is_empty() {
-        println!("             by {}", sources.join(", "));
+        line!(text, "             by {}", sources.join(", "));
     }
 }
 
@@ -159,11 +177,11 @@ pub(super) fn can_be_written(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the first photo, as the model sees it, as a PNG.
+/// Writes the first photo, as the model sees it, as a PNG; returns a line about it.
 ///
 /// # Errors
 /// If the photo cannot be read or the file cannot be written.
-pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::Result<()> {
+pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::Result<String> {
     let photo = match photos::list(given)?.first() {
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -176,8 +194,7 @@ pub(super) fn preview(file: &Path, given: &[PathBuf], input: &Input) -> anyhow::
     let seen: Photo = view::view(&photo, input)?.photo;
     std::fs::write(file, overlay::encode_png(&seen)?)
         .with_context(|| file.display().to_string())?;
-    println!("  preview    {}: the first photo as the model sees it", file.display());
-    Ok(())
+    Ok(format!("  preview    {}: the first photo as the model sees it\n", file.display()))
 }
 
 #[cfg(test)]

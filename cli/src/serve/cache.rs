@@ -16,11 +16,17 @@ const DIGITS: usize = 32;
 /// The name of a model whose file name has no letter that a name may have.
 const UNNAMED: &str = "model";
 
-/// A prepared folder for `model`: the one in `cache`, or a new one, which appears there whole or not at all.
+/// A prepared folder for `model`: the one in `cache`, or a new one, which appears there whole or not at all;
+/// then the report is told.
 ///
 /// # Errors
 /// The model cannot be prepared, or the cache cannot be written.
-pub fn prepared(model: &Path, flags: &PrepareFlags, cache: &Path) -> anyhow::Result<PathBuf> {
+pub fn prepared(
+    model: &Path,
+    flags: &PrepareFlags,
+    cache: &Path,
+    tell: impl Fn(&str),
+) -> anyhow::Result<PathBuf> {
     let name = if flags.name.is_empty() { name_of(model) } else { flags.name.clone() };
     let settings = format!("{} {name}\n{}", env!("CARGO_PKG_VERSION"), fingerprint(model, flags)?);
     let digest = digest(model, &settings).with_context(|| model.display().to_string())?;
@@ -33,7 +39,7 @@ pub fn prepared(model: &Path, flags: &PrepareFlags, cache: &Path) -> anyhow::Res
     let draft = fs::create_dir_all(&models)
         .and_then(|()| tempfile::Builder::new().prefix(".preparing-").tempdir_in(&models))
         .with_context(|| format!("cannot prepare a model in {}", models.display()))?;
-    prepare(model, &draft.path().join(&name), &folder, false, flags)?;
+    prepare(model, &draft.path().join(&name), &folder, false, flags, tell)?;
     match fs::rename(draft.path(), &place) {
         // Another process may have prepared the same model meanwhile.
         Err(_) if folder.join(CARD_FILE).exists() => Ok(folder),

@@ -20,8 +20,8 @@ const COMPONENT: &str = "skincell.wasm";
 /// Cargo's folder of the component, relative to the program built beside it, without and with `--target`.
 const BUILT: [&str; 2] = ["../wasm32-wasip2/release", "../../wasm32-wasip2/release"];
 
-/// The folder of the model that is served if none is named.
-const SKIN: &str = "models/skin";
+/// The model that is served if none is named.
+const SKIN: &str = "skin";
 
 /// A component: a file, or bytes in this program.
 #[derive(Debug)]
@@ -53,12 +53,20 @@ pub fn component(given: Option<&Path>) -> anyhow::Result<Component> {
 /// # Errors
 /// A message that says where it was sought, and what to name instead.
 pub fn skin() -> anyhow::Result<PathBuf> {
-    let folders = folders().into_iter().chain([PathBuf::from(".")]);
-    find(SKIN, folders, "folder").map_err(|error| {
+    model(SKIN).map_err(|error| {
         error.context(
             "name a model to serve: a prepared folder, or a .keras, .onnx or .pt2 file with --labels",
         )
     })
+}
+
+/// The folder of the model `name`: in the installation, or in the checkout that is the current folder.
+///
+/// # Errors
+/// A message that says where it was sought.
+pub fn model(name: &str) -> anyhow::Result<PathBuf> {
+    let folders = folders().into_iter().chain([PathBuf::from(".")]);
+    find(&format!("models/{name}"), folders, "folder")
 }
 
 /// Folders in which the files of an installation lie.

@@ -3,17 +3,21 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Resolves when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.
+/// SIGINT's number, and SIGTERM's, on every system.
+const INTERRUPT: u8 = 2;
+const TERMINATE: u8 = 15;
+
+/// Resolves to the signal's number when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.
 ///
 /// # Errors
 /// When the signal handlers cannot be set up.
-pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = u8>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = interrupt.recv() => INTERRUPT,
+            _ = terminate.recv() => TERMINATE,
         }
     })
 }

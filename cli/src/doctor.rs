@@ -4,6 +4,7 @@
 use crate::engine_library::EngineLibrary;
 use crate::listen;
 use crate::model::prepare::python;
+use crate::run_options::memory_limit;
 use crate::serve::installed::{self, Component};
 use bytesize::ByteSize;
 use clap::Args;
@@ -33,6 +34,20 @@ pub struct Doctor {
 
     #[command(flatten)]
     engine_lib: EngineLibrary,
+
+    /// The folder for compiled components [default: ~/.cache/skincell].
+    #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Memory the service may use: auto is the control group's limit or the machine's memory.
+    #[arg(
+        long,
+        value_name = "auto|SIZE|none",
+        env = "SKINCELL_MEMORY_LIMIT",
+        default_value = "auto"
+    )]
+    #[arg(value_parser = memory_limit)]
+    memory_limit: MemoryLimit,
 }
 
 /// What was found, or what to do.
@@ -41,12 +56,15 @@ type Finding = Result<String, String>;
 impl Doctor {
     /// Prints the findings.
     pub fn run(self) -> ExitCode {
-        let needed =
-            [("component", component()), ("memory", memory()), ("address", self.address())];
+        let needed = [
+            ("component", component()),
+            ("memory", memory(self.memory_limit)),
+            ("address", self.address()),
+        ];
         let useful = [
             ("model", model()),
             ("processor", Ok(processor())),
-            ("cache", cache()),
+            ("cache", self.cache()),
             ("onnxruntime", self.onnxruntime()),
             ("Keras", self.packages(&["keras", "tensorflow-cpu|tensorflow", "tf2onnx"])),
             ("PyTorch", self.packages(&["torch", "onnx", "onnxscript"])),
@@ -75,6 +93,16 @@ impl Doctor {
         };
         check_library(&library)?;
         Ok(library.display().to_string())
+    }
+
+    fn cache(&self) -> Finding {
+        let folder = self.cache_dir.clone().or_else(CompileCache::default_folder);
+        let folder = folder
+            .ok_or("neither HOME nor XDG_CACHE_HOME is set; name a folder with --cache-dir")?;
+        match CompileCache::open(&folder) {
+            Ok(_) => Ok(folder.display().to_string()),
+            Err(error) => Err(format!("{error:#}; starts are slow without it")),
+        }
     }
 
     /// The versions of Python packages; alternatives are separated by a bar.
@@ -148,14 +176,17 @@ fn model() -> Finding {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// The budget that `--memory-limit auto` takes, and how many requests it has room for.
-fn memory() -> Finding {
-    let budget = Budget::new(MemoryLimit::Auto);
+/// The budget, whose limit it is, and how many requests it has room for.
+fn memory(limit: MemoryLimit) -> Finding {
+    let budget = Budget::new(limit);
     // A control group without a limit, or with one above the machine's memory, does not limit anything.
     let group = budget.group.as_ref().and_then(|group| group.limit());
-    let whose = match group.is_some() && group == budget.bytes {
-        true => "the control group's limit",
-        false => "the machine's memory",
+    let whose = match limit {
+        MemoryLimit::Auto if group.is_some() && group == budget.bytes => {
+            "the control group's limit"
+        }
+        MemoryLimit::Auto => "the machine's memory",
+        MemoryLimit::Bytes(_) | MemoryLimit::None => "of --memory-limit",
     };
     let size = match budget.bytes {
         Some(bytes) => ByteSize::b(bytes).display().iec().to_string(),
@@ -173,15 +204,6 @@ fn memory() -> Finding {
     match Plan::new(&budget, overrides) {
         Ok(plan) => Ok(format!("{size}, {whose}: {} requests at a time", plan.concurrency)),
         Err(error) => Err(format!("{size}, {whose}: {error}")),
-    }
-}
-
-fn cache() -> Finding {
-    let folder = CompileCache::default_folder()
-        .ok_or("neither HOME nor XDG_CACHE_HOME is set; name a folder with --cache-dir")?;
-    match CompileCache::open(&folder) {
-        Ok(_) => Ok(folder.display().to_string()),
-        Err(error) => Err(format!("{error:#}; starts are slow without it")),
     }
 }
 

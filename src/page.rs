@@ -265,6 +265,23 @@ mod tests {
         }
     }
 
+    /// An unfamiliar photo that is refused had the words of an unknown problem.
+    #[test]
+    fn every_kind_of_problem_has_words_in_both_languages() {
+        let (_, send) = asset("/page/send.js").unwrap();
+        let (_, words) = asset("/page/words.js").unwrap();
+        let kinds = send.split_once("const KINDS = {").unwrap().1.split_once("};").unwrap().0;
+        let kinds: Vec<&str> = kinds
+            .lines()
+            .filter_map(|line| line.trim().split_once(": ["))
+            .map(|(kind, _)| kind)
+            .collect();
+        assert!(kinds.len() > 10 && kinds.contains(&"unfamiliar"), "{kinds:?}");
+        for kind in kinds {
+            assert_eq!(words.matches(&format!("\n  {kind}: [")).count(), 2, "{kind}");
+        }
+    }
+
     #[test]
     fn what_is_kept_for_later_visits_is_the_whole_page() {
         let worker = text(SERVICE_WORKER, Place::Device);

@@ -75,7 +75,6 @@ impl Service {
     /// cannot be staged, or a model cannot be preloaded.
     pub fn start(app: App, settings: &Settings) -> anyhow::Result<Self> {
         let budget = Budget::new(settings.memory_limit);
-        let limit = budget.bytes;
         check(&app, &settings.output.follow)?;
         let key_value = key_value_store(&app, settings)?;
         let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
@@ -86,7 +85,8 @@ impl Service {
         let cache = compile_cache(settings);
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
-        let engines = engines(settings, budget.bytes)?;
+        let limit = budget.bytes;
+        let engines = engines(settings, limit)?;
         let followed = (settings.memory_limit == MemoryLimit::Auto).then(|| budget.followed());
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
@@ -111,8 +111,7 @@ impl Service {
         if settings.preload {
             models.preload().context("--preload")?;
         }
-        let evict = Arc::clone(&models);
-        let make_room: MakeRoom = Box::new(move || evict.evict_one());
+        let make_room = evicting(&models);
         let rules = rules(&plan, settings);
         let largest = settings.max_body.min(plan.uploads);
         Ok(Self {
@@ -277,6 +276,12 @@ impl Service {
 
 fn wasms(app: &App) -> anyhow::Result<Vec<Vec<u8>>> {
     app.components.iter().map(|component| wasm(app, component)).collect()
+}
+
+/// Makes room for a request by unloading a model.
+fn evicting(models: &Arc<Models>) -> MakeRoom {
+    let models = Arc::clone(models);
+    Box::new(move || models.evict_one())
 }
 
 /// The bytes of a component, composed with its dependencies.

@@ -400,6 +400,22 @@ onPage('a photo of an unknown kind is said to be so before its classes', {}, asy
   assert.match(await page.locator('#doubt').textContent(), /does not mean that its classes are right/);
 });
 
+onPage('a photo that is refused as unfamiliar is said to be so in both languages, as quietly as one that is answered', {}, async (page) => {
+  const refused = { type: 'urn:skincell:problem:unfamiliar-photo', title: 'No', status: 422, detail: 'it knows 840 drawings' };
+  await page.route('**/predict*', (route) => route.fulfill({
+    status: 422, contentType: 'application/problem+json', body: JSON.stringify(refused) }));
+  await choose(page, photo('cat.png'));
+  await page.click('#look');
+  await page.locator('#problem').waitFor();
+  const problem = page.locator('#problem');
+  assert.match(await problem.textContent(), /does not know this kind of photo.*would only be a guess.*it knows 840 drawings/s);
+  assert.ok(await problem.evaluate((box) => box.classList.contains('doubt')), 'no alarm');
+  await picture(page, 'refused', { fullPage: true });
+  await assertAccessible(page, 'refused as unfamiliar');
+  await page.click('[data-language="vi"]');
+  assert.match(await problem.textContent(), /không biết loại ảnh này.*chỉ là phỏng đoán/s);
+});
+
 for (const [name, options] of [['desktop', {}], ['phone', PHONE], ['dark', { colorScheme: 'dark' }]]) {
   onPage(`axe-core finds nothing: ${name}`, options, async (page) => {
     await assertAccessible(page, `${name}, empty`);

@@ -6,8 +6,9 @@
 //! the same run.
 //!
 //! - `gather` lists the photos with their labels and runs the graph on them.
+//! - `outliers` finds photos of other kinds among those given, which are left out.
 //! - `folds` scores each photo by a fit that has not seen its picture, and takes the threshold from these
-//!   scores: the order statistic of conformal prediction. Outliers among the photos are left out.
+//!   scores: the order statistic of conformal prediction, each picture counted once.
 //! - `foreign` draws pictures of other kinds, on which the fit must tell the difference.
 //! - [`calibration`] fits a temperature to labelled photos, only together with a familiarity output: it makes
 //!   pictures of other kinds surer too.
@@ -20,6 +21,7 @@ mod distance;
 mod folds;
 mod foreign;
 pub(crate) mod gather;
+mod outliers;
 mod sheet;
 
 use std::path::PathBuf;
@@ -334,30 +336,27 @@ fn floats(graph: &Graph, card: &Card) -> (Graph, [usize; 4]) {
 
 /// What the card says, but for the outliers' names.
 fn described(fitted: &Fitted, output: String, basis: &str) -> Familiarity {
-    let count = fitted.kept.len();
-    let logs: Vec<f64> = fitted.scores.iter().map(|score| score.max(1e-9).ln()).collect();
-    let mean = logs.iter().sum::<f64>() / count as f64;
-    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count as f64 - 1.0);
+    let (count, pictures) = (fitted.kept.len(), fitted.pictures as f64);
+    let mean = folds::log_mean(&fitted.scores);
+    let squares = fitted.scores.iter().map(|s| s.weight * (s.value.max(1e-9).ln() - mean).powi(2));
+    let variance = squares.sum::<f64>() / (pictures - 1.0);
     let rounded = |value: f64, digits: i32| {
         ((value * 10_f64.powi(digits)).round() / 10_f64.powi(digits)) as f32
     };
-    let quantile = |step: usize| {
-        let at = step as f64 / QUANTILES as f64 * (count as f64 - 1.0);
-        let (low, high) = (fitted.scores[at.floor() as usize], fitted.scores[at.ceil() as usize]);
-        rounded(low + (high - low) * at.fract(), 4)
-    };
+    let share = |step: usize| step as f64 / QUANTILES as f64;
+    let quantile = |step: usize| rounded(folds::quantile(&fitted.scores, share(step)), 4);
     Familiarity {
         output,
         method: format!("{METHOD} {} (arXiv:1807.03888, arXiv:2505.18032)", fitted.distance.rank),
         basis: if basis.is_empty() { format!("{count} photos") } else { basis.to_owned() },
         photos: count as u32,
         pictures: fitted.pictures as u32,
-        // The largest of n scores accepts n of n + 1 photos; no threshold of few photos accepts more.
-        accepted: rounded(ACCEPTED.min(count as f64 / (count as f64 + 1.0)), 4),
+        // The largest score of n pictures accepts n of n + 1; no threshold of few accepts more.
+        accepted: rounded(ACCEPTED.min(pictures / (pictures + 1.0)), 4),
         auroc: rounded(fitted.auroc, 4),
         against: foreign::DESCRIPTION.to_owned(),
         quantiles: (0..=QUANTILES).map(quantile).collect(),
-        log_mean: rounded(fitted.log_mean, 4),
+        log_mean: rounded(mean, 4),
         log_deviation: rounded(variance.sqrt().max(1e-4), 4),
         outliers: Vec::new(),
     }

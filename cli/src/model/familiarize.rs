@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use skincell_modelkit::familiarity::{FamiliarityReport, FamiliarizeOptions};
 use skincell_modelkit::familiarize;
+use skincell_modelkit::pack::{Precision, packed_weights};
 
 use super::lines::line;
 use super::progress::Progress;
-use crate::pack::{PackFlags, pack_and_report};
+use crate::pack::{PackFlags, PrecisionFlag, pack_and_report};
 
 /// Flags of `skincell model familiarize`.
 #[derive(Debug, Args)]
@@ -53,6 +54,11 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
     let progress = Progress::new();
     let FamiliarizeArguments { model, photos, basis, replace } = arguments;
     let options = FamiliarizeOptions { photos, basis, replace: *replace };
+    // Read first: the folder is written anew, without its packed file.
+    let precision = match packed_weights(model).map(|weights| weights.precision) {
+        Some(Precision::Half) => PrecisionFlag::Half,
+        _ => PrecisionFlag::Single,
+    };
     let report = familiarize(model, &options, &mut |done, total| {
         progress.show_part("running the photos", done, total);
     })?;
@@ -61,7 +67,7 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
     let mut text = String::new();
     add_familiarity(&mut text, &report);
     print!("{text}");
-    let packed = PackFlags::default();
+    let packed = PackFlags { precision, ..PackFlags::default() };
     pack_and_report(model, &packed)?;
     Ok(ExitCode::SUCCESS)
 }

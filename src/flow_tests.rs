@@ -295,6 +295,30 @@ fn every_form_of_answer_says_whether_it_is_certain() {
     assert!(header.starts_with("\"skin\";score=999999999999.000;deviation=20.000;"), "{header}");
 }
 
+#[test]
+fn the_header_of_several_photos_tells_of_each() {
+    let card = judging_card_json("skin");
+    let (_folder, settings) = mounted(&[("skin", &card)], Some("skin"));
+    let photo = bmp(255, 0, 0);
+    let body = files(&[("a.bmp", &photo), ("b.txt", b"no photo"), ("c.bmp", &photo)]);
+    for (unfamiliar, logit, own) in [
+        (Unfamiliar::Warn, 4.0, "2.718 2.000 ?0 ?0"),
+        (Unfamiliar::Refuse, 4.0, "2.718 2.000 ?0 ?0"),
+    ] {
+        let cam = output("cam", &[1, 2, 2, 2], &[0.0; 8]);
+        let logits = output("logits", &[1, 2], &[logit, 0.0]);
+        let score = output("familiarity", &[1, 1], &[std::f32::consts::E]);
+        let request = post("/predict", "multipart/form-data; boundary=b", &body);
+        let (head, source) = request.into_parts();
+        let settings = Settings { unfamiliar, ..settings.clone() };
+        let inference = Fixed(Ok(vec![logits, cam, score]));
+        let response =
+            crate::answer::finish(&head, crate::route(&head, source, &settings, &inference));
+        let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
+        assert_eq!(header, format!("\"skin\";reference=99;photos=\"{own}, {own}\""));
+    }
+}
+
 /// A form with these files in the field `photos`.
 fn files(names: &[(&str, &[u8])]) -> Vec<u8> {
     let part = |(name, bytes): &(&str, &[u8])| {

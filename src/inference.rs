@@ -3,7 +3,7 @@
 //! [`Inference`] is implemented by wasi-nn in the component (`nn`), by cellnet in the browser
 //! (`browser/src/local.rs`), and by a model computed by hand in tests.
 
-use skincell_vision::card::{Card, MapClasses};
+use skincell_vision::card::{Card, Familiarity, MapClasses};
 use skincell_vision::gradcam::Cam;
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
@@ -117,7 +117,7 @@ pub struct Scores {
     pub scores: Vec<f32>,
     /// The Grad-CAM maps `[rows, height, width]`, neither normalised nor clipped, if requested.
     pub cam: Option<Cam>,
-    /// The photo's distance divided by the largest accepted: 0 or more, familiar up to 1. `None` if the card
+    /// The photo's distance divided by the largest accepted: above 0 and finite, familiar up to 1. `None` if the card
     /// has no output for it.
     pub familiarity: Option<f32>,
 }
@@ -162,7 +162,7 @@ pub fn run(
         .transpose()?;
     let familiarity =
         familiarity_output.map(|output| floats(card, &outputs, output, &[1])).transpose()?;
-    let familiarity = familiarity.and_then(|list| list.first().copied());
+    let familiarity = familiarity.and_then(|list| list.first().copied().map(Familiarity::told));
     Ok(Scores { scores, cam, familiarity })
 }
 

@@ -14,6 +14,7 @@ use skincell_vision::photo::Limits;
 
 use crate::answer::{self, Model, Outcome, PredictResponse};
 use crate::clock::{Clock, Timing};
+use crate::familiarity;
 use crate::fields::Sent;
 use crate::inference::Inference;
 use crate::negotiate::Form;
@@ -81,13 +82,22 @@ pub(crate) fn answer(
     form: Form,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let (settings, card) = (question.settings, question.card);
-    match form {
+    let mut told = Vec::new();
+    let mut note = |outcome: &Outcomes| {
+        told.extend(match outcome {
+            Ok((outcome, _)) => outcome.certainty.header(card),
+            Err(Problem::Unfamiliar { header, .. }) => header.clone(),
+            Err(_) => None,
+        });
+    };
+    let mut response = match form {
         Form::Png => {
             let why = format!("the request has {} photos", photos.len());
             Err(Problem::NoHeatmap { why })
         }
         Form::Html => {
             let write = |_: usize, file: Option<&str>, outcome: Outcomes| {
+                note(&outcome);
                 let outcome = outcome.map(|(outcome, _)| outcome);
                 Ok(plain_page::section(card, file, &outcome))
             };
@@ -97,6 +107,7 @@ pub(crate) fn answer(
         Form::Json => {
             let mut answered = 0;
             let write = |index: usize, file: Option<&str>, outcome: Outcomes| {
+                note(&outcome);
                 answered += usize::from(outcome.is_ok());
                 entry(card, index, file, &outcome)
             };
@@ -107,7 +118,11 @@ pub(crate) fn answer(
             let (model, timing_ms) = (Model::of(card), Total { total: clock.total() });
             answer::json(&SeveralResponse { model, photos, answered, refused, timing_ms })
         }
+    }?;
+    if let Some(value) = familiarity::several(&told) {
+        response.headers_mut().insert(familiarity::HEADER, value);
     }
+    Ok(response)
 }
 
 /// The result for a photo, or its problem.

@@ -9,6 +9,8 @@ mod common;
 use std::path::Path;
 
 use common::expected::reference;
+use common::{float_value, node, tensor};
+use rten_onnx::onnx::{GraphProto, ModelProto};
 use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::familiarity::{FamiliarityError, FamiliarizeOptions};
 use skincell_modelkit::pack::{PackOptions, pack};
@@ -155,6 +157,60 @@ fn every_engine_gives_the_same_scores_or_the_report_says_why_there_are_none() {
         fitted_count += 1;
     }
     assert!(fitted_count >= 5, "only {fitted_count} networks have familiarity");
+}
+
+/// Pixels of a photo of a network of dense layers only.
+const PIXELS: usize = 3 * 24 * 24;
+
+/// `image [1, 3, 24, 24]`, divided by 255 -> dense of `features` -> ReLU -> dense: `scores [1, 4]`.
+fn dense(features: usize) -> ModelProto {
+    let noise = common::noise;
+    let count = features as i64;
+    let layers: Vec<f32> = noise(1, PIXELS * features).iter().map(|w| w / 8.0).collect();
+    let nodes = vec![
+        node("Div", &["image", "most"], "scaled"),
+        node("Flatten", &["scaled"], "flat"),
+        node("Gemm", &["flat", "w", "b"], "z"),
+        node("Relu", &["z"], "hidden"),
+        node("Gemm", &["hidden", "w2", "b2"], "scores"),
+    ];
+    let graph = GraphProto {
+        node: nodes,
+        initializer: vec![
+            tensor("most", &[1], &[255.0]),
+            tensor("w", &[PIXELS as i64, count], &layers),
+            tensor("b", &[count], &noise(2, features)),
+            tensor("w2", &[count, 4], &noise(3, features * 4)),
+            tensor("b2", &[4], &noise(4, 4)),
+        ],
+        input: vec![float_value("image", &[1, 3, 24, 24])],
+        output: vec![float_value("scores", &[1, 4])],
+        ..GraphProto::default()
+    };
+    common::model(graph)
+}
+
+#[test]
+fn a_network_of_dense_layers_is_judged_by_its_last_features_or_not_at_all() {
+    let home = tempfile::tempdir().unwrap();
+    let photos = home.path().join("spots");
+    draw(&photos, 0..FITTED, spot);
+    for (features, expected) in [(32, None), (4, Some("has 4 features"))] {
+        let raw = home.path().join("dense.onnx");
+        std::fs::write(&raw, common::encoded(&dense(features))).unwrap();
+        let mut options = common::options(raw, home.path());
+        options.classes = parse_labels("a\nb\nc\nd").unwrap();
+        options.photos = vec![photos.clone()];
+        options.force = true;
+        let report = prepare(&options, &mut |_| {}).unwrap();
+        let count = report.familiarity.as_ref().map(|fitted| fitted.features);
+        assert!(count.is_none_or(|count| count == features), "{count:?} features");
+        let why = report.notes.iter().find(|note| note.contains("familiarity is not available"));
+        match expected {
+            Some(words) => assert!(why.unwrap().contains(words), "{:?}", report.notes),
+            None => assert!(count.is_some() || why.unwrap().contains("too different"), "{why:?}"),
+        }
+    }
 }
 
 #[test]

@@ -92,12 +92,14 @@ pub(super) fn write(
     let has_binary = request.outputs.iter().any(|requested| requested.is_binary);
     let (model_name, id) = (card.name.as_str(), request.id.as_deref());
     let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
-    // The header is about one answer.
-    if let ([(_, familiar)], [probabilities]) = (batch, probabilities.as_slice()) {
-        let certainty = familiarity::certainty(familiar.clone(), probabilities, card);
-        if let Some(value) = certainty.header(card) {
-            response.headers_mut().insert(familiarity::HEADER, value);
-        }
+    let told = batch.iter().zip(&probabilities).filter_map(|((_, familiar), probabilities)| {
+        familiarity::certainty(familiar.clone(), probabilities, card).header(card)
+    });
+    let told: Vec<_> = told.collect();
+    let told =
+        if let [one] = told.as_slice() { Some(one.clone()) } else { familiarity::several(&told) };
+    if let Some(value) = told {
+        response.headers_mut().insert(familiarity::HEADER, value);
     }
     if has_binary {
         let length = response.body().len();

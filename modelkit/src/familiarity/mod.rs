@@ -18,9 +18,11 @@
 pub mod calibration;
 pub mod diagram;
 mod distance;
+mod exchanged;
 mod folds;
 mod foreign;
 pub(crate) mod gather;
+mod hidden;
 mod outliers;
 mod sheet;
 
@@ -385,18 +387,39 @@ fn calibrate(
     let calibrated = calibration::fit(&rows, card.output.activation, CERTAIN_ABOVE);
     let (accuracy, labelled, classes) =
         (calibrated.before.accuracy, rows.len(), card.classes.len());
-    if !is_above_chance(accuracy, labelled, classes) {
+    if !is_above_chance(accuracy, labelled, 1.0 / classes.max(1) as f64) {
         return Err(FamiliarityError::AtChance { accuracy, labelled, classes });
+    }
+    let answers = exchanged::Answers::of(&rows);
+    if let Some(exchanged) = answers.exchanged() {
+        let label = |class: usize| card.classes.get(class).map_or("", |class| class.label.as_str());
+        let pairs: Vec<String> = exchanged
+            .iter()
+            .map(|(folder, answer)| format!("{:?} as {:?}", label(*folder), label(*answer)))
+            .collect();
+        let note = format!(
+            "not calibrated: labels seem to be exchanged, because the model answers most photos in the folders {}:              check the folders' names and the order of the model's labels, then run model familiarize again",
+            some_of(&pairs, SHOWN, ", ")
+        );
+        return Ok((None, vec![note]));
+    }
+    let chance = answers.chance();
+    if answers.folders() > 1 && !is_above_chance(accuracy, labelled, chance) {
+        let note = format!(
+            "not calibrated: the first class is right on {:.1} % of {labelled} labelled photos, and answers in              the same shares that ignore the photo on {:.1} %; a temperature would make them only seem honest",
+            accuracy * 100.0,
+            chance * 100.0
+        );
+        return Ok((None, vec![note]));
     }
     Ok((Some(calibrated), Vec::new()))
 }
 
-/// Whether a model is right more often than guessing would be by chance: by two standard errors of the share
-/// of `labelled` guesses among `classes` that are right.
-fn is_above_chance(accuracy: f64, labelled: usize, classes: usize) -> bool {
-    let chance = 1.0 / classes.max(1) as f64;
+/// Whether a model is right more often than by `chance`, a share: by two standard errors of the share of `labelled`
+/// guesses that are right.
+fn is_above_chance(accuracy: f64, labelled: usize, chance: f64) -> bool {
     let error = (chance * (1.0 - chance) / labelled.max(1) as f64).sqrt();
-    classes < 2 || accuracy > chance + ABOVE_CHANCE * error
+    chance >= 1.0 || accuracy > chance + ABOVE_CHANCE * error
 }
 
 #[cfg(test)]
@@ -406,9 +429,9 @@ mod tests {
     #[test]
     fn a_model_must_be_right_more_often_than_guessing() {
         // Of 100 guesses between two classes 50 are right, and 60 by two standard errors.
-        assert!(!is_above_chance(0.6, 100, 2) && is_above_chance(0.61, 100, 2));
-        assert!(!is_above_chance(0.0, 1000, 1000) && is_above_chance(0.3, 35, 7));
-        assert!(is_above_chance(1.0, 35, 1), "a single class is always right");
+        assert!(!is_above_chance(0.6, 100, 0.5) && is_above_chance(0.61, 100, 0.5));
+        assert!(!is_above_chance(0.0, 1000, 0.001) && is_above_chance(0.3, 35, 1.0 / 7.0));
+        assert!(is_above_chance(1.0, 35, 1.0), "a single class is always right");
     }
 
     #[test]

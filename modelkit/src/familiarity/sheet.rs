@@ -3,22 +3,25 @@
 //! Every operator works on `[1, n]` and sums are products with a column of ones, because that is what all
 //! engines support in their fast paths. The column is the last of the directions: alone it would be padded to
 //! a panel of its own.
+//!
+//! What is not a number stays so up to the output, because the answer must not call it familiar: `Abs` keeps it,
+//! while `Relu` makes it 0 in some engines. Features that are all 0, which is what a network's own `Relu` may
+//! have made of it, become 0 / 0.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
 
 use super::distance::Distance;
+use super::hidden;
 use crate::gradcam;
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{Graph, int_attribute, ints_attribute, op, output, value_info};
 
 /// The beginning of the names of all nodes and constants added here.
 pub(crate) const PREFIX: &str = "familiarity/";
-/// Added to the squared norm of the features, so that features that are all 0 do not divide by 0.
-const TINY: f32 = 1e-12;
-
 /// Finds the pooled features before the head, `[1, channels]`, and returns their name with the nodes that
-/// had to be added. The graph has the photo as its only input.
+/// had to be added. Without a map that the network computes they are those of [`hidden`]. The graph has the photo
+/// as its only input.
 ///
 /// # Errors
 /// The inner error says why there are none; the outer one is the engine's.
@@ -29,8 +32,16 @@ pub(super) fn features(
 ) -> Result<Result<(String, Vec<NodeProto>), String>, EngineError> {
     let mut probe = Probe::new(graph, photo)?;
     let tail = match gradcam::find(graph, &mut probe, scores)? {
-        Ok(tail) => tail,
-        Err(refusal) => return Ok(Err(refusal.to_string())),
+        // Otherwise the "map" is the photo, whose channels are three colours.
+        Ok(tail) if hidden::is_learnt(graph, &tail.pooled) => tail,
+        found => {
+            let last = hidden::find(graph, &mut probe, scores)?;
+            let refusal = found.err().map(|refusal| format!("{refusal}, and "));
+            return Ok(match last {
+                Ok((name, _)) => Ok((name, Vec::new())),
+                Err(why) => Err(refusal.unwrap_or_default() + &why),
+            });
+        }
     };
     let nodes: Vec<NodeProto> =
         graph.consumers_of(&tail.pooled).into_iter().map(|i| graph.nodes[i].clone()).collect();
@@ -111,7 +122,6 @@ pub(super) fn add(graph: &mut Graph, features: &str, fitted: &Distance, threshol
     let first = constant("all_but_the_last", &[rank + 1, 1], &chosen);
     let chosen: Vec<f32> = chosen.iter().map(|one| 1.0 - one).collect();
     let last = constant("the_last", &[rank + 1, 1], &chosen);
-    let tiny = constant("tiny", &[1, 1], &[TINY]);
     let scale = constant("scale", &[1, 1], &[scale]);
     let mut emit = |base: &str, operator: &str, inputs: &[&str]| {
         graph.emit(&named(base), operator, inputs, vec![])
@@ -119,7 +129,6 @@ pub(super) fn add(graph: &mut Graph, features: &str, fitted: &Distance, threshol
     let square = emit("square", "Mul", &[features, features]);
     let sums = emit("sums", "MatMul", &[&square, &directions]);
     let sum = emit("sum", "MatMul", &[&sums, &last]);
-    let sum = emit("above_zero", "Add", &[&sum, &tiny]);
     let norm = emit("norm", "Sqrt", &[&sum]);
     let unit = emit("unit", "Div", &[features, &norm]);
     let rest = emit("difference", "Sub", &[&unit, &mean]);
@@ -130,7 +139,7 @@ pub(super) fn add(graph: &mut Graph, features: &str, fitted: &Distance, threshol
     let square = emit("along_square", "Mul", &[&along, &along]);
     let usual = emit("usual", "MatMul", &[&square, &first]);
     let left = emit("left", "Sub", &[&all, &usual]);
-    let left = emit("not_negative", "Relu", &[&left]);
+    let left = emit("not_negative", "Abs", &[&left]);
     let scaled = emit("scaled", "Mul", &[&left, &scale]);
     let distance = graph.emit("familiarity", "Sqrt", &[&scaled], vec![]);
     graph.outputs.push(value_info(&distance, &[1, 1]));

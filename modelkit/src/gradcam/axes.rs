@@ -23,7 +23,7 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
 }
 
 /// Indices of the nodes that a value depends on, in the graph's order, without `skipped` nodes.
-pub(super) fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
+pub(crate) fn ancestors(graph: &Graph, value: &str, skipped: &HashSet<usize>) -> Vec<usize> {
     let mut needed: HashSet<&str> = HashSet::from([value]);
     let mut indices = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate().rev() {

@@ -50,6 +50,7 @@ use skincell_onnx::ModelFile;
 use skincell_vision::card::{Basis, Form, GradCam, Target};
 
 use assemble::Map;
+pub(crate) use axes::ancestors;
 pub(crate) use closed::channel_shape;
 pub(crate) use layer::{last_maps, named};
 use linear::Summed;

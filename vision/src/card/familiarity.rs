@@ -55,10 +55,17 @@ pub struct Familiar {
 }
 
 impl Familiarity {
-    /// Reads a score of the graph. A score that is not a number is unfamiliar.
+    /// The score as it is answered: the largest number for one that is no number, infinite, or not above 0.
+    /// The distance of a photo is never 0: some engines make 0 of what is no number.
+    #[must_use]
+    pub fn told(score: f32) -> f32 {
+        if score.is_finite() && score > 0.0 { score } else { f32::MAX }
+    }
+
+    /// Reads a score of the graph, after [`Self::told`].
     #[must_use]
     pub fn read(&self, score: f32) -> Familiar {
-        let score = if score.is_finite() { score } else { f32::MAX };
+        let score = Self::told(score);
         Familiar {
             score: rounded(f64::from(score), 3),
             is_familiar: score <= 1.0,
@@ -91,7 +98,7 @@ impl Familiarity {
             (None, _) => 0.0,
             (Some(_), None) => last,
         };
-        let known = f64::from(self.photos);
+        let known = f64::from(self.pictures);
         (1.0 + known * (1.0 - part / last)) / (1.0 + known) * 100.0
     }
 
@@ -179,6 +186,9 @@ mod tests {
             (9.0, false, 1.0),
             (f32::NAN, false, 1.0),
             (f32::INFINITY, false, 1.0),
+            (0.0, false, 1.0),
+            (-0.0, false, 1.0),
+            (f32::NEG_INFINITY, false, 1.0),
         ];
         for (score, is_familiar, percentile) in cases {
             let read = familiarity().read(score);

@@ -3,10 +3,13 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// The header: a structured field (RFC 9651) of a model's name and parameters.
+/// The header: a structured field (RFC 9651) of a model's name and parameters. Those of several photos are in one,
+/// `photos`, a string of score, deviation, `is_familiar` and `is_certain` of each, with commas between photos.
 pub const HEADER: HeaderName = HeaderName::from_static("x-answer-certainty");
 /// Photos among which drift is looked for: the latest of a service.
 pub(crate) const WINDOW: usize = 200;
+/// Most photos of one answer that are counted: a guest may write any number.
+const MOST_PHOTOS: usize = 256;
 /// Fewest photos of which a drift is stated.
 pub const FEWEST: usize = 50;
 /// The absolute value of [`drift`] from which photos differ from those the model knows. By chance alone about
@@ -38,29 +41,52 @@ pub struct Familiarity {
 }
 
 impl Certainty {
-    /// Reads an answer's header. `None` without one, or with one that is malformed.
+    /// Reads an answer's header: one for each photo that it tells of, none without a header or from one that is
+    /// malformed.
+    #[must_use]
+    pub fn all(headers: &HeaderMap) -> Vec<Self> {
+        let text = headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let found = parsed(text);
+        found.map(|(model, parameters)| Self::each(model, &parameters)).unwrap_or_default()
+    }
+
+    /// Reads the header of an answer to one photo. `None` without one, or with one that is malformed.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(HEADER)?.to_str().ok()?;
-        let mut parts = text.split(';').map(str::trim);
-        let model = parts.next()?.strip_prefix('"')?.strip_suffix('"')?.to_owned();
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
-        let find = |name| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        let number = |name| find(name)?.parse::<f64>().ok().filter(|value| value.is_finite());
-        let truth = |name| match find(name)? {
+        Self::all(headers).into_iter().next()
+    }
+
+    fn each(model: &str, parameters: &[(&str, &str)]) -> Vec<Self> {
+        let value = |name| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let names = ["score", "deviation", "is_familiar", "is_certain"];
+        let Some(photos) = value("photos") else {
+            let own = names.map(|name| value(name).unwrap_or_default());
+            return vec![Self::told(model, own, value("reference"))];
+        };
+        let photos = photos.trim_matches('"').split(',');
+        let own = |photo: &str| {
+            let mut words = photo.split_whitespace();
+            names.map(|_| words.next().unwrap_or_default().to_owned())
+        };
+        let each = photos.take(MOST_PHOTOS).map(own);
+        each.map(|own| Self::told(model, own.each_ref().map(String::as_str), value("reference")))
+            .collect()
+    }
+
+    fn told(model: &str, own: [&str; 4], reference: Option<&str>) -> Self {
+        let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
+        let truth = |text: &str| match text {
             "?1" => Some(true),
             "?0" => Some(false),
             _ => None,
         };
-        let familiarity = truth("is_familiar").and_then(|is_familiar| {
-            Some(Familiarity {
-                score: number("score")?,
-                deviation: number("deviation")?,
-                reference: find("reference")?.parse().ok()?,
-                is_familiar,
-            })
+        let [score, deviation, is_familiar, is_certain] = own;
+        let familiarity = truth(is_familiar).and_then(|is_familiar| {
+            let (score, deviation) = (number(score)?, number(deviation)?);
+            let reference = reference?.parse().ok()?;
+            Some(Familiarity { score, deviation, reference, is_familiar })
         });
-        Some(Self { model, familiarity, is_certain: truth("is_certain") })
+        Self { model: model.to_owned(), familiarity, is_certain: truth(is_certain) }
     }
 
     /// `unfamiliar`, `uncertain` or `certain`. An answer of a model that tells only one of the two is judged
@@ -73,6 +99,13 @@ impl Certainty {
             _ => "certain",
         }
     }
+}
+
+/// The model's name and the parameters of a header's value.
+fn parsed(text: &str) -> Option<(&str, Vec<(&str, &str)>)> {
+    let mut parts = text.split(';').map(str::trim);
+    let model = parts.next()?.strip_prefix('"')?.strip_suffix('"')?;
+    Some((model, parts.filter_map(|part| part.split_once('=')).collect()))
 }
 
 /// Welch's statistic between inputs and those that their model knows: the mean of the `deviations` divided by
@@ -123,6 +156,18 @@ mod tests {
         for value in ["", "skin", "\"skin", ";score=1"] {
             assert_eq!(read(value), None, "{value}");
         }
+    }
+
+    #[test]
+    fn every_photo_of_an_answer_is_told_of() {
+        let value = "\"skin\";reference=840;photos=\"0.8 -0.3 ?1 ?1, 0.9 0.4 ?1 ?0, 1.86 6.1 ?0 ?0, - - - ?1\"";
+        let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_static(value))]);
+        let all = Certainty::all(&headers);
+        let verdicts: Vec<_> = all.iter().map(Certainty::verdict).collect();
+        assert_eq!(verdicts, ["certain", "uncertain", "unfamiliar", "certain"]);
+        let second = Familiarity { score: 0.9, deviation: 0.4, reference: 840, is_familiar: true };
+        assert_eq!((all[1].familiarity, all[3].familiarity), (Some(second), None));
+        assert!(Certainty::all(&HeaderMap::new()).is_empty());
     }
 
     #[test]

@@ -181,10 +181,10 @@ impl Handler {
         let request = Request::from_parts(head, upload);
         let reply = component.instances.respond(request, permit, place).await;
         let reply = reply.map_err(Problem::Failed)?;
-        let certainty = Certainty::of(reply.headers());
+        let told = Certainty::all(reply.headers());
         // Only models of this component: a guest may write any name.
-        if let Some(certainty) = certainty.filter(|told| component.grants.has(&told.model)) {
-            service.metrics.judged(&certainty);
+        for certainty in told.iter().filter(|told| component.grants.has(&told.model)) {
+            service.metrics.judged(certainty);
         }
         Ok(service.accounted(reply, &call.id).map(Either::Right))
     }

@@ -197,7 +197,7 @@ fn a_network_of_dense_layers_is_judged_by_its_last_features_or_not_at_all() {
     draw(&photos, 0..FITTED, spot);
     for (features, expected) in [(32, None), (4, Some("has 4 features"))] {
         let raw = home.path().join("dense.onnx");
-        std::fs::write(&raw, common::encoded(&dense(features))).unwrap();
+        std::fs::write(&raw, dense(features).write_buf().unwrap()).unwrap();
         let mut options = common::options(raw, home.path());
         options.classes = parse_labels("a\nb\nc\nd").unwrap();
         options.photos = vec![photos.clone()];

@@ -84,6 +84,35 @@ fn scores(model: &Path, engine: &dyn Engine, photos: &Path) -> Vec<f32> {
     each.map(|outcome| outcome.familiarity.unwrap()).collect()
 }
 
+/// Checks that no engine finds a photo familiar whose elements are so large that numbers overflow, or are no
+/// numbers.
+fn refuse_overflows(name: &str, model: &Path, photos: &Path) {
+    for engine in engines(model) {
+        let served = Served::open(model, engine.as_ref()).unwrap();
+        let known = served.card().familiarity.clone().unwrap();
+        let input = &served.card().input;
+        let tensors = skincell_modelkit::photos::load_all(&[photos.to_owned()], input).unwrap();
+        for factor in [1e20, f32::INFINITY, f32::NAN] {
+            let mut tensor = tensors[0].clone();
+            let elements =
+                tensor.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            tensor.data = elements.flat_map(|v| (v * factor).to_le_bytes()).collect();
+            let Ok(outcome) = served.run(&tensor) else { continue };
+            let score = outcome.familiarity.unwrap();
+            let engine = engine.name();
+            // Finite numbers may stay so, and then their directions are those of the photo.
+            assert!(
+                factor == 1e20 || !known.read(score).is_familiar,
+                "{name} by {engine}: {score} for {factor}"
+            );
+            assert!(
+                score.is_nan() || score > 1.0 || factor == 1e20,
+                "{name} by {engine}: {score} for {factor}"
+            );
+        }
+    }
+}
+
 /// Checks the scores of all engines; returns the shares of further spots and of others that are familiar.
 fn compare(name: &str, model: &Path, home: &Path) -> [f32; 2] {
     let mut shares = [0.0; 2];
@@ -148,6 +177,7 @@ fn every_engine_gives_the_same_scores_or_the_report_says_why_there_are_none() {
             continue;
         };
         let model = home.path().join("out");
+        refuse_overflows(name, &model, &home.path().join("further"));
         let [further, others] = compare(name, &model, home.path());
         let (auroc, pictures) = (fitted.familiarity.auroc, fitted.familiarity.pictures);
         println!(

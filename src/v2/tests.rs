@@ -100,6 +100,36 @@ fn an_unfamiliar_photo_of_a_batch_is_named_where_such_are_refused() {
     }
 }
 
+#[test]
+fn every_photo_of_a_batch_is_told_of_and_none_is_familiar_by_what_is_no_number() {
+    let (_folder, settings) = mounted(&[("skin", &judging_card_json("skin"))], Some("skin"));
+    for (score, told) in [
+        (0.5, "0.500 -1.386 ?1 ?1"),
+        (f32::NAN, "999999999999.000 20.000 ?0 ?0"),
+        (0.0, "999999999999.000 20.000 ?0 ?0"),
+    ] {
+        let outputs = [
+            output("logits", &[1, 2], &[4.0, 0.0]),
+            output("cam", &[1, 2, 2, 2], &[0.0; 8]),
+            output("familiarity", &[1, 1], &[score]),
+        ];
+        let inference = Fixed(Ok(outputs.to_vec()));
+        let json = batch(2, &reds(2)).to_string();
+        let request = Request::post("/v2/models/skin/infer").body(chunks(json.as_bytes(), 7));
+        let (head, source) = request.unwrap().into_parts();
+        let routed = crate::route(&head, source, &settings, &inference);
+        let response = crate::answer::finish(&head, routed);
+        let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
+        assert_eq!(header, format!("\"skin\";reference=99;photos=\"{told}, {told}\""));
+        let answer = body(&response);
+        let scores = answer["outputs"].as_array().unwrap().last().unwrap()["data"].clone();
+        assert!(
+            scores[0].as_f64().is_some_and(|found| (found <= 1.0) == (score == 0.5)),
+            "{scores}"
+        );
+    }
+}
+
 /// A batch of `rows`, each a picture of one colour, red in the first and less so in each one after it.
 fn reds(rows: u8) -> Vec<u8> {
     (0..rows).flat_map(|row| [255 - row * 10, 0, 0].repeat(16)).collect()

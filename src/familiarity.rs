@@ -8,8 +8,8 @@ use crate::inference::Scores;
 use crate::problem::Problem;
 use crate::settings::Unfamiliar;
 
-/// The header that says of an answer in any form what the members `familiarity` and `is_certain` say of JSON, for
-/// each of several photos. The runner counts by it.
+/// The header that says of an answer in any form what the members `familiarity` and `is_certain` say of JSON,
+/// for each of several photos. The runner counts by it.
 pub(crate) const HEADER: HeaderName = HeaderName::from_static("x-answer-certainty");
 /// The largest score in the header: structured fields have no larger numbers with 3 decimals.
 const MOST_SCORE: f64 = 999_999_999_999.0;
@@ -74,9 +74,10 @@ impl Certainty {
 /// The parameters of [`HEADER`] that each photo has its own of, in the order of [`several`].
 const OWN: [&str; 4] = ["score", "deviation", "is_familiar", "is_certain"];
 
-/// The value of [`HEADER`] for several photos from those for each: the model's name with the parameters `reference`
-/// and `photos`, a string with the four values of each photo, such as `0.831 -1.204 ?1 ?0`, and commas between
-/// photos; `-` is one that the model does not tell. It stays short, because proxies limit an answer's head.
+/// The value of [`HEADER`] for several photos from those for each: the model's name with the parameters
+/// `reference` and `photos`, a string with the four values of each photo, such as `0.831 -1.204 ?1 ?0`, and
+/// commas between photos; `-` is one that the model does not tell. It stays short, because proxies limit an
+/// answer's head.
 pub(crate) fn several(values: &[HeaderValue]) -> Option<HeaderValue> {
     let texts: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
     let (model, _) = texts.first()?.split_once(';')?;

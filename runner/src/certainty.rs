@@ -3,8 +3,10 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// The header: a structured field (RFC 9651) of a model's name and parameters. Those of several photos are in one,
-/// `photos`, a string of score, deviation, `is_familiar` and `is_certain` of each, with commas between photos.
+/// The header: a structured field (RFC 9651) of a model's name and parameters. Those of several photos are in
+/// one,
+/// `photos`, a string of score, deviation, `is_familiar` and `is_certain` of each, with commas between
+/// photos.
 pub const HEADER: HeaderName = HeaderName::from_static("x-answer-certainty");
 /// Photos among which drift is looked for: the latest of a service.
 pub(crate) const WINDOW: usize = 200;
@@ -41,8 +43,8 @@ pub struct Familiarity {
 }
 
 impl Certainty {
-    /// Reads an answer's header: one for each photo that it tells of, none without a header or from one that is
-    /// malformed.
+    /// Reads an answer's header: one for each photo that it tells of, none without a header or from one that
+    /// is malformed.
     #[must_use]
     pub fn all(headers: &HeaderMap) -> Vec<Self> {
         let text = headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();

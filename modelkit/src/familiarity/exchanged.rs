@@ -1,12 +1,12 @@
-//! Whether the labels of photos are evidently exchanged: a model that answers the photos of one class as another
-//! and the other way round is right, and the folders' names or the order of its labels are wrong.
+//! Whether the labels of photos are evidently exchanged: a model that answers the photos of one class as
+//! another and the other way round is right, and the folders' names or the order of its labels are wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Fewest photos of classes that are said to be exchanged.
 const FEWEST: usize = 10;
-/// Standard deviations by which photos that an exchange makes right must outnumber those that are right as they
-/// are.
+/// Standard deviations by which photos that an exchange makes right must outnumber those that are right as
+/// they are.
 const EVIDENT: f64 = 3.0;
 
 /// How often photos of each class are answered as each other.
@@ -46,8 +46,8 @@ impl Answers {
         both.sum::<usize>() as f64 / (self.photos.max(1) as f64).powi(2)
     }
 
-    /// The classes of folders with the classes that most of their photos are answered as, if exchanging the labels
-    /// makes far more of these photos right.
+    /// The classes of folders with the classes that most of their photos are answered as, if exchanging the
+    /// labels makes far more of these photos right.
     pub(super) fn exchanged(&self) -> Option<Vec<(usize, usize)>> {
         let matched = self.matched();
         let of = |folder: &usize| -> usize {

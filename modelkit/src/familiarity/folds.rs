@@ -4,11 +4,11 @@
 //! (copies, crops) are always in the same fifth: otherwise their distances would be too small, and the
 //! threshold would refuse most new photos. Together they weigh as much as any other picture.
 
-use super::distance::{Distance, Rows, Turned};
+use super::distance::{BLOCK, Distance, Rows, Turned};
 use super::gather::Gathered;
+use super::held::{FOLDS, held_out};
 use super::{ACCEPTED, FEWEST, outliers};
 
-pub(super) const FOLDS: usize = 5;
 /// The ranks that are compared: with the column of ones, whole panels of cellnet's products.
 const RANKS: [usize; 3] = [31, 15, 7];
 /// Fewest pictures for each direction: with fewer, distances depend so much on their number that a threshold
@@ -29,10 +29,6 @@ const ALIKE: f32 = 0.05;
 /// sizes and JPEG qualities down to 30, `models/skin`'s drawings reach 0.008; two different ones have at
 /// least 0.16.
 const ALMOST_EQUAL: f32 = 0.01;
-/// Photos that are compared with all others at once: 20 MB of cosines for 10,000 photos.
-pub(super) const BLOCK: usize = 512;
-/// Robust standard deviations of the logarithm of a score above which a photo is an outlier.
-pub(super) const FAR: f64 = 3.5;
 
 /// The result of [`fit`].
 pub(super) struct Fitted {
@@ -91,7 +87,7 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Too
     };
     let all: Vec<usize> = (0..seen.len()).collect();
     let most = ranks(width, enough(&all)?)[0];
-    let kept = without_outliers(&rows, &groups, most);
+    let kept = outliers::without(&rows, &groups, most);
     let pictures = enough(&kept)?;
     let mut best: Option<(f64, usize, Vec<f64>)> = None;
     for rank in ranks(width, pictures) {
@@ -113,25 +109,6 @@ pub(super) fn fit(seen: &[Gathered], foreign: &[Gathered]) -> Result<Fitted, Too
     Ok(Fitted { distance, threshold, scores, auroc, kept, pictures, outliers })
 }
 
-/// Indices of the photos that are of one kind, ascending.
-fn without_outliers(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
-    let outliers = outliers::find(rows, groups, rank);
-    let mut kept: Vec<usize> =
-        (0..rows.count()).filter(|index| outliers.binary_search(index).is_err()).collect();
-    // Outliers of many kinds hide each other a little, so those found are left out and the rest is examined
-    // again.
-    for _ in 0..3 {
-        let scores = held_out(rows, &rows.take(&[]), groups, &kept, rank, FOLDS).0;
-        let far = outliers::deviations(&scores, &scores);
-        if far.iter().all(|far| *far <= FAR) {
-            break;
-        }
-        let mut far = far.into_iter();
-        kept.retain(|_| far.next().is_none_or(|far| far <= FAR));
-    }
-    kept
-}
-
 /// The scores of the kept photos, ascending, with their weights.
 fn weighted(scores: &[f64], kept: &[usize], groups: &[usize]) -> Vec<Score> {
     let mut sizes = vec![0_usize; groups.iter().max().map_or(0, |last| last + 1)];
@@ -144,18 +121,18 @@ fn weighted(scores: &[f64], kept: &[usize], groups: &[usize]) -> Vec<Score> {
     found
 }
 
-/// The ranks to be compared for so many features and pictures, largest first: those that fit in [`MOST_BYTES`]
-/// and leave [`EACH`] pictures for a direction, or the largest that does.
+/// The ranks to be compared for so many features and pictures, largest first: those that fit in
+/// [`MOST_BYTES`] and leave [`EACH`] pictures for a direction, or the largest that does.
 fn ranks(width: usize, pictures: usize) -> Vec<usize> {
     let fits = (MOST_BYTES / 4 / width.max(1)).saturating_sub(2).min(pictures / EACH).max(1);
     let found: Vec<usize> = RANKS.into_iter().filter(|rank| *rank <= fits).collect();
     if found.is_empty() { vec![fits] } else { found }
 }
 
-/// The smallest of the ascending scores that at least the share `ACCEPTED` of photos of further pictures does not
-/// exceed: number ⌈(n + 1) · share⌉ of n, or the largest (Vovk, Gammerman and Shafer 2005, "Algorithmic Learning
-/// in a Random World", 2.2). Photos of one picture count as parts of one (Dunn, Wasserman and Ramdas 2018,
-/// arXiv:1809.07441).
+/// The smallest of the ascending scores that at least the share `ACCEPTED` of photos of further pictures does
+/// not exceed: number ⌈(n + 1) · share⌉ of n, or the largest (Vovk, Gammerman and Shafer 2005, "Algorithmic
+/// Learning in a Random World", 2.2). Photos of one picture count as parts of one (Dunn, Wasserman and Ramdas
+/// 2018, arXiv:1809.07441).
 fn order_statistic(scores: &[Score]) -> f64 {
     let pictures = total(scores).round();
     let number = ((pictures + 1.0) * ACCEPTED - 1e-9).ceil().min(pictures);
@@ -198,32 +175,6 @@ pub(super) fn log_mean(scores: &[Score]) -> f64 {
 fn settled(most: &[Score], halves: &[Score]) -> f64 {
     let more = FOLDS as f64 / (FOLDS as f64 - 1.0);
     log_mean(most) - (log_mean(halves) - log_mean(most)) * (more - 1.0) / (2.0 - more)
-}
-
-/// For each kept photo its distance by a fit without its fold, and for each foreign picture the mean of its
-/// distances by all fits.
-pub(super) fn held_out(
-    rows: &Rows,
-    foreign: &Rows,
-    groups: &[usize],
-    kept: &[usize],
-    rank: usize,
-    folds: usize,
-) -> (Vec<f64>, Vec<f64>) {
-    let mut scores = vec![0.0; kept.len()];
-    let mut others = vec![0.0; foreign.count()];
-    for fold in 0..folds {
-        let inside = |at: &usize| groups[kept[*at]] % folds == fold;
-        let (out, rest): (Vec<usize>, Vec<usize>) = (0..kept.len()).partition(inside);
-        let indices =
-            |positions: &[usize]| positions.iter().map(|at| kept[*at]).collect::<Vec<_>>();
-        let distance = Distance::fit(&rows.take(&indices(&rest)), rank);
-        let found = distance.of(&rows.take(&indices(&out)));
-        out.iter().zip(found).for_each(|(at, score)| scores[*at] = score);
-        let found = distance.of(foreign);
-        others.iter_mut().zip(found).for_each(|(sum, score)| *sum += score / folds as f64);
-    }
-    (scores, others)
 }
 
 /// The picture that each photo shows, numbered from 0. Photos show the same picture if their names up to
@@ -277,14 +228,8 @@ fn unlike(one: &[f32], other: &[f32]) -> f32 {
     between / f32::max(both, f32::MIN_POSITIVE)
 }
 
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-/// Area under the ROC curve: the share of pairs in which the foreign picture has the larger score. The scores are
-/// ascending.
+/// Area under the ROC curve: the share of pairs in which the foreign picture has the larger score. The scores
+/// are ascending.
 fn auroc(scores: &[Score], foreign: &[f64]) -> f64 {
     let weight = |until: usize| total(&scores[..until]);
     let below = |score: &f64| {

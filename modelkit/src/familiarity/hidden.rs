@@ -1,5 +1,5 @@
-//! The features of a network without a map on all paths to the scores, such as one of dense layers only: what its
-//! last dense layer reads.
+//! The features of a network without a map on all paths to the scores, such as one of dense layers only: what
+//! its last dense layer reads.
 
 use std::collections::HashSet;
 

@@ -22,6 +22,7 @@ mod exchanged;
 mod folds;
 mod foreign;
 pub(crate) mod gather;
+mod held;
 mod hidden;
 mod outliers;
 mod sheet;
@@ -415,8 +416,8 @@ fn calibrate(
     Ok((Some(calibrated), Vec::new()))
 }
 
-/// Whether a model is right more often than by `chance`, a share: by two standard errors of the share of `labelled`
-/// guesses that are right.
+/// Whether a model is right more often than by `chance`, a share: by two standard errors of the share of
+/// `labelled` guesses that are right.
 fn is_above_chance(accuracy: f64, labelled: usize, chance: f64) -> bool {
     let error = (chance * (1.0 - chance) / labelled.max(1) as f64).sqrt();
     chance >= 1.0 || accuracy > chance + ABOVE_CHANCE * error

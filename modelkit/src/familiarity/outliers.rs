@@ -1,16 +1,19 @@
 //! Finds photos of another kind than the others, also if several of one kind are among them.
 //!
-//! A fit of high rank has a direction for every few photos that are like each other, so pictures of another kind
-//! make each other familiar. The distance to a neighbour does not, if more neighbours are counted than such
-//! pictures are expected: those far from it are suspects, and so is what lies among suspects. Then all suspects
-//! are scored by fits to the others.
+//! A fit of high rank has a direction for every few photos that are like each other, so pictures of another
+//! kind make each other familiar. The distance to a neighbour does not, if more neighbours are counted than
+//! such pictures are expected: those far from it are suspects, and so is what lies among suspects. Then all
+//! suspects are scored by fits to the others.
 
-use super::distance::{Rows, Turned};
-use super::folds::{self, BLOCK, FAR, FOLDS, median};
+use super::distance::{BLOCK, Rows, Turned};
+use super::held::{FOLDS, held_out};
 
+/// Robust standard deviations of the logarithm of a score above which a photo is an outlier.
+const FAR: f64 = 3.5;
 /// Share of the photos that may be of one other kind without hiding it.
 const LIKE: f64 = 0.125;
-/// Robust standard deviations of the logarithm of the distance to the neighbour above which a photo is suspect.
+/// Robust standard deviations of the logarithm of the distance to the neighbour above which a photo is
+/// suspect.
 const SUSPECT: f64 = 2.5;
 /// As [`FAR`], for a suspect whose nearest photo is one too.
 const GROUPED: f64 = 2.5;
@@ -26,9 +29,29 @@ struct Place {
     nearest: Vec<usize>,
 }
 
-/// Indices of the photos of another kind, ascending. The rows are normalised, `groups` are their pictures, and
+/// Indices of the photos that are of one kind, ascending.
+pub(super) fn without(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
+    let outliers = find(rows, groups, rank);
+    let mut kept: Vec<usize> =
+        (0..rows.count()).filter(|index| outliers.binary_search(index).is_err()).collect();
+    // Outliers of many kinds hide each other a little, so those found are left out and the rest is examined
+    // again.
+    for _ in 0..3 {
+        let scores = held_out(rows, &rows.take(&[]), groups, &kept, rank, FOLDS).0;
+        let far = deviations(&scores, &scores);
+        if far.iter().all(|far| *far <= FAR) {
+            break;
+        }
+        let mut far = far.into_iter();
+        kept.retain(|_| far.next().is_none_or(|far| far <= FAR));
+    }
+    kept
+}
+
+/// Indices of the photos of another kind, ascending. The rows are normalised, `groups` are their pictures,
+/// and
 /// `rank` is that of the fits.
-pub(super) fn find(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
+fn find(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
     let places = places(rows);
     let suspects = suspects(&places);
     let (suspected, others): (Vec<usize>, Vec<usize>) =
@@ -36,8 +59,7 @@ pub(super) fn find(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
     if suspected.is_empty() {
         return Vec::new();
     }
-    let (known, found) =
-        folds::held_out(rows, &rows.take(&suspected), groups, &others, rank, FOLDS);
+    let (known, found) = held_out(rows, &rows.take(&suspected), groups, &others, rank, FOLDS);
     let is_outlier = |(index, far): &(usize, f64)| {
         let grouped = places[*index].nearest.first().is_some_and(|nearest| suspects[*nearest]);
         *far > if grouped { GROUPED } else { FAR }
@@ -90,7 +112,7 @@ fn suspects(places: &[Place]) -> Vec<bool> {
 }
 
 /// How far the logarithms of values are above those of known ones, in robust standard deviations.
-pub(super) fn deviations(values: &[f64], known: &[f64]) -> Vec<f64> {
+fn deviations(values: &[f64], known: &[f64]) -> Vec<f64> {
     let log = |value: &f64| value.max(1e-9).ln();
     let logs: Vec<f64> = known.iter().map(log).collect();
     let middle = median(&logs);
@@ -98,6 +120,12 @@ pub(super) fn deviations(values: &[f64], known: &[f64]) -> Vec<f64> {
     // 1.4826 times the median deviation is the standard deviation of a normal distribution.
     let spread = (1.4826 * median(&spreads)).max(1e-9);
     values.iter().map(|value| (log(value) - middle) / spread).collect()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -115,7 +143,8 @@ mod tests {
         }
     }
 
-    /// 200 photos of 64 features around one direction, spread most along 8 others; then `like` around another.
+    /// 200 photos of 64 features around one direction, spread most along 8 others; then `like` around
+    /// another.
     fn folder(like: usize) -> Rows {
         let kind = |index: usize| {
             let mut number = numbers(index as u64 + 1);

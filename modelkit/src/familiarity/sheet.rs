@@ -4,9 +4,9 @@
 //! engines support in their fast paths. The column is the last of the directions: alone it would be padded to
 //! a panel of its own.
 //!
-//! What is not a number stays so up to the output, because the answer must not call it familiar: `Abs` keeps it,
-//! while `Relu` makes it 0 in some engines. Features that are all 0, which is what a network's own `Relu` may
-//! have made of it, become 0 / 0.
+//! What is not a number stays so up to the output, because the answer must not call it familiar: `Abs` keeps
+//! it, while `Relu` makes it 0 in some engines. Features that are all 0, which is what a network's own `Relu`
+//! may have made of it, become 0 / 0.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
@@ -19,8 +19,8 @@ use crate::onnx::graph::{Graph, int_attribute, ints_attribute, op, output, value
 
 /// The beginning of the names of all nodes and constants added here.
 pub(crate) const PREFIX: &str = "familiarity/";
-/// Finds the pooled features before the head, `[1, channels]`, and returns their name with the nodes that
-/// had to be added. Without a map that the network computes they are those of [`hidden`]. The graph has the photo
+/// Finds the pooled features before the head, `[1, channels]`, and returns their name with the nodes that had
+/// to be added. Without a map that the network computes they are those of [`hidden`]. The graph has the photo
 /// as its only input.
 ///
 /// # Errors

@@ -117,8 +117,8 @@ pub struct Scores {
     pub scores: Vec<f32>,
     /// The Grad-CAM maps `[rows, height, width]`, neither normalised nor clipped, if requested.
     pub cam: Option<Cam>,
-    /// The photo's distance divided by the largest accepted: above 0 and finite, familiar up to 1. `None` if the card
-    /// has no output for it.
+    /// The photo's distance divided by the largest accepted: above 0 and finite, familiar up to 1. `None` if
+    /// the card has no output for it.
     pub familiarity: Option<f32>,
 }
 

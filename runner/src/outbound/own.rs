@@ -1,6 +1,6 @@
-//! Requests of components to the service itself, at `http://self`. As in Spin they come in over a socket, like
-//! those of any client. A header field tells the service which instance waits for one; it is taken off again
-//! before a component sees it. What the service does with that is left to `handler`.
+//! Requests of components to the service itself, at `http://self`. As in Spin they come in over a socket,
+//! like those of any client. A header field tells the service which instance waits for one; it is taken off
+//! again before a component sees it. What the service does with that is left to `handler`.
 
 use super::Place;
 use crate::admission::Calls;

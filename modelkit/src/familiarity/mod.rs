@@ -399,7 +399,8 @@ fn calibrate(
             .map(|(folder, answer)| format!("{:?} as {:?}", label(*folder), label(*answer)))
             .collect();
         let note = format!(
-            "not calibrated: labels seem to be exchanged, because the model answers most photos in the folders {}:              check the folders' names and the order of the model's labels, then run model familiarize again",
+            "not calibrated: labels seem to be exchanged, because the model answers most photos in the folders {}: \
+             check the folders' names and the order of the model's labels, then run model familiarize again",
             some_of(&pairs, SHOWN, ", ")
         );
         return Ok((None, vec![note]));
@@ -407,7 +408,8 @@ fn calibrate(
     let chance = answers.chance();
     if answers.folders() > 1 && !is_above_chance(accuracy, labelled, chance) {
         let note = format!(
-            "not calibrated: the first class is right on {:.1} % of {labelled} labelled photos, and answers in              the same shares that ignore the photo on {:.1} %; a temperature would make them only seem honest",
+            "not calibrated: the first class is right on {:.1} % of {labelled} labelled photos, and answers in \
+             the same shares that ignore the photo on {:.1} %; a temperature would make them only seem honest",
             accuracy * 100.0,
             chance * 100.0
         );

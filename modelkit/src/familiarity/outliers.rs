@@ -49,8 +49,7 @@ pub(super) fn without(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> 
 }
 
 /// Indices of the photos of another kind, ascending. The rows are normalised, `groups` are their pictures,
-/// and
-/// `rank` is that of the fits.
+/// and `rank` is that of the fits.
 fn find(rows: &Rows, groups: &[usize], rank: usize) -> Vec<usize> {
     let places = places(rows);
     let suspects = suspects(&places);

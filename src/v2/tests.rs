@@ -122,7 +122,9 @@ fn every_photo_of_a_batch_is_told_of_and_none_is_familiar_by_what_is_no_number()
         let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
         assert_eq!(header, format!("\"skin\";reference=99;photos=\"{told}, {told}\""));
         let answer = body(&response);
-        let scores = answer["outputs"].as_array().unwrap().last().unwrap()["data"].clone();
+        let mut outputs = answer["outputs"].as_array().unwrap().iter();
+        let scores =
+            outputs.find(|output| output["name"] == "familiarity").unwrap()["data"].clone();
         assert!(
             scores[0].as_f64().is_some_and(|found| (found <= 1.0) == (score == 0.5)),
             "{scores}"

@@ -60,7 +60,7 @@ CHANGES = {
 def drift(scores, card):
     """Welch's statistic between log scores and those of the card."""
     logs = numpy.log(scores)
-    error = logs.var(ddof=1) / len(logs) + card["log_deviation"] ** 2 / card["photos"]
+    error = logs.var(ddof=1) / len(logs) + card["log_deviation"] ** 2 / card["pictures"]
     return (logs.mean() - card["log_mean"]) / numpy.sqrt(error)
 
 

@@ -253,6 +253,28 @@ fn places_that_only_look_moved_have_a_heatmap() {
     }
 }
 
+/// EfficientNets that were padded by TensorFlow's rule got no heatmap: the padding of a small map is wide beside
+/// it. Weights that are all equal spread each part of the photo over the whole map, so a trial would refuse it.
+#[test]
+fn the_padding_of_a_convolution_keeps_places() {
+    let padded_by = |rows: i64| {
+        let mut small = conv(&["image", "first"], "p", 3);
+        small.attribute[1] = ints("strides", &[4, 4]);
+        let mut wide = conv(&["padded", "equal"], "shown", 5);
+        wide.attribute[2] = ints("pads", &[0, 0, 0, 0]);
+        let nodes = vec![small, node("Pad", &["p", "pads"], "padded"), wide];
+        let pads = [0, 0, rows, 2, 0, 0, 2, 2];
+        let mut model = before(CONVOLUTION, nodes, &[("pads", &pads)]);
+        let graph = model.graph.as_mut().expect("a graph");
+        graph.initializer.push(tensor("first", &[3, 3, 3, 3], &noise(11, 81)));
+        graph.initializer.push(tensor("equal", &[3, 3, 5, 5], &[0.1; 225]));
+        model
+    };
+    assert_eq!(missing(&padded_by(2)), None);
+    let why = missing(&padded_by(4)).expect("more rows than the window spans");
+    assert!(why.contains("wrong place"), "{why}");
+}
+
 #[test]
 fn a_named_layer_behind_a_cut_is_refused() {
     let home = tempfile::tempdir().unwrap();

@@ -255,7 +255,7 @@ impl Node<'_> {
                 self.sides(self.x).get(*axis) == self.sides(output(self.node)).get(*axis)
             }),
             "Slice" => !self.cuts_much(),
-            "Pad" => self.padded().is_ok(),
+            "Pad" => self.padded().is_ok() || self.is_a_convolutions_padding(),
             // The rows of a product are those of its first factor.
             "MatMul" => input(self.node, 0) == Some(self.x) && !to.axes.contains(&(rank - 1)),
             operator => KEEPS.contains(&operator) || STAYS.contains(&operator),
@@ -367,6 +367,30 @@ impl Node<'_> {
         let before = || ancestors(self.graph, self.x, &HashSet::new()).into_iter();
         self.graph.consumers_of(output(self.node)).into_iter().any(joins)
             || before().filter_map(|index| self.graph.nodes.get(index)).any(padded)
+    }
+
+    /// Whether only convolutions and poolings read the padded map, each wider than its padding, as exporters
+    /// write the padding of TensorFlow.
+    fn is_a_convolutions_padding(&self) -> bool {
+        let readers = self.graph.consumers_of(output(self.node));
+        let covers = |index: &usize| {
+            let node = &self.graph.nodes[*index];
+            let windows = ["Conv", "MaxPool", "AveragePool"].contains(&op(node));
+            windows && self.from.axes.iter().all(|axis| self.is_within_window(node, *axis))
+        };
+        !readers.is_empty() && readers.iter().all(covers)
+    }
+
+    /// Whether the rows or columns added along an axis are fewer than those that the window of `node` spans.
+    fn is_within_window(&self, node: &NodeProto, axis: usize) -> bool {
+        let Some(side) = axis.checked_sub(2) else { return false };
+        let at = |list: &[i64], side: usize| usize::try_from(*list.get(side)?).ok();
+        let stated = ints(node, "kernel_shape").and_then(|kernel| at(kernel, side));
+        let weights = input(node, 1).and_then(|weights| self.sides(weights).get(axis).copied());
+        let dilation = ints(node, "dilations").and_then(|list| at(list, side)).unwrap_or(1);
+        let (after, before) = self.sides_at(axis);
+        let added = after.saturating_sub(before);
+        stated.or(weights).is_some_and(|kernel| added <= kernel.saturating_sub(1) * dilation)
     }
 
     fn padded(&self) -> Result<Option<Seen>, &'static str> {

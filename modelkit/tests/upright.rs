@@ -253,16 +253,18 @@ fn places_that_only_look_moved_have_a_heatmap() {
     }
 }
 
-/// EfficientNets that were padded by TensorFlow's rule got no heatmap: the padding of a small map is wide beside
-/// it. Weights that are all equal spread each part of the photo over the whole map, so a trial would refuse it.
+/// EfficientNets that were padded by TensorFlow's rule got no heatmap: the padding of a small map is wide
+/// beside it. Weights that are all equal spread each part of the photo over the whole map, so a trial would
+/// refuse it.
 #[test]
 fn the_padding_of_a_convolution_keeps_places() {
     let padded_by = |rows: i64| {
         let mut small = conv(&["image", "first"], "p", 3);
         small.attribute[1] = ints("strides", &[4, 4]);
-        let mut wide = conv(&["padded", "equal"], "shown", 5);
+        let mut wide = conv(&["padded again", "equal"], "shown", 5);
         wide.attribute[2] = ints("pads", &[0, 0, 0, 0]);
-        let nodes = vec![small, node("Pad", &["p", "pads"], "padded"), wide];
+        let same = node("Identity", &["padded"], "padded again");
+        let nodes = vec![small, node("Pad", &["p", "pads"], "padded"), same, wide];
         let pads = [0, 0, rows, 2, 0, 0, 2, 2];
         let mut model = before(CONVOLUTION, nodes, &[("pads", &pads)]);
         let graph = model.graph.as_mut().expect("a graph");

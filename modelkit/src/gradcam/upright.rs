@@ -21,6 +21,9 @@ use crate::onnx::graph::{Graph, attribute, input, int, ints, label, op, output};
 /// The part of a side that padding of one end may add to the photo.
 const BORDER: usize = 8;
 
+/// Most nodes that are looked at as readers of a padded map.
+const READERS: usize = 16;
+
 const CUT: &str = "cuts a part out of the photo";
 const BORDER_AROUND: &str = "puts a border around the photo";
 
@@ -372,13 +375,29 @@ impl Node<'_> {
     /// Whether only convolutions and poolings read the padded map, each wider than its padding, as exporters
     /// write the padding of TensorFlow.
     fn is_a_convolutions_padding(&self) -> bool {
-        let readers = self.graph.consumers_of(output(self.node));
+        let readers = self.readers(output(self.node));
         let covers = |index: &usize| {
             let node = &self.graph.nodes[*index];
             let windows = ["Conv", "MaxPool", "AveragePool"].contains(&op(node));
             windows && self.from.axes.iter().all(|axis| self.is_within_window(node, *axis))
         };
         !readers.is_empty() && readers.iter().all(covers)
+    }
+
+    /// The nodes that read a value, itself or rounded to integers or another type; none where so many round
+    /// it that the file is not from an exporter.
+    fn readers(&self, value: &str) -> Vec<usize> {
+        let rounds = ["QuantizeLinear", "DequantizeLinear", "Cast", "Identity"];
+        let (mut found, mut open) = (Vec::new(), self.graph.consumers_of(value));
+        for _ in 0..READERS {
+            let Some(index) = open.pop() else { return found };
+            let node = &self.graph.nodes[index];
+            match rounds.contains(&op(node)) {
+                true => open.extend(self.graph.consumers_of(output(node))),
+                false => found.push(index),
+            }
+        }
+        Vec::new()
     }
 
     /// Whether the rows or columns added along an axis are fewer than those that the window of `node` spans.

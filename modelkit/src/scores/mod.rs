@@ -332,7 +332,7 @@ fn decide(
     }
     let bounds = range(graph, name);
     let is_bounded = matches!(bounds, Range::Within(..));
-    if !is_bounded {
+    if !is_bounded && (count == 1 || !numbers.within) {
         refuse_evidence(graph, name, count)?;
     }
     match (numbers.within, bounds) {

@@ -9,7 +9,7 @@ are mounted read-only; then no crate is fetched that is not there. The checkout 
 Every line of the README's `sh` blocks is run in order, or has a reason in SKIPPED. The service that a line starts goes
 on until the end. Answers to photos must have what the README's JSON block shows. Prints seconds and bytes; exits with 1
 if a command fails or an answer differs. Needs root for chroot and mounts, which end with this program. The compiling
-takes ten minutes and 4 GB on two cores; --only runs just the lines that contain TEXT. Only the standard library.
+takes ten minutes and 1.6 GB on two cores; --only runs just the lines that contain TEXT. Only the standard library.
 """
 
 import argparse

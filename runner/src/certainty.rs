@@ -4,8 +4,7 @@
 use http::{HeaderMap, HeaderName};
 
 /// The header: a structured field (RFC 9651) of a model's name and parameters. Those of several photos are in
-/// one,
-/// `photos`, a string of score, deviation, `is_familiar` and `is_certain` of each, with commas between
+/// one, `photos`, a string of score, deviation, `is_familiar` and `is_certain` of each, with commas between
 /// photos.
 pub const HEADER: HeaderName = HeaderName::from_static("x-answer-certainty");
 /// Photos among which drift is looked for: the latest of a service.

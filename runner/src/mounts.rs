@@ -80,7 +80,7 @@ impl Staging<'_> {
     /// a glob pattern, whose `*` stays within a folder and matches hidden files. Of the matches, only regular
     /// files and links to regular files are taken.
     fn pattern(&self, pattern: &str) -> anyhow::Result<()> {
-        require_inside(pattern)?;
+        let plain = inside(pattern)?;
         if pattern == "." || pattern.ends_with("/.") {
             bail!(
                 "{pattern:?} ends in the current folder; write the pattern {pattern}/**/* instead"
@@ -94,13 +94,13 @@ impl Staging<'_> {
         let path = self.folder.join(pattern);
         if path.is_dir() {
             // Spin puts the files of a folder under its name twice: `a/x` of `files = ["a"]` at `/a/a/x`.
-            return self.tree(&path, self.folder, Path::new(pattern), self.folder);
+            return self.tree(&path, self.folder, &plain, self.folder);
         }
         if path.exists() {
-            return self.file(&path, Path::new(pattern), self.folder);
+            return self.file(&path, &plain, self.folder);
         }
         if Pattern::escape(pattern) == pattern {
-            return match self.is_unmounted(Path::new(pattern)) {
+            return match self.is_unmounted(&plain) {
                 true => Ok(()),
                 false => bail!("{pattern:?} does not exist, and is not a pattern"),
             };
@@ -118,15 +118,14 @@ impl Staging<'_> {
         if !destination.starts_with('/') {
             bail!("the destination {destination:?} must begin with a slash");
         }
-        let inside = destination.trim_start_matches('/');
-        require_inside(inside)?;
+        let inside = inside(destination.trim_start_matches('/'))?;
         if !source.exists() {
             bail!("{} does not exist", source.display());
         }
         require_within(source, limit)?;
         match source.is_dir() {
-            true => self.tree(source, source, Path::new(inside), limit),
-            false => self.file(source, Path::new(inside), limit),
+            true => self.tree(source, source, &inside, limit),
+            false => self.file(source, &inside, limit),
         }
     }
 
@@ -140,7 +139,7 @@ impl Staging<'_> {
     ) -> anyhow::Result<()> {
         let whole = format!("{}/**/*", Pattern::escape(&source.to_string_lossy()));
         // An empty folder is there, too.
-        let target = self.root.join(plain(inside));
+        let target = self.root.join(inside);
         std::fs::create_dir_all(&target).with_context(|| {
             format!("cannot make the folder {:?}", format!("/{}", inside.display()))
         })?;
@@ -167,8 +166,7 @@ impl Staging<'_> {
         }
         let real = require_within(source, limit)?;
         let stage = || {
-            let inside = plain(inside);
-            let target = self.root.join(&inside);
+            let target = self.root.join(inside);
             if let Some(parent) = target.parent() {
                 std::fs::create_dir_all(parent)?;
             }
@@ -220,36 +218,24 @@ fn link_or_copy(source: &Path, target: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Refuses paths that are absolute or rise above the folder they start in.
-fn require_inside(path: &str) -> anyhow::Result<()> {
-    let mut depth = 0_usize;
-    for part in Path::new(path).components() {
-        let next = match part {
-            Component::Normal(_) => Some(depth + 1),
-            Component::CurDir => Some(depth),
-            Component::ParentDir => depth.checked_sub(1),
-            Component::RootDir | Component::Prefix(_) => None,
-        };
-        depth = next.with_context(|| {
-            format!("{path:?} leaves the application's folder; only paths inside it are mounted")
-        })?;
-    }
-    Ok(())
-}
-
-/// The path without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
+/// The path without `.` and `..`. Refuses paths that are absolute or rise above the folder they start in.
+fn inside(path: &str) -> anyhow::Result<PathBuf> {
     let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                plain.pop();
+    for part in Path::new(path).components() {
+        let stays = match part {
+            Component::Normal(name) => {
+                plain.push(name);
+                true
             }
-            Component::CurDir => {}
-            other => plain.push(other),
+            Component::CurDir => true,
+            Component::ParentDir => plain.pop(),
+            Component::RootDir | Component::Prefix(_) => false,
+        };
+        if !stays {
+            bail!("{path:?} leaves the application's folder; only paths inside it are mounted");
         }
     }
-    plain
+    Ok(plain)
 }
 
 #[cfg(test)]

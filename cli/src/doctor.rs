@@ -3,8 +3,8 @@
 
 use crate::engine_library::EngineLibrary;
 use crate::listen;
+use crate::machine_flags::{CacheFlag, MemoryFlag};
 use crate::model::prepare::python;
-use crate::run_options::memory_limit;
 use crate::serve::installed::{self, Component};
 use bytesize::ByteSize;
 use clap::Args;
@@ -35,19 +35,11 @@ pub struct Doctor {
     #[command(flatten)]
     engine_lib: EngineLibrary,
 
-    /// The folder for compiled components [default: ~/.cache/skincell].
-    #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheFlag,
 
-    /// Memory the service may use: auto is the control group's limit or the machine's memory.
-    #[arg(
-        long,
-        value_name = "auto|SIZE|none",
-        env = "SKINCELL_MEMORY_LIMIT",
-        default_value = "auto"
-    )]
-    #[arg(value_parser = memory_limit)]
-    memory_limit: MemoryLimit,
+    #[command(flatten)]
+    memory: MemoryFlag,
 }
 
 /// What was found, or what to do.
@@ -58,7 +50,7 @@ impl Doctor {
     pub fn run(self) -> ExitCode {
         let needed = [
             ("component", component()),
-            ("memory", memory(self.memory_limit)),
+            ("memory", memory(self.memory.memory_limit)),
             ("address", self.address()),
         ];
         let useful = [
@@ -96,8 +88,9 @@ impl Doctor {
     }
 
     fn cache(&self) -> Finding {
-        let folder = self.cache_dir.clone().or_else(CompileCache::default_folder);
-        let folder = folder
+        let folder = self
+            .cache
+            .folder()
             .ok_or("neither HOME nor XDG_CACHE_HOME is set; name a folder with --cache-dir")?;
         match CompileCache::open(&folder) {
             Ok(_) => Ok(folder.display().to_string()),

@@ -10,6 +10,7 @@ mod doctor;
 mod engine_library;
 mod listen;
 mod log;
+mod machine_flags;
 mod missing_models;
 mod model;
 mod pack;

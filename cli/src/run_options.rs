@@ -1,13 +1,13 @@
 //! The flags shared by `up`, `serve` and `classify`: the environment of components, engines and limits.
 
 use crate::engine_library::EngineLibrary;
+use crate::machine_flags::{CacheFlag, MemoryFlag};
 use crate::variables;
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Args;
 use skincell_runner::admission::HIGH_PRIORITY_PERMITS;
 use skincell_runner::app::App;
-use skincell_runner::memory::MemoryLimit;
 use skincell_runner::settings::{EngineChoice, Settings, StateFolder};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,15 +35,8 @@ pub struct RunOptions {
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// Memory the service may use: auto is the control group's limit or the machine's memory.
-    #[arg(
-        long,
-        value_name = "auto|SIZE|none",
-        env = "SKINCELL_MEMORY_LIMIT",
-        default_value = "auto"
-    )]
-    #[arg(value_parser = memory_limit)]
-    memory_limit: MemoryLimit,
+    #[command(flatten)]
+    memory: MemoryFlag,
 
     /// Requests processed at the same time [default: as cores and memory allow].
     #[arg(long, value_name = "N", env = "SKINCELL_MAX_CONCURRENCY")]
@@ -71,9 +64,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", env = "SKINCELL_MAX_BODY")]
     max_body: Option<ByteSize>,
 
-    /// Folder for compiled components [default: ~/.cache/skincell].
-    #[arg(long, value_name = "FOLDER", env = "SKINCELL_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheFlag,
 
     /// Folder for the application's state, such as its key-value store [default: .spin beside the manifest].
     /// Empty means none: applications that need state are then refused.
@@ -105,7 +97,7 @@ impl RunOptions {
         let instance = self.max_instance_memory.map(|size| usize::try_from(size.as_u64()));
         let default = Settings::default();
         Ok(Settings {
-            memory_limit: self.memory_limit,
+            memory_limit: self.memory.memory_limit,
             max_instance_memory: instance
                 .transpose()
                 .context("--max-instance-memory is more than this machine can address")?,
@@ -122,11 +114,7 @@ impl RunOptions {
                 Some(folder) => StateFolder::At(PathBuf::from(folder)),
             },
             key_value_limit: self.key_value_limit.as_u64(),
-            cache_folder: match &self.cache_dir {
-                _ if self.disable_cache => None,
-                Some(folder) => Some(folder.clone()),
-                None => default.cache_folder.clone(),
-            },
+            cache_folder: self.cache.folder().filter(|_| !self.disable_cache),
             ..default
         })
     }
@@ -140,17 +128,6 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the runtime")
-}
-
-pub fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
-    match text {
-        "auto" => Ok(MemoryLimit::Auto),
-        "none" => Ok(MemoryLimit::None),
-        size => size
-            .parse::<ByteSize>()
-            .map(|size| MemoryLimit::Bytes(size.as_u64()))
-            .map_err(|_| "write auto, none, or a size such as 256MiB".to_owned()),
-    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

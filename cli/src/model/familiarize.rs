@@ -1,5 +1,6 @@
 //! `skincell model familiarize`: adds an output to a prepared model that tells photos of an unknown kind.
 
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,6 @@ use skincell_modelkit::familiarity::{FamiliarityReport, FamiliarizeOptions};
 use skincell_modelkit::familiarize;
 use skincell_modelkit::pack::{Precision, packed_weights};
 
-use super::lines::line;
 use super::progress::Progress;
 use crate::pack::{PackFlags, PrecisionFlag, pack_and_report};
 
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
     progress.done();
     println!("{} tells photos of other kinds", model.display());
     let mut text = String::new();
-    add_familiarity(&mut text, &report);
+    add_familiarity(&mut text, &report)?;
     print!("{text}");
     let packed = PackFlags { precision, ..PackFlags::default() };
     pack_and_report(model, &packed)?;
@@ -73,34 +73,31 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
 }
 
 /// Adds lines about what was fitted.
-pub(super) fn add_familiarity(text: &mut String, report: &FamiliarityReport) {
+pub(super) fn add_familiarity(text: &mut String, report: &FamiliarityReport) -> fmt::Result {
     let familiarity = &report.familiarity;
-    line!(
+    writeln!(
         text,
         "  familiar   fitted to {} of {} pictures; {:.1} % of further photos of this kind are expected to be \
          familiar",
         familiarity.basis,
         familiarity.pictures,
         f64::from(familiarity.accepted) * 100.0
-    );
-    line!(
+    )?;
+    writeln!(
         text,
         "  method     {}, {} features, {} bytes more",
-        familiarity.method,
-        report.features,
-        report.bytes
-    );
-    line!(
+        familiarity.method, report.features, report.bytes
+    )?;
+    writeln!(
         text,
         "  told apart area under the ROC curve {:.4} against {}",
-        familiarity.auroc,
-        familiarity.against
-    );
+        familiarity.auroc, familiarity.against
+    )?;
     for outlier in &familiarity.outliers {
-        line!(text, "  outlier    {outlier} is of another kind and was left out");
+        writeln!(text, "  outlier    {outlier} is of another kind and was left out")?;
     }
     if let Some(calibrated) = &report.calibrated {
-        line!(
+        writeln!(
             text,
             "  calibrated by temperature {}: right {:.1} %, expected calibration error {:.3} -> {:.3}, Brier \
              score {:.3} -> {:.3} on {} labelled photos",
@@ -111,9 +108,10 @@ pub(super) fn add_familiarity(text: &mut String, report: &FamiliarityReport) {
             calibrated.before.brier,
             calibrated.after.brier,
             calibrated.calibration.photos
-        );
+        )?;
     }
     for note in &report.notes {
-        line!(text, "  note       {note}");
+        writeln!(text, "  note       {note}")?;
     }
+    Ok(())
 }

@@ -6,7 +6,6 @@ mod check;
 mod engines;
 mod familiarize;
 mod inspect;
-mod lines;
 mod measure;
 pub(crate) mod prepare;
 mod prepare_report;

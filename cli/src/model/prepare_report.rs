@@ -1,6 +1,7 @@
 //! The final report of `model prepare`: preprocessing and interpretation of scores, with assumptions
 //! marked, and the difference from the original.
 
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,68 +11,68 @@ use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
 use super::familiarize::add_familiarity;
-use super::lines::line;
 
 /// The report of one model, in lines.
 pub(super) fn report_text(report: &Report, folder: &str, sources: &[String]) -> String {
     let mut text = String::new();
-    add_report(&mut text, report, folder, sources);
+    // Writing to a string does not fail.
+    let _ = add_report(&mut text, report, folder, sources);
     text
 }
 
-fn add_report(text: &mut String, report: &Report, folder: &str, sources: &[String]) {
+fn add_report(text: &mut String, report: &Report, folder: &str, sources: &[String]) -> fmt::Result {
     let card = &report.card;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
-    line!(text, "{folder} is ready to serve as \"{}\"", card.name);
-    add_input(text, card, sources);
+    writeln!(text, "{folder} is ready to serve as \"{}\"", card.name)?;
+    add_input(text, card, sources)?;
     for field in &card.fields {
         let (name, default) = (&field.name, &field.default);
-        line!(text, "  field      {name} of {:?}, by default {default:?}", field.shape);
+        writeln!(text, "  field      {name} of {:?}, by default {default:?}", field.shape)?;
     }
-    line!(text, "  sees       {}", seen(report));
-    line!(text, "  scores     {} of {} classes", card.output.name, card.classes.len());
-    line!(text, "  activation {}{}", report.probabilities, assumed("activation"));
-    add_heatmap(text, report);
+    writeln!(text, "  sees       {}", seen(report))?;
+    writeln!(text, "  scores     {} of {} classes", card.output.name, card.classes.len())?;
+    writeln!(text, "  activation {}{}", report.probabilities, assumed("activation"))?;
+    add_heatmap(text, report)?;
     let (graph, weights) = report.bytes;
-    line!(
+    writeln!(
         text,
         "  weights    {} parameters, {} bytes to map beside a graph of {graph} bytes",
-        report.parameters,
-        weights
-    );
+        report.parameters, weights
+    )?;
     let comparison = &report.comparison;
-    line!(
+    writeln!(
         text,
         "  compared   with {} on {} photos: probabilities differ by at most {:.1e}",
         comparison.with,
         comparison.photos.len(),
         comparison.difference
-    );
+    )?;
     for (photo, (class, probability)) in comparison.photos.iter().zip(&comparison.likeliest) {
         let label = card.classes.get(*class).map_or("", |c| c.label.as_str());
-        line!(text, "             {photo}: {label} {:.1} %", probability * 100.0);
+        writeln!(text, "             {photo}: {label} {:.1} %", probability * 100.0)?;
     }
     if let Some(familiarity) = &report.familiarity {
-        add_familiarity(text, familiarity);
+        add_familiarity(text, familiarity)?;
     }
     for note in &report.notes {
-        line!(text, "  note       {note}");
+        writeln!(text, "  note       {note}")?;
     }
     if !card.assumed.is_empty() {
-        line!(
+        writeln!(
             text,
             "  note       assumed because no file states it: {}; set it with --preprocess and --activation",
             card.assumed.join(", ")
-        );
+        )?;
     }
+    Ok(())
 }
 
 /// Which map is shown, and what it costs.
-fn add_heatmap(text: &mut String, report: &Report) {
+fn add_heatmap(text: &mut String, report: &Report) -> fmt::Result {
     let card = &report.card;
     match (&card.gradcam, &report.shown_layer, &card.gradcam_missing) {
-        (Some(map), Some((shown_layer, channels)), _) => line!(
+        (Some(map), Some((shown_layer, channels)), _) => writeln!(
             text,
             "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
             map.output,
@@ -80,8 +81,8 @@ fn add_heatmap(text: &mut String, report: &Report) {
             map.target,
             map.basis,
             layer = map.layer.as_deref().unwrap_or(shown_layer)
-        ),
-        (_, _, Some(reason)) => line!(text, "  grad-cam   none: {reason}"),
+        )?,
+        (_, _, Some(reason)) => writeln!(text, "  grad-cam   none: {reason}")?,
         _ => {}
     }
     if let (Some(price), Some(map)) = (report.price, &card.gradcam) {
@@ -94,37 +95,35 @@ fn add_heatmap(text: &mut String, report: &Report) {
                 format!("the {count} likeliest classes and one asked for")
             }
         };
-        line!(
+        writeln!(
             text,
             "  price      {:.2} % more multiplications and about {:.1} MiB more memory, maps of {of}",
             price.share * 100.0,
             price.bytes as f64 / f64::from(1 << 20)
-        );
+        )?;
     }
+    Ok(())
 }
 
 /// How a photo becomes the model's input.
-fn add_input(text: &mut String, card: &Card, sources: &[String]) {
+fn add_input(text: &mut String, card: &Card, sources: &[String]) -> fmt::Result {
     let input = &card.input;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
-    line!(
+    writeln!(
         text,
         "  input      {} {}x{} {:?} {:?}",
-        input.name,
-        input.width,
-        input.height,
-        input.layout,
-        input.dtype
-    );
-    line!(text, "  range      {}{}", range(input), assumed("range"));
+        input.name, input.width, input.height, input.layout, input.dtype
+    )?;
+    writeln!(text, "  range      {}{}", range(input), assumed("range"))?;
     let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
-    line!(text, "  order      {order}{}", assumed("order"));
-    line!(text, "  filter     {}{}", filter(input), assumed("filter"));
-    line!(text, "  crop       {}{}", crop(input), assumed("crop"));
+    writeln!(text, "  order      {order}{}", assumed("order"))?;
+    writeln!(text, "  filter     {}{}", filter(input), assumed("filter"))?;
+    writeln!(text, "  crop       {}{}", crop(input), assumed("crop"))?;
     if !sources.is_empty() {
-        line!(text, "             by {}", sources.join(", "));
+        writeln!(text, "             by {}", sources.join(", "))?;
     }
+    Ok(())
 }
 
 fn range(input: &Input) -> String {

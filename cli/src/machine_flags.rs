@@ -1,5 +1,5 @@
-//! The flags for what a machine gives, its memory and a folder for compiled components: shared by the commands
-//! that serve and by `doctor`.
+//! The flags for what a machine gives, its memory and a folder for compiled components: shared by the
+//! commands that serve and by `doctor`.
 
 use bytesize::ByteSize;
 use clap::Args;

@@ -25,7 +25,8 @@ const LOCAL: f64 = 0.03;
 const BACKWARD: f64 = 0.25;
 /// The part of the side by which all changes together may be shifted, if they spread over a quarter of it.
 const SHIFT: f64 = 0.15;
-/// The part of the largest change that the change of a strip has at least, if the map sees all strips.
+/// The part of the largest change that the change of a strip has at least, if the map sees all strips, and
+/// that the changes of a row or column have, if the map has no border around the photo.
 const LEAST: f64 = 1e-4;
 
 /// Why the map does not lie over the photo, as far as trials show. `rows` is the axis of the photo's rows.
@@ -105,6 +106,13 @@ fn judge(Profiles { along, across }: &Profiles) -> Result<(), &'static str> {
     if sums.iter().any(|sum| *sum < most * LEAST) {
         return Err("a part of the photo does not show in this map");
     }
+    let rows: Vec<f64> = (0..along.first().map_or(0, Vec::len))
+        .map(|row| along.iter().map(|profile| profile[row]).sum())
+        .collect();
+    let most_of_rows = rows.iter().copied().fold(0.0, f64::max);
+    if rows.iter().any(|row| *row < most_of_rows * LEAST) {
+        return Err("a part of this map shows nothing of the photo");
+    }
     let centres = centres(along);
     let (spread, turned) = (spread(&centres), spread(&self::centres(across)));
     if spread < LOCAL && turned < ACROSS {
@@ -166,10 +174,13 @@ mod tests {
         for rows in [[7, 5, 3, 1], [1, 7, 1, 7], [5, 7, 1, 3], [3, 5, 7, 1], [4, 3, 4, 3]] {
             assert!(refused(judged(rows), "other places"), "{rows:?}");
         }
-        let sharp = |row: usize| (0..8).map(|at| f64::from(u8::from(at == row))).collect();
+        let sharp = |row: usize| (0..8).map(|at| if at == row { 1.0 } else { 0.001 }).collect();
         let across = || vec![vec![1.0; 8]; STRIPS];
         let shifted = Profiles { along: [0, 1, 2, 3].map(sharp).to_vec(), across: across() };
         assert!(refused(judge(&shifted), "one part"));
+        let mut bordered = Profiles { along: shown([2, 3, 4, 5]), across: across() };
+        bordered.along.iter_mut().for_each(|profile| profile[0] = 0.0);
+        assert!(refused(judge(&bordered), "nothing of the photo"));
         let mut unseen = Profiles { along: shown([1, 3, 5, 7]), across: across() };
         unseen.along[2] = vec![0.0; 8];
         assert!(refused(judge(&unseen), "does not show"));

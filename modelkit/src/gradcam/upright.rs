@@ -372,9 +372,19 @@ impl Node<'_> {
             || before().filter_map(|index| self.graph.nodes.get(index)).any(padded)
     }
 
-    /// Whether only convolutions and poolings read the padded map, each wider than its padding, as exporters
-    /// write the padding of TensorFlow.
+    /// Whether only convolutions and poolings read the padded map, each wider than its padding, which is as
+    /// wide on both sides or differs by one, as exporters write the padding of TensorFlow.
     fn is_a_convolutions_padding(&self) -> bool {
+        let pads = self.list("pads", 1).unwrap_or_default();
+        let rank = pads.len() / 2;
+        let is_even = |axis: &usize| match (pads.get(*axis), pads.get(axis + rank)) {
+            (Some(before), Some(after)) => before.abs_diff(*after) <= 1,
+            _ => false,
+        };
+        // Pads of some axes only would be in another order.
+        if rank != self.sides(self.x).len() || !self.from.axes.iter().all(is_even) {
+            return false;
+        }
         let readers = self.readers(output(self.node));
         let covers = |index: &usize| {
             let node = &self.graph.nodes[*index];

@@ -9,8 +9,11 @@ Three kinds of rows are fitted at once, by one set of weights:
 - the pooled features of a picture without skin (`scenes.py`), with every class as likely as any
   other as the target (outlier exposure: Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606);
 - contrasts within a drawing: Grad-CAM evidence at cells in the mark minus evidence at a cell
-  outside it, with the same target and without intercept. They train the class's heatmap, relative
-  to that of every other class, to be higher on the mark than beside it.
+  beside it, with the same target and without intercept. They train the class's heatmap, relative
+  to that of every other class, to be higher on the mark than beside it. The fit is done twice: with
+  all cells beside the mark, then with those that the first fit's heatmaps have highest (hard
+  negatives: Felzenszwalb et al. 2010, doi:10.1109/TPAMI.2009.167), because a heatmap is judged by
+  its peak.
 
 Everything is float64; features are rounded to a grid before the fit and weights after it, so that
 rounding differences between processors do not change the result. The backbone is not trained.
@@ -31,8 +34,8 @@ import wear
 CLASSES, CLEAR, NO_SKIN = 7, 2, 7
 SCENES = 5  # pictures without skin for each seed
 FEATURE_GRID, WEIGHT_GRID = 2.0**-12, 2.0**-10
-CONTRASTS = 10  # cells beside the mark that a drawing contributes
-CONTRAST_WEIGHT, CONTRAST_SCALE = 1.0, 0.6
+HARDEST = 10  # cells beside the mark that a drawing contributes to the second fit
+CONTRAST_WEIGHT, CONTRAST_SCALE = 1.0, 0.9
 SCENE_WEIGHT = 3.0  # of all of them, where all drawings weigh 1
 SMOOTHING, PENALTY = 0.03, 1e-2
 LEAST_SPREAD = 0.02  # features that vary less are not scaled up further
@@ -43,7 +46,12 @@ class Lesson:
     """The training rows of one picture."""
 
     pooled: numpy.ndarray  # f64 [2, 1280]: as drawn and worn; [1, 1280] of a scene
-    contrasts: numpy.ndarray  # f64 [up to CONTRASTS, 1280]
+    contrasts: numpy.ndarray  # f64 [cells beside the mark, 1280]; none of clear skin and scenes
+
+    def hardest(self, weight):
+        """The lesson with the contrasts that a class's `weight` f64 [1280] gets least right."""
+        chosen = numpy.argsort(self.contrasts @ weight, kind="stable")[:HARDEST]
+        return Lesson(self.pooled, self.contrasts[chosen])
 
 
 _net = None
@@ -80,9 +88,7 @@ def lesson(net, index, seed):
     inside, outside = cells(mask, value.shape[1])
     if not inside.any() or not outside.any():
         return Lesson(both, none)
-    rng = numpy.random.Generator(numpy.random.PCG64([index, seed, 1]))
-    chosen = rng.permutation(numpy.flatnonzero(outside))[:CONTRASTS]
-    return Lesson(both, found[:, inside].mean(axis=1) - found[:, chosen].T)
+    return Lesson(both, found[:, inside].mean(axis=1) - found[:, outside].T)
 
 
 def cells(mask, count):
@@ -198,11 +204,20 @@ def _solve(curve, wanted, ease, tolerance, most=600):
     return x
 
 
-def learn(net, seeds, show_lesson=lambda done, total: None, show_step=lambda step, size: None):
-    """The head's weight f64 [7, 1280] and bias f64 [7], both on the weight grid."""
-    classes, taught = lessons(net, seeds, show_lesson)
-    rows, targets, weights, scale = table(classes, taught)
-    found = fit(rows, targets, weights, show=show_step)
+def weights(classes, taught, show_step):
+    """Fits to the lessons: weight f64 [7, 1280] and bias f64 [7], both on the weight grid."""
+    rows, targets, shares, scale = table(classes, taught)
+    found = fit(rows, targets, shares, show=show_step)
     weight, bias = found[:, :-1] / scale, found[:, -1]
     weight, bias = weight - weight.mean(axis=0), bias - bias.mean()  # softmax sees no difference
     return tuple(numpy.rint(part / WEIGHT_GRID) * WEIGHT_GRID for part in (weight, bias))
+
+
+def learn(net, seeds, show_lesson=lambda done, total: None, show_step=lambda step, size: None):
+    """The head's weight f64 [7, 1280] and bias f64 [7], both on the weight grid."""
+    classes, taught = lessons(net, seeds, show_lesson)
+    weight, _ = weights(classes, taught, show_step)
+    marked = [index not in (CLEAR, NO_SKIN) for index in classes]
+    hard = [found.hardest(weight[index]) if mark else found
+            for index, mark, found in zip(classes, marked, taught)]
+    return weights(classes, hard, show_step)

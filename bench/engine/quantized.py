@@ -32,6 +32,21 @@ def is_depthwise(node):
     return node.op_type == "Conv" and groups > 1
 
 
+def unread(path):
+    """Lets everything but dense convolutions read the values that were not rounded, such as a residual."""
+    model = onnx.load(path)
+    made = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or (node.op_type == "Conv" and not is_depthwise(node)):
+            continue
+        for index, name in enumerate(node.input):
+            before = made.get(name)
+            rounded = made.get(before.input[0]) if before is not None and before.op_type == "DequantizeLinear" else None
+            if rounded is not None and rounded.op_type == "QuantizeLinear":
+                node.input[index] = rounded.input[0]
+    onnx.save(model, path)
+
+
 def onnx_forms(folder, photos):
     cleaned = folder / "cleaned.onnx"
     quant_pre_process(str(folder / "model.onnx"), str(cleaned), skip_symbolic_shape=True)
@@ -43,6 +58,7 @@ def onnx_forms(folder, photos):
     only = {"QDQKeepRemovableActivations": True, "OpTypesToExcludeOutputQuantization": ["Conv"]}
     quantize_static(str(cleaned), str(folder / "convolutions.onnx"), Photos(name, photos),
                     op_types_to_quantize=["Conv"], nodes_to_exclude=apart, extra_options=only, **common)
+    unread(folder / "convolutions.onnx")
     quantize_static(str(cleaned), str(folder / "whole.onnx"), Photos(name, photos), **common)
     cleaned.unlink()
 

@@ -80,6 +80,7 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::Clip { low, high } => clip::<S>(x, low, high),
         Activation::Sigmoid => S::quotient(S::splat(1.0), one_plus_exp_neg::<S>(x)),
         Activation::Silu => S::quotient(x, one_plus_exp_neg::<S>(x)),
+        Activation::ShortSilu => S::short_silu(x),
         Activation::HardSigmoid { alpha, beta } => {
             clip::<S>(S::fma(x, S::splat(alpha), S::splat(beta)), 0.0, 1.0)
         }
@@ -112,6 +113,7 @@ macro_rules! chosen {
         match $activation {
             Activation::None => $run!(Activation::None),
             Activation::Silu => $run!(Activation::Silu),
+            Activation::ShortSilu => $run!(Activation::ShortSilu),
             Activation::Clip { low, high } => $run!(Activation::Clip { low, high }),
             Activation::HardSwish => $run!(Activation::HardSwish),
             Activation::Sigmoid => $run!(Activation::Sigmoid),
@@ -119,6 +121,7 @@ macro_rules! chosen {
         }
     };
 }
+pub(super) use chosen;
 
 /// Applies `activation` in place to `len` floats at `p`.
 ///

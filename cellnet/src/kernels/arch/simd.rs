@@ -58,6 +58,33 @@ pub(in crate::kernels) type ActivateRun = unsafe fn(Activation, *mut f32, usize)
 pub(in crate::kernels) type ActivateRows =
     unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
 
+/// Finishes rows of sums of bytes: first sum, and what to do.
+pub(in crate::kernels) type FinishSums = unsafe fn(*const f32, &Finish);
+
+/// A place in each row of a tile: the first, and the distance from row to row. Null for none.
+pub(in crate::kernels) type Rows<T> = (*mut T, usize);
+
+/// What follows the sums of a tile of bytes.
+pub(in crate::kernels) struct Finish {
+    /// Rows and their width.
+    pub(in crate::kernels) size: (usize, usize),
+    /// What a unit of each column's sums is worth, and what is added.
+    pub(in crate::kernels) factors: *const f32,
+    pub(in crate::kernels) bias: *const f32,
+    pub(in crate::kernels) activation: Activation,
+    /// Whether the activation comes after the residual.
+    pub(in crate::kernels) activate_last: bool,
+    /// What is added.
+    pub(in crate::kernels) residual: Rows<f32>,
+    /// Where the values go.
+    pub(in crate::kernels) values: Rows<f32>,
+    /// Where the bytes go.
+    pub(in crate::kernels) bytes: Rows<u8>,
+    /// Steps of a byte in one, and the byte that stands for 0.
+    pub(in crate::kernels) inverse: f32,
+    pub(in crate::kernels) zero: f32,
+}
+
 /// A SIMD back end.
 pub(in crate::kernels) trait Simd: Copy + 'static {
     /// A vector of [`Simd::LANES`] `f32`.
@@ -78,6 +105,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     const ACTIVATE_RUN: ActivateRun;
     /// [`super::math::activate_rows`].
     const ACTIVATE_ROWS: ActivateRows;
+    /// [`super::finish::finish_sums`].
+    const FINISH_SUMS: FinishSums;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -114,6 +143,11 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     #[inline(always)]
     unsafe fn quotient(a: Self::V, b: Self::V) -> Self::V {
         Self::div(a, b)
+    }
+    /// `x · sigmoid(x)` within 1/4000 of its value.
+    #[inline(always)]
+    unsafe fn short_silu(x: Self::V) -> Self::V {
+        super::math::activate::<Self>(Activation::Silu, x)
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;

@@ -42,6 +42,11 @@ class Engine:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
+    def cpu(self):
+        """Processor time of all its threads in milliseconds, which is independent of other load."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
+
     def private(self):
         return status(self.process.pid, "RssAnon") - self.empty
 
@@ -93,15 +98,18 @@ def answers(args, folder):
 
 def take_turns(args, folder, threads):
     engines = {name: Engine(command) for name, command in commands(args, folder, threads).items()}
-    times = {name: [] for name in engines}
+    times, cpu = ({name: [] for name in engines} for _ in range(2))
     for turn in range(args.rounds + 3):
         for name, engine in engines.items():
+            before = engine.cpu()
             times[name].append(engine.run())
+            cpu[name].append(engine.cpu() - before)
             time.sleep(0.1 if threads > 1 else 0)
     memory = {name: engine.private() for name, engine in engines.items()}
     for engine in engines.values():
         engine.close()
-    return {name: float(np.median(all_of[3:])) for name, all_of in times.items()}, memory
+    median = [{name: float(np.median(all_of[3:])) for name, all_of in each.items()} for each in (times, cpu)]
+    return *median, {name: min(all_of[3:]) for name, all_of in times.items()}, memory
 
 
 def draw(times, memory, path, title):
@@ -131,7 +139,7 @@ def compare(args, results, folder):
     answers(args, folder)
     for threads in map(int, args.threads.split(",")):
         os.sched_setaffinity(0, {max(cores)} if threads == 1 else cores)
-        times, memory = take_turns(args, folder, threads)
+        times, cpu, least, memory = take_turns(args, folder, threads)
         os.sched_setaffinity(0, cores)
         for (engine, precision), milliseconds in times.items():
             print(f"  {threads} thread(s), {engine}, {precision}: {milliseconds:.2f} ms, "
@@ -142,7 +150,9 @@ def compare(args, results, folder):
                 continue
             limit = {("litert", "int8"): 0.85, ("cellnet", "float32"): 0.40}.get((engine, precision))
             name = f"{folder.name}: int8 beside {engine}, {precision}, {threads} thread(s)"
-            results.add("9", name, own / milliseconds, limit if threads == 1 else None,
-                        note=f"{own:.2f} and {milliseconds:.2f} ms")
+            own_cpu, own_least = cpu["cellnet", "int8"], least["cellnet", "int8"]
+            note = f"{own:.2f} and {milliseconds:.2f} ms, least {own_least / least[engine, precision]:.2f} x"
+            note += f", on the processor {own_cpu / cpu[engine, precision]:.2f} x"
+            results.add("9", name, own / milliseconds, limit if threads == 1 else None, note=note)
         if args.picture and threads == 1:
             draw(times, memory, args.picture, f"{folder.name}, 1 thread")

@@ -1,5 +1,5 @@
-//! Lets layers write bytes themselves: a rounding is merged into the convolution on integers or the binary layer
-//! before it, which then writes bytes beside its results, or in their place if nothing else reads them.
+//! Lets layers write bytes themselves: a rounding is merged into the convolution on integers or the binary
+//! layer before it, which then writes bytes beside its results, or in their place if nothing else reads them.
 //!
 //! Activations between bytes are shortened too: an error of 1/4000 of a value is far below a byte's step.
 

@@ -2,7 +2,7 @@
 //! residual, and the values, their bytes, or both. The sums lie in a buffer, because more work after the main
 //! loop would cost it registers.
 
-use super::math::{WHOLE, activate, chosen};
+use super::math::{activate, chosen};
 use super::simd::{Finish, Simd};
 use crate::plan::Activation;
 
@@ -10,7 +10,8 @@ use crate::plan::Activation;
 /// bits.
 ///
 /// # Safety
-/// `sums` must be valid for reads of all rows, and each place for its access to all rows; the width must be a multiple of `S::LANES`. The machine must have the instruction set of `S`.
+/// `sums` must be valid for reads of all rows, and each place for its access to all rows; the width must be
+/// a multiple of `S::LANES`. The machine must have the instruction set of `S`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 pub(in crate::kernels) unsafe fn finish_sums<S: Simd>(sums: *const f32, finish: &Finish) {
@@ -62,9 +63,6 @@ unsafe fn rows<S: Simd, const ADDS: bool>(
 /// Stores the bytes of `value · inverse`, rounded, halves to even, plus `zero`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn round<S: Simd>(value: S::V, inverse: f32, zero: f32, to: *mut u8) {
-    let (low, high) = (S::splat(-zero), S::splat(255.0 - zero));
-    let steps = S::min(S::max(S::mul(value, S::splat(inverse)), low), high);
-    let whole = S::sub(S::add(steps, S::splat(WHOLE)), S::splat(WHOLE));
-    // The byte is the lowest of the sum's.
-    S::store_bytes(to, S::add(whole, S::splat(WHOLE + zero)));
+    let steps = S::max(S::mul(value, S::splat(inverse)), S::splat(-zero));
+    S::store_steps(to, steps, zero);
 }

@@ -6,6 +6,10 @@
 
 use crate::plan::Activation;
 
+/// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
+/// lowest bits.
+pub(in crate::kernels) const WHOLE: f32 = 12_582_912.0;
+
 /// A tile for the micro-kernel: rows of activations times weight panels, both read in place.
 ///
 /// Row `r` of the tile reads `a + r · a_step`, then for each of `runs` offsets `y · y_step + x ·
@@ -118,6 +122,15 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn from_integers(v: Self::V) -> Self::V;
     /// Writes the lowest byte of each lane to `p`.
     unsafe fn store_bytes(p: *mut u8, v: Self::V);
+    /// Writes the bytes of `steps + zero` to `p`, the steps rounded before, halves to even; `steps` is at
+    /// least `-zero`, a whole number from -255 to 0, and greater results than 255 are written as 255.
+    #[inline(always)]
+    unsafe fn store_steps(p: *mut u8, steps: Self::V, zero: f32) {
+        let steps = Self::min(steps, Self::splat(255.0 - zero));
+        let whole = Self::sub(Self::add(steps, Self::splat(WHOLE)), Self::splat(WHOLE));
+        // The byte is the lowest of the sum's.
+        Self::store_bytes(p, Self::add(whole, Self::splat(WHOLE + zero)));
+    }
     /// Writes `LANES` floats to `p`, which need not be aligned.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `a + b`
@@ -144,10 +157,10 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn quotient(a: Self::V, b: Self::V) -> Self::V {
         Self::div(a, b)
     }
-    /// `x · sigmoid(x)` within 1/4000 of its value.
+    /// `x · sigmoid(x)` within 1/4000 of its value, if the back end has a way with few instructions.
     #[inline(always)]
-    unsafe fn short_silu(x: Self::V) -> Self::V {
-        super::math::activate::<Self>(Activation::Silu, x)
+    unsafe fn short_silu(_: Self::V) -> Option<Self::V> {
+        None
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;

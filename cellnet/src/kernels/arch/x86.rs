@@ -14,7 +14,7 @@ use super::x86_dot;
 use crate::plan::Activation;
 
 /// Coefficients of `2^f` for `f` from 0 to 1, lowest first; off by at most 7.5e-05 of the value.
-const SHORT_EXP2: [f32; 4] = [0.99992522, 0.69583351, 0.22606720, 0.07802451];
+const SHORT_EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_51];
 
 /// 8 lanes, 16 registers.
 #[derive(Clone, Copy)]
@@ -154,7 +154,7 @@ impl Simd for Avx512Half {
     eight_lanes!();
 
     #[inline(always)]
-    unsafe fn short_silu(x: __m256) -> __m256 {
+    unsafe fn short_silu(x: __m256) -> Option<__m256> {
         // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
         let t = _mm256_mul_ps(x, _mm256_set1_ps(-std::f32::consts::LOG2_E));
         let fraction = _mm256_reduce_ps::<1>(t);
@@ -163,7 +163,7 @@ impl Simd for Avx512Half {
         p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[1]));
         p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[0]));
         let divisor = _mm256_add_ps(_mm256_set1_ps(1.0), _mm256_scalef_ps(p, t));
-        _mm256_mul_ps(x, _mm256_rcp14_ps(divisor))
+        Some(_mm256_mul_ps(x, _mm256_rcp14_ps(divisor)))
     }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
@@ -208,6 +208,12 @@ impl Simd for Avx512 {
         _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
     }
     #[inline(always)]
+    unsafe fn store_steps(p: *mut u8, steps: __m512, zero: f32) {
+        // Too large numbers become the largest unsigned one or -2^31, which saturate to 255.
+        let whole = _mm512_add_epi32(_mm512_cvtps_epi32(steps), _mm512_set1_epi32(zero as i32));
+        _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(whole));
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
         _mm512_storeu_ps(p, v);
     }
@@ -249,7 +255,7 @@ impl Simd for Avx512 {
         _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
     }
     #[inline(always)]
-    unsafe fn short_silu(x: __m512) -> __m512 {
+    unsafe fn short_silu(x: __m512) -> Option<__m512> {
         // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
         let t = _mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E));
         let fraction = _mm512_reduce_ps::<1>(t);
@@ -258,7 +264,7 @@ impl Simd for Avx512 {
         p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[1]));
         p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[0]));
         let divisor = _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_scalef_ps(p, t));
-        _mm512_mul_ps(x, _mm512_rcp14_ps(divisor))
+        Some(_mm512_mul_ps(x, _mm512_rcp14_ps(divisor)))
     }
     #[inline(always)]
     unsafe fn quotient(a: __m512, b: __m512) -> __m512 {

@@ -244,7 +244,7 @@ unsafe fn store_all<S: Simd, const N: usize>(
                 S::min(S::max(values[n], S::splat(low)), S::splat(high))
             }
             Activation::HardSwish => activate::<S>(Activation::HardSwish, values[n]),
-            Activation::ShortSilu if S::LANES == 16 => S::short_silu(values[n]),
+            Activation::ShortSilu => activate::<S>(Activation::ShortSilu, values[n]),
             _ => values[n],
         };
         S::store(to.add(n * step), value);

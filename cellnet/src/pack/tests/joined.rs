@@ -1,5 +1,5 @@
-//! Layers that write bytes themselves: bit for bit what separate roundings give, on every back end; and forged
-//! plans.
+//! Layers that write bytes themselves: bit for bit what separate roundings give, on every back end; and
+//! forged plans.
 
 use proptest::prelude::*;
 

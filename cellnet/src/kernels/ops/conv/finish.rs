@@ -1,5 +1,5 @@
-//! Tiles that the micro-kernel does not store by itself: activation, residual and rounding while they are in the
-//! L1 cache.
+//! Tiles that the micro-kernel does not store by itself: activation, residual and rounding while they are in
+//! the L1 cache.
 
 use std::mem::MaybeUninit;
 use std::ptr;

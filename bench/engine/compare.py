@@ -1,7 +1,10 @@
 """Compares cellnet with ONNX Runtime: the same input, results and alternating times within one run.
 
-    python compare.py CELL_BINARY MODEL.onnx ... [--threads 1,2] [--rounds 30] [--rten BINARY]
-                      [--algorithms all|f2|direct] [--isa NAME] [--keep]
+    python compare.py CELL_BINARY MODEL.onnx|FOLDER ... [--threads 1,2] [--rounds 30] [--rten BINARY]
+                      [--algorithms all|f2|direct] [--isa NAME] [--picture FILE.svg] [--keep]
+
+A FOLDER made by `keras_models.py` and `quantized.py` is compared with LiteRT and OpenVINO too, in float32 and int8
+(`beside.py`; needs requirements.txt); `--picture` draws time against private memory.
 
 CELL_BINARY is the example `cell` of the crate (`cargo build --release -p cellnet --example cell`), the rten
 binary the example `rten_serve`. Needs `numpy`, `onnx` and `onnxruntime`. Every engine runs once per round;
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+import beside
 from results import Results
 
 # Largest ratio of medians by engine and threads; every model not named here has the last.
@@ -111,10 +115,14 @@ def main():
     parser.add_argument("--rten")
     parser.add_argument("--algorithms", default="all")
     parser.add_argument("--isa")
+    parser.add_argument("--picture", help="where to draw time against memory, for a folder")
     parser.add_argument("--keep", action="store_true", help="keep the figures in bench/results")
     args = parser.parse_args()
     results = Results(args.keep)
     for path in args.models:
+        if Path(path).is_dir():
+            beside.compare(args, results, path)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             model = name_of(path)
             cell = Path(folder) / "model.cell"

@@ -6,7 +6,7 @@
 use crate::error::OpenError;
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map, Operand, Plan,
-    Pool, Product, Quantize, Reduce, Softmax, Step, Sums, TensorSpec, Window,
+    Pool, Product, Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec, Window,
 };
 use crate::stage::{Stage, stages};
 
@@ -178,18 +178,22 @@ impl Checker<'_> {
     }
 
     fn conv(&self, s: &Conv) -> Check {
-        let (input, output) = (self.map(s.input)?, self.blocked(s.output)?);
+        let (input, output) = (self.map(s.input)?, self.map(s.output)?);
         let limits = [s.groups, s.group_inputs, s.group_outputs];
         ensure(limits.iter().all(|n| (1..=MAX_CHANNELS).contains(n)), || format!("{limits:?}"))?;
         let (groups, inputs) = (u64::from(s.groups), u64::from(s.group_inputs));
         let outputs = u64::from(s.group_outputs);
         let channels = groups * inputs == u64::from(input.channels)
-            && groups * outputs == u64::from(output.channels);
+            && (groups * outputs == u64::from(output.channels) || output.zero.is_some());
         ensure(channels, || format!("{limits:?} for {input:?} and {output:?}"))?;
         let whole = s.group_outputs.is_multiple_of(CHANNEL_BLOCK);
         let panel = s.panel == 16 || (s.panel == 8 && whole);
         ensure(panel && (s.groups == 1 || whole), || format!("panel {} of {limits:?}", s.panel))?;
         self.window(&s.window, input, output)?;
+        match &s.rounding {
+            Some(rounding) => self.rounding(s, rounding)?,
+            None => self.blocked(s.output).map(drop)?,
+        }
         let lanes = groups * u64::from(s.group_panels()) * u64::from(s.panel);
         let weights = lanes.saturating_mul(s.depth());
         ensure(input.zero.is_some() == s.sums.is_some(), || {
@@ -208,7 +212,11 @@ impl Checker<'_> {
         }
         self.blob(s.bias, lanes)?;
         if let Some(residual) = s.residual {
-            self.same_shape(self.blocked(residual)?, output)?;
+            let residual = self.blocked(residual)?;
+            self.same_sides(residual, output)?;
+            ensure(u64::from(residual.channels) == groups * outputs, || {
+                format!("adds {residual:?}")
+            })?;
         }
         if s.algorithm == Algorithm::Direct { Ok(()) } else { self.winograd(s, input, output) }
     }
@@ -220,6 +228,33 @@ impl Checker<'_> {
         ensure(plain, || format!("{sums:?} by {:?} in {} groups", s.algorithm, s.groups))?;
         self.blob(sums.start, lanes)?;
         self.blob(sums.factors, lanes)
+    }
+
+    /// Checks the bytes that a convolution of bytes writes, and the map of its values unless it is the same.
+    fn rounding(&self, s: &Conv, rounding: &Rounding) -> Check {
+        ensure(s.sums.is_some(), || format!("{rounding:?} without sums"))?;
+        let bytes = self.bytes(rounding.output, s.group_outputs, rounding.scale)?;
+        if rounding.output == s.output {
+            return Ok(());
+        }
+        self.same_sides(self.blocked(s.output)?, bytes)
+    }
+
+    /// A map of the bytes of so many channels, written in whole blocks of channels, two floats each.
+    fn bytes(&self, index: u32, channels: u32, scale: f32) -> Result<&Map, String> {
+        let map = self.map(index)?;
+        let fits = map.zero.is_some()
+            && map.stride.is_multiple_of(CHANNEL_BLOCK / 4)
+            && map.channels == channels.div_ceil(4);
+        ensure(fits, || format!("{channels} channels rounded to {map:?}"))?;
+        ensure(scale.is_normal() && scale > 0.0, || format!("a scale of {scale}"))?;
+        ensure(scale.recip().is_normal(), || format!("a scale of {scale}"))?;
+        Ok(map)
+    }
+
+    fn same_sides(&self, a: &Map, b: &Map) -> Check {
+        let same = (a.height, a.width) == (b.height, b.width);
+        ensure(same, || format!("{a:?} and {b:?} differ in size"))
     }
 
     fn quantize(&self, s: &Quantize) -> Check {
@@ -305,7 +340,16 @@ impl Checker<'_> {
     }
 
     fn binary(&self, s: &Binary) -> Check {
-        let output = self.blocked(s.output)?;
+        let output = match s.scale {
+            None => self.blocked(s.output)?,
+            // Each operand is checked against the number of its bytes.
+            Some(scale) => {
+                let fours = self.map(s.output)?.channels.min(MAX_CHANNELS);
+                self.bytes(s.output, 4 * fours, scale)?
+            }
+        };
+        let stored =
+            |channels: u32| if s.scale.is_some() { channels.div_ceil(4) } else { channels };
         let repeats = |size: u32, full: u32| size == 1 || size == full;
         for operand in [s.a, s.b] {
             let (height, width, channels) = match operand {
@@ -326,7 +370,7 @@ impl Checker<'_> {
             };
             let fits = repeats(height, output.height)
                 && repeats(width, output.width)
-                && repeats(channels, output.channels);
+                && (channels == 1 || stored(channels) == output.channels);
             ensure(fits, || format!("{operand:?} does not repeat to {output:?}"))?;
         }
         Ok(())

@@ -41,7 +41,8 @@ fn slice(plan: &Plan, step: usize) -> Option<u32> {
     let readers = plan.steps.iter().flat_map(Step::inputs).filter(|map| *map == between).count();
     let given = plan.outputs.iter().any(|spec| spec.map == between);
     let joined = plain && depthwise.input == between && readers == 1 && !given;
-    if joined && conv.residual.is_none() && apart(plan, conv, depthwise) {
+    if joined && conv.residual.is_none() && conv.rounding.is_none() && apart(plan, conv, depthwise)
+    {
         slice_of(plan.maps.get(between as usize)?)
     } else {
         None

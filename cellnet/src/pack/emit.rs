@@ -5,7 +5,7 @@ use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
 use crate::plan::{
     Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Product,
-    Quantize, Reduce, Softmax, Step, Sums, TensorSpec, Window,
+    Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec, Window,
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
@@ -97,7 +97,8 @@ impl Emitter<'_> {
             Kind::Concat { .. } => return self.concat(layer),
             Kind::Binary { op, a, b, activation } => {
                 let (a, b) = (self.operand(a), self.operand(b));
-                Step::Binary(Binary { op: *op, a, b, output, activation: *activation })
+                let scale = layer.rounded.map(|rounded| rounded.scale);
+                Step::Binary(Binary { op: *op, a, b, output, activation: *activation, scale })
             }
             Kind::Quantize { scale, .. } => {
                 Step::Quantize(Quantize { input, output, scale: *scale })
@@ -149,6 +150,9 @@ impl Emitter<'_> {
         } else {
             (self.section.push(&packed), None)
         };
+        let rounding = layer
+            .rounded
+            .map(|rounded| Rounding { output: self.map(rounded.value), scale: rounded.scale });
         Step::Conv(Conv {
             input: layer.inputs.first().map_or(u32::MAX, |v| self.map(*v)),
             output: self.map(layer.output),
@@ -164,6 +168,7 @@ impl Emitter<'_> {
             bias: self.section.push(&grouped.bias(&conv.bias)),
             activation: conv.activation,
             activate_last: conv.activate_last,
+            rounding,
             algorithm,
         })
     }

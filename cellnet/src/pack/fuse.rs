@@ -125,15 +125,19 @@ fn gates(net: &mut Net) {
         let (scale, bias) = (Vec::new(), Vec::new());
         let kind = Kind::Affine { scale, bias, activation };
         if factor == 1.0 {
-            net.layers[index] = Layer { kind, inputs: vec![x], output, name };
+            net.layers[index] = Layer { kind, inputs: vec![x], output, name, rounded: None };
             continue;
         }
         let shape = net.values[x];
         let inner = net.value(shape);
         let scale = vec![factor; shape.channels];
         let outer = Kind::Affine { scale, bias: Vec::new(), activation: Activation::None };
-        net.layers[index] = Layer { kind: outer, inputs: vec![inner], output, name: name.clone() };
-        net.layers.insert(index, Layer { kind, inputs: vec![x], output: inner, name });
+        let layer = |kind, input, output| {
+            let (name, inputs) = (name.clone(), vec![input]);
+            Layer { kind, inputs, output, name, rounded: None }
+        };
+        net.layers[index] = layer(outer, inner, output);
+        net.layers.insert(index, layer(kind, x, inner));
         // The indices have moved, so begin again.
         return gates(net);
     }

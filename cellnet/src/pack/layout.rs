@@ -80,6 +80,9 @@ fn zeros(net: &Net) -> Vec<Option<u8>> {
         if let Kind::Quantize { zero, .. } = layer.kind {
             zeros[layer.output] = Some(zero);
         }
+        if let Some(rounded) = &layer.rounded {
+            zeros[rounded.value] = Some(rounded.zero);
+        }
     }
     zeros
 }
@@ -108,6 +111,9 @@ fn lives(net: &Net) -> Vec<Option<(usize, usize)>> {
             && let Some(means) = conv.means
         {
             touch(means, i + 1);
+        }
+        if let Some(rounded) = &layer.rounded {
+            touch(rounded.value, i + 1);
         }
         let until = if is_paired(net, i) { i + 2 } else { i + 1 };
         for value in layer.reads() {
@@ -141,6 +147,9 @@ fn homes(net: &Net, lives: &[Option<(usize, usize)>]) -> Vec<ValueId> {
     let mut home: Vec<ValueId> = (0..net.values.len()).collect();
     for (i, layer) in net.layers.iter().enumerate() {
         let Kind::Binary { a, b, .. } = &layer.kind else { continue };
+        if layer.rounded.is_some() {
+            continue;
+        }
         for arg in [a, b] {
             let Arg::Value(v) = arg else { continue };
             let ends = lives[*v].is_some_and(|(_, last)| last == i + 1);

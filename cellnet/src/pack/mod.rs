@@ -7,6 +7,7 @@
 //!
 //! The same graph and options give the same bytes.
 
+mod bytes;
 mod choose;
 mod constant;
 mod emit;
@@ -64,6 +65,7 @@ impl Default for Options {
 pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
     let mut net = lower::lower(source::of(skincell_onnx::read(onnx)?)?)?;
     fuse::fuse(&mut net);
+    bytes::join(&mut net);
     let algorithms = choose::algorithms(&net, options)?;
     let layout = layout::lay_out(&net, &algorithms);
     let (plan, mut weights) = emit::emit(&net, &algorithms, layout, halved(options.precision));

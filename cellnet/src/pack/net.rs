@@ -122,6 +122,14 @@ pub(super) enum Kind {
     Product,
 }
 
+/// Bytes that a layer writes beside its results, or in their place if `value` is its output.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rounded {
+    pub(super) value: ValueId,
+    pub(super) scale: f32,
+    pub(super) zero: u8,
+}
+
 /// One layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layer {
@@ -130,6 +138,8 @@ pub(super) struct Layer {
     pub(super) output: ValueId,
     /// The ONNX node it came from, for messages.
     pub(super) name: String,
+    /// Set by [`super::bytes`] for convolutions on integers and for binary layers.
+    pub(super) rounded: Option<Rounded>,
 }
 
 impl Layer {
@@ -220,7 +230,7 @@ impl Net {
         shape: Shape,
     ) -> ValueId {
         let output = self.value(shape);
-        self.layers.push(Layer { kind, inputs, output, name: name.to_owned() });
+        self.layers.push(Layer { kind, inputs, output, name: name.to_owned(), rounded: None });
         output
     }
 

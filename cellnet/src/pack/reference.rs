@@ -57,7 +57,7 @@ pub(super) fn activate(activation: Activation, x: f64) -> f64 {
         Activation::None => x,
         Activation::Clip { low, high } => x.max(f64::from(low)).min(f64::from(high)),
         Activation::Sigmoid => sigmoid(x),
-        Activation::Silu => x * sigmoid(x),
+        Activation::Silu | Activation::ShortSilu => x * sigmoid(x),
         Activation::HardSigmoid { alpha, beta } => {
             (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
         }
@@ -101,7 +101,12 @@ pub(super) fn run(net: &Net, inputs: &[Exact]) -> Vec<Option<Exact>> {
         if let (Kind::Conv(ConvLayer { means: Some(to), .. }), Some(means)) = (&layer.kind, means) {
             values[*to] = Some(means);
         }
-        values[layer.output] = Some(value);
+        if let Some(rounded) = &layer.rounded {
+            values[rounded.value] = Some(quantized(&value, rounded.scale, rounded.zero));
+        }
+        if layer.rounded.is_none_or(|rounded| rounded.value != layer.output) {
+            values[layer.output] = Some(value);
+        }
     }
     values
 }
@@ -141,10 +146,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
             })
             .beside(a.magnitude.max(b.magnitude))
         }
-        Kind::Quantize { scale, zero } => Exact::build(shape, |y, x, c| {
-            let steps = (input().at(y, x, c) as f32 / scale).round_ties_even();
-            f64::from((steps + f32::from(*zero)).clamp(0.0, 255.0))
-        }),
+        Kind::Quantize { scale, zero } => quantized(input(), *scale, *zero),
         Kind::Softmax => {
             let from = input();
             let total = |y: usize, x: usize| -> f64 {
@@ -163,6 +165,14 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         }
     };
     (value, None)
+}
+
+/// The bytes that stand for a value.
+fn quantized(value: &Exact, scale: f32, zero: u8) -> Exact {
+    Exact::build(value.shape, |y, x, c| {
+        let steps = (value.at(y, x, c) as f32 / scale).round_ties_even();
+        f64::from((steps + f32::from(zero)).clamp(0.0, 255.0))
+    })
 }
 
 /// The minuend of an activation that is computed as a difference, else 0.

@@ -12,6 +12,7 @@ use crate::stage::{Stage, stages};
 use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
 
 mod halved;
+mod joined;
 mod quantized;
 mod sums;
 

@@ -4,15 +4,12 @@
 //! fraction goes through a minimax polynomial of degree 5 fitted for relative error (2.4e-7 in `f32`).
 //! Inputs are clamped so that results stay normal numbers: `e^x` saturates at e^±87.
 
-use super::simd::Simd;
+use super::simd::{Simd, WHOLE};
 use crate::plan::Activation;
 
 /// Coefficients of `2^f`, lowest first.
 const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647];
-/// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
-/// lowest bits.
-pub(in crate::kernels) const WHOLE: f32 = 12_582_912.0;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// `2^(x · factor)` for `|factor|` up to log2 e: `e^x` and `e^-x` without negating `x`.
@@ -80,6 +77,10 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::Clip { low, high } => clip::<S>(x, low, high),
         Activation::Sigmoid => S::quotient(S::splat(1.0), one_plus_exp_neg::<S>(x)),
         Activation::Silu => S::quotient(x, one_plus_exp_neg::<S>(x)),
+        Activation::ShortSilu => match S::short_silu(x) {
+            Some(value) => value,
+            None => S::quotient(x, one_plus_exp_neg::<S>(x)),
+        },
         Activation::HardSigmoid { alpha, beta } => {
             clip::<S>(S::fma(x, S::splat(alpha), S::splat(beta)), 0.0, 1.0)
         }
@@ -112,6 +113,7 @@ macro_rules! chosen {
         match $activation {
             Activation::None => $run!(Activation::None),
             Activation::Silu => $run!(Activation::Silu),
+            Activation::ShortSilu => $run!(Activation::ShortSilu),
             Activation::Clip { low, high } => $run!(Activation::Clip { low, high }),
             Activation::HardSwish => $run!(Activation::HardSwish),
             Activation::Sigmoid => $run!(Activation::Sigmoid),
@@ -119,6 +121,7 @@ macro_rules! chosen {
         }
     };
 }
+pub(super) use chosen;
 
 /// Applies `activation` in place to `len` floats at `p`.
 ///

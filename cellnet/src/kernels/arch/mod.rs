@@ -1,6 +1,7 @@
 //! The processor: detected instruction sets, vector operations, and the micro-kernel written with them.
 
 mod dot;
+pub(super) mod finish;
 pub(super) mod isa;
 pub(super) mod math;
 mod micro;

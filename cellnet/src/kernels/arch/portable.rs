@@ -6,9 +6,10 @@ use std::ptr;
 use wide::{f32x4, i16x8, i32x4};
 
 use super::dot::sum;
+use super::finish::finish_sums;
 use super::math;
 use super::micro::{Dot, ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
-use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
+use super::simd::{ActivateRows, ActivateRun, FinishSums, Simd, Tile};
 use crate::plan::Activation;
 
 /// Whether accumulators stay in memory.
@@ -36,6 +37,7 @@ impl Simd for Portable {
     const VECTORS: usize = 4;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
+    const FINISH_SUMS: FinishSums = finish_sums::<Self>;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32x4 {
@@ -194,6 +196,7 @@ impl Simd for Scalar {
     const VECTORS: usize = 1;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
+    const FINISH_SUMS: FinishSums = finish_sums::<Self>;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32 {

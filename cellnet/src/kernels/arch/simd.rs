@@ -6,6 +6,10 @@
 
 use crate::plan::Activation;
 
+/// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
+/// lowest bits.
+pub(in crate::kernels) const WHOLE: f32 = 12_582_912.0;
+
 /// A tile for the micro-kernel: rows of activations times weight panels, both read in place.
 ///
 /// Row `r` of the tile reads `a + r · a_step`, then for each of `runs` offsets `y · y_step + x ·
@@ -58,6 +62,33 @@ pub(in crate::kernels) type ActivateRun = unsafe fn(Activation, *mut f32, usize)
 pub(in crate::kernels) type ActivateRows =
     unsafe fn(Activation, *const f32, (usize, usize), *const *mut f32);
 
+/// Finishes rows of sums of bytes: first sum, and what to do.
+pub(in crate::kernels) type FinishSums = unsafe fn(*const f32, &Finish);
+
+/// A place in each row of a tile: the first, and the distance from row to row. Null for none.
+pub(in crate::kernels) type Rows<T> = (*mut T, usize);
+
+/// What follows the sums of a tile of bytes.
+pub(in crate::kernels) struct Finish {
+    /// Rows and their width.
+    pub(in crate::kernels) size: (usize, usize),
+    /// What a unit of each column's sums is worth, and what is added.
+    pub(in crate::kernels) factors: *const f32,
+    pub(in crate::kernels) bias: *const f32,
+    pub(in crate::kernels) activation: Activation,
+    /// Whether the activation comes after the residual.
+    pub(in crate::kernels) activate_last: bool,
+    /// What is added.
+    pub(in crate::kernels) residual: Rows<f32>,
+    /// Where the values go.
+    pub(in crate::kernels) values: Rows<f32>,
+    /// Where the bytes go.
+    pub(in crate::kernels) bytes: Rows<u8>,
+    /// Steps of a byte in one, and the byte that stands for 0.
+    pub(in crate::kernels) inverse: f32,
+    pub(in crate::kernels) zero: f32,
+}
+
 /// A SIMD back end.
 pub(in crate::kernels) trait Simd: Copy + 'static {
     /// A vector of [`Simd::LANES`] `f32`.
@@ -78,6 +109,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     const ACTIVATE_RUN: ActivateRun;
     /// [`super::math::activate_rows`].
     const ACTIVATE_ROWS: ActivateRows;
+    /// [`super::finish::finish_sums`].
+    const FINISH_SUMS: FinishSums;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -89,6 +122,15 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn from_integers(v: Self::V) -> Self::V;
     /// Writes the lowest byte of each lane to `p`.
     unsafe fn store_bytes(p: *mut u8, v: Self::V);
+    /// Writes the bytes of `steps + zero` to `p`, the steps rounded before, halves to even; `steps` is at
+    /// least `-zero`, a whole number from -255 to 0, and greater results than 255 are written as 255.
+    #[inline(always)]
+    unsafe fn store_steps(p: *mut u8, steps: Self::V, zero: f32) {
+        let steps = Self::min(steps, Self::splat(255.0 - zero));
+        let whole = Self::sub(Self::add(steps, Self::splat(WHOLE)), Self::splat(WHOLE));
+        // The byte is the lowest of the sum's.
+        Self::store_bytes(p, Self::add(whole, Self::splat(WHOLE + zero)));
+    }
     /// Writes `LANES` floats to `p`, which need not be aligned.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `a + b`
@@ -114,6 +156,11 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     #[inline(always)]
     unsafe fn quotient(a: Self::V, b: Self::V) -> Self::V {
         Self::div(a, b)
+    }
+    /// `x · sigmoid(x)` within 1/4000 of its value, if the back end has a way with few instructions.
+    #[inline(always)]
+    unsafe fn short_silu(_: Self::V) -> Option<Self::V> {
+        None
     }
     /// Per lane: `a > b ? yes : no`.
     unsafe fn where_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;

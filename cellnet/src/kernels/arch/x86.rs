@@ -6,11 +6,15 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::finish::finish_sums;
 use super::math;
 use super::micro::{multiply, pick_tile};
-use super::simd::{ActivateRows, ActivateRun, Simd, Tile};
+use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
 use super::x86_dot;
 use crate::plan::Activation;
+
+/// Coefficients of `2^f` for `f` from 0 to 1, lowest first; off by at most 7.5e-05 of the value.
+const SHORT_EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_51];
 
 /// 8 lanes, 16 registers.
 #[derive(Clone, Copy)]
@@ -113,6 +117,7 @@ impl Simd for Avx2 {
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx2;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx2;
+    const FINISH_SUMS: FinishSums = finish_sums_avx2;
     eight_lanes!();
 
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "it reads nothing through the pointer")]
@@ -145,8 +150,21 @@ impl Simd for Avx512Half {
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx512_half;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512_half;
+    const FINISH_SUMS: FinishSums = finish_sums_avx512_half;
     eight_lanes!();
 
+    #[inline(always)]
+    unsafe fn short_silu(x: __m256) -> Option<__m256> {
+        // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
+        let t = _mm256_mul_ps(x, _mm256_set1_ps(-std::f32::consts::LOG2_E));
+        let fraction = _mm256_reduce_ps::<1>(t);
+        let mut p = _mm256_set1_ps(SHORT_EXP2[3]);
+        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[2]));
+        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[1]));
+        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[0]));
+        let divisor = _mm256_add_ps(_mm256_set1_ps(1.0), _mm256_scalef_ps(p, t));
+        Some(_mm256_mul_ps(x, _mm256_rcp14_ps(divisor)))
+    }
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512_half, tile, rows, vectors;
@@ -167,6 +185,7 @@ impl Simd for Avx512 {
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx512;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx512;
+    const FINISH_SUMS: FinishSums = finish_sums_avx512;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -187,6 +206,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: __m512) {
         _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
+    }
+    #[inline(always)]
+    unsafe fn store_steps(p: *mut u8, steps: __m512, zero: f32) {
+        // Too large numbers become the largest unsigned one or -2^31, which saturate to 255.
+        let whole = _mm512_add_epi32(_mm512_cvtps_epi32(steps), _mm512_set1_epi32(zero as i32));
+        _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(whole));
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
@@ -228,6 +253,18 @@ impl Simd for Avx512 {
     unsafe fn scale(p: __m512, shifted: __m512) -> __m512 {
         let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
         _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
+    }
+    #[inline(always)]
+    unsafe fn short_silu(x: __m512) -> Option<__m512> {
+        // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
+        let t = _mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E));
+        let fraction = _mm512_reduce_ps::<1>(t);
+        let mut p = _mm512_set1_ps(SHORT_EXP2[3]);
+        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[2]));
+        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[1]));
+        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[0]));
+        let divisor = _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_scalef_ps(p, t));
+        Some(_mm512_mul_ps(x, _mm512_rcp14_ps(divisor)))
     }
     #[inline(always)]
     unsafe fn quotient(a: __m512, b: __m512) -> __m512 {
@@ -275,7 +312,7 @@ unsafe fn multiply_avx512_half<const ROWS: usize, const VECTORS: usize>(tile: &T
 
 /// Defines the activation functions of a back end.
 macro_rules! activations {
-    ($features:literal, $back_end:ty, $run:ident, $rows:ident) => {
+    ($features:literal, $back_end:ty, $run:ident, $rows:ident, $finish:ident) => {
         #[target_feature(enable = $features)]
         unsafe fn $run(activation: Activation, p: *mut f32, len: usize) {
             math::activate_run::<$back_end>(activation, p, len);
@@ -289,18 +326,24 @@ macro_rules! activations {
         ) {
             math::activate_rows::<$back_end>(activation, from, size, to);
         }
+        #[target_feature(enable = $features)]
+        unsafe fn $finish(sums: *const f32, finish: &Finish) {
+            finish_sums::<$back_end>(sums, finish);
+        }
     };
 }
-activations!("avx2,fma", Avx2, activate_run_avx2, activate_rows_avx2);
+activations!("avx2,fma", Avx2, activate_run_avx2, activate_rows_avx2, finish_sums_avx2);
 activations!(
     "avx512f,avx512vl,avx512dq,avx2,fma",
     Avx512Half,
     activate_run_avx512_half,
-    activate_rows_avx512_half
+    activate_rows_avx512_half,
+    finish_sums_avx512_half
 );
 activations!(
     "avx512f,avx512vl,avx512dq,avx2,fma",
     Avx512,
     activate_run_avx512,
-    activate_rows_avx512
+    activate_rows_avx512,
+    finish_sums_avx512
 );

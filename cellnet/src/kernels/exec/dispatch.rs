@@ -31,12 +31,13 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The map whose halo must be cleared.
-    pub(in crate::kernels) fn output(self) -> u32 {
-        match self {
-            Self::Step(step) => step.output(),
-            Self::Pair(pair) => pair.depthwise.output,
-        }
+    /// The maps whose halos must be cleared.
+    pub(in crate::kernels) fn outputs(self) -> impl Iterator<Item = u32> {
+        let (first, second) = match self {
+            Self::Step(step) => (step.output(), step.second_output()),
+            Self::Pair(pair) => (pair.depthwise.output, None),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 

@@ -134,7 +134,9 @@ impl Execution {
         unsafe {
             let scratch = arena.add(first);
             if index == 0 {
-                clear_halo(arena, &plan.maps[work.output() as usize]);
+                for map in work.outputs() {
+                    clear_halo(arena, &plan.maps[map as usize]);
+                }
             }
             let task = Task { index, threads: self.threads, scratch, slice: None };
             dispatch::run(self.isa, &memory, work, task);

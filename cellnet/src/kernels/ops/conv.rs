@@ -6,23 +6,20 @@
 //! The tiles of a row are as equal as possible. Each output is computed by one task, with inputs in the
 //! plan's order, so neither tiles nor tasks change a bit of the result.
 
-use std::mem::MaybeUninit;
+mod finish;
+
+pub(in crate::kernels) use finish::add_row;
+use finish::{Walk, multiply_and_finish};
 
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
 use crate::kernels::ops::panels::Panels;
-use crate::plan::{Activation, Conv, LINE, Map, Sums};
+use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
 const TILE_ROWS: usize = 16;
-/// Floats of the largest tile: 14 rows of 32 outputs.
-const TILE: usize = 14 * 32;
 /// Weights up to this many floats stay in the L2 cache while the pixels are processed.
 const RESIDENT: usize = 96 * 1024;
-
-/// A tile's result before it is stored; the micro-kernel writes it before it is read.
-#[repr(align(64))]
-struct Buffer(MaybeUninit<[f32; TILE]>);
 
 /// How a step is divided into tasks: parts of the rows times parts of the output lanes.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +90,9 @@ struct Shape<'a> {
     input: &'a Map,
     output: &'a Map,
     residual: Option<&'a Map>,
+    /// The bytes that are written, and steps of a byte in one.
+    rounded: Option<&'a Map>,
+    inverse: f32,
     flat: bool,
     /// Products per lane.
     depth: usize,
@@ -234,6 +234,8 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         input,
         output,
         residual,
+        rounded: step.rounding.map(|rounding| memory.map(rounding.output)),
+        inverse: step.rounding.map_or(0.0, |rounding| 1.0 / rounding.scale),
         flat,
         depth,
         lanes,
@@ -355,142 +357,32 @@ fn in_line(shape: &Shape, at: Pixels) -> bool {
     let width = shape.output.width as usize;
     let flat = |map: &Map| map.is_flat();
     !shape.flat
-        || (flat(shape.output) && shape.residual.is_none_or(flat))
+        || (flat(shape.output) && shape.residual.is_none_or(flat) && shape.rounded.is_none_or(flat))
         || at.x % width + at.count <= width
+}
+
+/// The first float of a run's first pixel.
+#[inline(always)]
+unsafe fn place(shape: &Shape, map: &Map, at: Pixels) -> *mut f32 {
+    // If rows have no gap between them, finding the pixel needs no division.
+    let offset = if shape.flat && map.is_flat() {
+        map.origin() as usize + at.x * map.stride as usize
+    } else {
+        Walk::new(map, shape.flat, at.y, at.x).offset
+    };
+    shape.memory.arena.add(offset)
 }
 
 /// Sets up the tile so that the micro-kernel adds, clips and stores by itself.
 #[inline(always)]
 unsafe fn store_directly(shape: &Shape, tile: &mut Tile, at: Pixels, channel: usize) {
-    // If rows have no gap between them, finding the pixel needs no division.
-    let place = |map: &Map| {
-        let offset = if shape.flat && map.is_flat() {
-            map.origin() as usize + at.x * map.stride as usize
-        } else {
-            Walk::new(map, shape.flat, at.y, at.x).offset
-        };
-        shape.memory.arena.add(offset + channel)
-    };
-    tile.out = place(shape.output);
+    tile.out = place(shape, shape.output, at).add(channel);
     tile.out_step = shape.output.stride as usize;
     if let Some(residual) = shape.residual {
-        tile.add = place(residual);
+        tile.add = place(shape, residual, at).add(channel);
         tile.add_step = residual.stride as usize;
     }
     if let Activation::Clip { low, high } = shape.step.activation {
         tile.clip = Some((low, high));
-    }
-}
-
-/// Iterates over the pixels of a map, across the ends of rows.
-struct Walk {
-    /// Offset of the pixel's first channel.
-    offset: usize,
-    /// Pixels left in the row.
-    left: usize,
-    stride: usize,
-    width: usize,
-    /// Floats of halo between the end of a row and the beginning of the next.
-    gap: usize,
-}
-
-impl Walk {
-    /// Starts at pixel `x` of row `y`; if `flat`, `x` counts across rows.
-    #[inline(always)]
-    fn new(map: &Map, flat: bool, y: usize, x: usize) -> Self {
-        let (width, stride) = (map.width as usize, map.stride as usize);
-        let (y, x) = if flat { (x / width, x % width) } else { (y, x) };
-        let pitch = map.pitch() as usize;
-        let offset = map.origin() as usize + y * pitch + x * stride;
-        Self { offset, left: width - x, stride, width, gap: pitch - width * stride }
-    }
-
-    /// Returns the pixel's offset and moves to the next pixel.
-    #[inline(always)]
-    fn next(&mut self) -> usize {
-        let offset = self.offset;
-        self.offset += self.stride;
-        self.left -= 1;
-        if self.left == 0 {
-            self.left = self.width;
-            self.offset += self.gap;
-        }
-        offset
-    }
-}
-
-/// Multiplies into a buffer, then applies activation and residual, and stores.
-#[cfg_attr(target_arch = "x86_64", inline(always))]
-#[cfg_attr(not(target_arch = "x86_64"), inline)]
-unsafe fn multiply_and_finish<S: Simd>(
-    shape: &Shape,
-    tile: &mut Tile,
-    at: Pixels,
-    (channel, lane): (usize, usize),
-    vectors: usize,
-) {
-    let mut buffer = Buffer(MaybeUninit::uninit());
-    let values: *mut f32 = buffer.0.as_mut_ptr().cast();
-    let width = vectors * S::LANES;
-    (tile.out, tile.out_step) = (values, width);
-    (tile.add, tile.clip) = (std::ptr::null(), None);
-    if let Some(sums) = &shape.step.sums {
-        S::sum(tile, at.count, vectors);
-        scale_sums::<S>(shape, sums, lane, values, (at.count, width));
-    } else {
-        S::multiply(tile, at.count, vectors);
-    }
-    let mut activation = shape.step.activation;
-    if let Some(residual) = shape.residual {
-        if !shape.step.activate_last {
-            (S::ACTIVATE_RUN)(activation, values, at.count * width);
-            activation = Activation::None;
-        }
-        let mut from = Walk::new(residual, shape.flat, at.y, at.x);
-        for r in 0..at.count {
-            let residual = shape.memory.arena.add(from.next() + channel);
-            add_row::<S>(values.add(r * width), residual, width);
-        }
-    }
-    let mut to = Walk::new(shape.output, shape.flat, at.y, at.x);
-    let mut places = [MaybeUninit::<*mut f32>::uninit(); TILE_ROWS];
-    for place in &mut places[..at.count] {
-        place.write(shape.memory.arena.add(to.next() + channel));
-    }
-    (S::ACTIVATE_ROWS)(activation, values, (at.count, width), places.as_ptr().cast());
-}
-
-/// Converts rows of integer sums to floats in place: times their factors, plus the bias. Product and sum are
-/// rounded one after the other, so that every back end gives the same bits.
-#[inline(always)]
-unsafe fn scale_sums<S: Simd>(
-    shape: &Shape,
-    sums: &Sums,
-    lane: usize,
-    values: *mut f32,
-    (rows, width): (usize, usize),
-) {
-    let factors = shape.memory.blob(sums.factors).add(lane);
-    let bias = shape.memory.blob(shape.step.bias).add(lane);
-    for c in (0..width).step_by(S::LANES) {
-        let (factor, bias) = (S::load(factors.add(c)), S::load(bias.add(c)));
-        for row in 0..rows {
-            let at = values.add(row * width + c);
-            let product = S::mul(S::from_integers(S::load(at)), factor);
-            S::store(at, S::add(product, bias));
-        }
-    }
-}
-
-#[inline(always)]
-pub(in crate::kernels) unsafe fn add_row<S: Simd>(
-    tile: *mut f32,
-    residual: *const f32,
-    width: usize,
-) {
-    let mut c = 0;
-    while c < width {
-        S::store(tile.add(c), S::add(S::load(tile.add(c)), S::load(residual.add(c))));
-        c += S::LANES;
     }
 }

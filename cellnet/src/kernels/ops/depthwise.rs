@@ -155,6 +155,8 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
         kernel: if KERNEL == 0 { window.kernel.map(|k| k as usize) } else { [KERNEL; 2] },
         activation: match block.step.activation {
             short @ (Activation::Clip { .. } | Activation::HardSwish) => short,
+            // Nine instructions on the widest vectors.
+            Activation::ShortSilu if S::LANES == 16 => Activation::ShortSilu,
             _ => Activation::None,
         },
     }
@@ -242,6 +244,7 @@ unsafe fn store_all<S: Simd, const N: usize>(
                 S::min(S::max(values[n], S::splat(low)), S::splat(high))
             }
             Activation::HardSwish => activate::<S>(Activation::HardSwish, values[n]),
+            Activation::ShortSilu => activate::<S>(Activation::ShortSilu, values[n]),
             _ => values[n],
         };
         S::store(to.add(n * step), value);

@@ -1,5 +1,6 @@
 //! Elementwise steps: affine (also copy and concatenation) and binary.
 
+use crate::kernels::arch::finish::round;
 use crate::kernels::arch::math::activate;
 use crate::kernels::arch::portable::Scalar;
 use crate::kernels::arch::simd::{Simd, channels};
@@ -128,11 +129,13 @@ pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
     let output = memory.map(step.output);
     let rows = part(output.height as usize, task, row_parts(output, threads));
     let (a, b) = (source(memory, &step.a), source(memory, &step.b));
+    let bytes = step.scale.map(|scale| (1.0 / scale, f32::from(output.zero.unwrap_or(0))));
     for y in rows.0..rows.1 {
         for x in 0..output.width as usize {
             let to = memory.arena.add(at(output, y, x));
-            let stride = (output.channels as usize).next_multiple_of(8);
-            channels!(S, c in 0, stride => binary_vector(step, (&a, &b), to, (y, x, c)));
+            let each = if bytes.is_some() { 4 } else { 1 };
+            let stride = (output.channels as usize * each).next_multiple_of(8);
+            channels!(S, c in 0, stride => binary_vector(step, (&a, &b), (to, bytes), (y, x, c)));
         }
     }
 }
@@ -142,7 +145,7 @@ pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
 unsafe fn binary_vector<S: Simd>(
     step: &Binary,
     (a, b): (&Source, &Source),
-    to: *mut f32,
+    (to, bytes): (*mut f32, Option<(f32, f32)>),
     (y, x, c): (usize, usize, usize),
 ) {
     let (a, b) = (a.load::<S>(y, x, c), b.load::<S>(y, x, c));
@@ -157,5 +160,9 @@ unsafe fn binary_vector<S: Simd>(
         BinaryOp::Greater => S::where_greater(a, b, one, zero),
         BinaryOp::GreaterOrEqual => S::where_greater(b, a, zero, one),
     };
-    S::store(to.add(c), activate::<S>(step.activation, value));
+    let value = activate::<S>(step.activation, value);
+    match bytes {
+        None => S::store(to.add(c), value),
+        Some((inverse, zero)) => round::<S>(value, inverse, zero, to.cast::<u8>().add(c)),
+    }
 }

@@ -12,13 +12,19 @@ use crate::plan::{Conv, Map, Quantize};
 const SCALE: f32 = 1.0 / 128.0;
 
 /// Adds the bytes of a value, and returns them.
-fn bytes_of(net: &mut Net, value: usize, zero: u8) -> usize {
+pub(super) fn bytes_of(net: &mut Net, value: usize, zero: u8) -> usize {
     let shape = net.values[value];
     net.push("quantize", Kind::Quantize { scale: SCALE, zero }, vec![value], shape)
 }
 
 /// Whole weights up to the largest, many of them extreme.
-fn whole_conv(moving: Moving, shape: Shape, outputs: usize, zero: u8, narrow: bool) -> ConvLayer {
+pub(super) fn whole_conv(
+    moving: Moving,
+    shape: Shape,
+    outputs: usize,
+    zero: u8,
+    narrow: bool,
+) -> ConvLayer {
     let mut layer = conv(moving, 1, shape.channels, outputs);
     let (low, high) = if narrow { (-64.0, 64.0) } else { (-128.0, 127.0) };
     let largest = |w: f32| (w * 300.0).round().clamp(low, high);
@@ -56,13 +62,13 @@ fn sums(input: &[f32], shape: Shape, layer: &ConvLayer, output: Shape) -> Vec<i6
     sums
 }
 
-fn emitted(net: &Net) -> (Plan, Vec<f32>) {
+pub(super) fn emitted(net: &Net) -> (Plan, Vec<f32>) {
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
     emit::emit(net, &algorithms, layout::lay_out(net, &algorithms), usize::MAX)
 }
 
 /// The net's only output for its only input, for each instruction set and number of threads.
-fn outputs(net: &Net, input: &[f32]) -> Vec<(&'static str, Vec<f32>)> {
+pub(super) fn outputs(net: &Net, input: &[f32]) -> Vec<(&'static str, Vec<f32>)> {
     let (plan, weights) = emitted(net);
     let model = model_of(&plan, weights);
     let runs = Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]);

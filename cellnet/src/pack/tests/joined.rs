@@ -1,0 +1,187 @@
+//! Layers that write bytes themselves: bit for bit what separate roundings give, on every back end; and
+//! forged plans.
+
+use proptest::prelude::*;
+
+use super::sums::{bytes_of, emitted, outputs, whole_conv};
+use super::*;
+use crate::OpenError;
+use crate::pack::bytes::join;
+use crate::plan::{Binary, Conv, Rounding};
+
+/// A convolution on integers with factors that spread its sums over the range of bytes.
+fn scaled(moving: Moving, input: Shape, outputs: usize, zero: u8) -> ConvLayer {
+    let mut layer = whole_conv(moving, input, outputs, zero, false);
+    layer.bias = noise(8, outputs);
+    let sums = layer.sums.as_mut().unwrap();
+    sums.factors = noise(9, outputs).iter().map(|f| (f.abs() + 0.01) * 1e-4).collect();
+    layer
+}
+
+/// Adds a convolution on integers that shows the bytes of a value: each channel of the last one.
+fn shown(net: &mut Net, bytes: usize, zero: u8) -> usize {
+    let shape = net.values[bytes];
+    let mut layer = whole_conv(Moving::POINT, shape, shape.channels, zero, true);
+    let channels = shape.channels;
+    layer.weights = (0..channels * channels)
+        .map(|i| f32::from(u8::from(i / channels == i % channels)))
+        .collect();
+    net.push("shown", Kind::Conv(layer), vec![bytes], shape)
+}
+
+/// The outputs on all back ends with separate roundings, and with as many fewer layers as can be joined.
+fn both(net: &Net, given: &[f32], fewer: usize) -> [Vec<(&'static str, Vec<f32>)>; 2] {
+    let mut joined = net.clone();
+    join(&mut joined);
+    assert_eq!(joined.layers.len() + fewer, net.layers.len());
+    [outputs(net, given), outputs(&joined, given)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_that_write_bytes(
+        input in shape(), moving in moving(), channels in channels(), zeros in any::<[u8; 2]>(),
+        kept in any::<bool>(), residual in any::<bool>(), last in any::<bool>(),
+        activation in prop::sample::select(vec![
+            Activation::None, Activation::RELU, Activation::Silu, Activation::HardSwish,
+        ]),
+    ) {
+        let Some(shape) = output_shape(input, &moving, channels) else { return Ok(()) };
+        let mut net = net_of(&[input]);
+        let first = bytes_of(&mut net, 0, zeros[0]);
+        let mut layer = scaled(moving, input, channels, zeros[0]);
+        if residual {
+            let other = whole_conv(moving, input, channels, zeros[0], false);
+            layer.residual = Some(net.push("other", Kind::Conv(other), vec![first], shape));
+            layer.activate_last = last;
+        }
+        layer.activation = activation;
+        let value = net.push("conv", Kind::Conv(layer), vec![first], shape);
+        let bytes = bytes_of(&mut net, value, zeros[1]);
+        let mut result = shown(&mut net, bytes, zeros[1]);
+        if kept {
+            let (a, b) = (Arg::Value(value), Arg::Value(result));
+            let kind = Kind::Binary { op: BinaryOp::Mul, a, b, activation: Activation::None };
+            result = net.push("both", kind, vec![], shape);
+        }
+        net.outputs.push(spec("out", shape, result));
+        let given = noise(7, input.pixels() * input.channels);
+        // The short SiLU is rounded otherwise on some back ends, which the tolerance below is for.
+        let [apart, joined] = both(&net, &given, 1);
+        if activation == Activation::Silu {
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1.0 + 2e-2 * a.abs();
+            for ((isa, apart), (_, joined)) in apart.iter().zip(&joined) {
+                let off = apart.iter().zip(joined).position(|pair| !close(pair));
+                prop_assert!(kept || off.is_none(), "{}: {:?} {:?}", isa, off.map(|i| apart[i]), off.map(|i| joined[i]));
+            }
+        } else {
+            prop_assert_eq!(apart, joined);
+        }
+    }
+
+    #[test]
+    fn gates_that_write_bytes(input in shape(), zero in any::<u8>(), column in any::<bool>()) {
+        let gate = if column { Shape::vector(input.channels) } else { input };
+        let mut net = net_of(&[input]);
+        let gates = Arg::Constant { shape: gate, values: noise(3, gate.pixels() * gate.channels) };
+        let kind = Kind::Binary {
+            op: BinaryOp::Mul, a: Arg::Value(0), b: gates, activation: Activation::None,
+        };
+        let value = net.push("gate", kind, vec![], input);
+        let bytes = bytes_of(&mut net, value, zero);
+        let result = shown(&mut net, bytes, zero);
+        net.outputs.push(spec("out", input, result));
+        let given = noise(7, input.pixels() * input.channels);
+        let [apart, joined] = both(&net, &given, 1);
+        prop_assert_eq!(apart, joined);
+    }
+}
+
+#[test]
+fn short_activations_are_as_close_as_promised() {
+    let shape = Shape { height: 1, width: 500, channels: 16 };
+    let mut net = net_of(&[shape]);
+    let kind = Kind::Affine { scale: vec![], bias: vec![], activation: Activation::ShortSilu };
+    let value = net.push("silu", kind, vec![0], shape);
+    net.outputs.push(spec("out", shape, value));
+    let given: Vec<f32> = (-4000..4000).map(|n| n as f32 * 0.025).collect();
+    for (isa, got) in outputs(&net, &given) {
+        for (x, got) in given.iter().zip(got) {
+            let want = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            let off = (f64::from(got) - want).abs();
+            assert!(off <= want.abs() / 4000.0 + 1e-30, "{isa}: {got} for {x}, not {want}");
+        }
+    }
+}
+
+fn conv_of(plan: &mut Plan) -> &mut Conv {
+    let conv = plan.steps.iter_mut().find_map(|step| match step {
+        Step::Conv(conv) if conv.rounding.is_some() => Some(conv),
+        _ => None,
+    });
+    conv.unwrap()
+}
+
+fn rounding(plan: &mut Plan) -> &mut Rounding {
+    conv_of(plan).rounding.as_mut().unwrap()
+}
+
+fn binary_of(plan: &mut Plan) -> &mut Binary {
+    let binary = plan.steps.iter_mut().find_map(|step| match step {
+        Step::Binary(binary) => Some(binary),
+        _ => None,
+    });
+    binary.unwrap()
+}
+
+#[test]
+fn forged_roundings_are_refused() {
+    let shape = Shape { height: 4, width: 4, channels: 16 };
+    let mut net = net_of(&[shape]);
+    let first = bytes_of(&mut net, 0, 7);
+    let layer = scaled(Moving::POINT, shape, 16, 7);
+    let value = net.push("conv", Kind::Conv(layer), vec![first], shape);
+    let bytes = bytes_of(&mut net, value, 3);
+    let result = shown(&mut net, bytes, 3);
+    let (a, b) = (Arg::Value(value), Arg::Value(result));
+    let kind = Kind::Binary { op: BinaryOp::Mul, a, b, activation: Activation::None };
+    let gated = net.push("gate", kind, vec![], shape);
+    let gated = bytes_of(&mut net, gated, 5);
+    let result = shown(&mut net, gated, 5);
+    net.outputs.push(spec("out", shape, result));
+    join(&mut net);
+    let (plan, mut section) = emitted(&net);
+    section.resize(section.len().next_multiple_of(16), 0.0);
+    let opened = |forge: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        forge(&mut plan);
+        Model::from_bytes(&format::write(&plan, &section).unwrap())
+    };
+    opened(&|_| {}).unwrap();
+    let forgeries: [&dyn Fn(&mut Plan); 14] = [
+        &|plan| rounding(plan).scale = 0.0,
+        &|plan| rounding(plan).scale = -1.0,
+        &|plan| rounding(plan).scale = f32::NAN,
+        &|plan| rounding(plan).scale = 2e38,
+        &|plan| rounding(plan).output = 1000,
+        &|plan| rounding(plan).output = conv_of(plan).input,
+        &|plan| conv_of(plan).output = rounding(plan).output + 1000,
+        &|plan| {
+            conv_of(plan).rounding = Some(Rounding { output: conv_of(plan).output, scale: 1.0 })
+        },
+        &|plan| (conv_of(plan).output, conv_of(plan).rounding) = (rounding(plan).output, None),
+        &|plan| conv_of(plan).sums = None,
+        &|plan| binary_of(plan).scale = None,
+        &|plan| binary_of(plan).scale = Some(0.0),
+        &|plan| binary_of(plan).output = conv_of(plan).output,
+        &|plan| {
+            let bytes = rounding(plan).output as usize;
+            plan.maps[bytes].stride = 5;
+        },
+    ];
+    for (i, forge) in forgeries.into_iter().enumerate() {
+        assert!(matches!(opened(forge), Err(OpenError::Plan { .. })), "forgery {i}");
+    }
+}

@@ -217,7 +217,6 @@ def learn(net, seeds, show_lesson=lambda done, total: None, show_step=lambda ste
     """The head's weight f64 [7, 1280] and bias f64 [7], both on the weight grid."""
     classes, taught = lessons(net, seeds, show_lesson)
     weight, _ = weights(classes, taught, show_step)
-    marked = [index not in (CLEAR, NO_SKIN) for index in classes]
-    hard = [found.hardest(weight[index]) if mark else found
-            for index, mark, found in zip(classes, marked, taught)]
+    hard = [found.hardest(weight[index]) if len(found.contrasts) else found
+            for index, found in zip(classes, taught)]
     return weights(classes, hard, show_step)

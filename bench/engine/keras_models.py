@@ -5,7 +5,7 @@
 Weights are random from a seed; what `models/keras/familiar.py` says of weak residual branches and of batch norms
 with the statistics of pictures holds here too, so that activations have the ranges of pictures. Writes
 `model.onnx` (tf2onnx, float32), `float32.tflite`, `int8.tflite` (post-training, full integers inside, ranges from
-the photos) and `photos.npy`, the photos as the network takes them. `compare_int8.py` quantizes model.onnx for the
+the photos) and `photos.npy`, the photos as the network takes them. `quantized.py` quantizes model.onnx for the
 engines that read ONNX. Needs `models/keras/requirements.txt` and Pillow.
 """
 

@@ -16,6 +16,25 @@ use crate::plan::Activation;
 /// Coefficients of `2^f` for `f` from 0 to 1, lowest first; off by at most 7.5e-05 of the value.
 const SHORT_EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_51];
 
+/// Defines `short_silu` by the instructions of AVX-512 that take a fraction, scale by a power of two, and
+/// estimate a reciprocal.
+macro_rules! short_silu {
+    ($fraction:expr, $scale:expr, $reciprocal:expr) => {
+        #[inline(always)]
+        unsafe fn short_silu(x: Self::V) -> Option<Self::V> {
+            // 2^t = 2^fraction · 2^whole; scaling multiplies by the whole power and saturates.
+            let t = Self::mul(x, Self::splat(-std::f32::consts::LOG2_E));
+            let fraction = $fraction(t);
+            let mut p = Self::splat(SHORT_EXP2[3]);
+            p = Self::fma(p, fraction, Self::splat(SHORT_EXP2[2]));
+            p = Self::fma(p, fraction, Self::splat(SHORT_EXP2[1]));
+            p = Self::fma(p, fraction, Self::splat(SHORT_EXP2[0]));
+            let divisor = Self::add(Self::splat(1.0), $scale(p, t));
+            Some(Self::mul(x, $reciprocal(divisor)))
+        }
+    };
+}
+
 /// 8 lanes, 16 registers.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Avx2;
@@ -153,18 +172,8 @@ impl Simd for Avx512Half {
     const FINISH_SUMS: FinishSums = finish_sums_avx512_half;
     eight_lanes!();
 
-    #[inline(always)]
-    unsafe fn short_silu(x: __m256) -> Option<__m256> {
-        // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
-        let t = _mm256_mul_ps(x, _mm256_set1_ps(-std::f32::consts::LOG2_E));
-        let fraction = _mm256_reduce_ps::<1>(t);
-        let mut p = _mm256_set1_ps(SHORT_EXP2[3]);
-        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[2]));
-        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[1]));
-        p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(SHORT_EXP2[0]));
-        let divisor = _mm256_add_ps(_mm256_set1_ps(1.0), _mm256_scalef_ps(p, t));
-        Some(_mm256_mul_ps(x, _mm256_rcp14_ps(divisor)))
-    }
+    short_silu!(_mm256_reduce_ps::<1>, _mm256_scalef_ps, _mm256_rcp14_ps);
+
     #[inline(always)]
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize) {
         pick_tile!(multiply_avx512_half, tile, rows, vectors;
@@ -254,18 +263,8 @@ impl Simd for Avx512 {
         let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
         _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
     }
-    #[inline(always)]
-    unsafe fn short_silu(x: __m512) -> Option<__m512> {
-        // 2^t = 2^fraction · 2^whole; `scalef` multiplies by the whole power and saturates.
-        let t = _mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E));
-        let fraction = _mm512_reduce_ps::<1>(t);
-        let mut p = _mm512_set1_ps(SHORT_EXP2[3]);
-        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[2]));
-        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[1]));
-        p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(SHORT_EXP2[0]));
-        let divisor = _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_scalef_ps(p, t));
-        Some(_mm512_mul_ps(x, _mm512_rcp14_ps(divisor)))
-    }
+    short_silu!(_mm512_reduce_ps::<1>, _mm512_scalef_ps, _mm512_rcp14_ps);
+
     #[inline(always)]
     unsafe fn quotient(a: __m512, b: __m512) -> __m512 {
         // The estimate has a relative error of 2^-14; one Newton step squares it.

@@ -3,9 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::sums::{bytes_of, emitted, outputs, whole_conv};
+use super::sums::{bytes_of, outputs, refuse, whole_conv};
 use super::*;
-use crate::OpenError;
 use crate::pack::bytes::join;
 use crate::plan::{Binary, Conv, Rounding};
 
@@ -61,20 +60,20 @@ proptest! {
         let value = net.push("conv", Kind::Conv(layer), vec![first], shape);
         let bytes = bytes_of(&mut net, value, zeros[1]);
         let mut result = shown(&mut net, bytes, zeros[1]);
-        if kept {
+        // The short SiLU differs by a step of a byte at most, which a product with its value would hide.
+        if kept && activation != Activation::Silu {
             let (a, b) = (Arg::Value(value), Arg::Value(result));
             let kind = Kind::Binary { op: BinaryOp::Mul, a, b, activation: Activation::None };
             result = net.push("both", kind, vec![], shape);
         }
         net.outputs.push(spec("out", shape, result));
         let given = noise(7, input.pixels() * input.channels);
-        // The short SiLU is rounded otherwise on some back ends, which the tolerance below is for.
         let [apart, joined] = both(&net, &given, 1);
         if activation == Activation::Silu {
-            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1.0 + 2e-2 * a.abs();
+            let close = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= 1.0 + 2e-2 * a.abs();
             for ((isa, apart), (_, joined)) in apart.iter().zip(&joined) {
-                let off = apart.iter().zip(joined).position(|pair| !close(pair));
-                prop_assert!(kept || off.is_none(), "{}: {:?} {:?}", isa, off.map(|i| apart[i]), off.map(|i| joined[i]));
+                let off = apart.iter().zip(joined).find(|pair| !close(pair));
+                prop_assert!(off.is_none(), "{}: {:?}", isa, off);
             }
         } else {
             prop_assert_eq!(apart, joined);
@@ -152,36 +151,28 @@ fn forged_roundings_are_refused() {
     let result = shown(&mut net, gated, 5);
     net.outputs.push(spec("out", shape, result));
     join(&mut net);
-    let (plan, mut section) = emitted(&net);
-    section.resize(section.len().next_multiple_of(16), 0.0);
-    let opened = |forge: &dyn Fn(&mut Plan)| {
-        let mut plan = plan.clone();
-        forge(&mut plan);
-        Model::from_bytes(&format::write(&plan, &section).unwrap())
-    };
-    opened(&|_| {}).unwrap();
-    let forgeries: [&dyn Fn(&mut Plan); 14] = [
-        &|plan| rounding(plan).scale = 0.0,
-        &|plan| rounding(plan).scale = -1.0,
-        &|plan| rounding(plan).scale = f32::NAN,
-        &|plan| rounding(plan).scale = 2e38,
-        &|plan| rounding(plan).output = 1000,
-        &|plan| rounding(plan).output = conv_of(plan).input,
-        &|plan| conv_of(plan).output = rounding(plan).output + 1000,
-        &|plan| {
-            conv_of(plan).rounding = Some(Rounding { output: conv_of(plan).output, scale: 1.0 })
-        },
-        &|plan| (conv_of(plan).output, conv_of(plan).rounding) = (rounding(plan).output, None),
-        &|plan| conv_of(plan).sums = None,
-        &|plan| binary_of(plan).scale = None,
-        &|plan| binary_of(plan).scale = Some(0.0),
-        &|plan| binary_of(plan).output = conv_of(plan).output,
-        &|plan| {
-            let bytes = rounding(plan).output as usize;
-            plan.maps[bytes].stride = 5;
-        },
-    ];
-    for (i, forge) in forgeries.into_iter().enumerate() {
-        assert!(matches!(opened(forge), Err(OpenError::Plan { .. })), "forgery {i}");
-    }
+    refuse(
+        &net,
+        &[
+            &|plan| rounding(plan).scale = 0.0,
+            &|plan| rounding(plan).scale = -1.0,
+            &|plan| rounding(plan).scale = f32::NAN,
+            &|plan| rounding(plan).scale = 2e38,
+            &|plan| rounding(plan).output = 1000,
+            &|plan| rounding(plan).output = conv_of(plan).input,
+            &|plan| conv_of(plan).output = rounding(plan).output + 1000,
+            &|plan| {
+                conv_of(plan).rounding = Some(Rounding { output: conv_of(plan).output, scale: 1.0 })
+            },
+            &|plan| (conv_of(plan).output, conv_of(plan).rounding) = (rounding(plan).output, None),
+            &|plan| conv_of(plan).sums = None,
+            &|plan| binary_of(plan).scale = None,
+            &|plan| binary_of(plan).scale = Some(0.0),
+            &|plan| binary_of(plan).output = conv_of(plan).output,
+            &|plan| {
+                let bytes = rounding(plan).output as usize;
+                plan.maps[bytes].stride = 5;
+            },
+        ],
+    );
 }

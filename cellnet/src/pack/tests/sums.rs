@@ -202,6 +202,21 @@ fn of_bytes(plan: &mut Plan) -> &mut Map {
     plan.maps.iter_mut().find(|map| map.zero.is_some()).unwrap()
 }
 
+/// Asserts that the net's plan is opened as it is, and refused after each of the forgeries.
+pub(super) fn refuse(net: &Net, forgeries: &[&dyn Fn(&mut Plan)]) {
+    let (plan, mut section) = emitted(net);
+    section.resize(section.len().next_multiple_of(16), 0.0);
+    let opened = |forge: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        forge(&mut plan);
+        Model::from_bytes(&format::write(&plan, &section).unwrap())
+    };
+    opened(&|_| {}).unwrap();
+    for (i, forge) in forgeries.iter().enumerate() {
+        assert!(matches!(opened(forge), Err(OpenError::Plan { .. })), "forgery {i}");
+    }
+}
+
 #[test]
 fn forged_sums_are_refused() {
     let shape = Shape { height: 4, width: 4, channels: 16 };
@@ -210,30 +225,22 @@ fn forged_sums_are_refused() {
     let layer = whole_conv(Moving::POINT, shape, 16, 7, true);
     let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
     net.outputs.push(spec("out", shape, value));
-    let (plan, mut section) = emitted(&net);
-    section.resize(section.len().next_multiple_of(16), 0.0);
-    let opened = |forge: &dyn Fn(&mut Plan)| {
-        let mut plan = plan.clone();
-        forge(&mut plan);
-        Model::from_bytes(&format::write(&plan, &section).unwrap())
-    };
-    opened(&|_| {}).unwrap();
-    let forgeries: [&dyn Fn(&mut Plan); 13] = [
-        &|plan| step(plan).sums = None,
-        &|plan| step(plan).sums.as_mut().unwrap().start.len = 15,
-        &|plan| step(plan).sums.as_mut().unwrap().factors.offset = u64::MAX - 15,
-        &|plan| step(plan).sums.as_mut().unwrap().factors.offset = 1 << 20,
-        &|plan| step(plan).weights.len *= 4,
-        &|plan| step(plan).scales = Some(step(plan).bias),
-        &|plan| step(plan).algorithm = Algorithm::Winograd2,
-        &|plan| rounding(plan).scale = 0.0,
-        &|plan| rounding(plan).scale = -1.0,
-        &|plan| rounding(plan).scale = f32::NAN,
-        &|plan| of_bytes(plan).zero = None,
-        &|plan| of_bytes(plan).stride = 5,
-        &|plan| plan.maps.iter_mut().for_each(|map| map.zero = Some(0)),
-    ];
-    for (i, forge) in forgeries.into_iter().enumerate() {
-        assert!(matches!(opened(forge), Err(OpenError::Plan { .. })), "forgery {i}");
-    }
+    refuse(
+        &net,
+        &[
+            &|plan| step(plan).sums = None,
+            &|plan| step(plan).sums.as_mut().unwrap().start.len = 15,
+            &|plan| step(plan).sums.as_mut().unwrap().factors.offset = u64::MAX - 15,
+            &|plan| step(plan).sums.as_mut().unwrap().factors.offset = 1 << 20,
+            &|plan| step(plan).weights.len *= 4,
+            &|plan| step(plan).scales = Some(step(plan).bias),
+            &|plan| step(plan).algorithm = Algorithm::Winograd2,
+            &|plan| rounding(plan).scale = 0.0,
+            &|plan| rounding(plan).scale = -1.0,
+            &|plan| rounding(plan).scale = f32::NAN,
+            &|plan| of_bytes(plan).zero = None,
+            &|plan| of_bytes(plan).stride = 5,
+            &|plan| plan.maps.iter_mut().for_each(|map| map.zero = Some(0)),
+        ],
+    );
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memory import status
+from served import Waiting
 
 OTHERS = Path(__file__).with_name("others.py")
 # Each engine's file by precision.
@@ -24,35 +24,6 @@ FILES = {
     "openvino": {"float32": "model.onnx", "int8": "openvino-int8.xml"},
 }
 CELLS = {"float32": "model.onnx", "int8": "convolutions.onnx"}
-
-
-class Engine:
-    """A process that says when it is ready, loads at the first line, and runs at each further one."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
-        while self.process.stderr.readline() not in ("ready\n", ""):
-            pass
-        self.empty = status(self.process.pid, "RssAnon")
-        self.run()
-
-    def run(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def cpu(self):
-        """Processor time of all its threads in milliseconds, which is independent of other load."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
-
-    def private(self):
-        return status(self.process.pid, "RssAnon") - self.empty
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
 
 
 def packed(cell, folder):
@@ -97,7 +68,9 @@ def answers(args, folder):
 
 
 def take_turns(args, folder, threads):
-    engines = {name: Engine(command) for name, command in commands(args, folder, threads).items()}
+    engines = {name: Waiting(command) for name, command in commands(args, folder, threads).items()}
+    for engine in engines.values():
+        engine.run()
     times, cpu = ({name: [] for name in engines} for _ in range(2))
     for turn in range(args.rounds + 3):
         for name, engine in engines.items():

@@ -26,6 +26,7 @@ import onnxruntime as ort
 
 import beside
 from results import Results
+from served import Serve
 
 # Largest ratio of medians by engine and threads; every model not named here has the last.
 RATIOS = {"efficientnetv2-s": {("onnxruntime", 1): 0.80, ("onnxruntime", 2): 0.85, ("rten", 1): 0.45}}
@@ -48,27 +49,6 @@ def name_of(path):
     """The file's name, or the folder's if all files have the same name."""
     path = Path(path).resolve()
     return path.parent.name if path.stem == "model" else path.stem
-
-
-class Serve:
-    """A process that runs its model once for each line and answers with milliseconds."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True)
-
-    def run(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def cpu(self):
-        """Processor time of its first thread in milliseconds, which is independent of other load."""
-        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e6
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
 
 
 def make_input(session, folder):

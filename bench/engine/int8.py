@@ -23,8 +23,9 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
-from compare import BETWEEN, Serve, make_input, runtime, softmax
+from compare import BETWEEN, make_input, runtime, softmax
 from half import outputs
+from served import Serve
 
 
 def plain(path):

@@ -9,7 +9,6 @@ exceeds its promise. Needs `numpy` and `onnx`.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,34 +18,20 @@ import numpy as np
 import onnx
 
 from results import Results
+from served import Waiting, status
 
 # Limits: MiB of private memory, milliseconds to open, first run over steady run, file over weights.
 PRIVATE, OPEN, FIRST, FILE = 12.0, 5.0, 1.5, 1.12
 STARTS = 7
 
 
-def status(pid, key):
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", text).group(1)) / 1024
-
-
 def one_process(command):
     """Milliseconds to open, of the first run, of a steady one; private MiB above empty, file MiB."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
-
-    def ask():
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
-    process.stderr.readline()
-    empty = status(process.pid, "RssAnon")
-    opened = ask()
-    times = [ask() for _ in range(15)]
-    private, file = status(process.pid, "RssAnon") - empty, status(process.pid, "RssFile")
-    process.stdin.close()
-    process.wait(timeout=60)
+    process = Waiting(command)
+    opened = process.run()
+    times = [process.run() for _ in range(15)]
+    private, file = process.private(), status(process.process.pid, "RssFile")
+    process.close()
     return opened, times[0], float(np.median(times[3:])), private, file
 
 

@@ -15,12 +15,10 @@ import numpy as np
 
 
 def onnxruntime(threads):
-    import onnxruntime as ort
+    from compare import runtime
 
     def load(path):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = runtime(path, threads)
         name = session.get_inputs()[0].name
         return lambda value: session.run(None, {name: value})[0]
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compare import Serve, make_input, name_of, runtime
+from compare import make_input, name_of, runtime
 from results import Results
+from served import Serve
 
 # Largest promised ratio to rten's time.
 RATIO = 0.4

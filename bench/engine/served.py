@@ -1,0 +1,51 @@
+"""Processes of an engine that run their model once for each line and answer with milliseconds."""
+
+import re
+import subprocess
+from pathlib import Path
+
+
+def status(pid, key):
+    """A figure of /proc/PID/status in MiB."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{key}:\s+(\d+) kB", text).group(1)) / 1024
+
+
+class Serve:
+    """A process that runs its model for each line, such as `cell serve`."""
+
+    def __init__(self, command, stderr=subprocess.DEVNULL):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=stderr, text=True)
+
+    def run(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def cpu(self):
+        """Processor time of its first thread in milliseconds, which is independent of other load."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e6
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+class Waiting(Serve):
+    """One that says `ready` on standard error, as `cell serve --wait` does, and loads its model at the first line."""
+
+    def __init__(self, command):
+        super().__init__(command, stderr=subprocess.PIPE)
+        while self.process.stderr.readline() not in ("ready\n", ""):
+            pass
+        self.empty = status(self.process.pid, "RssAnon")
+
+    def private(self):
+        """Private memory in MiB above that before the model was loaded."""
+        return status(self.process.pid, "RssAnon") - self.empty
+
+    def cpu(self):
+        """The same of all its threads: other engines compute on threads of their own."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6

@@ -12,7 +12,7 @@ use clap::Args;
 use skincell_engines::OnnxRuntime;
 #[cfg(not(feature = "onnxruntime"))]
 use skincell_engines::select::SelectError;
-use skincell_runner::memory::{Budget, MemoryLimit, Overrides, Plan};
+use skincell_runner::memory::{Budget, MemoryLimit, Overrides, Plan, address_space_limit};
 use skincell_runner::sandbox::CompileCache;
 use skincell_runner::settings::Settings;
 use std::net::{SocketAddr, TcpListener};
@@ -195,6 +195,10 @@ fn memory(limit: MemoryLimit) -> Finding {
         key_value: 0,
     };
     match Plan::new(&budget, overrides) {
+        Ok(_) if address_space_limit().is_some() => Err(format!(
+            "{size}, {whose}, but the address space is limited too, and instances reserve gigabytes of it: lift \
+             that limit with `ulimit -v unlimited`"
+        )),
         Ok(plan) => Ok(format!("{size}, {whose}: {} requests at a time", plan.concurrency)),
         Err(error) => Err(format!("{size}, {whose}: {error}")),
     }

@@ -89,7 +89,14 @@ impl RunOptions {
         let max_body = self.max_body.map(|size| size.as_u64());
         let process = variables::of_process();
         let misconfigured = variables::apply(app, &self.environment, max_body, &process);
-        Ok(Settings { misconfigured, ..self.settings()? })
+        let settings = self.settings()?;
+        if settings.cache_folder.is_none() && !self.disable_cache {
+            tracing::warn!(
+                "every start compiles the components anew: neither HOME nor XDG_CACHE_HOME names a folder to \
+                 keep them in; name one with --cache-dir"
+            );
+        }
+        Ok(Settings { misconfigured, ..settings })
     }
 
     /// The settings given by these flags alone.

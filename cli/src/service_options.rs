@@ -181,6 +181,20 @@ impl ServiceOptions {
         })
     }
 
+    /// Says at once that the port of `--listen` is in use, before a model is prepared or a component is
+    /// built, which may take minutes.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn check_address(&self) -> anyhow::Result<()> {
+        match std::net::TcpListener::bind(self.listen) {
+            Err(error) if error.kind() != ErrorKind::AddrInUse || !self.find_free_port => {
+                Err(cannot_listen(self.listen, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The socket on `--listen`, or with `--find-free-port` on the first free port from there.
     fn listener(&self, buffer: u32) -> anyhow::Result<TcpListener> {
         let last = if self.find_free_port { u16::MAX } else { self.listen.port() };
@@ -190,17 +204,19 @@ impl ServiceOptions {
             match server::listen(address, buffer) {
                 Ok(listener) => return Ok(listener),
                 Err(error) if error.kind() == ErrorKind::AddrInUse => taken = Some(error),
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot listen on {address}"));
-                }
+                Err(error) => return Err(cannot_listen(address, error)),
             }
         }
-        let error = taken.unwrap_or_else(|| ErrorKind::AddrInUse.into());
-        Err(error).with_context(|| {
-            let address = self.listen;
-            format!("cannot listen on {address}; choose another with --listen or --find-free-port")
-        })
+        Err(cannot_listen(self.listen, taken.unwrap_or_else(|| ErrorKind::AddrInUse.into())))
     }
+}
+
+fn cannot_listen(address: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => "; choose another with --listen or --find-free-port",
+        _ => "",
+    };
+    anyhow::Error::new(error).context(format!("cannot listen on {address}{advice}"))
 }
 
 /// A tracer, if the environment names a collector.

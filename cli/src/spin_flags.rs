@@ -1,5 +1,9 @@
-//! Tips for flags of `spin up` that this program does not have, in place of a flag with a similar name.
+//! Tips for flags of `spin up` that this program does not have, in place of a flag with a similar name, and
+//! for a misspelt command after `help`.
 
+use crate::Arguments;
+use crate::alike::most_like;
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Flags of `spin up`, and what to do instead.
@@ -82,11 +86,26 @@ pub fn explained(mut error: clap::Error) -> clap::Error {
         Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => tip(flag),
         _ => None,
     };
+    let tip = tip.or_else(|| likely_command(&error));
     if let Some(tip) = tip {
         error.remove(ContextKind::SuggestedArg);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error
+}
+
+/// The command that is probably meant, where clap suggests none: in `skincell help serv`.
+fn likely_command(error: &clap::Error) -> Option<String> {
+    let known = [ContextKind::SuggestedSubcommand, ContextKind::Suggested];
+    if known.iter().any(|suggested| error.get(*suggested).is_some()) {
+        return None;
+    }
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let commands = Arguments::command();
+    let likely = most_like(given, commands.get_subcommands().map(clap::Command::get_name))?;
+    Some(format!("a similar command exists: '{likely}'"))
 }
 
 fn tip(flag: &str) -> Option<String> {
@@ -124,6 +143,7 @@ mod tests {
             assert!(refusal.contains("of `skincell up`"), "{refusal}");
             assert_eq!(refusal.matches("tip:").count(), 1, "{refusal}");
         }
+        assert!(refusal(&["help", "serv"]).contains("a similar command exists: 'serve'"));
         assert!(refusal(&["up", "--listne", "x"]).contains("'--listen'"), "others keep theirs");
     }
 

@@ -50,6 +50,7 @@ impl Up {
         spin_flags::warn_of_variables(|variable| {
             std::env::var_os(variable).is_some_and(|value| !value.is_empty())
         });
+        self.service.check_address()?;
         let app = self.application.load(&self.service.run.environment)?;
         self.service.serve(app)?;
         Ok(ExitCode::SUCCESS)

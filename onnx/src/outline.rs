@@ -14,9 +14,9 @@ use thiserror::Error;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OutlineError {
     /// The bytes are something other than an ONNX model, whose first field is its IR version.
-    #[error("this is not an ONNX model: it begins with {begins:?}; {advice}")]
+    #[error("this is not an ONNX model: it begins with {begins}; {advice}")]
     NotOnnx {
-        /// The first bytes, made printable.
+        /// The first bytes, as [`beginning`] writes them.
         begins: String,
         /// What to do.
         advice: &'static str,
@@ -176,7 +176,17 @@ fn not_onnx(bytes: &[u8]) -> OutlineError {
     } else {
         "export the model to ONNX first"
     };
-    OutlineError::NotOnnx { begins: String::from_utf8_lossy(start).into_owned(), advice }
+    OutlineError::NotOnnx { begins: beginning(start), advice }
+}
+
+/// How messages show the first bytes of a file: text in quotation marks, anything else in hexadecimal.
+#[must_use]
+pub fn beginning(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        _ if bytes.is_empty() => "nothing: it is empty".to_owned(),
+        Ok(text) if looks_like_text(bytes) => format!("{text:?}"),
+        _ => bytes.iter().fold("the bytes".to_owned(), |shown, byte| format!("{shown} {byte:02x}")),
+    }
 }
 
 fn walk<'a>(
@@ -303,12 +313,17 @@ mod tests {
         assert!(check(whole).is_ok());
         assert!(check(&packed(&[0xff, 1, 2])).is_ok());
         let cases: &[(&str, Vec<u8>, &str)] = &[
-            ("empty", vec![], "not an ONNX model"),
+            ("empty", vec![], "begins with nothing: it is empty;"),
             ("text", b"Hello, I am a text file.".to_vec(), "not an ONNX model"),
             ("a pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "git lfs pull"),
             ("a web page", b"<!DOCTYPE html><html>".to_vec(), "download the file"),
             ("text that begins like a tag", b"\"quoted\"".to_vec(), "not an ONNX model"),
-            ("png", b"\x89PNG\r\n\x1a\n".to_vec(), "not an ONNX model"),
+            (
+                "png",
+                b"\x89PNG\r\n\x1a\n".to_vec(),
+                "begins with the bytes 89 50 4e 47 0d 0a 1a 0a;",
+            ),
+            ("quoted text", b"a file".to_vec(), "begins with \"a file\";"),
             ("no graph", vec![0x08, 0x08], "not an ONNX model"),
             ("cut", whole[..6].to_vec(), "cut short"),
             ("inner length", vec![0x08, 0x08, 0x3a, 0x02, 0x0a, 0x7f], "cut short"),

@@ -13,7 +13,9 @@ use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
 use crate::outbound::{Outbound, unused_schemes};
 use crate::routes::{Match, Routes};
-use crate::sandbox::{CompileCache, Instances, Limits, Output, Reply, ReplyBody, Sandbox};
+use crate::sandbox::{
+    CompileCache, Compiled, Instances, Limits, Output, Reply, ReplyBody, Sandbox,
+};
 use crate::settings::{Settings, StateFolder};
 use crate::threads::Threads;
 use crate::upload::Uploads;
@@ -91,25 +93,25 @@ impl Service {
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
         let (mut components, mut files) = (Vec::new(), Vec::new());
-        let guest_engine: Arc<dyn Engine> = Arc::new(Rten::new(settings.threads));
-        for (component, wasm) in app.components.iter().zip(wasms) {
-            let mut grants = models.grant(&component.models, &component.models_folder, &engines);
-            if let Some(limit) = settings.guest_models {
-                grants = grants.with_guest_models(Arc::clone(&guest_engine), limit);
-            }
-            let stage = mounts::stage(component, &app.folder)?;
-            let mounted = stage.as_ref().map(Stage::path);
-            let compiled = sandbox.compile(&component.source, wasm, cache.as_ref(), limit)?;
-            let output = Output::open(&settings.output, &component.id)?;
-            let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
-            let instances =
-                Instances::new(&sandbox, &compiled, component, mounted, granted, counted, output)?;
-            components.push(Component { instances, grants });
-            files.extend(stage);
-        }
+        let sources = app.components.iter().map(|component| &component.source).zip(wasms);
+        let compiled: Vec<Compiled> = sources
+            .map(|(path, wasm)| sandbox.compile(path, wasm, cache.as_ref(), limit))
+            .collect::<anyhow::Result<_>>()?;
+        let grants = granted(&app, &mut models, &engines, settings);
         let models = Arc::new(models);
         if settings.preload {
             models.preload().context("--preload")?;
+        }
+        // Files are staged after all that takes long: a signal that ends the process meanwhile leaves none.
+        for ((component, compiled), grants) in app.components.iter().zip(&compiled).zip(grants) {
+            let stage = mounts::stage(component, &app.folder)?;
+            let mounted = stage.as_ref().map(Stage::path);
+            let output = Output::open(&settings.output, &component.id)?;
+            let (granted, counted) = (grants.clone(), Arc::clone(&metrics));
+            let instances =
+                Instances::new(&sandbox, compiled, component, mounted, granted, counted, output)?;
+            components.push(Component { instances, grants });
+            files.extend(stage);
         }
         let make_room = evicting(&models);
         let rules = rules(&plan, settings);
@@ -272,6 +274,19 @@ impl Service {
     pub fn models(&self) -> Vec<crate::nn::ModelStatus> {
         self.models.status()
     }
+}
+
+/// What each component may use of the models.
+fn granted(app: &App, models: &mut Models, engines: &Engines, settings: &Settings) -> Vec<Grants> {
+    let guest_engine: Arc<dyn Engine> = Arc::new(Rten::new(settings.threads));
+    let grant = |component: &AppComponent| {
+        let grants = models.grant(&component.models, &component.models_folder, engines);
+        match settings.guest_models {
+            Some(limit) => grants.with_guest_models(Arc::clone(&guest_engine), limit),
+            None => grants,
+        }
+    };
+    app.components.iter().map(grant).collect()
 }
 
 fn wasms(app: &App) -> anyhow::Result<Vec<Vec<u8>>> {

@@ -28,9 +28,18 @@ pub struct Found {
 /// used, and reported if it is not a photo.
 ///
 /// # Errors
-/// If a folder has no photos or cannot be read. A missing file is not an error here; it is reported with
-/// its result.
+/// If a folder has no photos or cannot be read, or if nothing of what is named exists. One missing file of
+/// several is not an error here; it is reported with its result.
 pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
+    if let [first, others @ ..] = named
+        && named.iter().all(|path| !path.exists())
+    {
+        let others = match others.len() {
+            0 => String::new(),
+            others => format!(", and neither does any of the {others} others"),
+        };
+        bail!("there is no photo {}{others}", first.display());
+    }
     let mut all = Found::default();
     for path in named {
         if !path.is_dir() {

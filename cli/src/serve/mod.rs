@@ -41,6 +41,7 @@ pub struct Serve {
 impl Serve {
     /// Serves until a signal arrives; the exit code is 0 if all accepted requests were finished.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        self.service.check_address()?;
         let tell = |text: &str| print!("{text}");
         let folder = self.one.folder(self.model.as_deref(), &self.service.run, tell)?;
         // Preparing a model takes memory that the service should not keep. A restarted program finds the

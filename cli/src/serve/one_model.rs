@@ -41,8 +41,6 @@ impl OneModel {
         run: &RunOptions,
         tell: impl Fn(&str),
     ) -> anyhow::Result<PathBuf> {
-        // Sought first, because preparing may take minutes.
-        installed::component(self.component.as_deref())?;
         let Some(model) = model else {
             self.refuse_preparing("the included model")?;
             return installed::skin();
@@ -55,6 +53,8 @@ impl OneModel {
             bail!(instead);
         }
         source::find(model)?;
+        // Sought before the model is prepared, which may take minutes.
+        installed::component(self.component.as_deref())?;
         let cache = run.settings()?.cache_folder;
         let cache =
             cache.context("there is no cache folder to prepare into: name one with --cache-dir")?;
@@ -112,7 +112,10 @@ fn application(
         served.models_folder.clone_from(&models);
         match component {
             Component::File(file) => served.source.clone_from(file),
-            Component::Embedded(bytes) => served.embedded = Some(bytes),
+            Component::Embedded(bytes) => {
+                served.embedded = Some(bytes);
+                served.source = PathBuf::from("the one in this program");
+            }
         }
     }
     Ok(app)

@@ -308,9 +308,14 @@ fn too_few(photos: usize, pictures: usize, outliers: &[String]) -> String {
     };
     format!(
         "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
-         or other versions{others}, so {} more are needed",
-        FEWEST.saturating_sub(pictures)
+         or other versions{others}, so {} needed",
+        more_are(FEWEST.saturating_sub(pictures))
     )
+}
+
+/// `1 more is`, `2 more are`.
+fn more_are(count: usize) -> String {
+    format!("{count} more {}", if count == 1 { "is" } else { "are" })
 }
 
 /// The error for photos that cannot be read.
@@ -320,7 +325,8 @@ fn unreadable(photos: usize, files: &[String]) -> String {
         0 => String::new(),
         missing => format!(
             "; familiarity needs at least {FEWEST} different pictures, so with the {left} others at least \
-             {missing} more are needed"
+             {} needed",
+            more_are(missing)
         ),
     };
     format!(
@@ -379,9 +385,9 @@ fn calibrate(
         .collect();
     if rows.len() < FEWEST {
         let note = format!(
-            "{} labelled photos are too few for a calibration; {} more are needed",
+            "{} labelled photos are too few for a calibration; {} needed",
             rows.len(),
-            FEWEST - rows.len()
+            more_are(FEWEST - rows.len())
         );
         return Ok((None, if rows.is_empty() { Vec::new() } else { vec![note] }));
     }
@@ -444,6 +450,6 @@ mod tests {
         assert!(said.starts_with("7 of 42 photos cannot be read"), "{said}");
         assert!(said.ends_with("4.png: bad; and 2 more"), "{said}");
         let said = FamiliarityError::Unreadable { photos: 42, files: files(8) }.to_string();
-        assert!(said.ends_with("with the 34 others at least 1 more are needed"), "{said}");
+        assert!(said.ends_with("with the 34 others at least 1 more is needed"), "{said}");
     }
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::export::Framework;
 use crate::prepare::CARD_FILE;
 use content::Content;
+use skincell_onnx::outline;
 
 /// A model that can be prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub enum SourceError {
     },
     /// Its name promises a framework's file, and its content is of another kind.
     #[error(
-        "{path}: its name is that of a {framework} file, but it is none: it begins with {begins:?}; save the \
+        "{path}: its name is that of a {framework} file, but it is none: it begins with {begins}; save the \
          model again ({save})",
         path = path.display(),
         framework = framework.name(),
@@ -71,7 +72,7 @@ pub enum SourceError {
         path: PathBuf,
         /// The framework its name belongs to.
         framework: Framework,
-        /// The first bytes, made printable.
+        /// The first bytes, in words.
         begins: String,
     },
     /// A folder with several models.
@@ -141,7 +142,7 @@ fn unknown(model: &Path, name: &str) -> Result<Source, SourceError> {
     let mut begin = Vec::new();
     let read = File::open(model).and_then(|file| file.take(SHOWN).read_to_end(&mut begin));
     read.map_err(|error| SourceError::Read { path: path.clone(), error })?;
-    let begins = String::from_utf8_lossy(&begin).into_owned();
+    let begins = outline::beginning(&begin);
     Err(SourceError::Content { path, framework, begins })
 }
 

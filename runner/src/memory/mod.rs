@@ -19,5 +19,5 @@ pub use gauge::{Gauge, Level};
 pub use group::MemoryGroup;
 pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};
 pub use ledger::{Ledger, Need, Reservation};
-pub use process::ProcessMemory;
+pub use process::{ProcessMemory, address_space_limit};
 pub(crate) use sampled::{Sampled, TrackedBytes, sampled};

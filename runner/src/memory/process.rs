@@ -46,9 +46,33 @@ impl ProcessMemory {
     }
 }
 
+/// The largest address space that this process may have, in bytes (`ulimit -v`), if it is limited.
+#[must_use]
+pub fn address_space_limit() -> Option<u64> {
+    limited(&std::fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+/// The soft limit of the address space in the text of `/proc/<pid>/limits`.
+fn limited(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ProcessMemory;
+    use super::{ProcessMemory, limited};
+
+    #[test]
+    fn a_limit_of_the_address_space_is_read() {
+        let text = |soft: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max address space         {soft:<20} unlimited            bytes     \n"
+            )
+        };
+        assert_eq!(limited(&text("4294967296")), Some(4 << 30));
+        assert_eq!(limited(&text("unlimited")), None);
+    }
 
     #[test]
     fn the_kernels_text_is_read() {

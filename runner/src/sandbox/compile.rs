@@ -83,7 +83,8 @@ impl Sandbox {
         }
         check_room(path, &wasm, budget)?;
         let start = Instant::now();
-        tracing::info!(file = %path.display(), "compiling the component, once");
+        let once = if artifact.is_some() { ", once" } else { "" };
+        tracing::info!(file = %path.display(), "compiling the component{once}");
         let code =
             self.engine.precompile_component(&wasm).map_err(anyhow::Error::from).with_context(
                 || format!("{} is not a component that this host can run", path.display()),

@@ -27,6 +27,7 @@ pub use output::{Output, OutputSettings};
 pub use reply::{Reply, ReplyBody};
 
 use crate::key_value::KeyValueStore;
+use crate::memory::address_space_limit;
 use crate::outbound::Outbound;
 use crate::threads::Threads;
 use anyhow::Context;
@@ -79,7 +80,15 @@ impl Sandbox {
             .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits, is_concurrent)));
         let engine = Engine::new(&config)
             .map_err(anyhow::Error::from)
-            .context("cannot set up the sandbox; try a smaller --max-concurrency")?;
+            .with_context(|| match address_space_limit() {
+                // Memory is protected by addresses that are reserved around it, gigabytes for each instance.
+                Some(limit) => format!(
+                    "cannot set up the sandbox in an address space of {} MiB; lift that limit with `ulimit -v \
+                     unlimited`, and limit memory with --memory-limit",
+                    limit >> 20
+                ),
+                None => "cannot set up the sandbox; try a smaller --max-concurrency".to_owned(),
+            })?;
         let ticker = Ticker::start(engine.clone())?;
         let threads = Threads::start("guest", limits.max_instances)?;
         let outbound = Arc::new(Outbound::new());

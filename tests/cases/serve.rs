@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -119,6 +120,18 @@ fn a_model_that_cannot_be_served_is_refused_with_what_to_do() {
     }
 }
 
+/// It was found out after a Keras model had been prepared for a minute.
+#[test]
+fn a_taken_port_is_told_before_a_model_is_prepared() {
+    let folder = with_export();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let listen = [&PREPARING[..], &["--listen", &address]].concat();
+    let error = Runner::refused_to_serve(folder.path(), &listen);
+    assert!(error.contains(&format!("cannot listen on {address}; choose another")), "{error}");
+    assert_eq!(cached(folder.path()), Vec::<PathBuf>::new());
+}
+
 /// `skincell classify` of the photo `red.png` in `folder`, which it draws.
 fn classify(folder: &Path, arguments: &[&str]) -> Command {
     fs::write(folder.join("red.png"), photos::png(64, 64, |_, _| [255, 0, 0])).unwrap();
@@ -149,6 +162,9 @@ fn classify_without_a_manifest_takes_the_models_of_serve() {
     let output = classify(path, &preparing).env("ENABLE_GRADCAM", "false").output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(answer["heatmap_base64"].is_null(), "the shell's variable counts");
+    let mut gone = Command::new(&artifacts().runner);
+    let output = gone.args(["classify", "gone.jpg"]).current_dir(path).output().unwrap();
+    assert!(words(&output).contains("there is no photo gone.jpg"), "{}", words(&output));
     for (arguments, expected) in [
         (&[][..], "name a model to serve"),
         (&["--model", "colors"], "there is no folder models/colors"),

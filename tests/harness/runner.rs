@@ -207,7 +207,11 @@ impl Runner {
 /// `skincell serve` in `folder`, with its cache there, so that each test prepares its models itself.
 fn serve(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(&artifacts().runner);
-    command.arg("serve").args(arguments).current_dir(folder);
+    command
+        .arg("serve")
+        .args(arguments)
+        .current_dir(folder)
+        .env("SPIN_HTTP_LISTEN_ADDR", "127.0.0.1:0");
     command.env("XDG_CACHE_HOME", folder.join("cache")).env_remove("ORT_DYLIB_PATH");
     command
 }

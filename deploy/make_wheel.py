@@ -82,14 +82,14 @@ def make(binary, models, out):
         wheel += [f"Tag: py3-none-{tag}" for tag in tags(binary)]
         (info / "WHEEL").write_text("\n".join(wheel) + "\n")
         out.mkdir(parents=True, exist_ok=True)
-        before = set(out.glob("*.whl"))
-        for old in before:
-            old.unlink()
-        pack = [sys.executable, "-m", "wheel", "pack", str(tree), "--dest-dir", str(out)]
+        packed = pathlib.Path(folder, "packed")
+        packed.mkdir()
+        pack = [sys.executable, "-m", "wheel", "pack", str(tree), "--dest-dir", str(packed)]
         done = subprocess.run(pack, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"wheel pack: {done.stderr}install it with `pip install -r deploy/requirements.txt`")
-        return next(out.glob("*.whl"))
+        wheel = next(packed.iterdir())
+        return pathlib.Path(shutil.move(wheel, out / wheel.name))
 
 
 def main():

@@ -5,7 +5,7 @@
 Makes in FOLDER (target/dist)
     skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, completions, manual pages, licences
     skincell-<version>-....whl           the same program as a Python package
-    SHA256SUMS                           of both
+    SHA256SUMS                           of all archives and wheels there, those of other targets among them
 and prints bytes and seconds. The program contains the component and the page (feature `embed`). It is static if the
 target is musl, which needs `rustup target add` and a musl C compiler (Debian: musl-tools); the default is musl where
 that is there. With --binary an existing program is packed, which must have been built so. The test in an empty root
@@ -284,7 +284,8 @@ def main():
         fill(folder, component, binary, emulated)
         archive(folder, packed)
         wheel = wheels.make(binary, folder / "models", args.out)
-    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in (packed, wheel))
+    made = sorted(path for path in args.out.iterdir() if path.suffix in (".gz", ".whl"))
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in made)
     (args.out / "SHA256SUMS").write_text(sums)
     print(machine())
     kind = "static" if not libraries(binary) else f"for {wheels.tags(binary)[0]} and newer"

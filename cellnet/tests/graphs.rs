@@ -182,6 +182,38 @@ fn a_block_is_fused_to_the_fewest_steps() {
     }
 }
 
+/// The convolution was dropped, because nothing but the mean that was merged into it read its map.
+#[test]
+fn a_mean_may_be_the_only_reader_of_a_depthwise_map() {
+    let kernel = |i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0;
+    let dense = |i: usize| (i * 23 % 89) as f32 / 44.0 - 1.0;
+    let nodes = vec![
+        node("Conv", &["x", "depthwise"], "d", vec![int("group", 3)]),
+        node("GlobalAveragePool", &["d"], "t", vec![]),
+        node("Flatten", &["t"], "u", vec![]),
+        node("Gemm", &["u", "dense"], "y", vec![int("transB", 1)]),
+    ];
+    let constants =
+        vec![tensor("depthwise", &[3, 1, 3, 3], kernel), tensor("dense", &[5, 3], dense)];
+    let side = SIDE as i64;
+    let graph = model(nodes, constants, vec![declared("x", &[1, 3, side, side])], &["y"]);
+    let photo: Vec<f32> = (0..3 * SIDE * SIDE).map(|i| (i * 31 % 251) as f32 / 100.0).collect();
+    let answer = answers(&built(&graph).unwrap(), TensorRef::F32(&photo));
+    let inner = SIDE - 2;
+    let mean = |c: usize| {
+        let mut sum = 0.0;
+        for (y, x, k) in (0..inner * inner * 9).map(|i| (i / 9 / inner, i / 9 % inner, i % 9)) {
+            let pixel = photo[c * SIDE * SIDE + (y + k / 3) * SIDE + x + k % 3];
+            sum += f64::from(kernel(c * 9 + k)) * f64::from(pixel);
+        }
+        sum / (inner * inner) as f64
+    };
+    for (row, found) in answer[0].1.iter().enumerate() {
+        let expected: f64 = (0..3).map(|c| f64::from(dense(row * 3 + c)) * mean(c)).sum();
+        assert!((f64::from(*found) - expected).abs() < 1e-5, "{row}: {found}, not {expected}");
+    }
+}
+
 #[test]
 fn unsupported_nodes_are_named_with_the_reason() {
     let side = SIDE as i64;

@@ -311,7 +311,7 @@ fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
         return false;
     }
     let mut sides = [(a, b), (b, a)];
-    // The later of two convolutions, because the other operand is complete when it runs.
+    // The later of two convolutions, which is moved the least.
     sides.sort_by_key(|(own, _)| std::cmp::Reverse(net.producer(*own)));
     for (own, other) in sides {
         let Some(before) = net.producer(own) else { continue };
@@ -336,8 +336,10 @@ fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
     false
 }
 
-/// Merges a mean over the output of a depthwise convolution into that convolution.
+/// Merges a mean over the output of a depthwise convolution into that convolution. Something else must read the
+/// map too: a layer whose map is unread is dropped.
 fn means(net: &mut Net) {
+    let uses = net.uses();
     let mut index = 0;
     while index < net.layers.len() {
         let layer = &net.layers[index];
@@ -345,6 +347,7 @@ fn means(net: &mut Net) {
         let producer = layer.inputs.first().and_then(|v| net.producer(*v));
         if layer.kind == mean
             && let Some(before) = producer
+            && uses[net.layers[before].output] > 1
         {
             let output = layer.output;
             if let Kind::Conv(conv) = &mut net.layers[before].kind

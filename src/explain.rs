@@ -122,8 +122,7 @@ pub struct ClassMap {
     pub heatmap: gradcam::Heatmap,
 }
 
-/// Makes the requested heatmap, over the part of the photo that the model saw, from the maps of all
-/// classes.
+/// Makes the requested heatmap, over the part of the photo that the model saw, from the model's maps.
 ///
 /// # Errors
 /// [`Problem::Internal`] if a step fails that earlier checks should have ruled out.

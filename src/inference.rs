@@ -192,7 +192,7 @@ fn floats(
         return Err(mismatch(format!("{name:?} of {dimensions:?}")));
     }
     let (elements, rest) = output.data.as_chunks::<4>();
-    // At most `MAX_CLASSES` · `MAX_MAP_SIDE`² (`skincell_vision::card`), so the product fits.
+    // At most two sets of `MAX_CLASSES` · `MAX_MAP_SIDE`² (`skincell_vision::card`), so the product fits.
     if !rest.is_empty() || elements.len() as u64 != shape.iter().product::<u64>() {
         return Err(mismatch(format!("{name:?} of {dimensions:?} in {} bytes", output.data.len())));
     }

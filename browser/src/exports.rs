@@ -6,7 +6,7 @@
 //! | `room(input, length)` | address of `length` bytes for an input, by its number in [`Input`] |
 //! | `load()` | loads the model from card, settings and model; 0, or 1 with the reason as the answer |
 //! | `predict()` | answers a photo with a query; the status as in HTTP |
-//! | `answer()`, `answer_length()` | address and length of the answer, valid until the next call |
+//! | `answer()`, `answer_length()` | its address and length, valid until the next `load` or `predict` |
 
 #![allow(unsafe_code, reason = "exported names are unsafe attributes; nothing else here is unsafe")]
 

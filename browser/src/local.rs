@@ -54,7 +54,7 @@ impl LocalModel {
     }
 
     /// The status and body of the component's answer to `POST /predict?<query>` with this photo as its body.
-    /// The query is percent-encoded; the body is JSON.
+    /// The query is percent-encoded; the body is JSON, or text if the query cannot be part of a target.
     #[must_use]
     pub fn predict(&self, query: &str, photo: Vec<u8>) -> (u16, Vec<u8>) {
         let request = Request::post(format!("/predict?{query}"))

@@ -1,5 +1,5 @@
-//! Logging to standard error, as text or as one JSON object per line. Logs never contain photo bytes,
-//! tokens or queries.
+//! Logging to standard error, as text or as one JSON object per line; a panic is text in both. The lines of
+//! skincell's own crates never contain photo bytes, tokens or queries.
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
@@ -35,7 +35,7 @@ const QUIET: &str = "warn,wasmtime_wasi_http=error";
 const PANIC_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts logging, at the level set by `RUST_LOG`; without it, at a level for a service, or only warnings.
-/// Lines are queued, so that a slow reader does not block the server.
+/// Lines are queued, so that a slow reader does not block the server, and so is the message of a panic.
 pub fn start(format: LogFormat, is_service: bool) {
     let default = if is_service { DEFAULT } else { QUIET };
     std::panic::set_hook(Box::new(write_panic));

@@ -130,14 +130,14 @@ impl OnnxRuntime {
 
     fn session(&self, path: &Path, is_private: bool) -> Result<Session, String> {
         let words = |error: ort::Error| error.to_string();
-        // An arena keeps a run's memory for the next run, so it is used only if there is room for private
-        // weights. Spinning is off because spinning threads take the processor from others.
         let level = match is_private {
             true => GraphOptimizationLevel::All,
             // Level 2 does not rewrite weights into another layout.
             false => GraphOptimizationLevel::Level2,
         };
         let environment = environment(&self.library)?;
+        // An arena keeps a run's memory for the next run, so it is used only if there is room for private
+        // weights. Spinning is off because spinning threads take the processor from others.
         let build = || {
             Session::builder(environment)?
                 .with_execution_providers([CPU::default()

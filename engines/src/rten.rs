@@ -147,11 +147,16 @@ impl RtenModel {
             Dtype::I32 => Ok(Input::I32(shape, tensor.elements())),
             // rten stores every integer wider than a byte as i32.
             Dtype::I64 if self.takes(id, DataType::Int32) => {
-                let narrow = tensor.elements::<i64>().iter().map(|v| *v as i32).collect();
-                Ok(Input::I32(shape, Cow::Owned(narrow)))
+                let narrow = |v: &i64| i32::try_from(*v).map_err(|_| TensorError::Wide(*v));
+                let elements = tensor.elements::<i64>();
+                let narrow: Result<Vec<i32>, _> = elements.iter().map(narrow).collect();
+                Ok(Input::I32(shape, Cow::Owned(narrow?)))
             }
             Dtype::U8 => Ok(Input::U8(shape, &tensor.data)),
-            given => Err(TensorError::Dtype { given, taken: "f32, u8 or i32" }),
+            given => Err(TensorError::Dtype {
+                given,
+                taken: "f32, u8, i32 or, where the model takes it, i64",
+            }),
         }
     }
 

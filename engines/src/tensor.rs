@@ -139,6 +139,9 @@ pub enum TensorError {
         /// The types that the engine takes, as a list for users.
         taken: &'static str,
     },
+    /// The engine keeps 32 bits of an integer, and this one has more.
+    #[error("the element {0} does not fit into the 32 bits that are kept of it here")]
+    Wide(i64),
 }
 
 impl Tensor {

@@ -38,7 +38,7 @@ struct Function {
 #[derive(Default)]
 struct References(Vec<Vec<(String, String)>>);
 
-/// A node's attribute, without its value.
+/// A node's attribute without its value; it need not refer to anything.
 #[derive(Default)]
 struct Reference {
     name: String,
@@ -79,7 +79,9 @@ decode!(Function, made, field, {
     11 => made.defaults.push(AttributeProto::decode_field(&mut field)?),
 });
 
-/// The nodes of a function or graph, of which only references are read.
+// The messages below, of which only references are read.
+
+/// Of a node: those of its attributes.
 #[derive(Default)]
 struct NodeReferences(Vec<Reference>);
 #[derive(Default)]

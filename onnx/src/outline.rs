@@ -67,7 +67,7 @@ enum Message {
     SparseTensor,
     /// Where a tensor's data lies: a key and a value.
     ExternalData,
-    /// A message of strings, numbers and messages like it.
+    /// A message of strings and numbers; messages inside it are not checked.
     Flat,
     /// Packed varints.
     Packed,
@@ -154,8 +154,8 @@ pub fn check(bytes: &[u8]) -> Result<Outline<'_>, OutlineError> {
     let mut outline = Outline::default();
     match walk(bytes, 0, Message::Model, 0, &mut outline) {
         Ok(()) if outline.has_graph => Ok(outline),
-        // Text can begin with a byte that is also a valid tag.
         Ok(()) => Err(not_onnx(bytes)),
+        // Text can begin with a byte that is also a valid tag.
         Err(_) if looks_like_text(bytes) => Err(not_onnx(bytes)),
         Err(error) => Err(error),
     }

@@ -79,7 +79,8 @@ pub enum ReadError {
 /// A model with all its weights; each constant has the length that its type and dimensions imply.
 #[derive(Debug)]
 pub struct ModelFile {
-    /// The nodes in the file's order, without `Constant` nodes.
+    /// The nodes in the file's order, without `Constant` nodes, and with a function's nodes in place of its
+    /// call.
     pub nodes: Vec<NodeProto>,
     /// Initializers and the values of `Constant` nodes, by name.
     pub constants: BTreeMap<String, Constant>,
@@ -191,8 +192,8 @@ fn constant_value(
     Err(ReadError::Value { tensor: name })
 }
 
-/// Copies the weights of subgraphs from their data files into the subgraphs, because only the main graph's
-/// weights are written to a data file again.
+/// Copies the initializers of subgraphs from their data files into the subgraphs, because only the main
+/// graph's weights are written to a data file again.
 fn load_inside(node: &mut NodeProto, external: &mut External<'_>) -> Result<(), ReadError> {
     for graph in node.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
         for proto in &mut graph.initializer {
@@ -230,7 +231,7 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     let bytes = if proto.data_location == Some(DataLocation::EXTERNAL) {
         external.load(&proto, &name, length)?
     } else {
-        inline_bytes(&proto)
+        take_inline_bytes(&proto)
     };
     if bytes.len() != length {
         let held = bytes.len();
@@ -239,9 +240,9 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     Ok(Constant { dtype, dims, bytes })
 }
 
-/// The bytes in the message itself. `rten-onnx` does not decode `uint64_data`: such a tensor comes out empty,
-/// and its length refuses it.
-fn inline_bytes(proto: &TensorProto) -> Vec<u8> {
+/// Takes the bytes out of the message itself. `rten-onnx` does not decode `uint64_data`: such a tensor comes
+/// out empty, and its length refuses it.
+fn take_inline_bytes(proto: &TensorProto) -> Vec<u8> {
     if let Some(raw) = &proto.raw_data {
         return raw.take();
     }

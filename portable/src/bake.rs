@@ -210,7 +210,9 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
                 layout.segments.encode(&mut count);
                 // Later segments overwrite earlier ones: the slot's numbers come after the segment that holds
                 // the empty slot.
-                body.extend_from_slice(&module[layout.data.start + count.len()..layout.data.end]);
+                let segments = module[layout.data.clone()].strip_prefix(&count[..]);
+                let unusual = BakeError::Other("its segments are counted in an unusual way");
+                body.extend_from_slice(segments.ok_or(unusual)?);
                 segment(layout.slot, &numbers, &mut body);
                 segment(address, archive, &mut body);
                 (DATA_SECTION, reader.range(), body)
@@ -218,9 +220,12 @@ fn with_archive(module: &[u8], archive: &[u8]) -> Result<Vec<u8>, BakeError> {
             _ => continue,
         };
         let range = within(&range);
-        // As in `bake`, this relies on the shortest form of the length.
+        // As in `bake`, lengths must be in their shortest form.
         let old = header(id, range.len());
-        out.extend_from_slice(&module[copied..range.start - old.len()]);
+        let before = module[copied..range.start].strip_suffix(&old[..]);
+        let before =
+            before.ok_or(BakeError::Other("its sections are written in an unusual way"))?;
+        out.extend_from_slice(before);
         out.extend(header(id, body.len()));
         out.extend(body);
         copied = range.end;

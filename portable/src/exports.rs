@@ -50,7 +50,7 @@ thread_local! {
     /// The models of this instance.
     static STORE: Store = {
         let baked = crate::baked::archive();
-        // A component with baked models looks for no others.
+        // A component with baked models uses no folder.
         let folder = baked.is_empty().then(|| std::env::var_os(FOLDER_VARIABLE)).flatten();
         Store::new(folder.unwrap_or_else(|| FOLDER.into()), baked)
     };
@@ -58,7 +58,7 @@ thread_local! {
     static COMPUTES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Adds one to the count, or fails if it has reached `most`.
+/// Adds one to the count, and fails if it is then above `most`.
 fn count(
     counter: &'static LocalKey<Cell<u32>>,
     most: u32,

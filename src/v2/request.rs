@@ -1,8 +1,8 @@
 //! Reads an inference request: JSON, with the tensor in it or as raw bytes after it.
 //!
 //! The shape is known from the card except for the batch, so a request cannot make the component reserve much
-//! memory: a tensor must have exactly the model's name and type, a shape of at most [`MAX_BATCH`] rows, and
-//! further numbers are not kept.
+//! memory: a tensor must have exactly the model's name and type and a shape of at most [`MAX_BATCH`] rows,
+//! and more numbers than that are refused.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,7 +27,7 @@ pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 /// Longest list of tensors or axes that is read.
 const LONGEST_LIST: usize = 16;
 
-/// Most numbers of an answer's JSON: as text they take about a quarter of an instance's memory.
+/// Most numbers of a batch's answer in JSON: as text they take about a quarter of an instance's memory.
 const MAX_NUMBERS: u64 = 1 << 20;
 
 /// Deepest nesting of a tensor's data; a model's input has four axes.
@@ -150,7 +150,7 @@ struct Parameters {
 /// Reads the request and the batch for `card`'s model.
 ///
 /// # Errors
-/// [`Problem::BadInference`], [`Problem::BadJson`], and the problems of reading a body.
+/// [`Problem::BadInference`], and the problems of reading a body.
 pub(super) fn read<S: Source>(
     head: &Parts,
     source: S,
@@ -186,7 +186,7 @@ pub(super) fn read<S: Source>(
     Ok((request, Batch { rows, dimensions, dtype: card.input.dtype, data }))
 }
 
-/// Checks that the answer's JSON fits into memory.
+/// Checks that a batch's answer in JSON fits into memory. One row does: a card limits its numbers.
 fn check_answer(request: &InferRequest, rows: usize) -> Result<(), Problem> {
     let texts = request.outputs.iter().filter(|requested| !requested.is_binary);
     let row: u64 = texts.filter_map(|requested| requested.tensor.elements()).sum();

@@ -40,8 +40,8 @@ impl Heatmap {
         self.height
     }
 
-    /// `[height, width]`, 0 to 1, rows from the top. The largest value is 1; all are 0 if the map has no
-    /// positive value.
+    /// `[height, width]`, 0 to 1, rows from the top. In those of [`heatmap`] the largest is 1, or all are 0
+    /// if none is above [`SMALLEST_MAXIMUM`].
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
@@ -160,9 +160,10 @@ pub enum GradCamError {
 /// is saturated: the heatmap is then `relu(M_c)` divided by its maximum, with [`Basis::Logit`], or all
 /// zeros if that is not above the threshold either.
 ///
-/// If the graph takes the gradient of the probabilities itself ([`GradCam::of`]), or has maps of the
-/// likeliest classes only, `M_c` is already the gradient of `p_c`, and the heatmap is `relu(M_c / (h·w))`
-/// divided by its maximum.
+/// If the graph takes the gradient of the probabilities itself ([`GradCam::of`]), `M_c` is already the
+/// gradient of `p_c`, and the heatmap is `relu(M_c / (h·w))` divided by its maximum. So it is with maps of
+/// the likeliest classes only; of their two sets the second, of the logits, is used as above where the first
+/// is flat, and if the card's basis is the logit it is the only one.
 ///
 /// # Errors
 /// [`GradCamError`] for a shape that differs from the card's, a class out of range, a class without a map,

@@ -336,8 +336,8 @@ fn merge_residual(net: &mut Net, uses: &[usize], index: usize) -> bool {
     false
 }
 
-/// Merges a mean over the output of a depthwise convolution into that convolution. Something else must read the
-/// map too: a layer whose map is unread is dropped.
+/// Merges a mean over the output of a depthwise convolution into that convolution. Something else must read
+/// the map too: a layer whose map is unread is dropped.
 fn means(net: &mut Net) {
     let uses = net.uses();
     let mut index = 0;

@@ -267,7 +267,7 @@ fn rate(state: &ProgressState, words: &mut dyn std::fmt::Write) {
     let _ = write!(words, "{rate:.*}/s", usize::from(rate < 10.0));
 }
 
-/// What the header of an answer without a body says, in the form of a body.
+/// What the header of an answer says, in the form of a body: for answers without classes.
 fn said(certainty: &Certainty) -> Value {
     let familiarity = certainty
         .familiarity

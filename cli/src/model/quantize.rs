@@ -114,7 +114,7 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     let compared = if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
     let progress = Progress::new();
     let report = quantize(&options, &mut |step| show(&progress, step))?;
-    // The weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
+    // Large weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
     let flags = PackFlags { precision: PrecisionFlag::Half, ..PackFlags::default() };
     pack_and_report(&options.output, &flags)?;
     let (threads, library) = (arguments.threads, arguments.library.path());

@@ -81,7 +81,7 @@ fn trap_others(linker: &mut Linker<State>, component: &Component, engine: &Engin
 /// Most instances at the same time.
 const SLOTS: u32 = 16;
 
-/// A compiled component that can reach only WASI and HTTP.
+/// A compiled component that answers HTTP requests, and can reach WASI but no network.
 pub struct Proxy {
     pre: ProxyPre<State>,
 }
@@ -105,8 +105,9 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Proxy {
-    /// Compiles a component. Imports other than WASI 0.2 and `wasi:http` are refused, `wasi:nn` among them:
-    /// a component that is accepted has been composed with its provider.
+    /// Compiles a component. It may import WASI 0.2 and `wasi:http`, and interfaces of Spin, configuration
+    /// and stores, which trap when they are called. All others are refused, `wasi:nn` among them: a component
+    /// that is accepted has been composed with its provider.
     ///
     /// # Errors
     /// The bytes are not a component, or an import is not satisfied.

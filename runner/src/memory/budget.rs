@@ -24,7 +24,7 @@ pub enum MemoryLimit {
 pub struct Budget {
     /// Bytes; `None` is no limit.
     pub bytes: Option<u64>,
-    /// The control group whose limit this is: then all memory of the group counts.
+    /// This process's control group, if the limit was not given: then all memory of the group counts.
     pub group: Option<MemoryGroup>,
 }
 
@@ -77,7 +77,7 @@ impl Followed {
     }
 }
 
-/// The user's own choices; `None` leaves the choice to the plan.
+/// What the user's flags and the application decide; `None` leaves the choice to the plan.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// `--max-instance-memory`, in bytes.
@@ -97,7 +97,7 @@ pub struct Overrides {
 /// How the budget is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Bytes of the runner itself when idle, with slack for its allocator.
+    /// Bytes of the runner itself when idle, with slack for its allocator, and of its key-value store.
     pub runner: u64,
     /// Most open connections.
     pub connections: usize,
@@ -144,6 +144,10 @@ const MORE_CONNECTIONS: usize = 24;
 /// The kernel's buffer of a connection in each direction: with a large budget, and with a small one.
 const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;
 const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;
+
+/// Bytes left to cached pages and socket buffers, if an eighth of the budget is more and the buffers do not
+/// need more.
+const PAGES: u64 = 64 << 20;
 /// Bodies of the largest size that fit in memory together, if the budget is large.
 const UPLOADS: u64 = 4;
 /// The allocator's slack and the stacks of the runner's threads.
@@ -213,16 +217,19 @@ fn divide(
     let connections = eighth / 2 / connection(overrides.max_head);
     let connections = usize::try_from(connections).unwrap_or(usize::MAX);
     let connections = connections.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
-    // The buffers of all connections, in both directions, take half of `pages`.
+    // The buffers of all connections, in both directions, take at most half of `pages`, unless there are the
+    // fewest connections with the smallest buffers.
     let buffer = eighth / 4 / connections as u64;
     let buffer = u32::try_from(buffer).unwrap_or(u32::MAX);
+    let buffer = buffer.clamp(SMALLEST_SOCKET_BUFFER, LARGEST_SOCKET_BUFFER);
+    let buffers = 2 * connections as u64 * u64::from(buffer);
     let mut plan = Plan {
         runner,
         connections,
         max_head: overrides.max_head,
-        socket_buffer: buffer.clamp(SMALLEST_SOCKET_BUFFER, LARGEST_SOCKET_BUFFER),
+        socket_buffer: buffer,
         uploads: overrides.max_body.saturating_mul(UPLOADS).min(eighth),
-        pages: eighth.min(64 << 20),
+        pages: eighth.min(PAGES.max(2 * buffers)),
         instance: overrides.instance.unwrap_or(INSTANCE),
         guest_models: overrides.guest_models,
         concurrency: overrides.concurrency.unwrap_or(cores).max(1),
@@ -304,6 +311,11 @@ mod tests {
         let large = plan(2048 * MIB, OVERRIDES).unwrap();
         assert_eq!((large.instance, large.concurrency), (64 * MIB, 2));
         assert_eq!((large.connections, large.uploads), (1024, 64 * MIB));
+        for budget in [1 << 10, 2 << 10, 8 << 10, 64 << 10] {
+            let plan = plan(budget * MIB, OVERRIDES).unwrap();
+            let buffers = 2 * plan.connections as u64 * u64::from(plan.socket_buffer);
+            assert!(2 * buffers <= plan.pages, "{budget} MiB: {plan:?}");
+        }
         let small = plan(64 * MIB, OVERRIDES).unwrap();
         assert_eq!((small.connections, small.uploads, small.pages), (64, 8 * MIB, 8 * MIB));
         assert_eq!((small.concurrency, small.socket_buffer), (1, 32 << 10));

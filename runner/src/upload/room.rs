@@ -31,7 +31,7 @@ pub(super) struct Room {
 
 #[derive(Debug, Default)]
 struct State {
-    next: u64,
+    last_number: u64,
     /// By number: in the order in which they began.
     bodies: BTreeMap<u64, Entry>,
 }
@@ -41,7 +41,7 @@ struct State {
 struct Entry {
     address: Option<IpAddr>,
     held: u64,
-    /// Bytes it announced, or more if more have arrived.
+    /// Bytes it announced, or more if more have arrived; once it is complete, what it holds.
     reserved: u64,
     waits: bool,
     is_complete: bool,
@@ -79,8 +79,8 @@ impl Room {
     /// An empty share for a body that announces `announced` bytes.
     pub(super) fn share(self: &Arc<Self>, address: Option<IpAddr>, announced: u64) -> Share {
         let mut state = self.state();
-        state.next += 1;
-        let number = state.next;
+        state.last_number += 1;
+        let number = state.last_number;
         let body = Entry {
             address,
             held: 0,
@@ -156,7 +156,7 @@ impl Share {
         self.room.changed.notify_waiters();
     }
 
-    /// Releases what it holds beyond `to` bytes.
+    /// Releases what it holds or has reserved beyond `to` bytes.
     pub(super) fn shrink(&mut self, to: u64) {
         self.held = self.held.min(to);
         if let Some(body) = self.room.state().bodies.get_mut(&self.number) {

@@ -1,5 +1,5 @@
 //! Decodes the coefficients that a scaled decode of a progressive JPEG needs: of each block's 8×8 those of
-//! the 1×1, 2×2 or 4×4 lowest frequencies.
+//! the 1×1, 2×2 or 4×4 lowest frequencies. Sequential files come here too where `transcode` must mend them.
 //!
 //! A progressive photo of 12 megapixels has 36 MB of coefficients, or 72 without chroma subsampling, and an
 //! instance has 64 MiB; at a quarter of the size a sixteenth of them is kept. Coding is that of ITU-T T.81,

@@ -3,8 +3,9 @@
 //!
 //! Grad-CAM weights a channel by its gradient summed over all places. Through operators that keep channels
 //! apart (activations, batch norm, sums, pooling of any kind) this sum is the gradient after them times the
-//! derivative computed here. That derivative is one number for each place and needs no axis of classes. The
-//! head after the pooling is differentiated by `reverse`. Pooling over windows is in `windows`.
+//! derivative computed here, summed over places. That derivative is one number for each place and needs no
+//! axis of classes. The head after the pooling is differentiated by `reverse`. Pooling over windows is in
+//! `windows`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,7 +23,8 @@ use crate::onnx::graph::{Graph, float, input, int, ints, ints_attribute, op, out
 /// change.
 #[derive(Debug, Clone)]
 pub(super) struct Tangent {
-    /// One factor for each place of the target's channels.
+    /// One factor for each place of the target's channels: 1, a number for each channel, or a tensor of the
+    /// graph.
     pub(super) factor: Diagonal,
     /// The axis of the channels.
     pub(super) axis: usize,
@@ -44,8 +46,8 @@ pub(super) fn only(target: &str, axis: usize) -> Region {
     Region { tangents: HashMap::from([(target.to_owned(), start)]), ..Region::default() }
 }
 
-/// Follows the nodes of `path` in order. A node that mixes channels, or has no rule here, ends its branch: it
-/// gets no tangent, nor does anything behind it.
+/// Follows the nodes of `path`, all of which come after the target, in order. A node that mixes channels, or
+/// has no rule here, ends its branch: it gets no tangent, nor does anything behind it.
 pub(super) fn spread(
     graph: &mut Graph,
     shapes: &HashMap<String, Vec<usize>>,
@@ -78,14 +80,18 @@ pub(super) fn spread(
     region
 }
 
+/// One node's turn: what its rule needs to know, and the graph to which it adds nodes.
 pub(super) struct Step<'a> {
     pub(super) graph: &'a mut Graph,
     shapes: &'a HashMap<String, Vec<usize>>,
     region: &'a Region,
+    /// Channels of the target.
     pub(super) channels: usize,
 }
 
 impl Step<'_> {
+    /// The tangent of the node's output from those of its `relevant` inputs, which depend on the target;
+    /// `None` if there is no rule for it.
     fn rule(&mut self, node: &NodeProto, relevant: &[&str]) -> Option<Tangent> {
         let x = *relevant.first()?;
         match op(node) {
@@ -308,6 +314,7 @@ impl Step<'_> {
         let (tangent, all) =
             (self.tangent(x)?.clone(), *self.shape(x)?.get(self.tangent(x)?.axis)?);
         let shape = self.shape(output(node))?.clone();
+        // All other axes have one place left; with a single channel they are alike.
         let axis = shape.iter().position(|s| *s == all)?;
         let factor = match factor {
             Diagonal::Value(value) => {

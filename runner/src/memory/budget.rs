@@ -186,12 +186,12 @@ impl Plan {
 
     /// Most bytes of one instance, including the host's share.
     fn one(&self) -> u64 {
-        self.instance.saturating_add(self.hosts())
+        self.instance.saturating_add(self.host_bytes())
     }
 
     /// Most bytes that the host holds for one instance. A guest's model exists three times: as bytes, as a
     /// graph, and as weights in the engine's layout.
-    fn hosts(&self) -> u64 {
+    fn host_bytes(&self) -> u64 {
         self.host_share().saturating_mul(2).saturating_add(self.guest_models.saturating_mul(3))
     }
 
@@ -207,6 +207,8 @@ fn connection(max_head: u32) -> u64 {
     CONNECTION + 2 * u64::from(max_head)
 }
 
+/// Divides a budget: first what is fixed (the runner, connections, bodies, pages), then one instance, as
+/// large as is left and allowed, then as many more of them as there are cores.
 fn divide(
     budget: Option<u64>,
     runner: u64,

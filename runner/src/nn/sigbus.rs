@@ -10,8 +10,8 @@
 //! - *Which pages.* The handler replaces exactly the page whose read has just failed, and only if that page
 //!   lies in a registered range of a model or, while a model is being loaded and its ranges are not known
 //!   yet, in any file that has shrunk (`BUS_ADRERR`). The other codes of a read are of pages with damaged
-//!   memory. Pages that can still be read are never touched, and no code can rely on the content of a page that
-//!   cannot be read.
+//!   memory. Pages that can still be read are never touched, and no code can rely on the content of a page
+//!   that cannot be read.
 //! - *Whose mapping.* The thread that faulted is in the middle of a read, so it borrows the mapping, and the
 //!   mapping outlives the handler: it cannot have been unmapped and replaced. A stale entry of the table,
 //!   seen for a moment by another thread, can therefore mark the wrong model at worst, but never replace the

@@ -3,8 +3,9 @@
 //!
 //! A progressive photo of 12 megapixels has 36 MB of coefficients, or 72 without chroma subsampling, and an
 //! instance has 64 MiB; at a quarter of the size a sixteenth of them is kept. Coding is that of ITU-T T.81,
-//! F.2 and G.2, which refer to G.1.2. The inverse transform is left to the decoding library (see
-//! `transcode`).
+//! F.2 and G.2, which refer to G.1.2, and names are short for its own: the `band` of a scan is Ss to Se, its
+//! `bits` are Ah and Al, a unit is an MCU, and a mean is a DC coefficient. The inverse transform is left to
+//! the decoding library (see `transcode`).
 
 use super::bits::{Bits, Table};
 use super::frame::Frame;

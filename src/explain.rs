@@ -66,7 +66,7 @@ impl HeatmapRequest {
 
     /// Whether the Grad-CAM output is needed.
     #[must_use]
-    pub fn is_make(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         matches!(self, Self::Make(..))
     }
 }

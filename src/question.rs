@@ -58,7 +58,7 @@ impl<'c> Question<'c> {
         let decode = clock.lap();
 
         let fields = self.fields.clone();
-        let scores = inference::run(inference, card, tensor, fields, self.heatmap.is_make())?;
+        let scores = inference::run(inference, card, tensor, fields, self.heatmap.is_wanted())?;
         let inference = clock.lap();
 
         let familiarity = familiarity::read(&scores, card, self.settings.unfamiliar)?;

@@ -230,6 +230,10 @@ async fn ask(handler: Arc<Handler>, photo: PathBuf, target: String) -> Outcome {
     let path = photo.clone();
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     let file = read.map_err(anyhow::Error::from).and_then(|read| Ok(Bytes::from(read?)));
+    let file = file.and_then(|file| match file.is_empty() {
+        true => bail!("the file is empty"),
+        false => Ok(file),
+    });
     match file {
         Ok(file) => {
             let (certainty, answer) = post(&handler, file.clone(), &target).await;

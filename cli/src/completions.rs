@@ -1,9 +1,9 @@
 //! `skincell completions` and `skincell man`: completion scripts for shells, and manual pages.
 
+use crate::output::out;
 use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,7 +23,9 @@ pub struct Completions {
 impl Completions {
     /// Prints the completion script of the command line `C`.
     pub fn run<C: CommandFactory>(self) -> ExitCode {
-        clap_complete::generate(self.shell, &mut C::command(), "skincell", &mut io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut C::command(), "skincell", &mut script);
+        out!("{}", String::from_utf8_lossy(&script));
         ExitCode::SUCCESS
     }
 }

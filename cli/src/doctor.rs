@@ -5,6 +5,7 @@ use crate::engine_library::EngineLibrary;
 use crate::listen;
 use crate::machine_flags::{CacheFlag, MemoryFlag};
 use crate::model::prepare::python;
+use crate::output::outln;
 use crate::serve::installed::{self, Component};
 use bytesize::ByteSize;
 use clap::Args;
@@ -61,7 +62,7 @@ impl Doctor {
             ("Keras", self.packages(&["keras", "tensorflow-cpu|tensorflow", "tf2onnx"])),
             ("PyTorch", self.packages(&["torch", "onnx", "onnxscript"])),
         ];
-        println!("skincell {}, engines cellnet and rten", env!("CARGO_PKG_VERSION"));
+        outln!("skincell {}, engines cellnet and rten", env!("CARGO_PKG_VERSION"));
         needed.iter().for_each(|(name, found)| print(name, found, "MISSING"));
         useful.iter().for_each(|(name, found)| print(name, found, "none"));
         match needed.iter().all(|(_, found)| found.is_ok()) {
@@ -148,8 +149,8 @@ fn check_library(_library: &Path) -> Result<(), String> {
 
 fn print(name: &str, found: &Finding, missing: &str) {
     match found {
-        Ok(found) => println!("  {name:<12} {found}"),
-        Err(advice) => println!("  {name:<12} {missing}: {advice}"),
+        Ok(found) => outln!("  {name:<12} {found}"),
+        Err(advice) => outln!("  {name:<12} {missing}: {advice}"),
     }
 }
 

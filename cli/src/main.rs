@@ -13,6 +13,7 @@ mod log;
 mod machine_flags;
 mod missing_models;
 mod model;
+mod output;
 mod pack;
 mod page;
 mod run_options;

@@ -1,6 +1,7 @@
 //! `skincell page`: the page that looks at photos on the user's own device, as a folder for any web host or
 //! for `spin.toml`.
 
+use crate::output::outln;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,7 +90,7 @@ impl Page {
             self.write(name, &bytes)?;
         }
         self.write(INDEX_FILE, &serde_json::to_vec(&index)?)?;
-        println!("{}: serve it over https, or from localhost", self.output.display());
+        outln!("{}: serve it over https, or from localhost", self.output.display());
         Ok(ExitCode::SUCCESS)
     }
 
@@ -193,5 +194,5 @@ impl Page {
 fn print_size(what: &str, file: &StoredFile) {
     let [bytes, stored] =
         [file.bytes, file.stored].map(|size| bytesize::ByteSize::b(size).display().si());
-    println!("{what}: {bytes}, {stored} to load");
+    outln!("{what}: {bytes}, {stored} to load");
 }

@@ -107,8 +107,10 @@ impl ServiceOptions {
         let runtime = runtime()?;
         runtime.block_on(async {
             let hang_ups = HangUps::new()?;
-            let service = Arc::new(Service::start(app, &settings)?);
             let signal = server::stop_signal()?;
+            let starting = tokio::spawn(end_at(server::stop_signal()?));
+            let service = Arc::new(Service::start(app, &settings)?);
+            starting.abort();
             let stop = async move {
                 let _ = signal.await;
             };
@@ -209,6 +211,13 @@ impl ServiceOptions {
         }
         Err(cannot_listen(self.listen, taken.unwrap_or_else(|| ErrorKind::AddrInUse.into())))
     }
+}
+
+/// Ends the process at a signal to stop. The default action would do so, but not for the first process of a
+/// container, nor where the parent ignores SIGINT. Files are staged at the end of the start only.
+async fn end_at(signal: impl Future<Output = u8>) {
+    let number = signal.await;
+    std::process::exit(128 + i32::from(number));
 }
 
 fn cannot_listen(address: SocketAddr, error: std::io::Error) -> anyhow::Error {

@@ -64,6 +64,15 @@ const OF_SPIN: [(&[&str], &str); 15] = [
 /// Flags that only `skincell up` has, which other commands may be given by mistake.
 const OF_UP: [&str; 6] = ["--build", "--from", "--file", "--from-file", "--profile", "--variable"];
 
+/// Flags that other servers have, and the flag that does the same here.
+const OF_OTHERS: [(&str, &str); 5] = [
+    ("--port", "--listen :PORT"),
+    ("--host", "--listen HOST:PORT"),
+    ("--bind", "--listen HOST:PORT"),
+    ("--address", "--listen HOST:PORT"),
+    ("--workers", "--max-concurrency N"),
+];
+
 /// Variables of `spin up` that set a flag, and the flag.
 const VARIABLES: [(&str, &str); 2] =
     [("RUNTIME_CONFIG_FILE", "--runtime-config-file"), ("SPIN_ALWAYS_BUILD", "--build")];
@@ -112,6 +121,9 @@ fn tip(flag: &str) -> Option<String> {
     if OF_UP.contains(&flag) {
         return Some(format!("{flag} is a flag of `skincell up`, which serves Spin applications"));
     }
+    if let Some((_, own)) = OF_OTHERS.iter().find(|(other, _)| *other == flag) {
+        return Some(format!("give {own} instead of {flag}"));
+    }
     let (_, instead) = OF_SPIN.iter().find(|(flags, _)| flags.contains(&flag))?;
     Some(format!("{flag} is a flag of `spin up` without a meaning here: {instead}"))
 }
@@ -143,6 +155,7 @@ mod tests {
             assert!(refusal.contains("of `skincell up`"), "{refusal}");
             assert_eq!(refusal.matches("tip:").count(), 1, "{refusal}");
         }
+        assert!(refusal(&["serve", "--port", "3100"]).contains("give --listen :PORT instead"));
         assert!(refusal(&["help", "serv"]).contains("a similar command exists: 'serve'"));
         assert!(refusal(&["up", "--listne", "x"]).contains("'--listen'"), "others keep theirs");
     }

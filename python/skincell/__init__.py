@@ -11,8 +11,15 @@ The work is done by the program `skincell`, which this package contains; a model
 by the Python that runs this module. Only the standard library is needed.
 """
 
+from importlib import metadata as _metadata
+
 from ._client import Client, Familiarity, Prediction, Problem, Result
 from ._program import PrepareError, ServeError, prepare, program, serve
+
+try:
+    __version__ = _metadata.version("skincell")
+except _metadata.PackageNotFoundError:  # run from a checkout
+    __version__ = "unknown"
 
 __all__ = [
     "Client", "Familiarity", "Prediction", "PrepareError", "Problem", "Result", "ServeError",

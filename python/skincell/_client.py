@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -58,21 +58,21 @@ class Prediction:
     """What the model's makers want users to know, such as "Not a medical device."; empty without one."""
     results: list[Result]
     """The classes, the likeliest first."""
-    heatmap: bytes | None
+    heatmap: bytes | None = field(repr=False)
     """The Grad-CAM heatmap over the photo, a PNG; None if there is none."""
     heatmap_label: str | None
     """The class whose heatmap it is."""
     familiarity: Familiarity | None
     """None if the model does not tell."""
-    raw: dict[str, Any]
+    raw: dict[str, Any] = field(repr=False)
     """The whole JSON answer."""
 
 
 class Client:
-    """A client of a service at `url`. `token` is sent as a bearer token; `timeout` is in seconds."""
+    """A client of a service at `url`, which is HTTP if it does not say. `token` is sent as a bearer token; `timeout` is in seconds."""
 
     def __init__(self, url: str = "http://127.0.0.1:3000", *, token: str | None = None, timeout: float = 60) -> None:
-        self.url = url.rstrip("/")
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self._token = token
         self._timeout = timeout
 

@@ -44,6 +44,19 @@ impl Font {
     }
 
     /// The line, shortened with an ellipsis if it does not fit.
+    /// The text in lines of at most `width` pixels; a longer word has a line of its own.
+    pub fn broken(&self, size: f32, text: &str, width: u32) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for word in text.split_whitespace() {
+            let longer = lines.last().map(|line| format!("{line} {word}"));
+            match (longer.filter(|line| self.width(size, line) <= width as f32), lines.last_mut()) {
+                (Some(longer), Some(line)) => *line = longer,
+                _ => lines.push(word.to_owned()),
+            }
+        }
+        lines
+    }
+
     fn fitted(&self, size: f32, text: &str, width: u32) -> String {
         let room = width as f32;
         let mut kept: String = text.chars().filter(|letter| !letter.is_control()).collect();
@@ -65,6 +78,11 @@ pub struct Canvas {
     width: u32,
     height: u32,
     pixels: Vec<u8>,
+}
+
+/// Pixels from one line of text to the next.
+pub fn line_height(size: f32) -> u32 {
+    (size * 1.4).round() as u32
 }
 
 impl Canvas {
@@ -141,20 +159,9 @@ impl Canvas {
         most: usize,
         text: &str,
     ) {
-        let mut words = text.split_whitespace().peekable();
-        for _ in 0..most {
-            let mut line = String::new();
-            while let Some(word) = words.peek() {
-                let longer =
-                    if line.is_empty() { (*word).to_owned() } else { format!("{line} {word}") };
-                if !line.is_empty() && font.width(size, &longer) > place.width as f32 {
-                    break;
-                }
-                line = longer;
-                words.next();
-            }
-            self.text(font, size, colour, place, &line);
-            place.y += (size * 1.4).round() as u32;
+        for line in font.broken(size, text, place.width).iter().take(most) {
+            self.text(font, size, colour, place, line);
+            place.y += line_height(size);
         }
     }
 

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
+use skincell_modelkit::photos::{DECODED, has_extension};
 use skincell_runner::certainty::Certainty;
 
 use super::csv;
@@ -55,6 +56,8 @@ pub struct Report {
     written: HashSet<PathBuf>,
     /// The photos by their canonical paths, which nothing may overwrite.
     photos: HashSet<PathBuf>,
+    /// The folder that holds all photos, which the sheet need not say.
+    common: PathBuf,
     sheet: Option<(PathBuf, Vec<Entry>)>,
     notice: String,
 }
@@ -71,7 +74,10 @@ impl Report {
         sheet: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let total = photos.len();
+        let common = common_folder(photos);
         let photos = photos.iter().filter_map(|photo| photo.canonicalize().ok()).collect();
+        let files = output.iter().filter(|(_, is_folder)| !is_folder).map(|(path, _)| path);
+        files.chain(&sheet).try_for_each(|path| check_png(path))?;
         for path in output.iter().map(|(path, _)| path).chain(&sheet) {
             if is_one_of(path, &photos) {
                 bail!("{} is one of the photos: name another file to write to", path.display());
@@ -87,6 +93,7 @@ impl Report {
             written: HashSet::new(),
             sheet: sheet.map(|path| (path, Vec::new())),
             photos,
+            common,
             notice: "Not a medical device.".to_owned(),
         })
     }
@@ -105,7 +112,10 @@ impl Report {
             self.write_heatmap(&photo, &answer)?;
             Ok(answer)
         });
-        let entry = self.sheet.is_some().then(|| entry(&photo, &file, &answer));
+        let entry = self
+            .sheet
+            .is_some()
+            .then(|| entry(photo.strip_prefix(&self.common).unwrap_or(&photo), &file, &answer));
         if let (Some((_, entries)), Some(entry)) = (&mut self.sheet, entry) {
             entries.push(entry);
         }
@@ -225,6 +235,25 @@ impl Report {
     }
 }
 
+/// Checks that a PNG can be written as `path`, before the work whose result it is to hold.
+fn check_png(path: &Path) -> anyhow::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    }
+    if has_extension(path, &DECODED) && !has_extension(path, &["png"]) {
+        bail!(
+            "{} would be a PNG: name it {}",
+            path.display(),
+            path.with_extension("png").display()
+        );
+    }
+    Ok(())
+}
+
 /// Whether writing to `path` would overwrite one of the files, which have canonical paths.
 fn is_one_of(path: &Path, files: &HashSet<PathBuf>) -> bool {
     path.canonicalize().is_ok_and(|path| files.contains(&path))
@@ -238,8 +267,19 @@ fn free(folder: &Path, name: &str, is_taken: impl Fn(&Path) -> bool) -> PathBuf 
     std::iter::once(first.clone()).chain(others).find(|path| !is_taken(path)).unwrap_or(first)
 }
 
+/// The deepest folder that all photos are in; empty if there is none.
+fn common_folder(photos: &[PathBuf]) -> PathBuf {
+    let parent = |photo: &PathBuf| photo.parent().map(Path::to_path_buf).unwrap_or_default();
+    let both = |one: PathBuf, other: PathBuf| {
+        let common = |folder: &&Path| other.starts_with(folder);
+        one.ancestors().find(common).map(Path::to_path_buf).unwrap_or_default()
+    };
+    photos.iter().map(parent).reduce(both).unwrap_or_default()
+}
+
+/// What the sheet shows of a photo, whose path below the folder of all photos is its name there.
 fn entry(photo: &Path, file: &[u8], answer: &anyhow::Result<Value>) -> Entry {
-    let name = photo.file_name().unwrap_or(photo.as_os_str()).to_string_lossy().into_owned();
+    let name = photo.to_string_lossy().into_owned();
     let made = match answer {
         Ok(answer) => Entry::answered(name.clone(), file, answer),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),

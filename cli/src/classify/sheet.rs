@@ -8,7 +8,7 @@ use skincell_vision::overlay;
 use skincell_vision::photo::{self, Limits, Photo};
 use skincell_vision::resize;
 
-use super::canvas::{Canvas, Colour, Font, Place};
+use super::canvas::{Canvas, Colour, Font, Place, line_height};
 
 const PAPER: Colour = [250, 247, 242];
 const CARD: Colour = [255, 255, 255];
@@ -27,9 +27,11 @@ const BARS: u32 = 260;
 const GAP: u32 = 12;
 const CARD_WIDTH: u32 = 2 * PICTURE + BARS + 4 * GAP;
 const CARD_HEIGHT: u32 = PICTURE + 24 + 2 * GAP;
-/// Height of the title, and of the notice below.
+/// Height of the title, and of the notice below without its lines.
 const TITLE: u32 = 64;
-const FOOT: u32 = 44;
+const FOOT: u32 = 23;
+/// Size of the notice's letters.
+const NOTICE: f32 = 15.0;
 /// Classes shown of each photo.
 const CLASSES: usize = 4;
 /// Height of a class with its bar.
@@ -109,7 +111,9 @@ pub fn draw(title: &str, notice: &str, entries: &[Entry]) -> anyhow::Result<Vec<
     let columns = ((entries.len() as f64 / 3.0).sqrt().ceil() as u32).clamp(1, 4);
     let rows = u32::try_from(entries.len())?.div_ceil(columns);
     let width = columns * (CARD_WIDTH + GAP) + GAP;
-    let height = TITLE + rows * (CARD_HEIGHT + GAP) + FOOT;
+    let notice_lines = regular.broken(NOTICE, notice, width - 2 * GAP);
+    let foot = FOOT + line_height(NOTICE) * u32::try_from(notice_lines.len().max(1))?;
+    let height = TITLE + rows * (CARD_HEIGHT + GAP) + foot;
     let mut canvas = Canvas::new(width, height, PAPER);
     let line = Place { x: GAP + 4, y: 16, width: width - 2 * GAP };
     canvas.text(&bold, 24.0, INK, line, title);
@@ -118,8 +122,8 @@ pub fn draw(title: &str, notice: &str, entries: &[Entry]) -> anyhow::Result<Vec<
         let y = TITLE + index / columns * (CARD_HEIGHT + GAP);
         card(&mut canvas, (&regular, &bold), (x, y), entry);
     }
-    let line = Place { x: GAP + 4, y: height - FOOT + 8, width: width - 2 * GAP };
-    canvas.text(&regular, 15.0, QUIET, line, notice);
+    let place = Place { x: GAP + 4, y: height - foot + 8, width: width - 2 * GAP };
+    canvas.lines(&regular, NOTICE, QUIET, place, notice_lines.len(), notice);
     let photo = canvas.into_photo().context("the sheet has no pixels")?;
     Ok(overlay::encode_png(&photo)?)
 }
@@ -185,7 +189,7 @@ fn bar(
 
 #[cfg(test)]
 mod tests {
-    use super::{CARD_HEIGHT, CARD_WIDTH, Entry, FOOT, GAP, MOST, PICTURE, TITLE, draw};
+    use super::{CARD_HEIGHT, CARD_WIDTH, Entry, GAP, MOST, PICTURE, TITLE, draw};
     use skincell_vision::overlay::encode_png;
     use skincell_vision::photo::{Limits, Photo, decode};
 
@@ -199,7 +203,7 @@ mod tests {
             Entry::failed("b.png".to_owned(), "it is cut short: send it again".to_owned()),
         ];
         let png = draw("2 photos", "Not a medical device.", &entries).unwrap();
-        let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + 2 * (CARD_HEIGHT + GAP) + FOOT);
+        let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + 2 * (CARD_HEIGHT + GAP) + 44);
         let sheet = decode(&png, (width, height), &Limits::default()).unwrap();
         assert_eq!((sheet.width(), sheet.height()), (width, height));
         let pixel = |x: u32, y: u32| {
@@ -241,7 +245,7 @@ mod tests {
                 "familiarity": {"is_familiar": familiar}});
             let entry = Entry::answered("a.png".to_owned(), &file, &answer).unwrap();
             let png = draw("", "", &[entry]).unwrap();
-            let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + CARD_HEIGHT + GAP + FOOT);
+            let (width, height) = (CARD_WIDTH + 2 * GAP, TITLE + CARD_HEIGHT + GAP + 44);
             let sheet = decode(&png, (width, height), &Limits::default()).unwrap();
             let count = |colour: super::Colour| {
                 sheet.pixels().chunks(3).filter(|pixel| **pixel == colour).count()
@@ -269,6 +273,17 @@ mod tests {
             let photo = super::small(&file).unwrap();
             assert_eq!((photo.width(), photo.height()), expected, "{width}x{height}");
         }
+    }
+
+    /// The end of a long notice, that it is no medical device, was cut off.
+    #[test]
+    fn a_long_notice_is_broken_into_lines() {
+        let height = |notice: &str| {
+            let png = draw("", notice, &[Entry::failed(String::new(), String::new())]).unwrap();
+            decode(&png, (4000, 4000), &Limits::default()).unwrap().height()
+        };
+        let line = super::line_height(super::NOTICE);
+        assert_eq!(height(&"not a medical device ".repeat(12)) - height("short"), 3 * line);
     }
 
     #[test]

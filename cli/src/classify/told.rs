@@ -37,7 +37,7 @@ impl Told {
         if let told @ 1.. = self.deviations.len() {
             lines.push(format!("{} are unfamiliar to the model", of(self.unfamiliar, told)));
         }
-        if self.judged > 0 {
+        if self.uncertain > 0 {
             lines.push(format!(
                 "{} are familiar, but no class is certain",
                 of(self.uncertain, self.judged)

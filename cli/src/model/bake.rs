@@ -1,5 +1,6 @@
 //! `skincell model bake`: puts models into a component that implements `wasi:nn`, for hosts without it.
 
+use crate::output::outln;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -58,7 +59,7 @@ pub(crate) fn run(arguments: &BakeArguments) -> anyhow::Result<ExitCode> {
     let baked = bake(&provider, &arguments.folders)?;
     replace(&arguments.output, &baked)?;
     let size = bytesize::ByteSize::b(baked.len() as u64).display().iec();
-    println!("{}: {size}, with {}", arguments.output.display(), names(&arguments.folders));
+    outln!("{}: {size}, with {}", arguments.output.display(), names(&arguments.folders));
     Ok(ExitCode::SUCCESS)
 }
 

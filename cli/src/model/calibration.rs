@@ -1,5 +1,6 @@
 //! `skincell model measure --calibration`: how honest a model's probabilities are on labelled photos.
 
+use crate::output::outln;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -49,7 +50,7 @@ fn rows(measured: &Measured) -> Vec<(String, &Honesty)> {
 fn print(measured: &Measured) {
     let columns = ["photos", "right", "mean probability", "calibration error", "Brier score"];
     let [photos, right, mean, error, brier] = columns;
-    println!("{:<26} {photos:>7} {right:>8} {mean:>17} {error:>18} {brier:>12}", "");
+    outln!("{:<26} {photos:>7} {right:>8} {mean:>17} {error:>18} {brier:>12}", "");
     let mut all = rows(measured);
     if let Some(familiar) = &measured.familiar {
         all.push(("familiar photos only".to_owned(), familiar));
@@ -59,17 +60,15 @@ fn print(measured: &Measured) {
         let sum: f64 = bins.iter().map(|bin| bin.probability * bin.photos as f64).sum();
         let mean = sum / (*photos).max(1) as f64 * 100.0;
         let right = accuracy * 100.0;
-        println!(
-            "{name:<26} {photos:>7} {right:>6.1} % {mean:>15.1} % {error:>18.4} {brier:>12.4}"
-        );
+        outln!("{name:<26} {photos:>7} {right:>6.1} % {mean:>15.1} % {error:>18.4} {brier:>12.4}");
     }
     if measured.after.is_none() {
-        println!(
+        outln!(
             "the model is not calibrated: `skincell model familiarize` does it with labelled photos"
         );
     }
     if measured.unlabelled > 0 {
-        println!(
+        outln!(
             "{} photos lie in no folder named as a class and were left out",
             measured.unlabelled
         );

@@ -1,5 +1,6 @@
 //! `skincell model check`: compares the answers of all engines.
 
+use crate::output::outln;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,24 +70,29 @@ pub(super) fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     let report =
         check(&options, &engines, &mut |done, total| progress.show_part("running", done, total))?;
     progress.done();
-    println!(
+    outln!(
         "{:<11} {:>9} {:>21} {:>21}  {:<4} {:>6}  photo, likeliest class",
-        "engine", "ms", "between engines", "against the file", "", "%"
+        "engine",
+        "ms",
+        "between engines",
+        "against the file",
+        "",
+        "%"
     );
     for row in &report.rows {
-        println!("{}", line(row));
+        outln!("{}", line(row));
     }
     if let Some(path) = &arguments.keep {
         let text = serde_json::to_string_pretty(&report.reference)? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
-        println!("answers saved in {}", path.display());
+        outln!("answers saved in {}", path.display());
     }
     let failed = report.rows.iter().filter(|row| !row.passed).count();
     if report.passed() {
-        println!("all {} answers pass", report.rows.len());
+        outln!("all {} answers pass", report.rows.len());
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    outln!(
         "{failed} of {} answers differ by more than {:e} (probabilities) or {:e} (heatmaps)",
         report.rows.len(),
         options.probability_tolerance,

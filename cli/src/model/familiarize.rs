@@ -1,5 +1,6 @@
 //! `skincell model familiarize`: adds an output to a prepared model that tells photos of an unknown kind.
 
+use crate::output::{out, outln};
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,10 +64,10 @@ pub(super) fn run(arguments: &FamiliarizeArguments) -> anyhow::Result<ExitCode> 
         progress.show_part("running the photos", done, total);
     })?;
     progress.done();
-    println!("{} tells photos of other kinds", model.display());
+    outln!("{} tells photos of other kinds", model.display());
     let mut text = String::new();
     add_familiarity(&mut text, &report)?;
-    print!("{text}");
+    out!("{text}");
     let packed = PackFlags { precision, ..PackFlags::default() };
     pack_and_report(model, &packed)?;
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `skincell model inspect`: prints a model as a table.
 
+use crate::output::out;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ pub(super) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     if let Some(library) = arguments.library.path() {
         found.engines.push(in_onnxruntime(&found.model, &library));
     }
-    print!("{}", render(&found));
+    out!("{}", render(&found));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,6 @@
 //! `skincell model measure`: measures the cost of serving a model, in a separate process.
 
+use crate::output::outln;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -71,10 +72,10 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
         let card = read_card(&arguments.model)?;
         let photos = photos::load_all(&arguments.photos, &card.input)?;
         let measured = measure(&arguments.model, *engine, &photos, arguments.rounds)?;
-        println!("{}", serde_json::to_string(&measured)?);
+        outln!("{}", serde_json::to_string(&measured)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", header("engine"));
+    outln!("{}", header("engine"));
     for engine in takers {
         let run = Run {
             engine: engine.name(),
@@ -83,7 +84,7 @@ pub(super) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
             rounds: arguments.rounds,
         };
         let measured = in_own_process(&arguments.model, &arguments.photos, &run)?;
-        println!("{}", line(engine.name(), &measured));
+        outln!("{}", line(engine.name(), &measured));
     }
     Ok(ExitCode::SUCCESS)
 }

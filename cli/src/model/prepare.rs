@@ -1,5 +1,6 @@
 //! `skincell model prepare`: turns a trained classifier into a folder that can be served.
 
+use crate::output::out;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -237,7 +238,7 @@ impl PrepareFlags {
 /// The labels, the model or the folder are not usable.
 pub(super) fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
     let output = &arguments.output;
-    let tell = |text: &str| print!("{text}");
+    let tell = |text: &str| out!("{text}");
     prepare(&arguments.model, output, output, arguments.force, &arguments.flags, tell)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `skincell model quantize`: writes a model with fewer bits and measures the effect.
 
+use crate::output::outln;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -127,15 +128,15 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     let after = measured(&options.output, compared, threads, library.as_deref())?;
     progress.done();
     print_agreement(&report, &agreement, &options.output);
-    println!("\n{}", header(""));
+    outln!("\n{}", header(""));
     for (when, rows) in [("before", &before), ("after", &after)] {
         for (engine, row) in rows {
-            println!("{}", line(&format!("{when}, {engine}"), row));
+            outln!("{}", line(&format!("{when}, {engine}"), row));
         }
     }
-    println!();
+    outln!();
     for verdict in verdicts(&before, &after) {
-        println!("{verdict}");
+        outln!("{verdict}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -171,25 +172,22 @@ fn measured(
 
 fn print_agreement(report: &QuantizeReport, agreement: &Agreement, output: &Path) {
     let (before, after) = report.bytes;
-    println!("{} is written, {} tensors changed", output.display(), report.tensors);
-    println!(
+    outln!("{} is written, {} tensors changed", output.display(), report.tensors);
+    outln!(
         "  file           {} -> {} ({:.0} %)",
         bytes(before),
         bytes(after),
         after as f64 / before.max(1) as f64 * 100.0
     );
-    println!(
+    outln!(
         "  likeliest      the same on {} of {} photos ({:.1} %)",
         agreement.same_top,
         agreement.photos,
         agreement.same_top as f64 / agreement.photos.max(1) as f64 * 100.0
     );
-    println!(
-        "  probabilities  change by at most {:.1} points",
-        agreement.worst_probability * 100.0
-    );
+    outln!("  probabilities  change by at most {:.1} points", agreement.worst_probability * 100.0);
     if let Some((mean, least)) = agreement.heatmaps {
-        println!("  heatmaps       correlate {mean:.3} on average, {least:.3} at least");
+        outln!("  heatmaps       correlate {mean:.3} on average, {least:.3} at least");
     }
     print_kept(&report.kept);
 }
@@ -199,16 +197,14 @@ fn print_kept(kept: &[Kept]) {
     if kept.is_empty() {
         return;
     }
-    println!(
-        "\nin float32 to hold the targets, with what each does alone on integers, worst first:"
-    );
+    outln!("\nin float32 to hold the targets, with what each does alone on integers, worst first:");
     let width = kept.iter().map(|kept| kept.name.len()).max().unwrap_or(0);
     for Kept { name, weights, alone } in kept {
         let heatmaps = alone.heatmaps.map_or_else(String::new, |(mean, least)| {
             format!(", heatmaps {mean:.4} on average, {least:.4} at least")
         });
         let change = alone.worst_probability * 100.0;
-        println!("  {name:width$}  {weights:>8} weights, up to {change:.1} points{heatmaps}");
+        outln!("  {name:width$}  {weights:>8} weights, up to {change:.1} points{heatmaps}");
     }
 }
 

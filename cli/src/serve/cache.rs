@@ -3,12 +3,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use skincell_modelkit::{CARD_FILE, digest};
 use skincell_vision::card::is_model_name;
 
 use crate::model::prepare::{PrepareFlags, fingerprint, prepare};
+
+/// Begins the name of a folder in which a model is being prepared.
+const DRAFT: &str = ".preparing-";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Digits of a digest that name a folder.
 const DIGITS: usize = 32;
@@ -36,8 +42,9 @@ pub fn prepared(
     if folder.join(CARD_FILE).exists() {
         return Ok(folder);
     }
+    remove_old_drafts(&models);
     let draft = fs::create_dir_all(&models)
-        .and_then(|()| tempfile::Builder::new().prefix(".preparing-").tempdir_in(&models))
+        .and_then(|()| tempfile::Builder::new().prefix(DRAFT).tempdir_in(&models))
         .with_context(|| format!("cannot prepare a model in {}", models.display()))?;
     prepare(model, &draft.path().join(&name), &folder, false, flags, tell)?;
     match fs::rename(draft.path(), &place) {
@@ -47,6 +54,20 @@ pub fn prepared(
             renamed.with_context(|| format!("cannot write {}", place.display()))?;
             Ok(folder)
         }
+    }
+}
+
+/// Removes what a process that was ended while it prepared has left; none prepares for a day.
+fn remove_old_drafts(models: &Path) {
+    let is_old = |entry: &fs::DirEntry| {
+        let age = entry.metadata().and_then(|about| about.modified()).map(|time| time.elapsed());
+        age.is_ok_and(|age| age.is_ok_and(|age| age > DAY))
+    };
+    let drafts = fs::read_dir(models).into_iter().flatten().flatten();
+    let drafts = drafts.filter(|entry| entry.file_name().to_string_lossy().starts_with(DRAFT));
+    for draft in drafts.filter(is_old) {
+        // What cannot be removed is tried again next time.
+        let _ = fs::remove_dir_all(draft.path());
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod installed;
 mod not_a_model;
 pub(crate) mod one_model;
 
+use crate::output::out;
 use crate::service_options::ServiceOptions;
 use crate::summary::say;
 use clap::Args;
@@ -42,7 +43,7 @@ impl Serve {
     /// Serves until a signal arrives; the exit code is 0 if all accepted requests were finished.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         self.service.check_address()?;
-        let tell = |text: &str| print!("{text}");
+        let tell = |text: &str| out!("{text}");
         let folder = self.one.folder(self.model.as_deref(), &self.service.run, tell)?;
         // Preparing a model takes memory that the service should not keep. A restarted program finds the
         // model in the cache.

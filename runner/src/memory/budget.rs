@@ -268,7 +268,7 @@ impl fmt::Display for NoRoom {
             ("request bodies", plan.uploads),
             ("pages of mapped files", plan.pages),
             ("one instance (--max-instance-memory)", plan.instance),
-            ("the host's memory for it", plan.hosts()),
+            ("the host's memory for it", plan.host_bytes()),
             ("one run of a model, until measured", ASSUMED_ACTIVATION),
         ];
         let sum = rows.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));

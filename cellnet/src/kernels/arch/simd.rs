@@ -5,6 +5,7 @@
 //! `entry!` in `exec`), so that everything in between is compiled for that instruction set.
 
 use crate::plan::Activation;
+use crate::plan::fixed::ToSteps;
 
 /// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
 /// lowest bits.
@@ -94,6 +95,8 @@ pub(in crate::kernels) struct Finish {
     /// Steps of a byte in one, and the byte that stands for 0.
     pub(in crate::kernels) inverse: f32,
     pub(in crate::kernels) zero: f32,
+    /// The same for 16-bit integers.
+    pub(in crate::kernels) steps: ToSteps,
 }
 
 /// A SIMD back end.

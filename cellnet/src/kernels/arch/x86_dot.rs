@@ -10,6 +10,9 @@ use super::simd::{Simd, Tile};
 /// Most rows of a tile with AVX2: eight sums, four vectors of weights and two of inputs fit its registers.
 pub(super) const AVX2_ROWS: usize = 4;
 
+/// Floats of weights that are prefetched before they are widened.
+const AHEAD: usize = 512;
+
 /// One instruction for the four products of 16 lanes.
 struct Vnni;
 
@@ -151,6 +154,8 @@ pub(super) unsafe fn widen_weights(from: *const f32, rows: usize, to: *mut f32) 
     };
     let (first, second) = (upper(0), upper(2));
     for at in (0..rows * 16).step_by(8) {
+        // The next panels are in memory; a prefetch affects only the caches, even at an invalid address.
+        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at + AHEAD).cast());
         let fours = eight_fours(from.add(at));
         let to = to.add(at / 16 * 32 + at % 16).cast::<__m256i>();
         let words = |which| _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(fours, which));

@@ -15,6 +15,7 @@ use finish::{Walk, multiply_and_finish};
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
 use crate::kernels::ops::panels::Panels;
+use crate::plan::fixed::ToSteps;
 use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
@@ -100,6 +101,7 @@ struct Shape<'a> {
     /// The bytes that are written, and steps of a byte in one.
     rounded: Option<&'a Map>,
     inverse: f32,
+    steps: ToSteps,
     flat: bool,
     /// Products per lane.
     depth: usize,
@@ -231,6 +233,10 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         is_widened: false,
     };
     let residual = step.residual.map(|r| memory.map(r));
+    let steps = match (step.activation, step.rounding) {
+        (Activation::FixedSilu { bits }, Some(rounding)) => ToSteps::new(bits, rounding.scale),
+        _ => None,
+    };
     let depth = step.depth() as usize;
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
     let direct = match step.activation {
@@ -249,6 +255,7 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         residual,
         rounded: step.rounding.map(|rounding| memory.map(rounding.output)),
         inverse: step.rounding.map_or(0.0, |rounding| 1.0 / rounding.scale),
+        steps: steps.unwrap_or_default(),
         flat,
         depth,
         lanes,

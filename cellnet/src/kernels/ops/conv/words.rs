@@ -71,7 +71,10 @@ pub(super) unsafe fn task<S: Simd>(
         let rows = (rows.0 + first, rows.0 + last);
         let (first, last) = reads(step, input, rows);
         let from = memory.arena.add(input.offset as usize);
-        S::widen_inputs(from.add(first), last - first, task.scratch);
+        // All slices read the same inputs.
+        if !(task.again && task.slice.is_some() && chunks == 1) {
+            S::widen_inputs(from.add(first), last - first, task.scratch);
+        }
         let before = (input.origin() - input.offset) as isize - first as isize;
         shape.input = task.scratch.cast_const().wrapping_offset(2 * before);
         let weights = task.scratch.add((2 * (last - first)).next_multiple_of(16));

@@ -32,9 +32,9 @@ pub enum Activation {
     /// The same within 1/4000 of the value, in fewer instructions where the machine has them: for results
     /// that are rounded to bytes or computed from bytes.
     ShortSilu,
-    /// The same in integers, the same on every back end: the value is rounded to 16 bits with so many after the
-    /// point, saturated, and SiLU computed within 1/200 and a unit of them. Only for convolutions on integers
-    /// that write nothing but bytes.
+    /// The same in integers, with the same bits on every back end: the value is rounded to 16 bits with so
+    /// many after the point, saturated, and its SiLU computed within 1/200 and a unit of them. Only for
+    /// convolutions on integers that write nothing but bytes.
     FixedSilu {
         /// Bits after the point, from 6 to 12.
         bits: u8,

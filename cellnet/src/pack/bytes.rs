@@ -46,8 +46,8 @@ fn join_one(net: &mut Net, index: usize) -> bool {
     true
 }
 
-/// Computes SiLU in integers where only bytes are written: with as many bits after the point as leave room for
-/// the largest byte.
+/// Computes SiLU in integers where only bytes are written: with as many bits after the point as leave room
+/// for the largest byte.
 fn fix(net: &mut Net) {
     for layer in &mut net.layers {
         let Some(rounded) = layer.rounded.filter(|rounded| rounded.value == layer.output) else {

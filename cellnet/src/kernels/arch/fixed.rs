@@ -1,13 +1,13 @@
 //! SiLU in 16-bit integers with a fixed point: exact, so that all back ends give the same bits, and twice as
 //! many lanes as floats.
 //!
-//! `silu(x) = max(x, 0) - bend(|x|)` with `bend(x) = x / (1 + e^x)`, which is below 0.28 and nearly 0 from 8 on.
-//! Sixteen parabolas of a width of 1/2, the last one bent to 0, give it within 1/200 (mostly far less).
+//! `silu(x) = max(x, 0) - bend(|x|)` with `bend(x) = x / (1 + e^x)`, which is below 0.28 and nearly 0 from 8
+//! on. Sixteen parabolas of a width of 1/2, the last one bent to 0, give it within 1/200 (mostly far less).
 
 use super::simd::{Finish, Simd};
 
-/// The parabolas around 0, 1/2, 1, … 7 1/2, in 2^-16 by the distance from there in fourths: constant, linear,
-/// quadratic. Fitted to minimise the largest error (Chebyshev nodes).
+/// The parabolas around 0, 1/2, 1, … 7 1/2, in 2^-16, by the distance from there in fourths: constant,
+/// linear, quadratic. Fitted to minimise the largest error (Chebyshev nodes).
 const BEND: [[i16; 16]; 3] = [
     [1, 12371, 17625, 17933, 15624, 12429, 9324, 6724, 4715, 3240, 2193, 1467, 972, 639, 418, 169],
     [
@@ -84,7 +84,7 @@ impl<S: Fixed> Silu<S> {
     #[inline(always)]
     unsafe fn of(&self, x: S::W) -> S::W {
         let size = S::size(x, self.most);
-        // The nearest multiple of 1/2, and the distance from it: what is left in the lower bits, with its sign.
+        // The nearest multiple of 1/2, and the distance from it: the lower bits, with their sign.
         let index = S::product(size, self.index);
         let far = S::low_product(size, self.spread);
         let slope = S::product(far, S::entries(self.tables[2], index));
@@ -128,8 +128,8 @@ impl<S: Fixed> Bytes<'_, S> {
     }
 }
 
-/// Finishes a tile of sums that become the bytes of their SiLU: in pairs of vectors, from one row, or from two
-/// rows where the tile is as wide as a vector.
+/// Finishes a tile of sums that become the bytes of their SiLU: in pairs of vectors, from one row, or from
+/// two rows where the tile is as wide as a vector.
 ///
 /// # Safety
 /// As for [`super::finish::finish_sums`].

@@ -192,8 +192,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     }
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
-    /// Widens `len` floats of four unsigned bytes each to `2 · len` floats of two 16-bit integers, if the back
-    /// end [`Simd::WIDENS`].
+    /// Widens `len` floats of four unsigned bytes each to `2 · len` floats of two 16-bit integers, if the
+    /// back end [`Simd::WIDENS`].
     unsafe fn widen_inputs(_: *const f32, _: usize, _: *mut f32) {}
     /// Widens `rows` rows of 16 lanes of four signed bytes to twice as many rows of two 16-bit integers.
     unsafe fn widen_weights(_: *const f32, _: usize, _: *mut f32) {}

@@ -1,6 +1,6 @@
 //! Convolutions on bytes for back ends that multiply 16-bit integers: inputs and weights are widened in the
-//! task's scratch before the micro-kernel reads them, each input once for all outputs and each weight once for
-//! many pixels.
+//! task's scratch before the micro-kernel reads them, each input once for all outputs and each weight once
+//! for many pixels.
 //!
 //! The task goes over the map in chunks whose widened inputs stay in the L2 cache, and for each over the
 //! panels. What was a float with four bytes becomes two floats with two 16-bit integers each, so that the

@@ -73,7 +73,8 @@ struct Session {
     model: Model,
     workspace: Workspace,
     pool: Pool,
-    input: Vec<u8>,
+    /// The input's bytes, aligned for floats.
+    input: Vec<f32>,
 }
 
 impl Session {
@@ -90,7 +91,9 @@ impl Session {
                 isa.ok_or("this machine does not have that instruction set")?
             }
         };
-        let input = std::fs::read(input)?;
+        let bytes = std::fs::read(input)?;
+        let input = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        drop(bytes);
         if options.contains(&"--wait") {
             eprintln!("ready");
             std::io::stdin().lock().read_line(&mut String::new())?;
@@ -108,13 +111,9 @@ impl Session {
 
     fn run(&mut self) -> Result<Vec<(String, cellnet::OutputTensor)>, Box<dyn Error>> {
         let spec = self.model.inputs().first().ok_or("the model takes no input")?;
-        let floats: Vec<f32>;
         let tensor = match spec.dtype {
-            Dtype::U8 => TensorRef::U8(&self.input),
-            Dtype::F32 => {
-                floats = self.input.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                TensorRef::F32(&floats)
-            }
+            Dtype::U8 => TensorRef::U8(bytemuck::cast_slice(&self.input)),
+            Dtype::F32 => TensorRef::F32(&self.input),
         };
         Ok(self.model.run(&mut self.workspace, &self.pool, &[(spec.name.as_str(), tensor)])?)
     }

@@ -4,9 +4,11 @@
 //! encoding are checked in [`crate::format`]. Whether the plan computes anything sensible is not checked.
 
 use crate::error::OpenError;
+use crate::plan::fixed::ToSteps;
 use crate::plan::{
-    Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map, Operand, Plan,
-    Pool, Product, Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec, Window,
+    Activation, Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map,
+    Operand, Plan, Pool, Product, Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec,
+    Window,
 };
 use crate::stage::{Stage, stages};
 
@@ -128,16 +130,21 @@ impl Checker<'_> {
         })
     }
 
-    /// A step's outputs must not overlap its inputs, except for an elementwise step in place.
+    /// A step's outputs must not overlap its inputs, except for an elementwise step in place and for the
+    /// residual of a convolution on integers, each value of which is read just before it is written.
     fn apart(&self, step: &Step) -> Check {
         let range = |i: u32| self.map(i).map(|m| m.offset..m.offset + m.floats());
         let disjoint = |a: u32, b: u32| -> Check {
             let (x, y) = (range(a)?, range(b)?);
             ensure(x.end <= y.start || y.end <= x.start, || format!("maps {a} and {b} overlap"))
         };
-        let in_place = matches!(step, Step::Binary(_));
+        let in_place = |read: u32| match step {
+            Step::Binary(_) => true,
+            Step::Conv(s) => s.sums.is_some() && s.residual == Some(read) && s.input != read,
+            _ => false,
+        };
         for read in step.inputs() {
-            if !(in_place && read == step.output()) {
+            if !(in_place(read) && read == step.output()) {
                 disjoint(step.output(), read)?;
             }
             if let Some(second) = step.second_output() {
@@ -194,6 +201,9 @@ impl Checker<'_> {
             Some(rounding) => self.rounding(s, rounding)?,
             None => self.blocked(s.output).map(drop)?,
         }
+        if let Activation::FixedSilu { bits } = s.activation {
+            self.fixed(s, bits)?;
+        }
         let lanes = groups * u64::from(s.group_panels()) * u64::from(s.panel);
         let weights = lanes.saturating_mul(s.depth());
         ensure(input.zero.is_some() == s.sums.is_some(), || {
@@ -238,6 +248,13 @@ impl Checker<'_> {
             return Ok(());
         }
         self.same_sides(self.blocked(s.output)?, bytes)
+    }
+
+    /// An activation in integers gives bytes, and nothing else.
+    fn fixed(&self, s: &Conv, bits: u8) -> Check {
+        let alone = s.rounding.filter(|r| r.output == s.output && s.residual.is_none());
+        let steps = alone.and_then(|rounding| ToSteps::new(bits, rounding.scale));
+        ensure(steps.is_some(), || format!("{:?} of {:?}", s.activation, s.rounding))
     }
 
     /// A map of the bytes of so many channels, written in whole blocks of channels, two floats each.

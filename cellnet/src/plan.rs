@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod fixed;
 mod map;
 mod spec;
 pub use map::{Blob, CHANNEL_BLOCK, LINE, Map};
@@ -31,6 +32,13 @@ pub enum Activation {
     /// The same within 1/4000 of the value, in fewer instructions where the machine has them: for results
     /// that are rounded to bytes or computed from bytes.
     ShortSilu,
+    /// The same in integers, with the same bits on every back end: the value is rounded to 16 bits with so
+    /// many after the point, saturated, and its SiLU computed within 1/200 and a unit of them. Only for
+    /// convolutions on integers that write nothing but bytes.
+    FixedSilu {
+        /// Bits after the point, from 6 to 12.
+        bits: u8,
+    },
     /// `min(max(alpha · x + beta, 0), 1)`.
     HardSigmoid {
         /// Slope.

@@ -37,18 +37,12 @@ pub(crate) fn load(arena: &mut [f32], maps: &[Map], spec: &TensorSpec, tensor: T
         arena.fill(0.0);
     }
     match tensor {
-        TensorRef::U8(values) => fill(arena, map, spec, values, f32::from),
-        TensorRef::F32(values) => fill(arena, map, spec, values, |v| v),
+        TensorRef::U8(values) => fill(arena, map, spec, values),
+        TensorRef::F32(values) => fill(arena, map, spec, values),
     }
 }
 
-fn fill<T: Copy>(
-    arena: &mut [f32],
-    map: &Map,
-    spec: &TensorSpec,
-    values: &[T],
-    to: impl Fn(T) -> f32,
-) {
+fn fill<T: Copy + Into<f32>>(arena: &mut [f32], map: &Map, spec: &TensorSpec, values: &[T]) {
     let (height, width) = (map.height as usize, map.width as usize);
     let channels = map.channels as usize;
     let (stride, pitch) = (map.stride as usize, map.pitch() as usize);
@@ -64,7 +58,7 @@ fn fill<T: Copy>(
             Order::ChannelsLast if plain && stride == channels => {
                 let from = values.get(y * width * channels..).unwrap_or_default();
                 for (out, v) in row.iter_mut().zip(from).take(width * channels) {
-                    *out = to(*v);
+                    *out = (*v).into();
                 }
             }
             Order::ChannelsLast => {
@@ -72,7 +66,7 @@ fn fill<T: Copy>(
                 for (out, pixel) in row.chunks_mut(stride).zip(from.chunks(channels)).take(width) {
                     for (c, (out, v)) in out.iter_mut().zip(pixel).enumerate() {
                         let (scale, bias) = affine(c);
-                        *out = to(*v) * scale + bias;
+                        *out = (*v).into() * scale + bias;
                     }
                 }
             }
@@ -82,7 +76,7 @@ fn fill<T: Copy>(
                     let ((scale, bias), Some(row)) = (affine(c), row.get_mut(c..)) else { return };
                     for (out, v) in row.chunks_mut(stride).zip(from).take(width) {
                         if let Some(out) = out.first_mut() {
-                            *out = to(*v) * scale + bias;
+                            *out = (*v).into() * scale + bias;
                         }
                     }
                 }
@@ -96,23 +90,26 @@ pub(crate) fn store(arena: &[f32], maps: &[Map], spec: &TensorSpec) -> Vec<f32> 
     let Some(map) = maps.get(spec.map as usize) else { return Vec::new() };
     let (height, width) = (map.height as usize, map.width as usize);
     let channels = map.channels as usize;
-    let at = |y: usize, x: usize, c: usize| {
-        let offset = map.origin() as usize + y * map.pitch() as usize + x * map.stride as usize;
-        arena.get(offset + c).copied().unwrap_or(f32::NAN)
+    let (stride, pitch) = (map.stride as usize, map.pitch() as usize);
+    let row = |y: usize| {
+        let first = map.origin() as usize + y * pitch;
+        arena.get(first..first + (width - 1) * stride + channels).unwrap_or_default()
     };
     let mut values = Vec::with_capacity(height * width * channels);
     match spec.order {
         Order::ChannelsLast => {
             for y in 0..height {
-                for x in 0..width {
-                    values.extend((0..channels).map(|c| at(y, x, c)));
+                for pixel in row(y).chunks(stride) {
+                    values.extend_from_slice(pixel.get(..channels).unwrap_or(pixel));
                 }
             }
         }
         Order::ChannelsFirst => {
             for c in 0..channels {
                 for y in 0..height {
-                    values.extend((0..width).map(|x| at(y, x, c)));
+                    let row = row(y);
+                    let value = |x: usize| row.get(x * stride + c).copied().unwrap_or(f32::NAN);
+                    values.extend((0..width).map(value));
                 }
             }
         }

@@ -82,6 +82,8 @@ pub(super) struct Task<'a> {
     pub(super) index: usize,
     pub(super) threads: usize,
     pub(super) scratch: *mut f32,
+    /// Whether the scratch still holds what the worker's last task left, one of the same stage.
+    pub(super) again: bool,
     /// For a pair of steps: the slice of the map between them. The task then computes all its pixels.
     pub(super) slice: Option<&'a Slice>,
 }

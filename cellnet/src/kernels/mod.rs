@@ -11,10 +11,10 @@
 //!    follows from the same lengths. Maps and weights of bytes are indexed in floats of four bytes, so the
 //!    same checks hold for them.
 //! 2. *No other task reads or writes what a task writes.* A step's output does not overlap its inputs
-//!    (checked), or the step is elementwise in place. The tasks of one step divide the output's rows and
-//!    lanes; task 0 clears the halo, which no task of the step reads or writes. Scratch belongs to one
-//!    worker. In a pair of steps, the second's outputs do not overlap the first's inputs either, and the
-//!    map between them is in scratch (`crate::stage`).
+//!    (checked), or the step is elementwise in place, as is the addition of a residual to sums of bytes. The
+//!    tasks of one step divide the output's rows and lanes; task 0 clears the halo, which no task of the step
+//!    reads or writes. Scratch belongs to one worker. In a pair of steps, the second's outputs do not overlap
+//!    the first's inputs either, and the map between them is in scratch (`crate::stage`).
 //! 3. *Stages do not overlap in time.* [`Execution`] lets a task of stage `n + 1` begin only after the last
 //!    task of stage `n` has ended, with release and acquire between them.
 //! 4. *The machine has the instruction set.* [`Isa`] values other than `Portable` come from detection only.

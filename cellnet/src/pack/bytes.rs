@@ -5,6 +5,7 @@
 
 use super::net::{ConvLayer, Kind, Net, Rounded, ValueId};
 use crate::plan::Activation;
+use crate::plan::fixed::{BITS, ToSteps};
 
 /// Merges all roundings that can be merged, and shortens activations.
 pub(super) fn join(net: &mut Net) {
@@ -15,6 +16,7 @@ pub(super) fn join(net: &mut Net) {
         }
     }
     shorten(net);
+    fix(net);
 }
 
 /// Merges a rounding into the layer before it; false if this layer is none or stays.
@@ -42,6 +44,42 @@ fn join_one(net: &mut Net, index: usize) -> bool {
     }
     net.layers.remove(index);
     true
+}
+
+/// Computes SiLU in integers where only bytes are written: with as many bits after the point as leave room
+/// for the largest byte.
+fn fix(net: &mut Net) {
+    for layer in &mut net.layers {
+        let Some(rounded) = layer.rounded.filter(|rounded| rounded.value == layer.output) else {
+            continue;
+        };
+        let Kind::Conv(conv) = &mut layer.kind else { continue };
+        if conv.activation != Activation::ShortSilu || conv.residual.is_some() {
+            continue;
+        }
+        let largest = rounded.scale * (255.0 - f32::from(rounded.zero));
+        let fits = |bits: &u8| {
+            let unit = 1.0 / (1u32 << bits) as f32;
+            largest < 32767.0 * unit && most(conv) / unit < 1e9
+        };
+        let bits = BITS.rev().find(fits);
+        if let Some(bits) = bits
+            && ToSteps::new(bits, rounded.scale).is_some()
+        {
+            conv.activation = Activation::FixedSilu { bits };
+        }
+    }
+}
+
+/// The largest size that a result of a convolution on integers can have before its activation.
+fn most(conv: &ConvLayer) -> f32 {
+    let Some(sums) = &conv.sums else { return f32::INFINITY };
+    let each = conv.weights.len() / conv.outputs.max(1);
+    let bounds = conv.weights.chunks(each.max(1)).zip(&sums.factors).zip(&conv.bias);
+    let bound = |((weights, factor), bias): ((&[f32], &f32), &f32)| {
+        255.0 * weights.iter().map(|w| w.abs()).sum::<f32>() * factor + bias.abs()
+    };
+    bounds.map(bound).fold(0.0, f32::max)
 }
 
 /// Shortens the SiLU of convolutions on integers, and of the depthwise ones that read their results.

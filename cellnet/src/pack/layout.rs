@@ -142,22 +142,32 @@ fn is_paired(net: &Net, layer: usize) -> bool {
         && can_be_sliced(shape.height, shape.width)
 }
 
-/// The value whose map each value uses: a binary layer overwrites an operand that has no later reader.
+/// The value whose map each value uses: a binary layer overwrites an operand that has no later reader, and a
+/// convolution on integers, whose inputs are bytes, the residual.
 fn homes(net: &Net, lives: &[Option<(usize, usize)>]) -> Vec<ValueId> {
     let mut home: Vec<ValueId> = (0..net.values.len()).collect();
     for (i, layer) in net.layers.iter().enumerate() {
-        let Kind::Binary { a, b, .. } = &layer.kind else { continue };
-        if layer.rounded.is_some() {
+        if layer.rounded.is_some_and(|rounded| rounded.value == layer.output) {
             continue;
         }
-        for arg in [a, b] {
-            let Arg::Value(v) = arg else { continue };
+        let mut replaceable = Vec::new();
+        match &layer.kind {
+            Kind::Binary { a, b, .. } => {
+                replaceable.extend([a, b].into_iter().filter_map(|arg| match arg {
+                    Arg::Value(value) => Some(*value),
+                    Arg::Constant { .. } => None,
+                }));
+            }
+            Kind::Conv(conv) if conv.sums.is_some() => replaceable.extend(conv.residual),
+            _ => {}
+        }
+        let fits = |v: &ValueId| {
             let ends = lives[*v].is_some_and(|(_, last)| last == i + 1);
             let spec = net.inputs.iter().any(|p| p.value == *v);
-            if ends && !spec && net.values[*v] == net.values[layer.output] {
-                home[layer.output] = home[*v];
-                break;
-            }
+            ends && !spec && net.values[*v] == net.values[layer.output]
+        };
+        if let Some(value) = replaceable.into_iter().find(fits) {
+            home[layer.output] = home[value];
         }
     }
     home

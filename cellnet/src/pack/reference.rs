@@ -57,7 +57,7 @@ pub(super) fn activate(activation: Activation, x: f64) -> f64 {
         Activation::None => x,
         Activation::Clip { low, high } => x.max(f64::from(low)).min(f64::from(high)),
         Activation::Sigmoid => sigmoid(x),
-        Activation::Silu | Activation::ShortSilu => x * sigmoid(x),
+        Activation::Silu | Activation::ShortSilu | Activation::FixedSilu { .. } => x * sigmoid(x),
         Activation::HardSigmoid { alpha, beta } => {
             (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
         }

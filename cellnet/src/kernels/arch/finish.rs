@@ -2,6 +2,7 @@
 //! residual, and the values, their bytes, or both. The sums lie in a buffer, because more work after the main
 //! loop would cost it registers.
 
+use super::fixed::{Fixed, silu_bytes};
 use super::math::{activate, chosen};
 use super::simd::{Finish, Simd};
 use crate::plan::Activation;
@@ -14,7 +15,10 @@ use crate::plan::Activation;
 /// a multiple of `S::LANES`. The machine must have the instruction set of `S`.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
-pub(in crate::kernels) unsafe fn finish_sums<S: Simd>(sums: *const f32, finish: &Finish) {
+pub(in crate::kernels) unsafe fn finish_sums<S: Fixed>(sums: *const f32, finish: &Finish) {
+    if let Activation::FixedSilu { bits } = finish.activation {
+        return silu_bytes::<S>(sums, finish, bits);
+    }
     macro_rules! run {
         ($activation:expr) => {
             if finish.residual.0.is_null() {

@@ -85,8 +85,8 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512dq")
 }
 
-/// Whether it has AVX-512's products of bytes.
+/// Whether it has AVX-512's products of bytes, and 16-bit integers; no processor has the first only.
 #[cfg(target_arch = "x86_64")]
 fn has_vnni() -> bool {
-    is_x86_feature_detected!("avx512vnni")
+    is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")
 }

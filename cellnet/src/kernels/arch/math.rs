@@ -76,7 +76,7 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::None => x,
         Activation::Clip { low, high } => clip::<S>(x, low, high),
         Activation::Sigmoid => S::quotient(S::splat(1.0), one_plus_exp_neg::<S>(x)),
-        Activation::Silu => S::quotient(x, one_plus_exp_neg::<S>(x)),
+        Activation::Silu | Activation::FixedSilu { .. } => S::quotient(x, one_plus_exp_neg::<S>(x)),
         Activation::ShortSilu => match S::short_silu(x) {
             Some(value) => value,
             None => S::quotient(x, one_plus_exp_neg::<S>(x)),

@@ -2,6 +2,7 @@
 
 mod dot;
 pub(super) mod finish;
+pub(super) mod fixed;
 pub(super) mod isa;
 pub(super) mod math;
 mod micro;
@@ -11,3 +12,5 @@ pub(super) mod simd;
 pub(super) mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_dot;
+#[cfg(target_arch = "x86_64")]
+mod x86_fixed;

@@ -7,9 +7,10 @@ use wide::{f32x4, i16x8, i32x4};
 
 use super::dot::sum;
 use super::finish::finish_sums;
+use super::fixed::Fixed;
 use super::math;
 use super::micro::{Dot, ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
-use super::simd::{ActivateRows, ActivateRun, FinishSums, Simd, Tile};
+use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
 use crate::plan::Activation;
 
 /// Whether accumulators stay in memory.
@@ -196,7 +197,7 @@ impl Simd for Scalar {
     const VECTORS: usize = 1;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
-    const FINISH_SUMS: FinishSums = finish_sums::<Self>;
+    const FINISH_SUMS: FinishSums = no_sums;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32 {
@@ -269,6 +270,67 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn sum(_: &Tile, _: usize, _: usize) {
         debug_assert!(false, "convolutions use whole vectors");
+    }
+}
+
+unsafe fn no_sums(_: *const f32, _: &Finish) {
+    debug_assert!(false, "convolutions use whole vectors");
+}
+
+impl Fixed for Portable {
+    type W = i16x8;
+    type Table = &'static [i16; 16];
+
+    #[inline(always)]
+    unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
+        let [a, b] = [a, b].map(|v| v.round_int().to_array());
+        let lane = |n: usize| if n < 4 { a[n] } else { b[n - 4] };
+        let saturated = |n: usize| lane(n).clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;
+        i16x8::new(std::array::from_fn(saturated))
+    }
+    #[inline(always)]
+    unsafe fn word(x: i16) -> i16x8 {
+        i16x8::splat(x)
+    }
+    #[inline(always)]
+    unsafe fn plus(a: i16x8, b: i16x8) -> i16x8 {
+        a + b
+    }
+    #[inline(always)]
+    unsafe fn minus(a: i16x8, b: i16x8) -> i16x8 {
+        a - b
+    }
+    #[inline(always)]
+    unsafe fn larger(a: i16x8, b: i16x8) -> i16x8 {
+        a.max(b)
+    }
+    #[inline(always)]
+    unsafe fn size(a: i16x8, most: i16x8) -> i16x8 {
+        // Without the smallest integer, whose size has 17 bits.
+        a.max(i16x8::splat(-i16::MAX)).abs().min(most)
+    }
+    #[inline(always)]
+    unsafe fn low_product(a: i16x8, b: i16x8) -> i16x8 {
+        a * b
+    }
+    #[inline(always)]
+    unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
+        a.mul_scale_round(b)
+    }
+    #[inline(always)]
+    unsafe fn table(entries: &'static [i16; 16]) -> &'static [i16; 16] {
+        entries
+    }
+    #[inline(always)]
+    unsafe fn entries(table: &'static [i16; 16], index: i16x8) -> i16x8 {
+        i16x8::new(index.to_array().map(|index| table[(index & 15) as usize]))
+    }
+    #[inline(always)]
+    unsafe fn store_words_as_bytes(w: i16x8, a: *mut u8, b: *mut u8) {
+        let bytes = w.to_array().map(|word| word.clamp(0, 255) as u8);
+        let [first, second]: [[u8; 4]; 2] = bytemuck::cast(bytes);
+        ptr::write_unaligned(a.cast(), first);
+        ptr::write_unaligned(b.cast(), second);
     }
 }
 

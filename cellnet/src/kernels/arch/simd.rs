@@ -5,6 +5,7 @@
 //! `entry!` in `exec`), so that everything in between is compiled for that instruction set.
 
 use crate::plan::Activation;
+use crate::plan::fixed::ToSteps;
 
 /// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
 /// lowest bits.
@@ -53,6 +54,13 @@ pub(in crate::kernels) struct Tile {
         allow(dead_code, reason = "only AVX2 is faster for it")
     )]
     pub(in crate::kernels) is_narrow: bool,
+    /// For sums of bytes: whether they are widened. Then a float holds two 16-bit integers in place of four
+    /// bytes, of inputs as of weights.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only AVX2 is faster with it")
+    )]
+    pub(in crate::kernels) is_widened: bool,
 }
 
 /// Applies an activation in place: activation, first float, number of floats.
@@ -87,6 +95,8 @@ pub(in crate::kernels) struct Finish {
     /// Steps of a byte in one, and the byte that stands for 0.
     pub(in crate::kernels) inverse: f32,
     pub(in crate::kernels) zero: f32,
+    /// The same for 16-bit integers.
+    pub(in crate::kernels) steps: ToSteps,
 }
 
 /// A SIMD back end.
@@ -101,6 +111,9 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     const ROWS: usize;
     /// Most rows of a tile of sums of bytes.
     const SUM_ROWS: usize;
+    /// Whether tiles of sums of bytes are faster if inputs and weights are widened to 16 bits before (see
+    /// [`Tile::is_widened`]).
+    const WIDENS: bool = false;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
 
@@ -179,6 +192,11 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     }
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
+    /// Widens `len` floats of four unsigned bytes each to `2 · len` floats of two 16-bit integers, if the
+    /// back end [`Simd::WIDENS`].
+    unsafe fn widen_inputs(_: *const f32, _: usize, _: *mut f32) {}
+    /// Widens `rows` rows of 16 lanes of four signed bytes to twice as many rows of two 16-bit integers.
+    unsafe fn widen_weights(_: *const f32, _: usize, _: *mut f32) {}
     /// Runs the micro-kernel on bytes (see [`super::dot`]), on at most [`Simd::SUM_ROWS`] rows. With AVX-512,
     /// the machine must have VNNI.
     unsafe fn sum(tile: &Tile, rows: usize, vectors: usize);

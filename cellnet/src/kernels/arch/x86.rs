@@ -133,6 +133,7 @@ impl Simd for Avx2 {
     type Half = Self;
     const ROWS: usize = 6;
     const SUM_ROWS: usize = x86_dot::AVX2_ROWS;
+    const WIDENS: bool = true;
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx2;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx2;
@@ -159,6 +160,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
         x86_dot::avx2::<Self>(tile, rows, vectors);
+    }
+    #[inline(always)]
+    unsafe fn widen_inputs(from: *const f32, len: usize, to: *mut f32) {
+        x86_dot::widen_inputs(from, len, to);
+    }
+    #[inline(always)]
+    unsafe fn widen_weights(from: *const f32, rows: usize, to: *mut f32) {
+        x86_dot::widen_weights(from, rows, to);
     }
 }
 
@@ -311,7 +320,7 @@ unsafe fn multiply_avx512_half<const ROWS: usize, const VECTORS: usize>(tile: &T
 
 /// Defines the activation functions of a back end.
 macro_rules! activations {
-    ($features:literal, $back_end:ty, $run:ident, $rows:ident, $finish:ident) => {
+    ($features:literal, $finish_features:literal, $back_end:ty, $run:ident, $rows:ident, $finish:ident) => {
         #[target_feature(enable = $features)]
         unsafe fn $run(activation: Activation, p: *mut f32, len: usize) {
             math::activate_run::<$back_end>(activation, p, len);
@@ -325,15 +334,16 @@ macro_rules! activations {
         ) {
             math::activate_rows::<$back_end>(activation, from, size, to);
         }
-        #[target_feature(enable = $features)]
+        #[target_feature(enable = $finish_features)]
         unsafe fn $finish(sums: *const f32, finish: &Finish) {
             finish_sums::<$back_end>(sums, finish);
         }
     };
 }
-activations!("avx2,fma", Avx2, activate_run_avx2, activate_rows_avx2, finish_sums_avx2);
+activations!("avx2,fma", "avx2,fma", Avx2, activate_run_avx2, activate_rows_avx2, finish_sums_avx2);
 activations!(
     "avx512f,avx512vl,avx512dq,avx2,fma",
+    "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma",
     Avx512Half,
     activate_run_avx512_half,
     activate_rows_avx512_half,
@@ -341,6 +351,7 @@ activations!(
 );
 activations!(
     "avx512f,avx512vl,avx512dq,avx2,fma",
+    "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma",
     Avx512,
     activate_run_avx512,
     activate_rows_avx512,

@@ -65,9 +65,9 @@ pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usi
 pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
     match work {
         Work::Step(Step::Conv(s)) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
-        Work::Step(Step::Conv(s)) => conv::scratch(s),
+        Work::Step(Step::Conv(s)) => conv::scratch(s, maps),
         Work::Step(_) => 0,
-        Work::Pair(pair) => pair::scratch(&pair, maps) + conv::scratch(pair.conv),
+        Work::Pair(pair) => pair::scratch(&pair, maps) + conv::scratch(pair.conv, maps),
     }
 }
 

@@ -92,6 +92,7 @@ impl Execution {
             return;
         }
         let plan = self.packed.plan();
+        let mut last = None;
         loop {
             let taken = self.cursor.fetch_add(1, Ordering::AcqRel);
             let stage = self.stage_of(taken);
@@ -100,7 +101,8 @@ impl Execution {
             let tasks = dispatch::tasks(work, &plan.maps, self.threads);
             let index = (taken & u64::from(u32::MAX)) as usize;
             if index < tasks {
-                if !self.task(work, index, worker) {
+                let again = last.replace(stage) == Some(stage);
+                if !self.task(work, index, worker, again) {
                     return;
                 }
                 if self.ended.fetch_add(1, Ordering::AcqRel) + 1 == tasks {
@@ -113,7 +115,7 @@ impl Execution {
     }
 
     /// Runs one task; false if this or another task panicked.
-    fn task(&self, work: Work, index: usize, worker: usize) -> bool {
+    fn task(&self, work: Work, index: usize, worker: usize, again: bool) -> bool {
         struct Alarm<'a>(&'a Execution);
         impl Drop for Alarm<'_> {
             fn drop(&mut self) {
@@ -138,7 +140,7 @@ impl Execution {
                     clear_halo(arena, &plan.maps[map as usize]);
                 }
             }
-            let task = Task { index, threads: self.threads, scratch, slice: None };
+            let task = Task { index, threads: self.threads, scratch, again, slice: None };
             dispatch::run(self.isa, &memory, work, task);
         }
         drop(alarm);

@@ -7,6 +7,7 @@
 //! plan's order, so neither tiles nor tasks change a bit of the result.
 
 mod finish;
+mod words;
 
 pub(in crate::kernels) use finish::add_row;
 use finish::{Walk, multiply_and_finish};
@@ -14,6 +15,7 @@ use finish::{Walk, multiply_and_finish};
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
 use crate::kernels::ops::panels::Panels;
+use crate::plan::fixed::ToSteps;
 use crate::plan::{Activation, Conv, LINE, Map};
 
 /// Most rows of a tile: 14, or 16 in Wasm.
@@ -73,8 +75,11 @@ pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> us
 }
 
 /// Floats of scratch one thread needs: for 16-bit weights, the converted panels of the blocks that
-/// [`task`] keeps at a time.
-pub(in crate::kernels) fn scratch(step: &Conv) -> usize {
+/// [`task`] keeps at a time; for bytes, what [`words`] widens.
+pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
+    if step.sums.is_some() {
+        return words::scratch(step, &maps[step.input as usize], &maps[step.output as usize]);
+    }
     if step.scales.is_none() {
         return 0;
     }
@@ -87,12 +92,16 @@ pub(in crate::kernels) fn scratch(step: &Conv) -> usize {
 struct Shape<'a> {
     step: &'a Conv,
     memory: &'a Memory<'a>,
-    input: &'a Map,
+    /// The first channel of the input's pixel (0, 0), and floats from pixel to pixel and from row to row.
+    input: *const f32,
+    stride: usize,
+    pitch: usize,
     output: &'a Map,
     residual: Option<&'a Map>,
     /// The bytes that are written, and steps of a byte in one.
     rounded: Option<&'a Map>,
     inverse: f32,
+    steps: ToSteps,
     flat: bool,
     /// Products per lane.
     depth: usize,
@@ -127,7 +136,7 @@ struct Pixels {
 #[inline(always)]
 pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, task: Task) {
     let mut shape = shape(memory, step);
-    let mut rows = (0, rows_of(step, shape.input, shape.output));
+    let mut rows = (0, rows_of(step, memory.map(step.input), shape.output));
     let mut blocks = (0, 1);
     let group_blocks = (step.group_outputs as usize).div_ceil(32);
     if let Some(slice) = task.slice {
@@ -136,6 +145,9 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         let grid = grid(step, memory.maps, task.threads);
         rows = part(rows.1, task.index % grid.row_parts, grid.row_parts);
         blocks = part(lane_blocks(step), task.index / grid.row_parts, grid.lane_parts);
+    }
+    if S::WIDENS && step.sums.is_some_and(|sums| !sums.is_narrow) {
+        return words::task::<S>(shape, rows, blocks, task);
     }
     // Few weights stay in the cache for all pixels; of many weights, or for a slice, one block at a time
     // does.
@@ -218,8 +230,13 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         add_step: 0,
         clip: None,
         is_narrow: step.sums.is_some_and(|sums| sums.is_narrow),
+        is_widened: false,
     };
     let residual = step.residual.map(|r| memory.map(r));
+    let steps = match (step.activation, step.rounding) {
+        (Activation::FixedSilu { bits }, Some(rounding)) => ToSteps::new(bits, rounding.scale),
+        _ => None,
+    };
     let depth = step.depth() as usize;
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
     let direct = match step.activation {
@@ -231,11 +248,14 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
     Shape {
         step,
         memory,
-        input,
+        input: memory.arena.add(input.origin() as usize),
+        stride,
+        pitch: input.pitch() as usize,
         output,
         residual,
         rounded: step.rounding.map(|rounding| memory.map(rounding.output)),
         inverse: step.rounding.map_or(0.0, |rounding| 1.0 / rounding.scale),
+        steps: steps.unwrap_or_default(),
         flat,
         depth,
         lanes,
@@ -338,17 +358,15 @@ unsafe fn tiles<S: Simd>(
 /// First input of the window of the run's first pixel.
 #[inline(always)]
 unsafe fn input_at(shape: &Shape, at: Pixels, group: usize) -> *const f32 {
-    let (input, window) = (shape.input, &shape.step.window);
-    let stride = input.stride as usize;
-    let group = group * shape.step.group_inputs as usize;
-    let base = shape.memory.arena.add(input.origin() as usize + group).cast_const();
+    let (window, stride, pitch) = (&shape.step.window, shape.stride, shape.pitch);
+    let base = shape.input.wrapping_add(group * shape.step.group_inputs as usize);
     if shape.flat {
-        return base.add(at.x * stride);
+        return base.wrapping_add(at.x * stride);
     }
     let y = at.y * window.stride[0] as usize;
     let x = at.x * window.stride[1] as usize;
-    let pad = window.pad[0] as usize * input.pitch() as usize + window.pad[1] as usize * stride;
-    base.add(y * input.pitch() as usize + x * stride).sub(pad)
+    let pad = window.pad[0] as usize * pitch + window.pad[1] as usize * stride;
+    base.wrapping_add(y * pitch + x * stride).wrapping_sub(pad)
 }
 
 /// Whether the run's pixels are equally spaced in the output and in the residual.

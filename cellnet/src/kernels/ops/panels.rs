@@ -46,6 +46,11 @@ impl Panels {
         Self { at: scratch, first: panels.0, each }
     }
 
+    /// Panels from `first` on, of `each` floats, at `at`.
+    pub(in crate::kernels) fn at(at: *const f32, first: usize, each: usize) -> Self {
+        Self { at, first, each }
+    }
+
     /// The first weight of a panel.
     #[inline(always)]
     pub(in crate::kernels) unsafe fn panel(&self, panel: usize) -> *const f32 {

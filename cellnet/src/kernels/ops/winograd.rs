@@ -294,6 +294,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         add_step: 0,
         clip: None,
         is_narrow: false,
+        is_widened: false,
     };
     for position in 0..F::IN * F::IN {
         if block.step.scales.is_some() {

@@ -3,10 +3,11 @@
 
 use proptest::prelude::*;
 
-use super::sums::{bytes_of, outputs, refuse, whole_conv};
+use super::sums::{bytes_of, emitted, outputs, refuse, whole_conv};
 use super::*;
 use crate::pack::bytes::join;
-use crate::plan::{Binary, Conv, Rounding};
+use crate::pack::net::Layer;
+use crate::plan::{Binary, Conv, Map, Rounding};
 
 /// A convolution on integers with factors that spread its sums over the range of bytes.
 fn scaled(moving: Moving, input: Shape, outputs: usize, zero: u8) -> ConvLayer {
@@ -75,6 +76,9 @@ proptest! {
                 let off = apart.iter().zip(joined).find(|pair| !close(pair));
                 prop_assert!(off.is_none(), "{}: {:?}", isa, off);
             }
+            // In integers, unless floats are written too.
+            let is_fixed = !kept && !residual;
+            prop_assert!(!is_fixed || joined.iter().all(|(_, got)| *got == joined[0].1));
         } else {
             prop_assert_eq!(apart, joined);
         }
@@ -113,6 +117,88 @@ fn short_activations_are_as_close_as_promised() {
             assert!(off <= want.abs() / 4000.0 + 1e-30, "{isa}: {got} for {x}, not {want}");
         }
     }
+}
+
+/// SiLU of every sum of two bytes, as the bytes that are written.
+fn silu_bytes(scale: f32, zero: u8) -> Net {
+    let shape = Shape { height: 256, width: 256, channels: 2 };
+    let mut net = net_of(&[shape]);
+    let given = bytes_of(&mut net, 0, 128);
+    let mut layer = whole_conv(Moving::POINT, shape, 1, 128, false);
+    // From -16 to 16 in steps of 1/1016.
+    layer.weights = vec![1.0, 127.0];
+    layer.sums.as_mut().unwrap().factors = vec![1.0 / 1016.0];
+    layer.activation = Activation::Silu;
+    let shape = Shape { channels: 1, ..shape };
+    let value = net.push("conv", Kind::Conv(layer), vec![given], shape);
+    let bytes = net.push("rounded", Kind::Quantize { scale, zero }, vec![value], shape);
+    let result = shown(&mut net, bytes, zero);
+    net.outputs.push(spec("out", shape, result));
+    join(&mut net);
+    net
+}
+
+#[test]
+fn silu_in_integers_is_within_a_step_and_the_same_everywhere() {
+    let all = || (-128..128i32).flat_map(|a| (-128..128i32).map(move |b| (b, a)));
+    let given: Vec<f32> =
+        all().flat_map(|(a, b)| [a as f32, b as f32]).map(|x| x / 128.0).collect();
+    for (scale, zero) in [(0.006, 47), (0.02, 14), (0.05, 6), (0.12, 3), (0.3, 0), (0.1, 255)] {
+        let net = silu_bytes(scale, zero);
+        let is_fixed = |layer: &Layer| matches!(&layer.kind, Kind::Conv(conv) if matches!(conv.activation, Activation::FixedSilu { .. }));
+        assert!(net.layers.iter().any(is_fixed), "{scale}");
+        let outputs = outputs(&net, &given);
+        for (isa, got) in &outputs {
+            assert!(*got == outputs[0].1, "{isa}, {scale}");
+            for ((a, b), got) in all().zip(got) {
+                let x = f64::from(a + 127 * b) / 1016.0;
+                let want = x / (1.0 + (-x).exp()) / f64::from(scale);
+                let zero = f64::from(zero);
+                let off = f64::from(*got) - want.clamp(-zero, 255.0 - zero);
+                assert!(off.abs() <= 1.05, "{isa}, {scale}: {got} for {x}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forged_activations_in_integers_are_refused() {
+    refuse(
+        &silu_bytes(0.05, 6),
+        &[
+            &|plan| conv_of(plan).activation = Activation::FixedSilu { bits: 5 },
+            &|plan| conv_of(plan).activation = Activation::FixedSilu { bits: 13 },
+            &|plan| conv_of(plan).activation = Activation::FixedSilu { bits: 255 },
+            &|plan| rounding(plan).scale = 1e-3,
+            &|plan| rounding(plan).scale = 100.0,
+            &|plan| rounding(plan).scale = f32::NAN,
+            &|plan| conv_of(plan).rounding = None,
+            &|plan| conv_of(plan).residual = Some(conv_of(plan).output),
+        ],
+    );
+}
+
+#[test]
+fn a_residual_is_overwritten_by_sums_of_bytes_only() {
+    let shape = Shape { height: 3, width: 4, channels: 16 };
+    let mut net = net_of(&[shape]);
+    let first = bytes_of(&mut net, 0, 7);
+    let residual =
+        net.push("a", Kind::Conv(scaled(Moving::POINT, shape, 16, 7)), vec![first], shape);
+    let layer = ConvLayer { residual: Some(residual), ..scaled(Moving::POINT, shape, 16, 7) };
+    let value = net.push("b", Kind::Conv(layer), vec![first], shape);
+    net.outputs.push(spec("out", shape, value));
+    let (plan, _) = emitted(&net);
+    let Some(Step::Conv(last)) = plan.steps.last() else { panic!("no convolution") };
+    assert_eq!(last.residual, Some(last.output));
+    let shifted = |plan: &mut Plan| {
+        let Some(Step::Conv(last)) = plan.steps.last_mut() else { panic!("no convolution") };
+        let map = plan.maps[last.output as usize];
+        plan.maps.push(Map { offset: map.offset + 16, ..map });
+        plan.arena += 16;
+        last.output = plan.maps.len() as u32 - 1;
+    };
+    refuse(&net, &[&shifted]);
 }
 
 fn conv_of(plan: &mut Plan) -> &mut Conv {

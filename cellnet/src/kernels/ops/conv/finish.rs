@@ -112,6 +112,7 @@ unsafe fn finish_sums<S: Simd>(
         values: (ptr::null_mut(), 0),
         bytes: (ptr::null_mut(), 0),
         inverse: shape.inverse,
+        steps: shape.steps,
         zero: shape.rounded.map_or(0.0, |map| f32::from(map.zero.unwrap_or(0))),
     };
     let mut done = 0;

@@ -17,6 +17,7 @@ mod layout;
 mod lower;
 mod measure;
 mod net;
+mod order;
 #[cfg(test)]
 mod reference;
 mod source;

@@ -25,7 +25,7 @@ pub(crate) struct PackFlags {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrecisionFlag {
-    /// float32
+    /// float32; weights that the graph has in half precision stay in 16 bits
     #[default]
     Single,
     /// 16-bit integers with a scale for each output: half the file and mapped memory; computed in float32
@@ -80,9 +80,9 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
                     direct + small + large
                 ),
             };
-            let bits = match (flags.precision, packed.on_integers) {
-                (PrecisionFlag::Half, 0) => " in 16 bits".to_owned(),
-                (PrecisionFlag::Single, 0) => String::new(),
+            let bits = match (packed.precision, packed.on_integers) {
+                (Precision::Half, 0) => " in 16 bits".to_owned(),
+                (Precision::Single, 0) => String::new(),
                 (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
             };
             eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());

@@ -39,6 +39,8 @@ pub struct Packed {
     pub convolutions: [usize; 3],
     /// Number of convolutions and dense layers computed on 8-bit integers.
     pub on_integers: usize,
+    /// Whether large weights take 16 bits, as asked for or because the graph has them so.
+    pub precision: Precision,
 }
 
 /// Why a folder was not packed.
@@ -83,7 +85,8 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
     let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
     let (on_integers, _) = model.plan().on_integers();
-    Ok(Packed { bytes, convolutions, on_integers })
+    let precision = model.plan().precision();
+    Ok(Packed { bytes, convolutions, on_integers, precision })
 }
 
 /// The weights in a packed file.

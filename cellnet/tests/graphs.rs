@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use cellnet::pack::{Options, pack};
-use cellnet::plan::{Activation, Precision, Step};
+use cellnet::plan::{Activation, Algorithm, Precision, Step};
 use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
 use half::f16;
 use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
@@ -18,10 +18,14 @@ use common::{declared, declared_bytes, int, integers, ints, model, node, tensor,
 const SIDE: usize = 11;
 
 fn built(graph: &ModelProto) -> Result<Model, PackError> {
+    built_with(graph, &Options::default())
+}
+
+fn built_with(graph: &ModelProto, options: &Options) -> Result<Model, PackError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
-    Ok(Model::from_bytes(&pack(&path, &Options::default())?).unwrap())
+    Ok(Model::from_bytes(&pack(&path, options)?).unwrap())
 }
 
 fn answers(model: &Model, input: TensorRef<'_>) -> Vec<(String, Vec<f32>)> {
@@ -296,4 +300,38 @@ fn half_precision_keeps_its_bits_and_is_computed_in_float32() {
             assert!((f64::from(*found) - wanted).abs() < largest * 6e-5, "{found} and {wanted}");
         }
     }
+}
+
+#[test]
+fn fast_algorithms_get_the_room_that_is_allowed_where_it_saves_most() {
+    let wave = |i: usize| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.05;
+    // The first convolution has four times the pixels of the second.
+    let padded = || ints("pads", &[1, 1, 1, 1]);
+    let pool = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+    let nodes = vec![
+        node("Conv", &["x", "many"], "a", vec![padded()]),
+        node("MaxPool", &["a"], "b", pool),
+        node("Conv", &["b", "few"], "c", vec![padded()]),
+        node("GlobalAveragePool", &["c"], "y", vec![]),
+    ];
+    let dims = [64, 64, 3, 3];
+    let weights = vec![tensor("many", &dims, wave), tensor("few", &dims, |i| wave(i + 50))];
+    let raw = 2.0 * dims.iter().product::<i64>() as f64 * 4.0;
+    let graph = model(nodes, weights, vec![declared("x", &[1, 64, 48, 48])], &["y"]);
+    let algorithms = |max_size: f64| {
+        let model = built_with(&graph, &Options { max_size, ..Options::default() }).unwrap();
+        let size = model.weights_bytes() as f64;
+        // Biases and alignment are not the weights' fault.
+        assert!(size <= max_size * raw + 1024.0, "{size} bytes of {raw} for {max_size}");
+        let steps = model.plan().steps.iter();
+        let found =
+            steps.filter_map(|s| if let Step::Conv(c) = s { Some(c.algorithm) } else { None });
+        found.collect::<Vec<_>>()
+    };
+    use Algorithm::{Direct, Winograd2, Winograd4};
+    assert_eq!(algorithms(1.0), [Direct, Direct]);
+    // Room for one of 16 positions instead of 9, for both, and for all of 36.
+    assert_eq!(algorithms(1.45), [Winograd2, Direct]);
+    assert_eq!(algorithms(1.8), [Winograd2, Winograd2]);
+    assert_eq!(algorithms(4.1), [Winograd4, Winograd4]);
 }

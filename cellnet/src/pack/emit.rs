@@ -1,6 +1,6 @@
 //! Turns layers into the plan's steps, and packs their weights in the order of execution.
 
-use super::SMALLEST_HALVED;
+use super::is_halved;
 use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
@@ -145,8 +145,7 @@ impl Emitter<'_> {
         } else {
             grouped.pack(algorithm)
         };
-        let smallest = if conv.is_half { SMALLEST_HALVED.min(self.halved) } else { self.halved };
-        let (weights, scales) = if sums.is_none() && conv.weights.len() >= smallest {
+        let (weights, scales) = if is_halved(conv, self.halved) {
             let halved = halve(&packed, grouped.inputs, grouped.panel);
             (self.section.push(&halved.weights), Some(self.section.push(&halved.scales)))
         } else {

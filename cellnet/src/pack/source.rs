@@ -18,6 +18,8 @@ pub(super) struct Source {
     pub(super) inputs: Vec<Declared>,
     pub(super) outputs: Vec<String>,
     pub(super) opset: i64,
+    /// Bytes of all constants.
+    pub(super) bytes: usize,
 }
 
 /// A declared input.
@@ -30,7 +32,9 @@ pub(super) struct Declared {
 /// The parts of a graph that was read.
 pub(super) fn of(file: skincell_onnx::ModelFile) -> Result<Source, PackError> {
     let (mut constants, mut ranges) = (HashMap::new(), HashMap::new());
+    let mut bytes = 0;
     for (name, constant) in file.constants {
+        bytes += constant.bytes.len();
         match constant.dtype {
             DataType::UINT8 => ranges.insert(name.clone(), (0.0, 255.0)),
             DataType::INT8 => ranges.insert(name.clone(), (-128.0, 127.0)),
@@ -46,6 +50,7 @@ pub(super) fn of(file: skincell_onnx::ModelFile) -> Result<Source, PackError> {
         inputs: file.inputs.iter().map(declared).collect::<Result<_, _>>()?,
         outputs: file.outputs.into_iter().filter_map(|output| output.name).collect(),
         opset: skincell_onnx::opset(&file.opsets).unwrap_or(0),
+        bytes,
     })
 }
 

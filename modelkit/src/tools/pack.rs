@@ -28,6 +28,8 @@ pub struct PackOptions {
     pub photos: Vec<PathBuf>,
     /// Bits of the large weights.
     pub precision: Precision,
+    /// Largest size of the packed weights relative to the graph's; `None` for cellnet's default, 1.2.
+    pub max_size: Option<f64>,
 }
 
 /// Result of [`pack`].
@@ -66,6 +68,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let mut how = Options::default();
     how.precision = options.precision;
     how.max_error = options.max_error.unwrap_or(how.max_error);
+    how.max_size = options.max_size.unwrap_or(how.max_size);
     if !options.photos.is_empty() {
         let card = read_card(folder)?;
         let tensors = photos::load_all(&options.photos, &card.input)?;

@@ -247,8 +247,8 @@ fn unsupported_nodes_are_named_with_the_reason() {
     }
 }
 
-/// 128 × 128 weights in half precision, from float32 to half and back, with the casts that converters append at
-/// the end of the file if inputs and outputs stay in float32.
+/// 128 × 128 weights in half precision, from float32 to half and back, with the casts that converters append
+/// at the end of the file if inputs and outputs stay in float32.
 fn in_half_precision(casts: bool) -> ModelProto {
     let side = SIDE as i64;
     let wave = |i: usize| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.1;

@@ -18,9 +18,9 @@ pub(crate) struct PackFlags {
     /// several times
     #[arg(long = "photos", value_name = "PHOTO")]
     pub(crate) photos: Vec<PathBuf>,
-    /// Largest size of the packed weights, relative to those of the graph (with 16 bits, to half of them): fast
-    /// convolution algorithms have larger weights, and are used where they save most time for each byte
-    /// [default: 1.2]
+    /// Largest size of the packed weights, relative to those of the graph (with 16 bits, to half of them):
+    /// fast convolution algorithms have larger weights, and are used where they save most time for each
+    /// byte [default: 1.2]
     #[arg(long, value_name = "TIMES", value_parser = parse_size)]
     pub(crate) max_size: Option<f64>,
     /// Bits of the large weights in the packed file

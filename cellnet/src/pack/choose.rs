@@ -1,5 +1,5 @@
-//! Chooses the algorithm of each dense 3×3 convolution: the cheapest whose measured error is small enough and for
-//! whose weights the file has room.
+//! Chooses the algorithm of each dense 3×3 convolution: the cheapest whose measured error is small enough and
+//! for whose weights the file has room.
 //!
 //! Costs are counted in multiply-adds of one lane: products, transforms, and loading the weights, of which
 //! Winograd has more. The factors were fitted to layers of EfficientNetV2-S and ResNet-50; an accuracy of a
@@ -17,9 +17,9 @@ const BYTE: f64 = 2.0;
 const TRANSFORM2: f64 = 60.0;
 const TRANSFORM4: f64 = 160.0;
 
-/// The algorithm of each layer: the cheapest allowed by the options whose error is small enough, where there is
-/// `room` for its weights, in bytes beyond those of direct convolutions. If not for all, those come first that
-/// save most time for each byte.
+/// The algorithm of each layer: the cheapest allowed by the options whose error is small enough, where there
+/// is `room` for its weights, in bytes beyond those of direct convolutions. If not for all, those come first
+/// that save most time for each byte.
 pub(super) fn algorithms(
     net: &Net,
     options: &Options,

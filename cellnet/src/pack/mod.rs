@@ -110,8 +110,8 @@ fn halved(precision: Precision) -> usize {
     }
 }
 
-/// Whether a convolution's weights take 16 bits, for the fewest weights that [`halved`] says: large ones that the
-/// graph has in half precision always do.
+/// Whether a convolution's weights take 16 bits, for the fewest weights that [`halved`] says: large ones that
+/// the graph has in half precision always do.
 fn is_halved(conv: &net::ConvLayer, halved: usize) -> bool {
     let smallest = if conv.is_half { SMALLEST_HALVED.min(halved) } else { halved };
     conv.sums.is_none() && conv.weights.len() >= smallest

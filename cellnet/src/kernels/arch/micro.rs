@@ -60,8 +60,8 @@ impl<S: Simd> Dot for Floats<S> {
 /// Multiplies one tile, or several that lie in line.
 ///
 /// # Safety
-/// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows of each tile and
-/// `VECTORS` vectors; `out` must not overlap what is read. The machine must have the instruction set of
+/// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows of each tile
+/// and `VECTORS` vectors; `out` must not overlap what is read. The machine must have the instruction set of
 /// `S`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(

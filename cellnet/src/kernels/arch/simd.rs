@@ -60,8 +60,8 @@ pub(in crate::kernels) struct Tile {
 }
 
 impl Tile {
-    /// Multiplies `rows` rows, at least one, as tiles whose heights differ by one at most, by two calls of the
-    /// micro-kernel or one; returns the number of tiles.
+    /// Multiplies `rows` rows, at least one, as tiles whose heights differ by one at most, by two calls of
+    /// the micro-kernel or one; returns the number of tiles.
     ///
     /// # Safety
     /// As for [`super::micro::multiply`]; the tile must describe that many rows.

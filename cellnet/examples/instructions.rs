@@ -175,7 +175,8 @@ fn pack(folder: &Path) -> Outcome {
         let (name, algorithms) = (case.name, vec![case.algorithm]);
         let onnx = folder.join("case.onnx");
         std::fs::write(&onnx, case.graph().write_buf()?)?;
-        let options = Options { algorithms, max_error: 1.0, ..Options::default() };
+        let max_size = f64::INFINITY;
+        let options = Options { algorithms, max_error: 1.0, max_size, ..Options::default() };
         pack_file(&onnx, &file(folder, name), &options)?;
     }
     Ok(())

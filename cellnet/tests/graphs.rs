@@ -2,10 +2,15 @@
 //! answers and is fused to the expected number of steps. Unsupported graphs are refused with a reason.
 #![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
 
+use std::cell::RefCell;
+
 use cellnet::pack::{Options, pack};
-use cellnet::plan::{Activation, Step};
+use cellnet::plan::{Activation, Algorithm, Precision, Step};
 use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
-use rten_onnx::onnx::{ModelProto, NodeProto, TensorProto};
+use half::f16;
+use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
+
+use skincell_onnx::build::value;
 
 mod common;
 use common::{declared, declared_bytes, int, integers, ints, model, node, tensor, text};
@@ -13,10 +18,14 @@ use common::{declared, declared_bytes, int, integers, ints, model, node, tensor,
 const SIDE: usize = 11;
 
 fn built(graph: &ModelProto) -> Result<Model, PackError> {
+    built_with(graph, &Options::default())
+}
+
+fn built_with(graph: &ModelProto, options: &Options) -> Result<Model, PackError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
-    Ok(Model::from_bytes(&pack(&path, &Options::default())?).unwrap())
+    Ok(Model::from_bytes(&pack(&path, options)?).unwrap())
 }
 
 fn answers(model: &Model, input: TensorRef<'_>) -> Vec<(String, Vec<f32>)> {
@@ -223,6 +232,7 @@ fn unsupported_nodes_are_named_with_the_reason() {
         (node("Reshape", &["x", "mixed"], "y", vec![]), "Reshape", "mix channels"),
         (node("Resize", &["x"], "y", vec![]), "Resize", "does not support"),
         (node("Softmax", &["x"], "y", vec![int("axis", 2)]), "Softmax", "channels"),
+        (node("Cast", &["x"], "y", vec![int("to", 7)]), "Cast", "rounds to integers"),
         (node("Relu", &["gone"], "y", vec![]), "Relu", "gone"),
     ];
     for (node, wanted, part) in cases {
@@ -235,4 +245,93 @@ fn unsupported_nodes_are_named_with_the_reason() {
         assert_eq!((op.as_str(), node.as_str()), (wanted, "node_y"));
         assert!(reason.contains(part), "{wanted}: {reason}");
     }
+}
+
+/// 128 × 128 weights in half precision, from float32 to half and back, with the casts that converters append
+/// at the end of the file if inputs and outputs stay in float32.
+fn in_half_precision(casts: bool) -> ModelProto {
+    let side = SIDE as i64;
+    let wave = |i: usize| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.1;
+    let half = |name: &str, dims: &[i64]| {
+        let count = dims.iter().product::<i64>() as usize;
+        let bytes = (0..count).flat_map(|i| f16::from_f32(wave(i)).to_le_bytes()).collect();
+        let raw_data = Some(RefCell::new(bytes));
+        TensorProto { data_type: Some(DataType::FLOAT16), raw_data, ..tensor(name, dims, |_| 0.0) }
+    };
+    let (first, last) = if casts { ("inner", "result") } else { ("x", "y") };
+    let mut nodes = vec![
+        node("Conv", &[first, "widen"], "wide", vec![]),
+        node("Relu", &["wide"], "positive", vec![]),
+        node("Conv", &["positive", "mix"], "mixed", vec![]),
+        node("GlobalAveragePool", &["mixed"], last, vec![]),
+    ];
+    if casts {
+        nodes.push(node("Cast", &["x"], "inner", vec![int("to", 10)]));
+        nodes.push(node("Cast", &["result"], "y", vec![int("to", 1)]));
+    }
+    let weights = vec![half("widen", &[128, 3, 1, 1]), half("mix", &[128, 128, 1, 1])];
+    let dtype = if casts { DataType::FLOAT } else { DataType::FLOAT16 };
+    model(nodes, weights, vec![value("x", dtype, &[1, 3, side, side])], &["y"])
+}
+
+#[test]
+fn half_precision_keeps_its_bits_and_is_computed_in_float32() {
+    let floats: Vec<f32> = (0..SIDE * SIDE * 3).map(|i| (i * 31 % 251) as f32 / 251.0).collect();
+    let wave = |i: usize| f64::from(f16::from_f32(((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.1));
+    let mut wanted = vec![0.0f64; 128];
+    for pixel in 0..SIDE * SIDE {
+        let wide = |o: usize| {
+            let sum = (0..3).map(|i| f64::from(floats[i * SIDE * SIDE + pixel]) * wave(o * 3 + i));
+            sum.sum::<f64>().max(0.0)
+        };
+        let wide: Vec<f64> = (0..128).map(wide).collect();
+        for (o, mean) in wanted.iter_mut().enumerate() {
+            let sum = wide.iter().enumerate().map(|(i, x)| x * wave(o * 128 + i));
+            *mean += sum.sum::<f64>() / (SIDE * SIDE) as f64;
+        }
+    }
+    let largest = wanted.iter().fold(0.0f64, |m, v| v.abs().max(m));
+    for casts in [false, true] {
+        let model = built(&in_half_precision(casts)).unwrap();
+        assert_eq!(model.plan().precision(), Precision::Half);
+        let found = answers(&model, TensorRef::F32(&floats));
+        for (found, wanted) in found[0].1.iter().zip(&wanted) {
+            // An eighth of what rounding to half precision itself does.
+            assert!((f64::from(*found) - wanted).abs() < largest * 6e-5, "{found} and {wanted}");
+        }
+    }
+}
+
+#[test]
+fn fast_algorithms_get_the_room_that_is_allowed_where_it_saves_most() {
+    let wave = |i: usize| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.05;
+    // The first convolution has four times the pixels of the second.
+    let padded = || ints("pads", &[1, 1, 1, 1]);
+    let pool = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+    let nodes = vec![
+        node("Conv", &["x", "many"], "a", vec![padded()]),
+        node("MaxPool", &["a"], "b", pool),
+        node("Conv", &["b", "few"], "c", vec![padded()]),
+        node("GlobalAveragePool", &["c"], "y", vec![]),
+    ];
+    let dims = [64, 64, 3, 3];
+    let weights = vec![tensor("many", &dims, wave), tensor("few", &dims, |i| wave(i + 50))];
+    let raw = 2.0 * dims.iter().product::<i64>() as f64 * 4.0;
+    let graph = model(nodes, weights, vec![declared("x", &[1, 64, 48, 48])], &["y"]);
+    let algorithms = |max_size: f64| {
+        let model = built_with(&graph, &Options { max_size, ..Options::default() }).unwrap();
+        let size = model.weights_bytes() as f64;
+        // Biases and alignment are not the weights' fault.
+        assert!(size <= max_size * raw + 1024.0, "{size} bytes of {raw} for {max_size}");
+        let steps = model.plan().steps.iter();
+        let found =
+            steps.filter_map(|s| if let Step::Conv(c) = s { Some(c.algorithm) } else { None });
+        found.collect::<Vec<_>>()
+    };
+    use Algorithm::{Direct, Winograd2, Winograd4};
+    assert_eq!(algorithms(1.0), [Direct, Direct]);
+    // Room for one of 16 positions instead of 9, for both, and for all of 36.
+    assert_eq!(algorithms(1.45), [Winograd2, Direct]);
+    assert_eq!(algorithms(1.8), [Winograd2, Winograd2]);
+    assert_eq!(algorithms(4.1), [Winograd4, Winograd4]);
 }

@@ -18,6 +18,11 @@ pub(crate) struct PackFlags {
     /// several times
     #[arg(long = "photos", value_name = "PHOTO")]
     pub(crate) photos: Vec<PathBuf>,
+    /// Largest size of the packed weights, relative to those of the graph (with 16 bits, to half of them):
+    /// fast convolution algorithms have larger weights, and are used where they save most time for each
+    /// byte [default: 1.2]
+    #[arg(long, value_name = "TIMES", value_parser = parse_size)]
+    pub(crate) max_size: Option<f64>,
     /// Bits of the large weights in the packed file
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: PrecisionFlag,
@@ -25,7 +30,7 @@ pub(crate) struct PackFlags {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrecisionFlag {
-    /// float32
+    /// float32; weights that the graph has in half precision stay in 16 bits
     #[default]
     Single,
     /// 16-bit integers with a scale for each output: half the file and mapped memory; computed in float32
@@ -44,6 +49,11 @@ impl From<PrecisionFlag> for Precision {
 fn parse_error(text: &str) -> Result<f64, String> {
     let wrong = || format!("{text:?} is not valid; give a number from 0 to 1, such as 1e-5");
     text.parse::<f64>().ok().filter(|e| (0.0..=1.0).contains(e)).ok_or_else(wrong)
+}
+
+fn parse_size(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is not valid; give a number from 1 to 10, such as 1.2");
+    text.parse::<f64>().ok().filter(|e| (1.0..=10.0).contains(e)).ok_or_else(wrong)
 }
 
 /// Packs one folder and reports on standard error. A graph that cellnet does not support is not an error;
@@ -68,6 +78,7 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
         max_error: flags.max_error,
         photos: flags.photos.clone(),
         precision: flags.precision.into(),
+        max_size: flags.max_size,
     };
     match pack(folder, &options) {
         Ok(packed) => {
@@ -80,9 +91,9 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
                     direct + small + large
                 ),
             };
-            let bits = match (flags.precision, packed.on_integers) {
-                (PrecisionFlag::Half, 0) => " in 16 bits".to_owned(),
-                (PrecisionFlag::Single, 0) => String::new(),
+            let bits = match (packed.precision, packed.on_integers) {
+                (Precision::Half, 0) => " in 16 bits".to_owned(),
+                (Precision::Single, 0) => String::new(),
                 (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
             };
             eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());

@@ -1,12 +1,13 @@
-//! Chooses the algorithm of each dense 3×3 convolution: the cheapest whose measured error is small enough.
+//! Chooses the algorithm of each dense 3×3 convolution: the cheapest whose measured error is small enough and
+//! for whose weights the file has room.
 //!
 //! Costs are counted in multiply-adds of one lane: products, transforms, and loading the weights, of which
 //! Winograd has more. The factors were fitted to layers of EfficientNetV2-S and ResNet-50; an accuracy of a
 //! third is enough.
 
-use super::Options;
 use super::measure::Measured;
 use super::net::{ConvLayer, Kind, Net, Shape};
+use super::{Options, weight_bytes};
 use crate::error::PackError;
 use crate::plan::{Algorithm, Dtype};
 
@@ -16,36 +17,64 @@ const BYTE: f64 = 2.0;
 const TRANSFORM2: f64 = 60.0;
 const TRANSFORM4: f64 = 160.0;
 
-/// The algorithm of each layer: the cheapest allowed by the options whose error is small enough.
-pub(super) fn algorithms(net: &Net, options: &Options) -> Result<Vec<Algorithm>, PackError> {
-    let ranked: Vec<Vec<Algorithm>> = net
+/// The algorithm of each layer: the cheapest allowed by the options whose error is small enough, where there
+/// is `room` for its weights, in bytes beyond those of direct convolutions. If not for all, those come first
+/// that save most time for each byte.
+pub(super) fn algorithms(
+    net: &Net,
+    options: &Options,
+    room: f64,
+) -> Result<Vec<Algorithm>, PackError> {
+    let mut chosen = vec![Algorithm::Direct; net.layers.len()];
+    let mut offers: Vec<Offer> = net
         .layers
         .iter()
-        .map(|layer| match &layer.kind {
-            Kind::Conv(conv) => ranking(conv, net.values[layer.output], options),
-            _ => vec![Algorithm::Direct],
+        .enumerate()
+        .flat_map(|(i, layer)| match &layer.kind {
+            Kind::Conv(conv) => offers(i, conv, net.values[layer.output], options),
+            _ => Vec::new(),
         })
         .collect();
-    let fast: Vec<usize> =
-        (0..ranked.len()).filter(|i| ranked[*i].first() != Some(&Algorithm::Direct)).collect();
-    let mut chosen = vec![Algorithm::Direct; ranked.len()];
+    let mut fast: Vec<usize> = offers.iter().map(|offer| offer.layer).collect();
+    fast.dedup();
     if fast.is_empty() {
         return Ok(chosen);
     }
     let made = [noise(net)];
     let photos = if options.photos.is_empty() { &made } else { options.photos.as_slice() };
     let measured = Measured::new(net, &fast, photos)?;
-    for layer in fast {
-        let Kind::Conv(conv) = &net.layers[layer].kind else { continue };
-        for algorithm in &ranked[layer] {
-            let exact = *algorithm == Algorithm::Direct;
-            if exact || measured.error(layer, conv, *algorithm)? <= options.max_error {
-                chosen[layer] = *algorithm;
-                break;
-            }
+    // What each layer saves and takes so far.
+    let mut taken = vec![(0.0, 0.0); net.layers.len()];
+    let mut room = room;
+    loop {
+        let fits = |offer: &Offer| {
+            let (saved, bytes) = taken[offer.layer];
+            offer.saved > saved && offer.bytes - bytes <= room
+        };
+        let worth = |offer: &Offer| {
+            let (saved, bytes) = taken[offer.layer];
+            (offer.saved - saved) / (offer.bytes - bytes).max(1.0)
+        };
+        let best = (0..offers.len())
+            .filter(|i| fits(&offers[*i]))
+            .max_by(|a, b| worth(&offers[*a]).total_cmp(&worth(&offers[*b])));
+        let Some(best) = best else { return Ok(chosen) };
+        let offer = offers.swap_remove(best);
+        let Kind::Conv(conv) = &net.layers[offer.layer].kind else { continue };
+        if measured.error(offer.layer, conv, offer.algorithm)? <= options.max_error {
+            room -= offer.bytes - taken[offer.layer].1;
+            taken[offer.layer] = (offer.saved, offer.bytes);
+            chosen[offer.layer] = offer.algorithm;
         }
     }
-    Ok(chosen)
+}
+
+/// A faster algorithm for a layer, the time it saves, and the bytes it takes, both beside direct convolution.
+struct Offer {
+    layer: usize,
+    algorithm: Algorithm,
+    saved: f64,
+    bytes: f64,
 }
 
 /// Seeded noise in the range of the input's elements, used if there are no calibration photos.
@@ -63,26 +92,36 @@ fn noise(net: &Net) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// The algorithms the options allow for a layer, cheapest first.
-fn ranking(conv: &ConvLayer, output: Shape, options: &Options) -> Vec<Algorithm> {
+/// The algorithms that the options allow for a layer and that are cheaper than direct convolution.
+fn offers(layer: usize, conv: &ConvLayer, output: Shape, options: &Options) -> Vec<Offer> {
     let dense = conv.groups == 1 && conv.moving.kernel == [3, 3] && conv.moving.stride == [1, 1];
     if !dense || conv.sums.is_some() || conv.group_inputs < 8 || conv.outputs < 8 {
-        return vec![Algorithm::Direct];
+        return Vec::new();
     }
+    let (inputs, outputs) = (conv.group_inputs as f64, conv.outputs as f64);
+    let positions = |algorithm: Algorithm| match algorithm {
+        Algorithm::Direct => 9.0,
+        Algorithm::Winograd2 => 16.0,
+        Algorithm::Winograd4 => 36.0,
+    };
     let cost = |algorithm: Algorithm| {
-        let (inputs, outputs) = (conv.group_inputs as f64, conv.outputs as f64);
-        let side = algorithm.tile() as usize;
-        let (spots, positions, transform) = match algorithm {
-            Algorithm::Direct => (output.pixels(), 9.0, 0.0),
-            Algorithm::Winograd2 => (tiles(output, side), 16.0, TRANSFORM2),
-            Algorithm::Winograd4 => (tiles(output, side), 36.0, TRANSFORM4),
+        let (spots, transform) = match algorithm {
+            Algorithm::Direct => (output.pixels(), 0.0),
+            Algorithm::Winograd2 => (tiles(output, 2), TRANSFORM2),
+            Algorithm::Winograd4 => (tiles(output, 4), TRANSFORM4),
         };
-        let products = positions * inputs * outputs;
+        let products = positions(algorithm) * inputs * outputs;
         spots as f64 * (products + transform * (inputs + outputs)) + products * 4.0 * BYTE
     };
-    let mut allowed = options.algorithms.clone();
-    allowed.sort_by(|a, b| cost(*a).total_cmp(&cost(*b)));
-    allowed
+    let direct = Algorithm::Direct;
+    let each = inputs * conv.outputs.next_multiple_of(16) as f64 * weight_bytes(conv, options);
+    let offer = |algorithm: Algorithm| Offer {
+        layer,
+        algorithm,
+        saved: cost(direct) - cost(algorithm),
+        bytes: (positions(algorithm) - positions(direct)) * each,
+    };
+    options.algorithms.iter().map(|a| offer(*a)).filter(|offer| offer.saved > 0.0).collect()
 }
 
 fn tiles(output: Shape, side: usize) -> usize {

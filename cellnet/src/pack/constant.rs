@@ -7,6 +7,8 @@
 pub(super) struct Constant {
     pub(super) dims: Vec<usize>,
     pub(super) data: Data,
+    /// Whether the file holds the elements in half precision, which `data` has as `f32`.
+    pub(super) is_half: bool,
 }
 
 /// Elements; booleans are integers 0 and 1.
@@ -18,11 +20,11 @@ pub(super) enum Data {
 
 impl Constant {
     pub(super) fn ints(dims: Vec<usize>, values: Vec<i64>) -> Self {
-        Self { dims, data: Data::Int(values) }
+        Self { dims, data: Data::Int(values), is_half: false }
     }
 
     pub(super) fn floats(dims: Vec<usize>, values: Vec<f32>) -> Self {
-        Self { dims, data: Data::Float(values) }
+        Self { dims, data: Data::Float(values), is_half: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -65,7 +67,7 @@ impl Constant {
             Data::Float(_) => Data::Float(values.into_iter().map(|v| v as f32).collect()),
             Data::Int(_) => Data::Int(values.into_iter().map(|v| v as i64).collect()),
         };
-        Self { dims, data }
+        Self { dims, data, is_half: self.is_half }
     }
 
     fn pick(&self, dims: Vec<usize>, indices: impl Iterator<Item = usize>) -> Option<Self> {
@@ -75,13 +77,13 @@ impl Constant {
             }
             Data::Int(v) => Data::Int(indices.map(|i| v.get(i).copied()).collect::<Option<_>>()?),
         };
-        Some(Self { dims, data })
+        Some(Self { dims, data, is_half: self.is_half })
     }
 
     /// The same elements with other dimensions; 0 and -1 as in ONNX.
     pub(super) fn reshape(&self, target: &[i64]) -> Option<Self> {
         let dims = resolve(&self.dims, target)?;
-        Some(Self { dims, data: self.data.clone() })
+        Some(Self { dims, data: self.data.clone(), is_half: self.is_half })
     }
 
     /// Axis `i` of the result is axis `perm[i]` of this.

@@ -1,5 +1,6 @@
 //! Turns layers into the plan's steps, and packs their weights in the order of execution.
 
+use super::is_halved;
 use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
@@ -9,7 +10,7 @@ use crate::plan::{
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
-/// weights store them in 16 bits.
+/// weights store them in 16 bits, and so do large ones whose weights the graph has in half precision.
 pub(super) fn emit(
     net: &Net,
     algorithms: &[Algorithm],
@@ -144,7 +145,7 @@ impl Emitter<'_> {
         } else {
             grouped.pack(algorithm)
         };
-        let (weights, scales) = if sums.is_none() && conv.weights.len() >= self.halved {
+        let (weights, scales) = if is_halved(conv, self.halved) {
             let halved = halve(&packed, grouped.inputs, grouped.panel);
             (self.section.push(&halved.weights), Some(self.section.push(&halved.scales)))
         } else {

@@ -17,6 +17,7 @@ mod layout;
 mod lower;
 mod measure;
 mod net;
+mod order;
 #[cfg(test)]
 mod reference;
 mod source;
@@ -45,6 +46,9 @@ pub struct Options {
     pub photos: Vec<Vec<f32>>,
     /// Bits of the weights of large convolutions and dense layers.
     pub precision: Precision,
+    /// Largest size of the weights section, relative to the graph's weights (or, with 16 bits, to the section
+    /// without fast algorithms): how much room fast algorithms have, whose weights are larger.
+    pub max_size: f64,
 }
 
 impl Default for Options {
@@ -54,6 +58,7 @@ impl Default for Options {
             max_error: 3e-5,
             photos: Vec::new(),
             precision: Precision::Single,
+            max_size: 1.2,
         }
     }
 }
@@ -63,12 +68,21 @@ impl Default for Options {
 /// # Errors
 /// [`PackError`]; for a graph that the engine does not support, it names operator and node.
 pub fn pack(onnx: &Path, options: &Options) -> Result<Vec<u8>, PackError> {
-    let mut net = lower::lower(source::of(skincell_onnx::read(onnx)?)?)?;
+    let source = source::of(skincell_onnx::read(onnx)?)?;
+    let raw = source.bytes;
+    let mut net = lower::lower(source)?;
     fuse::fuse(&mut net);
     bytes::join(&mut net);
-    let algorithms = choose::algorithms(&net, options)?;
-    let layout = layout::lay_out(&net, &algorithms);
-    let (plan, mut weights) = emit::emit(&net, &algorithms, layout, halved(options.precision));
+    let halved = halved(options.precision);
+    let direct = vec![Algorithm::Direct; net.layers.len()];
+    let (mut plan, mut weights) = emit::emit(&net, &direct, layout::lay_out(&net, &direct), halved);
+    let size = weights.len() * size_of::<f32>();
+    let room = options.max_size * size.min(raw) as f64 - size as f64;
+    let algorithms = choose::algorithms(&net, options, room)?;
+    if algorithms != direct {
+        let layout = layout::lay_out(&net, &algorithms);
+        (plan, weights) = emit::emit(&net, &algorithms, layout, halved);
+    }
     drop(net);
     weights.resize(weights.len().next_multiple_of(format::ALIGN / 4), 0.0);
     let bytes = format::write(&plan, &weights).map_err(PackError::Check)?;
@@ -94,6 +108,18 @@ fn halved(precision: Precision) -> usize {
         Precision::Single => usize::MAX,
         Precision::Half => SMALLEST_HALVED,
     }
+}
+
+/// Whether a convolution's weights take 16 bits, for the fewest weights that [`halved`] says: large ones that
+/// the graph has in half precision always do.
+fn is_halved(conv: &net::ConvLayer, halved: usize) -> bool {
+    let smallest = if conv.is_half { SMALLEST_HALVED.min(halved) } else { halved };
+    conv.sums.is_none() && conv.weights.len() >= smallest
+}
+
+/// Bytes of one weight of a convolution.
+fn weight_bytes(conv: &net::ConvLayer, options: &Options) -> f64 {
+    if is_halved(conv, halved(options.precision)) { 2.0 } else { 4.0 }
 }
 
 /// Packs `onnx` into the file `cell`, replacing it atomically.

@@ -65,6 +65,8 @@ pub(super) struct ConvLayer {
     pub(super) group_inputs: usize,
     pub(super) outputs: usize,
     pub(super) weights: Vec<f32>,
+    /// Whether the file has the weights in half precision.
+    pub(super) is_half: bool,
     pub(super) bias: Vec<f32>,
     /// If present, the input is of bytes, and the weights are whole numbers from -128 to 127.
     pub(super) sums: Option<SumsLayer>,

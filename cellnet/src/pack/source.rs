@@ -18,6 +18,8 @@ pub(super) struct Source {
     pub(super) inputs: Vec<Declared>,
     pub(super) outputs: Vec<String>,
     pub(super) opset: i64,
+    /// Bytes of all constants.
+    pub(super) bytes: usize,
 }
 
 /// A declared input.
@@ -30,7 +32,9 @@ pub(super) struct Declared {
 /// The parts of a graph that was read.
 pub(super) fn of(file: skincell_onnx::ModelFile) -> Result<Source, PackError> {
     let (mut constants, mut ranges) = (HashMap::new(), HashMap::new());
+    let mut bytes = 0;
     for (name, constant) in file.constants {
+        bytes += constant.bytes.len();
         match constant.dtype {
             DataType::UINT8 => ranges.insert(name.clone(), (0.0, 255.0)),
             DataType::INT8 => ranges.insert(name.clone(), (-128.0, 127.0)),
@@ -40,12 +44,13 @@ pub(super) fn of(file: skincell_onnx::ModelFile) -> Result<Source, PackError> {
         constants.insert(name, constant);
     }
     Ok(Source {
-        nodes: file.nodes,
+        nodes: super::order::in_order(file.nodes),
         constants,
         ranges,
         inputs: file.inputs.iter().map(declared).collect::<Result<_, _>>()?,
         outputs: file.outputs.into_iter().filter_map(|output| output.name).collect(),
         opset: skincell_onnx::opset(&file.opsets).unwrap_or(0),
+        bytes,
     })
 }
 
@@ -55,7 +60,8 @@ fn declared(info: &ValueInfoProto) -> Result<Declared, PackError> {
     let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| refuse("it is not a tensor".to_owned()))?;
     let dtype = match tensor.elem_type {
-        Some(DataType::FLOAT) => Dtype::F32,
+        // Every half is a float32; the caller rounds or not.
+        Some(DataType::FLOAT | DataType::FLOAT16) => Dtype::F32,
         Some(DataType::UINT8) => Dtype::U8,
         other => return Err(refuse(format!("its element type is {}", dtype_name(other)))),
     };
@@ -82,8 +88,10 @@ fn dtype_name(dtype: Option<DataType>) -> String {
 /// A constant's elements as floats or integers.
 fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, PackError> {
     let bytes = constant.bytes.as_slice();
+    let is_half = constant.dtype == DataType::FLOAT16;
     let data = match constant.dtype {
         DataType::FLOAT => Data::Float(elements(bytes, f32::from_le_bytes)),
+        DataType::FLOAT16 => Data::Float(constant.float_values().unwrap_or_default()),
         DataType::DOUBLE => Data::Float(elements(bytes, |b| f64::from_le_bytes(b) as f32)),
         DataType::INT64 => Data::Int(elements(bytes, i64::from_le_bytes)),
         DataType::INT32 => Data::Int(elements(bytes, |b| i64::from(i32::from_le_bytes(b)))),
@@ -94,7 +102,7 @@ fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, Pa
             return Err(PackError::Tensor { name: name.to_owned(), reason });
         }
     };
-    Ok(Constant { dims: constant.dims, data })
+    Ok(Constant { dims: constant.dims, data, is_half })
 }
 
 fn elements<T, const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {

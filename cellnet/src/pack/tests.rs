@@ -180,6 +180,7 @@ fn conv(moving: Moving, groups: usize, group_inputs: usize, outputs: usize) -> C
         group_inputs,
         outputs,
         weights: noise(3, count),
+        is_half: false,
         bias: noise(4, outputs),
         sums: None,
         residual: None,

@@ -28,6 +28,8 @@ pub struct PackOptions {
     pub photos: Vec<PathBuf>,
     /// Bits of the large weights.
     pub precision: Precision,
+    /// Largest size of the packed weights relative to the graph's; `None` for cellnet's default, 1.2.
+    pub max_size: Option<f64>,
 }
 
 /// Result of [`pack`].
@@ -39,6 +41,8 @@ pub struct Packed {
     pub convolutions: [usize; 3],
     /// Number of convolutions and dense layers computed on 8-bit integers.
     pub on_integers: usize,
+    /// Whether large weights take 16 bits, as asked for or because the graph has them so.
+    pub precision: Precision,
 }
 
 /// Why a folder was not packed.
@@ -64,6 +68,7 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let mut how = Options::default();
     how.precision = options.precision;
     how.max_error = options.max_error.unwrap_or(how.max_error);
+    how.max_size = options.max_size.unwrap_or(how.max_size);
     if !options.photos.is_empty() {
         let card = read_card(folder)?;
         let tensors = photos::load_all(&options.photos, &card.input)?;
@@ -83,7 +88,8 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
     let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
     let (on_integers, _) = model.plan().on_integers();
-    Ok(Packed { bytes, convolutions, on_integers })
+    let precision = model.plan().precision();
+    Ok(Packed { bytes, convolutions, on_integers, precision })
 }
 
 /// The weights in a packed file.

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::simd::{Simd, Tile};
+use crate::plan::LINE;
 
 /// Inputs per unrolled iteration, for weights in panels of [`PANEL`].
 const UNROLLED: usize = 4;
@@ -56,15 +57,55 @@ impl<S: Simd> Dot for Floats<S> {
     }
 }
 
-/// Multiplies one tile.
+/// Multiplies one tile, or several that lie in line.
 ///
 /// # Safety
-/// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows and
-/// `VECTORS` vectors; `out` must not overlap what is read. The machine must have the instruction set of
+/// Every address the tile describes (see [`Tile`]) must be valid for its access for `ROWS` rows of each tile
+/// and `VECTORS` vectors; `out` must not overlap what is read. The machine must have the instruction set of
 /// `S`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
     tile: &Tile,
+) {
+    let mut place = Place { a: tile.a, out: tile.out, add: tile.add };
+    let mut ahead = tile.ahead.0;
+    let mut left = tile.repeat;
+    loop {
+        for _ in 0..tile.ahead.1 {
+            S::prefetch(ahead);
+            ahead = ahead.wrapping_add(LINE as usize);
+        }
+        multiply_one::<S, ROWS, VECTORS>(tile, place);
+        left -= 1;
+        if left == 0 {
+            break;
+        }
+        place = place.after(tile, ROWS);
+    }
+}
+
+/// Where a tile reads and writes.
+#[derive(Clone, Copy)]
+struct Place {
+    a: *const f32,
+    out: *mut f32,
+    add: *const f32,
+}
+
+impl Place {
+    /// The place `rows` rows further.
+    #[inline(always)]
+    unsafe fn after(self, tile: &Tile, rows: usize) -> Self {
+        let add = if self.add.is_null() { self.add } else { self.add.add(rows * tile.add_step) };
+        let (a, out) = (self.a.add(rows * tile.a_step), self.out.add(rows * tile.out_step));
+        Self { a, out, add }
+    }
+}
+
+#[inline(always)]
+unsafe fn multiply_one<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    tile: &Tile,
+    place: Place,
 ) {
     let mut acc = [[S::splat(0.0); VECTORS]; ROWS];
     if !tile.bias.is_null() {
@@ -75,10 +116,10 @@ pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECT
             }
         }
     }
-    accumulate::<S, Floats<S>, ROWS, VECTORS>(&mut acc, tile);
+    accumulate_from::<S, Floats<S>, ROWS, VECTORS>(&mut acc, tile, place.a);
     let clip = tile.clip.map(|(low, high)| (S::splat(low), S::splat(high)));
     for r in 0..ROWS {
-        finish_row::<S, VECTORS>(tile, r, acc[r], clip);
+        finish_row::<S, VECTORS>(tile, place, r, acc[r], clip);
     }
 }
 
@@ -86,13 +127,14 @@ pub(in crate::kernels) unsafe fn multiply<S: Simd, const ROWS: usize, const VECT
 #[inline(always)]
 unsafe fn finish_row<S: Simd, const VECTORS: usize>(
     tile: &Tile,
+    place: Place,
     r: usize,
     mut row: [S::V; VECTORS],
     clip: Option<(S::V, S::V)>,
 ) {
-    if !tile.add.is_null() {
+    if !place.add.is_null() {
         for v in 0..VECTORS {
-            row[v] = S::add(row[v], S::load(tile.add.add(r * tile.add_step + v * S::LANES)));
+            row[v] = S::add(row[v], S::load(place.add.add(r * tile.add_step + v * S::LANES)));
         }
     }
     if let Some((low, high)) = clip {
@@ -101,7 +143,7 @@ unsafe fn finish_row<S: Simd, const VECTORS: usize>(
         }
     }
     for v in 0..VECTORS {
-        S::store(tile.out.add(r * tile.out_step + v * S::LANES), row[v]);
+        S::store(place.out.add(r * tile.out_step + v * S::LANES), row[v]);
     }
 }
 
@@ -119,10 +161,20 @@ pub(super) unsafe fn accumulate<
     acc: &mut [[S::V; VECTORS]; ROWS],
     tile: &Tile,
 ) {
+    accumulate_from::<S, D, ROWS, VECTORS>(acc, tile, tile.a);
+}
+
+/// As [`accumulate`], for activations from `first` on.
+#[inline(always)]
+unsafe fn accumulate_from<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VECTORS: usize>(
+    acc: &mut [[S::V; VECTORS]; ROWS],
+    tile: &Tile,
+    first: *const f32,
+) {
     let mut w: [*const f32; VECTORS] = std::array::from_fn(|v| tile.w.add(v * tile.w_vector));
     for y in 0..tile.y_runs {
         for x in 0..tile.x_runs {
-            let a = tile.a.add(y * tile.y_step + x * tile.x_step);
+            let a = first.add(y * tile.y_step + x * tile.x_step);
             let rows = S::rows::<ROWS>(a, tile.a_step);
             let mut i = 0;
             if tile.w_step == PANEL {
@@ -183,6 +235,24 @@ pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usiz
     tile: &Tile,
     rows: usize,
 ) {
+    let mut place = Place { a: tile.a, out: tile.out, add: tile.add };
+    let mut left = tile.repeat;
+    loop {
+        multiply_one_in_memory::<S, VECTORS>(tile, place, rows);
+        left -= 1;
+        if left == 0 {
+            break;
+        }
+        place = place.after(tile, rows);
+    }
+}
+
+#[inline(always)]
+unsafe fn multiply_one_in_memory<S: Simd, const VECTORS: usize>(
+    tile: &Tile,
+    place: Place,
+    rows: usize,
+) {
     let mut acc = MaybeUninit::<[[f32; PANEL]; ROWS_IN_MEMORY]>::uninit();
     let acc: *mut f32 = acc.as_mut_ptr().cast();
     for r in 0..rows {
@@ -194,7 +264,7 @@ pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usiz
     let mut w = tile.w;
     for y in 0..tile.y_runs {
         for x in 0..tile.x_runs {
-            let a = tile.a.add(y * tile.y_step + x * tile.x_step);
+            let a = place.a.add(y * tile.y_step + x * tile.x_step);
             let mut i = 0;
             while tile.w_step == PANEL && i + UNROLLED <= tile.run {
                 let mut r = 0;
@@ -226,7 +296,7 @@ pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usiz
     let clip = tile.clip.map(|(low, high)| (S::splat(low), S::splat(high)));
     for r in 0..rows {
         let row = std::array::from_fn(|v| S::load(acc.add(r * PANEL + v * S::LANES)));
-        finish_row::<S, VECTORS>(tile, r, row, clip);
+        finish_row::<S, VECTORS>(tile, place, r, row, clip);
     }
 }
 

@@ -4,8 +4,8 @@
 //! down to the intrinsics. They are called through one function per back end with its `target_feature` (see
 //! `entry!` in `exec`), so that everything in between is compiled for that instruction set.
 
-use crate::plan::Activation;
 use crate::plan::fixed::ToSteps;
+use crate::plan::{Activation, LINE};
 
 /// 1.5 · 2^23. Adding it to `t` (|t| < 2^22) rounds `t` to a whole number, which is then in the sum's
 /// lowest bits.
@@ -46,6 +46,10 @@ pub(in crate::kernels) struct Tile {
     pub(in crate::kernels) add: *const f32,
     /// Floats from one row of the added values to the next.
     pub(in crate::kernels) add_step: usize,
+    /// Number of tiles, each beginning in the row after the last of the one before (floats only).
+    pub(in crate::kernels) repeat: usize,
+    /// The next cache lines to prefetch, and how many for each tile.
+    pub(in crate::kernels) ahead: (*const f32, usize),
     /// Bounds the result is clipped to, after the addition.
     pub(in crate::kernels) clip: Option<(f32, f32)>,
     /// For sums of bytes: whether all weights are within ±64.
@@ -61,6 +65,46 @@ pub(in crate::kernels) struct Tile {
         allow(dead_code, reason = "only AVX2 is faster with it")
     )]
     pub(in crate::kernels) is_widened: bool,
+}
+
+impl Tile {
+    /// Multiplies `rows` rows, at least one, as tiles whose heights differ by one at most, by two calls of
+    /// the micro-kernel or one; returns the number of tiles.
+    ///
+    /// # Safety
+    /// As for [`super::micro::multiply`]; the tile must describe that many rows.
+    #[inline(always)]
+    pub(in crate::kernels) unsafe fn multiply<S: Simd>(
+        &mut self,
+        rows: usize,
+        vectors: usize,
+    ) -> usize {
+        let tiles = rows.div_ceil(S::ROWS);
+        let (rows, higher) = (rows / tiles, rows % tiles);
+        if higher > 0 {
+            self.repeat = higher;
+            S::multiply(self, rows + 1, vectors);
+            self.next(higher * (rows + 1), higher);
+        }
+        // There are fewer higher tiles than tiles.
+        self.repeat = tiles - higher;
+        S::multiply(self, rows, vectors);
+        tiles
+    }
+
+    /// Moves on by `rows` rows, the rows of `tiles` tiles.
+    ///
+    /// # Safety
+    /// The tile must describe as many more rows.
+    #[inline(always)]
+    unsafe fn next(&mut self, rows: usize, tiles: usize) {
+        self.a = self.a.add(rows * self.a_step);
+        self.out = self.out.add(rows * self.out_step);
+        if !self.add.is_null() {
+            self.add = self.add.add(rows * self.add_step);
+        }
+        self.ahead.0 = self.ahead.0.wrapping_add(tiles * self.ahead.1 * LINE as usize);
+    }
 }
 
 /// Applies an activation in place: activation, first float, number of floats.

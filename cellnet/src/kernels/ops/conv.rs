@@ -10,7 +10,7 @@ mod finish;
 mod words;
 
 pub(in crate::kernels) use finish::add_row;
-use finish::{Walk, multiply_and_finish};
+use finish::{Walk, finished_together, multiply_and_finish};
 
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
@@ -18,10 +18,11 @@ use crate::kernels::ops::panels::Panels;
 use crate::plan::fixed::ToSteps;
 use crate::plan::{Activation, Conv, LINE, Map};
 
-/// Most rows of a tile: 14, or 16 in Wasm.
-const TILE_ROWS: usize = 16;
 /// Weights up to this many floats stay in the L2 cache while the pixels are processed.
 const RESIDENT: usize = 96 * 1024;
+
+/// Inputs, in floats, that stay in the L1 cache while all lanes are computed from them.
+const IN_L1: usize = 4 * 1024;
 
 /// How a step is divided into tasks: parts of the rows times parts of the output lanes.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +104,8 @@ struct Shape<'a> {
     inverse: f32,
     steps: ToSteps,
     flat: bool,
+    /// Whether pixels are one row in the input and several, with a halo between them, in what is written.
+    gaps: bool,
     /// Products per lane.
     depth: usize,
     lanes: usize,
@@ -116,6 +119,24 @@ struct Shape<'a> {
     panels: Panels,
     /// A tile with all fields that are the same for every tile.
     tile: Tile,
+}
+
+impl Shape<'_> {
+    /// Whether all rows of the written maps and of the residual follow each other without a gap.
+    #[inline(always)]
+    fn is_in_line(&self) -> bool {
+        self.output.is_flat()
+            && self.residual.is_none_or(Map::is_flat)
+            && self.rounded.is_none_or(Map::is_flat)
+    }
+
+    /// What the rows are divided by: whole rows of pixels if tiles should not go across their ends.
+    #[inline(always)]
+    fn unit(&self, rows: (usize, usize)) -> usize {
+        let width = self.output.width as usize;
+        let whole = rows.0.is_multiple_of(width) && rows.1.is_multiple_of(width);
+        if self.gaps && self.direct && whole { width } else { 1 }
+    }
 }
 
 /// A run of output pixels: the first pixel and the number, all in one row unless flat.
@@ -157,18 +178,31 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         let panels = (panels_of(step, blocks.0).0, panels_of(step, blocks.1 - 1).1);
         shape.panels = Panels::converted::<S>(memory, step, panels, task.scratch);
     }
+    shape.gaps = shape.flat && !shape.is_in_line();
+    let all = rows.1 - rows.0;
+    let unit = shape.unit(rows);
     let chunk = if !small {
-        rows.1 - rows.0
+        all
     } else if shape.flat {
-        most_rows::<S>(step)
+        // Tiles in line are multiplied by one call, while their inputs stay in the L1 cache.
+        let most = most_rows::<S>(step);
+        let in_cache = IN_L1 / shape.depth.max(1) / most;
+        let together = finished_together::<S>(S::VECTORS * S::LANES);
+        let tiles = match step.sums {
+            None if shape.direct => in_cache,
+            None => in_cache.min(together),
+            Some(_) => 1,
+        };
+        tiles.max(1) * most
     } else {
         1
     };
-    let chunks = (rows.1 - rows.0).div_ceil(chunk.max(1));
+    let chunks = (all / unit).div_ceil((chunk / unit).max(1));
     let count = blocks.1 - blocks.0;
     for i in 0..chunks * count {
         let (chunk, block) = if small { (i / count, i % count) } else { (i % chunks, i / chunks) };
-        let (first, last) = part(rows.1 - rows.0, chunk, chunks);
+        let (first, last) = part(all / unit, chunk, chunks);
+        let (first, last) = (first * unit, last * unit);
         let block = blocks.0 + block;
         let rows = (rows.0 + first, rows.0 + last);
         let first_lane = block % group_blocks * 32;
@@ -228,6 +262,8 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         out_step: 0,
         add: std::ptr::null(),
         add_step: 0,
+        repeat: 1,
+        ahead: (std::ptr::null(), 0),
         clip: None,
         is_narrow: step.sums.is_some_and(|sums| sums.is_narrow),
         is_widened: false,
@@ -257,6 +293,7 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
         inverse: step.rounding.map_or(0.0, |rounding| 1.0 / rounding.scale),
         steps: steps.unwrap_or_default(),
         flat,
+        gaps: false,
         depth,
         lanes,
         direct,
@@ -334,25 +371,39 @@ unsafe fn tiles<S: Simd>(
     let tiles = pixels.count.div_ceil(most);
     // With few tiles the prefetch costs more than it saves.
     let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
+    let together = if shape.step.sums.is_some() { 1 } else { finished_together::<S>(width) };
     let mut next = tile.w.wrapping_add(ahead);
     let mut done = 0;
     while done < pixels.count {
+        let at = Pixels { y: pixels.y, x: pixels.x + done, count: pixels.count - done };
+        if shape.direct {
+            let at = Pixels { count: in_row(shape, at), ..at };
+            tile.ahead = (next, lines);
+            tile.a = input_at(shape, at, group);
+            store_directly(shape, &mut tile, at, channel);
+            let tiles = tile.multiply::<S>(at.count, vectors);
+            next = next.wrapping_add(tiles * lines * LINE as usize);
+            done += at.count;
+            continue;
+        }
         for _ in 0..lines {
             S::prefetch(next);
             next = next.wrapping_add(LINE as usize);
         }
-        let rows = tile_rows(pixels.count - done, most);
-        let at = Pixels { y: pixels.y, x: pixels.x + done, count: rows };
+        let rows = (together * tile_rows(at.count, most)).min(at.count);
+        let at = Pixels { count: rows, ..at };
         tile.a = input_at(shape, at, group);
-        if shape.direct && in_line(shape, at) {
-            store_directly(shape, &mut tile, at, channel);
-            S::multiply(&tile, rows, vectors);
-        } else {
-            multiply_and_finish::<S>(shape, &mut tile, at, (channel, first_lane + lane), vectors);
-        }
+        multiply_and_finish::<S>(shape, &mut tile, at, (channel, first_lane + lane), vectors);
         done += rows;
     }
     width
+}
+
+/// How many of a run's pixels are equally spaced.
+#[inline(always)]
+fn in_row(shape: &Shape, at: Pixels) -> usize {
+    let width = shape.output.width as usize;
+    if shape.gaps { at.count.min(width - at.x % width) } else { at.count }
 }
 
 /// First input of the window of the run's first pixel.

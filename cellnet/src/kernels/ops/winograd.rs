@@ -292,6 +292,8 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         out_step: F::IN * F::IN * LANES,
         add: std::ptr::null(),
         add_step: 0,
+        repeat: 1,
+        ahead: (std::ptr::null(), 0),
         clip: None,
         is_narrow: false,
         is_widened: false,
@@ -307,15 +309,9 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         } else {
             product.w = weights.add(position * inputs * 16);
         }
-        let mut done = 0;
-        while done < block.count {
-            let left = block.count - done;
-            let rows = left.div_ceil(left.div_ceil(S::ROWS));
-            product.a = block.v.add((position * block.tiles.block + done) * block.inputs);
-            product.out = block.m.add((done * F::IN * F::IN + position) * LANES);
-            S::multiply(&product, rows, vectors);
-            done += rows;
-        }
+        product.a = block.v.add(position * block.tiles.block * block.inputs);
+        product.out = block.m.add(position * LANES);
+        product.multiply::<S>(block.count, vectors);
     }
     for tile in 0..block.count {
         finish::<S, F>(block, tile, lane, width);

@@ -131,7 +131,7 @@ fn cast(a: &Constant, to: i64) -> Constant {
             Data::Float(v) => Data::Int(v.iter().map(|x| *x as i64).collect()),
         },
     };
-    Constant { dims: a.dims.clone(), data }
+    Constant { dims: a.dims.clone(), data, is_half: a.is_half }
 }
 
 /// Removes or adds axes of length one.
@@ -140,5 +140,5 @@ fn squeeze(node: &NodeProto, a: &Constant, axes: Option<&Constant>) -> Option<Co
     let axes = attribute.or_else(|| axes.and_then(Constant::as_ints).map(<[i64]>::to_vec));
     let adds = node.op_type.as_deref() == Some("Unsqueeze");
     let dims = super::shapes::squeezed(&a.dims, axes.as_deref(), adds)?;
-    Some(Constant { dims, data: a.data.clone() })
+    Some(Constant { dims, data: a.data.clone(), is_half: a.is_half })
 }

@@ -1,13 +1,13 @@
 //! Elementwise operators with one, two and three operands.
 
-use rten_onnx::onnx::NodeProto;
+use rten_onnx::onnx::{DataType, NodeProto};
 
 use super::super::constant::Constant;
-use super::super::net::{Arg, Kind, Shape};
+use super::super::net::{Arg, Kind, NetTensor, Shape};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, size};
 use super::{Lowerer, Refused, Tensor};
-use crate::plan::{Activation, BinaryOp};
+use crate::plan::{Activation, BinaryOp, Dtype};
 
 impl Lowerer {
     pub(super) fn unary(&mut self, node: &NodeProto, op: &str) -> Result<Tensor, Refused> {
@@ -50,6 +50,29 @@ impl Lowerer {
             _ => (Vec::new(), Vec::new()),
         };
         Ok(Tensor::View(self.affine(&super::label(node), &view, scale, bias, activation)))
+    }
+
+    /// `Cast`. Every number is a float32 here, so another float type changes nothing but the rounding that it
+    /// would do; an integer type would cut fractions off.
+    pub(super) fn cast(&self, node: &NodeProto) -> Result<Tensor, Refused> {
+        const INTEGERS: [DataType; 8] = [
+            DataType::UINT8,
+            DataType::INT8,
+            DataType::UINT16,
+            DataType::INT16,
+            DataType::INT32,
+            DataType::INT64,
+            DataType::UINT32,
+            DataType::UINT64,
+        ];
+        let view = self.view(node, 0)?;
+        let to = Attributes(node).int("to", 1);
+        let is_whole = |input: &NetTensor| input.value == view.value && input.dtype == Dtype::U8;
+        let cuts = INTEGERS.iter().any(|dtype| i64::from(dtype.0) == to);
+        if cuts && !self.net.inputs.iter().any(is_whole) {
+            return Err(format!("it rounds to integers (type {to})"));
+        }
+        Ok(Tensor::View(view))
     }
 
     pub(super) fn binary(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {

@@ -15,6 +15,7 @@ struct Matrix {
     rows: usize,
     columns: usize,
     values: Vec<f32>,
+    is_half: bool,
 }
 
 impl Matrix {
@@ -24,7 +25,8 @@ impl Matrix {
         if ones.iter().any(|d| *d != 1) {
             return None;
         }
-        let matrix = Self { rows: *rows, columns: *columns, values: constant.to_floats() };
+        let (values, is_half) = (constant.to_floats(), constant.is_half);
+        let matrix = Self { rows: *rows, columns: *columns, values, is_half };
         Some(if transposed { matrix.transposed() } else { matrix })
     }
 
@@ -33,7 +35,7 @@ impl Matrix {
         for c in 0..self.columns {
             values.extend((0..self.rows).map(|r| self.values[r * self.columns + c]));
         }
-        Self { rows: self.columns, columns: self.rows, values }
+        Self { rows: self.columns, columns: self.rows, values, is_half: self.is_half }
     }
 }
 
@@ -63,7 +65,7 @@ impl Lowerer {
         let [outputs, group_inputs, ky, kx] = *weights.dims.as_slice() else {
             return Err(format!("its weights are {:?}", weights.dims));
         };
-        let weights = weights.to_floats();
+        let (weights, is_half) = (weights.to_floats(), weights.is_half);
         let groups = usize::try_from(Attributes(node).int("group", 1)).unwrap_or(0);
         let channels = groups.checked_mul(group_inputs) == Some(view.shape.channels);
         if !channels || groups == 0 || !outputs.is_multiple_of(groups) || ky * kx == 0 {
@@ -82,20 +84,21 @@ impl Lowerer {
             *pad += more;
         }
         let shape = Shape { height, width, channels: outputs };
-        let layer = ConvLayer { sums, ..conv_layer(moving, groups, group_inputs, weights, bias) };
+        let layer = conv_layer(moving, groups, group_inputs, weights, bias);
+        let layer = ConvLayer { sums, is_half, ..layer };
         let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
         Ok(Tensor::View(view.with(value, shape)))
     }
 
-    /// `x · weights + bias` over the channels of every pixel; weights `[outputs][inputs]`.
+    /// `x · weights + bias` over the channels of every pixel; the matrix is `[outputs][inputs]`.
     fn dense(
         &mut self,
         node: &NodeProto,
         view: &View,
-        weights: Vec<f32>,
-        outputs: usize,
+        matrix: Matrix,
         bias: Option<Vec<f32>>,
     ) -> Result<View, Refused> {
+        let (outputs, is_half) = (matrix.rows, matrix.is_half);
         let bias = match bias {
             Some(bias) if bias.len() == 1 => vec![bias[0]; outputs],
             Some(bias) if bias.len() != outputs => {
@@ -105,7 +108,8 @@ impl Lowerer {
             None => vec![0.0; outputs],
         };
         let shape = Shape { channels: outputs, ..view.shape };
-        let layer = conv_layer(Moving::POINT, 1, view.shape.channels, weights, bias);
+        let layer = conv_layer(Moving::POINT, 1, view.shape.channels, matrix.values, bias);
+        let layer = ConvLayer { is_half, ..layer };
         let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
         Ok(view.with(value, shape))
     }
@@ -132,7 +136,10 @@ impl Lowerer {
         bias: Option<Vec<f32>>,
     ) -> Result<Tensor, Refused> {
         let refuse = || "its weights are not a matrix".to_owned();
-        let scaled = |m: Matrix| -> Vec<f32> { m.values.into_iter().map(|v| v * alpha).collect() };
+        let scaled = |m: Matrix| {
+            let values = m.values.iter().map(|v| v * alpha).collect();
+            Matrix { values, ..m }
+        };
         let flipped = |view: View, flip: bool| {
             let rank = view.axes.len();
             let mut perm: Vec<usize> = (0..rank).collect();
@@ -146,8 +153,7 @@ impl Lowerer {
                 let a = flipped(a, flips[0]);
                 let b = Matrix::new(&b, flips[1]).ok_or_else(refuse)?.transposed();
                 check_inner(&a, a.axes.last().copied(), b.columns)?;
-                let outputs = b.rows;
-                let mut view = self.dense(node, &a, scaled(b), outputs, bias)?;
+                let mut view = self.dense(node, &a, scaled(b), bias)?;
                 if let Some(last) = view.axes.last_mut() {
                     *last = Axis::Channel;
                 }
@@ -159,8 +165,7 @@ impl Lowerer {
                 let inner = b.axes.len().checked_sub(2);
                 let inner = inner.ok_or_else(refuse)?;
                 check_inner(&b, b.axes.get(inner).copied(), a.columns)?;
-                let outputs = a.rows;
-                let mut view = self.dense(node, &b, scaled(a), outputs, None)?;
+                let mut view = self.dense(node, &b, scaled(a), None)?;
                 view.axes[inner] = Axis::Channel;
                 Ok(Tensor::View(view))
             }
@@ -242,6 +247,7 @@ fn conv_layer(
         group_inputs,
         outputs: bias.len(),
         weights,
+        is_half: false,
         bias,
         sums: None,
         residual: None,

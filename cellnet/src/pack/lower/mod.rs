@@ -158,7 +158,8 @@ impl Lowerer {
             "Concat" => self.concat(node),
             "Pad" => self.pad(node),
             "Softmax" => self.softmax(node),
-            "Identity" | "Dropout" | "Cast" => Ok(Tensor::View(self.view(node, 0)?)),
+            "Identity" | "Dropout" => Ok(Tensor::View(self.view(node, 0)?)),
+            "Cast" => self.cast(node),
             "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.moved(node),
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Greater"
             | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Pow" => self.binary(node),

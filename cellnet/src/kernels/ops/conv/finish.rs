@@ -4,14 +4,21 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{Pixels, Shape, TILE_ROWS, in_line, place};
+use super::{Pixels, Shape, in_line, place};
 use crate::kernels::arch::simd::{Finish, Simd, Tile};
 use crate::plan::{Activation, Map, Sums};
 
 /// Floats of the largest tile: 14 rows of 32 outputs.
 const TILE: usize = 14 * 32;
+/// Most rows that are finished together.
+const ROWS: usize = 32;
 
-/// A tile's result before it is stored; the micro-kernel writes it before it is read.
+/// Number of tiles that are finished together: several, if their results are narrow.
+pub(super) fn finished_together<S: Simd>(width: usize) -> usize {
+    ((TILE / width).min(ROWS) / S::ROWS).max(1)
+}
+
+/// The result of tiles before it is stored; the micro-kernel writes it before it is read.
 #[repr(align(64))]
 struct Buffer(MaybeUninit<[f32; TILE]>);
 
@@ -71,7 +78,7 @@ pub(super) unsafe fn multiply_and_finish<S: Simd>(
         S::sum(tile, at.count, vectors);
         return finish_sums::<S>(shape, sums, at, (channel, lane), (values, width));
     }
-    S::multiply(tile, at.count, vectors);
+    tile.multiply::<S>(at.count, vectors);
     let mut activation = shape.step.activation;
     if let Some(residual) = shape.residual {
         if !shape.step.activate_last {
@@ -85,7 +92,7 @@ pub(super) unsafe fn multiply_and_finish<S: Simd>(
         }
     }
     let mut to = Walk::new(shape.output, shape.flat, at.y, at.x);
-    let mut places = [MaybeUninit::<*mut f32>::uninit(); TILE_ROWS];
+    let mut places = [MaybeUninit::<*mut f32>::uninit(); ROWS];
     for place in &mut places[..at.count] {
         place.write(shape.memory.arena.add(to.next() + channel));
     }

@@ -239,6 +239,16 @@ fn tile_rows(left: usize, most: usize) -> usize {
     left.div_ceil(left.div_ceil(most))
 }
 
+/// Whether the micro-kernel's sums are results, up to a residual and a clipping that it applies itself.
+fn is_direct(step: &Conv) -> bool {
+    match step.activation {
+        _ if step.sums.is_some() => false,
+        Activation::None => true,
+        Activation::Clip { .. } => step.residual.is_none() || step.activate_last,
+        _ => false,
+    }
+}
+
 unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
     let (input, output) = (memory.map(step.input), memory.map(step.output));
     let flat = is_flat(step, input);
@@ -275,12 +285,7 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
     };
     let depth = step.depth() as usize;
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
-    let direct = match step.activation {
-        _ if step.sums.is_some() => false,
-        Activation::None => true,
-        Activation::Clip { .. } => residual.is_none() || step.activate_last,
-        _ => false,
-    };
+    let direct = is_direct(step);
     Shape {
         step,
         memory,

@@ -3,6 +3,11 @@
 /// Fewest and most bits after the point. With more, SiLU's bend would not fit 16 bits.
 pub(crate) const BITS: std::ops::RangeInclusive<u8> = 6..=12;
 
+/// Units in one, of numbers with `bits` after the point: 2^bits.
+pub(crate) fn units(bits: u8) -> f32 {
+    f32::from_bits((127 + u32::from(bits)) << 23)
+}
+
 /// How a number becomes steps of a byte: times `factor / 2^15`, rounded, which gives steps with `places` bits
 /// after the point; then rounded to whole steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,7 +20,7 @@ impl ToSteps {
     /// For numbers with `bits` after the point, and steps of `scale`. `None` if the steps are so small or so
     /// large that few bits of the numbers count.
     pub(crate) fn new(bits: u8, scale: f32) -> Option<Self> {
-        let units = scale * f32::from_bits((127 + u32::from(bits)) << 23);
+        let units = scale * units(bits);
         if !BITS.contains(&bits) || !(16.0..=4096.0).contains(&units) {
             return None;
         }

@@ -5,6 +5,7 @@
 //! on. Sixteen parabolas of a width of 1/2, the last one bent to 0, give it within 1/200 (mostly far less).
 
 use super::simd::{Finish, Simd};
+use crate::plan::fixed;
 
 /// The parabolas around 0, 1/2, 1, … 7 1/2, in 2^-16, by the distance from there in fourths: constant,
 /// linear, quadratic. Fitted to minimise the largest error (Chebyshev nodes).
@@ -143,7 +144,7 @@ pub(super) unsafe fn silu_bytes<S: Fixed>(sums: *const f32, finish: &Finish, bit
         steps: S::word(finish.steps.factor),
         places: power::<S>(15u32.saturating_sub(finish.steps.places)),
         zero: S::word(finish.zero as i16),
-        units: S::splat(f32::from_bits((127 + u32::from(bits)) << 23)),
+        units: S::splat(fixed::units(bits)),
     };
     let (to, to_step) = finish.bytes;
     let paired = width / (2 * S::LANES) * (2 * S::LANES);

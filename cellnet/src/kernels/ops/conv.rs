@@ -13,7 +13,7 @@ pub(in crate::kernels) use finish::add_row;
 use finish::{Walk, finished_together, multiply_and_finish};
 
 use crate::kernels::arch::simd::{Simd, Tile};
-use crate::kernels::memory::{Memory, Task, part};
+use crate::kernels::memory::{Memory, Slice, Task, part};
 use crate::kernels::ops::panels::Panels;
 use crate::plan::fixed::ToSteps;
 use crate::plan::{Activation, Conv, LINE, Map};
@@ -205,18 +205,27 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         let (first, last) = (first * unit, last * unit);
         let block = blocks.0 + block;
         let rows = (rows.0 + first, rows.0 + last);
-        let first_lane = block % group_blocks * 32;
-        let block_lanes = (first_lane, shape.lanes.min(first_lane + 32));
-        let lanes = task.slice.map_or(block_lanes, |slice| slice.channels);
+        let (lanes, panels) = lanes_and_panels(&shape, task.slice, block);
         if !small && chunk == 0 && step.scales.is_some() {
-            let panels = match task.slice {
-                Some(slice) => (slice.channels.0 / 16, slice.channels.1.div_ceil(16)),
-                None => panels_of(step, block),
-            };
             shape.panels = Panels::converted::<S>(memory, step, panels, task.scratch);
         }
         rows_by_lanes::<S>(&shape, rows, block / group_blocks, lanes);
     }
+}
+
+/// The lanes of a block within its group, or of a slice, and their panels, counted over all groups.
+#[inline(always)]
+fn lanes_and_panels(
+    shape: &Shape,
+    slice: Option<&Slice>,
+    block: usize,
+) -> ((usize, usize), (usize, usize)) {
+    if let Some(slice) = slice {
+        let (first, last) = slice.channels;
+        return (slice.channels, (first / 16, last.div_ceil(16)));
+    }
+    let first = block % (shape.step.group_outputs as usize).div_ceil(32) * 32;
+    ((first, shape.lanes.min(first + 32)), panels_of(shape.step, block))
 }
 
 /// The panels of a block of lanes, counted over all groups.

@@ -6,7 +6,7 @@
 //! panels. What was a float with four bytes becomes two floats with two 16-bit integers each, so that the
 //! tile's geometry is the same with doubled steps.
 
-use super::{Shape, panels_of, rows_by_lanes};
+use super::{Shape, lanes_and_panels, rows_by_lanes};
 use crate::kernels::arch::simd::Simd;
 use crate::kernels::memory::{Memory, Task, part};
 use crate::kernels::ops::panels::Panels;
@@ -79,12 +79,7 @@ pub(super) unsafe fn task<S: Simd>(
         shape.input = task.scratch.cast_const().wrapping_offset(2 * before);
         let weights = task.scratch.add((2 * (last - first)).next_multiple_of(16));
         for block in blocks.0..blocks.1 {
-            let (lanes, panels) = match task.slice {
-                Some(slice) => {
-                    (slice.channels, (slice.channels.0 / 16, slice.channels.1.div_ceil(16)))
-                }
-                None => ((block * 32, shape.lanes.min(block * 32 + 32)), panels_of(step, block)),
-            };
+            let (lanes, panels) = lanes_and_panels(&shape, task.slice, block);
             shape.panels = widened::<S>(memory, step, panels, weights);
             rows_by_lanes::<S>(&shape, rows, 0, lanes);
         }

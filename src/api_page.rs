@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -33,6 +34,15 @@ pub(crate) fn answer(settings: &Settings, text: &[u8]) -> Response<Vec<u8>> {
         }
     }
     html::page(settings, StatusCode::OK, "The API", &content)
+}
+
+/// The answer at `/docs/`, below which the page's links would lead nowhere: that it is at `/docs`, wherever a
+/// proxy puts the service.
+pub(crate) fn moved() -> Response<Vec<u8>> {
+    let mut response = Response::new(Vec::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("../docs"));
+    response
 }
 
 fn section(document: &Value, path: &str, method: &str, operation: &Value) -> String {

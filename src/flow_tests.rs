@@ -255,6 +255,15 @@ fn readable_resources_are_served() {
     }
 }
 
+/// It was a 404.
+#[test]
+fn the_api_page_with_a_slash_leads_to_the_one_without() {
+    let request = Request::get("/docs/").body(chunks(b"", 1)).unwrap();
+    let response = ask(request, &Fixed(Ok(Vec::new())));
+    assert_eq!(response.status(), 308);
+    assert_eq!(response.headers()["location"], "../docs");
+}
+
 #[test]
 fn every_form_of_answer_says_whether_it_is_certain() {
     let card = judging_card_json("skin");

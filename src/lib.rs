@@ -93,7 +93,7 @@ fn route<S: Source>(
     let (is_page, is_device) = (page::has(path), device::is_path(path));
     let allow = match path {
         "/predict" => "POST",
-        "/health" | "/models" | "/openapi.json" | "/docs" => "GET, HEAD",
+        "/health" | "/models" | "/openapi.json" | "/docs" | "/docs/" => "GET, HEAD",
         _ if is_page || is_device => "GET, HEAD",
         _ => return Err(Problem::UnknownPath { path: excerpt(path) }),
     };
@@ -106,6 +106,7 @@ fn route<S: Source>(
         "/models" if reads => answer::json(&models::list(settings)),
         "/openapi.json" if reads => Ok(answer::with_type("application/json", OPENAPI.into())),
         "/docs" if reads => Ok(api_page::answer(settings, OPENAPI)),
+        "/docs/" if reads => Ok(api_page::moved()),
         _ if is_page && reads => Ok(page::answer(path, settings.page)),
         _ if is_device && reads => device::answer(head, settings),
         _ => Err(Problem::MethodNotAllowed { method: excerpt(head.method.as_str()), allow }),

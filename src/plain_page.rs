@@ -51,7 +51,11 @@ pub(crate) fn section(
 }
 
 fn said(problem: &Problem) -> String {
-    let (title, detail) = (problem.kind().title, problem.to_string());
+    let (title, detail) = match problem {
+        // The words of a person at the form, where nothing has a field's name.
+        Problem::MissingImage { .. } => ("No photo was chosen", "Choose one below.".to_owned()),
+        problem => (problem.kind().title, problem.to_string()),
+    };
     format!("<p class=\"problem\"><strong>{}.</strong> {}</p>\n", escaped(title), escaped(&detail))
 }
 
@@ -72,8 +76,13 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     let is_judged = outcome.certainty.is_certain.is_some();
     for ranked in &outcome.ranking {
         let (class, share) = (escaped(name(ranked.index)), share(ranked.probability, is_judged));
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "<tr><th scope=\"row\">{class}</th><td>{share}</td></tr>");
+        // The bar repeats the number. Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "<tr><th scope=\"row\">{class}</th><td>{share}</td><td aria-hidden=\"true\">\
+             <meter max=\"100\" value=\"{:.1}\"></meter></td></tr>",
+            per_cent(ranked.probability)
+        );
     }
     text += "</tbody>\n</table>\n";
     match &outcome.heatmap {

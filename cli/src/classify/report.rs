@@ -108,10 +108,12 @@ impl Report {
         if self.bar.position() == 0 && !self.begin()? {
             return Ok(false);
         }
+        let mut heatmap = None;
         let answer = answer.and_then(|answer| {
-            self.write_heatmap(&photo, &answer)?;
+            heatmap = self.write_heatmap(&photo, &answer)?;
             Ok(answer)
         });
+        let heatmap = heatmap.as_deref();
         let entry = self
             .sheet
             .is_some()
@@ -124,13 +126,13 @@ impl Report {
                 if let Some(notice) = answer["model"]["notice"].as_str() {
                     notice.clone_into(&mut self.notice);
                 }
-                self.print(&self.text(&photo, answer, ""))?
+                self.print(&self.text(&photo, answer, heatmap, ""))?
             }
             Err(error) => {
                 self.failed += 1;
                 self.bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
                 let told = certainty.as_ref().map_or_else(|| json!({}), said);
-                self.print(&self.text(&photo, &told, &format!("{error:#}")))?
+                self.print(&self.text(&photo, &told, None, &format!("{error:#}")))?
             }
         };
         self.bar.inc(1);
@@ -185,15 +187,18 @@ impl Report {
 
     /// The text printed for a photo, with a final newline; empty if the error goes to standard error. With an
     /// error, the answer is only what its header said.
-    fn text(&self, photo: &Path, answer: &Value, error: &str) -> String {
+    fn text(&self, photo: &Path, answer: &Value, heatmap: Option<&Path>, error: &str) -> String {
         match self.form {
             Form::Bars if error.is_empty() => table::answer(photo, answer) + "\n",
             Form::Bars => String::new(),
-            Form::Csv { top_k } => csv::row(photo, answer, error, top_k),
+            Form::Csv { top_k } => csv::row(photo, answer, heatmap, error, top_k),
             Form::JsonLines => {
                 let mut line = json!({ "photo": photo.to_string_lossy() });
                 if !error.is_empty() {
                     line["error"] = json!(error);
+                }
+                if let Some(heatmap) = heatmap {
+                    line["heatmap_file"] = json!(heatmap.to_string_lossy());
                 }
                 if let (Some(line), Some(answer)) = (line.as_object_mut(), answer.as_object()) {
                     line.extend(answer.clone());
@@ -212,8 +217,9 @@ impl Report {
         }
     }
 
-    fn write_heatmap(&mut self, photo: &Path, answer: &Value) -> anyhow::Result<()> {
-        let Some((output, is_folder)) = &self.output else { return Ok(()) };
+    /// Writes the photo's heatmap, if heatmaps are to be written, and returns its path.
+    fn write_heatmap(&mut self, photo: &Path, answer: &Value) -> anyhow::Result<Option<PathBuf>> {
+        let Some((output, is_folder)) = &self.output else { return Ok(None) };
         let Some(encoded) = answer["heatmap_base64"].as_str() else {
             let why = answer["heatmap_missing"].as_str().unwrap_or("the model has none");
             bail!("there is no heatmap: {why}");
@@ -230,8 +236,8 @@ impl Report {
             output.clone()
         };
         std::fs::write(&path, png).with_context(|| format!("cannot write {}", path.display()))?;
-        self.written.insert(path);
-        Ok(())
+        self.written.insert(path.clone());
+        Ok(Some(path))
     }
 }
 
@@ -355,7 +361,7 @@ mod tests {
     fn a_name_that_is_not_utf_8_has_a_json_line() {
         let photo = Path::new(OsStr::from_bytes(b"a\xff.png"));
         let report = Report::new(Form::JsonLines, &[], None, None).unwrap();
-        let line = report.text(photo, &json!({}), "");
+        let line = report.text(photo, &json!({}), None, "");
         assert_eq!(line, "{\"photo\":\"a\u{fffd}.png\"}\n");
     }
 }

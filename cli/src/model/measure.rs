@@ -121,7 +121,7 @@ pub(super) fn in_own_process(
     serde_json::from_slice(&output.stdout).context("reading what was measured")
 }
 
-/// The titles of [`line`]'s columns.
+/// The titles of [`line()`]'s columns.
 pub(super) fn header(first: &str) -> String {
     format!(
         "{first:<18} {:>9} {:>10} {:>10} {:>11} {:>11} {:>11}",

@@ -14,3 +14,5 @@ pub(super) mod x86;
 mod x86_dot;
 #[cfg(target_arch = "x86_64")]
 mod x86_fixed;
+#[cfg(target_arch = "x86_64")]
+mod x86_squares;

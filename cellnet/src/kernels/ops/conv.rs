@@ -7,6 +7,7 @@
 //! plan's order, so neither tiles nor tasks change a bit of the result.
 
 mod finish;
+mod squares;
 mod words;
 
 pub(in crate::kernels) use finish::add_row;
@@ -76,10 +77,13 @@ pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> us
 }
 
 /// Floats of scratch one thread needs: for 16-bit weights, the converted panels of the blocks that
-/// [`task`] keeps at a time; for bytes, what [`words`] widens.
+/// [`task`] keeps at a time; for bytes, what [`words`] widens or [`squares`]
+/// transforms.
 pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
     if step.sums.is_some() {
-        return words::scratch(step, &maps[step.input as usize], &maps[step.output as usize]);
+        let (input, output) = (&maps[step.input as usize], &maps[step.output as usize]);
+        let squares = if squares::applies(step, output) { squares::scratch(step, output) } else { 0 };
+        return squares.max(words::scratch(step, input, output));
     }
     if step.scales.is_none() {
         return 0;
@@ -168,6 +172,9 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         blocks = part(lane_blocks(step), task.index / grid.row_parts, grid.lane_parts);
     }
     if S::WIDENS && step.sums.is_some_and(|sums| !sums.is_narrow) {
+        if task.slice.is_none() && squares::applies(step, shape.output) {
+            return squares::task::<S>(&shape, rows, blocks, task);
+        }
         return words::task::<S>(shape, rows, blocks, task);
     }
     // Few weights stay in the cache for all pixels; of many weights, or for a slice, one block at a time

@@ -101,7 +101,7 @@ pub(super) unsafe fn multiply_and_finish<S: Simd>(
 
 /// Finishes sums of bytes in one pass, or one for each row of pixels if the rows of a map have gaps.
 #[inline(always)]
-unsafe fn finish_sums<S: Simd>(
+pub(super) unsafe fn finish_sums<S: Simd>(
     shape: &Shape,
     sums: &Sums,
     at: Pixels,

@@ -248,7 +248,12 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn transform_weights(_: *const f32, _: usize, _: *mut f32) {}
     /// Transforms products, in steps from position to position, to the sums of 2×2 outputs of so many lanes, and
     /// adds what they start with.
-    unsafe fn transform_products(_: (*const f32, usize), _: *const f32, _: [*mut f32; 4], _: usize) {
+    unsafe fn transform_products(
+        _: (*const f32, usize),
+        _: *const f32,
+        _: [*mut f32; 4],
+        _: usize,
+    ) {
     }
     /// Runs the micro-kernel on bytes (see [`super::dot`]), on at most [`Simd::SUM_ROWS`] rows. With AVX-512,
     /// the machine must have VNNI.

@@ -82,7 +82,8 @@ pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map], threads: usize) -> us
 pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
     if step.sums.is_some() {
         let (input, output) = (&maps[step.input as usize], &maps[step.output as usize]);
-        let squares = if squares::applies(step, output) { squares::scratch(step, output) } else { 0 };
+        let squares =
+            if squares::applies(step, output) { squares::scratch(step, output) } else { 0 };
         return squares.max(words::scratch(step, input, output));
     }
     if step.scales.is_none() {

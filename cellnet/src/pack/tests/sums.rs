@@ -106,6 +106,34 @@ proptest! {
     }
 
     #[test]
+    fn sums_of_3x3_are_exact_on_maps_of_many_squares(
+        height in 6..SIDE + 14, width in 6..SIDE + 14, pads in any::<[bool; 4]>(), most in any::<bool>(),
+        inputs in prop::sample::select(vec![12usize, 13, 16, 24, 25, 67]), outputs_of in channels(),
+        zero in any::<u8>(),
+    ) {
+        let input = Shape { height, width, channels: inputs };
+        let moving = Moving { kernel: [3, 3], stride: [1, 1], pads: pads.map(usize::from) };
+        let Some(shape) = output_shape(input, &moving, outputs_of) else { return Ok(()) };
+        let mut net = net_of(&[input]);
+        let bytes = bytes_of(&mut net, 0, zero);
+        let mut layer = whole_conv(moving, input, outputs_of, zero, false);
+        let mut given: Vec<f32> =
+            noise(7, input.pixels() * input.channels).iter().map(|x| x * 4.0).collect();
+        if most {
+            layer.weights.fill(-128.0);
+            given.fill(9.0);
+        }
+        let expected = sums(&given, input, &layer, shape);
+        let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
+        net.outputs.push(spec("out", shape, value));
+        for (isa, got) in outputs(&net, &given) {
+            for (got, want) in got.iter().zip(&expected) {
+                prop_assert!(*got == *want as f32, "{}: {} instead of {}", isa, got, want);
+            }
+        }
+    }
+
+    #[test]
     fn scales_activations_and_residuals_follow_the_sums(
         input in shape(), moving in moving(), outputs in channels(), activation in activation(),
         residual in any::<bool>(), last in any::<bool>(), zero in any::<u8>(),
@@ -161,6 +189,28 @@ fn the_largest_sums_do_not_saturate() {
         net.outputs.push(spec("out", shape, value));
         for (isa, got) in outputs(&net, &given) {
             assert!(got.iter().all(|got| *got == expected[0] as f32), "{isa}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_of_3x3_fit_four_times() {
+    let input = Shape { height: 8, width: 8, channels: 1024 };
+    let moving = Moving { kernel: [3, 3], stride: [1, 1], pads: [1; 4] };
+    for (x, weight, zero) in [(9.0, 127.0, 0), (9.0, -128.0, 0), (-9.0, -128.0, 255)] {
+        let mut net = net_of(&[input]);
+        let bytes = bytes_of(&mut net, 0, zero);
+        let mut layer = whole_conv(moving, input, 3, zero, false);
+        layer.weights.fill(weight);
+        let shape = Shape { channels: 3, ..input };
+        let given = vec![x; input.pixels() * input.channels];
+        let expected = sums(&given, input, &layer, shape);
+        let inner = expected.iter().map(|sum| sum.abs()).max();
+        assert_eq!(inner, Some(9 * 1024 * 255 * (weight as i64).abs()));
+        let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
+        net.outputs.push(spec("out", shape, value));
+        for (isa, got) in outputs(&net, &given) {
+            assert!(got.iter().zip(&expected).all(|(got, want)| *got == *want as f32), "{isa}");
         }
     }
 }

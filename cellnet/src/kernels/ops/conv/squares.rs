@@ -13,10 +13,10 @@ use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task};
 use crate::plan::{Conv, Map};
 
-/// Floats of a chunk's transformed inputs, unless one row of squares needs more: 384 KiB.
-const CHUNK: usize = 96 * 1024;
+/// Floats of a chunk's transformed inputs, unless one row of squares needs more: 192 KiB.
+const CHUNK: usize = 48 * 1024;
 /// Squares whose products lie in the L1 cache.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
 /// Lanes of a panel.
 const PANEL: usize = 16;
 /// Fewest squares for which the transforms of the weights pay.
@@ -45,10 +45,10 @@ fn chunk(step: &Conv, output: &Map) -> usize {
     (CHUNK / (16 * across(output) * 2 * step.group_inputs as usize)).max(1)
 }
 
-/// Floats of scratch: the transformed inputs of a chunk, and 32 outputs' weights.
+/// Floats of scratch: the transformed inputs of a chunk, and a panel of weights.
 pub(super) fn scratch(step: &Conv, output: &Map) -> usize {
     let rows = chunk(step, output).min(output.height.div_ceil(2) as usize);
-    16 * 2 * step.group_inputs as usize * (rows * across(output) + 32)
+    16 * 2 * step.group_inputs as usize * (rows * across(output) + PANEL)
 }
 
 /// Some rows of squares, and where their transformed inputs lie: `[position][square][input]`.
@@ -138,7 +138,8 @@ unsafe fn panel_of<S: Simd>(
         for x in (0..chunk.across).step_by(TOGETHER) {
             let count = TOGETHER.min(chunk.across - x);
             let first = row * chunk.across + x;
-            multiply::<S>(shape, chunk, (first, count), weights, (products, zeros.as_ptr()));
+            let to = (products, zeros.as_ptr());
+            multiply::<S>(shape, chunk, (first, count), (weights, width), to);
             for square in 0..count {
                 let from = products.add(square * 16 * PANEL);
                 let upper = sums.add(2 * square * width);
@@ -157,7 +158,7 @@ unsafe fn multiply<S: Simd>(
     shape: &Shape,
     chunk: &Chunk,
     (first, count): (usize, usize),
-    weights: *const f32,
+    (weights, width): (*const f32, usize),
     (products, zeros): (*mut f32, *const f32),
 ) {
     let mut tile = Tile {
@@ -179,7 +180,7 @@ unsafe fn multiply<S: Simd>(
             let rows = S::SUM_ROWS.min(count - square);
             tile.a = chunk.inputs.add((position * chunk.squares + first + square) * chunk.floats);
             tile.out = products.add((square * 16 + position) * PANEL);
-            S::sum(&tile, rows, PANEL / S::LANES);
+            S::sum(&tile, rows, width / S::LANES);
             square += rows;
         }
     }

@@ -195,7 +195,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         // Tiles in line are multiplied by one call, while their inputs stay in the L1 cache.
         let most = most_rows::<S>(step);
         let in_cache = IN_L1 / shape.depth.max(1) / most;
-        let together = finished_together::<S>(S::VECTORS * S::LANES);
+        let together = finished_together(S::VECTORS * S::LANES, most);
         let tiles = match step.sums {
             None if shape.direct => in_cache,
             None => in_cache.min(together),
@@ -393,7 +393,7 @@ unsafe fn tiles<S: Simd>(
     let tiles = pixels.count.div_ceil(most);
     // With few tiles the prefetch costs more than it saves.
     let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
-    let together = if shape.step.sums.is_some() { 1 } else { finished_together::<S>(width) };
+    let together = finished_together(width, most);
     let mut next = tile.w.wrapping_add(ahead);
     let mut done = 0;
     while done < pixels.count {

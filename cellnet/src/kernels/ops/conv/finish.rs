@@ -13,9 +13,9 @@ const TILE: usize = 14 * 32;
 /// Most rows that are finished together.
 const ROWS: usize = 32;
 
-/// Number of tiles that are finished together: several, if their results are narrow.
-pub(super) fn finished_together<S: Simd>(width: usize) -> usize {
-    ((TILE / width).min(ROWS) / S::ROWS).max(1)
+/// Number of tiles of so many columns and rows that are finished together: several, if they are small.
+pub(super) fn finished_together(width: usize, rows: usize) -> usize {
+    ((TILE / width).min(ROWS) / rows).max(1)
 }
 
 /// The result of tiles before it is stored; the micro-kernel writes it before it is read.
@@ -75,7 +75,7 @@ pub(super) unsafe fn multiply_and_finish<S: Simd>(
     (tile.out, tile.out_step) = (values, width);
     (tile.add, tile.clip) = (std::ptr::null(), None);
     if let Some(sums) = &shape.step.sums {
-        S::sum(tile, at.count, vectors);
+        sum_tiles::<S>(tile, at.count, vectors);
         return finish_sums::<S>(shape, sums, at, (channel, lane), (values, width));
     }
     tile.multiply::<S>(at.count, vectors);
@@ -97,6 +97,22 @@ pub(super) unsafe fn multiply_and_finish<S: Simd>(
         place.write(shape.memory.arena.add(to.next() + channel));
     }
     (S::ACTIVATE_ROWS)(activation, values, (at.count, width), places.as_ptr().cast());
+}
+
+/// Sums the bytes of `rows` rows, as tiles whose heights differ by one at most.
+#[inline(always)]
+unsafe fn sum_tiles<S: Simd>(tile: &mut Tile, rows: usize, vectors: usize) {
+    if rows <= S::SUM_ROWS {
+        return S::sum(tile, rows, vectors);
+    }
+    let tiles = rows.div_ceil(S::SUM_ROWS);
+    let (least, higher) = (rows / tiles, rows % tiles);
+    for i in 0..tiles {
+        let rows = least + usize::from(i < higher);
+        S::sum(tile, rows, vectors);
+        tile.a = tile.a.wrapping_add(rows * tile.a_step);
+        tile.out = tile.out.wrapping_add(rows * tile.out_step);
+    }
 }
 
 /// Finishes sums of bytes in one pass, or one for each row of pixels if the rows of a map have gaps.

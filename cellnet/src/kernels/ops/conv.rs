@@ -198,8 +198,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         let together = finished_together(S::VECTORS * S::LANES, most);
         let tiles = match step.sums {
             None if shape.direct => in_cache,
-            None => in_cache.min(together),
-            Some(_) => 1,
+            _ => in_cache.min(together),
         };
         tiles.max(1) * most
     } else {

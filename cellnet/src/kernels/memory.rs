@@ -99,6 +99,11 @@ pub(super) fn part(n: usize, i: usize, parts: usize) -> (usize, usize) {
     (n * i / parts, n * (i + 1) / parts)
 }
 
+/// How many parts `n` is cut into: as many as wanted, or up to twice as many if these are equal.
+pub(super) fn even_parts(n: usize, wanted: usize) -> usize {
+    (wanted..=2 * wanted).find(|parts| n.is_multiple_of(*parts)).unwrap_or(wanted)
+}
+
 /// Fills the halo of a map with zeros, or the byte that stands for 0.
 ///
 /// # Safety

@@ -14,7 +14,7 @@ pub(in crate::kernels) use finish::add_row;
 use finish::{Walk, finished_together, multiply_and_finish};
 
 use crate::kernels::arch::simd::{Simd, Tile};
-use crate::kernels::memory::{Memory, Slice, Task, part};
+use crate::kernels::memory::{Memory, Slice, Task, even_parts, part};
 use crate::kernels::ops::panels::Panels;
 use crate::plan::fixed::ToSteps;
 use crate::plan::{Activation, Conv, LINE, Map};
@@ -64,7 +64,7 @@ fn grid(step: &Conv, maps: &[Map], threads: usize) -> Grid {
     let most_rows = rows.div_ceil(least);
     // Dividing the lanes makes each thread read all activations; dividing the pixels, all weights.
     if blocks >= wanted && pixels < step.group_outputs as usize * 4 {
-        return Grid { row_parts: 1, lane_parts: wanted };
+        return Grid { row_parts: 1, lane_parts: even_parts(blocks, wanted) };
     }
     let row_parts = most_rows.min(wanted);
     Grid { row_parts, lane_parts: (wanted / row_parts).clamp(1, blocks) }

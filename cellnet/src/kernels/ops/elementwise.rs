@@ -4,7 +4,7 @@ use crate::kernels::arch::finish::round;
 use crate::kernels::arch::math::activate;
 use crate::kernels::arch::portable::Scalar;
 use crate::kernels::arch::simd::{Simd, channels};
-use crate::kernels::memory::{Memory, part};
+use crate::kernels::memory::{Memory, even_parts, part};
 use crate::plan::{Affine, Binary, BinaryOp, Map, Operand};
 
 /// Fewest values of one task.
@@ -15,7 +15,8 @@ fn row_parts(output: &Map, threads: usize) -> usize {
     if threads <= 1 {
         1
     } else {
-        (values / VALUES).clamp(1, 3 * threads).min(output.height as usize)
+        let wanted = (values / VALUES).clamp(1, 3 * threads).min(output.height as usize);
+        even_parts(output.height as usize, wanted)
     }
 }
 

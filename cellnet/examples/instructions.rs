@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use cellnet::pack::{Options, pack_file};
 use cellnet::plan::Algorithm;
 use cellnet::{Isa, Model, Pool, TensorRef, Workspace};
-use rten_onnx::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use rten_onnx::onnx::{AttributeProto, DataType, ModelProto, NodeProto, TensorProto};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
-use common::{declared, int, integers, ints, model, node, tensor};
+use common::{bytes, declared, int, integers, ints, model, node, tensor};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -104,6 +104,22 @@ fn together() -> Case {
         .silu("e", "y")
 }
 
+/// A convolution on bytes, as `QuantizeLinear` and `DequantizeLinear` say it.
+fn on_bytes(name: &'static str, [outputs, inputs, kernel]: [usize; 3]) -> Case {
+    let mut case = Case::new(name, inputs as i64)
+        .op("QuantizeLinear", &["x", "scale", "zero"], "q", vec![])
+        .op("DequantizeLinear", &["q", "scale", "zero"], "a", vec![])
+        .op("DequantizeLinear", &["integers", "scale"], "w", vec![])
+        .op("Conv", &["a", "w"], "c", vec![ints("pads", &[kernel as i64 / 2; 4])])
+        .op("Relu", &["c"], "y", vec![]);
+    let weights = (0..outputs * inputs * kernel * kernel).map(|i| (i * 37 % 251) as u8);
+    let dims = [outputs, inputs, kernel, kernel];
+    case.weights.push(bytes("integers", DataType::INT8, &dims, weights.collect()));
+    case.weights.push(bytes("zero", DataType::UINT8, &[], vec![120]));
+    case.weights.push(tensor("scale", &[], |_| 0.01));
+    case
+}
+
 fn cases() -> Vec<Case> {
     let window = |side: i64| vec![ints("kernel_shape", &[side; 2]), ints("strides", &[2, 2])];
     let batch_norm = |case: Case| {
@@ -148,6 +164,8 @@ fn cases() -> Vec<Case> {
         )
         .op("Mul", &["d", "m"], "y", vec![]),
         together(),
+        on_bytes("1x1 of bytes", [200, 64, 1]),
+        on_bytes("3x3 of bytes", [64, 48, 3]),
         Case::new("depthwise 5x5, ReLU6, stride 2", 96)
             .conv(("x", "c"), [96, 1, 5], 2, 96)
             .relu6("c", "y"),

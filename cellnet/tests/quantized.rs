@@ -2,26 +2,18 @@
 //! arithmetic of their definition.
 #![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
 
-use std::cell::RefCell;
-
 use cellnet::pack::{Options, pack};
 use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
 use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
 
 mod common;
-use common::{declared, int, ints, model, node, tensor};
+use common::{bytes, declared, int, ints, model, node, tensor};
 
 const SIDE: usize = 9;
 const INPUTS: usize = 3;
 const OUTPUTS: usize = 10;
 const SCALE: f32 = 0.0131;
 const ZERO: u8 = 117;
-
-fn bytes(name: &str, dtype: DataType, dims: &[usize], bytes: Vec<u8>) -> TensorProto {
-    let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
-    let raw_data = Some(RefCell::new(bytes));
-    TensorProto { data_type: Some(dtype), raw_data, ..tensor(name, &dims, |_| 0.0) }
-}
 
 /// The weight of an output at an index of its kernel, -90 to 90.
 fn weight(output: usize, index: usize) -> i8 {

@@ -5,11 +5,11 @@
 //! each established in one place, make this sound:
 //!
 //! 1. *Every offset is inside.* A [`Checked`](crate::check::Checked) plan is the only way in. It guarantees
-//!    maps inside the arena; blobs inside the weights, of exactly the length that shapes and panels
-//!    require; halos as wide as windows and Winograd tiles read; and channel strides in whole blocks of
-//!    eight where vectors are loaded and stored. Weights of 16 bits are converted to scratch whose size
-//!    follows from the same lengths. Maps and weights of bytes are indexed in floats of four bytes, so the
-//!    same checks hold for them.
+//!    maps inside the arena; blobs inside the weights, of exactly the length that shapes and panels require;
+//!    halos as wide as windows and Winograd tiles read; and channel strides in whole blocks of eight where
+//!    vectors are loaded and stored. Weights of 16 bits are converted, and bytes widened or transformed, to
+//!    scratch whose size follows from the same lengths. Maps and weights of bytes are indexed in floats of
+//!    four bytes, so the same checks hold for them.
 //! 2. *No other task reads or writes what a task writes.* A step's output does not overlap its inputs
 //!    (checked), or the step is elementwise in place, as is the addition of a residual to sums of bytes. The
 //!    tasks of one step divide the output's rows and lanes; task 0 clears the halo, which no task of the step

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "shared between test binaries, each of which is a crate")]
 #![allow(unused_imports, reason = "each test file uses its own part")]
 
+use std::cell::RefCell;
+
 use rten_onnx::onnx::{
     AttributeProto, DataType, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
@@ -15,6 +17,13 @@ pub use skincell_onnx::build::{
 pub fn tensor(name: &str, dims: &[i64], element: impl Fn(usize) -> f32) -> TensorProto {
     let count = dims.iter().product::<i64>() as usize;
     build::tensor(name, dims, &(0..count).map(element).collect::<Vec<_>>())
+}
+
+/// A constant of integers, by their bytes.
+pub fn bytes(name: &str, dtype: DataType, dims: &[usize], bytes: Vec<u8>) -> TensorProto {
+    let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
+    let raw_data = Some(RefCell::new(bytes));
+    TensorProto { data_type: Some(dtype), raw_data, ..tensor(name, &dims, |_| 0.0) }
 }
 
 /// A node with attributes, named after its output.

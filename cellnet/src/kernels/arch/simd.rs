@@ -241,13 +241,13 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn widen_inputs(_: *const f32, _: usize, _: *mut f32) {}
     /// Widens `rows` rows of 16 lanes of four signed bytes to twice as many rows of two 16-bit integers.
     unsafe fn widen_weights(_: *const f32, _: usize, _: *mut f32) {}
-    /// Transforms a square of 4×4 pixels of so many bytes to 16-bit integers, in steps from position to position
-    /// (F(2×2, 3×3), like the next two), if the back end [`Simd::WIDENS`].
+    /// Transforms a square of 4×4 pixels of so many bytes to 16-bit integers, in steps from position to
+    /// position (F(2×2, 3×3), like the next two), if the back end [`Simd::WIDENS`].
     unsafe fn transform_bytes(_: &[*const u8; 16], _: usize, _: *mut i16, _: usize) {}
     /// Transforms a panel of 3×3 kernels of signed bytes, of so many fours of inputs, four times Winograd's.
     unsafe fn transform_weights(_: *const f32, _: usize, _: *mut f32) {}
-    /// Transforms products, in steps from position to position, to the sums of 2×2 outputs of so many lanes, and
-    /// adds what they start with.
+    /// Transforms products, in steps from position to position, to the sums of 2×2 outputs of so many lanes,
+    /// and adds what they start with.
     unsafe fn transform_products(
         _: (*const f32, usize),
         _: *const f32,

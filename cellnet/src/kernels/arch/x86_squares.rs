@@ -1,7 +1,8 @@
 //! Winograd's F(2×2, 3×3) on integers with AVX2: transforms of bytes, of whole weights and of sums.
 //!
-//! Twice Winograd's matrix of the weights has whole entries, so that all is exact: transformed inputs are within
-//! ±1020, transformed weights, four times Winograd's, within ±1152, and the results are four times the sums.
+//! Twice Winograd's matrix of the weights has whole entries, so that all is exact: transformed inputs are
+//! within ±1020, transformed weights, four times Winograd's, within ±1152, and the results are four times the
+//! sums.
 
 use std::arch::x86_64::*;
 
@@ -113,12 +114,12 @@ fn of_products(m: [__m256i; 4]) -> [__m256i; 2] {
     [_mm256_add_epi32(m[0], plus), _mm256_sub_epi32(minus, m[3])]
 }
 
-/// Transforms `width` lanes of products, in steps of `step` floats, to the sums of 2×2 outputs, `start`
-/// added.
+/// Transforms `width` lanes of products, in steps of `step` floats, to the sums of 2×2 outputs, and adds
+/// `start`.
 ///
 /// # Safety
-/// The width must be a multiple of eight; `from` must be valid for 16 runs of so many 32-bit integers, `start`
-/// and each place of `to` for one.
+/// The width must be a multiple of eight; `from` must be valid for 16 runs of so many 32-bit integers, and
+/// `start` and each place of `to` for one.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn outputs(
     (from, step): (*const f32, usize),

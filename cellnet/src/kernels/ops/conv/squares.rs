@@ -1,9 +1,9 @@
-//! Convolutions on bytes by Winograd's F(2×2, 3×3), for back ends that multiply 16-bit integers: 16 products for
-//! four outputs instead of 36, and the same sums to the bit.
+//! Convolutions on bytes by Winograd's F(2×2, 3×3), for back ends that multiply 16-bit integers: 16 products
+//! for four outputs instead of 36, and the same sums to the bit.
 //!
 //! Four times the sums must fit 32 bits, which the number of inputs ensures. The task goes over the map in
-//! chunks of rows whose transformed inputs stay in the cache, and for each over blocks of outputs, whose weights
-//! are transformed each time, once for many pixels. Weights in the file are bytes as for all algorithms.
+//! chunks of rows whose transformed inputs stay in the cache, and for each over panels of outputs, whose
+//! weights are transformed each time, once for many pixels. In the file they are bytes as for any algorithm.
 
 use std::mem::MaybeUninit;
 
@@ -186,7 +186,8 @@ unsafe fn multiply<S: Simd>(
     }
 }
 
-/// Finishes the sums of some squares, in their two rows; the last row and column may be past the output's end.
+/// Finishes the sums of some squares, in their two rows; the last row and column may be past the output's
+/// end.
 #[inline(always)]
 unsafe fn finish<S: Simd>(
     shape: &Shape,

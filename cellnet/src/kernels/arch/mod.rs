@@ -7,7 +7,10 @@ pub(super) mod isa;
 pub(super) mod math;
 mod micro;
 pub(super) mod portable;
+mod portable_words;
 pub(super) mod simd;
+#[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86;
 #[cfg(target_arch = "x86_64")]

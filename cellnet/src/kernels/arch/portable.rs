@@ -5,12 +5,14 @@ use std::ptr;
 
 use wide::{f32x4, i16x8, i32x4};
 
-use super::dot::sum;
 use super::finish::finish_sums;
 use super::fixed::Fixed;
 use super::math;
-use super::micro::{Dot, ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
+use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
+use super::portable_words as words;
 use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
+#[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+use super::wasm;
 use crate::plan::Activation;
 
 /// Whether accumulators stay in memory.
@@ -34,7 +36,7 @@ impl Simd for Portable {
         () if cfg!(target_arch = "aarch64") => 6,
         () => 3,
     };
-    const SUM_ROWS: usize = 2;
+    const SUM_ROWS: usize = words::ROWS;
     const VECTORS: usize = 4;
     const ACTIVATE_RUN: ActivateRun = activate_run::<Self>;
     const ACTIVATE_ROWS: ActivateRows = activate_rows::<Self>;
@@ -62,6 +64,12 @@ impl Simd for Portable {
     unsafe fn load(p: *const f32) -> f32x4 {
         f32x4::new(ptr::read_unaligned(p.cast::<[f32; 4]>()))
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn load_i16(p: *const i16) -> f32x4 {
+        wasm::load_i16(p)
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn load_i16(p: *const i16) -> f32x4 {
         let four = ptr::read_unaligned(p.cast::<[i16; 4]>());
@@ -71,6 +79,12 @@ impl Simd for Portable {
     unsafe fn from_integers(v: f32x4) -> f32x4 {
         bytemuck::cast::<f32x4, i32x4>(v).round_float()
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: f32x4) {
+        wasm::store_bytes(p, v);
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: f32x4) {
         ptr::write_unaligned(p.cast::<[u8; 4]>(), v.to_array().map(|lane| lane.to_bits() as u8));
@@ -145,37 +159,20 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
-        pick_tile!(sum_portable, tile, rows, vectors; 1 => [1 2] 2 => [1 2] 4 => [1 2]);
-    }
-}
-
-/// Both sides widened to 16 bits, bytes 0 and 2 apart from bytes 1 and 3.
-impl Dot for Portable {
-    type V = f32x4;
-    type Weights = [i16x8; 2];
-    type Inputs = [i16x8; 2];
-
-    #[inline(always)]
-    unsafe fn weights(p: *const f32) -> [i16x8; 2] {
-        let fours: i16x8 = bytemuck::cast(Self::load(p));
-        [(fours << 8) >> 8, fours >> 8]
+        words::sum_tile::<Self>(tile, rows, vectors);
     }
     #[inline(always)]
-    unsafe fn inputs(p: *const f32) -> [i16x8; 2] {
-        let four: i16x8 = bytemuck::cast(i32x4::splat(p.cast::<i32>().read_unaligned()));
-        let low = i16x8::splat(255);
-        [four & low, (four >> 8) & low]
+    fn widens(_: bool) -> bool {
+        true
     }
     #[inline(always)]
-    unsafe fn add(sums: f32x4, inputs: [i16x8; 2], weights: [i16x8; 2]) -> f32x4 {
-        let fours = inputs[0].dot(weights[0]) + inputs[1].dot(weights[1]);
-        bytemuck::cast(bytemuck::cast::<f32x4, i32x4>(sums) + fours)
+    unsafe fn widen_inputs(from: *const f32, len: usize, to: *mut f32) {
+        words::widen_inputs(from, len, to);
     }
-}
-
-#[inline(never)]
-unsafe fn sum_portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
-    sum::<Portable, Portable, ROWS, VECTORS>(tile);
+    #[inline(always)]
+    unsafe fn widen_weights(from: *const f32, rows: usize, to: *mut f32) {
+        words::widen_weights(from, rows, to);
+    }
 }
 
 #[inline(never)]
@@ -279,8 +276,17 @@ unsafe fn no_sums(_: *const f32, _: &Finish) {
 
 impl Fixed for Portable {
     type W = i16x8;
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    type Table = wasm::Table;
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     type Table = &'static [i16; 16];
 
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
+        wasm::words(a, b)
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
         let [a, b] = [a, b].map(|v| v.round_int().to_array());
@@ -317,14 +323,32 @@ impl Fixed for Portable {
     unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
         a.mul_scale_round(b)
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn table(entries: &'static [i16; 16]) -> wasm::Table {
+        wasm::table(entries)
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn table(entries: &'static [i16; 16]) -> &'static [i16; 16] {
         entries
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn entries(table: wasm::Table, index: i16x8) -> i16x8 {
+        wasm::entries(table, index)
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn entries(table: &'static [i16; 16], index: i16x8) -> i16x8 {
         i16x8::new(index.to_array().map(|index| table[(index & 15) as usize]))
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn store_words_as_bytes(w: i16x8, a: *mut u8, b: *mut u8) {
+        wasm::store_words_as_bytes(w, a, b);
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn store_words_as_bytes(w: i16x8, a: *mut u8, b: *mut u8) {
         let bytes = w.to_array().map(|word| word.clamp(0, 255) as u8);

@@ -155,9 +155,6 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     const ROWS: usize;
     /// Most rows of a tile of sums of bytes.
     const SUM_ROWS: usize;
-    /// Whether tiles of sums of bytes are faster if inputs and weights are widened to 16 bits before (see
-    /// [`Tile::is_widened`]).
-    const WIDENS: bool = false;
     /// Vectors of outputs of a full tile.
     const VECTORS: usize;
 
@@ -236,10 +233,17 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     }
     /// Runs the micro-kernel on a tile of `rows` rows and `vectors` vectors.
     unsafe fn multiply(tile: &Tile, rows: usize, vectors: usize);
+    /// Whether tiles of sums of bytes are faster if inputs and weights are widened to 16 bits before (see
+    /// [`Tile::is_widened`]), for weights within ±64 or for others.
+    #[inline(always)]
+    fn widens(_is_narrow: bool) -> bool {
+        false
+    }
     /// Widens `len` floats of four unsigned bytes each to `2 · len` floats of two 16-bit integers, if the
-    /// back end [`Simd::WIDENS`].
+    /// back end [`Simd::widens`]; their order is its own.
     unsafe fn widen_inputs(_: *const f32, _: usize, _: *mut f32) {}
-    /// Widens `rows` rows of 16 lanes of four signed bytes to twice as many rows of two 16-bit integers.
+    /// Widens `rows` rows of 16 lanes of four signed bytes to twice as many rows of two 16-bit integers, in
+    /// the order of the inputs.
     unsafe fn widen_weights(_: *const f32, _: usize, _: *mut f32) {}
     /// Transforms a square of 4×4 pixels of so many bytes to 16-bit integers, in steps from position to
     /// position (F(2×2, 3×3), like the next two), if the back end [`Simd::WIDENS`].

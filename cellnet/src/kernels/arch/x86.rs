@@ -133,7 +133,6 @@ impl Simd for Avx2 {
     type Half = Self;
     const ROWS: usize = 6;
     const SUM_ROWS: usize = x86_dot::AVX2_ROWS;
-    const WIDENS: bool = true;
     const VECTORS: usize = 2;
     const ACTIVATE_RUN: ActivateRun = activate_run_avx2;
     const ACTIVATE_ROWS: ActivateRows = activate_rows_avx2;
@@ -160,6 +159,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn sum(tile: &Tile, rows: usize, vectors: usize) {
         x86_dot::avx2::<Self>(tile, rows, vectors);
+    }
+    #[inline(always)]
+    fn widens(is_narrow: bool) -> bool {
+        !is_narrow
     }
     #[inline(always)]
     unsafe fn widen_inputs(from: *const f32, len: usize, to: *mut f32) {

@@ -172,7 +172,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
         rows = part(rows.1, task.index % grid.row_parts, grid.row_parts);
         blocks = part(lane_blocks(step), task.index / grid.row_parts, grid.lane_parts);
     }
-    if S::WIDENS && step.sums.is_some_and(|sums| !sums.is_narrow) {
+    if step.sums.is_some_and(|sums| S::widens(sums.is_narrow)) {
         if task.slice.is_none() && squares::applies(step, shape.output) {
             return squares::task::<S>(&shape, rows, blocks, task);
         }

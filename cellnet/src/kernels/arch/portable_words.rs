@@ -1,0 +1,82 @@
+//! Sums of bytes of the portable back end: both sides widened to 16 bits once for a layer, and pairs
+//! multiplied and added by `wide`'s `i16x8::dot` (`pmaddwd`, NEON, `i32x4.dot_i16x8_s`).
+
+use wide::{i16x8, i32x4};
+
+use super::dot::sum;
+use super::micro::{Dot, pick_tile};
+use super::simd::{Simd, Tile};
+
+/// Most rows of a tile: eight sums, four weights, two inputs and a product fit 16 registers.
+pub(super) const ROWS: usize = 2;
+
+/// The bytes 0 and 2 of four, each in 16 bits.
+const EVEN: u32 = 0x00ff_00ff;
+
+/// Two integers of 16 bits in place of four bytes, on both sides.
+struct Words;
+
+impl Dot for Words {
+    type V = wide::f32x4;
+    type Weights = i16x8;
+    type Inputs = i16x8;
+    /// Cranelift places all loads between two jumps first: with more inputs, weights would not fit registers.
+    const UNROLLED: usize = if cfg!(target_family = "wasm") { 1 } else { 4 };
+
+    #[inline(always)]
+    unsafe fn weights(p: *const f32) -> i16x8 {
+        p.cast::<i16x8>().read_unaligned()
+    }
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
+    #[inline(always)]
+    unsafe fn inputs(p: *const f32) -> i16x8 {
+        use std::arch::wasm32::{i32x4_shuffle as shuffle, v128, v128_load};
+        // `i16x8` is a transparent `v128` here. A load of one float would go through a general-purpose
+        // register; behind the inputs are the widened weights.
+        let fours = v128_load(p.cast());
+        std::mem::transmute::<v128, i16x8>(shuffle::<0, 0, 0, 0>(fours, fours))
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
+    #[inline(always)]
+    unsafe fn inputs(p: *const f32) -> i16x8 {
+        bytemuck::cast(i32x4::splat(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn add(sums: wide::f32x4, inputs: i16x8, weights: i16x8) -> wide::f32x4 {
+        let sums: i32x4 = bytemuck::cast(sums);
+        bytemuck::cast(sums + inputs.dot(weights))
+    }
+}
+
+#[inline(never)]
+unsafe fn sum_words<S: Simd<V = wide::f32x4>, const ROWS: usize, const VECTORS: usize>(
+    tile: &Tile,
+) {
+    sum::<S, Words, ROWS, VECTORS>(tile);
+}
+
+/// Runs the micro-kernel.
+pub(super) unsafe fn sum_tile<S: Simd<V = wide::f32x4>>(tile: &Tile, rows: usize, vectors: usize) {
+    debug_assert!(tile.is_widened, "sums of bytes are widened");
+    pick_tile!(sum_words<S>, tile, rows, vectors; 1 => [1 2] 2 => [1 2] 4 => [1 2]);
+}
+
+/// Widens `len` floats of four unsigned bytes: the bytes 0 and 2 come before 1 and 3.
+pub(super) unsafe fn widen_inputs(from: *const f32, len: usize, to: *mut f32) {
+    for at in 0..len {
+        let four = from.add(at).cast::<u32>().read_unaligned();
+        let words = u64::from(four & EVEN) | u64::from(four >> 8 & EVEN) << 32;
+        to.add(2 * at).cast::<u64>().write_unaligned(words);
+    }
+}
+
+/// Widens `rows` rows of 16 lanes of four signed bytes: the bytes 0 and 2 of each lane to one row, the others
+/// to the next.
+pub(super) unsafe fn widen_weights(from: *const f32, rows: usize, to: *mut f32) {
+    for at in (0..rows * 16).step_by(4) {
+        let fours = from.add(at).cast::<i16x8>().read_unaligned();
+        let to = to.add(at / 16 * 32 + at % 16);
+        to.cast::<i16x8>().write_unaligned((fours << 8) >> 8);
+        to.add(16).cast::<i16x8>().write_unaligned(fours >> 8);
+    }
+}

@@ -213,8 +213,8 @@ unsafe fn one_by_one<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VECTORS
     mut a: *const f32,
     mut w: *const f32,
 ) -> *const f32 {
-    let end = w.wrapping_add(tile.run * PANEL);
-    while w != end {
+    let mut left = tile.run;
+    while left > 0 {
         let weights: [D::Weights; VECTORS] = std::array::from_fn(|v| D::weights(w.add(v * S::LANES)));
         for r in 0..ROWS {
             let inputs = D::inputs(a.add(r * tile.a_step));
@@ -224,6 +224,7 @@ unsafe fn one_by_one<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VECTORS
         }
         a = a.add(1);
         w = w.add(PANEL);
+        left -= 1;
     }
     w
 }

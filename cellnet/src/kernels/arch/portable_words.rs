@@ -4,11 +4,12 @@
 use wide::{i16x8, i32x4};
 
 use super::dot::sum;
-use super::micro::{Dot, pick_tile};
+use super::micro::Dot;
 use super::simd::{Simd, Tile};
 
-/// Most rows of a tile: eight sums, four weights, two inputs and a product fit 16 registers.
-pub(super) const ROWS: usize = 2;
+/// Most rows of a tile, which are summed two by two: eight sums, four weights, two inputs and a product fit 16
+/// registers.
+pub(super) const ROWS: usize = 16;
 
 /// The bytes 0 and 2 of four, each in 16 bits.
 const EVEN: u32 = 0x00ff_00ff;
@@ -49,16 +50,26 @@ impl Dot for Words {
 }
 
 #[inline(never)]
-unsafe fn sum_words<S: Simd<V = wide::f32x4>, const ROWS: usize, const VECTORS: usize>(
-    tile: &Tile,
-) {
-    sum::<S, Words, ROWS, VECTORS>(tile);
+unsafe fn sum_words<S: Simd<V = wide::f32x4>, const VECTORS: usize>(tile: &Tile, rows: usize) {
+    let mut tile = *tile;
+    for _ in 0..rows / 2 {
+        sum::<S, Words, 2, VECTORS>(&tile);
+        tile.a = tile.a.wrapping_add(2 * tile.a_step);
+        tile.out = tile.out.wrapping_add(2 * tile.out_step);
+    }
+    if rows % 2 == 1 {
+        sum::<S, Words, 1, VECTORS>(&tile);
+    }
 }
 
 /// Runs the micro-kernel.
 pub(super) unsafe fn sum_tile<S: Simd<V = wide::f32x4>>(tile: &Tile, rows: usize, vectors: usize) {
     debug_assert!(tile.is_widened, "sums of bytes are widened");
-    pick_tile!(sum_words<S>, tile, rows, vectors; 1 => [1 2] 2 => [1 2] 4 => [1 2]);
+    match vectors {
+        4 => sum_words::<S, 4>(tile, rows),
+        2 => sum_words::<S, 2>(tile, rows),
+        _ => sum_words::<S, 1>(tile, rows),
+    }
 }
 
 /// Widens `len` floats of four unsigned bytes: the bytes 0 and 2 come before 1 and 3.

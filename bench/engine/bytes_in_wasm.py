@@ -93,7 +93,7 @@ def main():
 
     add("bytes beside floats", "bytes", floats, None if args.small else BYTES)
     if args.before:
-        add("floats beside those before", "floats", "floats before", FLOATS)
+        add("floats beside those before", "floats", "floats before", None if args.small else FLOATS)
     add("bytes beside native floats", "bytes", "floats, native", NATIVE if args.small else None)
     if args.bake:
         size = baked(*args.bake, args.bytes_cell)

@@ -215,7 +215,8 @@ unsafe fn one_by_one<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VECTORS
 ) -> *const f32 {
     let mut left = tile.run;
     while left > 0 {
-        let weights: [D::Weights; VECTORS] = std::array::from_fn(|v| D::weights(w.add(v * S::LANES)));
+        let weights: [D::Weights; VECTORS] =
+            std::array::from_fn(|v| D::weights(w.add(v * S::LANES)));
         for r in 0..ROWS {
             let inputs = D::inputs(a.add(r * tile.a_step));
             for v in 0..VECTORS {

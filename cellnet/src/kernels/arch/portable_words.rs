@@ -7,8 +7,8 @@ use super::dot::sum;
 use super::micro::Dot;
 use super::simd::{Simd, Tile};
 
-/// Most rows of a tile, which are summed two by two: eight sums, four weights, two inputs and a product fit 16
-/// registers.
+/// Most rows of a tile, which are summed two by two: eight sums, four weights, two inputs and a product fit
+/// 16 registers.
 pub(super) const ROWS: usize = 16;
 
 /// The bytes 0 and 2 of four, each in 16 bits.

@@ -7,6 +7,7 @@ pub(super) mod isa;
 pub(super) mod math;
 mod micro;
 pub(super) mod portable;
+mod portable_squares;
 mod portable_words;
 pub(super) mod simd;
 #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]

@@ -9,6 +9,7 @@ use super::finish::finish_sums;
 use super::fixed::Fixed;
 use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
+use super::portable_squares as squares;
 use super::portable_words as words;
 use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
 #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
@@ -172,6 +173,23 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn widen_weights(from: *const f32, rows: usize, to: *mut f32) {
         words::widen_weights(from, rows, to);
+    }
+    #[inline(always)]
+    unsafe fn transform_bytes(from: &[*const u8; 16], channels: usize, to: *mut i16, step: usize) {
+        squares::inputs(from, channels, to, step);
+    }
+    #[inline(always)]
+    unsafe fn transform_weights(from: *const f32, fours: usize, to: *mut f32) {
+        squares::weights(from, fours, to);
+    }
+    #[inline(always)]
+    unsafe fn transform_products(
+        products: (*const f32, usize),
+        start: *const f32,
+        to: [*mut f32; 4],
+        width: usize,
+    ) {
+        squares::outputs(products, start, to, width);
     }
 }
 

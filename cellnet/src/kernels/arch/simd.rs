@@ -246,7 +246,7 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     /// the order of the inputs.
     unsafe fn widen_weights(_: *const f32, _: usize, _: *mut f32) {}
     /// Transforms a square of 4×4 pixels of so many bytes to 16-bit integers, in steps from position to
-    /// position (F(2×2, 3×3), like the next two), if the back end [`Simd::WIDENS`].
+    /// position (F(2×2, 3×3), like the next two), if the back end [`Simd::widens`].
     unsafe fn transform_bytes(_: &[*const u8; 16], _: usize, _: *mut i16, _: usize) {}
     /// Transforms a panel of 3×3 kernels of signed bytes, of so many fours of inputs, four times Winograd's.
     unsafe fn transform_weights(_: *const f32, _: usize, _: *mut f32) {}

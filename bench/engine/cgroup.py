@@ -1,13 +1,16 @@
 """Serves a model larger than the memory: `skincell up` in a memory cgroup, with cellnet and rten alternating.
 
-    python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--rounds 20] [--keep]
+    python cgroup.py SKINCELL_BINARY COMPONENT.wasm MODEL.onnx [--limit 64] [--alone] [--rounds 20]
+        [--keep]
 
 Prepares MODEL (say `efficientnetv2-s.onnx` from `make_models.py`) for a copy of the repository's application,
 starts one server for each engine, each in its own cgroup of this many MiB, and posts the same photo to them
 alternately. Prints for each: answers, median time of a request and of its inference, the cgroup's peak, and
 processes killed. The model's files are first dropped from the page cache, so that their pages count against
-the cgroups and not against an earlier reader. Exits with 1 if cellnet leaves a photo unanswered, is killed,
-or is slower than rten.
+the cgroups and not against an earlier reader. Exits with 1 if cellnet leaves a photo unanswered
+or without its heatmap, is killed, or is slower than rten. With `--alone` there is no rten beside it: a graph of
+bytes (`quantized.py`) is served in 32 MiB, where rten has no room. The runner would refuse to start there, because
+it reserves for the largest photo; so it is told a limit of 64 MiB, and the group ends it if the photo needs more.
 
 Needs root, Linux with cgroup v1 or v2 memory control, and `onnx`.
 """
@@ -67,8 +70,13 @@ def prepare(args, app):
     model.parent.mkdir()
     run = lambda *words: subprocess.run([args.skincell, "model", *map(str, words)], check=True,
                                         stdout=subprocess.DEVNULL)
-    run("prepare", args.model, "--labels", app / "labels.txt", "-o", model, "--scores", "logits",
-        "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation")
+    words = ["--labels", app / "labels.txt", "-o", model, "--scores", "logits"]
+    if any(output.name == "activation" for output in graph.output):
+        words += ["--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--cam-target", "activation"]
+    if args.alone:
+        # Engines round bytes differently by a step.
+        words += ["--max-difference", "0.01"]
+    run("prepare", args.model, *words)
     manifest = (REPOSITORY / "spin.toml").read_text()
     manifest = manifest.replace("target/wasm32-wasip2/release/skincell.wasm", str(Path(args.component).resolve()))
     manifest = manifest.replace('["skin", "imagenet"]', '["big"]').replace('"skin"', '"big"')
@@ -87,6 +95,9 @@ class Server:
     def __init__(self, args, app, engine, group=None):
         command = [args.skincell, "up", "--from", app, "--listen", "127.0.0.1:0", "--engine", engine,
                    "--threads", "1", "--max-concurrency", "1", "--cache-dir", app / "cache", "--quiet"]
+        if args.alone:
+            # The runner reserves for the largest photo that is allowed, which needs more than the group has.
+            command += ["--memory-limit", f"{max(args.limit, 64)}MiB"]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True,
                                         stderr=subprocess.DEVNULL, preexec_fn=group and group.enter)
         line = self.process.stdout.readline()
@@ -105,7 +116,10 @@ class Server:
         took = (time.perf_counter() - begin) * 1e3
         if response.status != 200:
             return f"{response.status} {body[:200]}"
-        return took, json.loads(body)["timing_ms"]["inference"]
+        answer = json.loads(body)
+        if not answer["heatmap_base64"]:
+            return f"no heatmap: {answer.get('heatmap_missing')}"
+        return took, answer["timing_ms"]["inference"]
 
     def close(self):
         self.process.terminate()
@@ -144,6 +158,7 @@ def main():
     parser.add_argument("component")
     parser.add_argument("model")
     parser.add_argument("--limit", type=int, default=64, help="MiB")
+    parser.add_argument("--alone", action="store_true", help="no rten beside it")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--keep", action="store_true", help="keep the figures in bench/results")
     args = parser.parse_args()
@@ -156,7 +171,7 @@ def main():
         # Started once outside of any cgroup, so that the component's machine code is in the cache.
         Server(args, app, "cellnet").close()
         drop(model)
-        groups = {e: Group(e, args.limit * 2**20) for e in ("cellnet", "rten")}
+        groups = {e: Group(e, args.limit * 2**20) for e in ("cellnet", "rten")[:1 if args.alone else 2]}
         servers = {e: Server(args, app, e, group) for e, group in groups.items()}
         answers = {e: [] for e in groups}
         for _ in range(args.rounds):

@@ -12,7 +12,7 @@ use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
 use super::portable_squares as squares;
 use super::portable_words as words;
 use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
-#[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+#[cfg(all(target_family = "wasm", target_feature = "simd128"))]
 use super::wasm;
 use crate::plan::Activation;
 
@@ -65,12 +65,12 @@ impl Simd for Portable {
     unsafe fn load(p: *const f32) -> f32x4 {
         f32x4::new(ptr::read_unaligned(p.cast::<[f32; 4]>()))
     }
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn load_i16(p: *const i16) -> f32x4 {
         wasm::load_i16(p)
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn load_i16(p: *const i16) -> f32x4 {
         let four = ptr::read_unaligned(p.cast::<[i16; 4]>());
@@ -80,12 +80,12 @@ impl Simd for Portable {
     unsafe fn from_integers(v: f32x4) -> f32x4 {
         bytemuck::cast::<f32x4, i32x4>(v).round_float()
     }
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: f32x4) {
         wasm::store_bytes(p, v);
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn store_bytes(p: *mut u8, v: f32x4) {
         ptr::write_unaligned(p.cast::<[u8; 4]>(), v.to_array().map(|lane| lane.to_bits() as u8));
@@ -294,17 +294,17 @@ unsafe fn no_sums(_: *const f32, _: &Finish) {
 
 impl Fixed for Portable {
     type W = i16x8;
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     type Table = wasm::Table;
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     type Table = &'static [i16; 16];
 
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
         wasm::words(a, b)
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
         let [a, b] = [a, b].map(|v| v.round_int().to_array());
@@ -341,32 +341,32 @@ impl Fixed for Portable {
     unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
         a.mul_scale_round(b)
     }
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn table(entries: &'static [i16; 16]) -> wasm::Table {
         wasm::table(entries)
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn table(entries: &'static [i16; 16]) -> &'static [i16; 16] {
         entries
     }
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn entries(table: wasm::Table, index: i16x8) -> i16x8 {
         wasm::entries(table, index)
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn entries(table: &'static [i16; 16], index: i16x8) -> i16x8 {
         i16x8::new(index.to_array().map(|index| table[(index & 15) as usize]))
     }
-    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
     #[inline(always)]
     unsafe fn store_words_as_bytes(w: i16x8, a: *mut u8, b: *mut u8) {
         wasm::store_words_as_bytes(w, a, b);
     }
-    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
+    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn store_words_as_bytes(w: i16x8, a: *mut u8, b: *mut u8) {
         let bytes = w.to_array().map(|word| word.clamp(0, 255) as u8);

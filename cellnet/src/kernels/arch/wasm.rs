@@ -1,7 +1,7 @@
 //! What `wide` does lane by lane where Wasm has an instruction: narrowing, widening, and tables.
 
 use std::arch::wasm32::{
-    f32x4_convert_i32x4, f32x4_nearest, i8x16_relaxed_swizzle, i8x16_shuffle, i16x8_narrow_i32x4,
+    f32x4_convert_i32x4, f32x4_nearest, i8x16_shuffle, i8x16_swizzle, i16x8_narrow_i32x4,
     i16x8_shl, i16x8_splat, i32x4_load_extend_i16x4, i32x4_trunc_sat_f32x4, u8x16_narrow_i16x8,
     v128, v128_load, v128_or, v128_store32_lane,
 };
@@ -46,9 +46,9 @@ pub(super) unsafe fn table(entries: &'static [i16; 16]) -> Table {
 #[inline(always)]
 pub(super) unsafe fn entries([lower, upper]: Table, index: i16x8) -> i16x8 {
     let index = transmute::<i16x8, v128>(index);
-    // An index of 128 or more gives 0 on every machine.
-    let lower = i8x16_relaxed_swizzle(lower, v128_or(index, i16x8_splat(i16::MIN)));
-    let upper = i8x16_relaxed_swizzle(upper, v128_or(i16x8_shl(index, 8), i16x8_splat(0x80)));
+    // An index of 16 or more gives 0.
+    let lower = i8x16_swizzle(lower, v128_or(index, i16x8_splat(i16::MIN)));
+    let upper = i8x16_swizzle(upper, v128_or(i16x8_shl(index, 8), i16x8_splat(0x80)));
     transmute::<v128, i16x8>(v128_or(lower, upper))
 }
 

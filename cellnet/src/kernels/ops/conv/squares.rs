@@ -67,7 +67,8 @@ struct Chunk {
 /// # Safety
 /// As for [`super::task`], for a step that this [`applies`] to; the task's scratch must be valid for
 /// [`scratch`].
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(never))]
 pub(super) unsafe fn task<S: Simd>(
     shape: &Shape,
     rows: (usize, usize),

@@ -60,10 +60,6 @@ pub(in crate::kernels) struct Tile {
     pub(in crate::kernels) is_narrow: bool,
     /// For sums of bytes: whether they are widened. Then a float holds two 16-bit integers in place of four
     /// bytes, of inputs as of weights.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "only AVX2 is faster with it")
-    )]
     pub(in crate::kernels) is_widened: bool,
 }
 

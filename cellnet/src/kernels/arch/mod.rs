@@ -10,6 +10,7 @@ pub(super) mod portable;
 mod portable_squares;
 mod portable_words;
 pub(super) mod simd;
+mod squares;
 #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
 mod wasm;
 #[cfg(target_arch = "x86_64")]

@@ -9,9 +9,9 @@ use super::finish::finish_sums;
 use super::fixed::Fixed;
 use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
-use super::portable_squares as squares;
 use super::portable_words as words;
 use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
+use super::squares;
 #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
 use super::wasm;
 use crate::plan::Activation;
@@ -176,11 +176,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn transform_bytes(from: &[*const u8; 16], channels: usize, to: *mut i16, step: usize) {
-        squares::inputs(from, channels, to, step);
+        squares::inputs::<Self>(from, channels, to, step);
     }
     #[inline(always)]
     unsafe fn transform_weights(from: *const f32, fours: usize, to: *mut f32) {
-        squares::weights(from, fours, to);
+        squares::weights::<Self>(from, fours, to);
     }
     #[inline(always)]
     unsafe fn transform_products(
@@ -189,7 +189,7 @@ impl Simd for Portable {
         to: [*mut f32; 4],
         width: usize,
     ) {
-        squares::outputs(products, start, to, width);
+        squares::outputs::<Self>(products, start, to, width);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::arch::wasm32::{
     f32x4_convert_i32x4, f32x4_nearest, i8x16_shuffle, i8x16_swizzle, i16x8_narrow_i32x4,
     i16x8_shl, i16x8_splat, i32x4_load_extend_i16x4, i32x4_trunc_sat_f32x4, u8x16_narrow_i16x8,
-    v128, v128_load, v128_or, v128_store32_lane,
+    u16x8_load_extend_u8x8, v128, v128_load, v128_or, v128_store32_lane,
 };
 use std::mem::transmute;
 
@@ -17,6 +17,11 @@ pub(super) type Table = [v128; 2];
 #[inline(always)]
 pub(super) unsafe fn load_i16(p: *const i16) -> f32x4 {
     transmute::<v128, f32x4>(f32x4_convert_i32x4(i32x4_load_extend_i16x4(p)))
+}
+
+#[inline(always)]
+pub(super) unsafe fn widened(p: *const u8) -> i16x8 {
+    transmute::<v128, i16x8>(u16x8_load_extend_u8x8(p))
 }
 
 #[inline(always)]

@@ -81,6 +81,25 @@ pub(super) fn outputs(net: &Net, input: &[f32]) -> Vec<(&'static str, Vec<f32>)>
     .collect()
 }
 
+/// Checks that a layer of bytes has the exact sums for the input, on every back end.
+fn are_exact(
+    (mut net, bytes): (Net, usize),
+    layer: ConvLayer,
+    input: Shape,
+    shape: Shape,
+    given: &[f32],
+) -> Result<(), TestCaseError> {
+    let expected = sums(given, input, &layer, shape);
+    let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
+    net.outputs.push(spec("out", shape, value));
+    for (isa, got) in outputs(&net, given) {
+        for (got, want) in got.iter().zip(&expected) {
+            prop_assert!(*got == *want as f32, "{}: {} instead of {}", isa, got, want);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -95,14 +114,7 @@ proptest! {
         // Bytes of the whole range and beyond it.
         let given: Vec<f32> =
             noise(7, input.pixels() * input.channels).iter().map(|x| x * 4.0).collect();
-        let expected = sums(&given, input, &layer, shape);
-        let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
-        net.outputs.push(spec("out", shape, value));
-        for (isa, got) in outputs(&net, &given) {
-            for (got, want) in got.iter().zip(&expected) {
-                prop_assert!(*got == *want as f32, "{}: {} instead of {}", isa, got, want);
-            }
-        }
+        are_exact((net, bytes), layer, input, shape, &given)?;
     }
 
     #[test]
@@ -123,14 +135,7 @@ proptest! {
             layer.weights.fill(-128.0);
             given.fill(9.0);
         }
-        let expected = sums(&given, input, &layer, shape);
-        let value = net.push("conv", Kind::Conv(layer), vec![bytes], shape);
-        net.outputs.push(spec("out", shape, value));
-        for (isa, got) in outputs(&net, &given) {
-            for (got, want) in got.iter().zip(&expected) {
-                prop_assert!(*got == *want as f32, "{}: {} instead of {}", isa, got, want);
-            }
-        }
+        are_exact((net, bytes), layer, input, shape, &given)?;
     }
 
     #[test]

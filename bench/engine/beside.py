@@ -9,12 +9,11 @@ The line after the times says how far each answer to the first photo lies from O
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
-from served import Waiting
+import served
 
 OTHERS = Path(__file__).with_name("others.py")
 # Each engine's file by precision.
@@ -68,21 +67,15 @@ def answers(args, folder):
 
 
 def take_turns(args, folder, threads):
-    engines = {name: Waiting(command) for name, command in commands(args, folder, threads).items()}
+    engines = {name: served.Waiting(command) for name, command in commands(args, folder, threads).items()}
     for engine in engines.values():
         engine.run()
-    times, cpu = ({name: [] for name in engines} for _ in range(2))
-    for turn in range(args.rounds + 3):
-        for name, engine in engines.items():
-            before = engine.cpu()
-            times[name].append(engine.run())
-            cpu[name].append(engine.cpu() - before)
-            time.sleep(0.1 if threads > 1 else 0)
+    times, cpu = served.take_turns(engines, args.rounds, first=3, pause=0.1 if threads > 1 else 0)
     memory = {name: engine.private() for name, engine in engines.items()}
     for engine in engines.values():
         engine.close()
-    median = [{name: float(np.median(all_of[3:])) for name, all_of in each.items()} for each in (times, cpu)]
-    return *median, {name: min(all_of[3:]) for name, all_of in times.items()}, memory
+    median = [{name: float(np.median(all_of)) for name, all_of in each.items()} for each in (times, cpu)]
+    return *median, {name: min(all_of) for name, all_of in times.items()}, memory
 
 
 def draw(times, memory, path, title):

@@ -21,26 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from results import Results
-from served import Serve
+from served import Serve, take_turns
 
 # Largest promised ratios: bytes to floats in Wasm, floats to those before, a small network to its native floats.
 BYTES, FLOATS, NATIVE = 0.6, 0.8, 1.6
 # Largest promised megabytes of the baked component of a V2-S.
 BAKED = 27.0
-
-
-def measured(ways, rounds):
-    """Least milliseconds, and the processor's in the mean, of each way."""
-    times, own = ({way: [] for way in ways} for _ in range(2))
-    for round_ in range(rounds + 1):
-        for way, serve in ways.items():
-            before = serve.cpu()
-            took = serve.run()
-            # The first round compiles and loads.
-            if round_:
-                times[way].append(took)
-                own[way].append(serve.cpu() - before)
-    return {way: min(t) for way, t in times.items()}, {way: np.mean(t) for way, t in own.items()}
 
 
 def baked(skincell, portable, cell):
@@ -79,7 +65,9 @@ def main():
         ways["floats before"] = [*host, args.before, "serve", files[0], files[2]]
         ways["bytes before"] = [*host, args.before, "serve", files[1], files[2]]
     ways = {way: Serve(list(map(str, command))) for way, command in ways.items()}
-    least, own = measured(ways, args.rounds)
+    times, own = take_turns(ways, args.rounds)
+    least = {way: min(all_of) for way, all_of in times.items()}
+    own = {way: np.mean(all_of) for way, all_of in own.items()}
     for serve in ways.values():
         serve.close()
     name = args.bytes_cell.parent.name

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 
@@ -49,3 +50,16 @@ class Waiting(Serve):
         """The same of all its threads: other engines compute on threads of their own."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
+
+
+def take_turns(serves, rounds, first=1, pause=0.0):
+    """Milliseconds of each run by name, and the processor's, without those of the first rounds, which compile and
+    load. Every process runs once per round, and waits `pause` seconds after it."""
+    times, cpu = ({name: [] for name in serves} for _ in range(2))
+    for _ in range(rounds + first):
+        for name, serve in serves.items():
+            before = serve.cpu()
+            times[name].append(serve.run())
+            cpu[name].append(serve.cpu() - before)
+            time.sleep(pause)
+    return [{name: all_of[first:] for name, all_of in each.items()} for each in (times, cpu)]

@@ -19,7 +19,7 @@ import numpy as np
 
 from compare import make_input, name_of, runtime
 from results import Results
-from served import Serve
+from served import Serve, take_turns
 
 # Largest promised ratio to rten's time.
 RATIO = 0.4
@@ -47,15 +47,7 @@ def main():
                 "cellnet": Serve([*host, args.cell_wasm, "serve", str(cell), str(path)]),
                 "rten": Serve([*host, args.rten_wasm, str(model.resolve()), str(path)]),
             }
-            times, cpu = ({engine: [] for engine in serves} for _ in range(2))
-            for round_ in range(args.rounds + 1):
-                for engine, serve in serves.items():
-                    before = serve.cpu()
-                    took = serve.run()
-                    # The first round compiles and loads.
-                    if round_:
-                        times[engine].append(took)
-                        cpu[engine].append(serve.cpu() - before)
+            times, cpu = take_turns(serves, args.rounds)
             for serve in serves.values():
                 serve.close()
             p50 = {engine: np.median(t) for engine, t in times.items()}

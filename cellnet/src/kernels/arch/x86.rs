@@ -10,7 +10,7 @@ use super::finish::finish_sums;
 use super::math;
 use super::micro::{multiply, pick_tile};
 use super::simd::{ActivateRows, ActivateRun, Finish, FinishSums, Simd, Tile};
-use super::{x86_dot, x86_squares};
+use super::{squares, x86_dot};
 use crate::plan::Activation;
 
 /// Coefficients of `2^f` for `f` from 0 to 1, lowest first; off by at most 7.5e-05 of the value.
@@ -174,11 +174,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn transform_bytes(from: &[*const u8; 16], channels: usize, to: *mut i16, step: usize) {
-        x86_squares::inputs(from, channels, to, step);
+        squares::inputs::<Self>(from, channels, to, step);
     }
     #[inline(always)]
     unsafe fn transform_weights(from: *const f32, fours: usize, to: *mut f32) {
-        x86_squares::weights(from, fours, to);
+        squares::weights::<Self>(from, fours, to);
     }
     #[inline(always)]
     unsafe fn transform_products(
@@ -187,7 +187,7 @@ impl Simd for Avx2 {
         to: [*mut f32; 4],
         width: usize,
     ) {
-        x86_squares::outputs(from, start, to, width);
+        squares::outputs::<Self>(from, start, to, width);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::squares::{self, Squares};
+use super::squares::Squares;
 use super::x86::Avx2;
 
 /// Moves the first two, or the last two, of the four bytes of each lane of a vector to the upper halves of 16
@@ -57,24 +57,4 @@ impl Squares for Avx2 {
     unsafe fn store_sums(p: *mut f32, a: __m256i) {
         _mm256_storeu_si256(p.cast(), a);
     }
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn inputs(from: &[*const u8; 16], channels: usize, to: *mut i16, step: usize) {
-    squares::inputs::<Avx2>(from, channels, to, step);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn weights(from: *const f32, fours: usize, to: *mut f32) {
-    squares::weights::<Avx2>(from, fours, to);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn outputs(
-    products: (*const f32, usize),
-    start: *const f32,
-    to: [*mut f32; 4],
-    width: usize,
-) {
-    squares::outputs::<Avx2>(products, start, to, width);
 }

@@ -264,21 +264,39 @@ fn the_api_page_with_a_slash_leads_to_the_one_without() {
     assert_eq!(response.headers()["location"], "../docs");
 }
 
+/// The answer of a model that judges itself, with this familiarity score and first logit.
+fn judged(
+    score: f32,
+    logit: f32,
+    accept: &'static str,
+    unfamiliar: Unfamiliar,
+) -> Response<Vec<u8>> {
+    let cam = output("cam", &[1, 2, 2, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let logits = output("logits", &[1, 2], &[logit, 0.0]);
+    let score = output("familiarity", &[1, 1], &[score]);
+    let mut request = post("/predict", "image/bmp", &bmp(255, 0, 0));
+    request.headers_mut().insert("accept", accept.parse().unwrap());
+    let (_folder, settings) = mounted(&[("skin", &judging_card_json("skin"))], Some("skin"));
+    let (head, source) = request.into_parts();
+    let settings = Settings { unfamiliar, ..settings };
+    let inference = Fixed(Ok(vec![logits, cam, score]));
+    crate::answer::finish(&head, crate::route(&head, source, &settings, &inference))
+}
+
+/// Bars stood beside the classes of an unfamiliar photo, as if they were an answer.
+#[test]
+fn the_page_has_bars_for_familiar_photos_only() {
+    let bars = |score| {
+        let response = judged(score, 4.0, "text/html", Unfamiliar::Warn);
+        String::from_utf8(response.into_body()).unwrap().matches("<meter").count()
+    };
+    assert_eq!((bars(1.0), bars(std::f32::consts::E)), (2, 0));
+}
+
 #[test]
 fn every_form_of_answer_says_whether_it_is_certain() {
-    let card = judging_card_json("skin");
-    let answer = |score: f32, logit: f32, accept: &'static str, unfamiliar| {
-        let cam = output("cam", &[1, 2, 2, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
-        let logits = output("logits", &[1, 2], &[logit, 0.0]);
-        let score = output("familiarity", &[1, 1], &[score]);
-        let mut request = post("/predict", "image/bmp", &bmp(255, 0, 0));
-        request.headers_mut().insert("accept", accept.parse().unwrap());
-        let (_folder, settings) = mounted(&[("skin", &card)], Some("skin"));
-        let (head, source) = request.into_parts();
-        let settings = Settings { unfamiliar, ..settings };
-        let inference = Fixed(Ok(vec![logits, cam, score]));
-        let response =
-            crate::answer::finish(&head, crate::route(&head, source, &settings, &inference));
+    let answer = |score, logit, accept, unfamiliar| {
+        let response = judged(score, logit, accept, unfamiliar);
         let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
         (response.status().as_u16(), header)
     };

@@ -65,7 +65,9 @@ fn found(card: &Card, outcome: &Outcome) -> String {
         class.map_or("", |class| class.display.as_deref().unwrap_or(&class.label))
     };
     let mut text = String::new();
-    if outcome.certainty.familiarity.as_ref().is_some_and(|familiar| !familiar.is_familiar) {
+    let familiarity = outcome.certainty.familiarity.as_ref();
+    let is_unfamiliar = familiarity.is_some_and(|familiar| !familiar.is_familiar);
+    if is_unfamiliar {
         text += "<p class=\"problem\">The photo is not of the kind that the model knows: its classes mean \
                  little.</p>\n";
     } else if outcome.certainty.is_certain == Some(false) {
@@ -76,13 +78,17 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     let is_judged = outcome.certainty.is_certain.is_some();
     for ranked in &outcome.ranking {
         let (class, share) = (escaped(name(ranked.index)), share(ranked.probability, is_judged));
-        // The bar repeats the number. Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "<tr><th scope=\"row\">{class}</th><td>{share}</td><td aria-hidden=\"true\">\
-             <meter max=\"100\" value=\"{:.1}\"></meter></td></tr>",
-            per_cent(ranked.probability)
-        );
+        // Writing to a string cannot fail.
+        let _ = write!(text, "<tr><th scope=\"row\">{class}</th><td>{share}</td>");
+        if !is_unfamiliar {
+            // The bar repeats the number.
+            let bar = per_cent(ranked.probability);
+            let _ = write!(
+                text,
+                "<td aria-hidden=\"true\"><meter max=\"100\" value=\"{bar:.1}\"></meter></td>"
+            );
+        }
+        text += "</tr>\n";
     }
     text += "</tbody>\n</table>\n";
     match &outcome.heatmap {

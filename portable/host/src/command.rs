@@ -2,31 +2,21 @@
 
 use std::process::ExitCode;
 
-use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Result, Store, format_err};
-use wasmtime_wasi::p2::bindings::sync::Command;
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::bindings::Command;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx};
+
+use crate::state::{State, linker};
 
 const USAGE: &str = "usage: wasi-run [--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...";
-
-/// The host state of a program.
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
 
 /// Runs `[--dir FOLDER]... PROGRAM.wasm [ARGUMENT]...` and returns the program's exit code. The program
 /// sees the folders under the same paths, read-only.
 ///
 /// # Errors
 /// Wrong usage, a file that is not a component, or a trap.
-pub fn run(arguments: &[String]) -> Result<ExitCode> {
+pub async fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut wasi = WasiCtx::builder();
     wasi.inherit_stdio();
     let mut rest = arguments;
@@ -40,12 +30,10 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     wasi.args(rest);
     let engine = Engine::new(&Config::new())?;
     let component = Component::from_file(&engine, program)?;
-    let mut linker = Linker::<State>::new(&engine);
-    wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
-    let state = State { wasi: wasi.build(), table: ResourceTable::new() };
-    let mut store = Store::new(&engine, state);
-    let command = Command::instantiate(&mut store, &component, &linker)?;
-    match command.wasi_cli_run().call_run(&mut store) {
+    let linker = linker(&engine)?;
+    let mut store = Store::new(&engine, State::new(wasi.build()));
+    let command = Command::instantiate_async(&mut store, &component, &linker).await?;
+    match command.wasi_cli_run().call_run(&mut store).await {
         Ok(Ok(())) => Ok(ExitCode::SUCCESS),
         Ok(Err(())) => Ok(ExitCode::FAILURE),
         Err(error) => match error.downcast_ref::<I32Exit>() {

@@ -8,3 +8,4 @@
 pub mod command;
 pub mod compose;
 pub mod proxy;
+mod state;

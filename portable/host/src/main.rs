@@ -13,7 +13,8 @@ use std::process::ExitCode;
 
 use skincell_portable_host::{command, compose};
 
-fn main() -> ExitCode {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.as_slice() {
         [flag, component, provider, out] if flag == "--compose" => {
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
                 .and_then(|bytes| Ok(std::fs::write(out, bytes)?))
                 .map(|()| ExitCode::SUCCESS)
         }
-        arguments => command::run(arguments),
+        arguments => command::run(arguments).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{error:?}");

@@ -5,53 +5,16 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker, ResourceTable, ResourceType};
+use wasmtime::component::{Component, Linker, ResourceType};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store, format_err,
 };
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx};
+use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::{
-    RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
-/// The host state of an instance.
-struct State {
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: NoOutbound,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
-    }
-}
-
-/// Denies all outgoing requests of a component.
-struct NoOutbound;
-
-type Sent = Result<(), wasmtime_wasi_http::Error>;
-type OutgoingReply = (http::Response<WasiBody>, Box<dyn Future<Output = Sent> + Send>);
-
-impl WasiHttpHooks for NoOutbound {
-    fn send_request(
-        &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _sent: Box<dyn Future<Output = Sent> + Send>,
-    ) -> Box<dyn Future<Output = Result<OutgoingReply, wasmtime_wasi_http::Error>> + Send> {
-        Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) })
-    }
-}
+use crate::state::{State, linker};
 
 /// Defines the interfaces of Spin, configuration and stores, which this host does not implement, so that
 /// calling them traps.
@@ -127,9 +90,7 @@ impl Proxy {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config)?;
         let component = Component::from_binary(&engine, component)?;
-        let mut linker = Linker::<State>::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        let mut linker = linker(&engine)?;
         // With inference from this host, a test would not show that the component was composed.
         let imports = component.component_type();
         let mut imports = imports.imports(&engine);
@@ -147,9 +108,8 @@ impl Proxy {
     pub fn open(&self, folder: &Path) -> Result<Instance> {
         let mut wasi = WasiCtx::builder();
         wasi.inherit_stderr().preopened_dir(folder, "/", FsPerms::ReadOnly)?;
-        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
-        let state = State { wasi: wasi.build(), http, hooks: NoOutbound, table };
-        Ok(Instance { store: Store::new(self.pre.engine(), state), pre: self.pre.clone() })
+        let store = Store::new(self.pre.engine(), State::new(wasi.build()));
+        Ok(Instance { store, pre: self.pre.clone() })
     }
 
     /// Sends one request to a fresh instance that sees `folder` and is dropped afterwards.

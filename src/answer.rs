@@ -16,7 +16,7 @@ use skincell_vision::view::Region;
 
 use crate::clock::Timing;
 use crate::coding;
-use crate::explain::{ClassMap, Heatmap};
+use crate::explain::{ClassMap, Explanation};
 use crate::familiarity::{self, Certainty};
 use crate::problem::Problem;
 
@@ -28,7 +28,7 @@ pub struct Outcome {
     /// The most likely classes.
     pub ranking: Vec<Ranked>,
     /// The heatmap, or why there is none.
-    pub heatmap: Heatmap,
+    pub heatmap: Explanation,
     /// The part of the photo that the model saw.
     pub region: Region,
     /// How far the classes may be relied on.
@@ -68,11 +68,11 @@ pub fn annotated(
 ///
 /// # Errors
 /// [`Problem::NoHeatmap`] if there is none.
-pub fn overlay(heatmap: Heatmap) -> Result<Response<Vec<u8>>, Problem> {
+pub fn overlay(heatmap: Explanation) -> Result<Response<Vec<u8>>, Problem> {
     match heatmap {
-        Heatmap::Shown { png, .. } => Ok(with_type("image/png", png)),
-        Heatmap::Missing(why) => Err(Problem::NoHeatmap { why }),
-        Heatmap::Maps(_) => {
+        Explanation::Shown { png, .. } => Ok(with_type("image/png", png)),
+        Explanation::Missing(why) => Err(Problem::NoHeatmap { why }),
+        Explanation::Maps(_) => {
             let why = "the request says heatmap=maps".to_owned();
             Err(Problem::NoHeatmap { why })
         }
@@ -269,19 +269,19 @@ impl<'a> PredictResponse<'a> {
             timing_ms: timing,
         };
         match heatmap {
-            Heatmap::Shown { png, class, basis } => {
+            Explanation::Shown { png, class, basis } => {
                 response.heatmap_base64 = Some(STANDARD.encode(png));
                 response.heatmap_class = label(*class);
                 response.heatmap_basis = Some(*basis);
             }
-            Heatmap::Maps(maps) => {
+            Explanation::Maps(maps) => {
                 let first = maps.first();
                 response.heatmap_class = first.and_then(|map| label(map.class));
                 response.heatmap_basis = first.map(|map| map.heatmap.basis());
                 response.heatmap_maps =
                     Some(maps.iter().filter_map(|map| numbers(card, map)).collect());
             }
-            Heatmap::Missing(why) => {
+            Explanation::Missing(why) => {
                 response.heatmap_missing = Some(why);
                 response.heatmap_region = None;
             }
@@ -339,7 +339,7 @@ mod tests {
         let card = Card::parse(card_json("skin").as_bytes()).unwrap();
         let ranking =
             [Ranked { index: 0, probability: 0.75 }, Ranked { index: 1, probability: 0.25 }];
-        let shown = Heatmap::Shown { png: vec![1, 2, 3], class: 1, basis: Basis::Probability };
+        let shown = Explanation::Shown { png: vec![1, 2, 3], class: 1, basis: Basis::Probability };
         let answer = |heatmap| {
             let (ranking, region) = (ranking.to_vec(), Region::WHOLE);
             let outcome = Outcome { ranking, heatmap, region, certainty: Certainty::default() };
@@ -354,7 +354,7 @@ mod tests {
              \"heatmap_base64\":\"AQID\",\"heatmap_class\":\"Éczema\",\"heatmap_basis\":\"probability\",\
              \"timing_ms\":{\"decode\":0.0,\"inference\":0.0,\"heatmap\":0.0,\"total\":0.0}}"
         );
-        let without = answer(Heatmap::Missing("off".to_owned()));
+        let without = answer(Explanation::Missing("off".to_owned()));
         let without: serde_json::Value = serde_json::from_slice(&without).unwrap();
         assert_eq!(without["heatmap_base64"], serde_json::Value::Null);
         assert_eq!(without["heatmap_missing"], "off");

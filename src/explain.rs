@@ -97,7 +97,7 @@ fn unknown_class(card: &Card, asked: &str) -> Problem {
 
 /// The heatmap of an answer, or the reason for none.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heatmap {
+pub enum Explanation {
     /// A drawn one.
     Shown {
         /// The PNG, of the model's input size: with the photo, or with transparency.
@@ -133,14 +133,14 @@ pub fn explain(
     scores: &Scores,
     probabilities: &[f32],
     ranking: &[Ranked],
-) -> Result<Heatmap, Problem> {
+) -> Result<Explanation, Problem> {
     let Wanted { class, form, colormap } = match heatmap_request {
-        HeatmapRequest::Skip(why) => return Ok(Heatmap::Missing(why.clone())),
+        HeatmapRequest::Skip(why) => return Ok(Explanation::Missing(why.clone())),
         HeatmapRequest::Make(wanted) => *wanted,
     };
     let class = class.or_else(|| Some(ranking.first()?.index)).unwrap_or(0);
     let (Some(cam), Some(map)) = (&scores.cam, &card.gradcam) else {
-        return Ok(Heatmap::Missing("the model gave none".to_owned()));
+        return Ok(Explanation::Missing("the model gave none".to_owned()));
     };
     let of = |class| gradcam::heatmap(cam, map, probabilities, card.output.activation, class);
     let made = match form {
@@ -157,11 +157,15 @@ pub fn explain(
             .collect(),
     };
     match (made, form) {
-        (Err(error @ GradCamError::Unlikely { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
-        (Ok(maps), HeatmapForm::Maps) => Ok(Heatmap::Maps(maps)),
+        (Err(error @ GradCamError::Unlikely { .. }), _) => {
+            Ok(Explanation::Missing(error.to_string()))
+        }
+        (Ok(maps), HeatmapForm::Maps) => Ok(Explanation::Maps(maps)),
         (Ok(maps), form) => draw(&seen.photo, maps, form, colormap),
         // The classes are still valid, so they are answered without a heatmap.
-        (Err(error @ GradCamError::NotFinite { .. }), _) => Ok(Heatmap::Missing(error.to_string())),
+        (Err(error @ GradCamError::NotFinite { .. }), _) => {
+            Ok(Explanation::Missing(error.to_string()))
+        }
         (Err(error), _) => Err(internal("the heatmap", &error)),
     }
 }
@@ -177,9 +181,9 @@ fn draw(
     maps: Vec<ClassMap>,
     form: HeatmapForm,
     colormap: Colormap,
-) -> Result<Heatmap, Problem> {
+) -> Result<Explanation, Problem> {
     let Some(ClassMap { class, heatmap }) = maps.into_iter().next() else {
-        return Ok(Heatmap::Missing("the model gave none".to_owned()));
+        return Ok(Explanation::Missing("the model gave none".to_owned()));
     };
     let png = if form == HeatmapForm::Alpha {
         overlay::transparent_png(&heatmap, (photo.width(), photo.height()), colormap)
@@ -187,7 +191,7 @@ fn draw(
         overlay::encode_png(&overlay::overlay(photo, &heatmap, ALPHA, colormap))
     };
     let png = png.map_err(|error| internal("the overlay", &error))?;
-    Ok(Heatmap::Shown { png, class, basis: heatmap.basis() })
+    Ok(Explanation::Shown { png, class, basis: heatmap.basis() })
 }
 
 fn internal(step: &'static str, error: &dyn std::error::Error) -> Problem {

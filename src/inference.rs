@@ -162,7 +162,7 @@ pub fn run(
         .transpose()?;
     let familiarity =
         familiarity_output.map(|output| floats(card, &outputs, output, &[1])).transpose()?;
-    let familiarity = familiarity.and_then(|list| list.first().copied().map(Familiarity::told));
+    let familiarity = familiarity.and_then(|list| list.first().copied().map(Familiarity::answered));
     Ok(Scores { scores, cam, familiarity })
 }
 

@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use skincell_vision::card::Card;
 
 use crate::answer::{Outcome, per_cent};
-use crate::explain::Heatmap;
+use crate::explain::Explanation;
 use crate::html::{self, escaped};
 use crate::page;
 use crate::problem::Problem;
@@ -92,7 +92,7 @@ fn found(card: &Card, outcome: &Outcome) -> String {
     }
     text += "</tbody>\n</table>\n";
     match &outcome.heatmap {
-        Heatmap::Shown { png, class, .. } => {
+        Explanation::Shown { png, class, .. } => {
             let class = escaped(name(*class));
             let _ = writeln!(
                 text,
@@ -102,10 +102,10 @@ fn found(card: &Card, outcome: &Outcome) -> String {
                 STANDARD.encode(png)
             );
         }
-        Heatmap::Maps(_) => {
+        Explanation::Maps(_) => {
             text += "<p class=\"quiet\">A heatmap of numbers is not drawn here.</p>\n"
         }
-        Heatmap::Missing(why) => {
+        Explanation::Missing(why) => {
             let _ = writeln!(text, "<p class=\"quiet\">No heatmap, {}.</p>", escaped(why));
         }
     }

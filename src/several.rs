@@ -82,9 +82,9 @@ pub(crate) fn answer(
     form: Form,
 ) -> Result<Response<Vec<u8>>, Problem> {
     let (settings, card) = (question.settings, question.card);
-    let mut told = Vec::new();
+    let mut headers = Vec::new();
     let mut note = |outcome: &Outcomes| {
-        told.extend(match outcome {
+        headers.extend(match outcome {
             Ok((outcome, _)) => outcome.certainty.header(card),
             Err(Problem::Unfamiliar { header, .. }) => header.clone(),
             Err(_) => None,
@@ -119,7 +119,7 @@ pub(crate) fn answer(
             answer::json(&SeveralResponse { model, photos, answered, refused, timing_ms })
         }
     }?;
-    if let Some(value) = familiarity::several(&told) {
+    if let Some(value) = familiarity::several(&headers) {
         response.headers_mut().insert(familiarity::HEADER, value);
     }
     Ok(response)

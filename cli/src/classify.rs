@@ -3,11 +3,11 @@
 //! `photos` finds the files, this module calls the component, and `report` prints and writes the answers.
 
 mod canvas;
+mod certainties;
 mod csv;
 mod photos;
 mod report;
 mod sheet;
-mod told;
 
 use crate::application_options::ApplicationOptions;
 use crate::run_options::{RunOptions, runtime};
@@ -133,8 +133,8 @@ impl Classify {
             }
             return Ok(ExitCode::from(code));
         }
-        if let Some(told) = photos::told(&left_out) {
-            report.say(&told);
+        if let Some(about) = photos::about(&left_out) {
+            report.say(&about);
         }
         let is_whole = report.finish()? == 0 && left_out.is_empty();
         Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -61,27 +61,29 @@ impl Certainty {
         let value = |name| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let names = ["score", "deviation", "is_familiar", "is_certain"];
         let Some(photos) = value("photos") else {
-            let own = names.map(|name| value(name).unwrap_or_default());
-            return vec![Self::told(model, own, value("reference"))];
+            let fields = names.map(|name| value(name).unwrap_or_default());
+            return vec![Self::of_photo(model, fields, value("reference"))];
         };
         let photos = photos.trim_matches('"').split(',');
-        let own = |photo: &str| {
+        let fields = |photo: &str| {
             let mut words = photo.split_whitespace();
             names.map(|_| words.next().unwrap_or_default().to_owned())
         };
-        let each = photos.take(MOST_PHOTOS).map(own);
-        each.map(|own| Self::told(model, own.each_ref().map(String::as_str), value("reference")))
-            .collect()
+        let each = photos.take(MOST_PHOTOS).map(fields);
+        each.map(|fields| {
+            Self::of_photo(model, fields.each_ref().map(String::as_str), value("reference"))
+        })
+        .collect()
     }
 
-    fn told(model: &str, own: [&str; 4], reference: Option<&str>) -> Self {
+    fn of_photo(model: &str, fields: [&str; 4], reference: Option<&str>) -> Self {
         let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
         let truth = |text: &str| match text {
             "?1" => Some(true),
             "?0" => Some(false),
             _ => None,
         };
-        let [score, deviation, is_familiar, is_certain] = own;
+        let [score, deviation, is_familiar, is_certain] = fields;
         let familiarity = truth(is_familiar).and_then(|is_familiar| {
             let (score, deviation) = (number(score)?, number(deviation)?);
             let reference = reference?.parse().ok()?;

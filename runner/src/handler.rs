@@ -181,9 +181,9 @@ impl Handler {
         let request = Request::from_parts(head, upload);
         let reply = component.instances.respond(request, permit, place).await;
         let reply = reply.map_err(Problem::Failed)?;
-        let told = Certainty::all(reply.headers());
+        let certainties = Certainty::all(reply.headers());
         // Only models of this component: a guest may write any name.
-        for certainty in told.iter().filter(|told| component.grants.has(&told.model)) {
+        for certainty in certainties.iter().filter(|one| component.grants.has(&one.model)) {
             service.metrics.judged(certainty);
         }
         Ok(service.accounted(reply, &call.id).map(Either::Right))

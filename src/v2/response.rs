@@ -92,13 +92,15 @@ pub(super) fn write(
     let has_binary = request.outputs.iter().any(|requested| requested.is_binary);
     let (model_name, id) = (card.name.as_str(), request.id.as_deref());
     let mut response = answer::json(&Inferred { model_name, model_version: VERSION, id, outputs })?;
-    let told = batch.iter().zip(&probabilities).filter_map(|((_, familiar), probabilities)| {
+    let headers = batch.iter().zip(&probabilities).filter_map(|((_, familiar), probabilities)| {
         familiarity::certainty(familiar.clone(), probabilities, card).header(card)
     });
-    let told: Vec<_> = told.collect();
-    let told =
-        if let [one] = told.as_slice() { Some(one.clone()) } else { familiarity::several(&told) };
-    if let Some(value) = told {
+    let headers: Vec<_> = headers.collect();
+    let header = match headers.as_slice() {
+        [one] => Some(one.clone()),
+        several => familiarity::several(several),
+    };
+    if let Some(value) = header {
         response.headers_mut().insert(familiarity::HEADER, value);
     }
     if has_binary {

@@ -103,7 +103,7 @@ fn an_unfamiliar_photo_of_a_batch_is_named_where_such_are_refused() {
 #[test]
 fn every_photo_of_a_batch_is_told_of_and_none_is_familiar_by_what_is_no_number() {
     let (_folder, settings) = mounted(&[("skin", &judging_card_json("skin"))], Some("skin"));
-    for (score, told) in [
+    for (score, expected) in [
         (0.5, "0.500 -1.386 ?1 ?1"),
         (f32::NAN, "999999999999.000 20.000 ?0 ?0"),
         (0.0, "999999999999.000 20.000 ?0 ?0"),
@@ -120,7 +120,7 @@ fn every_photo_of_a_batch_is_told_of_and_none_is_familiar_by_what_is_no_number()
         let routed = crate::route(&head, source, &settings, &inference);
         let response = crate::answer::finish(&head, routed);
         let header = response.headers()["x-answer-certainty"].to_str().unwrap().to_owned();
-        assert_eq!(header, format!("\"skin\";reference=99;photos=\"{told}, {told}\""));
+        assert_eq!(header, format!("\"skin\";reference=99;photos=\"{expected}, {expected}\""));
         let answer = body(&response);
         let mut outputs = answer["outputs"].as_array().unwrap().iter();
         let scores =

@@ -199,9 +199,9 @@ pub fn heatmap<'a>(
         return Ok(done(logit.unwrap_or_else(|| vec![0.0; area]), Basis::Logit));
     }
     if map.of == Form::Probabilities {
-        let own: Vec<f64> =
+        let only_class: Vec<f64> =
             (0..probabilities.len()).map(|j| f64::from(u8::from(j == class))).collect();
-        let values = normalised(&mixed(cam, &own, area)).unwrap_or_else(|| vec![0.0; area]);
+        let values = normalised(&mixed(cam, &only_class, area)).unwrap_or_else(|| vec![0.0; area]);
         return Ok(done(values, Basis::Probability));
     }
     if map.basis == Basis::Probability {
@@ -210,8 +210,8 @@ pub fn heatmap<'a>(
             return Ok(done(values, Basis::Probability));
         }
     }
-    let own = cam.chunks_exact(area).nth(class).unwrap_or_default();
-    let logit: Vec<f64> = own.iter().map(|&m| f64::from(m)).collect();
+    let map_of_class = cam.chunks_exact(area).nth(class).unwrap_or_default();
+    let logit: Vec<f64> = map_of_class.iter().map(|&m| f64::from(m)).collect();
     Ok(done(normalised(&logit).unwrap_or_else(|| vec![0.0; area]), Basis::Logit))
 }
 
@@ -259,14 +259,14 @@ fn check(
 /// probabilities, because the subtraction loses all digits near 1.
 fn jacobian(probabilities: &[f32], activation: Activation, class: usize) -> Vec<f64> {
     let p: Vec<f64> = probabilities.iter().map(|&p| f64::from(p)).collect();
-    let own = p.get(class).copied().unwrap_or_default();
+    let p_class = p.get(class).copied().unwrap_or_default();
     let others: f64 = p.iter().enumerate().filter(|(j, _)| *j != class).map(|(_, p)| p).sum();
     p.iter()
         .enumerate()
         .map(|(j, p)| match (activation, j == class) {
-            (Activation::Softmax, true) => own * others,
-            (Activation::Softmax, false) => -own * p,
-            (Activation::Sigmoid, true) => own * (1.0 - own),
+            (Activation::Softmax, true) => p_class * others,
+            (Activation::Softmax, false) => -p_class * p,
+            (Activation::Sigmoid, true) => p_class * (1.0 - p_class),
             (Activation::Sigmoid, false) => 0.0,
         })
         .collect()

@@ -34,9 +34,9 @@ pub fn row(
         row.push(field(text("display").and_then(Value::as_str).unwrap_or_default()));
     }
     let familiarity = &answer["familiarity"];
-    let told = [&familiarity["score"], &familiarity["is_familiar"], &answer["is_certain"]];
+    let judgement = [&familiarity["score"], &familiarity["is_familiar"], &answer["is_certain"]];
     let said = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
-    row.extend(told.map(said));
+    row.extend(judgement.map(said));
     row.push(heatmap.map(|path| field(&path.display().to_string())).unwrap_or_default());
     row.join(",") + "\r\n"
 }

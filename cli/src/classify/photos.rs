@@ -54,7 +54,7 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
         let left_out = others.into_iter().filter(|file| has_extension(file, &LEFT_OUT));
         let left_out: Vec<_> = left_out.collect();
         if photos.is_empty() {
-            let others = told(&left_out).map(|told| format!("; {told}")).unwrap_or_default();
+            let others = about(&left_out).map(|about| format!("; {about}")).unwrap_or_default();
             bail!(
                 "no photo in {}: expected files with the extensions {}{others}",
                 path.display(),
@@ -68,7 +68,7 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
 }
 
 /// What to say about photos that are left out: how many of which kinds, one by name, and what to do.
-pub fn told(left_out: &[PathBuf]) -> Option<String> {
+pub fn about(left_out: &[PathBuf]) -> Option<String> {
     let first = left_out.first()?;
     let mut kinds = BTreeMap::new();
     for photo in left_out {
@@ -103,7 +103,7 @@ fn search(folder: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{find, told};
+    use super::{about, find};
     use std::fs;
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
         let named = [at("notes.txt"), folder.path().to_owned(), at("gone.jpg")];
         let expected = ["notes.txt", "a.png", "b/c/d.webp", "z.JPG", "gone.jpg"].map(at);
         let found = find(&named).unwrap();
-        assert_eq!((found.photos, told(&found.left_out)), (expected.to_vec(), None));
+        assert_eq!((found.photos, about(&found.left_out)), (expected.to_vec(), None));
         fs::remove_file(at("b/c/d.webp")).unwrap();
         let error = find(&[at("b")]).unwrap_err().to_string();
         assert!(error.contains("no photo in"), "{error}");
@@ -133,7 +133,7 @@ mod tests {
         }
         let found = find(&[folder.path().to_owned()]).unwrap();
         assert_eq!(found.photos, ["a.jfif", "b.JPE", "g.heic"].map(at));
-        let words = told(&found.left_out).unwrap();
+        let words = about(&found.left_out).unwrap();
         assert!(words.contains("1 .dng, 2 .tif, 1 .tiff (such as "), "{words}");
         assert!(words.contains("c.tiff)"), "{words}");
         fs::create_dir(at("only")).unwrap();

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use skincell_modelkit::photos::{DECODED, has_extension};
 use skincell_runner::certainty::Certainty;
 
+use super::certainties::Certainties;
 use super::csv;
 use super::sheet::{self, Entry};
-use super::told::Told;
 use crate::table;
 
 /// The output format.
@@ -50,7 +50,7 @@ pub struct Report {
     bar: ProgressBar,
     total: usize,
     failed: usize,
-    told: Told,
+    certainties: Certainties,
     /// The heatmap's file, or the folder for several heatmaps.
     output: Option<(PathBuf, bool)>,
     written: HashSet<PathBuf>,
@@ -88,7 +88,7 @@ impl Report {
             bar: progress(total),
             total,
             failed: 0,
-            told: Told::default(),
+            certainties: Certainties::default(),
             output,
             written: HashSet::new(),
             sheet: sheet.map(|path| (path, Vec::new())),
@@ -104,7 +104,7 @@ impl Report {
     /// If it cannot be printed. A failed photo is reported and is not an error here.
     pub fn add(&mut self, outcome: Outcome) -> anyhow::Result<bool> {
         let Outcome { photo, file, certainty, answer } = outcome;
-        self.told.add(certainty.as_ref());
+        self.certainties.add(certainty.as_ref());
         if self.bar.position() == 0 && !self.begin()? {
             return Ok(false);
         }
@@ -131,8 +131,8 @@ impl Report {
             Err(error) => {
                 self.failed += 1;
                 self.bar.suspend(|| eprintln!("error: {}: {error:#}", photo.display()));
-                let told = certainty.as_ref().map_or_else(|| json!({}), said);
-                self.print(&self.text(&photo, &told, None, &format!("{error:#}")))?
+                let said_of = certainty.as_ref().map_or_else(|| json!({}), said);
+                self.print(&self.text(&photo, &said_of, None, &format!("{error:#}")))?
             }
         };
         self.bar.inc(1);
@@ -159,7 +159,7 @@ impl Report {
                 failed => format!(", {failed} failed (see above)"),
             };
             eprintln!("{done} of {} photos classified{failed}", self.total);
-            self.told.summary().iter().for_each(|line| eprintln!("{line}"));
+            self.certainties.summary().iter().for_each(|line| eprintln!("{line}"));
         }
         Ok(self.failed)
     }
@@ -317,7 +317,7 @@ fn rate(state: &ProgressState, words: &mut dyn std::fmt::Write) {
 fn said(certainty: &Certainty) -> Value {
     let familiarity = certainty
         .familiarity
-        .map(|told| json!({ "score": told.score, "is_familiar": told.is_familiar }));
+        .map(|one| json!({ "score": one.score, "is_familiar": one.is_familiar }));
     json!({ "familiarity": familiarity, "is_certain": certainty.is_certain })
 }
 

@@ -23,7 +23,7 @@ const DIGITS: usize = 32;
 const UNNAMED: &str = "model";
 
 /// A prepared folder for `model`: the one in `cache`, or a new one, which appears there whole or not at all;
-/// then the report is told.
+/// then `tell` gets the report.
 ///
 /// # Errors
 /// The model cannot be prepared, or the cache cannot be written.

@@ -34,7 +34,7 @@ impl OneModel {
     }
 
     /// The prepared folder of `model`, a path, or else of the included model. A model that is not prepared is
-    /// prepared into the cache, with the report told.
+    /// prepared into the cache, and its report is printed.
     pub fn folder(
         &self,
         model: Option<&Path>,

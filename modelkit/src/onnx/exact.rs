@@ -117,9 +117,9 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
     let lower =
         |n: &&NodeProto| op(n) == "ConvTranspose" && text(n, "auto_pad") == Some("SAME_LOWER");
     let trains = |n: &&NodeProto| {
-        let told = || graph.constants.get(input(n, 2)?)?.bytes.first().copied();
+        let first_byte = || graph.constants.get(input(n, 2)?)?.bytes.first().copied();
         (op(n) == "BatchNormalization" && int(n, "training_mode", 0) != 0)
-            || (op(n) == "Dropout" && told().is_some_and(|byte| byte != 0))
+            || (op(n) == "Dropout" && first_byte().is_some_and(|byte| byte != 0))
     };
     if let Some(node) = graph.nodes.iter().find(trains) {
         return Err(ReadError::Operators(format!(

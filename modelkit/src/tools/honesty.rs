@@ -75,8 +75,8 @@ pub fn honesty(
         let row = probabilities(&outcome.scores, &card.output)
             .map_err(|error| ServedError::Scores { engine, error })?;
         let after = answered(&row, card);
-        let told = card.familiarity.as_ref().zip(outcome.familiarity);
-        if told.is_some_and(|(familiarity, score)| familiarity.read(score).is_familiar) {
+        let scored = card.familiarity.as_ref().zip(outcome.familiarity);
+        if scored.is_some_and(|(familiarity, score)| familiarity.read(score).is_familiar) {
             familiar.push((after.clone(), *class));
         }
         scaled.push((after, *class));

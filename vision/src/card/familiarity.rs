@@ -58,14 +58,14 @@ impl Familiarity {
     /// The score as it is answered: the largest number for one that is no number, infinite, or not above 0.
     /// The distance of a photo is never 0: some engines make 0 of what is no number.
     #[must_use]
-    pub fn told(score: f32) -> f32 {
+    pub fn answered(score: f32) -> f32 {
         if score.is_finite() && score > 0.0 { score } else { f32::MAX }
     }
 
-    /// Reads a score of the graph, after [`Self::told`].
+    /// Reads a score of the graph, after [`Self::answered`].
     #[must_use]
     pub fn read(&self, score: f32) -> Familiar {
-        let score = Self::told(score);
+        let score = Self::answered(score);
         Familiar {
             score: rounded(f64::from(score), 3),
             is_familiar: score <= 1.0,
@@ -82,7 +82,7 @@ impl Familiarity {
         deviation.clamp(-Self::MOST_DEVIATIONS, Self::MOST_DEVIATIONS)
     }
 
-    /// The largest deviation told, so that a single photo cannot hide the others.
+    /// The largest deviation answered, so that a single photo cannot hide the others.
     pub const MOST_DEVIATIONS: f64 = 20.0;
 
     /// Per cent of known photos with at least this score, counting the photo itself (the p-value of conformal

@@ -8,7 +8,7 @@ const RARE: f64 = 2.05;
 
 /// What the answers so far say.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Certainties {
     /// Deviations of the photos whose familiarity is known.
     deviations: Vec<f64>,
     unfamiliar: usize,
@@ -18,7 +18,7 @@ pub(super) struct Told {
     uncertain: usize,
 }
 
-impl Told {
+impl Certainties {
     /// Adds an answer.
     pub(super) fn add(&mut self, answer: Option<&Certainty>) {
         let Some(answer) = answer else { return };
@@ -34,8 +34,8 @@ impl Told {
     /// Lines for people: how many photos are unfamiliar and uncertain, and whether all together have drifted.
     pub(super) fn summary(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        if let told @ 1.. = self.deviations.len() {
-            lines.push(format!("{} are unfamiliar to the model", of(self.unfamiliar, told)));
+        if let judged @ 1.. = self.deviations.len() {
+            lines.push(format!("{} are unfamiliar to the model", of(self.unfamiliar, judged)));
         }
         if self.uncertain > 0 {
             lines.push(format!(
@@ -74,30 +74,34 @@ fn of(count: usize, all: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Told;
+    use super::Certainties;
     use skincell_runner::certainty::{Certainty, Familiarity};
 
-    fn told(photos: impl Iterator<Item = (f64, bool)>) -> Vec<String> {
-        let mut told = Told::default();
-        told.add(None);
+    fn summary_of(photos: impl Iterator<Item = (f64, bool)>) -> Vec<String> {
+        let mut certainties = Certainties::default();
+        certainties.add(None);
         for (deviation, is_familiar) in photos {
             let familiarity = Familiarity { score: 1.0, deviation, reference: 840, is_familiar };
             let (model, familiarity) = ("skin".to_owned(), Some(familiarity));
-            told.add(Some(&Certainty { model, familiarity, is_certain: Some(false) }));
+            certainties.add(Some(&Certainty { model, familiarity, is_certain: Some(false) }));
         }
-        told.summary()
+        certainties.summary()
     }
 
     #[test]
     fn the_summary_counts_and_names_drift() {
-        assert!(told(std::iter::empty()).is_empty());
-        let few = told([(0.3, true), (9.0, false)].into_iter());
+        assert!(summary_of(std::iter::empty()).is_empty());
+        let few = summary_of([(0.3, true), (9.0, false)].into_iter());
         assert_eq!(few[0], "1 of 2 (50.0 %) are unfamiliar to the model");
         assert_eq!(few[1], "1 of 2 (50.0 %) are familiar, but no class is certain");
         assert_eq!(few[2], "drift is stated from 50 photos on");
         let even = |mean: f64| (0..60).map(move |i| (mean + f64::from(i % 2 * 2 - 1), true));
-        assert!(told(even(0.0))[2].contains("may be chance"), "{:?}", told(even(0.0)));
-        assert!(told(even(0.4))[2].contains("folder in fifty"), "{:?}", told(even(0.4)));
-        assert!(told(even(-1.0))[2].starts_with("drift -7"), "{:?}", told(even(-1.0)));
+        assert!(summary_of(even(0.0))[2].contains("may be chance"), "{:?}", summary_of(even(0.0)));
+        assert!(
+            summary_of(even(0.4))[2].contains("folder in fifty"),
+            "{:?}",
+            summary_of(even(0.4))
+        );
+        assert!(summary_of(even(-1.0))[2].starts_with("drift -7"), "{:?}", summary_of(even(-1.0)));
     }
 }

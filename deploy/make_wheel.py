@@ -1,8 +1,9 @@
 """Makes the Python wheel from the binary that `deploy/release.py` has built.
 
-    python3 deploy/make_wheel.py --binary FILE --models FOLDER --out FOLDER
+    python3 deploy/make_wheel.py --binary FILE --contents FOLDER --out FOLDER
 
-The wheel contains the program, the package `python/skincell` and the model `skin`. It is packed by `wheel`, so that
+The wheel contains the program, the package `python/skincell`, and of the unpacked archive `--contents` the model
+`skin`, the completions and the manual pages. It is packed by `wheel`, so that
 the program in it is the one in the archive, byte for byte; maturin would build it again. Prints the wheel's path.
 Needs the package `wheel` (deploy/requirements.txt).
 """
@@ -61,7 +62,16 @@ def metadata(version, cargo):
     return "\n".join(lines) + "\n\n" + (ROOT / "python" / "README.md").read_text()
 
 
-def make(binary, models, out):
+# Where shells and `man` look for the files of the archive, below the environment that pip installs into.
+SHARED = {
+    "completions/skincell.bash": "bash-completion/completions/skincell",
+    "completions/_skincell": "zsh/site-functions/_skincell",
+    "completions/skincell.fish": "fish/vendor_completions.d/skincell.fish",
+    "man/man1": "man/man1",
+}
+
+
+def make(binary, contents, out):
     """Packs the wheel into the folder `out`; returns its path."""
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
     version = cargo["version"]
@@ -72,7 +82,12 @@ def make(binary, models, out):
         (data / "scripts").mkdir(parents=True)
         shutil.copy2(binary, data / "scripts" / NAME)
         # pip places this at <environment>/share/skincell, where the program looks for models/skin.
-        shutil.copytree(models, data / "data" / "share" / NAME / "models")
+        share = data / "data" / "share"
+        shutil.copytree(contents / "models", share / NAME / "models")
+        for source, place in SHARED.items():
+            (share / place).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (contents / source).is_dir() else shutil.copy2
+            copy(contents / source, share / place)
         info = tree / f"{NAME}-{version}.dist-info"
         (info / "licenses").mkdir(parents=True)
         for name in ("LICENSE", "NOTICE.md"):
@@ -95,10 +110,10 @@ def make(binary, models, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=pathlib.Path, required=True)
-    parser.add_argument("--models", type=pathlib.Path, required=True, help="the folder that contains skin/")
+    parser.add_argument("--contents", type=pathlib.Path, required=True, help="the archive, unpacked")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "dist")
     args = parser.parse_args()
-    print(make(args.binary, args.models, args.out))
+    print(make(args.binary, args.contents, args.out))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     target/deploy-venv/bin/python deploy/release.py [--target TRIPLE] [--binary FILE] [--out FOLDER]
 
 Makes in FOLDER (target/dist)
-    skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, completions, manual pages, licences
+    skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, completions, manual pages, licences,
+                                         and deploy/archive.md as README.md
     skincell-<version>-....whl           the same program as a Python package
     SHA256SUMS                           of all archives and wheels there, those of other targets among them
 and prints bytes and seconds. The program contains the component and the page (feature `embed`). It is static if the
@@ -104,6 +105,7 @@ def fill(folder, component, binary, emulated):
     (folder / "spin.toml").write_text(manifest())
     for name in ("LICENSE", "NOTICE.md", "SECURITY.md"):
         shutil.copy2(ROOT / name, folder / name)
+    shutil.copy2(HERE / "archive.md", folder / "README.md")
     skin = folder / "models" / "skin"
     skin.mkdir(parents=True)
     for name in ("card.json", "model.onnx", "model.onnx.data"):
@@ -283,7 +285,7 @@ def main():
         folder.mkdir()
         fill(folder, component, binary, emulated)
         archive(folder, packed)
-        wheel = wheels.make(binary, folder / "models", args.out)
+        wheel = wheels.make(binary, folder, args.out)
     made = sorted(path for path in args.out.iterdir() if path.suffix in (".gz", ".whl"))
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in made)
     (args.out / "SHA256SUMS").write_text(sums)

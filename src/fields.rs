@@ -193,8 +193,8 @@ fn file_name(given: &str) -> String {
 fn listed(names: &[String]) -> String {
     match names {
         [] => "no fields".to_owned(),
-        [name] => format!("only the field `{name}`, without a photo in it"),
-        names => format!("only the fields `{}`, without a photo in any", names.join("`, `")),
+        [name] => format!("only the field `{name}`, and that is empty or no file"),
+        names => format!("only the fields `{}`, each empty or no file", names.join("`, `")),
     }
 }
 

@@ -27,7 +27,11 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Photos, Probl
     // The text has been copied out, so the body is freed before decoding.
     drop(body);
     if let Some(name) = members.unknown {
-        return Err(Problem::UnknownOption { name });
+        let photo = match members.image {
+            Some(_) => "",
+            None => "; a photo's base64 belongs in \"image\"",
+        };
+        return Err(Problem::UnknownOption { name, photo });
     }
     for (name, value) in &members.options {
         options.set(name, value)?;

@@ -86,7 +86,13 @@ fn route<S: Source>(
     settings: &Settings,
     inference: &impl Inference,
 ) -> Result<Response<Vec<u8>>, Problem> {
-    let path = head.uri.path();
+    // Frameworks of the web write a slash at the end.
+    let path = match head.uri.path() {
+        "/predict/" => "/predict",
+        "/models/" => "/models",
+        "/health/" => "/health",
+        path => path,
+    };
     if let Some(below) = v2::below(path) {
         return Ok(v2::answer(head, below, source, settings, inference));
     }

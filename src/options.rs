@@ -58,7 +58,7 @@ impl Options {
         let mut options = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if !options.set(&name, &value)? {
-                return Err(Problem::UnknownOption { name: excerpt(&name) });
+                return Err(Problem::UnknownOption { name: excerpt(&name), photo: "" });
             }
         }
         Ok(options)

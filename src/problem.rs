@@ -158,11 +158,13 @@ pub enum Problem {
     /// A query parameter or JSON member is unknown.
     #[error(
         "there is no option {name:?}: the options are top_k, gradcam, class, heatmap, colormap, model and \
-         fields"
+         fields{photo}"
     )]
     UnknownOption {
         /// The given name, shortened by [`excerpt`].
         name: String,
+        /// Where a photo belongs, as the end of the sentence, if the request has none; or empty.
+        photo: &'static str,
     },
     /// An option has an invalid value.
     #[error("`{name}` is {value:?}: it takes {allowed}")]

@@ -6,22 +6,27 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 /// to others unless it was asked for; of a name's addresses, the first of IPv4 is taken, else the first.
 ///
 /// # Errors
-/// A message that shows the forms, or that the name has no address.
+/// A message that shows the forms, names the largest port, or says that the name has no address.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     let wrong = || {
-        "write ADDRESS:PORT, such as 127.0.0.1:3000, localhost:3000 or 0.0.0.0:3000, or only a port"
+        "write ADDRESS:PORT, such as 127.0.0.1:3000, localhost:3000, 0.0.0.0:3000 or [::1]:3000, or \
+         only a port"
             .to_owned()
     };
-    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+    let port = |text: &str| match text.parse::<u128>() {
+        Ok(number) => u16::try_from(number).map_err(|_| format!("ports end at {}", u16::MAX)),
+        Err(_) => Err(wrong()),
+    };
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match text.rsplit_once(':') {
         None => port(text).map(local),
         Some(("", text)) => port(text).map(local),
         // An address of IPv6 needs brackets before its port.
         Some((name, _)) if name.contains(':') => Err(wrong()),
+        Some(("*", _)) => Err("for all addresses write 0.0.0.0:PORT, or [::]:PORT".to_owned()),
         Some((name, text)) => {
             let port = port(text)?;
             let found = (name, port).to_socket_addrs();
@@ -58,20 +63,15 @@ mod tests {
 
     #[test]
     fn what_is_no_address_gets_the_forms() {
-        for text in [
-            "",
-            ":",
-            "localhost",
-            "localhost:",
-            "::1",
-            "::1:3000",
-            "127.0.0.1",
-            "1:2:3",
-            "70000",
-            ":-1",
-        ] {
+        for text in
+            ["", ":", "localhost", "localhost:", "::1", "::1:3000", "127.0.0.1", "1:2:3", ":-1"]
+        {
             let error = address(text).unwrap_err();
             assert!(error.contains("only a port"), "{text}: {error}");
         }
+        for text in ["70000", "127.0.0.1:99999"] {
+            assert_eq!(address(text), Err("ports end at 65535".to_owned()), "{text}");
+        }
+        assert!(address("*:3000").unwrap_err().contains("0.0.0.0:PORT"));
     }
 }

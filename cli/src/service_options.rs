@@ -69,6 +69,10 @@ pub struct ServiceOptions {
     #[arg(value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
+    /// Also stop when standard input ends: a service that a program starts ends with it, however that ends.
+    #[arg(long)]
+    until_input_ends: bool,
+
     /// If the port of --listen is in use, choose the next free one.
     #[arg(long)]
     find_free_port: bool,
@@ -111,8 +115,12 @@ impl ServiceOptions {
             let starting = tokio::spawn(end_at(server::stop_signal()?));
             let service = Arc::new(Service::start(app, &settings)?);
             starting.abort();
+            let until_input_ends = self.until_input_ends;
             let stop = async move {
-                let _ = signal.await;
+                tokio::select! {
+                    _ = signal => {}
+                    () = input_ended(), if until_input_ends => {}
+                }
             };
             let listener = self.listener(service.plan().socket_buffer)?;
             let admin = self.access.admin_listen.map(|address| {
@@ -218,6 +226,16 @@ impl ServiceOptions {
 async fn end_at(signal: impl Future<Output = u8>) {
     let number = signal.await;
     std::process::exit(128 + i32::from(number));
+}
+
+/// Resolves when standard input ends. Reading it blocks, so a thread does.
+async fn input_ended() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }
 
 fn cannot_listen(address: SocketAddr, error: std::io::Error) -> anyhow::Error {

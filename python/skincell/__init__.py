@@ -14,7 +14,7 @@ by the Python that runs this module. Only the standard library is needed.
 from importlib import metadata as _metadata
 
 from ._client import Client, Familiarity, Prediction, Problem, Result
-from ._program import PrepareError, ServeError, prepare, program, serve
+from ._program import PrepareError, ServeError, Service, prepare, program, serve
 
 try:
     __version__ = _metadata.version("skincell")
@@ -22,6 +22,6 @@ except _metadata.PackageNotFoundError:  # run from a checkout
     __version__ = "unknown"
 
 __all__ = [
-    "Client", "Familiarity", "Prediction", "PrepareError", "Problem", "Result", "ServeError",
+    "Client", "Familiarity", "Prediction", "PrepareError", "Problem", "Result", "ServeError", "Service",
     "prepare", "program", "serve",
 ]

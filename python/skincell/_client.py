@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import os
 import urllib.error
@@ -10,18 +11,27 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, Union
+
+Photo = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes]]
+"""A path, the bytes of a photo file, or an open file of them, such as io.BytesIO or what a web form uploads."""
 
 
 class Problem(Exception):
     """The service refused a request; the text says why and what to do next (RFC 9457)."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(detail or title)
+        # All of them, so that process pools can send it.
+        super().__init__(status, title, detail)
         self.status = status
         """The HTTP status, such as 413."""
         self.title = title
         """The kind of problem in words."""
+        self.detail = detail
+        """Why, and what to do next; may be empty."""
+
+    def __str__(self) -> str:
+        return self.detail or self.title
 
 
 @dataclass(frozen=True)
@@ -69,23 +79,30 @@ class Prediction:
 
 
 class Client:
-    """A client of a service at `url`, which is HTTP if it does not say. `token` is sent as a bearer token; `timeout` is in seconds."""
+    """A client of a service at `url`, which is HTTP if it does not say.
+
+    `token` is sent as a bearer token; `timeout` is in seconds. Proxies of the environment are used, except for
+    services on this machine.
+    """
 
     def __init__(self, url: str = "http://127.0.0.1:3000", *, token: str | None = None, timeout: float = 60) -> None:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self._token = token
         self._timeout = timeout
+        direct = [urllib.request.ProxyHandler({})] if _is_here(self.url) else []
+        self._service: object = None
+        self._opener = urllib.request.build_opener(*direct)
 
     def predict(
         self,
-        photo: str | os.PathLike[str] | bytes,
+        photo: Photo,
         *,
         top_k: int | None = None,
         heatmap: bool = True,
         label: str | int | None = None,
         model: str | None = None,
     ) -> Prediction:
-        """Ranks the classes of a photo: a path, or the bytes of a JPEG, PNG, WebP, BMP or GIF file.
+        """Ranks the classes of a photo: the path, the bytes or an open file of a JPEG, PNG, WebP, BMP or GIF.
 
         `top_k` is the number of classes, `label` the class to show on the heatmap (the likeliest if None),
         `model` another model of the service. Raises Problem if the service refuses the photo, and OSError if
@@ -95,7 +112,7 @@ class Client:
 
     def predict_all(
         self,
-        photos: Iterable[str | os.PathLike[str] | bytes],
+        photos: Iterable[Photo],
         *,
         top_k: int | None = None,
         heatmap: bool = True,
@@ -108,6 +125,8 @@ class Client:
         Raises Problem if the service refuses a whole request, and OSError if a file or the service cannot be
         reached.
         """
+        if isinstance(photos, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(photos, "read"):
+            raise TypeError("predict_all takes a list of photos; for one photo: predict")
         path = _predict(top_k, heatmap, label, model)
         found: list[Prediction | Problem] = []
         for group in _groups(_read(photo) for photo in photos):
@@ -150,7 +169,7 @@ class Client:
     def _open(self, request: urllib.request.Request) -> Any:
         if self._token is not None:
             request.add_header("Authorization", f"Bearer {self._token}")
-        return urllib.request.urlopen(request, timeout=self._timeout)
+        return self._opener.open(request, timeout=self._timeout)
 
 
 # Of one request: photos, and bytes of them, so that their base64 fits into a body of 16 MiB.
@@ -172,11 +191,32 @@ def _groups(photos: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _read(photo: str | os.PathLike[str] | bytes) -> bytes:
-    if isinstance(photo, bytes):
-        return photo
-    with open(photo, "rb") as file:
-        return file.read()
+def _is_here(url: str) -> bool:
+    """Whether the service is on this machine, which no proxy reaches."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _read(photo: Photo) -> bytes:
+    if isinstance(photo, (bytes, bytearray, memoryview)):
+        return bytes(photo)
+    if isinstance(photo, (str, os.PathLike)):
+        with open(photo, "rb") as file:
+            return file.read()
+    read = getattr(photo, "read", None)
+    if read is None:
+        kind = f"{type(photo).__module__}.{type(photo).__qualname__}"
+        raise TypeError(
+            f"a photo is a path, the bytes of a file, or an open file, not {kind}; an image of Pillow or an array "
+            'becomes one with Pillow: file = io.BytesIO(); image.save(file, "PNG"); predict(file.getvalue())'
+        )
+    content = read()
+    if not isinstance(content, bytes):
+        raise TypeError('the photo\'s file gives text; open it with mode "rb"')
+    return content
 
 
 def _predict(top_k: int | None, heatmap: bool, label: str | int | None, model: str | None) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 
 from ._client import Client
@@ -68,38 +69,65 @@ def prepare(
     return pathlib.Path(output)
 
 
-@contextlib.contextmanager
+class Service:
+    """A running service: ended by `close`, by the end of its `with` block, or with this Python."""
+
+    client: Client
+    """A client of it."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.client = Client(url)
+        self._end = weakref.finalize(self, _stop, process)
+        # Whoever keeps only the client keeps the service.
+        self.client._service = self
+
+    def close(self) -> None:
+        """Lets requests finish, and ends the service."""
+        self._end()
+
+    def __enter__(self) -> Client:
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def serve(
     model: str | os.PathLike[str] | None = None,
     *,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     flags: Sequence[str] = (),
-) -> Iterator[Client]:
-    """Serves a model on a free port of this machine until the `with` block ends; gives a client.
+) -> Service:
+    """Serves a model on a free port of this machine: `with serve() as client:`, or `service = serve()` and
+    `service.client` until `service.close()`, as in the cells of a notebook.
 
     `model` is a prepared folder or a classifier, which is prepared first; None is the included model. `flags` are
     further flags of `skincell serve`. Raises ServeError if the service does not start.
     """
     command = [program(), "serve", *([os.fspath(model)] if model is not None else [])]
     with _labels(labels) as given, tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        command += ["--listen", "127.0.0.1:0", *given, *flags]
-        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True)
+        # Its input ends with this process, even if that is killed.
+        command += ["--listen", "127.0.0.1:0", "--until-input-ends", *given, *flags]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        process = subprocess.Popen(command, env=_environment(), text=True, **pipes)
         assert process.stdout
         try:
-            found = None
             for line in process.stdout:
                 found = re.match(r"Serving (https?://\S+)", line)
                 if found:
-                    break
-            if not found:
-                process.wait()
-                errors.seek(0)
-                raise ServeError(_reason(errors.read()))
-            yield Client(found.group(1))
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            process.communicate()
+                    return Service(process, found.group(1))
+            process.wait()
+            errors.seek(0)
+            raise ServeError(_reason(errors.read()))
+        except BaseException:
+            _stop(process)
+            raise
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    process.communicate()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -76,8 +76,8 @@ pub enum Refusal {
         /// Requests that may wait.
         length: usize,
     },
-    /// No permit came free in time.
-    #[error("no permit came free within {0:?}")]
+    /// No request before it ended in time.
+    #[error("no request before it ended within {0:?}")]
     TooLong(Duration),
     /// All connections are taken.
     #[error("as many clients are connected as there is room for")]

@@ -145,7 +145,8 @@ async function take(files) {
   if (list.length > 1) return lookAtAll(list);
   if (!await replace(() => opened(list[0]))) return;
   enter('edit');
-  at('edit-title').focus();
+  at('edit-title').focus({ preventScroll: true });
+  at('stage').scrollIntoView();
 }
 
 /** What is sent shrunk is made of the shown photo; on the device it is looked at whole. */

@@ -46,7 +46,7 @@ impl Certainties {
         match drift(&self.deviations, self.reference) {
             Some(drift) => lines.push(format!("drift {drift:+.1}{}", meaning(drift))),
             None if !self.deviations.is_empty() => {
-                lines.push(format!("drift is stated from {FEWEST} photos on"));
+                lines.push(format!("whether the photos have drifted from those the model knows takes {FEWEST} of them to say"));
             }
             None => {}
         }
@@ -94,7 +94,7 @@ mod tests {
         let few = summary_of([(0.3, true), (9.0, false)].into_iter());
         assert_eq!(few[0], "1 of 2 (50.0 %) are unfamiliar to the model");
         assert_eq!(few[1], "1 of 2 (50.0 %) are familiar, but no class is certain");
-        assert_eq!(few[2], "drift is stated from 50 photos on");
+        assert!(few[2].ends_with("takes 50 of them to say"), "{few:?}");
         let even = |mean: f64| (0..60).map(move |i| (mean + f64::from(i % 2 * 2 - 1), true));
         assert!(summary_of(even(0.0))[2].contains("may be chance"), "{:?}", summary_of(even(0.0)));
         assert!(

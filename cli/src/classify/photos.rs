@@ -38,6 +38,9 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
             0 => String::new(),
             others => format!(", and neither does any of the {others} others"),
         };
+        if first.as_os_str() == "-" {
+            bail!("there is no photo named -; standard input is the photo /dev/stdin");
+        }
         bail!("there is no photo {}{others}", first.display());
     }
     let mut all = Found::default();
@@ -91,14 +94,20 @@ fn search(folder: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
-        // Links to folders are not followed: they may form a cycle.
+        // Links to folders are not followed: they may form a cycle. Pipes and devices are left out: reading
+        // one may never end.
         if kind.is_dir() {
             search(&path, found)?;
-        } else {
+        } else if kind.is_file() || kind.is_symlink() && !is_pipe_or_device(&path) {
             found.insert(path);
         }
     }
     Ok(())
+}
+
+/// Whether a link leads to what is neither a file nor missing; a missing file is reported with its result.
+fn is_pipe_or_device(link: &Path) -> bool {
+    link.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 #[cfg(test)]
@@ -121,6 +130,21 @@ mod tests {
         fs::remove_file(at("b/c/d.webp")).unwrap();
         let error = find(&[at("b")]).unwrap_err().to_string();
         assert!(error.contains("no photo in"), "{error}");
+    }
+
+    /// A pipe in a folder was waited for, without end.
+    #[test]
+    fn pipes_in_folders_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("a.png"), "").unwrap();
+        let made = std::process::Command::new("mkfifo").arg(at("b.png")).status().unwrap();
+        assert!(made.success());
+        for (target, link) in [("b.png", "c.png"), ("a.png", "d.png"), ("gone.png", "e.png")] {
+            std::os::unix::fs::symlink(at(target), at(link)).unwrap();
+        }
+        let found = find(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(found.photos, ["a.png", "d.png", "e.png"].map(at));
     }
 
     /// TIFF and JFIF were left out without a word.

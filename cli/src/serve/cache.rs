@@ -43,6 +43,7 @@ pub fn prepared(
         return Ok(folder);
     }
     remove_old_drafts(&models);
+    tracing::info!(model = %model.display(), "preparing the model, once");
     let draft = fs::create_dir_all(&models)
         .and_then(|()| tempfile::Builder::new().prefix(DRAFT).tempdir_in(&models))
         .with_context(|| format!("cannot prepare a model in {}", models.display()))?;
@@ -78,7 +79,9 @@ fn name_of(model: &Path) -> String {
         'a'..='z' | '0'..='9' | '.' | '_' => letter,
         _ => '-',
     };
-    let name: String = stem.chars().map(plain).take(64).collect();
+    let mut letters: Vec<char> = stem.chars().map(plain).collect();
+    letters.dedup_by(|next, before| (*next, *before) == ('-', '-'));
+    let name: String = letters.into_iter().take(64).collect();
     let name = name.trim_start_matches(['.', '_', '-']).trim_end_matches('-');
     if is_model_name(name) { name.to_owned() } else { UNNAMED.to_owned() }
 }
@@ -92,7 +95,7 @@ mod tests {
     fn a_file_name_becomes_a_name_for_requests() {
         for (file, expected) in [
             ("dermatology_stage1.keras", "dermatology_stage1"),
-            ("models/Skin Model (v2).h5", "skin-model--v2"),
+            ("models/Skin Model (v2).h5", "skin-model-v2"),
             ("_.onnx", "model"),
             ("Đa.pt2", "a"),
             ("saved", "saved"),

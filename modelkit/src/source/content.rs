@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
+use skincell_vision::photo::{Format, sniff};
+
 use super::zip;
 
 /// The kind of a file by its content.
@@ -38,6 +40,9 @@ pub(super) enum Content {
     Compressed,
     GitPointer,
     WebPage,
+    /// What Keras's `model.to_json()` writes.
+    KerasJson,
+    Photo,
     Unknown,
 }
 
@@ -75,6 +80,8 @@ impl Content {
             _ if at(8).starts_with(b"{\"") && length_of_header(&begin) < size => Self::Safetensors,
             _ if begin.starts_with(b"version https:") => Self::GitPointer,
             _ if is_web_page(&begin) => Self::WebPage,
+            _ if is_keras_json(&begin) => Self::KerasJson,
+            _ if matches!(sniff(&begin), Some(format) if format != Format::Bmp) => Self::Photo,
             _ if is_onnx(file, size)? => Self::Onnx,
             _ => Self::Unknown,
         })
@@ -128,6 +135,15 @@ fn length_of_header(begin: &[u8]) -> u64 {
 fn is_web_page(begin: &[u8]) -> bool {
     let text = String::from_utf8_lossy(begin).trim_start().to_lowercase();
     text.starts_with("<!doctype html") || text.starts_with("<html")
+}
+
+/// Whether text begins as an architecture of Keras; TensorFlow.js has it too, as a part.
+fn is_keras_json(begin: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(begin);
+    let others = ["modelTopology", "weightsManifest"];
+    text.trim_start().starts_with('{')
+        && text.contains("\"class_name\"")
+        && !others.iter().any(|name| text.contains(name))
 }
 
 /// Whether the fields of a protobuf message are those of an ONNX model, with its graph as field 7. Only their

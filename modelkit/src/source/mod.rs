@@ -150,8 +150,8 @@ const WEIGHTS: &str = "it holds weights without the network";
 const PICKLE: &str =
     "it is a pickle (a state dict, or a whole module), and a pickle is code, which is not run";
 const PICKLE_ADVICE: &str = "in the script that defines the network: net.load_state_dict(…), net.eval(), then torch.onnx.export(net, \
-     torch.zeros(1, 3, H, W), \"model.onnx\"). For a network of timm: models/torch/export.py timm:NAME \
-     raw.onnx --weights FILE --classes N --size H W. For a .pt of Ultralytics: yolo export model=FILE \
+     torch.zeros(1, 3, H, W), \"model.onnx\"). For a network of timm, net = \
+     timm.create_model(\"NAME\", num_classes=N, checkpoint_path=\"FILE\"). For a .pt of Ultralytics: yolo export model=FILE \
      format=onnx. For fastai: torch.onnx.export(learn.model.eval(), …)";
 const TFLITE: (&str, &str) = (
     "it is a model of TensorFlow Lite, which cannot be read back into Keras",
@@ -165,7 +165,8 @@ const ORT: (&str, &str) = (
 const SAFETENSORS: (&str, &str) = (
     WEIGHTS,
     "`optimum-cli export onnx --model FOLDER OUT` exports a Hugging Face folder to ONNX; for timm, \
-     models/torch/export.py timm:NAME raw.onnx --weights FILE",
+     net = timm.create_model(\"NAME\", num_classes=N, checkpoint_path=\"FILE\").eval(), then \
+     torch.onnx.export(net, torch.zeros(1, 3, H, W), \"model.onnx\")",
 );
 const CORE_ML: (&str, &str) = (
     "it is a model of Core ML, which cannot be converted back",
@@ -178,6 +179,13 @@ const TENSORFLOW_JS: (&str, &str) = (
     "it describes a TensorFlow.js model without its weights",
     "prepare the Keras export of the same model (Teachable Machine: Export Model, Tensorflow, Keras)",
 );
+const KERAS_JSON: (&str, &str) = (
+    "it describes a Keras model without its weights",
+    "in the Python that made it: model = keras.models.model_from_json(open(FILE).read()), \
+     model.load_weights(WEIGHTS), model.save(\"model.keras\")",
+);
+const PHOTO: (&str, &str) =
+    ("it is a photo and not a model", "ask a model about it with `skincell classify FILE`");
 const FROZEN: (&str, &str) = (
     "it is a graph of TensorFlow",
     "for a SavedModel, name its folder; convert a frozen graph to ONNX with `python -m tf2onnx.convert \
@@ -200,6 +208,8 @@ fn of_content(content: Content, name: &str) -> (&'static str, &'static str) {
             "that is a pointer of Git LFS and not the model",
             "fetch the file itself with `git lfs pull`",
         ),
+        Content::KerasJson => KERAS_JSON,
+        Content::Photo => PHOTO,
         Content::WebPage => ("that is a web page and not the model", "download the file itself"),
         Content::Archive if matches!(name, "keras" | "pt" | "pt2") => (
             "it is an archive without the members of a model",

@@ -48,6 +48,9 @@ fn a_file_of_another_kind_is_refused_with_what_it_is_and_what_to_do() {
     let safetensors = [&7_u64.to_le_bytes()[..], b"{\"a\":1}", &[0; 8]].concat();
     let cases: &[(&str, &[u8], &[&str])] = &[
         ("a.onnx", &[], &["empty", "export it again"]),
+        ("a.json", br#"{"module": "keras", "class_name": "Functional", "#, &["load_weights"]),
+        ("a.json", br#"{"modelTopology": {"class_name": "Model", "#, &["TensorFlow.js"]),
+        ("a.onnx", b"\xff\xd8\xff\xe0", &["a photo and not a model", "classify"]),
         ("a.keras", &keras[..keras.len() - 8], &["cut short", "save it again"]),
         ("a.pt2", &archive(&["x/archive_format"])[..40], &["cut short"]),
         ("a.h5", &hdf5(9000), &["cut short"]),

@@ -39,8 +39,12 @@ impl CompileCache {
     /// When it cannot be created, belongs to another user, or others may write to it: its files are executed,
     /// so a user who can write them can run code here.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        make_private_folder(folder)
-            .with_context(|| format!("cannot use the cache folder {}", folder.display()))?;
+        make_private_folder(folder).with_context(|| {
+            format!(
+                "cannot use the cache folder {}; name another with --cache-dir",
+                folder.display()
+            )
+        })?;
         Ok(Self { folder: folder.to_path_buf() })
     }
 

@@ -10,7 +10,10 @@ pub enum PhotoError {
     #[error("the photo is empty: send the bytes of a JPEG, PNG, WebP, BMP or GIF file")]
     Empty,
     /// The first bytes match no known format.
-    #[error("this is not a photo in a known format: send a JPEG, PNG, WebP, BMP or GIF file")]
+    #[error(
+        "this is not a photo in a known format: send a JPEG, PNG, WebP, BMP or GIF file; TIFF and others must be saved as \
+         one of these"
+    )]
     UnknownFormat,
     /// The file is HEIC or HEIF.
     #[error(

@@ -18,6 +18,7 @@ mod lower;
 mod measure;
 mod net;
 mod order;
+mod parts;
 #[cfg(test)]
 mod reference;
 mod source;

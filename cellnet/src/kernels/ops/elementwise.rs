@@ -10,7 +10,7 @@ use crate::plan::{Affine, Binary, BinaryOp, Map, Operand};
 /// Fewest values of one task.
 const VALUES: usize = 16 * 1024;
 
-fn row_parts(output: &Map, threads: usize) -> usize {
+pub(super) fn row_parts(output: &Map, threads: usize) -> usize {
     let values = output.height as usize * output.width as usize * output.stride as usize;
     if threads <= 1 {
         1

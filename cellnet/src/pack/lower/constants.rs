@@ -15,6 +15,7 @@ impl Lowerer {
             "Shape" => {
                 let dims = match self.tensor(node, 0)? {
                     Tensor::View(view) => view.dims(),
+                    Tensor::Scores(scores) => scores.dims(),
                     Tensor::Constant(constant) => constant.dims.clone(),
                 };
                 let dims: Vec<i64> = dims.into_iter().map(|d| d as i64).collect();
@@ -89,6 +90,12 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         "Exp" => Some(a.map(f64::exp)),
         "DequantizeLinear" if attributes.int("block_size", 0) == 0 => {
             super::quantized::dequantized(a, b?, inputs.get(2).copied(), axis(1, a.dims.len())?)
+        }
+        "Expand" => {
+            let dims = b?.as_ints()?.iter().map(|d| usize::try_from(*d).ok());
+            let dims = dims.collect::<Option<Vec<_>>>()?;
+            let count = dims.iter().product();
+            a.zip(&Constant::floats(dims, vec![1.0; count]), |x, _| x)
         }
         "Gather" => a.gather(b?, axis(0, a.dims.len())?),
         "Concat" => Constant::concat(inputs),

@@ -27,8 +27,10 @@ pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Opti
 impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         // A transpose may stand between padding and convolution, because padding is kept by axis.
-        let transposes = node.op_type.as_deref() == Some("Transpose");
-        let view = if transposes { self.padded_view(node, 0)? } else { self.view(node, 0)? };
+        let view = self.part_view(node, 0)?;
+        if node.op_type.as_deref() != Some("Transpose") && view.pads != [0; 4] {
+            return Err("padding is supported only directly before a convolution".to_owned());
+        }
         let attributes = Attributes(node);
         let dims = view.dims();
         let target = match node.op_type.as_deref().unwrap_or_default() {

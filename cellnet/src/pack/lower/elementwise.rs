@@ -229,7 +229,7 @@ impl Lowerer {
 fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
     let refuse = || format!("{:?} {:?} against {:?} {:?}", a.axes, a.dims(), b.axes, b.dims());
     if a.pads != [0; 4] || b.pads != [0; 4] {
-        return Err("padding is supported only directly before a convolution".to_owned());
+        return Err(super::PADDED.to_owned());
     }
     let rank = a.axes.len().max(b.axes.len());
     let mut axes = Vec::new();
@@ -295,7 +295,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     let refuse =
         || format!("{:?} {:?} against a constant {:?}", view.axes, view.dims(), constant.dims);
     if view.pads != [0; 4] {
-        return Err("padding is supported only directly before a convolution".to_owned());
+        return Err(super::PADDED.to_owned());
     }
     let rank = view.axes.len().max(constant.dims.len());
     let mut shape = view.shape;

@@ -248,7 +248,7 @@ impl Lowerer {
             && a.axes.last() == Some(&Axis::Channel)
             && b.dims() == [b.shape.channels, b.shape.pixels()]
             && b.axes.first() == Some(&Axis::Channel);
-        if !fits || a.pads != [0; 4] || b.pads != [0; 4] {
+        if !fits || a.is_split() || b.is_split() || a.pads != [0; 4] || b.pads != [0; 4] {
             return Err(format!("a product of computed {:?} and {:?}", a.axes, b.axes));
         }
         let shape = Shape { channels: rows, ..b.shape };

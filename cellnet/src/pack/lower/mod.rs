@@ -25,6 +25,9 @@ use crate::plan::{Activation, Order};
 /// The reason of a refusal, without the node's name.
 type Refused = String;
 
+/// The reason that most operators refuse pending padding for.
+const PADDED: &str = "padding is supported only directly before a convolution";
+
 /// A tensor of the graph: a view of a value, or a constant.
 #[derive(Debug, Clone)]
 enum Tensor {
@@ -234,7 +237,7 @@ impl Lowerer {
         if view.pads == [0; 4] {
             return Ok(view);
         }
-        Err("padding is supported only directly before a convolution".to_owned())
+        Err(PADDED.to_owned())
     }
 
     /// An input that is not a constant.
@@ -243,7 +246,13 @@ impl Lowerer {
         Ok(self.whole(node, view))
     }
 
-    /// An input that is not a constant, perhaps some channels of a value.
+    /// An input that is not a constant and has no pending padding, perhaps some channels of a value.
+    fn unpadded_part(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.part_view(node, index)?;
+        if view.pads == [0; 4] { Ok(view) } else { Err(PADDED.to_owned()) }
+    }
+
+    /// An input that is not a constant, perhaps some channels of a value and padded.
     fn part_view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         match self.tensor(node, index)? {
             Tensor::View(view) => Ok(view.clone()),

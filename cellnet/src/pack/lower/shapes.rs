@@ -27,10 +27,8 @@ pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Opti
 impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         // A transpose may stand between padding and convolution, because padding is kept by axis.
-        let view = self.part_view(node, 0)?;
-        if node.op_type.as_deref() != Some("Transpose") && view.pads != [0; 4] {
-            return Err("padding is supported only directly before a convolution".to_owned());
-        }
+        let transposes = node.op_type.as_deref() == Some("Transpose");
+        let view = if transposes { self.part_view(node, 0)? } else { self.unpadded_part(node, 0)? };
         let attributes = Attributes(node);
         let dims = view.dims();
         let target = match node.op_type.as_deref().unwrap_or_default() {

@@ -191,7 +191,7 @@ impl Lowerer {
 
     /// The parts of a tensor along its channels.
     pub(super) fn split(&mut self, node: &NodeProto) -> Result<Vec<Tensor>, Refused> {
-        let view = self.part_view(node, 0)?;
+        let view = self.unpadded_part(node, 0)?;
         let axis = Attributes(node).int("axis", 0);
         let axis = view.index(axis).ok_or_else(|| format!("axis {axis}"))?;
         let size = view.dims()[axis];
@@ -215,7 +215,7 @@ impl Lowerer {
 
     /// Some of the channels, or everything.
     pub(super) fn slice(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        let mut view = self.part_view(node, 0)?;
+        let mut view = self.unpadded_part(node, 0)?;
         let list = |index: usize, name: &str| {
             let given = self.ints(node, name, index)?;
             Ok::<_, Refused>(given)
@@ -245,7 +245,7 @@ impl Lowerer {
 
     /// One element of an axis: a part of the channels, or the first pixel.
     pub(super) fn gather(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        let view = self.part_view(node, 0)?;
+        let view = self.unpadded_part(node, 0)?;
         let axis = Attributes(node).int("axis", 0);
         let axis = view.index(axis).ok_or_else(|| format!("axis {axis}"))?;
         let index = self.constant(node, 1)?;

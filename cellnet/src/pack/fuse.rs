@@ -13,6 +13,7 @@ pub(super) fn fuse(net: &mut Net) {
     gates(net);
     drop_unused(net);
     while merge_one(net) {}
+    super::spread::spread(net);
     means(net);
     drop_unused(net);
 }

@@ -22,6 +22,7 @@ mod parts;
 #[cfg(test)]
 mod reference;
 mod source;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -1,13 +1,27 @@
-//! Axes divided into parts, as attention divides channels into heads, and MobileViT an image into patches.
+//! The axes of a tensor, and their division into parts, as attention divides channels into heads, and
+//! MobileViT an image into patches.
 //!
 //! A part is a number of steps along the channels or along the pixels, row after row. Two parts that follow
 //! each other and can be one are one.
 
 use super::net::Shape;
-use super::view::Axis;
 
 /// Most parts of one axis.
 const MOST: usize = 4;
+
+/// The meaning of a tensor's axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// Length one: the batch, or a reduced axis.
+    One,
+    Channel,
+    Height,
+    Width,
+    /// Height and width merged, width running faster.
+    Pixels,
+    /// Parts of these, such as heads and the channels of a head.
+    Split(Parts),
+}
 
 /// What a part's steps go along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,4 +146,16 @@ pub(super) fn reshaped(axes: &[Axis], shape: &Shape, dims: &[usize]) -> Option<V
         reshaped.push(axis_of(&parts, shape)?);
     }
     have.is_empty().then_some(reshaped)
+}
+
+/// Elements along an axis.
+pub(super) fn size(shape: &Shape, axis: Axis) -> usize {
+    match axis {
+        Axis::One => 1,
+        Axis::Channel => shape.channels,
+        Axis::Height => shape.height,
+        Axis::Width => shape.width,
+        Axis::Pixels => shape.pixels(),
+        Axis::Split(parts) => parts.size(),
+    }
 }

@@ -3,22 +3,9 @@
 //! Transposes and reshapes that only move, merge or divide axes change the view and need no computation.
 
 use super::net::{Shape, ValueId};
-use super::parts::{self, Parts};
+use super::parts;
+pub(super) use super::parts::{Axis, size};
 use crate::plan::Order;
-
-/// The meaning of a tensor's axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Axis {
-    /// Length one: the batch, or a reduced axis.
-    One,
-    Channel,
-    Height,
-    Width,
-    /// Height and width merged, width running faster.
-    Pixels,
-    /// Parts of these, such as heads and the channels of a head.
-    Split(Parts),
-}
 
 /// A tensor: a value and the meaning of each axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,17 +155,5 @@ impl View {
             (Some(0), true) => Some(Order::ChannelsFirst),
             _ => None,
         }
-    }
-}
-
-/// Elements along an axis.
-pub(super) fn size(shape: &Shape, axis: Axis) -> usize {
-    match axis {
-        Axis::One => 1,
-        Axis::Channel => shape.channels,
-        Axis::Height => shape.height,
-        Axis::Width => shape.width,
-        Axis::Pixels => shape.pixels(),
-        Axis::Split(parts) => parts.size(),
     }
 }

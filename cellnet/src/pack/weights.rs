@@ -173,7 +173,7 @@ pub(super) struct Halved {
 }
 
 /// Rounds packed weights, `inputs` rows of `panel` lanes for each position, to integers from -32767 to 32767.
-/// What rounding adds to a weight is taken from the next input's, so that the errors of an output have no sum:
+/// What rounding adds to a weight is taken from the next input's, so that an output's errors have no sum:
 /// inputs after an activation have much in common, and that is multiplied with the sum.
 pub(super) fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     let mut integers: Vec<i16> = Vec::with_capacity(packed.len());

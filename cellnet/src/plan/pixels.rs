@@ -1,5 +1,5 @@
-//! Steps that treat pixels as tokens or each pixel alone: softmax, layer norm, attention, products of computed
-//! maps, copies of a part, rounding to bytes.
+//! Steps that treat pixels as tokens or each pixel alone: softmax, layer norm, attention, products of
+//! computed maps, copies of a part, rounding to bytes.
 
 use serde::{Deserialize, Serialize};
 

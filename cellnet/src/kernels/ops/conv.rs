@@ -393,7 +393,11 @@ unsafe fn tiles<S: Simd>(
     let most = most_rows::<S>(shape.step);
     let tiles = pixels.count.div_ceil(most);
     // With few tiles the prefetch costs more than it saves.
-    let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
+    let lines = if shape.ahead && tiles * halves >= 8 {
+        (ahead / LINE as usize).div_ceil(tiles)
+    } else {
+        0
+    };
     let together = finished_together(width, most);
     let here = match shape.step.scales {
         None => tile.w,

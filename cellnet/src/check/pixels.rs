@@ -68,7 +68,7 @@ impl Checker<'_> {
     pub(super) fn prepend(&self, s: &Prepend) -> Check {
         let (input, output) = (self.floats(s.input)?, self.floats(s.output)?);
         let pixels = u64::from(input.height) * u64::from(input.width);
-        let more = u64::from(output.width).checked_sub(pixels).unwrap_or(0);
+        let more = u64::from(output.width).saturating_sub(pixels);
         let fits = output.height == 1 && more > 0 && input.channels == output.channels;
         ensure(fits, || format!("{input:?} after pixels of {output:?}"))?;
         self.blob(s.head, more * u64::from(output.stride))

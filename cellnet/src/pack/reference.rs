@@ -158,14 +158,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         Kind::Norm { epsilon, scale, bias } => norm(input(), f64::from(*epsilon), scale, bias),
         Kind::Attention(layer) => attention(layer, [0, 1, 2].map(|i| get(layer_inputs[i])), shape),
         Kind::Slice { first } => Exact::build(shape, |y, x, c| input().at(y, x, first + c)),
-        Kind::Prepend { head } => {
-            let (from, more) = (input(), head.len() / shape.channels);
-            let width = from.shape.width;
-            Exact::build(shape, |_, x, c| match x.checked_sub(more) {
-                Some(pixel) => from.at(pixel / width, pixel % width, c),
-                None => f64::from(head[x * shape.channels + c]),
-            })
-        }
+        Kind::Prepend { head } => prepended(input(), head, shape),
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));
             let width = a.shape.width;
@@ -177,6 +170,15 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         }
     };
     (value, None)
+}
+
+/// Constant pixels before those of a value.
+fn prepended(input: &Exact, head: &[f32], shape: Shape) -> Exact {
+    let (more, width) = (head.len() / shape.channels, input.shape.width);
+    Exact::build(shape, |_, x, c| match x.checked_sub(more) {
+        Some(pixel) => input.at(pixel / width, pixel % width, c),
+        None => f64::from(head[x * shape.channels + c]),
+    })
 }
 
 /// Layer norm of every pixel. An input's rounding errors grow by the inverse of the deviation.

@@ -91,12 +91,7 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         "DequantizeLinear" if attributes.int("block_size", 0) == 0 => {
             super::quantized::dequantized(a, b?, inputs.get(2).copied(), axis(1, a.dims.len())?)
         }
-        "Expand" => {
-            let dims = b?.as_ints()?.iter().map(|d| usize::try_from(*d).ok());
-            let dims = dims.collect::<Option<Vec<_>>>()?;
-            let count = dims.iter().product();
-            a.zip(&Constant::floats(dims, vec![1.0; count]), |x, _| x)
-        }
+        "Expand" => expanded(a, b?.as_ints()?),
         "Gather" => a.gather(b?, axis(0, a.dims.len())?),
         "Concat" => Constant::concat(inputs),
         "Reshape" => a.reshape(b?.as_ints()?),
@@ -128,6 +123,13 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         }
         _ => None,
     }
+}
+
+/// A constant repeated to dimensions.
+fn expanded(a: &Constant, dims: &[i64]) -> Option<Constant> {
+    let dims = dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<Vec<_>>>()?;
+    let count = dims.iter().product();
+    a.zip(&Constant::floats(dims, vec![1.0; count]), |x, _| x)
 }
 
 fn cast(a: &Constant, to: i64) -> Constant {

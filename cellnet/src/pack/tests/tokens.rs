@@ -60,69 +60,66 @@ proptest! {
     }
 }
 
-#[test]
-fn forged_plans_are_refused() {
-    let shape = Shape { height: 4, width: 6, channels: 24 };
-    let all = Shape { channels: 72, ..shape };
-    let row = Shape { height: 1, width: 26, channels: 24 };
-    let kinds =
-        [(attention([0, 24, 48], 3, 8, [2, 3]), shape, 3), (Kind::Slice { first: 40 }, shape, 1)];
-    let refused = |plan: &Plan, weights: &[f32], forge: &dyn Fn(&mut Step)| {
+/// The index of a step, and a change of it.
+type Forgery = (usize, fn(&mut Step));
+
+/// Whether the plan opens, and none of its forgeries of the step at an index does.
+fn are_refused(net: &mut Net, value: usize, forgeries: &[Forgery]) {
+    let (plan, mut weights) = planned(net, value);
+    weights.resize(weights.len().next_multiple_of(16).max(16), 0.0);
+    let open = |plan: &Plan| Model::from_bytes(&format::write(plan, &weights).unwrap());
+    assert!(open(&plan).is_ok());
+    for (i, (at, forge)) in forgeries.iter().enumerate() {
         let mut forged = plan.clone();
-        forge(&mut forged.steps[0]);
-        assert_ne!(&forged, plan);
-        let file = format::write(&forged, weights).unwrap();
-        matches!(Model::from_bytes(&file), Err(OpenError::Plan { .. }))
-    };
-    for (kind, shape, inputs) in kinds {
-        let mut net = net_of(&[all]);
-        let value = net.push("step", kind, vec![0; inputs], shape);
-        let (plan, mut weights) = planned(&mut net, value);
-        weights.resize(16, 0.0);
-        assert!(Model::from_bytes(&format::write(&plan, &weights).unwrap()).is_ok());
-        assert!(refused(&plan, &weights, &|step| match step {
-            Step::Attention(s) => s.first[2] = 49,
-            Step::Slice(s) => s.first = 49,
-            _ => {}
-        }));
-        if let Step::Attention(_) = plan.steps[0] {
-            let forges: [fn(&mut crate::plan::Attention); 4] = [
-                |s| s.window = [3, 3],
-                |s| s.window = [0, 1],
-                |s| s.heads = 4,
-                |s| s.value = s.output,
-            ];
-            for forge in forges {
-                assert!(refused(&plan, &weights, &|step| {
-                    if let Step::Attention(s) = step {
-                        forge(s);
-                    }
-                }));
-            }
-        }
+        forge(&mut forged.steps[*at]);
+        assert!(matches!(open(&forged), Err(OpenError::Plan { .. })), "forgery {i}");
     }
+}
+
+/// The step's part of its kind.
+macro_rules! forged {
+    ($kind:ident, |$s:ident| $change:expr) => {
+        |step: &mut Step| match step {
+            Step::$kind($s) => $change,
+            other => panic!("{other:?}"),
+        }
+    };
+}
+
+#[test]
+fn forged_parts_of_channels_are_refused() {
+    let all = Shape { height: 4, width: 6, channels: 72 };
+    let shape = Shape { channels: 24, ..all };
+    let mut net = net_of(&[all]);
+    let kind = attention([0, 24, 48], 3, 8, [2, 3]);
+    let value = net.push("attention", kind, vec![0; 3], shape);
+    let forgeries: [Forgery; 6] = [
+        (0, forged!(Attention, |s| s.first[2] = 49)),
+        (0, forged!(Attention, |s| s.first[0] = u32::MAX)),
+        (0, forged!(Attention, |s| s.window = [3, 3])),
+        (0, forged!(Attention, |s| s.window = [0, 1])),
+        (0, forged!(Attention, |s| s.heads = 4)),
+        (0, forged!(Attention, |s| s.value = s.output)),
+    ];
+    are_refused(&mut net, value, &forgeries);
+    let mut net = net_of(&[all]);
+    let value = net.push("slice", Kind::Slice { first: 40 }, vec![0], shape);
+    are_refused(&mut net, value, &[(0, forged!(Slice, |s| s.first = 49))]);
+}
+
+#[test]
+fn forged_norms_and_tokens_are_refused() {
+    let shape = Shape { height: 4, width: 6, channels: 24 };
+    let row = Shape { height: 1, width: 26, channels: 24 };
     let mut net = net_of(&[shape]);
     let (scale, bias) = (vec![1.0; 24], vec![0.0; 24]);
     let norm = net.push("norm", Kind::Norm { epsilon: 1e-5, scale, bias }, vec![0], shape);
     let value = net.push("prepend", Kind::Prepend { head: vec![0.5; 48] }, vec![norm], row);
-    let (plan, mut weights) = planned(&mut net, value);
-    weights.resize(weights.len().next_multiple_of(16), 0.0);
-    assert!(Model::from_bytes(&format::write(&plan, &weights).unwrap()).is_ok());
-    let shorter: fn(&mut Step) = |step| {
-        if let Step::Norm(s) = step {
-            s.scale.len -= 1;
-        }
-    };
-    assert!(refused(&plan, &weights, &shorter));
-    assert!(refused(&plan, &weights, &|step| {
-        if let Step::Norm(s) = step {
-            s.epsilon = f32::NAN;
-        }
-    }));
-    let mut forged = plan.clone();
-    if let Step::Prepend(s) = &mut forged.steps[1] {
-        s.head.len -= 24;
-    }
-    let file = format::write(&forged, &weights).unwrap();
-    assert!(matches!(Model::from_bytes(&file), Err(OpenError::Plan { .. })));
+    let forgeries: [Forgery; 4] = [
+        (0, forged!(Norm, |s| s.scale.len -= 1)),
+        (0, forged!(Norm, |s| s.bias.offset = u64::MAX - 15)),
+        (0, forged!(Norm, |s| s.epsilon = f32::NAN)),
+        (1, forged!(Prepend, |s| s.head.len -= 24)),
+    ];
+    are_refused(&mut net, value, &forgeries);
 }

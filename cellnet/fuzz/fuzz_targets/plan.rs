@@ -88,7 +88,8 @@ fn work(plan: &Plan) -> u64 {
         }
         Step::Attention(s) => {
             let pixels = pixels(s.output).saturating_add(64);
-            pixels.saturating_mul(pixels).saturating_mul(u64::from(s.head) + 16) * 64
+            let channels = u64::from(s.head).saturating_add(16).saturating_mul(64);
+            pixels.saturating_mul(pixels).saturating_mul(channels)
         }
         _ => FLOATS,
     };

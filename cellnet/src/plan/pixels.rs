@@ -26,7 +26,7 @@ pub struct Product {
 }
 
 /// `out = min(max(round(in / scale) + zero, 0), 255)`, halves rounded to even: the bytes that stand for a
-/// map's values, with the output's [`Map::zero`].
+/// map's values, with the output's [`super::Map::zero`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantize {
     /// Map read.

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "engine"))
 from make_models import Builder, fused, mbconv  # noqa: E402
 
@@ -21,6 +23,31 @@ def tiny(folder, name, build, nhwc=False):
     b.finish(x, 5, folder, side=6)
 
 
+def attention(b, x):
+    """Layer norm and two heads of attention over the pixels of an 8x6x6 map, after one constant token."""
+    ints = lambda *values: b.const(np.array(values, np.int64))
+    floats = lambda *shape: b.const(b.rng.standard_normal(shape).astype(np.float32))
+    tokens = b.op("Transpose", [b.op("Reshape", [x, ints(1, 8, 36)])], perm=[0, 2, 1])
+    tokens = b.op("Concat", [floats(1, 1, 8), tokens], axis=1)
+    tokens = b.op("LayerNormalization", [tokens, floats(8), floats(8)], axis=-1)
+    joined = b.op("Reshape", [b.op("MatMul", [tokens, floats(8, 24)]), ints(1, 37, 3, 2, 4)])
+    joined = b.op("Transpose", [joined], perm=[2, 0, 3, 1, 4])
+    query, key, value = (b.op("Gather", [joined, ints(i)], axis=0) for i in range(3))
+    scores = b.op("MatMul", [query, b.op("Transpose", [key], perm=[0, 1, 2, 4, 3])])
+    shares = b.op("Softmax", [b.op("Mul", [scores, b.const(np.float32(0.5))])], axis=-1)
+    heads = b.op("Transpose", [b.op("MatMul", [shares, value])], perm=[0, 1, 3, 2, 4])
+    first = b.op("Gather", [b.op("Reshape", [heads, ints(1, 37, 8)]), ints(0)], axis=1)
+    y = b.op("Add", [x, b.op("Reshape", [first, ints(1, 8, 1, 1)])])
+    b.channels[y] = 8
+    return y
+
+
+def sliced(b, x):
+    y = b.op("Slice", [x, *(b.const(np.array([n], np.int64)) for n in (3, 8, 1))])
+    b.channels[y] = 5
+    return y
+
+
 def main():
     binary, corpus = sys.argv[1], Path(sys.argv[2])
     corpus.mkdir(parents=True, exist_ok=True)
@@ -29,6 +56,8 @@ def main():
         "winograd": lambda b, x: b.conv(b.conv(x, 16, 3, act="relu6"), 24, 3, act="hswish"),
         "squeezed": lambda b, x: mbconv(b, x, 8, 5, 1, 24, 4, "silu"),
         "fused": lambda b, x: fused(b, x, 8, 3, 1, 2, "silu"),
+        "attention": attention,
+        "sliced": sliced,
         "grouped": lambda b, x: b.conv(x, 16, 3, groups=2, act="relu"),
     }
     with tempfile.TemporaryDirectory() as folder:

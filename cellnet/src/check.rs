@@ -3,12 +3,13 @@
 //! The kernels rely on these checks (see `kernels`) and check nothing in their loops. Checksums and
 //! encoding are checked in [`crate::format`]. Whether the plan computes anything sensible is not checked.
 
+mod pixels;
+
 use crate::error::OpenError;
 use crate::plan::fixed::ToSteps;
 use crate::plan::{
     Activation, Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, LINE, Map,
-    Operand, Plan, Pool, Product, Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec,
-    Window,
+    Operand, Plan, Pool, Reduce, Rounding, Step, Sums, TensorSpec, Window,
 };
 use crate::stage::{Stage, stages};
 
@@ -165,6 +166,10 @@ impl Checker<'_> {
             Step::Softmax(s) => self.softmax(s)?,
             Step::Product(s) => self.product(s)?,
             Step::Quantize(s) => self.quantize(s)?,
+            Step::Norm(s) => self.norm(s)?,
+            Step::Attention(s) => self.attention(s)?,
+            Step::Slice(s) => self.slice(s)?,
+            Step::Prepend(s) => self.prepend(s)?,
         }
         self.apart(step)
     }
@@ -274,16 +279,6 @@ impl Checker<'_> {
         ensure(same, || format!("{a:?} and {b:?} differ in size"))
     }
 
-    fn quantize(&self, s: &Quantize) -> Check {
-        let (input, output) = (self.blocked(s.input)?, self.map(s.output)?);
-        let fits = (input.height, input.width) == (output.height, output.width)
-            && input.channels.div_ceil(4) == output.channels;
-        // The kernel writes the bytes of whole blocks of channels, two floats each.
-        let bytes = output.zero.is_some() && output.stride.is_multiple_of(CHANNEL_BLOCK / 4);
-        ensure(fits && bytes, || format!("{input:?} rounded to {output:?}"))?;
-        ensure(s.scale.is_normal() && s.scale > 0.0, || format!("a scale of {}", s.scale))
-    }
-
     fn winograd(&self, s: &Conv, input: &Map, output: &Map) -> Check {
         self.blocked(s.input)?;
         let tile = u64::from(s.algorithm.tile());
@@ -391,19 +386,5 @@ impl Checker<'_> {
             ensure(fits, || format!("{operand:?} does not repeat to {output:?}"))?;
         }
         Ok(())
-    }
-
-    fn softmax(&self, s: &Softmax) -> Check {
-        let (input, output) = (self.blocked(s.input)?, self.blocked(s.output)?);
-        self.same_shape(input, output)
-    }
-
-    fn product(&self, s: &Product) -> Check {
-        let (a, b, output) = (self.blocked(s.a)?, self.blocked(s.b)?, self.blocked(s.output)?);
-        let rows = u64::from(a.height) * u64::from(a.width);
-        let fits = a.channels == b.channels
-            && rows == u64::from(output.channels)
-            && (b.height, b.width) == (output.height, output.width);
-        ensure(fits, || format!("{a:?} times {b:?} into {output:?}"))
     }
 }

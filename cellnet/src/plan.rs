@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) mod fixed;
 mod map;
+mod pixels;
 mod spec;
 pub use map::{Blob, CHANNEL_BLOCK, LINE, Map};
+pub use pixels::{Attention, Norm, Prepend, Product, Quantize, Slice, Softmax};
 pub use spec::{Dtype, Order, TensorSpec};
 
 /// An elementwise function applied where a step stores its result.
@@ -349,38 +351,6 @@ pub struct Binary {
     pub scale: Option<f32>,
 }
 
-/// Softmax over the channels of each pixel.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Softmax {
-    /// Map read.
-    pub input: u32,
-    /// Map written.
-    pub output: u32,
-}
-
-/// `out[pixel of b][i] = Σ_c a[pixel i][c] · b[pixel][c]`: a matrix product of two computed maps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Product {
-    /// The matrix; its pixels become the output's channels.
-    pub a: u32,
-    /// The map it is applied to, with as many channels.
-    pub b: u32,
-    /// Map written, as high and wide as `b`.
-    pub output: u32,
-}
-
-/// `out = min(max(round(in / scale) + zero, 0), 255)`, halves rounded to even: the bytes that stand for a
-/// map's values, with the output's [`Map::zero`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Quantize {
-    /// Map read.
-    pub input: u32,
-    /// Map of bytes written.
-    pub output: u32,
-    /// Difference of the values of two neighbouring bytes; positive.
-    pub scale: f32,
-}
-
 /// One entry of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
@@ -402,6 +372,14 @@ pub enum Step {
     Product(Product),
     /// See [`Quantize`].
     Quantize(Quantize),
+    /// See [`Norm`].
+    Norm(Norm),
+    /// See [`Attention`].
+    Attention(Attention),
+    /// See [`Slice`].
+    Slice(Slice),
+    /// See [`Prepend`].
+    Prepend(Prepend),
 }
 
 impl Step {
@@ -417,6 +395,10 @@ impl Step {
             Self::Softmax(s) => s.output,
             Self::Product(s) => s.output,
             Self::Quantize(s) => s.output,
+            Self::Norm(s) => s.output,
+            Self::Attention(s) => s.output,
+            Self::Slice(s) => s.output,
+            Self::Prepend(s) => s.output,
         }
     }
 
@@ -445,6 +427,10 @@ impl Step {
             Self::Softmax(s) => vec![s.input],
             Self::Product(s) => vec![s.a, s.b],
             Self::Quantize(s) => vec![s.input],
+            Self::Norm(s) => vec![s.input],
+            Self::Attention(s) => vec![s.query, s.key, s.value],
+            Self::Slice(s) => vec![s.input],
+            Self::Prepend(s) => vec![s.input],
         }
     }
 }

@@ -238,7 +238,7 @@ fn unsupported_nodes_are_named_with_the_reason() {
     for (node, wanted, part) in cases {
         let mut constants = weights();
         constants.push(integers("one", &[1]));
-        constants.push(integers("mixed", &[1, -1]));
+        constants.push(integers("mixed", &[1, side, 3 * side]));
         let graph = model(vec![node], constants, vec![declared("x", &[1, 3, side, side])], &["y"]);
         let error = built(&graph).unwrap_err();
         let PackError::Operator { op, node, reason } = error else { panic!("{error}") };

@@ -53,6 +53,8 @@ fn weights_of(plan: &Plan) -> u64 {
         Step::Conv(s) => vec![s.weights, s.bias],
         Step::Depthwise(s) => vec![s.weights, s.bias],
         Step::Affine(s) => [s.scale, s.bias].into_iter().flatten().collect(),
+        Step::Norm(s) => vec![s.scale, s.bias],
+        Step::Prepend(s) => vec![s.head],
         Step::Binary(s) => [s.a, s.b].into_iter().filter_map(constant).collect(),
         _ => Vec::new(),
     });
@@ -83,6 +85,11 @@ fn work(plan: &Plan) -> u64 {
         Step::Product(c) => {
             let channels = plan.maps.get(c.a as usize).map_or(0, |m| u64::from(m.channels));
             pixels(c.a).saturating_mul(pixels(c.b)).saturating_mul(channels)
+        }
+        Step::Attention(s) => {
+            let pixels = pixels(s.output).saturating_add(64);
+            let channels = u64::from(s.head).saturating_add(16).saturating_mul(64);
+            pixels.saturating_mul(pixels).saturating_mul(channels)
         }
         _ => FLOATS,
     };

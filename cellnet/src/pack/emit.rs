@@ -5,8 +5,9 @@ use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
 use crate::plan::{
-    Affine, Algorithm, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Operand, Plan, Pool, Product,
-    Quantize, Reduce, Rounding, Softmax, Step, Sums, TensorSpec, Window,
+    Affine, Algorithm, Attention, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Norm, Operand,
+    Plan, Pool, Prepend, Product, Quantize, Reduce, Rounding, Slice, Softmax, Step, Sums,
+    TensorSpec, Window,
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
@@ -49,6 +50,16 @@ fn filled(values: &[f32], channels: usize, default: f32) -> Vec<f32> {
         values.resize(channels, default);
     }
     values
+}
+
+/// The values of pixels, `stride` floats each.
+fn padded(values: &[f32], channels: usize, stride: usize) -> Vec<f32> {
+    let mut padded = Vec::with_capacity(values.len() / channels.max(1) * stride);
+    for pixel in values.chunks(channels.max(1)) {
+        padded.extend_from_slice(pixel);
+        padded.resize(padded.len() + stride - channels, 0.0);
+    }
+    padded
 }
 
 struct Emitter<'a> {
@@ -105,12 +116,47 @@ impl Emitter<'_> {
                 Step::Quantize(Quantize { input, output, scale: *scale })
             }
             Kind::Softmax => Step::Softmax(Softmax { input, output }),
+            Kind::Norm { .. } | Kind::Attention(_) | Kind::Slice { .. } | Kind::Prepend { .. } => {
+                self.pixels(layer)
+            }
             Kind::Product => {
                 let b = layer.inputs.get(1).map_or(u32::MAX, |v| self.map(*v));
                 Step::Product(Product { a: input, b, output })
             }
         };
         self.steps.push(step);
+    }
+
+    /// Layer norm, attention, and copies of a part of a map.
+    fn pixels(&mut self, layer: &Layer) -> Step {
+        let map = |i: usize| layer.inputs.get(i).map_or(u32::MAX, |v| self.map(*v));
+        let ([input, key, value], output) = ([0, 1, 2].map(map), self.map(layer.output));
+        let stride = self.stride(layer.output);
+        match &layer.kind {
+            Kind::Norm { epsilon, scale, bias } => {
+                let scale = self.section.push_channels(scale, stride);
+                let bias = self.section.push_channels(bias, stride);
+                Step::Norm(Norm { input, output, epsilon: *epsilon, scale, bias })
+            }
+            Kind::Attention(layer) => Step::Attention(Attention {
+                query: input,
+                key,
+                value,
+                first: layer.first.map(|n| n as u32),
+                output,
+                heads: layer.heads as u32,
+                head: layer.head as u32,
+                scale: layer.scale,
+                window: layer.window.map(|n| n as u32),
+            }),
+            Kind::Prepend { head } => {
+                let channels = self.net.values[layer.output].channels;
+                let head = padded(head, channels, stride);
+                Step::Prepend(Prepend { input, output, head: self.section.push(&head) })
+            }
+            Kind::Slice { first } => Step::Slice(Slice { input, output, first: *first as u32 }),
+            _ => Step::Slice(Slice { input, output, first: u32::MAX }),
+        }
     }
 
     fn channels(&mut self, values: &[f32], stride: usize) -> Option<Blob> {
@@ -206,11 +252,7 @@ impl Emitter<'_> {
         let channels = shape.channels;
         let stride =
             if channels == 1 { 1 } else { channels.next_multiple_of(CHANNEL_BLOCK as usize) };
-        let mut packed = Vec::with_capacity(shape.pixels() * stride);
-        for pixel in values.chunks(channels.max(1)) {
-            packed.extend_from_slice(pixel);
-            packed.resize(packed.len() + stride - channels, 0.0);
-        }
+        let packed = padded(values, channels, stride);
         Operand::Constant {
             height: shape.height as u32,
             width: shape.width as u32,

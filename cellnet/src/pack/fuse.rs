@@ -13,6 +13,7 @@ pub(super) fn fuse(net: &mut Net) {
     gates(net);
     drop_unused(net);
     while merge_one(net) {}
+    super::spread::spread(net);
     means(net);
     drop_unused(net);
 }
@@ -89,14 +90,60 @@ fn hard_sigmoid(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
     if divided { shifted_relu6(net, inner).map(|x| (x, 1.0)) } else { None }
 }
 
+/// The number that all values are, or the default if there are none.
+fn uniform(values: &[f32], default: f32) -> Option<f32> {
+    let first = values.first().copied().unwrap_or(default);
+    values.iter().all(|v| *v == first).then_some(first)
+}
+
+/// `x` and a factor, if `value` is the factor times the normal distribution's share below `x`:
+/// `(1 + erf(x / √2)) / 2`.
+fn normal_share(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
+    let (mut at, mut factor, mut summand) = (value, 1.0, 0.0);
+    let (mut inner, mut root) = loop {
+        let (inner, scale, bias, activation) = affine_of(net, at)?;
+        let (scale, bias) = (uniform(scale, 1.0)?, uniform(bias, 0.0)?);
+        match activation {
+            Activation::None => {
+                summand += factor * bias;
+                factor *= scale;
+                at = inner;
+            }
+            Activation::Erf if bias == 0.0 => break (inner, scale),
+            _ => return None,
+        }
+    };
+    if root == 1.0 {
+        let (x, scale, bias, activation) = affine_of(net, inner)?;
+        if activation != Activation::None || uniform(bias, 0.0)? != 0.0 {
+            return None;
+        }
+        (inner, root) = (x, uniform(scale, 1.0)?);
+    }
+    let fits = (root - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-6
+        && factor != 0.0
+        && (factor - summand).abs() <= 1e-6 * factor.abs();
+    fits.then_some((inner, 2.0 * factor))
+}
+
 /// The activation of `x` that `x · value` equals, and a remaining factor.
 fn gate(net: &Net, value: ValueId, x: ValueId) -> Option<(Activation, f32)> {
     if let Some((inner, scale, bias, Activation::Sigmoid)) = affine_of(net, value) {
         return (inner == x && scale.is_empty() && bias.is_empty())
             .then_some((Activation::Silu, 1.0));
     }
+    if let Some((inner, factor)) = normal_share(net, value) {
+        return (inner == x).then_some((Activation::Gelu, factor));
+    }
     let (inner, factor) = hard_sigmoid(net, value)?;
     (inner == x).then_some((Activation::HardSwish, factor))
+}
+
+/// A value and a factor, whose product `value` is.
+fn scaled(net: &Net, value: ValueId) -> Option<(ValueId, f32)> {
+    let (x, scale, bias, activation) = affine_of(net, value)?;
+    let plain = bias.is_empty() && activation == Activation::None;
+    uniform(scale, 1.0).filter(|_| plain).map(|factor| (x, factor))
 }
 
 /// Replaces a product of a value and its own gate, and the parts of a hard sigmoid, by one activation.
@@ -109,6 +156,10 @@ fn gates(net: &mut Net) {
                 for (x, y) in [(*a, *b), (*b, *a)] {
                     if let Some((activation, factor)) = gate(net, y, x) {
                         found = Some((x, activation, factor));
+                    } else if let Some((x, by)) = scaled(net, x)
+                        && let Some((activation, factor)) = gate(net, y, x)
+                    {
+                        found = Some((x, activation, by * factor));
                     }
                 }
             }

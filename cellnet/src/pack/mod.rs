@@ -18,9 +18,11 @@ mod lower;
 mod measure;
 mod net;
 mod order;
+mod parts;
 #[cfg(test)]
 mod reference;
 mod source;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod view;

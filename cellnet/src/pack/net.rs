@@ -122,6 +122,32 @@ pub(super) enum Kind {
     },
     /// `out[pixel of a][pixel of b] = Σ a · b` over their channels.
     Product,
+    /// Layer norm of each pixel, a factor and a summand for each channel.
+    Norm {
+        epsilon: f32,
+        scale: Vec<f32>,
+        bias: Vec<f32>,
+    },
+    /// Attention of queries, keys and values, the inputs.
+    Attention(AttentionLayer),
+    /// The channels from `first` on.
+    Slice {
+        first: usize,
+    },
+    /// Constant pixels before those of the input, in one row.
+    Prepend {
+        head: Vec<f32>,
+    },
+}
+
+/// See [`crate::plan::Attention`].
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AttentionLayer {
+    pub(super) first: [usize; 3],
+    pub(super) heads: usize,
+    pub(super) head: usize,
+    pub(super) scale: f32,
+    pub(super) window: [usize; 2],
 }
 
 /// Bytes that a layer writes beside its results, or in their place if `value` is its output.

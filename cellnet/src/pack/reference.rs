@@ -2,7 +2,7 @@
 //! because it shares no code with the kernels.
 
 use super::exact::{Exact, convolve, inside};
-use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, Shape};
+use super::net::{Arg, AttentionLayer, ConvLayer, Kind, Layer, Moving, Net, Shape};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
 impl Exact {
@@ -115,6 +115,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
     let shape = net.values[layer.output];
     let get = |v: usize| values[v].as_ref().expect("layers are in order");
     let input = || get(layer.inputs[0]);
+    let layer_inputs = &layer.inputs;
     let per_channel = |scale: &[f32], bias: &[f32], c: usize, x: f64| {
         x * f64::from(scale.get(c).copied().unwrap_or(1.0))
             + f64::from(bias.get(c).copied().unwrap_or(0.0))
@@ -154,6 +155,10 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
             };
             Exact::build(shape, |y, x, c| from.at(y, x, c).exp() / total(y, x))
         }
+        Kind::Norm { epsilon, scale, bias } => norm(input(), f64::from(*epsilon), scale, bias),
+        Kind::Attention(layer) => attention(layer, [0, 1, 2].map(|i| get(layer_inputs[i])), shape),
+        Kind::Slice { first } => Exact::build(shape, |y, x, c| input().at(y, x, first + c)),
+        Kind::Prepend { head } => prepended(input(), head, shape),
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));
             let width = a.shape.width;
@@ -165,6 +170,58 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         }
     };
     (value, None)
+}
+
+/// Constant pixels before those of a value.
+fn prepended(input: &Exact, head: &[f32], shape: Shape) -> Exact {
+    let (more, width) = (head.len() / shape.channels, input.shape.width);
+    Exact::build(shape, |_, x, c| match x.checked_sub(more) {
+        Some(pixel) => input.at(pixel / width, pixel % width, c),
+        None => f64::from(head[x * shape.channels + c]),
+    })
+}
+
+/// Layer norm of every pixel. An input's rounding errors grow by the inverse of the deviation.
+fn norm(input: &Exact, epsilon: f64, scale: &[f32], bias: &[f32]) -> Exact {
+    let channels = input.shape.channels;
+    let pixel = |y: usize, x: usize| (0..channels).map(move |c| input.at(y, x, c));
+    let moments = |y: usize, x: usize| {
+        let mean = pixel(y, x).sum::<f64>() / channels as f64;
+        let variance = pixel(y, x).map(|v| (v - mean).powi(2)).sum::<f64>() / channels as f64;
+        (mean, 1.0 / (variance + epsilon).sqrt())
+    };
+    let grown = Exact::build(input.shape, |y, x, c| {
+        f64::from(scale[c]).abs() * input.magnitude * moments(y, x).1
+    });
+    Exact::build(input.shape, |y, x, c| {
+        let (mean, inverse) = moments(y, x);
+        (input.at(y, x, c) - mean) * inverse * f64::from(scale[c]) + f64::from(bias[c])
+    })
+    .beside(grown.magnitude + largest(bias))
+}
+
+/// Attention by its definition.
+fn attention(layer: &AttentionLayer, inputs: [&Exact; 3], shape: Shape) -> Exact {
+    let ([query, key, value], [height, width]) = (inputs, layer.window);
+    let others = |y: usize, x: usize| {
+        let rows = (y % height..shape.height).step_by(height);
+        rows.flat_map(move |y| (x % width..shape.width).step_by(width).map(move |x| (y, x)))
+    };
+    let score = |head: usize, (y, x): (usize, usize), (v, u): (usize, usize)| -> f64 {
+        let channels = head * layer.head..(head + 1) * layer.head;
+        let terms =
+            channels.map(|c| query.at(y, x, layer.first[0] + c) * key.at(v, u, layer.first[1] + c));
+        terms.sum::<f64>() * f64::from(layer.scale)
+    };
+    let sizes = layer.head as f64 * query.magnitude * key.magnitude * f64::from(layer.scale.abs());
+    Exact::build(shape, |y, x, c| {
+        let powers = others(y, x).map(|at| (score(c / layer.head, (y, x), at).exp(), at));
+        let (total, sum) = powers.fold((0.0, 0.0), |(total, sum), (power, (v, u))| {
+            (total + power, sum + power * value.at(v, u, layer.first[2] + c))
+        });
+        sum / total
+    })
+    .beside(value.magnitude * (1.0 + sizes))
 }
 
 /// The bytes that stand for a value.

@@ -15,6 +15,7 @@ mod halved;
 mod joined;
 mod quantized;
 mod sums;
+mod tokens;
 
 /// Shapes tried for each property; fewer under Miri, which takes a minute for a millisecond's work.
 const CASES: u32 = if cfg!(miri) { 3 } else { 48 };

@@ -1,21 +1,11 @@
 //! Maps an ONNX tensor's axes to a map's height, width and channels.
 //!
-//! Transposes and reshapes that only move or merge axes change the view and need no computation.
+//! Transposes and reshapes that only move, merge or divide axes change the view and need no computation.
 
 use super::net::{Shape, ValueId};
+use super::parts;
+pub(super) use super::parts::{Axis, size};
 use crate::plan::Order;
-
-/// The meaning of a tensor's axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Axis {
-    /// Length one: the batch, or a reduced axis.
-    One,
-    Channel,
-    Height,
-    Width,
-    /// Height and width merged, width running faster.
-    Pixels,
-}
 
 /// A tensor: a value and the meaning of each axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,11 +15,44 @@ pub(super) struct View {
     pub(super) axes: Vec<Axis>,
     /// Pending zeros above, left, below and right, from a padding node, for the next convolution.
     pub(super) pads: [usize; 4],
+    /// The value's channel that is the view's first; the view's shape says how many follow.
+    pub(super) first: usize,
+    /// A pending factor of all elements.
+    pub(super) factor: f32,
 }
 
 impl View {
     pub(super) fn new(value: ValueId, shape: Shape, axes: Vec<Axis>) -> Self {
-        Self { value, shape, axes, pads: [0; 4] }
+        Self { value, shape, axes, pads: [0; 4], first: 0, factor: 1.0 }
+    }
+
+    /// Whether an axis is a part of others.
+    pub(super) fn is_split(&self) -> bool {
+        self.axes.iter().any(|axis| matches!(axis, Axis::Split(_)))
+    }
+
+    /// One element of an axis, which is dropped: one of the parts that the channels are divided into.
+    pub(super) fn element(&self, axis: usize, index: usize) -> Option<Self> {
+        let Axis::Split(parts) = *self.axes.get(axis)? else { return None };
+        let (count, step) = parts.of_channels(self.shape.channels)?;
+        if index >= count {
+            return None;
+        }
+        let mut view = self.clone();
+        view.first += index * step;
+        view.shape.channels = step;
+        view.axes.remove(axis);
+        view.axes = view.axes.into_iter().map(|axis| parts::renamed(axis, &view.shape)).collect();
+        Some(view)
+    }
+
+    /// Channels `from..to`, if `axis` is that of all channels.
+    pub(super) fn channels(&self, axis: usize, from: usize, to: usize) -> Option<Self> {
+        let fits = self.axes.get(axis) == Some(&Axis::Channel) && from < to;
+        let mut view = self.clone();
+        view.first += from;
+        view.shape.channels = to.checked_sub(from)?;
+        (fits && to <= self.shape.channels).then_some(view)
     }
 
     /// The same axes over another value, some of which may now have length one.
@@ -74,6 +97,15 @@ impl View {
 
     /// The view with dimensions `dims`, if axes are only merged, split, or moved past axes of length one.
     pub(super) fn reshape(&self, dims: &[usize]) -> Option<Self> {
+        if let Some(view) = self.merged(dims) {
+            return Some(view);
+        }
+        let axes = parts::reshaped(&self.axes, &self.shape, dims)?;
+        Some(Self { axes, ..self.clone() })
+    }
+
+    /// The view with dimensions `dims`, without parts of axes.
+    fn merged(&self, dims: &[usize]) -> Option<Self> {
         let mut have = self.axes.iter().copied().filter(|a| self.size(*a) > 1).peekable();
         let mut axes = Vec::new();
         let mut dims = dims.iter().copied().peekable();
@@ -114,7 +146,8 @@ impl View {
             self.axes.iter().copied().filter(|a| self.size(*a) > 1).collect();
         let spatial: Vec<Axis> =
             significant.iter().copied().filter(|a| *a != Axis::Channel).collect();
-        let in_order = !matches!(spatial.as_slice(), [Axis::Width, Axis::Height]);
+        let in_order =
+            !self.is_split() && !matches!(spatial.as_slice(), [Axis::Width, Axis::Height]);
         match (significant.iter().position(|a| *a == Axis::Channel), in_order) {
             (_, false) => None,
             (None, true) => Some(Order::ChannelsLast),
@@ -122,16 +155,5 @@ impl View {
             (Some(0), true) => Some(Order::ChannelsFirst),
             _ => None,
         }
-    }
-}
-
-/// Elements along an axis.
-pub(super) fn size(shape: &Shape, axis: Axis) -> usize {
-    match axis {
-        Axis::One => 1,
-        Axis::Channel => shape.channels,
-        Axis::Height => shape.height,
-        Axis::Width => shape.width,
-        Axis::Pixels => shape.pixels(),
     }
 }

@@ -173,6 +173,8 @@ pub(super) struct Halved {
 }
 
 /// Rounds packed weights, `inputs` rows of `panel` lanes for each position, to integers from -32767 to 32767.
+/// What rounding adds to a weight is taken from the next input's, so that an output's errors have no sum:
+/// inputs after an activation have much in common, and that is multiplied with the sum.
 pub(super) fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     let mut integers: Vec<i16> = Vec::with_capacity(packed.len());
     let mut scales = Vec::with_capacity(packed.len() / inputs.max(1));
@@ -182,9 +184,15 @@ pub(super) fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
             lane.fold(0.0f32, |largest, w| largest.max(w.abs())) / f32::from(i16::MAX)
         });
         let own: Vec<f32> = own.map(|scale| if scale > 0.0 { scale } else { 1.0 }).collect();
+        let mut owed = vec![0.0; panel];
         for row in position.chunks(panel) {
-            // `as` saturates.
-            integers.extend(row.iter().zip(&own).map(|(w, scale)| (w / scale).round() as i16));
+            for ((weight, scale), owed) in row.iter().zip(&own).zip(&mut owed) {
+                let wanted = weight / scale + *owed;
+                let most = f32::from(i16::MAX);
+                let integer = wanted.round().clamp(-most, most);
+                *owed = wanted - integer;
+                integers.push(integer as i16);
+            }
         }
         scales.extend(own);
     }

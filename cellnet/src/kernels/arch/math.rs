@@ -117,6 +117,7 @@ macro_rules! chosen {
             Activation::Clip { low, high } => $run!(Activation::Clip { low, high }),
             Activation::HardSwish => $run!(Activation::HardSwish),
             Activation::Sigmoid => $run!(Activation::Sigmoid),
+            Activation::Gelu => $run!(Activation::Gelu),
             other => $run!(other),
         }
     };

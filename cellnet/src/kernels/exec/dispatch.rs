@@ -8,7 +8,9 @@ use crate::kernels::arch::portable;
 use crate::kernels::arch::x86;
 use crate::kernels::memory::{Memory, Task, clear_halo};
 use crate::kernels::ops::pair::{self, Pair};
-use crate::kernels::ops::{conv, depthwise, elementwise, pool, product, quantize, winograd};
+use crate::kernels::ops::{
+    attention, conv, depthwise, elementwise, pool, product, quantize, tokens, winograd,
+};
 use crate::plan::{Algorithm, Conv, Map, Plan, Step};
 use crate::stage::Stage;
 
@@ -58,6 +60,10 @@ pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usi
         Step::Softmax(_) => 1,
         Step::Product(s) => product::tasks(s, maps, threads),
         Step::Quantize(s) => elementwise::tasks(s.input, maps, threads),
+        Step::Norm(s) => elementwise::tasks(s.output, maps, threads),
+        Step::Attention(s) => attention::tasks(s, maps, threads),
+        Step::Slice(s) => elementwise::tasks(s.output, maps, threads),
+        Step::Prepend(_) => 1,
     }
 }
 
@@ -66,6 +72,7 @@ pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
     match work {
         Work::Step(Step::Conv(s)) if s.algorithm != Algorithm::Direct => winograd::scratch(s, maps),
         Work::Step(Step::Conv(s)) => conv::scratch(s, maps),
+        Work::Step(Step::Attention(s)) => attention::scratch(s, maps),
         Work::Step(_) => 0,
         Work::Pair(pair) => pair::scratch(&pair, maps) + conv::scratch(pair.conv, maps),
     }
@@ -119,6 +126,10 @@ entry!(product_task: product_avx512 product_avx2 product_portable, crate::plan::
     |m, s, t| product::task, (m, s, t.index, t.threads));
 entry!(quantize_task: quantize_avx512 quantize_avx2 quantize_portable, crate::plan::Quantize,
     |m, s, t| quantize::task, (m, s, t.index, t.threads));
+entry!(norm_task: norm_avx512 norm_avx2 norm_portable, crate::plan::Norm,
+    |m, s, t| tokens::norm_task, (m, s, t.index, t.threads));
+entry!(attention_task: attention_avx512 attention_avx2 attention_portable, crate::plan::Attention,
+    |m, s, t| attention::task, (m, s, t));
 entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Binary,
     |m, s, t| elementwise::binary_task, (m, s, t.index, t.threads));
 
@@ -156,5 +167,9 @@ pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task
         Step::Softmax(s) => pool::softmax(memory, s),
         Step::Product(s) => product_task(isa, memory, s, task),
         Step::Quantize(s) => quantize_task(isa, memory, s, task),
+        Step::Norm(s) => norm_task(isa, memory, s, task),
+        Step::Attention(s) => attention_task(isa, memory, s, task),
+        Step::Slice(s) => tokens::slice_task(memory, s, task.index, task.threads),
+        Step::Prepend(s) => tokens::prepend(memory, s),
     }
 }

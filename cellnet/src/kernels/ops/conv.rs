@@ -181,7 +181,7 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Conv, tas
     // Few weights stay in the cache for all pixels; of many weights, or for a slice, one block at a time
     // does.
     let small = task.slice.is_none() && (blocks.1 - blocks.0) * 32 * shape.depth <= RESIDENT;
-    shape.ahead = shape.flat && !small && step.scales.is_none();
+    shape.ahead = shape.flat && !small;
     if small && step.scales.is_some() {
         let panels = (panels_of(step, blocks.0).0, panels_of(step, blocks.1 - 1).1);
         shape.panels = Panels::converted::<S>(memory, step, panels, task.scratch);
@@ -387,13 +387,26 @@ unsafe fn tiles<S: Simd>(
     let start = shape.step.sums.map_or(shape.step.bias, |sums| sums.start);
     tile.bias = shape.memory.blob(start).add(first_lane + lane);
     let channel = group * shape.step.group_outputs as usize + lane - shape.output_first;
-    let ahead = (width * shape.depth).max(panel_floats);
+    // Weights of 16 bits take half as many floats where they are read next.
+    let halves = if shape.step.scales.is_some() { 2 } else { 1 };
+    let ahead = (width * shape.depth).max(panel_floats) / halves;
     let most = most_rows::<S>(shape.step);
     let tiles = pixels.count.div_ceil(most);
     // With few tiles the prefetch costs more than it saves.
-    let lines = if shape.ahead && tiles >= 8 { (ahead / LINE as usize).div_ceil(tiles) } else { 0 };
+    let lines = if shape.ahead && tiles * halves >= 8 {
+        (ahead / LINE as usize).div_ceil(tiles)
+    } else {
+        0
+    };
     let together = finished_together(width, most);
-    let mut next = tile.w.wrapping_add(ahead);
+    let here = match shape.step.scales {
+        None => tile.w,
+        Some(_) => {
+            let before = (group * group_panels + lane / panel) * panel_floats / halves;
+            shape.memory.blob(shape.step.weights).wrapping_add(before)
+        }
+    };
+    let mut next = here.wrapping_add(ahead);
     let mut done = 0;
     while done < pixels.count {
         let at = Pixels { y: pixels.y, x: pixels.x + done, count: pixels.count - done };

@@ -5,12 +5,12 @@ use crate::kernels::arch::math::activate;
 use crate::kernels::arch::portable::Scalar;
 use crate::kernels::arch::simd::{Simd, channels};
 use crate::kernels::memory::{Memory, even_parts, part};
-use crate::plan::{Affine, Binary, BinaryOp, Map, Operand};
+use crate::plan::{Activation, Affine, Binary, BinaryOp, Map, Operand};
 
 /// Fewest values of one task.
 const VALUES: usize = 16 * 1024;
 
-fn row_parts(output: &Map, threads: usize) -> usize {
+pub(super) fn row_parts(output: &Map, threads: usize) -> usize {
     let values = output.height as usize * output.width as usize * output.stride as usize;
     if threads <= 1 {
         1
@@ -45,19 +45,27 @@ pub(in crate::kernels) unsafe fn affine_task<S: Simd>(
     let count = input.channels as usize;
     // Whole vectors may write past the last channel only if no other data lies there.
     let alone = step.first == 0 && input.channels == output.channels;
-    let whole = step.first.is_multiple_of(8) && (input.channels.is_multiple_of(8) || alone);
+    let whole = if alone { count.next_multiple_of(8) } else { count / 8 * 8 };
+    let is_copy = step.scale.or(step.bias).is_none() && step.activation == Activation::None;
     for y in rows.0..rows.1 {
         for x in 0..output.width as usize {
             let from = at(input, y, x);
             let to = at(output, y, x) + step.first as usize;
-            if whole {
-                let count = count.next_multiple_of(8);
-                channels!(S, c in 0, count => affine_vector(memory, step, from, to, c));
+            if is_copy {
+                let (from, to) = (memory.arena.add(from), memory.arena.add(to));
+                channels!(S, c in 0, whole => copy_vector(from.add(c), to.add(c)));
+                channels!(Scalar, c in whole, count => copy_vector(from.add(c), to.add(c)));
             } else {
-                channels!(Scalar, c in 0, count => affine_vector(memory, step, from, to, c));
+                channels!(S, c in 0, whole => affine_vector(memory, step, from, to, c));
+                channels!(Scalar, c in whole, count => affine_vector(memory, step, from, to, c));
             }
         }
     }
+}
+
+#[inline(always)]
+unsafe fn copy_vector<S: Simd>(from: *const f32, to: *mut f32) {
+    S::store(to, S::load(from));
 }
 
 #[cfg_attr(target_arch = "x86_64", inline(always))]

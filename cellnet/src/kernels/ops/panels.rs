@@ -4,9 +4,12 @@
 //! Every panel is converted once for all pixels that a task multiplies with it. That costs a few
 //! instructions for each vector of weights, which the bytes not read from memory pay for.
 
-use crate::kernels::arch::simd::{Simd, channels};
+use crate::kernels::arch::simd::Simd;
 use crate::kernels::memory::Memory;
 use crate::plan::Conv;
+
+/// How far ahead weights of 16 bits are prefetched.
+const AHEAD: usize = 512;
 
 /// Panels of a step, in `f32`.
 #[derive(Clone, Copy)]
@@ -79,12 +82,41 @@ pub(in crate::kernels) unsafe fn convert<S: Simd>(
     let index = panel * step.positions() as usize + position;
     let scales = memory.blob(scales).add(index * lanes);
     let from = memory.blob(step.weights).cast::<i16>().add(index * inputs * lanes);
-    for input in (0..inputs).map(|input| input * lanes) {
-        channels!(S, c in 0, lanes => scaled(from.add(input + c), scales.add(c), to.add(input + c)));
+    match lanes / S::LANES {
+        0 => rows::<S::Half, 1>(from, scales, to, inputs),
+        1 => rows::<S, 1>(from, scales, to, inputs),
+        2 => rows::<S, 2>(from, scales, to, inputs),
+        _ => {
+            for c in (0..lanes).step_by(S::LANES) {
+                for input in (0..inputs).map(|input| input * lanes + c) {
+                    scaled::<S>(from.add(input), S::load(scales.add(c)), to.add(input));
+                }
+            }
+        }
+    }
+}
+
+/// Converts rows of `VECTORS` vectors.
+#[inline(always)]
+unsafe fn rows<S: Simd, const VECTORS: usize>(
+    from: *const i16,
+    scales: *const f32,
+    to: *mut f32,
+    inputs: usize,
+) {
+    let scales: [S::V; VECTORS] = std::array::from_fn(|v| S::load(scales.add(v * S::LANES)));
+    let (mut from, mut to) = (from, to);
+    for _ in 0..inputs {
+        // The mapping is read once, from memory or a far cache.
+        S::prefetch(from.wrapping_add(AHEAD).cast());
+        for v in 0..VECTORS {
+            scaled::<S>(from.add(v * S::LANES), scales[v], to.add(v * S::LANES));
+        }
+        (from, to) = (from.add(VECTORS * S::LANES), to.add(VECTORS * S::LANES));
     }
 }
 
 #[inline(always)]
-unsafe fn scaled<S: Simd>(from: *const i16, scales: *const f32, to: *mut f32) {
-    S::store(to, S::mul(S::load_i16(from), S::load(scales)));
+unsafe fn scaled<S: Simd>(from: *const i16, scale: S::V, to: *mut f32) {
+    S::store(to, S::mul(S::load_i16(from), scale));
 }

@@ -15,6 +15,7 @@ impl Lowerer {
             "Shape" => {
                 let dims = match self.tensor(node, 0)? {
                     Tensor::View(view) => view.dims(),
+                    Tensor::Scores(scores) => scores.dims(),
                     Tensor::Constant(constant) => constant.dims.clone(),
                 };
                 let dims: Vec<i64> = dims.into_iter().map(|d| d as i64).collect();
@@ -90,6 +91,7 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         "DequantizeLinear" if attributes.int("block_size", 0) == 0 => {
             super::quantized::dequantized(a, b?, inputs.get(2).copied(), axis(1, a.dims.len())?)
         }
+        "Expand" => expanded(a, b?.as_ints()?),
         "Gather" => a.gather(b?, axis(0, a.dims.len())?),
         "Concat" => Constant::concat(inputs),
         "Reshape" => a.reshape(b?.as_ints()?),
@@ -121,6 +123,13 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         }
         _ => None,
     }
+}
+
+/// A constant repeated to dimensions.
+fn expanded(a: &Constant, dims: &[i64]) -> Option<Constant> {
+    let dims = dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<Vec<_>>>()?;
+    let count = dims.iter().product();
+    a.zip(&Constant::floats(dims, vec![1.0; count]), |x, _| x)
 }
 
 fn cast(a: &Constant, to: i64) -> Constant {

@@ -54,7 +54,7 @@ impl Lowerer {
 
     /// `Cast`. Every number is a float32 here, so another float type changes nothing but the rounding that it
     /// would do; an integer type would cut fractions off.
-    pub(super) fn cast(&self, node: &NodeProto) -> Result<Tensor, Refused> {
+    pub(super) fn cast(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         const INTEGERS: [DataType; 8] = [
             DataType::UINT8,
             DataType::INT8,
@@ -98,9 +98,23 @@ impl Lowerer {
                 sides = (sides.1, sides.0);
                 BinaryOp::GreaterOrEqual
             }
-            _ => return self.power(node, sides),
+            _ => {
+                let sides = (self.whole_tensor(node, sides.0), self.whole_tensor(node, sides.1));
+                return self.power(node, sides);
+            }
         };
+        if let Some(scaled) = pending(op, &sides) {
+            return Ok(scaled);
+        }
+        let sides = (self.whole_tensor(node, sides.0), self.whole_tensor(node, sides.1));
         self.apply(&super::label(node), op, sides)
+    }
+
+    fn whole_tensor(&mut self, node: &NodeProto, tensor: Tensor) -> Tensor {
+        match tensor {
+            Tensor::View(view) => Tensor::View(self.whole(node, view)),
+            other => other,
+        }
     }
 
     fn power(&mut self, node: &NodeProto, sides: (Tensor, Tensor)) -> Result<Tensor, Refused> {
@@ -130,6 +144,10 @@ impl Lowerer {
         sides: (Tensor, Tensor),
     ) -> Result<Tensor, Refused> {
         match sides {
+            (Tensor::Scores(_), _) | (_, Tensor::Scores(_)) => {
+                Err("it adds to attention's scores, or multiplies them by more than one number"
+                    .to_owned())
+            }
             (Tensor::View(a), Tensor::View(b)) => {
                 let (axes, shape) = joined(&a, &b)?;
                 let args = (Arg::Value(a.value), Arg::Value(b.value));
@@ -198,6 +216,7 @@ impl Lowerer {
         let (yes, no) = (self.tensor(node, 1)?.clone(), self.tensor(node, 2)?.clone());
         let ones = vec![1.0; condition.shape.channels];
         let minus = vec![-1.0; condition.shape.channels];
+        let (yes, no) = (self.whole_tensor(node, yes), self.whole_tensor(node, no));
         let otherwise =
             Tensor::View(self.affine(&label, &condition, minus, ones, Activation::None));
         let yes = self.apply(&label, BinaryOp::Mul, (Tensor::View(condition), yes))?;
@@ -210,7 +229,7 @@ impl Lowerer {
 fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
     let refuse = || format!("{:?} {:?} against {:?} {:?}", a.axes, a.dims(), b.axes, b.dims());
     if a.pads != [0; 4] || b.pads != [0; 4] {
-        return Err("padding is supported only directly before a convolution".to_owned());
+        return Err(super::PADDED.to_owned());
     }
     let rank = a.axes.len().max(b.axes.len());
     let mut axes = Vec::new();
@@ -243,6 +262,31 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
     Ok((axes, shape))
 }
 
+/// A number times attention's scores, queries or keys, which takes no layer of its own.
+fn pending(op: BinaryOp, sides: &(Tensor, Tensor)) -> Option<Tensor> {
+    let (tensor, constant) = match (op, sides) {
+        (BinaryOp::Mul, (Tensor::Constant(constant), tensor))
+        | (BinaryOp::Mul | BinaryOp::Div, (tensor, Tensor::Constant(constant))) => {
+            (tensor, constant)
+        }
+        _ => return None,
+    };
+    let factor = constant.single()?;
+    let factor = if op == BinaryOp::Div { 1.0 / factor } else { factor };
+    match tensor {
+        Tensor::Scores(scores) => {
+            let mut scores = scores.clone();
+            scores.scale(factor).then_some(Tensor::Scores(scores))
+        }
+        Tensor::View(view) if view.is_split() && constant.dims.len() <= view.axes.len() => {
+            let mut view = view.clone();
+            view.factor *= factor;
+            Some(Tensor::View(view))
+        }
+        _ => None,
+    }
+}
+
 /// A constant's shape on the map and its values in the map's order.
 type OnMap = (Shape, Vec<f32>);
 
@@ -251,7 +295,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     let refuse =
         || format!("{:?} {:?} against a constant {:?}", view.axes, view.dims(), constant.dims);
     if view.pads != [0; 4] {
-        return Err("padding is supported only directly before a convolution".to_owned());
+        return Err(super::PADDED.to_owned());
     }
     let rank = view.axes.len().max(constant.dims.len());
     let mut shape = view.shape;
@@ -281,7 +325,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
                     (own.height, own.width) = (view.shape.height, view.shape.width);
                     (strides[0], strides[1]) = (stride * view.shape.width, stride);
                 }
-                Axis::One => return Err(refuse()),
+                Axis::One | Axis::Split(_) => return Err(refuse()),
             }
         }
         axes.push(axis);

@@ -4,6 +4,7 @@ use rten_onnx::onnx::NodeProto;
 
 use super::super::constant::Constant;
 use super::super::net::{ConvLayer, Kind, Moving, Shape, SumsLayer};
+use super::super::parts::{Along, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
 use super::windows::moving;
@@ -11,6 +12,7 @@ use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
 /// A constant matrix `[rows][columns]`.
+#[derive(Clone)]
 struct Matrix {
     rows: usize,
     columns: usize,
@@ -114,6 +116,59 @@ impl Lowerer {
         Ok(view.with(value, shape))
     }
 
+    /// A dense layer over all elements of a map: a convolution whose kernel is as large as the map.
+    fn flattened(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        matrix: Matrix,
+        bias: &Option<Vec<f32>>,
+    ) -> Result<Option<View>, Refused> {
+        let [ones @ .., last] = view.axes.as_slice() else { return Ok(None) };
+        let Axis::Split(_) = *last else { return Ok(None) };
+        let shape = view.shape;
+        let elements = shape.pixels() * shape.channels;
+        let parts = parts_of(*last, &shape);
+        let fits = ones.iter().all(|axis| *axis == Axis::One)
+            && parts.iter().map(|part| part.size).product::<usize>() == elements
+            && matrix.columns == elements
+            && shape.height.max(shape.width) <= 255;
+        if !fits {
+            return Ok(None);
+        }
+        let outputs = matrix.rows;
+        let mut weights = vec![0.0; matrix.values.len()];
+        for element in 0..elements {
+            let (mut left, mut channel, mut pixel) = (element, 0, 0);
+            for part in parts.iter().rev() {
+                let steps = left % part.size * part.step;
+                left /= part.size;
+                match part.along {
+                    Along::Channels => channel += steps,
+                    Along::Pixels => pixel += steps,
+                }
+            }
+            let to = channel * shape.pixels() + pixel;
+            for output in 0..outputs {
+                weights[output * elements + to] = matrix.values[output * elements + element];
+            }
+        }
+        let bias = bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
+        if bias.len() != outputs {
+            return Err(format!("{} biases for {outputs} outputs", bias.len()));
+        }
+        let moving = Moving { kernel: [shape.height, shape.width], ..Moving::POINT };
+        let layer = conv_layer(moving, 1, shape.channels, weights, bias);
+        let layer = ConvLayer { is_half: matrix.is_half, ..layer };
+        let shape = Shape::vector(outputs);
+        let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
+        let mut axes = view.axes.clone();
+        if let Some(last) = axes.last_mut() {
+            *last = Axis::Channel;
+        }
+        Ok(Some(View::new(value, shape, axes)))
+    }
+
     pub(super) fn gemm(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let attributes = Attributes(node);
         let (alpha, beta) = (attributes.float("alpha", 1.0), attributes.float("beta", 1.0));
@@ -150,8 +205,11 @@ impl Lowerer {
         };
         match (self.tensor(node, 0)?.clone(), self.tensor(node, 1)?.clone()) {
             (Tensor::View(a), Tensor::Constant(b)) => {
-                let a = flipped(a, flips[0]);
+                let a = flipped(self.whole(node, a), flips[0]);
                 let b = Matrix::new(&b, flips[1]).ok_or_else(refuse)?.transposed();
+                if let Some(view) = self.flattened(node, &a, scaled(b.clone()), &bias)? {
+                    return Ok(Tensor::View(view));
+                }
                 check_inner(&a, a.axes.last().copied(), b.columns)?;
                 let mut view = self.dense(node, &a, scaled(b), bias)?;
                 if let Some(last) = view.axes.last_mut() {
@@ -160,7 +218,7 @@ impl Lowerer {
                 Ok(Tensor::View(view))
             }
             (Tensor::Constant(a), Tensor::View(b)) if bias.is_none() => {
-                let b = flipped(b, flips[1]);
+                let b = flipped(self.whole(node, b), flips[1]);
                 let a = Matrix::new(&a, flips[0]).ok_or_else(refuse)?;
                 let inner = b.axes.len().checked_sub(2);
                 let inner = inner.ok_or_else(refuse)?;
@@ -170,8 +228,14 @@ impl Lowerer {
                 Ok(Tensor::View(view))
             }
             (Tensor::View(a), Tensor::View(b)) if bias.is_none() && alpha == 1.0 => {
-                self.computed(node, &flipped(a, flips[0]), &flipped(b, flips[1]))
+                let (a, b) = (flipped(a, flips[0]), flipped(b, flips[1]));
+                if let Some(scores) = self.scores(&a, &b) {
+                    return Ok(scores);
+                }
+                let (a, b) = (self.whole(node, a), self.whole(node, b));
+                self.computed(node, &a, &b)
             }
+            (Tensor::Scores(scores), Tensor::View(value)) => self.attend(node, &scores, &value),
             _ => Err("its bias or factor is not supported".to_owned()),
         }
     }
@@ -184,7 +248,7 @@ impl Lowerer {
             && a.axes.last() == Some(&Axis::Channel)
             && b.dims() == [b.shape.channels, b.shape.pixels()]
             && b.axes.first() == Some(&Axis::Channel);
-        if !fits || a.pads != [0; 4] || b.pads != [0; 4] {
+        if !fits || a.is_split() || b.is_split() || a.pads != [0; 4] || b.pads != [0; 4] {
             return Err(format!("a product of computed {:?} and {:?}", a.axes, b.axes));
         }
         let shape = Shape { channels: rows, ..b.shape };

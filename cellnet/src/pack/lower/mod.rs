@@ -8,6 +8,7 @@ mod elementwise;
 mod linear;
 mod quantized;
 mod shapes;
+mod tokens;
 mod windows;
 
 use std::collections::HashMap;
@@ -24,11 +25,15 @@ use crate::plan::{Activation, Order};
 /// The reason of a refusal, without the node's name.
 type Refused = String;
 
+/// The reason that most operators refuse pending padding for.
+const PADDED: &str = "padding is supported only directly before a convolution";
+
 /// A tensor of the graph: a view of a value, or a constant.
 #[derive(Debug, Clone)]
 enum Tensor {
     View(View),
     Constant(Constant),
+    Scores(tokens::Scores),
 }
 
 struct Lowerer {
@@ -124,6 +129,10 @@ impl Lowerer {
         if node.op_type.as_deref() == Some("QuantizeLinear") {
             let integers = self.quantize(node)?;
             self.integers.insert(output, integers);
+        } else if node.op_type.as_deref() == Some("Split") {
+            for (name, part) in node.output.iter().zip(self.split(node)?) {
+                self.tensors.insert(name.clone(), part);
+            }
         } else {
             let tensor = self.node(node)?;
             if node.op_type.as_deref() == Some("DequantizeLinear")
@@ -155,7 +164,13 @@ impl Lowerer {
             "MaxPool" | "AveragePool" => self.pool(node),
             "GlobalAveragePool" | "GlobalMaxPool" => self.global_pool(node),
             "ReduceMean" | "ReduceSum" | "ReduceMax" => self.reduce(node),
-            "Concat" => self.concat(node),
+            "Concat" => match self.prepend(node)? {
+                Some(tensor) => Ok(tensor),
+                None => self.concat(node),
+            },
+            "LayerNormalization" => self.layer_norm(node),
+            "Slice" => self.slice(node),
+            "Gather" => self.gather(node),
             "Pad" => self.pad(node),
             "Softmax" => self.softmax(node),
             "Identity" | "Dropout" => Ok(Tensor::View(self.view(node, 0)?)),
@@ -175,11 +190,13 @@ impl Lowerer {
         let view = match self.tensors.get(&name) {
             Some(Tensor::View(view)) => view.clone(),
             Some(Tensor::Constant(_)) => return Err(refuse("this output is a constant")),
+            Some(Tensor::Scores(_)) => return Err(refuse("this output is of attention's scores")),
             None if self.integers.contains_key(&name) => {
                 return Err(refuse("this output is of 8-bit integers"));
             }
             None => return Err(refuse("no node produces this output")),
         };
+        let view = self.whole(&NodeProto::default(), view);
         let order = view.order().ok_or_else(|| refuse("its axes are in an unsupported order"))?;
         if view.pads != [0; 4] {
             return Err(refuse("it is padded"));
@@ -215,19 +232,32 @@ impl Lowerer {
     }
 
     /// An input that is not a constant and has no pending padding.
-    fn view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+    fn view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         let view = self.padded_view(node, index)?;
         if view.pads == [0; 4] {
             return Ok(view);
         }
-        Err("padding is supported only directly before a convolution".to_owned())
+        Err(PADDED.to_owned())
     }
 
     /// An input that is not a constant.
-    fn padded_view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+    fn padded_view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.part_view(node, index)?;
+        Ok(self.whole(node, view))
+    }
+
+    /// An input that is not a constant and has no pending padding, perhaps some channels of a value.
+    fn unpadded_part(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.part_view(node, index)?;
+        if view.pads == [0; 4] { Ok(view) } else { Err(PADDED.to_owned()) }
+    }
+
+    /// An input that is not a constant, perhaps some channels of a value and padded.
+    fn part_view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         match self.tensor(node, index)? {
             Tensor::View(view) => Ok(view.clone()),
             Tensor::Constant(_) => Err(format!("input {index} is a constant")),
+            Tensor::Scores(_) => Err(format!("input {index} is of attention's scores")),
         }
     }
 
@@ -239,7 +269,7 @@ impl Lowerer {
     fn constant(&self, node: &NodeProto, index: usize) -> Result<&Constant, Refused> {
         match self.tensor(node, index)? {
             Tensor::Constant(constant) => Ok(constant),
-            Tensor::View(_) => Err(format!("input {index} is not a constant")),
+            _ => Err(format!("input {index} is not a constant")),
         }
     }
 

@@ -28,7 +28,7 @@ impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         // A transpose may stand between padding and convolution, because padding is kept by axis.
         let transposes = node.op_type.as_deref() == Some("Transpose");
-        let view = if transposes { self.padded_view(node, 0)? } else { self.view(node, 0)? };
+        let view = if transposes { self.part_view(node, 0)? } else { self.unpadded_part(node, 0)? };
         let attributes = Attributes(node);
         let dims = view.dims();
         let target = match node.op_type.as_deref().unwrap_or_default() {

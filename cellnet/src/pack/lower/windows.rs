@@ -165,6 +165,9 @@ impl Lowerer {
     }
 
     pub(super) fn softmax(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
+        if let Tensor::Scores(scores) = self.tensor(node, 0)? {
+            return self.softmax_of(node, scores);
+        }
         let view = self.view(node, 0)?;
         let axis = Attributes(node).int("axis", if self.opset < 13 { 1 } else { -1 });
         let axis = view.index(axis).and_then(|a| view.axes.get(a)).copied();

@@ -1,0 +1,76 @@
+//! Checks of the steps in `plan/pixels.rs`.
+
+use super::{Check, Checker, MAX_CHANNELS, ensure};
+use crate::plan::{Attention, CHANNEL_BLOCK, Norm, Prepend, Product, Quantize, Slice, Softmax};
+
+impl Checker<'_> {
+    pub(super) fn quantize(&self, s: &Quantize) -> Check {
+        let (input, output) = (self.blocked(s.input)?, self.map(s.output)?);
+        let fits = (input.height, input.width) == (output.height, output.width)
+            && input.channels.div_ceil(4) == output.channels;
+        // The kernel writes the bytes of whole blocks of channels, two floats each.
+        let bytes = output.zero.is_some() && output.stride.is_multiple_of(CHANNEL_BLOCK / 4);
+        ensure(fits && bytes, || format!("{input:?} rounded to {output:?}"))?;
+        ensure(s.scale.is_normal() && s.scale > 0.0, || format!("a scale of {}", s.scale))
+    }
+
+    pub(super) fn softmax(&self, s: &Softmax) -> Check {
+        let (input, output) = (self.blocked(s.input)?, self.blocked(s.output)?);
+        self.same_shape(input, output)
+    }
+
+    pub(super) fn product(&self, s: &Product) -> Check {
+        let (a, b, output) = (self.blocked(s.a)?, self.blocked(s.b)?, self.blocked(s.output)?);
+        let rows = u64::from(a.height) * u64::from(a.width);
+        let fits = a.channels == b.channels
+            && rows == u64::from(output.channels)
+            && (b.height, b.width) == (output.height, output.width);
+        ensure(fits, || format!("{a:?} times {b:?} into {output:?}"))
+    }
+
+    pub(super) fn norm(&self, s: &Norm) -> Check {
+        let (input, output) = (self.blocked(s.input)?, self.blocked(s.output)?);
+        self.same_shape(input, output)?;
+        ensure(s.epsilon > 0.0, || format!("an epsilon of {}", s.epsilon))?;
+        self.blob(s.scale, u64::from(output.stride))?;
+        self.blob(s.bias, u64::from(output.stride))
+    }
+
+    pub(super) fn attention(&self, s: &Attention) -> Check {
+        let output = self.blocked(s.output)?;
+        let limits = [s.heads, s.head];
+        ensure(limits.iter().all(|n| (1..=MAX_CHANNELS).contains(n)), || format!("{limits:?}"))?;
+        let channels = u64::from(s.heads) * u64::from(s.head);
+        let divides = |size: u32, by: u32| by > 0 && size.is_multiple_of(by);
+        let fits = channels == u64::from(output.channels)
+            && divides(output.height, s.window[0])
+            && divides(output.width, s.window[1]);
+        ensure(fits, || format!("{limits:?} by {:?} of {output:?}", s.window))?;
+        for (map, first) in [s.query, s.key, s.value].into_iter().zip(s.first) {
+            let map = self.floats(map)?;
+            self.same_sides(map, output)?;
+            ensure(u64::from(first) + channels <= u64::from(map.channels), || {
+                format!("{channels} channels from {first} of {map:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn slice(&self, s: &Slice) -> Check {
+        let (input, output) = (self.floats(s.input)?, self.floats(s.output)?);
+        self.same_sides(input, output)?;
+        let last = u64::from(s.first) + u64::from(output.channels);
+        ensure(last <= u64::from(input.channels), || {
+            format!("{output:?} from channel {} of {input:?}", s.first)
+        })
+    }
+
+    pub(super) fn prepend(&self, s: &Prepend) -> Check {
+        let (input, output) = (self.floats(s.input)?, self.floats(s.output)?);
+        let pixels = u64::from(input.height) * u64::from(input.width);
+        let more = u64::from(output.width).saturating_sub(pixels);
+        let fits = output.height == 1 && more > 0 && input.channels == output.channels;
+        ensure(fits, || format!("{input:?} after pixels of {output:?}"))?;
+        self.blob(s.head, more * u64::from(output.stride))
+    }
+}

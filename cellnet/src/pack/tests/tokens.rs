@@ -1,0 +1,125 @@
+//! Layer norm, attention and copies of a part; and forged plans of them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::OpenError;
+use crate::pack::net::AttentionLayer;
+
+/// The plan and weights of a net with one output.
+fn planned(net: &mut Net, value: usize) -> (Plan, Vec<f32>) {
+    let output = spec("out", net.values[value], value);
+    net.outputs.push(output);
+    let algorithms = vec![Algorithm::Direct; net.layers.len()];
+    emit::emit(net, &algorithms, layout::lay_out(net, &algorithms), usize::MAX)
+}
+
+fn attention(first: [usize; 3], heads: usize, head: usize, window: [usize; 2]) -> Kind {
+    Kind::Attention(AttentionLayer { first, heads, head, scale: 0.3, window })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layer_norms(input in shape()) {
+        let mut net = net_of(&[input]);
+        let (scale, bias) = (noise(6, input.channels), noise(7, input.channels));
+        let kind = Kind::Norm { epsilon: 1e-3, scale, bias };
+        let value = net.push("norm", kind, vec![0], input);
+        check(&mut net, &[value], Algorithm::Direct, 4e-6);
+    }
+
+    #[test]
+    fn attentions(
+        rows in 1..SIDE.min(7), columns in 1..SIDE.min(9), window in (1usize..3, 1usize..3), heads in 1usize..4,
+        head in prop::sample::select(vec![1usize, 4, 8, 13, 16, 24]), joined in any::<bool>(),
+    ) {
+        let window = [window.0, window.1];
+        let channels = heads * head;
+        let shape = Shape { height: rows * window[0], width: columns * window[1], channels };
+        let all = if joined { Shape { channels: 3 * channels, ..shape } } else { shape };
+        let mut net = net_of(&[all, all, all]);
+        let first = if joined { [0, channels, 2 * channels] } else { [0; 3] };
+        let inputs = if joined { vec![0; 3] } else { vec![0, 1, 2] };
+        let value = net.push("attention", attention(first, heads, head, window), inputs, shape);
+        check(&mut net, &[value], Algorithm::Direct, 4e-6);
+    }
+
+    #[test]
+    fn parts_and_tokens(input in shape(), cut in any::<(u8, u8)>(), more in 1usize..4) {
+        let first = cut.0 as usize % input.channels;
+        let count = 1 + cut.1 as usize % (input.channels - first);
+        let sliced = Shape { channels: count, ..input };
+        let mut net = net_of(&[input]);
+        let slice = net.push("slice", Kind::Slice { first }, vec![0], sliced);
+        let row = Shape { height: 1, width: more + input.pixels(), channels: count };
+        let head = noise(8, more * count);
+        let value = net.push("prepend", Kind::Prepend { head }, vec![slice], row);
+        check(&mut net, &[slice, value], Algorithm::Direct, 0.0);
+    }
+}
+
+/// The index of a step, and a change of it.
+type Forgery = (usize, fn(&mut Step));
+
+/// Whether the plan opens, and none of its forgeries of the step at an index does.
+fn are_refused(net: &mut Net, value: usize, forgeries: &[Forgery]) {
+    let (plan, mut weights) = planned(net, value);
+    weights.resize(weights.len().next_multiple_of(16).max(16), 0.0);
+    let open = |plan: &Plan| Model::from_bytes(&format::write(plan, &weights).unwrap());
+    assert!(open(&plan).is_ok());
+    for (i, (at, forge)) in forgeries.iter().enumerate() {
+        let mut forged = plan.clone();
+        forge(&mut forged.steps[*at]);
+        assert!(matches!(open(&forged), Err(OpenError::Plan { .. })), "forgery {i}");
+    }
+}
+
+/// The step's part of its kind.
+macro_rules! forged {
+    ($kind:ident, |$s:ident| $change:expr) => {
+        |step: &mut Step| match step {
+            Step::$kind($s) => $change,
+            other => panic!("{other:?}"),
+        }
+    };
+}
+
+#[test]
+fn forged_parts_of_channels_are_refused() {
+    let all = Shape { height: 4, width: 6, channels: 72 };
+    let shape = Shape { channels: 24, ..all };
+    let mut net = net_of(&[all]);
+    let kind = attention([0, 24, 48], 3, 8, [2, 3]);
+    let value = net.push("attention", kind, vec![0; 3], shape);
+    let forgeries: [Forgery; 6] = [
+        (0, forged!(Attention, |s| s.first[2] = 49)),
+        (0, forged!(Attention, |s| s.first[0] = u32::MAX)),
+        (0, forged!(Attention, |s| s.window = [3, 3])),
+        (0, forged!(Attention, |s| s.window = [0, 1])),
+        (0, forged!(Attention, |s| s.heads = 4)),
+        (0, forged!(Attention, |s| s.value = s.output)),
+    ];
+    are_refused(&mut net, value, &forgeries);
+    let mut net = net_of(&[all]);
+    let value = net.push("slice", Kind::Slice { first: 40 }, vec![0], shape);
+    are_refused(&mut net, value, &[(0, forged!(Slice, |s| s.first = 49))]);
+}
+
+#[test]
+fn forged_norms_and_tokens_are_refused() {
+    let shape = Shape { height: 4, width: 6, channels: 24 };
+    let row = Shape { height: 1, width: 26, channels: 24 };
+    let mut net = net_of(&[shape]);
+    let (scale, bias) = (vec![1.0; 24], vec![0.0; 24]);
+    let norm = net.push("norm", Kind::Norm { epsilon: 1e-5, scale, bias }, vec![0], shape);
+    let value = net.push("prepend", Kind::Prepend { head: vec![0.5; 48] }, vec![norm], row);
+    let forgeries: [Forgery; 4] = [
+        (0, forged!(Norm, |s| s.scale.len -= 1)),
+        (0, forged!(Norm, |s| s.bias.offset = u64::MAX - 15)),
+        (0, forged!(Norm, |s| s.epsilon = f32::NAN)),
+        (1, forged!(Prepend, |s| s.head.len -= 24)),
+    ];
+    are_refused(&mut net, value, &forgeries);
+}

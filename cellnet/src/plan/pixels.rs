@@ -1,0 +1,103 @@
+//! Steps that treat pixels as tokens or each pixel alone: softmax, layer norm, attention, products of
+//! computed maps, copies of a part, rounding to bytes.
+
+use serde::{Deserialize, Serialize};
+
+use super::Blob;
+
+/// Softmax over the channels of each pixel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Softmax {
+    /// Map read.
+    pub input: u32,
+    /// Map written.
+    pub output: u32,
+}
+
+/// `out[pixel of b][i] = Σ_c a[pixel i][c] · b[pixel][c]`: a matrix product of two computed maps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Product {
+    /// The matrix; its pixels become the output's channels.
+    pub a: u32,
+    /// The map it is applied to, with as many channels.
+    pub b: u32,
+    /// Map written, as high and wide as `b`.
+    pub output: u32,
+}
+
+/// `out = min(max(round(in / scale) + zero, 0), 255)`, halves rounded to even: the bytes that stand for a
+/// map's values, with the output's [`super::Map::zero`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quantize {
+    /// Map read.
+    pub input: u32,
+    /// Map of bytes written.
+    pub output: u32,
+    /// Difference of the values of two neighbouring bytes; positive.
+    pub scale: f32,
+}
+
+/// Layer norm: each pixel's channels, minus their mean, over the square root of their variance plus
+/// `epsilon`; then a factor and a summand for each channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Norm {
+    /// Map read.
+    pub input: u32,
+    /// Map written, of the same shape.
+    pub output: u32,
+    /// Added to the variance; positive.
+    pub epsilon: f32,
+    /// Factors, one for each channel of the output's stride.
+    pub scale: Blob,
+    /// Summands, likewise.
+    pub bias: Blob,
+}
+
+/// Attention: `out[p] = Σ_q softmax_q(scale · query[p] · key[q]) · value[q]`, for each head over its own
+/// channels, which follow those of the head before.
+///
+/// A pixel attends to the pixels whose row and column leave the same remainders by `window`: to all if it
+/// is `[1, 1]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// The maps of queries, keys and values, of equal height and width; they may be one.
+    pub query: u32,
+    /// See `query`.
+    pub key: u32,
+    /// See `query`.
+    pub value: u32,
+    /// The channels at which queries, keys and values begin in their maps.
+    pub first: [u32; 3],
+    /// Map written, as high and wide.
+    pub output: u32,
+    /// Number of heads.
+    pub heads: u32,
+    /// Channels of one head; the output has `heads · head`.
+    pub head: u32,
+    /// Factor of the products of queries and keys.
+    pub scale: f32,
+    /// Divisors of row and column; they divide the maps' height and width.
+    pub window: [u32; 2],
+}
+
+/// `out[.., c] = in[.., first + c]`: some of a map's channels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Map read.
+    pub input: u32,
+    /// Map written, as high and wide, with at most as many channels as there are from `first` on.
+    pub output: u32,
+    /// The first channel that is copied.
+    pub first: u32,
+}
+
+/// Constant pixels, then those of a map, all in one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prepend {
+    /// Map read, with as many channels as the output.
+    pub input: u32,
+    /// Map written, one row.
+    pub output: u32,
+    /// Values of the first pixels, each of the output's stride.
+    pub head: Blob,
+}

@@ -38,8 +38,9 @@ pub(super) unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
     transmute::<v128, i16x8>(i16x8_narrow_i32x4(a, b))
 }
 
-/// `a · b / 2^15`, rounded. The relaxed instruction differs between machines only where both are `i16::MIN`, and
-/// one factor never is: it is a power of two up to 2^11, or a distance, or [`crate::plan::fixed::ToSteps`]'.
+/// `a · b / 2^15`, rounded. The relaxed instruction differs between machines only where both are `i16::MIN`,
+/// and one factor never is: it is a power of two up to 2^11, or a distance, or
+/// [`crate::plan::fixed::ToSteps`]'.
 #[cfg(target_feature = "relaxed-simd")]
 #[inline(always)]
 pub(super) unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
@@ -47,8 +48,8 @@ pub(super) unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
     transmute::<v128, i16x8>(std::arch::wasm32::i16x8_relaxed_q15mulr(a, b))
 }
 
-/// Whole numbers as integers. The relaxed instruction is exact where they fit 32 bits, which the packer ensures,
-/// and a quarter as long.
+/// Whole numbers as integers. The relaxed instruction is exact where they fit 32 bits, which the packer
+/// ensures, and a quarter as long.
 #[cfg(target_feature = "relaxed-simd")]
 #[inline(always)]
 unsafe fn truncated(v: v128) -> v128 {

@@ -149,8 +149,8 @@ pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
     }
 }
 
-/// The bytes of a pixel's products, as after squeeze-and-excite: a loop of its own, because in the general one
-/// the constants of all activations would be in the registers of Wasm.
+/// The bytes of a pixel's products, as after squeeze-and-excite: a loop of its own, because in the general
+/// one the constants of all activations would be in the registers of Wasm.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline(never))]
 unsafe fn multiply_to_bytes<S: Simd>(

@@ -9,8 +9,7 @@ alternately. Prints for each: answers, median time of a request and of its infer
 processes killed. The model's files are first dropped from the page cache, so that their pages count against
 the cgroups and not against an earlier reader. Exits with 1 if cellnet leaves a photo unanswered
 or without its heatmap, is killed, or is slower than rten. With `--alone` there is no rten beside it: a graph of
-bytes (`quantized.py`) is served in 32 MiB, where rten has no room. The runner would refuse to start there, because
-it reserves for the largest photo; so it is told a limit of 64 MiB, and the group ends it if the photo needs more.
+bytes (`quantized.py`) is served in 32 MiB, where rten has no room.
 
 Needs root, Linux with cgroup v1 or v2 memory control, and `onnx`.
 """
@@ -95,9 +94,6 @@ class Server:
     def __init__(self, args, app, engine, group=None):
         command = [args.skincell, "up", "--from", app, "--listen", "127.0.0.1:0", "--engine", engine,
                    "--threads", "1", "--max-concurrency", "1", "--cache-dir", app / "cache", "--quiet"]
-        if args.alone:
-            # The runner reserves for the largest photo that is allowed, which needs more than the group has.
-            command += ["--memory-limit", f"{max(args.limit, 64)}MiB"]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True,
                                         stderr=subprocess.DEVNULL, preexec_fn=group and group.enter)
         line = self.process.stdout.readline()

@@ -13,7 +13,9 @@ use clap::Args;
 use skincell_engines::OnnxRuntime;
 #[cfg(not(feature = "onnxruntime"))]
 use skincell_engines::select::SelectError;
-use skincell_runner::memory::{Budget, MemoryLimit, Overrides, Plan, address_space_limit};
+use skincell_runner::memory::{
+    Budget, MemoryLimit, ModelNeeds, Overrides, Plan, address_space_limit,
+};
 use skincell_runner::sandbox::CompileCache;
 use skincell_runner::settings::Settings;
 use std::net::{SocketAddr, TcpListener};
@@ -195,11 +197,15 @@ fn memory(limit: MemoryLimit) -> Finding {
         guest_models: 0,
         key_value: 0,
     };
-    match Plan::new(&budget, overrides) {
+    // The models are those of an application, which is not known here.
+    match Plan::new(&budget, overrides, || ModelNeeds { private: 0, run: 0 }) {
         Ok(_) if address_space_limit().is_some() => Err(format!(
             "{size}, {whose}, but the address space is limited too, and instances reserve gigabytes of it: lift \
              that limit with `ulimit -v unlimited`"
         )),
+        Ok(plan) if plan.models.is_some() => {
+            Ok(format!("{size}, {whose}: one request at a time, if a model's run takes little"))
+        }
         Ok(plan) => Ok(format!("{size}, {whose}: {} requests at a time", plan.concurrency)),
         Err(error) => Err(format!("{size}, {whose}: {error}")),
     }

@@ -51,6 +51,16 @@ fn budget_sum(service: &Service) -> String {
     let one = plan.instance.saturating_add(plan.host_share());
     let requests = format!("{} requests × {}", plan.concurrency, size(one));
     let fixed = format!("runner, connections and uploads {}", size(plan.fixed()));
+    if let (Some(models), Some(budget)) = (plan.models, service.budget()) {
+        let models = models.private.saturating_add(models.run);
+        return format!(
+            "{}: {fixed}, {requests}, models and a run {}; the limit is small: {} connections and {} of bodies",
+            size(budget),
+            size(models),
+            plan.connections,
+            size(plan.uploads),
+        );
+    }
     match service.budget() {
         Some(budget) => format!("{}: {fixed}, {requests}, models share the rest", size(budget)),
         None => format!("no limit: {fixed}, {requests}, models as they are"),

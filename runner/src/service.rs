@@ -7,7 +7,7 @@ use crate::allocator;
 use crate::app::{App, AppComponent, Target};
 use crate::compose::{ComposeError, compose, is_concurrent};
 use crate::key_value::{self, KeyValueStore};
-use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, Overrides, Plan};
+use crate::memory::{Budget, Followed, Gauge, Ledger, MemoryLimit, ModelNeeds, Overrides, Plan};
 use crate::metrics::Metrics;
 use crate::mounts::{self, Stage};
 use crate::nn::{Engine, Engines, Grants, Models, Rten, Selection};
@@ -68,9 +68,12 @@ const TIDY_EVERY: Duration = Duration::from_millis(250);
 /// two after thousands of requests. One call takes a fraction of a millisecond.
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
+/// How much more private memory the same load may seem to take another time, in bytes.
+const LOADS_DIFFER: u64 = 256 << 10;
+
 impl Service {
     /// Divides the budget, compiles (or maps) the application's components and grants their models. Models
-    /// are read only if all are to be preloaded.
+    /// are read only if all are to be preloaded, or in a small budget.
     ///
     /// # Errors
     /// When the budget has no room for a single request, a component cannot be compiled or linked, its files
@@ -79,7 +82,10 @@ impl Service {
         let budget = Budget::new(settings.memory_limit);
         check(&app, &settings.output.follow)?;
         let key_value = key_value_store(&app, settings)?;
-        let plan = Plan::new(&budget, overrides(settings, key_value.is_some()))?;
+        let engines = engines(settings, budget.bytes)?;
+        let plan = Plan::new(&budget, overrides(settings, key_value.is_some()), || {
+            model_needs(&app, &engines, settings)
+        })?;
         let limits = limits(&plan, settings)?;
         let wasms = wasms(&app)?;
         let mut sandbox = Sandbox::new(limits, wasms.iter().any(|wasm| is_concurrent(wasm)))?;
@@ -88,7 +94,6 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(Ledger::new(budget.bytes, plan.fixed(), plan.pages));
         let limit = budget.bytes;
-        let engines = engines(settings, limit)?;
         let followed = (settings.memory_limit == MemoryLimit::Auto).then(|| budget.followed());
         let gauge = Arc::new(Gauge::new(budget));
         let mut models = Models::new(Arc::clone(&ledger), Arc::clone(&gauge), Arc::clone(&metrics));
@@ -99,9 +104,7 @@ impl Service {
             .collect::<anyhow::Result<_>>()?;
         let grants = granted(&app, &mut models, &engines, settings);
         let models = Arc::new(models);
-        if settings.preload {
-            models.preload().context("--preload")?;
-        }
+        preload(&models, &plan, settings)?;
         // Files are staged after all that takes long: a signal that ends the process meanwhile leaves none.
         for ((component, compiled), grants) in app.components.iter().zip(&compiled).zip(grants) {
             let stage = mounts::stage(component, &app.folder)?;
@@ -287,6 +290,30 @@ fn granted(app: &App, models: &mut Models, engines: &Engines, settings: &Setting
         }
     };
     app.components.iter().map(grant).collect()
+}
+
+/// Loads the models if the settings say so, or if their runs are in the plan, which are then not assumed to
+/// take more; a load that fails is then logged, and tried again.
+fn preload(models: &Models, plan: &Plan, settings: &Settings) -> anyhow::Result<()> {
+    if settings.preload {
+        models.preload().context("--preload")?;
+    } else if plan.models.is_some() {
+        models.preload().ok();
+    }
+    Ok(())
+}
+
+/// Loads all models and tells their memory. A load that fails is logged, and its run assumed.
+fn model_needs(app: &App, engines: &Engines, settings: &Settings) -> ModelNeeds {
+    let unlimited = Arc::new(Ledger::new(None, 0, 0));
+    let gauge = Arc::new(Gauge::new(Budget::default()));
+    let mut models = Models::new(unlimited, gauge, Arc::new(Metrics::new()));
+    granted(app, &mut models, engines, settings);
+    models.preload().ok();
+    let needs = models.needs();
+    drop(models);
+    crate::allocator::trim();
+    ModelNeeds { private: needs.private.saturating_add(LOADS_DIFFER), ..needs }
 }
 
 fn wasms(app: &App) -> anyhow::Result<Vec<Vec<u8>>> {

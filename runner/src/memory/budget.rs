@@ -94,6 +94,15 @@ pub struct Overrides {
     pub key_value: u64,
 }
 
+/// Memory of all models of an application, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelNeeds {
+    /// Private memory of all together, when loaded.
+    pub private: u64,
+    /// The largest peak of a run.
+    pub run: u64,
+}
+
 /// How the budget is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -118,6 +127,9 @@ pub struct Plan {
     pub guest_models: u64,
     /// Requests at work at the same time.
     pub concurrency: usize,
+    /// For a budget so small that fewer connections and smaller bodies leave just room for one request: what
+    /// its models need, which the plan then includes.
+    pub models: Option<ModelNeeds>,
 }
 
 /// The budget has no room for a single request. The message shows the sum.
@@ -139,6 +151,8 @@ pub(crate) const ASSUMED_ACTIVATION: u64 = 16 << 20;
 const CONNECTION: u64 = 32 << 10;
 const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
+/// Connections in a budget that has no room for a request beside [`FEWEST_CONNECTIONS`].
+const SMALL_CONNECTIONS: usize = 16;
 /// Further connections: eight of the admin port, and eight of each port for probes.
 const MORE_CONNECTIONS: usize = 24;
 /// The kernel's buffer of a connection in each direction: with a large budget, and with a small one.
@@ -150,19 +164,29 @@ const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;
 const PAGES: u64 = 64 << 20;
 /// Bodies of the largest size that fit in memory together, if the budget is large.
 const UPLOADS: u64 = 4;
+/// Fewest bytes of request bodies, all together.
+const SMALLEST_UPLOADS: u64 = 1 << 20;
 /// The allocator's slack and the stacks of the runner's threads.
 const SLACK: u64 = 3 << 20;
 
 impl Plan {
-    /// Divides `budget` for this process.
+    /// Divides `budget` for this process. If it has no room for a request so, it is divided again for one
+    /// request at a time, with what `models` tells of the models' memory.
     ///
     /// # Errors
     /// [`NoRoom`] if not even one request fits.
-    pub fn new(budget: &Budget, overrides: Overrides) -> Result<Self, NoRoom> {
+    pub fn new(
+        budget: &Budget,
+        overrides: Overrides,
+        models: impl FnOnce() -> ModelNeeds,
+    ) -> Result<Self, NoRoom> {
         let runner = ProcessMemory::now().private_bytes.saturating_add(SLACK);
         let runner = runner.saturating_add(overrides.key_value);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        divide(budget.bytes, runner, cores, overrides)
+        match (divide(budget.bytes, runner, cores, overrides), budget.bytes) {
+            (Err(_), Some(bytes)) => divide_small(bytes, runner, overrides, models()),
+            (plan, _) => plan,
+        }
     }
 
     /// Bytes reserved before any request, without pages of mapped files.
@@ -235,18 +259,14 @@ fn divide(
         instance: overrides.instance.unwrap_or(INSTANCE),
         guest_models: overrides.guest_models,
         concurrency: overrides.concurrency.unwrap_or(cores).max(1),
+        models: None,
     };
     let Some(budget) = budget else {
         plan.pages = 0;
         return Ok(plan);
     };
     let left = budget.saturating_sub(plan.fixed() + plan.pages).saturating_sub(ASSUMED_ACTIVATION);
-    if overrides.instance.is_none() {
-        // Eight tenths are the instance's own memory, twice one tenth is the host's share.
-        let left = left.saturating_sub(overrides.guest_models.saturating_mul(3));
-        let fits = (left / 10 * 8).min(left.saturating_sub(2 * SMALLEST_SHARE)) >> 20 << 20;
-        plan.instance = fits.clamp(SMALLEST_INSTANCE, INSTANCE);
-    }
+    plan.instance = instance(left, overrides);
     let one = plan.one();
     if one > left {
         return Err(NoRoom { budget, plan });
@@ -259,17 +279,61 @@ fn divide(
     Ok(plan)
 }
 
+/// The linear memory of an instance that has `left` bytes with the host's memory for it.
+fn instance(left: u64, overrides: Overrides) -> u64 {
+    overrides.instance.unwrap_or_else(|| {
+        // Eight tenths are the instance's own memory, twice one tenth is the host's share.
+        let left = left.saturating_sub(overrides.guest_models.saturating_mul(3));
+        let fits = (left / 10 * 8).min(left.saturating_sub(2 * SMALLEST_SHARE)) >> 20 << 20;
+        fits.clamp(SMALLEST_INSTANCE, INSTANCE)
+    })
+}
+
+/// Divides a small budget for one request at a time: few connections, and for bodies what the smallest
+/// instance leaves, at most an eighth. `pages` are not set apart, because a request that runs alone may use
+/// them (see [`super::Ledger`]).
+fn divide_small(
+    budget: u64,
+    runner: u64,
+    overrides: Overrides,
+    models: ModelNeeds,
+) -> Result<Plan, NoRoom> {
+    let mut plan = Plan {
+        runner,
+        connections: SMALL_CONNECTIONS,
+        max_head: overrides.max_head,
+        socket_buffer: SMALLEST_SOCKET_BUFFER,
+        uploads: 0,
+        pages: budget / 8,
+        instance: overrides.instance.unwrap_or(SMALLEST_INSTANCE),
+        guest_models: overrides.guest_models,
+        concurrency: overrides.concurrency.unwrap_or(1).max(1),
+        models: Some(models),
+    };
+    let taken = plan.fixed().saturating_add(models.private).saturating_add(models.run);
+    let left = budget.saturating_sub(taken);
+    let most = overrides.max_body.saturating_mul(UPLOADS).min(budget / 8);
+    plan.uploads = left.saturating_sub(plan.one()).max(SMALLEST_UPLOADS).min(most);
+    let left = left.saturating_sub(plan.uploads);
+    plan.instance = instance(left, overrides);
+    if plan.one() > left {
+        return Err(NoRoom { budget, plan });
+    }
+    Ok(plan)
+}
+
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.plan;
+        let models = plan.models.unwrap_or(ModelNeeds { private: 0, run: ASSUMED_ACTIVATION });
         let rows = [
             ("the runner itself", plan.runner),
             ("connections", plan.connections_bytes()),
             ("request bodies", plan.uploads),
-            ("pages of mapped files", plan.pages),
             ("one instance (--max-instance-memory)", plan.instance),
             ("the host's memory for it", plan.host_bytes()),
-            ("one run of a model, until measured", ASSUMED_ACTIVATION),
+            ("models, without their files", models.private),
+            ("one run of a model", models.run),
         ];
         let sum = rows.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -284,15 +348,15 @@ impl fmt::Display for NoRoom {
         writeln!(f, "  {:40} {:8.1} MiB", "together", mib(sum))?;
         write!(
             f,
-            "Raise --memory-limit or the control group's limit, or lower --max-instance-memory or \
-             --max-body."
+            "Raise --memory-limit or the control group's limit, or lower --max-instance-memory, or pack the \
+             model for cellnet (skincell model pack), whose runs take less."
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Overrides, Plan, divide};
+    use super::{Budget, ModelNeeds, Overrides, Plan, divide, divide_small};
 
     const MIB: u64 = 1 << 20;
     const OVERRIDES: Overrides = Overrides {
@@ -331,6 +395,26 @@ mod tests {
         assert_eq!(long_heads.fixed() - small.fixed(), (64 + 24) * 2 * (32 << 10));
         let none = divide(None, 5 * MIB, 2, OVERRIDES).unwrap();
         assert_eq!((none.instance, none.concurrency), (64 * MIB, 2));
+    }
+
+    #[test]
+    fn a_small_budget_is_divided_for_one_request_with_its_models() {
+        let models = ModelNeeds { private: MIB, run: 5 * MIB };
+        let small = |budget: u64, models| divide_small(budget, 5 * MIB, OVERRIDES, models);
+        let sum = |plan: &Plan, models: ModelNeeds| {
+            plan.fixed() + plan.need(models.run).instance + models.private + models.run
+        };
+        let tight = small(32 * MIB, models).unwrap();
+        assert_eq!((tight.connections, tight.instance, tight.concurrency), (16, 12 * MIB, 1));
+        assert_eq!((tight.uploads, sum(&tight, models)), (5 * MIB / 2, 32 * MIB));
+        let roomy = small(48 * MIB, models).unwrap();
+        assert_eq!((roomy.uploads, roomy.instance), (6 * MIB, 22 * MIB));
+        assert!(sum(&roomy, models) <= 48 * MIB);
+        let unknown = ModelNeeds { run: super::ASSUMED_ACTIVATION, ..models };
+        let refusal = small(32 * MIB, unknown).unwrap_err().to_string();
+        for part in ["one run of a model", "16.0 MiB", "41.5 MiB", "model pack"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
     }
 
     #[test]

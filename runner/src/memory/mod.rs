@@ -14,7 +14,7 @@ mod process;
 mod sampled;
 
 pub(crate) use budget::ASSUMED_ACTIVATION;
-pub use budget::{Budget, Followed, MemoryLimit, NoRoom, Overrides, Plan};
+pub use budget::{Budget, Followed, MemoryLimit, ModelNeeds, NoRoom, Overrides, Plan};
 pub use gauge::{Gauge, Level};
 pub use group::MemoryGroup;
 pub(crate) use ledger::{AnswerHold, ModelHold, ModelShare};

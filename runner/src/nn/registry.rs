@@ -8,7 +8,7 @@
 use super::accounts::{ModelAccounts, Unload};
 use super::counts::RunCounts;
 use super::model::{AcquireError, Model, ModelStatus};
-use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger};
+use crate::memory::{ASSUMED_ACTIVATION, Gauge, Ledger, ModelNeeds};
 use crate::metrics::Metrics;
 use skincell_engines::{Engine, Engines};
 use std::collections::{BTreeMap, HashMap};
@@ -106,6 +106,17 @@ impl Models {
     /// The error of the first model that cannot be loaded.
     pub fn preload(&self) -> Result<(), AcquireError> {
         self.by_folder.values().try_for_each(|model| model.acquire().map(drop))
+    }
+
+    /// The memory of all models, by their last loads; a run that is not known is assumed.
+    #[must_use]
+    pub fn needs(&self) -> ModelNeeds {
+        let figures = || self.by_folder.values().map(|model| model.figures());
+        let runs = figures().map(|figures| figures.activation.unwrap_or(ASSUMED_ACTIVATION));
+        ModelNeeds {
+            private: figures().map(|figures| figures.share.private).fold(0, u64::saturating_add),
+            run: runs.max().unwrap_or(0),
+        }
     }
 
     /// The state of each model, ordered by folder.

@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use super::simd::{Simd, Tile};
 use crate::plan::LINE;
 
-/// Inputs per unrolled iteration, for weights in panels of [`PANEL`], unless [`Dot::UNROLLED`] says less.
+/// Inputs per unrolled iteration, for weights in panels of [`PANEL`].
 const UNROLLED: usize = 4;
 /// Lanes of a wide panel. As a constant it needs no address arithmetic.
 const PANEL: usize = 16;
@@ -26,8 +26,6 @@ pub(super) trait Dot {
     type Weights: Copy;
     /// One input, repeated in each lane.
     type Inputs: Copy;
-    /// Inputs per unrolled iteration.
-    const UNROLLED: usize = UNROLLED;
 
     /// Reads a vector of weights at `p`.
     unsafe fn weights(p: *const f32) -> Self::Weights;
@@ -153,6 +151,7 @@ unsafe fn finish_row<S: Simd, const VECTORS: usize>(
 ///
 /// # Safety
 /// As for [`multiply`], for what the tile reads.
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
 #[inline(always)]
 pub(super) unsafe fn accumulate<
     S: Simd,
@@ -177,21 +176,17 @@ unsafe fn accumulate_from<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VE
     for y in 0..tile.y_runs {
         for x in 0..tile.x_runs {
             let a = first.add(y * tile.y_step + x * tile.x_step);
-            if D::UNROLLED == 1 && tile.w_step == PANEL && tile.w_vector == S::LANES {
-                w[0] = one_by_one::<S, D, ROWS, VECTORS>(acc, tile, a, w[0]);
-                continue;
-            }
             let rows = S::rows::<ROWS>(a, tile.a_step);
             let mut i = 0;
             if tile.w_step == PANEL {
-                while i + D::UNROLLED <= tile.run {
-                    for u in 0..D::UNROLLED {
+                while i + UNROLLED <= tile.run {
+                    for u in 0..UNROLLED {
                         one_input::<D, ROWS, VECTORS>(acc, &rows, i + u, &w, u * PANEL);
                     }
                     for v in 0..VECTORS {
-                        w[v] = w[v].add(D::UNROLLED * PANEL);
+                        w[v] = w[v].add(UNROLLED * PANEL);
                     }
-                    i += D::UNROLLED;
+                    i += UNROLLED;
                 }
             }
             while i < tile.run {
@@ -203,31 +198,6 @@ unsafe fn accumulate_from<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VE
             }
         }
     }
-}
-
-/// Walks one run with as few addresses as possible, for weights in one wide panel; returns the next weights.
-#[inline(always)]
-unsafe fn one_by_one<S: Simd, D: Dot<V = S::V>, const ROWS: usize, const VECTORS: usize>(
-    acc: &mut [[S::V; VECTORS]; ROWS],
-    tile: &Tile,
-    mut a: *const f32,
-    mut w: *const f32,
-) -> *const f32 {
-    let mut left = tile.run;
-    while left > 0 {
-        let weights: [D::Weights; VECTORS] =
-            std::array::from_fn(|v| D::weights(w.add(v * S::LANES)));
-        for r in 0..ROWS {
-            let inputs = D::inputs(a.add(r * tile.a_step));
-            for v in 0..VECTORS {
-                acc[r][v] = D::add(acc[r][v], inputs, weights[v]);
-            }
-        }
-        a = a.add(1);
-        w = w.add(PANEL);
-        left -= 1;
-    }
-    w
 }
 
 /// Adds input `i` of each row times its weights, `offset` floats from `w`, to the accumulators.

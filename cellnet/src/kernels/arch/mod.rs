@@ -1,5 +1,6 @@
 //! The processor: detected instruction sets, vector operations, and the micro-kernel written with them.
 
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
 mod dot;
 pub(super) mod finish;
 pub(super) mod fixed;
@@ -13,6 +14,8 @@ pub(super) mod simd;
 mod squares;
 #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
 mod wasm;
+#[cfg(all(target_family = "wasm", target_feature = "simd128"))]
+mod wasm_words;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86;
 #[cfg(target_arch = "x86_64")]

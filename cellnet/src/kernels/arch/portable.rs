@@ -337,6 +337,12 @@ impl Fixed for Portable {
     unsafe fn low_product(a: i16x8, b: i16x8) -> i16x8 {
         a * b
     }
+    #[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
+    #[inline(always)]
+    unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
+        wasm::product(a, b)
+    }
+    #[cfg(not(all(target_family = "wasm", target_feature = "relaxed-simd")))]
     #[inline(always)]
     unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
         a.mul_scale_round(b)

@@ -1,11 +1,13 @@
 //! Sums of bytes of the portable back end: both sides widened to 16 bits once for a layer, and pairs
-//! multiplied and added by `wide`'s `i16x8::dot` (`pmaddwd`, NEON, `i32x4.dot_i16x8_s`).
+//! multiplied and added by `wide`'s `i16x8::dot` (`pmaddwd`, NEON), in Wasm by [`super::wasm_words`].
 
-use wide::{i16x8, i32x4};
+use wide::i16x8;
 
-use super::dot::sum;
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
 use super::micro::Dot;
 use super::simd::{Simd, Tile};
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
+use wide::i32x4;
 
 /// Most rows of a tile, which are summed two by two: eight sums, four weights, two inputs and a product fit
 /// 16 registers.
@@ -15,29 +17,19 @@ pub(super) const ROWS: usize = 16;
 const EVEN: u32 = 0x00ff_00ff;
 
 /// Two integers of 16 bits in place of four bytes, on both sides.
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
 struct Words;
 
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
 impl Dot for Words {
     type V = wide::f32x4;
     type Weights = i16x8;
     type Inputs = i16x8;
-    /// Cranelift places all loads between two jumps first: with more inputs, weights would not fit registers.
-    const UNROLLED: usize = if cfg!(target_family = "wasm") { 1 } else { 4 };
 
     #[inline(always)]
     unsafe fn weights(p: *const f32) -> i16x8 {
         p.cast::<i16x8>().read_unaligned()
     }
-    #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
-    #[inline(always)]
-    unsafe fn inputs(p: *const f32) -> i16x8 {
-        use std::arch::wasm32::{i32x4_shuffle as shuffle, v128, v128_load};
-        // `i16x8` is a transparent `v128` here. A load of one float would go through a general-purpose
-        // register; behind the inputs are the widened weights.
-        let fours = v128_load(p.cast());
-        std::mem::transmute::<v128, i16x8>(shuffle::<0, 0, 0, 0>(fours, fours))
-    }
-    #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
     #[inline(always)]
     unsafe fn inputs(p: *const f32) -> i16x8 {
         bytemuck::cast(i32x4::splat(p.cast::<i32>().read_unaligned()))
@@ -49,8 +41,16 @@ impl Dot for Words {
     }
 }
 
+#[cfg(all(target_family = "wasm", target_feature = "simd128"))]
 #[inline(never)]
 unsafe fn sum_words<S: Simd<V = wide::f32x4>, const VECTORS: usize>(tile: &Tile, rows: usize) {
+    super::wasm_words::sum::<VECTORS>(tile, rows);
+}
+
+#[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
+#[inline(never)]
+unsafe fn sum_words<S: Simd<V = wide::f32x4>, const VECTORS: usize>(tile: &Tile, rows: usize) {
+    use super::dot::sum;
     let mut tile = *tile;
     for _ in 0..rows / 2 {
         sum::<S, Words, 2, VECTORS>(&tile);

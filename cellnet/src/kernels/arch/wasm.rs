@@ -2,8 +2,8 @@
 
 use std::arch::wasm32::{
     f32x4_convert_i32x4, f32x4_nearest, i8x16_shuffle, i8x16_swizzle, i16x8_narrow_i32x4,
-    i16x8_shl, i16x8_splat, i32x4_load_extend_i16x4, i32x4_trunc_sat_f32x4, u8x16_narrow_i16x8,
-    u16x8_load_extend_u8x8, v128, v128_load, v128_or, v128_store32_lane,
+    i16x8_shl, i16x8_splat, i32x4_load_extend_i16x4, u8x16_narrow_i16x8, u16x8_load_extend_u8x8,
+    v128, v128_load, v128_or, v128_store32_lane,
 };
 use std::mem::transmute;
 
@@ -34,8 +34,31 @@ pub(super) unsafe fn store_bytes(p: *mut u8, v: f32x4) {
 #[inline(always)]
 pub(super) unsafe fn words(a: f32x4, b: f32x4) -> i16x8 {
     let [a, b] = transmute::<[f32x4; 2], [v128; 2]>([a, b]);
-    let [a, b] = [a, b].map(|v| i32x4_trunc_sat_f32x4(f32x4_nearest(v)));
+    let [a, b] = [a, b].map(|v| truncated(f32x4_nearest(v)));
     transmute::<v128, i16x8>(i16x8_narrow_i32x4(a, b))
+}
+
+/// `a · b / 2^15`, rounded. The relaxed instruction differs between machines only where both are `i16::MIN`,
+/// and one factor never is: it is a power of two up to 2^11, or a distance, or
+/// [`crate::plan::fixed::ToSteps`]'.
+#[cfg(target_feature = "relaxed-simd")]
+#[inline(always)]
+pub(super) unsafe fn product(a: i16x8, b: i16x8) -> i16x8 {
+    let [a, b] = transmute::<[i16x8; 2], [v128; 2]>([a, b]);
+    transmute::<v128, i16x8>(std::arch::wasm32::i16x8_relaxed_q15mulr(a, b))
+}
+
+/// Whole numbers as integers. The relaxed instruction is exact where they fit 32 bits, which the packer
+/// ensures, and a quarter as long.
+#[cfg(target_feature = "relaxed-simd")]
+#[inline(always)]
+unsafe fn truncated(v: v128) -> v128 {
+    std::arch::wasm32::i32x4_relaxed_trunc_f32x4(v)
+}
+#[cfg(not(target_feature = "relaxed-simd"))]
+#[inline(always)]
+unsafe fn truncated(v: v128) -> v128 {
+    std::arch::wasm32::i32x4_trunc_sat_f32x4(v)
 }
 
 #[inline(always)]

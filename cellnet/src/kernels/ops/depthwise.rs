@@ -16,6 +16,9 @@ use crate::plan::{Activation, Depthwise, Map};
 const CHANNELS: usize = 32;
 /// Outputs computed side by side.
 const SIDE: usize = 4;
+/// Whether the rows of a window stay a loop when compiled: Cranelift, which compiles Wasm, loads everything
+/// between two jumps before it computes, and nine weights or 25 with their inputs do not fit 16 registers.
+const BY_ROWS: bool = cfg!(target_family = "wasm");
 /// Outputs of a row that wait in the L1 cache for their activation: enough at once to hide the activation's
 /// latency.
 const WAITING: usize = 32;
@@ -138,7 +141,7 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     let weights_at = block.memory.blob(block.step.weights).add(c);
     let weight_step = block.output.stride as usize;
     let mut weights = [S::splat(0.0); 9];
-    if KERNEL == 3 {
+    if KERNEL == 3 && !BY_ROWS {
         for i in 0..9 {
             weights[i] = S::load(weights_at.add(i * weight_step));
         }
@@ -152,7 +155,11 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
         weights,
         weights_at,
         weight_step,
-        kernel: if KERNEL == 0 { window.kernel.map(|k| k as usize) } else { [KERNEL; 2] },
+        kernel: if KERNEL == 0 || BY_ROWS {
+            window.kernel.map(|k| k as usize)
+        } else {
+            [KERNEL; 2]
+        },
         activation: match block.step.activation {
             short @ (Activation::Clip { .. } | Activation::HardSwish) => short,
             // Nine instructions on the widest vectors.
@@ -259,6 +266,14 @@ unsafe fn taps<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize
     from: *const f32,
 ) -> [S::V; N] {
     let mut acc = [row.bias; N];
+    if KERNEL > 0 && BY_ROWS {
+        for ky in 0..row.kernel[0] {
+            let from = from.add(ky * row.pitch);
+            let weights = row.weights_at.add(ky * KERNEL * row.weight_step);
+            window_row::<S, KERNEL, STRIDE, N>(&mut acc, row, from, weights);
+        }
+        return acc;
+    }
     if KERNEL == 3 {
         for ky in 0..3 {
             for x in 0..(N - 1) * STRIDE + 3 {
@@ -283,4 +298,25 @@ unsafe fn taps<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize
         }
     }
     acc
+}
+
+/// Adds one row of a window, with its weights at `weights`, to `N` neighbouring outputs.
+#[inline(always)]
+unsafe fn window_row<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
+    acc: &mut [S::V; N],
+    row: &Row<S>,
+    from: *const f32,
+    weights: *const f32,
+) {
+    let weights: [S::V; KERNEL] =
+        std::array::from_fn(|kx| S::load(weights.add(kx * row.weight_step)));
+    for x in 0..(N - 1) * STRIDE + KERNEL {
+        let value = S::load(from.add(x * row.pixel));
+        for n in 0..N {
+            let kx = x.wrapping_sub(n * STRIDE);
+            if kx < KERNEL {
+                acc[n] = S::fma(value, weights[kx], acc[n]);
+            }
+        }
+    }
 }

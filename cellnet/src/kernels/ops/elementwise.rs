@@ -144,8 +144,33 @@ pub(in crate::kernels) unsafe fn binary_task<S: Simd>(
             let to = memory.arena.add(at(output, y, x));
             let each = if bytes.is_some() { 4 } else { 1 };
             let stride = (output.channels as usize * each).next_multiple_of(8);
+            if let (Some(bytes), BinaryOp::Mul, Activation::None) =
+                (bytes, step.op, step.activation)
+                && cfg!(target_family = "wasm")
+                && !(a.single || b.single)
+            {
+                multiply_to_bytes::<S>((&a, &b), (to.cast(), bytes), (y, x, stride));
+                continue;
+            }
             channels!(S, c in 0, stride => binary_vector(step, (&a, &b), (to, bytes), (y, x, c)));
         }
+    }
+}
+
+/// The bytes of a pixel's products, as after squeeze-and-excite: a loop of its own, because in the general
+/// one the constants of all activations would be in the registers of Wasm.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(never))]
+unsafe fn multiply_to_bytes<S: Simd>(
+    (a, b): (&Source, &Source),
+    (to, (inverse, zero)): (*mut u8, (f32, f32)),
+    (y, x, stride): (usize, usize, usize),
+) {
+    let [a, b] = [a, b].map(|source| source.base.add(y * source.row + x * source.column));
+    // The stride is a multiple of 8.
+    for c in (0..stride).step_by(S::Half::LANES) {
+        let value = S::Half::mul(S::Half::load(a.add(c)), S::Half::load(b.add(c)));
+        round::<S::Half>(value, inverse, zero, to.add(c));
     }
 }
 

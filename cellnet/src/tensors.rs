@@ -61,6 +61,17 @@ fn fill<T: Copy + Into<f32>>(arena: &mut [f32], map: &Map, spec: &TensorSpec, va
                     *out = (*v).into();
                 }
             }
+            Order::ChannelsLast if channels == 3 => {
+                let from =
+                    values.get(y * width * channels..).unwrap_or_default().as_chunks::<3>().0;
+                let affine: [_; 3] = std::array::from_fn(affine);
+                for (out, pixel) in row.chunks_mut(stride).zip(from).take(width) {
+                    let [a, b, c, ..] = out else { return };
+                    for ((out, v), (scale, bias)) in [a, b, c].into_iter().zip(pixel).zip(affine) {
+                        *out = (*v).into() * scale + bias;
+                    }
+                }
+            }
             Order::ChannelsLast => {
                 let from = values.get(y * width * channels..).unwrap_or_default();
                 for (out, pixel) in row.chunks_mut(stride).zip(from.chunks(channels)).take(width) {

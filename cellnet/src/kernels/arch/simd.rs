@@ -147,6 +147,8 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     type Half: Simd;
     /// Lanes of a vector: 1, 4, 8 or 16.
     const LANES: usize;
+    /// Registers for vectors.
+    const REGISTERS: usize = 16;
     /// Most rows of a tile.
     const ROWS: usize;
     /// Most rows of a tile of sums of bytes.

@@ -193,6 +193,7 @@ impl Simd for Avx2 {
 
 impl Simd for Avx512Half {
     type Half = Self;
+    const REGISTERS: usize = 32;
     const ROWS: usize = 14;
     const SUM_ROWS: usize = Self::ROWS;
     const VECTORS: usize = 2;
@@ -218,6 +219,7 @@ impl Simd for Avx512 {
     type V = __m512;
     type Half = Avx512Half;
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     const ROWS: usize = 14;
     const SUM_ROWS: usize = Self::ROWS;
     const VECTORS: usize = 2;

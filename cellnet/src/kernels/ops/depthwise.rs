@@ -2,8 +2,9 @@
 //!
 //! A task takes some channels and goes down the map row by row, and through each row by vectors of
 //! channels, so that the rows of a window stay in the caches; four neighbouring outputs share each loaded
-//! weight. The means are summed within each row and then over the rows. One task sums a channel, so the
-//! order of additions is the same for every number of threads.
+//! weight. Of a slice, which is in the caches, it takes all rows of one vector first. The means are summed
+//! within each row and then over the rows. One task sums a channel, so the order of additions is the same for
+//! every number of threads.
 
 use std::mem::MaybeUninit;
 
@@ -14,8 +15,9 @@ use crate::plan::{Activation, Depthwise, Map};
 
 /// Fewest channels of one task.
 const CHANNELS: usize = 32;
-/// Outputs computed side by side.
+/// Outputs computed side by side, and with 32 registers where as many blocks of these cover a row.
 const SIDE: usize = 4;
+const WIDER_SIDE: usize = 5;
 /// Whether the rows of a window stay a loop when compiled: Cranelift, which compiles Wasm, loads everything
 /// between two jumps before it computes, and nine weights or 25 with their inputs do not fit 16 registers.
 const BY_ROWS: bool = cfg!(target_family = "wasm");
@@ -83,8 +85,13 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise
     let mut totals = [0.0f32; CHANNELS];
     let totals = totals.as_mut_ptr();
     let block = Channels { step, memory, input, input_first, output, first, totals };
-    for y in rows.0..rows.1 {
-        channels!(S, c in first, last => row(&block, y, c));
+    if task.slice.is_some() {
+        // A vector of all the slice's pixels stays in the L1 cache.
+        channels!(S, c in first, last => rows_of(&block, rows, c));
+    } else {
+        for y in rows.0..rows.1 {
+            channels!(S, c in first, last => rows_of(&block, (y, y + 1), c));
+        }
     }
     if let Some(means) = step.means {
         let means = memory.arena.add(memory.map(means).origin() as usize);
@@ -99,13 +106,13 @@ unsafe fn mean<S: Simd>(total: *const f32, to: *mut f32, pixels: f32) {
 }
 
 #[inline(always)]
-unsafe fn row<S: Simd>(block: &Channels, y: usize, c: usize) {
+unsafe fn rows_of<S: Simd>(block: &Channels, rows: (usize, usize), c: usize) {
     match (block.step.window.kernel, block.step.window.stride) {
-        ([3, 3], [1, 1]) => row_of::<S, 3, 1>(block, y, c),
-        ([3, 3], [2, 2]) => row_of::<S, 3, 2>(block, y, c),
-        ([5, 5], [1, 1]) => row_of::<S, 5, 1>(block, y, c),
-        ([5, 5], [2, 2]) => row_of::<S, 5, 2>(block, y, c),
-        _ => row_of::<S, 0, 0>(block, y, c),
+        ([3, 3], [1, 1]) => vector_of::<S, 3, 1>(block, rows, c),
+        ([3, 3], [2, 2]) => vector_of::<S, 3, 2>(block, rows, c),
+        ([5, 5], [1, 1]) => vector_of::<S, 5, 1>(block, rows, c),
+        ([5, 5], [2, 2]) => vector_of::<S, 5, 2>(block, rows, c),
+        _ => vector_of::<S, 0, 0>(block, rows, c),
     }
 }
 
@@ -126,6 +133,8 @@ struct Row<S: Simd> {
     kernel: [usize; 2],
     /// Activation applied before storing, if it takes few instructions; otherwise none.
     activation: Activation,
+    /// Whether the outputs are summed before storing: for means, if nothing comes after.
+    sums: bool,
 }
 
 #[inline(always)]
@@ -146,6 +155,12 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
             weights[i] = S::load(weights_at.add(i * weight_step));
         }
     }
+    let activation = match block.step.activation {
+        short @ (Activation::Clip { .. } | Activation::HardSwish) => short,
+        // Nine instructions on the widest vectors.
+        Activation::ShortSilu if S::LANES == 16 => Activation::ShortSilu,
+        _ => Activation::None,
+    };
     Row {
         from: block.memory.arena.add(first + c - block.input_first).sub(pad).cast_const(),
         x_stride: if STRIDE == 0 { window.stride[1] as usize } else { STRIDE },
@@ -160,101 +175,128 @@ unsafe fn new_row<S: Simd, const KERNEL: usize, const STRIDE: usize>(
         } else {
             [KERNEL; 2]
         },
-        activation: match block.step.activation {
-            short @ (Activation::Clip { .. } | Activation::HardSwish) => short,
-            // Nine instructions on the widest vectors.
-            Activation::ShortSilu if S::LANES == 16 => Activation::ShortSilu,
-            _ => Activation::None,
-        },
+        activation,
+        sums: block.step.means.is_some() && activation == block.step.activation,
     }
 }
 
-/// Computes one row of one vector of channels. `KERNEL` and `STRIDE` are 0 if they are known only at run
-/// time or differ between the axes.
+/// Computes rows of one vector of channels. `KERNEL` and `STRIDE` are 0 if they are known only at run time or
+/// differ between the axes.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
+unsafe fn vector_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
+    block: &Channels,
+    rows: (usize, usize),
+    c: usize,
+) {
+    let mut row = new_row::<S, KERNEL, STRIDE>(block, rows.0, c);
+    let y_stride = if STRIDE == 0 { block.step.window.stride[0] as usize } else { STRIDE };
+    for y in rows.0..rows.1 {
+        row_of::<S, KERNEL, STRIDE>(block, &row, y, c);
+        row.from = row.from.wrapping_add(y_stride * row.pitch);
+    }
+}
+
+/// Computes one row of one vector of channels.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     block: &Channels,
+    row: &Row<S>,
     y: usize,
     c: usize,
 ) {
-    let row = new_row::<S, KERNEL, STRIDE>(block, y, c);
     let (output, activation) = (block.output, block.step.activation);
     let to = output.origin() as usize + y * output.pitch() as usize + c;
     let to = block.memory.arena.add(to);
     let (width, stride) = (output.width as usize, output.stride as usize);
+    let mut sum = S::splat(0.0);
     if row.activation == activation {
-        outputs::<S, KERNEL, STRIDE>(&row, (0, width), to, stride);
+        sum = outputs::<S, KERNEL, STRIDE>(row, (0, width), to, stride);
     } else {
         let mut buffer = Buffer(MaybeUninit::uninit());
         let waiting: *mut f32 = buffer.0.as_mut_ptr().cast();
         for first in (0..width).step_by(WAITING) {
             let count = WAITING.min(width - first);
-            outputs::<S, KERNEL, STRIDE>(&row, (first, count), waiting, S::LANES);
+            outputs::<S, KERNEL, STRIDE>(row, (first, count), waiting, S::LANES);
             let mut places = [MaybeUninit::<*mut f32>::uninit(); WAITING];
             for (x, place) in places[..count].iter_mut().enumerate() {
                 place.write(to.add((first + x) * stride));
             }
             (S::ACTIVATE_ROWS)(activation, waiting, (count, S::LANES), places.as_ptr().cast());
         }
+        for x in 0..if block.step.means.is_some() { width } else { 0 } {
+            sum = S::add(sum, S::load(to.add(x * stride)));
+        }
     }
     if block.step.means.is_some() {
         let total = block.totals.add(c - block.first);
-        let mut sum = S::splat(0.0);
-        for x in 0..width {
-            sum = S::add(sum, S::load(to.add(x * stride)));
-        }
         S::store(total, S::add(S::load(total), sum));
     }
 }
 
-/// Computes the outputs `first` to `first + count` of a row into `to`, `step` floats apart.
+/// Computes the outputs `first` to `first + count` of a row into `to`, `step` floats apart; returns their sum
+/// if [`Row::sums`].
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     row: &Row<S>,
-    (first, count): (usize, usize),
+    run: (usize, usize),
     to: *mut f32,
     step: usize,
-) {
-    let from = |x: usize| row.from.add((first + x) * row.x_stride * row.pixel);
-    let mut x = 0;
-    while x + SIDE <= count {
-        store_all::<S, SIDE>(
-            row,
-            taps::<S, KERNEL, STRIDE, SIDE>(row, from(x)),
-            to.add(x * step),
-            step,
-        );
-        x += SIDE;
-        if x < count {
-            // The last block overlaps the one before it and writes the same values again.
-            x = x.min(count - SIDE);
-        }
-    }
-    while x < count {
-        store_all::<S, 1>(row, taps::<S, KERNEL, STRIDE, 1>(row, from(x)), to.add(x * step), step);
-        x += 1;
+) -> S::V {
+    let count = run.1;
+    let covered = |side: usize| count.div_ceil(side) * side;
+    if S::REGISTERS >= 32 && count >= WIDER_SIDE && covered(WIDER_SIDE) <= covered(SIDE) {
+        side_by_side::<S, KERNEL, STRIDE, WIDER_SIDE>(row, run, to, step)
+    } else if count >= SIDE {
+        side_by_side::<S, KERNEL, STRIDE, SIDE>(row, run, to, step)
+    } else {
+        side_by_side::<S, KERNEL, STRIDE, 1>(row, run, to, step)
     }
 }
 
-#[inline(always)]
-unsafe fn store_all<S: Simd, const N: usize>(
+/// The same, `N` at a time, for at least `N` outputs.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
+#[cfg_attr(not(target_arch = "x86_64"), inline)]
+unsafe fn side_by_side<S: Simd, const KERNEL: usize, const STRIDE: usize, const N: usize>(
     row: &Row<S>,
-    values: [S::V; N],
+    (first, count): (usize, usize),
     to: *mut f32,
     step: usize,
-) {
-    for n in 0..N {
-        let value = match row.activation {
-            Activation::Clip { low, high } => {
-                S::min(S::max(values[n], S::splat(low)), S::splat(high))
+) -> S::V {
+    let from = |x: usize| row.from.wrapping_add((first + x) * row.x_stride * row.pixel);
+    let mut sum = S::splat(0.0);
+    let (mut x, mut done) = (0, 0);
+    loop {
+        let mut values = taps::<S, KERNEL, STRIDE, N>(row, from(x));
+        for n in 0..N {
+            values[n] = short::<S>(row.activation, values[n]);
+            S::store(to.add((x + n) * step), values[n]);
+        }
+        for n in 0..N {
+            if row.sums && n >= done {
+                sum = S::add(sum, values[n]);
             }
-            Activation::HardSwish => activate::<S>(Activation::HardSwish, values[n]),
-            Activation::ShortSilu => activate::<S>(Activation::ShortSilu, values[n]),
-            _ => values[n],
-        };
-        S::store(to.add(n * step), value);
+        }
+        let next = x + N;
+        if next >= count {
+            return sum;
+        }
+        // The last block overlaps the one before it and writes the same values again.
+        x = next.min(count - N);
+        done = next - x;
+    }
+}
+
+/// Applies an activation of [`Row::activation`].
+#[inline(always)]
+unsafe fn short<S: Simd>(activation: Activation, value: S::V) -> S::V {
+    match activation {
+        Activation::Clip { low, high } => S::min(S::max(value, S::splat(low)), S::splat(high)),
+        Activation::HardSwish => activate::<S>(Activation::HardSwish, value),
+        Activation::ShortSilu => activate::<S>(Activation::ShortSilu, value),
+        _ => value,
     }
 }
 

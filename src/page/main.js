@@ -145,7 +145,7 @@ async function take(files) {
   if (list.length > 1) return lookAtAll(list);
   if (!await replace(() => opened(list[0]))) return;
   enter('edit');
-  at('edit-title').focus({ preventScroll: true });
+  at('edit-title').focus();
   at('stage').scrollIntoView();
 }
 

@@ -120,7 +120,7 @@ function likeliest(answer, best) {
   return doubt(answer) === 'unfamiliar' ? say('unfamiliar') : `${className(best)}: ${share(answer, best)}`;
 }
 
-const HEAD = ['file', 'date', 'model', 'problem', 'familiar', 'certain', 'class', 'per cent', 'second', 'per cent of second', 'third', 'per cent of third'];
+const HEAD = ['file', 'date', 'model', 'problem', 'familiar', 'certain', 'class', 'per cent', 'class 2', 'per cent 2', 'class 3', 'per cent 3'];
 
 /** The results as CSV. */
 export function table() {
@@ -128,7 +128,7 @@ export function table() {
     name, new Date(date).toISOString(), title, problem?.message, answer?.familiarity?.is_familiar, answer?.is_certain,
     ...(answer?.results ?? []).slice(0, 3).flatMap((result) => [className(result), result.probability]),
   ];
-  const line = (row) => HEAD.map((_, column) => quoted(row[column])).join(',');
+  const line = (row) => HEAD.map((_, i) => quoted(row[i])).join(',');
   return `\ufeff${[HEAD, ...results.map(cells)].map(line).join('\r\n')}\r\n`;
 }
 

@@ -61,7 +61,7 @@ const english = {
   look: 'Look at this photo',
   another: 'Another photo',
   answer: 'What the model finds likeliest',
-  answerMore: 'Choose a class to see what in the photo speaks for it.',
+  answerMore: 'Choose a class to see what speaks for it.',
   answerSays: '{class}: {percent}. {count} classes are listed.',
   unfamiliar: 'The model does not know this kind of photo',
   unfamiliarMore: 'It knows only {basis}, and this photo is not like them. What is listed below is a guess about something it has never seen: do not rely on it.',

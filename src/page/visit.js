@@ -126,9 +126,9 @@ const HEAD = ['file', 'date', 'model', 'problem', 'familiar', 'certain', 'class'
 export function table() {
   const cells = ({ name, date, title, answer, problem }) => [
     name, new Date(date).toISOString(), title, problem?.message, answer?.familiarity?.is_familiar, answer?.is_certain,
-    ...(answer?.results ?? []).slice(0, 3).flatMap((result) => [className(result), result.probability]),
+    ...[0, 1, 2].map((i) => answer?.results[i]).flatMap((one) => [one && className(one), one?.probability]),
   ];
-  const line = (row) => HEAD.map((_, i) => quoted(row[i])).join(',');
+  const line = (row) => row.map(quoted).join(',');
   return `\ufeff${[HEAD, ...results.map(cells)].map(line).join('\r\n')}\r\n`;
 }
 

@@ -64,6 +64,30 @@ pub(in crate::kernels) struct Tile {
 }
 
 impl Tile {
+    /// One tile of one run in each row, to which nothing is added, without any sizes and places yet.
+    pub(in crate::kernels) const PLAIN: Self = Self {
+        a: std::ptr::null(),
+        a_step: 0,
+        run: 0,
+        x_runs: 1,
+        x_step: 0,
+        y_runs: 1,
+        y_step: 0,
+        w: std::ptr::null(),
+        w_step: 0,
+        w_vector: 0,
+        bias: std::ptr::null(),
+        out: std::ptr::null_mut(),
+        out_step: 0,
+        add: std::ptr::null(),
+        add_step: 0,
+        repeat: 1,
+        ahead: (std::ptr::null(), 0),
+        clip: None,
+        is_narrow: false,
+        is_widened: false,
+    };
+
     /// Multiplies `rows` rows, at least one, as tiles whose heights differ by one at most, by two calls of
     /// the micro-kernel or one; returns the number of tiles.
     ///

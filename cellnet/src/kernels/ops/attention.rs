@@ -186,23 +186,12 @@ unsafe fn product<S: Simd>(
             a,
             a_step,
             run: depth,
-            x_runs: 1,
-            x_step: 0,
-            y_runs: 1,
-            y_step: 0,
             w: w.add(lane * depth),
             w_step: PANEL,
             w_vector: if wide { PANEL * depth } else { S::LANES },
-            bias: std::ptr::null(),
             out: out.add(lane),
             out_step: lanes,
-            add: std::ptr::null(),
-            add_step: 0,
-            repeat: 1,
-            ahead: (std::ptr::null(), 0),
-            clip: None,
-            is_narrow: false,
-            is_widened: false,
+            ..Tile::PLAIN
         };
         tile.multiply::<S>(rows, vectors);
         lane += vectors * S::LANES;

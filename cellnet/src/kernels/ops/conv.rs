@@ -273,26 +273,15 @@ unsafe fn shape<'a>(memory: &'a Memory<'a>, step: &'a Conv) -> Shape<'a> {
     let [kernel_y, kernel_x] = step.window.kernel.map(|k| k as usize);
     let joined = step.groups == 1 && stride == inputs;
     let tile = Tile {
-        a: std::ptr::null(),
         a_step: if flat { stride } else { stride * step.window.stride[1] as usize },
         run: if joined { inputs * kernel_x } else { inputs },
         x_runs: if joined { 1 } else { kernel_x },
         x_step: stride,
         y_runs: kernel_y,
         y_step: input.pitch() as usize,
-        w: std::ptr::null(),
         w_step: step.panel as usize,
-        w_vector: 0,
-        bias: std::ptr::null(),
-        out: std::ptr::null_mut(),
-        out_step: 0,
-        add: std::ptr::null(),
-        add_step: 0,
-        repeat: 1,
-        ahead: (std::ptr::null(), 0),
-        clip: None,
         is_narrow: step.sums.is_some_and(|sums| sums.is_narrow),
-        is_widened: false,
+        ..Tile::PLAIN
     };
     let residual = step.residual.map(|r| memory.map(r));
     let steps = match (step.activation, step.rounding) {

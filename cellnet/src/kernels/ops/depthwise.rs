@@ -225,8 +225,10 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
             }
             (S::ACTIVATE_ROWS)(activation, waiting, (count, S::LANES), places.as_ptr().cast());
         }
-        for x in 0..if block.step.means.is_some() { width } else { 0 } {
-            sum = S::add(sum, S::load(to.add(x * stride)));
+        if block.step.means.is_some() {
+            for x in 0..width {
+                sum = S::add(sum, S::load(to.add(x * stride)));
+            }
         }
     }
     if block.step.means.is_some() {

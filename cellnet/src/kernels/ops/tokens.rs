@@ -4,7 +4,7 @@ use crate::kernels::arch::portable::Scalar;
 use crate::kernels::arch::simd::Simd;
 use crate::kernels::memory::{Memory, part};
 use crate::kernels::ops::elementwise::{at, row_parts};
-use crate::plan::{Norm, Prepend, Slice};
+use crate::plan::{Map, Norm, Prepend, Slice};
 
 /// Lanes of the widest vector.
 const LANES: usize = 16;
@@ -21,12 +21,24 @@ pub(in crate::kernels) unsafe fn norm_task<S: Simd>(
     threads: usize,
 ) {
     let (input, output) = (memory.map(step.input), memory.map(step.output));
+    each_pixel(memory, (input, output), task, threads, |from, to| {
+        norm_pixel::<S>(memory, step, from, to, input.channels as usize);
+    });
+}
+
+/// Calls `f` with the first channel of each pixel of a task, of the input and of the output.
+#[inline(always)]
+unsafe fn each_pixel(
+    memory: &Memory,
+    (input, output): (&Map, &Map),
+    task: usize,
+    threads: usize,
+    f: impl Fn(*const f32, *mut f32),
+) {
     let rows = part(output.height as usize, task, row_parts(output, threads));
     for y in rows.0..rows.1 {
         for x in 0..output.width as usize {
-            let from = memory.arena.add(at(input, y, x));
-            let to = memory.arena.add(at(output, y, x));
-            norm_pixel::<S>(memory, step, from, to, input.channels as usize);
+            f(memory.arena.add(at(input, y, x)), memory.arena.add(at(output, y, x)));
         }
     }
 }
@@ -96,14 +108,9 @@ pub(in crate::kernels) unsafe fn slice_task(
     threads: usize,
 ) {
     let (input, output) = (memory.map(step.input), memory.map(step.output));
-    let rows = part(output.height as usize, task, row_parts(output, threads));
-    for y in rows.0..rows.1 {
-        for x in 0..output.width as usize {
-            let from = memory.arena.add(at(input, y, x) + step.first as usize);
-            let to = memory.arena.add(at(output, y, x));
-            to.copy_from_nonoverlapping(from, output.channels as usize);
-        }
-    }
+    each_pixel(memory, (input, output), task, threads, |from, to| {
+        to.copy_from_nonoverlapping(from.add(step.first as usize), output.channels as usize);
+    });
 }
 
 /// Computes a step that puts constant pixels before those of a map.

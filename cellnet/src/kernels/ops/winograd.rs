@@ -277,26 +277,13 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         block.memory.blob(block.step.weights).wrapping_add(lane / 16 * depth * 16 + lane % 16);
     let panel_floats = 16 * if block.step.scales.is_some() { inputs } else { depth };
     let mut product = Tile {
-        a: std::ptr::null(),
         a_step: block.inputs,
         run: inputs,
-        x_runs: 1,
-        x_step: 0,
-        y_runs: 1,
-        y_step: 0,
         w: weights,
         w_step: 16,
         w_vector: if S::LANES < 16 { S::LANES } else { panel_floats },
-        bias: std::ptr::null(),
-        out: std::ptr::null_mut(),
         out_step: F::IN * F::IN * LANES,
-        add: std::ptr::null(),
-        add_step: 0,
-        repeat: 1,
-        ahead: (std::ptr::null(), 0),
-        clip: None,
-        is_narrow: false,
-        is_widened: false,
+        ..Tile::PLAIN
     };
     for position in 0..F::IN * F::IN {
         if block.step.scales.is_some() {

@@ -19,15 +19,19 @@ import tf2onnx  # noqa: E402
 from keras import layers  # noqa: E402
 
 
+def convolution(filters):
+    return layers.Conv2D(filters, 3, activation="relu", padding="same")
+
+
 def larger():
     return [
         keras.Input((75, 100, 3), name="input"),
-        layers.Conv2D(32, 3, activation="relu", padding="same"),
-        layers.Conv2D(32, 3, activation="relu", padding="same"),
+        convolution(32),
+        convolution(32),
         layers.MaxPool2D(2),
         layers.Dropout(0.25),
-        layers.Conv2D(64, 3, activation="relu", padding="same"),
-        layers.Conv2D(64, 3, activation="relu", padding="same"),
+        convolution(64),
+        convolution(64),
         layers.MaxPool2D(2),
         layers.Dropout(0.4),
         layers.Flatten(),
@@ -40,14 +44,14 @@ def larger():
 def smaller():
     return [
         keras.Input((28, 28, 3), name="input"),
-        layers.Conv2D(32, 3, activation="relu", padding="same"),
+        convolution(32),
         layers.MaxPool2D(2),
         layers.BatchNormalization(),
-        layers.Conv2D(64, 3, activation="relu", padding="same"),
-        layers.Conv2D(64, 3, activation="relu", padding="same"),
+        convolution(64),
+        convolution(64),
         layers.MaxPool2D(2),
         layers.BatchNormalization(),
-        layers.Conv2D(128, 3, activation="relu", padding="same"),
+        convolution(128),
         layers.MaxPool2D(2),
         layers.Flatten(),
         layers.Dense(256, activation="relu"),

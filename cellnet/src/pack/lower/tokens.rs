@@ -216,16 +216,13 @@ impl Lowerer {
     /// Some of the channels, or everything.
     pub(super) fn slice(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let mut view = self.unpadded_part(node, 0)?;
-        let list = |index: usize, name: &str| {
-            let given = self.ints(node, name, index)?;
-            Ok::<_, Refused>(given)
-        };
-        let (starts, ends) = (list(1, "starts")?, list(2, "ends")?);
+        let (starts, ends) = (self.ints(node, "starts", 1)?, self.ints(node, "ends", 2)?);
         let (Some(starts), Some(ends)) = (starts, ends) else {
             return Err("its bounds are not constants".to_owned());
         };
-        let axes = list(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-        let steps = list(4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
+        let axes =
+            self.ints(node, "axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = self.ints(node, "steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
         for (((start, end), axis), step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
             let index = view.index(*axis).ok_or_else(|| format!("axis {axis}"))?;
             let size = view.dims()[index] as i64;
@@ -248,14 +245,13 @@ impl Lowerer {
         let view = self.unpadded_part(node, 0)?;
         let axis = Attributes(node).int("axis", 0);
         let axis = view.index(axis).ok_or_else(|| format!("axis {axis}"))?;
-        let index = self.constant(node, 1)?;
-        let (index, is_scalar) = (index.as_ints().unwrap_or_default(), index.dims.is_empty());
+        let indices = self.constant(node, 1)?;
+        let (index, is_scalar) = (indices.as_ints().unwrap_or_default(), indices.dims.is_empty());
         let size = view.dims()[axis] as i64;
         if index.iter().copied().eq(0..size) {
             // All elements: the axis becomes those of the indices.
             let mut dims = view.dims();
-            let own = self.constant(node, 1)?.dims.clone();
-            dims.splice(axis..=axis, own);
+            dims.splice(axis..=axis, indices.dims.iter().copied());
             let moved = view.reshape(&dims);
             return moved.map(Tensor::View).ok_or_else(|| format!("{:?}", view.axes));
         }

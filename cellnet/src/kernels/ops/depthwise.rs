@@ -26,7 +26,7 @@ const BY_ROWS: bool = cfg!(target_family = "wasm");
 const WAITING: usize = 32;
 /// The waiting outputs of one vector of channels; written before they are read.
 #[repr(align(64))]
-struct Buffer(MaybeUninit<[f32; WAITING * 16]>);
+struct Buffer(MaybeUninit<[f32; (WAITING + SIDE) * 16]>);
 
 /// Parts of the channels, and parts of the rows.
 fn grid(step: &Depthwise, maps: &[Map], threads: usize) -> (usize, usize) {
@@ -108,6 +108,8 @@ unsafe fn mean<S: Simd>(total: *const f32, to: *mut f32, pixels: f32) {
 #[inline(always)]
 unsafe fn rows_of<S: Simd>(block: &Channels, rows: (usize, usize), c: usize) {
     match (block.step.window.kernel, block.step.window.stride) {
+        // Narrower than a block: by the code for any window, so that the other kernels have no code for it.
+        _ if (block.output.width as usize) < SIDE => vector_of::<S, 0, 0>(block, rows, c),
         ([3, 3], [1, 1]) => vector_of::<S, 3, 1>(block, rows, c),
         ([3, 3], [2, 2]) => vector_of::<S, 3, 2>(block, rows, c),
         ([5, 5], [1, 1]) => vector_of::<S, 5, 1>(block, rows, c),
@@ -216,14 +218,18 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
     } else {
         let mut buffer = Buffer(MaybeUninit::uninit());
         let waiting: *mut f32 = buffer.0.as_mut_ptr().cast();
-        for first in (0..width).step_by(WAITING) {
-            let count = WAITING.min(width - first);
+        let mut first = 0;
+        while first < width {
+            // A rest too narrow for a block joins the outputs before it.
+            let rest = width - first;
+            let count = if rest < WAITING + SIDE { rest } else { WAITING };
             outputs::<S, KERNEL, STRIDE>(row, (first, count), waiting, S::LANES);
-            let mut places = [MaybeUninit::<*mut f32>::uninit(); WAITING];
+            let mut places = [MaybeUninit::<*mut f32>::uninit(); WAITING + SIDE];
             for (x, place) in places[..count].iter_mut().enumerate() {
                 place.write(to.add((first + x) * stride));
             }
             (S::ACTIVATE_ROWS)(activation, waiting, (count, S::LANES), places.as_ptr().cast());
+            first += count;
         }
         if block.step.means.is_some() {
             for x in 0..width {
@@ -249,12 +255,16 @@ unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
 ) -> S::V {
     let count = run.1;
     let covered = |side: usize| count.div_ceil(side) * side;
-    if S::REGISTERS >= 32 && count >= WIDER_SIDE && covered(WIDER_SIDE) <= covered(SIDE) {
-        side_by_side::<S, KERNEL, STRIDE, WIDER_SIDE>(row, run, to, step)
-    } else if count >= SIDE {
-        side_by_side::<S, KERNEL, STRIDE, SIDE>(row, run, to, step)
-    } else {
+    if KERNEL == 0 && count < SIDE {
         side_by_side::<S, KERNEL, STRIDE, 1>(row, run, to, step)
+    } else if KERNEL > 0
+        && S::REGISTERS >= 32
+        && count >= WIDER_SIDE
+        && covered(WIDER_SIDE) <= covered(SIDE)
+    {
+        side_by_side::<S, KERNEL, STRIDE, WIDER_SIDE>(row, run, to, step)
+    } else {
+        side_by_side::<S, KERNEL, STRIDE, SIDE>(row, run, to, step)
     }
 }
 

@@ -171,6 +171,9 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     type Half: Simd;
     /// Lanes of a vector: 1, 4, 8 or 16.
     const LANES: usize;
+    /// Whether [`Simd::Half`] is narrower. If not, loops over its vectors do all the work, and the compiler
+    /// drops those over whole ones, which would be the same code once more.
+    const HALVES: bool = Self::LANES > Self::Half::LANES;
     /// Registers for vectors.
     const REGISTERS: usize = 16;
     /// Most rows of a tile.
@@ -291,7 +294,7 @@ macro_rules! channels {
     ($s:ident, $c:ident in $from:expr, $to:expr => $f:ident ( $($a:expr),* $(,)? )) => {{
         let mut $c = $from;
         let end = $to;
-        while $c + <$s as Simd>::LANES <= end {
+        while <$s as Simd>::HALVES && $c + <$s as Simd>::LANES <= end {
             $f::<$s>($($a),*);
             $c += <$s as Simd>::LANES;
         }

@@ -342,7 +342,7 @@ unsafe fn pixels_by_lanes<S: Simd>(
 ) {
     let mut lane = lanes.0;
     // A group's narrow panels have 8 lanes each, so only half vectors fit.
-    while shape.step.panel == 16 && lane + S::LANES <= lanes.1 {
+    while S::HALVES && shape.step.panel == 16 && lane + S::LANES <= lanes.1 {
         lane += tiles::<S>(shape, pixels, group, lane, lanes.1 - lane);
     }
     while lane < lanes.1 {

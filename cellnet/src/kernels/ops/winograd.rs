@@ -200,7 +200,7 @@ unsafe fn block<S: Simd, F: Transform>(
     }
     let lanes = (step.group_outputs as usize).next_multiple_of(8);
     let mut lane = 0;
-    while lane + S::LANES <= lanes {
+    while S::HALVES && lane + S::LANES <= lanes {
         lane += lanes_of::<S, F>(&block, lane, lanes - lane);
     }
     while lane < lanes {

@@ -12,6 +12,7 @@ use skincell_portable_host::proxy::Proxy;
 use skincell_tests::client::{Request, get};
 use skincell_tests::{App, Runner, artifacts, damaged, portable, repository};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Largest relative difference of two outputs. The engines compute in single precision in different orders.
@@ -48,21 +49,23 @@ impl Provider for Runner {
     }
 }
 
-/// The guest composed with `portable`, and the application whose models it sees.
+/// The guests composed with inference in Wasm, compiled once for all tests.
+static GUESTS: LazyLock<Proxy> = LazyLock::new(|| composed(&artifacts().guests, portable()));
+
+fn composed(component: &Path, provider: &Path) -> Proxy {
+    Proxy::new(&with_nn(component, provider).unwrap()).unwrap()
+}
+
+/// A component composed with inference in Wasm, and the application whose models it sees.
 struct Portable<'a> {
-    proxy: Proxy,
+    proxy: &'a Proxy,
     runtime: tokio::runtime::Runtime,
     app: &'a App,
 }
 
 impl<'a> Portable<'a> {
-    fn new(component: &Path, app: &'a App) -> Self {
-        Self::of(with_nn(component, portable()).unwrap(), app)
-    }
-
-    fn of(composed: Vec<u8>, app: &'a App) -> Self {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        Self { proxy: Proxy::new(&composed).unwrap(), runtime, app }
+    fn new(proxy: &'a Proxy, app: &'a App) -> Self {
+        Self { proxy, runtime: tokio::runtime::Runtime::new().unwrap(), app }
     }
 
     fn predict(&self, photo: &[u8]) -> Value {
@@ -191,8 +194,8 @@ fn all_wasi_nn_providers_give_the_same_results() {
     assert_sensible(&rten);
     println!("rten: {} cases", rten.len());
     assert_same(&rten, &lines(&Runner::start(&packed, &["--engine", "cellnet"])), "cellnet");
-    assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &plain)), "rten in Wasm");
-    assert_same(&rten, &lines(&Portable::new(&artifacts().guests, &packed)), "cellnet in Wasm");
+    assert_same(&rten, &lines(&Portable::new(&GUESTS, &plain)), "rten in Wasm");
+    assert_same(&rten, &lines(&Portable::new(&GUESTS, &packed)), "cellnet in Wasm");
     match std::env::var("ORT_DYLIB_PATH").ok() {
         Some(library) => {
             let flags = ["--engine", "onnxruntime", "--engine-lib", &library];
@@ -226,7 +229,7 @@ fn refuses_the_damaged(provider: &impl Provider, name: &str) {
 fn a_damaged_model_is_an_error_within_seconds() {
     let app = App::with_damaged_models();
     refuses_the_damaged(&Runner::start(&app, &["--engine", "rten"]), "rten");
-    refuses_the_damaged(&Portable::new(&artifacts().guests, &app), "rten in Wasm");
+    refuses_the_damaged(&Portable::new(&GUESTS, &app), "rten in Wasm");
     match std::env::var("ORT_DYLIB_PATH").ok() {
         Some(library) => {
             let flags = ["--engine", "onnxruntime", "--engine-lib", &library];
@@ -297,11 +300,13 @@ fn the_composed_component_answers_every_photo_as_natively() {
     let app = app_with_skin();
     let native = Runner::start(&app, &[]);
     let component = &artifacts().component;
-    let files = Portable::new(component, &app);
+    let files = composed(component, portable());
+    let files = Portable::new(&files, &app);
     let provider = app.path().join("baked.wasm");
     let baked = bake(&std::fs::read(portable()).unwrap(), &[app.path().join("models/skin")]);
     std::fs::write(&provider, baked.unwrap()).unwrap();
-    let baked = Portable::of(with_nn(component, &provider).unwrap(), &app);
+    let baked = composed(component, &provider);
+    let baked = Portable::new(&baked, &app);
     let photos = photos();
     assert!(photos.len() > 20);
     for (name, photo) in &photos {

@@ -125,8 +125,8 @@ fn too_few_photos_and_copies_are_refused_with_the_number_that_is_missing() {
     let model = app.path().join("models/skin");
     let before = written(&model);
     let few = folder_of(app.path(), "few", 0..20);
-    let copies = folder_of(app.path(), "copies", (0..60).map(|number| number % 10));
-    let one = folder_of(app.path(), "one", std::iter::repeat_n(3, 60));
+    let copies = folder_of(app.path(), "copies", (0..40).map(|number| number % 10));
+    let one = folder_of(app.path(), "one", std::iter::repeat_n(3, 36));
     let empty = app.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let broken = folder_of(app.path(), "broken", 0..30);
@@ -217,11 +217,11 @@ fn metric(text: &str, name: &str) -> f64 {
 #[test]
 fn a_folder_with_foreign_photos_is_summed_up_and_counted() {
     let app = App::with_own_models();
-    let fitted = folder_of(app.path(), "spots", 0..120);
+    let fitted = folder_of(app.path(), "spots", 0..70);
     let output = familiarize(&app.path().join("models/skin"), &fitted, &["--replace"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mixed = folder_of(app.path(), "mixed", 200..340);
-    for number in 0..60 {
+    let mixed = folder_of(app.path(), "mixed", 200..270);
+    for number in 0..30 {
         std::fs::write(mixed.join(format!("other-{number}.png")), other(number)).unwrap();
     }
     let classify = |folder: &Path| {
@@ -239,10 +239,10 @@ fn a_folder_with_foreign_photos_is_summed_up_and_counted() {
         rows.filter(|row| row.contains(",false,")).count()
     };
     let (found, wrong) = (unfamiliar(true), unfamiliar(false));
-    assert!(found >= 57 && wrong <= 10, "{found} of 60 found, {wrong} of 140 wrong");
-    let counted = format!("{} of 200 ", found + wrong);
+    assert!(found >= 28 && wrong <= 6, "{found} of 30 found, {wrong} of 70 wrong");
+    let counted = format!("{} of 100 ", found + wrong);
     assert!(summary.contains(&counted) && summary.contains("it is not chance"), "{summary}");
-    let (_, summary) = classify(&folder_of(app.path(), "further", 400..460));
+    let (_, summary) = classify(&folder_of(app.path(), "further", 400..450));
     assert!(summary.contains("which may be chance"), "{summary}");
 
     let runner = Runner::start(&app, &[]);

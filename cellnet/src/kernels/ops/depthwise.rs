@@ -22,7 +22,7 @@ const WIDER_SIDE: usize = 5;
 /// between two jumps before it computes, and nine weights or 25 with their inputs do not fit 16 registers.
 const BY_ROWS: bool = cfg!(target_family = "wasm");
 /// Outputs of a row that wait in the L1 cache for their activation: enough at once to hide the activation's
-/// latency.
+/// latency. Up to `SIDE - 1` more wait at a row's end.
 const WAITING: usize = 32;
 /// The waiting outputs of one vector of channels; written before they are read.
 #[repr(align(64))]
@@ -244,7 +244,7 @@ unsafe fn row_of<S: Simd, const KERNEL: usize, const STRIDE: usize>(
 }
 
 /// Computes the outputs `first` to `first + count` of a row into `to`, `step` floats apart; returns their sum
-/// if [`Row::sums`].
+/// if [`Row::sums`]. They are at least [`SIDE`], unless `KERNEL` is 0.
 #[cfg_attr(target_arch = "x86_64", inline(always))]
 #[cfg_attr(not(target_arch = "x86_64"), inline)]
 unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
@@ -255,14 +255,10 @@ unsafe fn outputs<S: Simd, const KERNEL: usize, const STRIDE: usize>(
 ) -> S::V {
     let count = run.1;
     let covered = |side: usize| count.div_ceil(side) * side;
-    if KERNEL == 0 && count < SIDE {
-        side_by_side::<S, KERNEL, STRIDE, 1>(row, run, to, step)
-    } else if KERNEL > 0
-        && S::REGISTERS >= 32
-        && count >= WIDER_SIDE
-        && covered(WIDER_SIDE) <= covered(SIDE)
-    {
+    if S::REGISTERS >= 32 && count >= WIDER_SIDE && covered(WIDER_SIDE) <= covered(SIDE) {
         side_by_side::<S, KERNEL, STRIDE, WIDER_SIDE>(row, run, to, step)
+    } else if KERNEL == 0 && count < SIDE {
+        side_by_side::<S, KERNEL, STRIDE, 1>(row, run, to, step)
     } else {
         side_by_side::<S, KERNEL, STRIDE, SIDE>(row, run, to, step)
     }

@@ -14,6 +14,8 @@ const START = 180_000;
 
 const target = join(repository, 'target');
 const BUILD = 'build first: cargo build -p skincell-cli && cargo build --release --target wasm32-wasip2 -p skincell && browser/build';
+/** What all services keep of compiled components, which takes seconds and depends on their bytes alone. */
+const COMPILED = join(target, 'wasm32-wasip2/release/tests-cache');
 
 /** The program `skincell`. */
 export function binary() {
@@ -40,7 +42,7 @@ export async function serve(environment = {}, device = null) {
   }
   if (device) mountDevice(device, folder);
   const variables = Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
-  const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', join(folder, 'cache'), ...variables];
+  const flags = ['up', '--from', folder, '--listen', '127.0.0.1:0', '--cache-dir', COMPILED, ...variables];
   // As the page on the device does.
   if (device) flags.push('--threads', '1');
   const child = spawn(binary(), flags, { stdio: ['ignore', 'pipe', 'inherit'] });

@@ -16,6 +16,8 @@ import threading
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 START_SECONDS = 60
+# What all services keep of compiled components, which takes seconds and depends on their bytes alone.
+COMPILED = REPOSITORY / "target/wasm32-wasip2/release/tests-cache"
 
 
 @contextlib.contextmanager
@@ -50,7 +52,7 @@ def served(manifest, models, *options, seconds=START_SECONDS):
         # Copied, because links out of the application's folder are not mounted.
         for model in models:
             shutil.copytree(REPOSITORY / "models" / model, pathlib.Path(folder, "models", model))
-        flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", f"{folder}/cache", *options]
+        flags = ["up", "--from", folder, "--listen", "127.0.0.1:0", "--cache-dir", COMPILED, *options]
         child = subprocess.Popen([binary, *flags], stdout=subprocess.PIPE, text=True)
         try:
             yield address_of(child, seconds)

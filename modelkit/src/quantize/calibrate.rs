@@ -22,7 +22,7 @@ const BARS: usize = 2048;
 const AT_ONCE: usize = 16;
 /// Most pixels of a map that are looked at for its covariance.
 const MOST_PIXELS: usize = 196;
-/// Values with more channels get no covariance, which would take too much memory.
+/// Tensors with more channels get no covariance, which would take too much memory.
 const MOST_CHANNELS: usize = 4096;
 /// Steps of an 8-bit range.
 const STEPS: f64 = 255.0;
@@ -34,9 +34,9 @@ pub(super) struct Range {
     pub(super) zero: u8,
 }
 
-/// Statistics of one value over the photos.
+/// Statistics of one tensor over the photos.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct Statistics {
     pub(super) range: Range,
     /// `[channels]`, over all photos and pixels.
     pub(super) means: Vec<f64>,
@@ -46,16 +46,16 @@ pub(super) struct Seen {
     pub(super) pixels: usize,
 }
 
-/// Computes the statistics of each value in `names`.
+/// Computes the statistics of each tensor in `names`, by name.
 ///
 /// # Errors
 /// [`QuantizeError::Engine`] if the graph cannot be run.
-pub(super) fn seen(
+pub(super) fn statistics(
     graph: &Graph,
     mut names: Vec<&str>,
     photos: &[PhotoTensor],
     progress: &mut dyn FnMut(QuantizeStep),
-) -> Result<BTreeMap<String, Seen>, QuantizeError> {
+) -> Result<BTreeMap<String, Statistics>, QuantizeError> {
     let engine = GraphEngine::load(graph)?;
     names.sort_unstable();
     names.dedup();
@@ -81,13 +81,13 @@ pub(super) fn seen(
             moments[index].add(values);
         })?;
     }
-    let seen = bars.iter().zip(moments).map(|(bars, moments)| Seen {
+    let statistics = bars.iter().zip(moments).map(|(bars, moments)| Statistics {
         range: bars.range(),
         means: moments.means(),
         pixels: moments.pixels,
         covariance: moments.covariance(),
     });
-    Ok(names.iter().map(|name| (*name).to_owned()).zip(seen).collect())
+    Ok(names.iter().map(|name| (*name).to_owned()).zip(statistics).collect())
 }
 
 /// Sums over photos from which the means and the covariance of channels follow.
@@ -154,7 +154,7 @@ impl Moments {
     }
 }
 
-/// Runs a photo and calls `show` with the index and elements of each value named, some per run.
+/// Runs a photo and calls `show` with the index and values of each tensor named, some per run.
 fn look(
     engine: &GraphEngine,
     names: &[&str],

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use rten_onnx::onnx::{DataType, NodeProto};
 
-use super::calibrate::Seen;
+use super::calibrate::Statistics;
 use super::round::Together;
 use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, ints, op, output};
 use skincell_onnx::Constant;
@@ -68,16 +68,17 @@ pub(super) struct Rounded {
     scales: Vec<f32>,
 }
 
-/// Rounds the weights of convolutions whose inputs were seen, by the names of their outputs.
+/// Rounds the weights of convolutions whose inputs have statistics, by the names of their outputs.
 pub(super) fn rounded(
     graph: &Graph,
     convolutions: &[Convolution],
-    seen: &BTreeMap<String, Seen>,
+    statistics: &BTreeMap<String, Statistics>,
 ) -> BTreeMap<String, Rounded> {
     let round = |convolution: &Convolution| {
         let (_, node) = graph.producer_of(&convolution.output)?;
         let weights = graph.constants.get(input(node, 1)?)?;
-        let (weights, scales) = quantized(weights, &seen.get(&convolution.input)?.covariance)?;
+        let (weights, scales) =
+            quantized(weights, &statistics.get(&convolution.input)?.covariance)?;
         Some((convolution.output.clone(), Rounded { weights, scales }))
     };
     convolutions.iter().filter_map(round).collect()
@@ -87,15 +88,15 @@ pub(super) fn rounded(
 pub(super) fn convert(
     graph: &mut Graph,
     convolutions: &[&Convolution],
-    seen: &BTreeMap<String, Seen>,
+    statistics: &BTreeMap<String, Statistics>,
     rounded: &BTreeMap<String, Rounded>,
 ) -> usize {
     let mut changed = 0;
     let mut bytes_of: BTreeMap<String, String> = BTreeMap::new();
     for convolution in convolutions {
-        let Some(seen) = seen.get(&convolution.input) else { continue };
+        let Some(statistics) = statistics.get(&convolution.input) else { continue };
         let Some(rounded) = rounded.get(&convolution.output) else { continue };
-        let range = seen.range;
+        let range = statistics.range;
         let Some(at) = graph.nodes.iter().position(|n| output(n) == convolution.output) else {
             continue;
         };
@@ -111,7 +112,7 @@ pub(super) fn convert(
             }
         };
         bytes_of.insert(convolution.input.clone(), bytes.clone());
-        if replace(graph, (at, end), [&bytes, &zero], seen, rounded).is_some() {
+        if replace(graph, (at, end), [&bytes, &zero], statistics, rounded).is_some() {
             changed += 1;
         }
     }
@@ -124,13 +125,13 @@ fn replace(
     graph: &mut Graph,
     (at, end): (usize, usize),
     [bytes, zero]: [&str; 2],
-    seen: &Seen,
+    statistics: &Statistics,
     Rounded { weights, scales }: &Rounded,
 ) -> Option<()> {
     let conv = graph.nodes.get(at)?.clone();
     let name = input(&conv, 1)?.to_owned();
     let original = graph.constants.get(&name)?;
-    let shifts = shifts(original, weights, scales, &seen.means)?;
+    let shifts = shifts(original, weights, scales, &statistics.means)?;
     let channels = scales.len();
     let bias = match input(&conv, 2) {
         Some(bias) => graph.constants.get(bias)?.to_f32()?,
@@ -138,7 +139,7 @@ fn replace(
     };
     let bias: Vec<f32> = bias.iter().zip(&shifts).map(|(b, s)| b - s).collect();
     let weights = graph.add_constant(&format!("{name}/uint8"), weights.clone());
-    let scales: Vec<f32> = scales.iter().map(|s| s * seen.range.scale).collect();
+    let scales: Vec<f32> = scales.iter().map(|s| s * statistics.range.scale).collect();
     let scales = Constant::f32(&[1, channels, 1, 1], &scales);
     let scales = graph.add_constant(&format!("{name}/scales"), scales);
     let around = u8_scalar(graph, "int8/weights_zero", ZERO);

@@ -13,7 +13,7 @@ use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::PhotoTensor;
 
 use super::agreement::{Agreement, Answer, Tally};
-use super::calibrate::{self, Seen};
+use super::calibrate::{self, Statistics};
 use super::int8::{self, Convolution, Rounded};
 use super::{QuantizeError, QuantizeStep};
 use crate::fields;
@@ -88,12 +88,12 @@ pub(super) fn convert(
     let all = int8::convolutions(graph);
     let inputs = all.iter().map(|c| c.input.as_str()).collect();
     let alone = fields::closed(graph, &card.fields);
-    let seen = calibrate::seen(&alone, inputs, photos, progress)?;
+    let statistics = calibrate::statistics(&alone, inputs, photos, progress)?;
     if all.is_empty() {
         return Ok((0, Vec::new()));
     }
-    let rounded = int8::rounded(&alone, &all, &seen);
-    let trial = Trial::new(alone, card, photos, seen, rounded)?;
+    let rounded = int8::rounded(&alone, &all, &statistics);
+    let trial = Trial::new(alone, card, photos, statistics, rounded)?;
     let ranked = trial.ranked(&all, targets, progress)?;
     let kept = trial.kept(&ranked, targets, progress)?;
     let (stay, changed): (Vec<_>, Vec<_>) =
@@ -104,7 +104,7 @@ pub(super) fn convert(
         weights: convolution.weights,
         alone,
     });
-    Ok((int8::convert(graph, &changed, &trial.seen, &trial.rounded), stay.collect()))
+    Ok((int8::convert(graph, &changed, &trial.statistics, &trial.rounded), stay.collect()))
 }
 
 /// A graph, photos, and the original's answers to them.
@@ -112,7 +112,7 @@ struct Trial<'t> {
     graph: Graph,
     card: &'t Card,
     photos: &'t [PhotoTensor],
-    seen: BTreeMap<String, Seen>,
+    statistics: BTreeMap<String, Statistics>,
     rounded: BTreeMap<String, Rounded>,
     original: Vec<Answer>,
 }
@@ -122,19 +122,19 @@ impl<'t> Trial<'t> {
         graph: Graph,
         card: &'t Card,
         photos: &'t [PhotoTensor],
-        seen: BTreeMap<String, Seen>,
+        statistics: BTreeMap<String, Statistics>,
         rounded: BTreeMap<String, Rounded>,
     ) -> Result<Self, QuantizeError> {
         let engine = GraphEngine::load_as_served(&graph)?;
         let answers = photos.iter().map(|photo| answer(&engine, card, photo));
         let original = answers.collect::<Result<_, _>>()?;
-        Ok(Self { graph, card, photos, seen, rounded, original })
+        Ok(Self { graph, card, photos, statistics, rounded, original })
     }
 
     /// Answers every `step`th photo with these convolutions on integers, and compares.
     fn on_integers(&self, some: &[&Convolution], step: usize) -> Result<Tally, QuantizeError> {
         let mut graph = self.graph.clone();
-        int8::convert(&mut graph, some, &self.seen, &self.rounded);
+        int8::convert(&mut graph, some, &self.statistics, &self.rounded);
         let engine = GraphEngine::load_as_served(&graph)?;
         let mut tally = Tally::default();
         for (photo, was) in self.photos.iter().zip(&self.original).step_by(step) {
@@ -183,7 +183,9 @@ impl<'t> Trial<'t> {
         progress: &mut dyn FnMut(QuantizeStep),
     ) -> Result<Vec<(&'c Convolution, Agreement)>, QuantizeError> {
         let step = self.photos.len().div_ceil(RANKED_ON).max(1);
-        let pixels = |c: &Convolution| self.seen.get(&c.input).map_or(1, |seen| seen.pixels);
+        let pixels = |c: &Convolution| {
+            self.statistics.get(&c.input).map_or(1, |statistics| statistics.pixels)
+        };
         let products = |c: &Convolution| (c.weights * pixels(c) / c.skipped) as f64;
         let weights: f64 = all.iter().map(|c| c.weights as f64).sum();
         let work: f64 = all.iter().map(products).sum();

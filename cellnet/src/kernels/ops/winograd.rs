@@ -4,8 +4,9 @@
 //! packing. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`, multiply
 //! each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
 //! transform back with bias, activation and residual. Input tiles that extend past the map read its halo,
-//! which the plan makes wide enough; outputs that extend past the map are dropped. Weights are
-//! `[output / 16][position][input][16]` (see `plan::Conv`), so a panel is 16 outputs.
+//! which the plan makes wide enough; outputs that extend past the map are dropped. `Tile`, by contrast, is what the
+//! micro-kernel multiplies at once. Weights are `[output / 16][position][input][16]` (see `plan::Conv`), so a panel
+//! is 16 outputs.
 
 use std::mem::MaybeUninit;
 
@@ -100,23 +101,23 @@ impl Transform for F4 {
     }
 }
 
-/// Tiles of a step: rows, columns, and tiles per block.
+/// Tiles of a convolution: rows, columns, and tiles per block.
 #[derive(Clone, Copy)]
 struct Tiles {
     down: usize,
     across: usize,
-    block: usize,
+    per_block: usize,
 }
 
 fn tiles(step: &Conv, output: &Map) -> Tiles {
     let side = step.algorithm.tile();
     let positions = (side as usize + 2).pow(2);
     let floats = positions * (inputs_of(step) + LANES);
-    let block = (SCRATCH / floats).clamp(6, BLOCK);
+    let per_block = (SCRATCH / floats).clamp(6, BLOCK);
     Tiles {
         down: output.height.div_ceil(side) as usize,
         across: output.width.div_ceil(side) as usize,
-        block,
+        per_block,
     }
 }
 
@@ -128,7 +129,7 @@ fn inputs_of(step: &Conv) -> usize {
 /// Number of tasks: one for each block of tiles.
 pub(in crate::kernels) fn tasks(step: &Conv, maps: &[Map]) -> usize {
     let tiles = tiles(step, &maps[step.output as usize]);
-    (tiles.down * tiles.across).div_ceil(tiles.block)
+    (tiles.down * tiles.across).div_ceil(tiles.per_block)
 }
 
 /// Floats of scratch one thread needs.
@@ -136,7 +137,7 @@ pub(in crate::kernels) fn scratch(step: &Conv, maps: &[Map]) -> usize {
     let tiles = tiles(step, &maps[step.output as usize]);
     let positions = (step.algorithm.tile() as usize + 2).pow(2);
     let converted = if step.scales.is_some() { inputs_of(step) * LANES } else { 0 };
-    positions * tiles.block * (inputs_of(step) + LANES) + converted
+    positions * tiles.per_block * (inputs_of(step) + LANES) + converted
 }
 
 /// Computes one block of tiles.
@@ -152,8 +153,8 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(
     scratch: *mut f32,
 ) {
     match step.algorithm {
-        Algorithm::Winograd2 => block::<S, F2>(memory, step, task, scratch),
-        Algorithm::Winograd4 => block::<S, F4>(memory, step, task, scratch),
+        Algorithm::Winograd2 => compute_block::<S, F2>(memory, step, task, scratch),
+        Algorithm::Winograd4 => compute_block::<S, F4>(memory, step, task, scratch),
         Algorithm::Direct => {}
     }
 }
@@ -177,7 +178,7 @@ struct Block<'a> {
 }
 
 #[inline(always)]
-unsafe fn block<S: Simd, F: Transform>(
+unsafe fn compute_block<S: Simd, F: Transform>(
     memory: &Memory,
     step: &Conv,
     task: usize,
@@ -186,10 +187,10 @@ unsafe fn block<S: Simd, F: Transform>(
     let (input, output) = (memory.map(step.input), memory.map(step.output));
     let tiles = tiles(step, output);
     let total = tiles.down * tiles.across;
-    let (first, end) = part(total, task, total.div_ceil(tiles.block));
+    let (first, end) = part(total, task, total.div_ceil(tiles.per_block));
     let inputs = inputs_of(step);
-    let m = scratch.add(F::IN * F::IN * tiles.block * inputs);
-    let converted = m.add(F::IN * F::IN * tiles.block * LANES);
+    let m = scratch.add(F::IN * F::IN * tiles.per_block * inputs);
+    let converted = m.add(F::IN * F::IN * tiles.per_block * LANES);
     let (count, v) = (end - first, scratch);
     let block = Block { memory, step, input, output, tiles, first, count, v, m, inputs, converted };
     let channels = (step.group_inputs as usize).next_multiple_of(8);
@@ -254,11 +255,11 @@ unsafe fn transform_input<S: Simd, F: Transform>(block: &Block, from: *const f32
             half[y][x] = column[y];
         }
     }
-    let step = block.tiles.block * block.inputs;
+    let position = block.tiles.per_block * block.inputs;
     for y in 0..F::IN {
         let row = F::input::<S>(half[y]);
         for x in 0..F::IN {
-            S::store(to.add((y * F::IN + x) * step), row[x]);
+            S::store(to.add((y * F::IN + x) * position), row[x]);
         }
     }
 }
@@ -296,7 +297,7 @@ unsafe fn lanes_of<S: Simd, F: Transform>(block: &Block, lane: usize, left: usiz
         } else {
             product.w = weights.add(position * inputs * 16);
         }
-        product.a = block.v.add(position * block.tiles.block * block.inputs);
+        product.a = block.v.add(position * block.tiles.per_block * block.inputs);
         product.out = block.m.add(position * LANES);
         product.multiply::<S>(block.count, vectors);
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use skincell_modelkit::photos::{DECODED, has_extension};
 
+use crate::alike::likely;
+
 /// Photos of these kinds in a folder are sent to the component, which says what to do about each.
 const REFUSED: [&str; 4] = ["heic", "heif", "hif", "avif"];
 
@@ -41,7 +43,11 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Found> {
         if first.as_os_str() == "-" {
             bail!("there is no photo named -; standard input is the photo /dev/stdin");
         }
-        bail!("there is no photo {}{others}", first.display());
+        let likely = match likely(first) {
+            Some(likely) => format!("; did you mean {}?", likely.display()),
+            None => String::new(),
+        };
+        bail!("there is no photo {}{others}{likely}", first.display());
     }
     let mut all = Found::default();
     for path in named {

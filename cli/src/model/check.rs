@@ -25,7 +25,7 @@ Examples:
   skincell model check models/skin tests/photos --against answers.json   and compare with them later")]
 pub(crate) struct CheckArguments {
     /// The prepared folder
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Photos, tensors (.npy), or folders of them
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,

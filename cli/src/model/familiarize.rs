@@ -35,7 +35,7 @@ Example:
   skincell model familiarize models/skin --photos training-photos --basis \"840 drawings\"")]
 pub(crate) struct FamiliarizeArguments {
     /// The prepared model's folder, which is written anew
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Photos the model was made for: files, or a folder, whose subfolders may be named as classes
     #[arg(long, required = true, num_args = 1.., value_name = "FILE|FOLDER")]
     photos: Vec<PathBuf>,

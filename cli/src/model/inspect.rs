@@ -21,7 +21,7 @@ Example:
   skincell model inspect exported.onnx    any ONNX file, before it is prepared")]
 pub(crate) struct InspectArguments {
     /// A prepared folder or an ONNX file
-    model: PathBuf,
+    pub(super) model: PathBuf,
     #[command(flatten)]
     library: EngineLibrary,
 }

@@ -28,7 +28,7 @@ Examples:
   skincell model measure models/skin labelled/ --calibration --diagram reliability.svg")]
 pub(crate) struct MeasureArguments {
     /// The prepared folder
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Photos, tensors (.npy), or folders of them
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,

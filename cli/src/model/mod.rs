@@ -14,11 +14,13 @@ mod progress;
 mod quantize;
 mod units;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use crate::alike::missing;
 use crate::pack::{PackFlags, pack_and_report};
 
 /// The subcommands of `skincell model`.
@@ -63,11 +65,31 @@ pub(crate) struct PackArguments {
     flags: PackFlags,
 }
 
+impl ModelCommand {
+    /// The first of the models that it reads.
+    fn model(&self) -> Option<&Path> {
+        let model = match self {
+            Self::Prepare(arguments) => &arguments.model,
+            Self::Familiarize(arguments) => &arguments.model,
+            Self::Inspect(arguments) => &arguments.model,
+            Self::Check(arguments) => &arguments.model,
+            Self::Quantize(arguments) => &arguments.model,
+            Self::Measure(arguments) => &arguments.model,
+            Self::Pack(arguments) => arguments.folders.first()?,
+            Self::Bake(_) => return None,
+        };
+        Some(model)
+    }
+}
+
 /// Runs a subcommand.
 ///
 /// # Errors
 /// The subcommand's failure, with the file in question.
 pub(crate) fn run(command: ModelCommand) -> anyhow::Result<ExitCode> {
+    if let Some(words) = command.model().and_then(missing) {
+        bail!("{words}");
+    }
     match command {
         ModelCommand::Prepare(arguments) => prepare::run(&arguments),
         ModelCommand::Familiarize(arguments) => familiarize::run(&arguments),

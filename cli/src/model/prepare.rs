@@ -54,7 +54,7 @@ order of the model's scores:
 pub(crate) struct PrepareArguments {
     /// The classifier: an ONNX file (with or without weights in files beside it), a Keras model (.keras,
     /// .h5, a SavedModel folder), or a PyTorch program (.pt2, .pt)
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// The folder to write; its last component is the model's name
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,

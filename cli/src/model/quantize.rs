@@ -39,7 +39,7 @@ Examples:
       --photos mine/some --compare mine/others      ranges and comparison on separate photos")]
 pub(crate) struct QuantizeArguments {
     /// The prepared folder
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// The folder to write
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,

@@ -1,10 +1,10 @@
 //! What is probably meant by a path that is neither a prepared model nor a model file: one of the models in a
 //! folder, the folder of a prepared model's file, or a similar name.
 
-use crate::alike::most_like;
+use crate::alike::{missing, most_like};
 use skincell_modelkit::CARD_FILE;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The files of a prepared folder that are no model by themselves.
 const PARTS: [&str; 4] = [CARD_FILE, "model.onnx", "model.onnx.data", "model.cell"];
@@ -20,10 +20,16 @@ pub fn instead(path: &Path) -> Option<String> {
     let shown = path.display();
     let folder = path.parent().unwrap_or(Path::new(""));
     if !path.exists() {
-        return Some(match likely(path, folder) {
-            Some(likely) => format!("{shown} does not exist; did you mean {}?", likely.display()),
-            None => format!("{shown} does not exist"),
-        });
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let models = Path::new(MODELS);
+        let named = models_in(models);
+        return match most_like(name, named.iter()).filter(|_| folder == Path::new("")) {
+            Some(model) => {
+                let likely = models.join(model);
+                Some(format!("{shown} does not exist; did you mean {}?", likely.display()))
+            }
+            None => missing(path),
+        };
     }
     let name = path.file_name().unwrap_or_default();
     if path.is_file() && PARTS.iter().any(|part| *part == name) && folder.join(CARD_FILE).exists() {
@@ -54,21 +60,6 @@ fn models_in(folder: &Path) -> BTreeSet<String> {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let prepared = entries.filter(|entry| entry.path().join(CARD_FILE).exists());
     prepared.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// The path that is probably meant: a similar name in `folder`, or the model of that name in `models`.
-fn likely(path: &Path, folder: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let models = Path::new(MODELS);
-    if let Some(model) =
-        most_like(name, models_in(models).iter()).filter(|_| folder == Path::new(""))
-    {
-        return Some(models.join(model));
-    }
-    let here = if folder == Path::new("") { Path::new(".") } else { folder };
-    let entries = here.read_dir().ok()?.flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    most_like(name, names).map(|name| folder.join(name))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Replaces integer products that overflow in rten by products in float32.
+//! Replaces integer products that rten computes wrongly by products in float32.
 //!
-//! On x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. If the weights of
+//! Around a padded image rten's `ConvInteger` puts bytes of 128, not the zero point, so that the sums at the
+//! border are wrong by any amount unless that is 128. And on x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. If the weights of
 //! a `ConvInteger` or `MatMulInteger` are wider than 7 bits, the sum overflows and the probabilities are
 //! wrong by any amount. Such products are computed in float32 as `(x − zero_x) · (w − zero_w)`: exact up to
 //! 2²⁴, with weights of four bytes. Others are left as they are, for example those that `model quantize`
@@ -10,9 +11,24 @@ use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
 use skincell_onnx::build::DataType;
 
-use crate::onnx::graph::{Graph, input, int, int_attribute, op, output};
+use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, ints, op, output};
 
-/// Replaces the products that may overflow; returns how many.
+/// The zero point that rten pads with.
+const PADDING: u8 = 128;
+
+/// Whether rten's `ConvInteger` of this convolution is right at the border, for the input's zero point.
+pub(crate) fn borders_are_right(node: &NodeProto, zero: Option<u8>) -> bool {
+    let automatic = attribute(node, "auto_pad").and_then(|named| named.s.as_deref());
+    let is_padded = match automatic {
+        None | Some("NOTSET" | "") => {
+            ints(node, "pads").is_some_and(|pads| pads.iter().any(|pad| *pad != 0))
+        }
+        Some(automatic) => automatic != "VALID",
+    };
+    !is_padded || zero == Some(PADDING)
+}
+
+/// Replaces the products that rten may compute wrongly; returns how many.
 pub(crate) fn widen(graph: &mut Graph) -> usize {
     let mut widened = 0;
     let mut index = 0;
@@ -38,14 +54,21 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
     widened
 }
 
-/// Whether the sum of two products of these weights and any bytes fits into 16 bits. rten converts the
-/// weights of a convolution to unsigned bytes and its input to signed ones, and the other way round for a
-/// matrix product.
+/// Whether rten computes this product rightly: the border, and the sum of two products of these weights and any
+/// bytes, which must fit into 16 bits. rten converts the weights of a convolution to unsigned bytes and its input to
+/// signed ones, and the other way round for a matrix product.
 fn fits(graph: &Graph, node: &NodeProto) -> bool {
     let Some(weights) = input(node, 1).and_then(|name| graph.constants.get(name)) else {
         return false;
     };
     let bytes = || weights.bytes.iter().copied();
+    let zero = input(node, 2)
+        .map(|name| graph.constants.get(name).and_then(|zero| zero.bytes.first().copied()));
+    // Without a zero point it is 0.
+    let zero = zero.unwrap_or(Some(0));
+    if op(node) == "ConvInteger" && !borders_are_right(node, zero) {
+        return false;
+    }
     match (op(node), weights.dtype) {
         ("ConvInteger", DataType::UINT8) => bytes().all(|byte| byte <= 127),
         ("MatMulInteger", DataType::UINT8) => bytes().all(|byte| (64..=192).contains(&byte)),
@@ -155,6 +178,11 @@ mod tests {
     /// Convolves a photo whose pixels are all `pixel`; returns the number of products widened and the first
     /// pixel of the result.
     fn convolved(pixel: f32, weights: Constant, zeros: (u8, Constant)) -> (usize, f32) {
+        padded(0, pixel, weights, zeros)
+    }
+
+    /// The same with so many pixels of padding at each side.
+    fn padded(pad: i64, pixel: f32, weights: Constant, zeros: (u8, Constant)) -> (usize, f32) {
         let mut graph = graph();
         let photo = cast(&mut graph, "image", DataType::UINT8);
         let weights = graph.add_constant("w", weights);
@@ -163,7 +191,7 @@ mod tests {
         let reads = [photo.as_str(), &weights, &zero, &around];
         let ones = ["kernel_shape", "strides", "dilations"];
         let mut strides = ones.map(|name| ints_attribute(name, &[1, 1])).to_vec();
-        strides.push(ints_attribute("pads", &[0; 4]));
+        strides.push(ints_attribute("pads", &[pad; 4]));
         let sums = graph.emit("sums", "ConvInteger", &reads, strides);
         cast(&mut graph, &sums, DataType::FLOAT);
         graph.nodes.last_mut().expect("the cast").output = vec!["y".to_owned()];
@@ -187,6 +215,14 @@ mod tests {
         assert_eq!(convolved(255.0, signed, (0, none)), (1, 255.0 * 2.0));
         let narrow = bytes(DataType::UINT8, &[1, 3, 1, 1], &[127, 0, 1]);
         assert_eq!(convolved(255.0, narrow, (0, zero())), (0, 255.0 * 128.0), "left as it is");
+    }
+
+    #[test]
+    fn a_border_is_padded_with_the_zero_point() {
+        let weights = || bytes(DataType::UINT8, &[1, 3, 1, 1], &[127, 0, 1]);
+        let around = || bytes(DataType::UINT8, &[], &[0]);
+        assert_eq!(padded(1, 200.0, weights(), (100, around())), (1, 0.0));
+        assert_eq!(padded(1, 200.0, weights(), (128, around())), (0, 0.0), "left as it is");
     }
 
     #[test]

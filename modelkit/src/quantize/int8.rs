@@ -1,10 +1,13 @@
-//! Rewrites convolutions to 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`.
+//! Rewrites convolutions to 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`, or, where rten's
+//! `ConvInteger` is wrong at a padded border, `QuantizeLinear → DequantizeLinear → Conv` (cellnet sums the same
+//! integers for both).
 //!
 //! - Weights are unsigned bytes of 7 bits (1 to 127) with zero point 64 and one scale per output channel. On
 //!   x86 without VNNI rten adds two products of such a byte and a signed one (down to -128) in 16 bits, which
 //!   larger bytes would overflow; cellnet is faster there for the same reason.
 //! - Inputs are unsigned bytes because ONNX Runtime's `ConvInteger` returns wrong sums for signed ones.
-//! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights would prevent.
+//! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights prevents; so only padded ones
+//!   have it.
 //! - Weights are rounded so that the layer's output is close on the photos (`round`).
 //! - The mean error that rounding adds to a channel, computed from the means of its inputs on the photos, is
 //!   subtracted from the bias.
@@ -19,6 +22,7 @@ use rten_onnx::onnx::{DataType, NodeProto};
 use super::calibrate::Statistics;
 use super::round::Together;
 use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, ints, op, output};
+use crate::onnx::integer::borders_are_right;
 use skincell_onnx::Constant;
 
 /// Largest number of steps of a weight above or below 0.
@@ -92,7 +96,7 @@ pub(super) fn convert(
     rounded: &BTreeMap<String, Rounded>,
 ) -> usize {
     let mut changed = 0;
-    let mut bytes_of: BTreeMap<String, String> = BTreeMap::new();
+    let mut bytes_of: BTreeMap<String, [String; 2]> = BTreeMap::new();
     for convolution in convolutions {
         let Some(statistics) = statistics.get(&convolution.input) else { continue };
         let Some(rounded) = rounded.get(&convolution.output) else { continue };
@@ -102,29 +106,29 @@ pub(super) fn convert(
         };
         let end = graph.nodes.len();
         let zero = u8_scalar(graph, "int8/zero", range.zero);
-        let bytes = match bytes_of.get(&convolution.input) {
-            Some(bytes) => bytes.clone(),
+        let [bytes, scale] = match bytes_of.get(&convolution.input) {
+            Some(both) => both.clone(),
             None => {
                 let scale = graph.add_constant("int8/scale", Constant::scalar(range.scale));
                 let base = format!("{}/int8", convolution.input);
                 let reads = [convolution.input.as_str(), &scale, &zero];
-                graph.emit(&base, "QuantizeLinear", &reads, vec![])
+                [graph.emit(&base, "QuantizeLinear", &reads, vec![]), scale]
             }
         };
-        bytes_of.insert(convolution.input.clone(), bytes.clone());
-        if replace(graph, (at, end), [&bytes, &zero], statistics, rounded).is_some() {
+        bytes_of.insert(convolution.input.clone(), [bytes.clone(), scale.clone()]);
+        if replace(graph, (at, end), [&bytes, &scale, &zero], statistics, rounded).is_some() {
             changed += 1;
         }
     }
     changed
 }
 
-/// Replaces the convolution at `at` by integer operators, which read `bytes` with their `zero` point. The
-/// nodes from `end` on were added for it.
+/// Replaces the convolution at `at` by operators on integers, which read `bytes` of a `scale` and a `zero` point.
+/// The nodes from `end` on were added for it.
 fn replace(
     graph: &mut Graph,
     (at, end): (usize, usize),
-    [bytes, zero]: [&str; 2],
+    [bytes, scale, zero]: [&str; 3],
     statistics: &Statistics,
     Rounded { weights, scales }: &Rounded,
 ) -> Option<()> {
@@ -138,25 +142,44 @@ fn replace(
         None => vec![0.0; channels],
     };
     let bias: Vec<f32> = bias.iter().zip(&shifts).map(|(b, s)| b - s).collect();
-    let weights = graph.add_constant(&format!("{name}/uint8"), weights.clone());
-    let scales: Vec<f32> = scales.iter().map(|s| s * statistics.range.scale).collect();
-    let scales = Constant::f32(&[1, channels, 1, 1], &scales);
-    let scales = graph.add_constant(&format!("{name}/scales"), scales);
-    let around = u8_scalar(graph, "int8/weights_zero", ZERO);
     let kept = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
     let attributes = kept.iter().filter_map(|a| attribute(&conv, a).cloned()).collect();
     let base = output(&conv).to_owned();
-    let sums = format!("{base}/sums");
-    let sums = graph.emit(&sums, "ConvInteger", &[bytes, &weights, zero, &around], attributes);
-    let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
-    let sums = graph.emit(&format!("{base}/float"), "Cast", &[&sums], to);
-    let scaled = graph.emit(&format!("{base}/scaled"), "Mul", &[&sums, &scales], vec![]);
-    let bias = Constant::f32(&[1, channels, 1, 1], &bias);
-    let bias = graph.add_constant(&format!("{base}/bias"), bias);
-    graph.emit(&format!("{base}/biased"), "Add", &[&scaled, &bias], vec![]);
+    let bias = |dims: &[usize]| Constant::f32(dims, &bias);
+    if borders_are_right(&conv, Some(statistics.range.zero)) {
+        let scales: Vec<f32> = scales.iter().map(|s| s * statistics.range.scale).collect();
+        let scales = Constant::f32(&[1, channels, 1, 1], &scales);
+        let scales = graph.add_constant(&format!("{name}/scales"), scales);
+        let weights = graph.add_constant(&format!("{name}/uint8"), weights.clone());
+        let around = u8_scalar(graph, "int8/weights_zero", ZERO);
+        let sums = format!("{base}/sums");
+        let sums = graph.emit(&sums, "ConvInteger", &[bytes, &weights, zero, &around], attributes);
+        let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+        let sums = graph.emit(&format!("{base}/float"), "Cast", &[&sums], to);
+        let scaled = graph.emit(&format!("{base}/scaled"), "Mul", &[&sums, &scales], vec![]);
+        let bias = graph.add_constant(&format!("{base}/bias"), bias(&[1, channels, 1, 1]));
+        graph.emit(&format!("{base}/biased"), "Add", &[&scaled, &bias], vec![]);
+    } else {
+        let values = format!("{bytes}/values");
+        let values = graph.emit(&values, "DequantizeLinear", &[bytes, scale, zero], vec![]);
+        let weights = graph.add_constant(&format!("{name}/int8"), signed(weights));
+        let scales = Constant::f32(&[channels], scales);
+        let scales = graph.add_constant(&format!("{name}/scales"), scales);
+        let axis = vec![int_attribute("axis", 0)];
+        let whole = format!("{name}/values");
+        let weights = graph.emit(&whole, "DequantizeLinear", &[&weights, &scales], axis);
+        let bias = graph.add_constant(&format!("{base}/bias"), bias(&[channels]));
+        graph.emit(&format!("{base}/summed"), "Conv", &[&values, &weights, &bias], attributes);
+    }
     graph.nodes.last_mut()?.output = vec![base];
     graph.put_in_place(at, end);
     Some(())
+}
+
+/// The same weights as signed bytes, with zero point 0.
+fn signed(weights: &Constant) -> Constant {
+    let bytes = weights.bytes.iter().map(|byte| byte.wrapping_sub(ZERO)).collect();
+    Constant { dtype: DataType::INT8, dims: weights.dims.clone(), bytes }
 }
 
 fn u8_scalar(graph: &mut Graph, base: &str, value: u8) -> String {
@@ -231,7 +254,13 @@ fn shifts(weights: &Constant, bytes: &Constant, scales: &[f32], means: &[f64]) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::calibrate::Range;
     use super::*;
+    use crate::onnx::engine::GraphEngine;
+    use crate::onnx::graph::{ints_attribute, value_info};
+    use rten_onnx::onnx::OperatorSetIdProto;
+    use rten_tensor::Tensor;
+    use rten_tensor::prelude::*;
 
     #[test]
     fn weights_keep_half_a_step() {
@@ -260,6 +289,49 @@ mod tests {
             }
             assert!((found[channel] - sum).abs() < 1e-4, "{found:?} {sum}");
         }
+    }
+
+    /// rten's `ConvInteger` pads with 128 instead of the zero point.
+    #[test]
+    fn the_border_of_a_padded_convolution_is_right() {
+        let noise = |n: usize| ((n * 7919 + n * n * 31) % 1009) as f32 / 1009.0;
+        let weights: Vec<f32> = (0..8 * 16 * 9).map(|n| noise(n) - 0.5).collect();
+        let photo: Vec<f32> = (0..16 * 36).map(|n| noise(n + 5000)).collect();
+        let mut graph = Graph {
+            inputs: vec![value_info("image", &[1, 16, 6, 6])],
+            outputs: vec![value_info("y", &[1, 8, 6, 6])],
+            ir_version: 8,
+            opsets: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+            ..Graph::default()
+        };
+        let weights = graph.add_constant("w", Constant::f32(&[8, 16, 3, 3], &weights));
+        let attributes = vec![
+            ints_attribute("pads", &[1; 4]),
+            ints_attribute("kernel_shape", &[3, 3]),
+            ints_attribute("strides", &[1, 1]),
+            ints_attribute("dilations", &[1, 1]),
+        ];
+        graph.emit("y", "Conv", &["image", &weights], attributes);
+        let run = |graph: &Graph| -> Vec<f32> {
+            let engine = GraphEngine::load(graph).expect("rten takes it");
+            let photo = Tensor::from_data(&[1, 16, 6, 6], photo.clone());
+            let found = engine.run(photo.view().into(), &["y"]).expect("it runs");
+            found[0].iter().copied().collect()
+        };
+        let before = run(&graph);
+        let convolutions = convolutions(&graph);
+        let range = Range { scale: 1.0 / 255.0, zero: 0 };
+        let means = vec![0.5; 16];
+        let statistics = Statistics { range, means, covariance: vec![], pixels: 36 };
+        let statistics = BTreeMap::from([("image".to_owned(), statistics)]);
+        let rounded = rounded(&graph, &convolutions, &statistics);
+        let all: Vec<&Convolution> = convolutions.iter().collect();
+        assert_eq!(convert(&mut graph, &all, &statistics, &rounded), 1);
+        let largest = before.iter().fold(0_f32, |most, value| most.max(value.abs()));
+        let pairs = before.iter().zip(run(&graph));
+        let off = pairs.map(|(one, other)| (one - other).abs()).fold(0_f32, f32::max);
+        // 144 weights of up to half a step of 1/126 each; with a wrong border it is some 0.5.
+        assert!(off < 0.02 * largest, "{off} of {largest}");
     }
 
     #[test]

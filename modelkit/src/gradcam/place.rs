@@ -171,11 +171,14 @@ fn places(shape: &[usize], axis: usize) -> usize {
 /// traced.
 const SEQUENCE: usize = 9;
 
-/// The last map among the values on all paths. The error is a sequence whose places cannot be traced.
+/// The last map of numbers, not of the integers they are rounded to, among the values on all paths. The error is a
+/// sequence whose places cannot be traced.
 fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>, &'p str> {
     for value in passes.iter().rev() {
         let shape = tracer.shapes.get(value).map(Vec::as_slice).unwrap_or_default();
-        if shape.iter().filter(|side| **side > 1).count() < 2 {
+        let producer = tracer.graph.producer_of(value);
+        let is_integer = producer.is_some_and(|(_, node)| op(node) == "QuantizeLinear");
+        if is_integer || shape.iter().filter(|side| **side > 1).count() < 2 {
             continue;
         }
         match *shape {
@@ -238,4 +241,40 @@ fn before_moves(tracer: &Tracer, passes: &[String], found: &str) -> String {
         }
     }
     pooled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{int_attribute, ints_attribute, value_info};
+    use rten_onnx::onnx::{DataType, OperatorSetIdProto};
+    use skincell_onnx::Constant;
+
+    /// The integers of a quantized network were tried as a map, which ended its preparation.
+    #[test]
+    fn integers_are_no_map() {
+        let mut graph = Graph {
+            inputs: vec![value_info("image", &[1, 3, 8, 8])],
+            outputs: vec![value_info("scores", &[1, 4])],
+            ir_version: 8,
+            opsets: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+            ..Graph::default()
+        };
+        let weights: Vec<f32> = (0..12).map(|n| n as f32 / 12.0).collect();
+        let weights = graph.add_constant("w", Constant::f32(&[4, 3, 1, 1], &weights));
+        let ones =
+            ["kernel_shape", "strides", "dilations"].map(|name| ints_attribute(name, &[1, 1]));
+        let map = graph.emit("map", "Conv", &["image", &weights], ones.to_vec());
+        let scale = graph.add_constant("scale", Constant::scalar(0.01));
+        let zero = Constant { dtype: DataType::UINT8, dims: vec![], bytes: vec![0] };
+        let zero = graph.add_constant("zero", zero);
+        let bytes = graph.emit("bytes", "QuantizeLinear", &[&map, &scale, &zero], vec![]);
+        let values = graph.emit("values", "DequantizeLinear", &[&bytes, &scale, &zero], vec![]);
+        let mean = vec![ints_attribute("axes", &[2, 3]), int_attribute("keepdims", 0)];
+        graph.emit("scores", "ReduceMean", &[&values], mean);
+        let mut probe = Probe::new(&graph, &[1, 3, 8, 8]).expect("it runs");
+        let tails = find_all(&graph, &mut probe, "scores").expect("it runs").expect("maps");
+        let maps: Vec<&str> = tails.iter().map(|tail| tail.pooled.as_str()).collect();
+        assert_eq!(maps, ["values", "map"]);
+    }
 }

@@ -64,7 +64,7 @@ pub(crate) struct QuantizeArguments {
     #[arg(long, value_name = "CORRELATION", default_value_t = 0.99, value_parser = parse_correlation)]
     target_heatmap: f64,
     /// Largest change of a probability on --photos, in points (int8)
-    #[arg(long, value_name = "POINTS", default_value_t = 5.0, value_parser = parse_percent)]
+    #[arg(long, value_name = "POINTS", default_value_t = 2.0, value_parser = parse_percent)]
     target_change: f64,
     #[command(flatten)]
     library: EngineLibrary,

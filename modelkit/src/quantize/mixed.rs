@@ -38,7 +38,7 @@ pub struct Targets {
 
 impl Default for Targets {
     fn default() -> Self {
-        Self { agreement: 0.99, heatmap: 0.99, change: 0.05 }
+        Self { agreement: 0.99, heatmap: 0.99, change: 0.02 }
     }
 }
 

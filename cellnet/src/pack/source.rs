@@ -89,7 +89,8 @@ fn dtype_name(dtype: Option<DataType>) -> String {
 fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, PackError> {
     let bytes = constant.bytes.as_slice();
     if let Some(index) = constant.first_nan() {
-        let reason = format!("element {index} is NaN, no number; export the model from sound weights");
+        let reason =
+            format!("element {index} is NaN, no number; export the model from sound weights");
         return Err(PackError::Tensor { name: name.to_owned(), reason });
     }
     let is_half = constant.dtype == DataType::FLOAT16;

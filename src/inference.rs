@@ -66,9 +66,7 @@ pub enum InferenceError {
         why: String,
     },
     /// The model could not be loaded.
-    #[error(
-        "model {model:?} cannot be loaded ({why}): try again later, the service's log says more"
-    )]
+    #[error("model {model:?} cannot be loaded ({why}); the service's log says more")]
     Unavailable {
         /// The model.
         model: String,

@@ -41,6 +41,12 @@ unsafe impl bytemuck::Pod for Line {}
 impl Bytes {
     /// Maps the file, or reads it if the target cannot map.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Opening a pipe that nobody writes to never ends.
+        let kind = std::fs::metadata(path)?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            let words = "it is a pipe, a socket or a device, not a file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         let file = File::open(path)?;
         if cfg!(target_family = "wasm") {
             return Self::read(file);

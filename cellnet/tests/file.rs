@@ -146,3 +146,50 @@ fn a_file_that_is_no_graph_is_refused() {
     let gone = folder.path().join("gone.onnx");
     assert!(matches!(pack(&gone, &Options::default()), Err(PackError::Read(_))));
 }
+
+/// The graph of [`graph`] with other weights or padding of the convolution.
+fn packed_with(change: impl FnOnce(&mut ModelProto)) -> Result<Vec<u8>, PackError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let mut model = graph("Softmax");
+    change(&mut model);
+    std::fs::write(&path, model.write_buf().unwrap()).unwrap();
+    pack(&path, &Options::default())
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_refused_by_the_name_of_their_tensor() {
+    let nan = |at: usize| move |i: usize| if i == at { f32::NAN } else { 0.5 };
+    let error = packed_with(|model| {
+        model.graph.as_mut().unwrap().initializer[0] = tensor("w", &[16, 3, 3, 3], nan(7));
+    });
+    let error = error.unwrap_err();
+    let PackError::Tensor { name, reason } = &error else { panic!("{error}") };
+    assert!(name == "w" && reason.contains("element 7 is NaN"), "{error}");
+}
+
+#[test]
+fn a_padding_that_no_memory_holds_is_refused_at_its_node() {
+    for pad in [10_000, 1 << 31] {
+        let error = packed_with(|model| {
+            let conv = &mut model.graph.as_mut().unwrap().node[0];
+            conv.attribute = vec![ints("pads", &[pad; 4])];
+        });
+        let error = error.unwrap_err();
+        let PackError::Operator { op, reason, .. } = &error else { panic!("{error}") };
+        assert!(op == "Conv" && reason.contains("elements"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("model.cell");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Model::open(&pipe).unwrap_err();
+    let OpenError::Io { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().contains("pipe"), "{source}");
+    let error = pack(&pipe, &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("pipe"), "{error}");
+}

@@ -56,6 +56,7 @@ impl Engine for Cellnet {
             LoadError::Refused { engine: NAME, model, reason }
         };
         let opened = match source {
+            Source::Folder(_) if !source.has_cell() => return Err(LoadError::Missing(path)),
             Source::Folder(_) => engine::Model::open(&path),
             Source::Static(files) => match files.cell {
                 Some(bytes) => engine::Model::from_static(bytes),
@@ -65,7 +66,8 @@ impl Engine for Cellnet {
                 return Err(refused("cellnet loads packed models, not ONNX".to_owned()));
             }
         };
-        let model = opened.map_err(|error| refused(error.to_string()))?;
+        let model =
+            opened.map_err(|error| LoadError::of(NAME, path.display().to_string(), &error))?;
         let inputs = model.inputs().iter().map(|spec| spec.name.clone()).collect();
         let pool = Arc::clone(self.pool.get_or_init(|| Arc::new(Pool::new(self.threads))));
         Ok(Box::new(CellnetModel { model, inputs, pool, workspaces: Mutex::default() }))

@@ -1,18 +1,31 @@
 //! Errors of loading and running a model, the same for every engine.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
 
+use crate::source::CELL_FILE;
 use crate::tensor::TensorError;
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The model file does not exist.
-    #[error("there is no {0}; make it with `skincell model prepare`")]
+    #[error("there is no {path}; {step}", path = .0.display(), step = step(.0))]
     Missing(PathBuf),
     /// The engine cannot load the model.
     #[error("{engine} cannot load {model}: {reason}")]
     Refused {
+        /// The engine's name.
+        engine: &'static str,
+        /// The model file, or a name for its bytes.
+        model: String,
+        /// The reason, in the engine's own words.
+        reason: String,
+    },
+    /// The machine has too little memory, or too few descriptors or threads, to load the model now.
+    #[error("{engine} cannot load {model} now: {reason}")]
+    Shortage {
         /// The engine's name.
         engine: &'static str,
         /// The model file, or a name for its bytes.
@@ -25,7 +38,47 @@ pub enum LoadError {
     Changed,
 }
 
+/// What makes a file that is missing.
+fn step(path: &Path) -> &'static str {
+    if path.ends_with(CELL_FILE) {
+        "make it with `skincell model pack`, or leave the choice of the engine to --engine auto"
+    } else {
+        "make it with `skincell model prepare`"
+    }
+}
+
+/// Whether an error, or one it comes from, is the system's for too little memory, or too few descriptors or
+/// threads.
+fn is_shortage(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let kinds = [io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock];
+            // ENFILE and EMFILE, which have no stable kind.
+            return kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(23 | 24));
+        }
+        next = error.source();
+    }
+    false
+}
+
 impl LoadError {
+    /// Why `engine` does not load `model`.
+    pub(crate) fn of(engine: &'static str, model: String, error: &(impl Error + 'static)) -> Self {
+        let reason = error.to_string();
+        if is_shortage(error) {
+            Self::Shortage { engine, model, reason }
+        } else {
+            Self::Refused { engine, model, reason }
+        }
+    }
+
+    /// Whether trying again may help without a change of the model's files.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Shortage { .. } | Self::Changed)
+    }
+
     /// The reason without the paths of this machine.
     #[must_use]
     pub fn in_short(&self) -> String {
@@ -33,6 +86,9 @@ impl LoadError {
             Self::Missing(_) => "there is no model file".to_owned(),
             Self::Refused { engine, .. } => {
                 format!("{engine} cannot load it; the log has the reason")
+            }
+            Self::Shortage { engine, .. } => {
+                format!("{engine} cannot load it now; the log has the reason")
             }
             Self::Changed => self.to_string(),
         }
@@ -84,5 +140,28 @@ impl RunError {
             | Self::RepeatedInput(_) => Some(self.to_string()),
             Self::Damaged(_) | Self::Engine(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LoadError;
+    use std::io;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_shortage_passes_and_damage_does_not() {
+        let may_pass =
+            |error: io::Error| LoadError::of("cellnet", String::new(), &error).may_pass();
+        assert!([11, 12, 23, 24].into_iter().all(|n| may_pass(io::Error::from_raw_os_error(n))));
+        assert!(!may_pass(io::Error::other("the checksum is another")));
+        assert!(LoadError::Changed.may_pass());
+    }
+
+    #[test]
+    fn each_missing_file_is_said_with_what_makes_it() {
+        let said = |file| LoadError::Missing(PathBuf::from("skin").join(file)).to_string();
+        assert!(said("model.cell").contains("skincell model pack"));
+        assert!(said("model.onnx").contains("skincell model prepare"));
     }
 }

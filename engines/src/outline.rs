@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use skincell_onnx::{external, outline};
+use skincell_onnx::{external, outline, regular};
 
 use crate::error::LoadError;
 use crate::source::{GRAPH_FILE, Source, StaticFiles, WEIGHTS_FILE};
@@ -55,7 +55,8 @@ impl<'a> Graph<'a> {
     pub(crate) fn file(path: PathBuf, engine: &'static str) -> Result<Self, LoadError> {
         let name = path.display().to_string();
         let refused = |reason| refused(engine, &name, reason);
-        let bytes = std::fs::read(&path).map_err(|error| refused(error.to_string()))?;
+        let bytes =
+            regular::read(&path).map_err(|error| LoadError::of(engine, name.clone(), &error))?;
         let outline = outline::check(&bytes).map_err(|error| refused(error.to_string()))?;
         for file in outline.data_files {
             external::resolve(&path, file)

@@ -66,11 +66,7 @@ impl Engine for Rten {
             }
             Place::Bytes(bytes) => options.load(bytes),
         };
-        let model = loaded.map_err(|error| LoadError::Refused {
-            engine: NAME,
-            model: name,
-            reason: error.to_string(),
-        })?;
+        let model = loaded.map_err(|error| LoadError::of(NAME, name, &error))?;
         let inputs = model.input_ids().iter().map(|id| node_name(&model, *id)).collect();
         let pool = self.pool.get_or_init(|| Arc::new(ThreadPool::with_num_threads(self.threads)));
         Ok(Box::new(RtenModel { model, inputs, threads: Arc::clone(pool) }))

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub use skincell_onnx::regular;
+
 /// File of a packed model.
 pub const CELL_FILE: &str = "model.cell";
 /// File of an ONNX graph; its weights lie beside it.

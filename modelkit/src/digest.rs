@@ -1,11 +1,11 @@
 //! The digest of a model's files, by which a prepared copy is found again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use skincell_onnx::{external, outline};
+use skincell_onnx::{external, outline, regular};
 
 /// The SHA-256 of everything that a model consists of, followed by `settings`, as 64 hexadecimal digits: of
 /// a file, and of the files that an ONNX graph names for its weights; or of all files below a folder. Names
@@ -18,7 +18,7 @@ pub fn digest(model: &Path, settings: &str) -> io::Result<String> {
     for (name, path) in files(model)? {
         let length = fs::metadata(&path)?.len();
         hasher.update(format!("{} {name} {length}\n", name.len()));
-        io::copy(&mut File::open(&path)?, &mut hasher)?;
+        io::copy(&mut regular::open(&path)?, &mut hasher)?;
     }
     hasher.update(settings);
     Ok(format!("{:x}", hasher.finalize()))
@@ -36,7 +36,7 @@ fn files(model: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let kind = model.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let mut found = vec![(kind.clone(), model.to_owned())];
     if kind == "onnx" {
-        let graph = fs::read(model)?;
+        let graph = regular::read(model)?;
         // A file that is no ONNX graph is refused when it is prepared.
         for name in outline::check(&graph).map(|outline| outline.data_files).unwrap_or_default() {
             if let Ok(path) = external::resolve(model, name) {

@@ -20,7 +20,7 @@ use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
-use crate::onnx::read::{read, refuse_private};
+use crate::onnx::read::{read, refuse_nan, refuse_private};
 use crate::onnx::single;
 use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown, walk};
 use crate::photos;
@@ -368,6 +368,8 @@ fn card(
 
 fn write(draft: Draft, graph: &Graph, card: &Card) -> Result<(u64, u64), PrepareError> {
     card.check()?;
+    // Folding makes NaN of a batch norm with a negative variance.
+    refuse_nan(graph)?;
     let files = external::lay_out(graph).map_err(|e| PrepareError::Encode(e.to_string()))?;
     draft.write(GRAPH_FILE, &files.graph)?;
     draft.write(WEIGHTS_FILE, &files.weights)?;

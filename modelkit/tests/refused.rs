@@ -238,3 +238,32 @@ fn only_layers_that_can_be_shown_are_proposed() {
     let error = named("nothing").expect_err("no such layer").to_string();
     assert!(error.contains("upright") && !error.contains("turned"), "{error}");
 }
+
+#[test]
+fn a_weight_that_is_no_number_is_refused_by_its_name() {
+    // ReLU answers 0 for NaN, so that the scores do not show it.
+    let mut model = classifier();
+    let mut weights = noise(1, 16 * 27);
+    weights[30] = f32::NAN;
+    model.graph.as_mut().unwrap().initializer[0] = tensor("w", &[16, 3, 3, 3], &weights);
+    says(prepared(&model, |_| {}), &["element 30", "\"w\"", "NaN", "export the model again"]);
+}
+
+#[test]
+fn a_batch_norm_whose_folding_makes_no_numbers_is_refused() {
+    let mut model = classifier();
+    let graph = model.graph.as_mut().unwrap();
+    graph.node[1] = node("Relu", &["normed"], "a");
+    graph.node.insert(1, node("BatchNormalization", &["z", "s", "s", "s", "v"], "normed"));
+    graph.initializer.push(tensor("s", &[16], &[1.0; 16]));
+    graph.initializer.push(tensor("v", &[16], &[-1.0; 16]));
+    says(prepared(&model, |_| {}), &["NaN"]);
+}
+
+#[test]
+fn a_mask_of_minus_infinity_that_no_score_meets_is_no_fault() {
+    let mut model = ending(vec![node("Max", &["scores", "least"], "q")], "q", &[1, 5]);
+    let graph = model.graph.as_mut().unwrap();
+    graph.initializer.push(tensor("least", &[], &[f32::NEG_INFINITY]));
+    prepared(&model, |_| {}).expect("it changes no score");
+}

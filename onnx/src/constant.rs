@@ -75,6 +75,12 @@ impl Constant {
         }
     }
 
+    /// Index of the first element that is NaN.
+    #[must_use]
+    pub fn first_nan(&self) -> Option<usize> {
+        self.float_values()?.iter().position(|value| value.is_nan())
+    }
+
     /// The elements if the type is int64 or int32.
     #[must_use]
     pub fn to_i64(&self) -> Option<Vec<i64>> {

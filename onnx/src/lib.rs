@@ -18,6 +18,7 @@ pub mod function;
 pub mod outline;
 #[cfg(feature = "read")]
 pub mod read;
+pub mod regular;
 #[cfg(feature = "read")]
 mod sets;
 

@@ -101,8 +101,8 @@ pub struct ModelFile {
 /// # Errors
 /// [`ReadError`] for the first problem found.
 pub fn read(path: &Path) -> Result<ModelFile, ReadError> {
-    let bytes =
-        std::fs::read(path).map_err(|error| ReadError::File { path: path.to_owned(), error })?;
+    let bytes = crate::regular::read(path)
+        .map_err(|error| ReadError::File { path: path.to_owned(), error })?;
     outline::check(&bytes).map_err(|error| ReadError::Outline { path: path.to_owned(), error })?;
     let model = ModelProto::parse_buf(&bytes)
         .map_err(|error| ReadError::Decode { path: path.to_owned(), error })?;
@@ -318,7 +318,7 @@ impl External<'_> {
         if !self.files.contains_key(location) {
             let model = self.model.ok_or("its data has to lie in the graph itself")?;
             let path = external::resolve(model, location).map_err(|e| e.to_string())?;
-            let file = File::open(&path).map_err(|e| e.to_string())?;
+            let file = crate::regular::open(&path).map_err(|e| e.to_string())?;
             let length = file.metadata().map_err(|e| e.to_string())?.len();
             self.files.insert(location.to_owned(), (file, length));
         }

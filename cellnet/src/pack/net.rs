@@ -2,6 +2,9 @@
 
 use crate::plan::{Activation, BinaryOp, Dtype, Order, Pooling};
 
+/// Most elements of a value: 1 GiB as float32.
+const MOST: u64 = 1 << 28;
+
 /// Index of a value in [`Net::values`].
 pub(super) type ValueId = usize;
 
@@ -247,6 +250,22 @@ impl Net {
     pub(super) fn value(&mut self, shape: Shape) -> ValueId {
         self.values.push(shape);
         self.values.len() - 1
+    }
+
+    /// Refuses values from number `first` on that have more than [`MOST`] elements, which a damaged number in
+    /// the graph asks for.
+    pub(super) fn refuse_large(&self, first: ValueId) -> Result<(), String> {
+        for shape in self.values.iter().skip(first) {
+            let sides = [shape.height, shape.width, shape.channels].map(|side| side as u64);
+            let elements = sides.into_iter().fold(1, u64::saturating_mul);
+            if elements > MOST {
+                return Err(format!(
+                    "it would make a value of {elements} elements, and at most {MOST} are packed; one of \
+                     its sizes is probably damaged"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Adds a layer that produces a value of `shape`.

@@ -23,6 +23,24 @@ pub(super) enum Axis {
     Split(Parts),
 }
 
+/// Axes as errors name them, such as `[1, channels, 8 of the pixels × 4 of the channels]`.
+pub(super) fn in_words(axes: &[Axis]) -> String {
+    let along = |along| match along {
+        Along::Channels => "channels",
+        Along::Pixels => "pixels",
+    };
+    let part = |part: Part| format!("{} of the {}", part.size, along(part.along));
+    let words = axes.iter().map(|axis| match axis {
+        Axis::One => "1".to_owned(),
+        Axis::Channel => "channels".to_owned(),
+        Axis::Height => "height".to_owned(),
+        Axis::Width => "width".to_owned(),
+        Axis::Pixels => "pixels".to_owned(),
+        Axis::Split(parts) => parts.iter().map(part).collect::<Vec<_>>().join(" × "),
+    });
+    format!("[{}]", words.collect::<Vec<_>>().join(", "))
+}
+
 /// What a part's steps go along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Along {
@@ -157,5 +175,18 @@ pub(super) fn size(shape: &Shape, axis: Axis) -> usize {
         Axis::Width => shape.width,
         Axis::Pixels => shape.pixels(),
         Axis::Split(parts) => parts.size(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Along, Axis, Part, Parts, in_words};
+
+    #[test]
+    fn axes_are_named_in_words() {
+        let part = |along, size| Part { along, size, step: 1 };
+        let parts = Parts::new(&[part(Along::Pixels, 8), part(Along::Channels, 4)]).unwrap();
+        let axes = [Axis::One, Axis::Channel, Axis::Split(parts)];
+        assert_eq!(in_words(&axes), "[1, channels, 8 of the pixels × 4 of the channels]");
     }
 }

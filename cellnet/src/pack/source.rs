@@ -88,6 +88,11 @@ fn dtype_name(dtype: Option<DataType>) -> String {
 /// A constant's elements as floats or integers.
 fn numbers(name: &str, constant: skincell_onnx::Constant) -> Result<Constant, PackError> {
     let bytes = constant.bytes.as_slice();
+    if let Some(index) = constant.first_nan() {
+        let reason =
+            format!("element {index} is NaN, no number; export the model from sound weights");
+        return Err(PackError::Tensor { name: name.to_owned(), reason });
+    }
     let is_half = constant.dtype == DataType::FLOAT16;
     let data = match constant.dtype {
         DataType::FLOAT => Data::Float(elements(bytes, f32::from_le_bytes)),

@@ -4,7 +4,7 @@
 
 use super::net::{Shape, ValueId};
 use super::parts;
-pub(super) use super::parts::{Axis, size};
+pub(super) use super::parts::{Axis, in_words, size};
 use crate::plan::Order;
 
 /// A tensor: a value and the meaning of each axis.

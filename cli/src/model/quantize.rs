@@ -11,6 +11,7 @@ use skincell_modelkit::quantize::{
     quantize,
 };
 use skincell_modelkit::served::takers;
+use skincell_modelkit::{check_target, name_as_folder};
 
 use super::engines::engines;
 use super::measure::{Run, header, in_own_process, line};
@@ -114,7 +115,9 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     };
     let compared = if arguments.compare.is_empty() { &options.photos } else { &arguments.compare };
     let progress = Progress::new();
+    check_target(&options.output, "", options.force)?;
     let report = quantize(&options, &mut |step| show(&progress, step))?;
+    name_as_folder(&options.output)?;
     // Large weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
     let flags = PackFlags { precision: PrecisionFlag::Half, ..PackFlags::default() };
     pack_and_report(&options.output, &flags)?;

@@ -48,6 +48,17 @@ pub enum ReadError {
         /// The second node.
         node: String,
     },
+    /// A weight is no number.
+    #[error(
+        "element {index} of the tensor \"{tensor}\" is NaN, no number: the weights are damaged, or training \
+         failed; export the model again from sound weights"
+    )]
+    NotANumber {
+        /// Name of the tensor.
+        tensor: String,
+        /// The first such element, counted from 0.
+        index: usize,
+    },
     /// An operator is unsupported: its set is too old or private.
     #[error("{0}")]
     Operators(String),
@@ -87,6 +98,7 @@ pub(crate) fn read(path: &Path) -> Result<Graph, ReadError> {
         layers: layers(&metadata),
     };
     check_operators(&graph)?;
+    refuse_nan(&graph)?;
     older::upgrade(&mut graph).map_err(ReadError::Operators)?;
     defaults::write_out(&mut graph);
     sort(&mut graph)?;
@@ -103,6 +115,20 @@ fn layers(metadata: &BTreeMap<String, String>) -> LayerNames {
         outputs: outputs.unwrap_or_default(),
         repeated: repeated.unwrap_or_default(),
     }
+}
+
+/// Refuses constants with an element that is NaN, which ReLU and maximum hide from the scores. Infinity is no
+/// fault by itself: masks of attention have it.
+///
+/// # Errors
+/// [`ReadError::NotANumber`] with the first such element.
+pub(crate) fn refuse_nan(graph: &Graph) -> Result<(), ReadError> {
+    for (name, constant) in &graph.constants {
+        if let Some(index) = constant.first_nan() {
+            return Err(ReadError::NotANumber { tensor: name.clone(), index });
+        }
+    }
+    Ok(())
 }
 
 fn check_operators(graph: &Graph) -> Result<(), ReadError> {

@@ -29,15 +29,25 @@ const FEW: usize = 64;
 /// # Errors
 /// [`EngineError::Large`] before a node makes too large a value; otherwise as of the engine.
 pub(crate) fn refuse_large(graph: &Graph, photo: &[usize]) -> Result<(), EngineError> {
+    let inputs = graph.inputs.iter().filter_map(|input| input.name.clone());
+    let given = inputs.map(|name| (name, Tensor::<f32>::zeros(photo).into())).collect();
+    refuse_large_from(graph, given)
+}
+
+/// As [`refuse_large`], on these inputs.
+///
+/// # Errors
+/// As of [`refuse_large`].
+pub(crate) fn refuse_large_from(
+    graph: &Graph,
+    mut held: HashMap<String, Value>,
+) -> Result<(), EngineError> {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(false);
     let mut uses = HashMap::new();
     for name in graph.nodes.iter().flat_map(reads) {
         *uses.entry(name.to_owned()).or_insert(0_usize) += 1;
     }
-    let inputs = graph.inputs.iter().filter_map(|input| input.name.clone());
-    let mut held: HashMap<String, Value> =
-        inputs.map(|name| (name, Tensor::<f32>::zeros(photo).into())).collect();
     for node in &graph.nodes {
         let known: Vec<Known> = node.input.iter().map(|name| known(graph, &held, name)).collect();
         let expected = bound(node, &known);

@@ -4,7 +4,6 @@
 mod content;
 mod zip;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use thiserror::Error;
 use crate::export::Framework;
 use crate::prepare::CARD_FILE;
 use content::Content;
-use skincell_onnx::outline;
+use skincell_onnx::{outline, regular};
 
 /// A model that can be prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +105,8 @@ pub fn find(model: &Path) -> Result<Source, SourceError> {
     if model.metadata().map_err(failed)?.is_dir() {
         return in_folder(model);
     }
-    let content = File::open(model).and_then(|mut file| Content::of(&mut file)).map_err(failed)?;
+    let content =
+        regular::open(model).and_then(|mut file| Content::of(&mut file)).map_err(failed)?;
     let name = model.extension().and_then(|end| end.to_str()).unwrap_or_default();
     let refuse = |(kind, advice)| Err(SourceError::Kind { path: model.to_owned(), kind, advice });
     let found = |framework| Ok(Source { path: model.to_owned(), framework });
@@ -140,7 +140,7 @@ fn unknown(model: &Path, name: &str) -> Result<Source, SourceError> {
         _ => return Ok(Source { path, framework: None }),
     };
     let mut begin = Vec::new();
-    let read = File::open(model).and_then(|file| file.take(SHOWN).read_to_end(&mut begin));
+    let read = regular::open(model).and_then(|file| file.take(SHOWN).read_to_end(&mut begin));
     read.map_err(|error| SourceError::Read { path: path.clone(), error })?;
     let begins = outline::beginning(&begin);
     Err(SourceError::Content { path, framework, begins })

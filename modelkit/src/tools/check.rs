@@ -17,6 +17,7 @@ use skincell_vision::rank::{probabilities, rank};
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
+use crate::tools::pack::{CellError, verify};
 use crate::tools::served::{Outcome, Served, ServedError, read_card, takers};
 
 /// Number of likeliest classes of which heatmaps are compared; those of classes in the file of results are
@@ -44,6 +45,9 @@ pub enum CheckError {
     /// The folder cannot be read, or no engine can run it.
     #[error(transparent)]
     Served(#[from] ServedError),
+    /// The folder's packed file is damaged.
+    #[error(transparent)]
+    Cell(#[from] CellError),
     /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
@@ -147,6 +151,7 @@ pub fn check(
     let kept = options.reference.as_deref().map(read_reference).transpose()?;
     let files = photos::list(&options.inputs)?;
     let engines = takers(engines, &options.folder)?;
+    verify(&options.folder)?;
     let mut report = CheckReport {
         rows: Vec::new(),
         reference: Reference { model: card.name.clone(), photos: BTreeMap::new() },

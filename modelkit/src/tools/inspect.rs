@@ -2,11 +2,12 @@
 //!
 //! It changes nothing. Results are not compared; [`crate::check`] does that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rten::Value;
 use rten_onnx::onnx::{DataType, ValueInfoProto};
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
@@ -14,12 +15,13 @@ use skincell_vision::card::Card;
 use thiserror::Error;
 
 use crate::interface::dimensions;
-use crate::onnx::engine::GraphEngine;
+use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::external::{GRAPH_FILE, WEIGHTS_FILE};
 use crate::onnx::graph::{Graph, op};
 use crate::onnx::read::{ReadError, read};
+use crate::onnx::walk::refuse_large_from;
 use crate::prepare::CARD_FILE;
-use crate::tools::pack::{CELL_FILE, PackedWeights, is_packed, packed_weights};
+use crate::tools::pack::{CELL_FILE, CellError, PackedWeights, is_packed, packed_weights, verify};
 use crate::tools::served::{ServedError, read_card};
 
 /// Why the file or folder could not be inspected.
@@ -31,6 +33,9 @@ pub enum InspectError {
     /// The folder's card cannot be read.
     #[error(transparent)]
     Card(#[from] ServedError),
+    /// The folder's packed file is damaged.
+    #[error(transparent)]
+    Cell(#[from] CellError),
 }
 
 /// An input or output: name, element type, and dimensions (an open one as its name or `?`).
@@ -68,11 +73,13 @@ pub struct Inspection {
 /// Describes an ONNX file or a prepared folder.
 ///
 /// # Errors
-/// [`InspectError`] if the ONNX file, or a card that exists, cannot be read.
+/// [`InspectError`] if the ONNX file, or a card that exists, cannot be read, or a
+/// `model.cell` is damaged.
 pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
     let folder = path.is_dir().then_some(path);
     let model = folder.map_or_else(|| path.to_owned(), |folder| folder.join(GRAPH_FILE));
     let graph = read(&model)?;
+    folder.map_or(Ok(()), verify)?;
     let card = match folder.filter(|f| f.join(CARD_FILE).exists()) {
         Some(folder) => Some(read_card(folder)?),
         None => None,
@@ -88,7 +95,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
         let held = constants.entry(tensor.dtype.to_string().to_lowercase()).or_default();
         *held = (held.0 + 1, held.1 + tensor.bytes.len() as u64);
     }
-    let engines = vec![in_rten(&graph), in_cellnet(&model)];
+    let engines = match large(&graph) {
+        Some(why) => vec![("rten", false, why.clone()), ("cellnet", false, why)],
+        None => vec![in_rten(&graph), in_cellnet(&model)],
+    };
     let serves = folder.map(|folder| serves(folder, &engines));
     Ok(Inspection {
         opset: graph.opset(),
@@ -149,6 +159,38 @@ fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static 
     }
 }
 
+/// Why no engine may try the graph, as `prepare` says it: a node would make a value that no memory holds.
+/// `None` also if that is unknown, because the inputs' sizes are open or rten does not know an operator.
+fn large(graph: &Graph) -> Option<String> {
+    let mut given = HashMap::new();
+    for input in &graph.inputs {
+        let sides = sides(input)?;
+        let value: Value = match port(input).1.as_str() {
+            "uint8" => Tensor::<u8>::zeros(&sides).into(),
+            "int8" => Tensor::<i8>::zeros(&sides).into(),
+            "int32" | "int64" | "bool" => Tensor::<i32>::zeros(&sides).into(),
+            _ => Tensor::<f32>::zeros(&sides).into(),
+        };
+        given.insert(input.name.clone().unwrap_or_default(), value);
+    }
+    match refuse_large_from(graph, given) {
+        Err(error @ EngineError::Large { .. }) => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+/// The sides of an input for one photo; `None` if another one is open, or together they are too large.
+fn sides(input: &ValueInfoProto) -> Option<Vec<usize>> {
+    let sides = dimensions(input).into_iter().enumerate();
+    let sides: Vec<usize> =
+        sides.map(|(axis, (_, side))| side.or((axis == 0).then_some(1))).collect::<Option<_>>()?;
+    let elements = sides.iter().try_fold(1_usize, |all, side| all.checked_mul(*side))?;
+    (elements <= MOST_OF_INPUT).then_some(sides)
+}
+
+/// Most elements of an input that is tried: 256 MiB as float32.
+const MOST_OF_INPUT: usize = 1 << 26;
+
 /// Loads the graph and runs it on an empty photo.
 fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
     let try_it = || {
@@ -156,13 +198,8 @@ fn in_rten(graph: &Graph) -> (&'static str, bool, String) {
         let [input] = &graph.inputs[..] else {
             return Ok(format!("loads it; not run: it takes {} inputs", graph.inputs.len()));
         };
-        let sides: Option<Vec<usize>> = dimensions(input)
-            .into_iter()
-            .enumerate()
-            .map(|(axis, (_, side))| side.or((axis == 0).then_some(1)))
-            .collect();
-        let Some(shape) = sides else {
-            return Ok("loads it; not run: its input's size is open".to_owned());
+        let Some(shape) = sides(input) else {
+            return Ok("loads it; not run: its input's size is open or too large".to_owned());
         };
         let output = graph.outputs.first().and_then(|o| o.name.as_deref()).unwrap_or_default();
         let start = Instant::now();

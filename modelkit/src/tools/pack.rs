@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use cellnet::OpenError;
 pub use cellnet::PackError;
 use cellnet::pack::{Options, pack_file};
 pub use cellnet::plan::Precision;
@@ -107,6 +108,32 @@ pub fn packed_weights(folder: &Path) -> Option<PackedWeights> {
     let model = cellnet::Model::open(folder.join(CELL_FILE)).ok()?;
     let plan = model.plan();
     Some(PackedWeights { precision: plan.precision(), on_integers: plan.on_integers() })
+}
+
+/// A folder's packed file that cannot be served.
+#[derive(Debug, Error)]
+#[error(
+    "{path}: {error}; `skincell model pack {folder}` writes it anew",
+    path = folder.join(CELL_FILE).display(),
+    folder = folder.display()
+)]
+pub struct CellError {
+    folder: PathBuf,
+    error: OpenError,
+}
+
+/// Compares all of the folder's packed file, if there is one, with its checksums. Opening it for serving
+/// leaves out the weights.
+///
+/// # Errors
+/// [`CellError`] if it is damaged or of another version.
+pub fn verify(folder: &Path) -> Result<(), CellError> {
+    let cell = folder.join(CELL_FILE);
+    if !cell.exists() {
+        return Ok(());
+    }
+    let verified = cellnet::Model::open(&cell).and_then(|model| model.verify());
+    verified.map_err(|error| CellError { folder: folder.to_owned(), error })
 }
 
 /// Whether `folder` has a packed file that is not older than the graph it was made from.

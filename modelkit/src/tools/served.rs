@@ -4,10 +4,10 @@
 //! caller passes in. Computing probabilities and heatmaps from the result is left to the callers.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use skincell_engines::{Dtype, Engine, LoadError, Model, RunError, Source, Tensor};
+use skincell_onnx::regular;
 use skincell_vision::card::{self, Card, CardError, GradCam, MapClasses};
 use skincell_vision::gradcam::Cam;
 use skincell_vision::rank::RankError;
@@ -113,7 +113,8 @@ impl fmt::Debug for Served {
 /// [`ServedError::File`] if it cannot be read, [`ServedError::Card`] if it is not valid.
 pub fn read_card(folder: &Path) -> Result<Card, ServedError> {
     let path = folder.join(CARD_FILE);
-    let bytes = fs::read(&path).map_err(|error| ServedError::File { path: path.clone(), error })?;
+    let bytes =
+        regular::read(&path).map_err(|error| ServedError::File { path: path.clone(), error })?;
     Card::parse(&bytes).map_err(|error| ServedError::Card { path, error })
 }
 

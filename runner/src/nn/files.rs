@@ -7,7 +7,7 @@
 use super::sigbus;
 pub(super) use super::sigbus::Loading;
 use crate::shortage;
-use skincell_engines::source::FILES;
+use skincell_engines::source::{FILES, regular};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -53,7 +53,7 @@ impl ModelFiles {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let file = |name| {
             let path = folder.join(name);
-            let found = match shortage::descriptor().and_then(|()| File::open(&path)) {
+            let found = match shortage::descriptor().and_then(|()| regular::open(&path)) {
                 Ok(file) => Some((Stamp::from(&file.metadata()?), file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),

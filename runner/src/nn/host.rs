@@ -298,7 +298,7 @@ impl graph::HostGraph for NnView<'_> {
             Err(error) => {
                 // `Model` logs the reason, once.
                 tracing::debug!(model = model.name(), "{error}");
-                self.fail(ErrorCode::RuntimeError, "the model cannot be loaded now")
+                self.fail(ErrorCode::RuntimeError, error.to_clients())
             }
         }
     }

@@ -72,6 +72,26 @@ pub enum AcquireError {
 }
 
 impl AcquireError {
+    /// The error as clients may know it, with what helps.
+    pub(crate) fn to_clients(&self) -> &'static str {
+        let passes = match self {
+            Self::Load(error) => error.may_pass(),
+            Self::Files(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+            ),
+        };
+        if passes {
+            "the machine cannot do it now: try again later"
+        } else {
+            "its files are damaged, missing or of another version: trying again does not help, the service's \
+             operator must mend the model's folder, which `skincell model check` tests"
+        }
+    }
+
     /// The reason without the paths of this machine.
     fn in_short(&self) -> String {
         match self {
@@ -221,14 +241,14 @@ impl Model {
     }
 
     /// Loads the model with `engine`. A panic, for example because no thread could be started for a pool,
-    /// counts as a failed load.
+    /// counts as a failed load that may succeed later.
     fn loaded_by(&self, engine: &dyn Engine) -> Result<Box<dyn LoadedModel>, AcquireError> {
         shortage::memory()?;
         let load = || engine.load(Source::Folder(&self.folder));
         let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             let (engine, model) = (engine.name(), self.folder.display().to_string());
             let reason = "the engine panicked; its message is on standard error".to_owned();
-            Err(LoadError::Refused { engine, model, reason })
+            Err(LoadError::Shortage { engine, model, reason })
         });
         Ok(outcome?)
     }

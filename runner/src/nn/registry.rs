@@ -412,7 +412,7 @@ mod tests {
             Models::new(Arc::new(Ledger::new(None, 0, 0)), gauge, Arc::new(Metrics::new()));
         let grants = models.grant(&["skin".to_owned()], Path::new("models"), &engines);
         let model = grants.find("skin").unwrap();
-        assert!(matches!(model.acquire(), Err(AcquireError::Load(LoadError::Refused { .. }))));
+        assert!(matches!(model.acquire(), Err(AcquireError::Load(LoadError::Shortage { .. }))));
         assert!(model.acquire().is_ok());
     }
 

@@ -5,7 +5,7 @@ use rten_onnx::onnx::{DataType, NodeProto};
 use super::super::constant::Constant;
 use super::super::net::{Arg, Kind, NetTensor, Shape};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View, size};
+use super::super::view::{Axis, View, in_words, size};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, BinaryOp, Dtype};
 
@@ -227,7 +227,10 @@ impl Lowerer {
 
 /// Axes and shape of two computed tensors under broadcasting.
 fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
-    let refuse = || format!("{:?} {:?} against {:?} {:?}", a.axes, a.dims(), b.axes, b.dims());
+    let refuse = || {
+        let (of_a, of_b) = (in_words(&a.axes), in_words(&b.axes));
+        format!("{of_a} of {:?} against {of_b} of {:?}", a.dims(), b.dims())
+    };
     if a.pads != [0; 4] || b.pads != [0; 4] {
         return Err(super::PADDED.to_owned());
     }
@@ -292,8 +295,10 @@ type OnMap = (Shape, Vec<f32>);
 
 /// Axes and shape of a computed tensor and a constant under broadcasting, and the constant on that map.
 fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap), Refused> {
-    let refuse =
-        || format!("{:?} {:?} against a constant {:?}", view.axes, view.dims(), constant.dims);
+    let refuse = || {
+        let axes = in_words(&view.axes);
+        format!("{axes} of {:?} against a constant of {:?}", view.dims(), constant.dims)
+    };
     if view.pads != [0; 4] {
         return Err(super::PADDED.to_owned());
     }

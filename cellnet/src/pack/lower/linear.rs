@@ -6,7 +6,7 @@ use super::super::constant::Constant;
 use super::super::net::{ConvLayer, Kind, Moving, Shape, SumsLayer};
 use super::super::parts::{Along, parts_of};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View};
+use super::super::view::{Axis, View, in_words};
 use super::windows::moving;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
@@ -62,7 +62,7 @@ impl Lowerer {
         sums: Option<SumsLayer>,
     ) -> Result<Tensor, Refused> {
         if !view.is_channels_first() {
-            return Err(format!("its input's axes are {:?}", view.axes));
+            return Err(format!("its input's axes are {}", in_words(&view.axes)));
         }
         let [outputs, group_inputs, ky, kx] = *weights.dims.as_slice() else {
             return Err(format!("its weights are {:?}", weights.dims));
@@ -249,7 +249,11 @@ impl Lowerer {
             && b.dims() == [b.shape.channels, b.shape.pixels()]
             && b.axes.first() == Some(&Axis::Channel);
         if !fits || a.is_split() || b.is_split() || a.pads != [0; 4] || b.pads != [0; 4] {
-            return Err(format!("a product of computed {:?} and {:?}", a.axes, b.axes));
+            return Err(format!(
+                "a product of computed {} and {}",
+                in_words(&a.axes),
+                in_words(&b.axes)
+            ));
         }
         let shape = Shape { channels: rows, ..b.shape };
         let inputs = vec![a.value, b.value];
@@ -260,7 +264,7 @@ impl Lowerer {
     pub(super) fn batch_norm(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.view(node, 0)?;
         if !matches!(view.axes.get(1), Some(Axis::Channel)) && view.shape.channels != 1 {
-            return Err(format!("its input's axes are {:?}", view.axes));
+            return Err(format!("its input's axes are {}", in_words(&view.axes)));
         }
         let mut parts = Vec::new();
         for i in 1..5 {
@@ -295,7 +299,8 @@ fn check_inner(view: &View, axis: Option<Axis>, inner: usize) -> Result<(), Refu
     if over && channels == inner && view.pads == [0; 4] {
         return Ok(());
     }
-    Err(format!("{:?} of {:?} against {inner} rows of weights", view.axes, view.dims()))
+    let axes = in_words(&view.axes);
+    Err(format!("{axes} of {:?} against {inner} rows of weights", view.dims()))
 }
 
 fn conv_layer(

@@ -76,7 +76,9 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
         lowerer.net.inputs.push(NetTensor { name, dtype, dims, order, value, scale, bias });
     }
     for node in &source.nodes {
-        lowerer.add(node).map_err(|reason| PackError::Operator {
+        let before = lowerer.net.values.len();
+        let added = lowerer.add(node).and_then(|()| lowerer.net.refuse_large(before));
+        added.map_err(|reason| PackError::Operator {
             op: node.op_type.clone().unwrap_or_default(),
             node: label(node),
             reason,

@@ -5,7 +5,7 @@ use rten_onnx::onnx::NodeProto;
 use super::super::net::{AttentionLayer, Kind, Shape};
 use super::super::parts::{Along, Part, axis_of, parts_of};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View};
+use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, Pooling};
 
@@ -165,7 +165,7 @@ impl Lowerer {
         scores: &Scores,
         value: &View,
     ) -> Result<Tensor, Refused> {
-        let refuse = || format!("values with the axes {:?}", value.axes);
+        let refuse = || format!("values with the axes {}", in_words(&value.axes));
         let (outer, tokens, channels) = last_two(value).ok_or_else(refuse)?;
         let (own, own_tokens, own_channels) = last_two(&scores.query).ok_or_else(refuse)?;
         let shape = value.shape;

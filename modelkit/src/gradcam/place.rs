@@ -171,8 +171,8 @@ fn places(shape: &[usize], axis: usize) -> usize {
 /// traced.
 const SEQUENCE: usize = 9;
 
-/// The last map of numbers, not of the integers they are rounded to, among the values on all paths. The error is a
-/// sequence whose places cannot be traced.
+/// The last map of numbers, not of the integers they are rounded to, among the values on all paths. The error
+/// is a sequence whose places cannot be traced.
 fn last_map<'p>(tracer: &Tracer, passes: &'p [String]) -> Result<Option<&'p str>, &'p str> {
     for value in passes.iter().rev() {
         let shape = tracer.shapes.get(value).map(Vec::as_slice).unwrap_or_default();

@@ -1,11 +1,11 @@
 //! Replaces integer products that rten computes wrongly by products in float32.
 //!
 //! Around a padded image rten's `ConvInteger` puts bytes of 128, not the zero point, so that the sums at the
-//! border are wrong by any amount unless that is 128. And on x86 without VNNI rten adds two products of an unsigned and a signed byte in 16 bits. If the weights of
-//! a `ConvInteger` or `MatMulInteger` are wider than 7 bits, the sum overflows and the probabilities are
-//! wrong by any amount. Such products are computed in float32 as `(x − zero_x) · (w − zero_w)`: exact up to
-//! 2²⁴, with weights of four bytes. Others are left as they are, for example those that `model quantize`
-//! writes.
+//! border are wrong by any amount unless that is 128. And on x86 without VNNI rten adds two products of an
+//! unsigned and a signed byte in 16 bits. If the weights of a `ConvInteger` or `MatMulInteger` are wider than
+//! 7 bits, the sum overflows and the probabilities are wrong by any amount. Such products are computed in
+//! float32 as `(x − zero_x) · (w − zero_w)`: exact up to 2²⁴, with weights of four bytes. Others are left as
+//! they are, for example those that `model quantize` writes.
 
 use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
@@ -54,9 +54,9 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
     widened
 }
 
-/// Whether rten computes this product rightly: the border, and the sum of two products of these weights and any
-/// bytes, which must fit into 16 bits. rten converts the weights of a convolution to unsigned bytes and its input to
-/// signed ones, and the other way round for a matrix product.
+/// Whether rten computes this product rightly: the border, and the sum of two products of these weights and
+/// any bytes, which must fit into 16 bits. rten converts the weights of a convolution to unsigned bytes and
+/// its input to signed ones, and the other way round for a matrix product.
 fn fits(graph: &Graph, node: &NodeProto) -> bool {
     let Some(weights) = input(node, 1).and_then(|name| graph.constants.get(name)) else {
         return false;

@@ -1,13 +1,13 @@
-//! Rewrites convolutions to 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`, or, where rten's
-//! `ConvInteger` is wrong at a padded border, `QuantizeLinear → DequantizeLinear → Conv` (cellnet sums the same
-//! integers for both).
+//! Rewrites convolutions to 8-bit integers: `QuantizeLinear → ConvInteger → Cast → Mul → Add`, or, where
+//! rten's `ConvInteger` is wrong at a padded border, `QuantizeLinear → DequantizeLinear → Conv` (cellnet sums
+//! the same integers for both).
 //!
 //! - Weights are unsigned bytes of 7 bits (1 to 127) with zero point 64 and one scale per output channel. On
 //!   x86 without VNNI rten adds two products of such a byte and a signed one (down to -128) in 16 bits, which
 //!   larger bytes would overflow; cellnet is faster there for the same reason.
 //! - Inputs are unsigned bytes because ONNX Runtime's `ConvInteger` returns wrong sums for signed ones.
-//! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights prevents; so only padded ones
-//!   have it.
+//! - rten computes with the mapped bytes, which a `DequantizeLinear` on the weights prevents; so only padded
+//!   ones have it.
 //! - Weights are rounded so that the layer's output is close on the photos (`round`).
 //! - The mean error that rounding adds to a channel, computed from the means of its inputs on the photos, is
 //!   subtracted from the bias.
@@ -123,8 +123,8 @@ pub(super) fn convert(
     changed
 }
 
-/// Replaces the convolution at `at` by operators on integers, which read `bytes` of a `scale` and a `zero` point.
-/// The nodes from `end` on were added for it.
+/// Replaces the convolution at `at` by operators on integers, which read `bytes` of a `scale` and a `zero`
+/// point. The nodes from `end` on were added for it.
 fn replace(
     graph: &mut Graph,
     (at, end): (usize, usize),

@@ -230,9 +230,9 @@ pub(in crate::kernels) const ROWS_IN_MEMORY: usize = 16;
 /// rows, adds four inputs to it, and stores it, which needs 14 registers.
 ///
 /// # Safety
-/// Every address the tile describes (see [`Tile`]) must be valid for its access for `rows` rows of each tile, at
-/// most [`ROWS_IN_MEMORY`], and `VECTORS` vectors, at most a panel; `out` must not overlap what is read. The machine
-/// must have the instruction set of `S`.
+/// Every address the tile describes (see [`Tile`]) must be valid for its access for `rows` rows of each tile,
+/// at most [`ROWS_IN_MEMORY`], and `VECTORS` vectors, at most a panel; `out` must not overlap what is read.
+/// The machine must have the instruction set of `S`.
 #[inline(always)]
 pub(in crate::kernels) unsafe fn multiply_in_memory<S: Simd, const VECTORS: usize>(
     tile: &Tile,

@@ -4,9 +4,9 @@
 //! packing. Here, for a block of tiles: transform the inputs to scratch `[position][tile][input]`, multiply
 //! each position of the tiles with its weights by the micro-kernel to `[tile][position][lane]`, and
 //! transform back with bias, activation and residual. Input tiles that extend past the map read its halo,
-//! which the plan makes wide enough; outputs that extend past the map are dropped. `Tile`, by contrast, is what the
-//! micro-kernel multiplies at once. Weights are `[output / 16][position][input][16]` (see `plan::Conv`), so a panel
-//! is 16 outputs.
+//! which the plan makes wide enough; outputs that extend past the map are dropped. `Tile`, by contrast, is
+//! what the micro-kernel multiplies at once. Weights are `[output / 16][position][input][16]` (see
+//! `plan::Conv`), so a panel is 16 outputs.
 
 use std::mem::MaybeUninit;
 

@@ -236,7 +236,7 @@ fn a_refusal_says_what_to_do() {
         (with_query("?model=none"), "colours"),
         (with_query("?class=violet"), "red"),
         (with_query("?gradcam=maybe"), "true, 1, yes or on"),
-        (with_query("?model=broken"), "try again"),
+        (with_query("?model=broken"), "skincell model check"),
         (Request::new(Method::GET, "/elsewhere"), "/predict"),
     ];
     for (request, part) in cases {

@@ -47,6 +47,5 @@ pub use prepare::{
 };
 pub use scores::{SaidActivation, ScoresError};
 pub use tools::familiarize::{FamiliarizeError, familiarize};
-pub use tools::name::{NameError, name_as_folder};
 pub use tools::{check, honesty, inspect, measure, pack, served};
 pub use write::WriteError;

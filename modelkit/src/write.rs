@@ -99,21 +99,6 @@ impl Draft {
     }
 }
 
-/// Replaces one file of a finished folder by a file of these bytes.
-///
-/// # Errors
-/// [`WriteError::File`]; the old file is then unchanged.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let fresh = path.with_extension("new");
-    let save = || {
-        let mut file = File::create(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    save().map_err(|error| failed(path, error))
-}
-
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.published {

@@ -12,7 +12,7 @@ use skincell_engines::{Cellnet, Engine};
 use skincell_modelkit::check::{CheckOptions, check};
 use skincell_modelkit::inspect::inspect;
 use skincell_modelkit::pack::{CELL_FILE, PackOptions, pack};
-use skincell_modelkit::{CARD_FILE, name_as_folder, served};
+use skincell_modelkit::{CARD_FILE, served};
 use skincell_onnx::build::integers;
 
 /// What the engines say to a graph.
@@ -77,17 +77,6 @@ fn a_flipped_bit_of_packed_weights_is_told_with_what_mends_it() {
     for error in errors {
         assert!(error.contains("weights") && error.contains("skincell model pack"), "{error}");
     }
-}
-
-#[test]
-fn a_copy_of_a_folder_is_named_as_its_own_folder() {
-    let home = tempfile::tempdir().unwrap();
-    let folder = packed(home.path());
-    let copy = home.path().join("out-int8");
-    std::fs::rename(&folder, &copy).unwrap();
-    name_as_folder(&copy).unwrap();
-    assert_eq!(served::read_card(&copy).unwrap().name, "out-int8");
-    assert!(copy.join(CARD_FILE).with_extension("new").metadata().is_err(), "nothing is left");
 }
 
 #[cfg(unix)]

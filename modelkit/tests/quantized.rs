@@ -12,6 +12,7 @@ use skincell_engines::{Engine, Rten};
 use skincell_modelkit::quantize::{
     Format, QuantizeError, QuantizeOptions, QuantizeReport, Targets, compare, quantize,
 };
+use skincell_modelkit::served::read_card;
 
 const CHANNELS: usize = 48;
 
@@ -91,6 +92,8 @@ fn a_convolution_that_bytes_would_ruin_stays_in_float() {
     let report = quantized(folder.path(), Targets::default()).expect("the targets can hold");
     let kept: Vec<&str> = report.kept.iter().map(|kept| kept.name.as_str()).collect();
     assert_eq!((kept.as_slice(), report.tensors), (&["z3"][..], 2));
+    let card = read_card(&folder.path().join("int8")).expect("it has a card");
+    assert_eq!((card.name.as_str(), report.card), ("int8", card.clone()), "named as its folder");
     let alone = report.kept[0].alone;
     assert!(!Targets::default().hold(&alone), "it alone breaks the targets: {alone:?}");
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use skincell_modelkit::check_target;
 use skincell_modelkit::measure::Measured;
 use skincell_modelkit::quantize::{
     Agreement, Format, Kept, QuantizeOptions, QuantizeReport, QuantizeStep, Targets, compare,
     quantize,
 };
 use skincell_modelkit::served::takers;
-use skincell_modelkit::{check_target, name_as_folder};
 
 use super::engines::engines;
 use super::measure::{Run, header, in_own_process, line};
@@ -117,7 +117,6 @@ pub(super) fn run(arguments: QuantizeArguments) -> anyhow::Result<ExitCode> {
     let progress = Progress::new();
     check_target(&options.output, "", options.force)?;
     let report = quantize(&options, &mut |step| show(&progress, step))?;
-    name_as_folder(&options.output)?;
     // Large weights that `int8` leaves in float32 take 16 bits, like those of `fp16`.
     let flags = PackFlags { precision: PrecisionFlag::Half, ..PackFlags::default() };
     pack_and_report(&options.output, &flags)?;

@@ -124,7 +124,7 @@ pub enum QuantizeStep {
 /// Result of [`quantize`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeReport {
-    /// The card, the same as the original's.
+    /// The card: the original's, with the name of the new folder.
     pub card: Card,
     /// Bytes of `model.onnx` and `model.onnx.data` together, before and after.
     pub bytes: (u64, u64),
@@ -148,7 +148,10 @@ pub fn quantize(
     }
     let draft = Draft::begin(&options.output, options.force)?;
     progress(QuantizeStep::Read);
-    let card = read_card(&options.folder)?;
+    let mut card = read_card(&options.folder)?;
+    // A model is served under the name of its folder.
+    card.name = options.output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    card.check()?;
     let mut graph = read(&options.folder.join(GRAPH_FILE))?;
     let photos = photos::load_all(&options.photos, &card.input)?;
     if photos.is_empty() {

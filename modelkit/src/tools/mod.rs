@@ -8,6 +8,5 @@ pub mod familiarize;
 pub mod honesty;
 pub mod inspect;
 pub mod measure;
-pub mod name;
 pub mod pack;
 pub mod served;

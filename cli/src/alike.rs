@@ -17,11 +17,16 @@ pub fn missing(path: &Path) -> Option<String> {
     if path.exists() {
         return None;
     }
+    Some(does_not_exist(path, likely(path)))
+}
+
+/// That nothing is at `path`, and what is probably meant.
+pub fn does_not_exist(path: &Path, likely: Option<PathBuf>) -> String {
     let shown = path.display();
-    Some(match likely(path) {
+    match likely {
         Some(likely) => format!("{shown} does not exist; did you mean {}?", likely.display()),
         None => format!("{shown} does not exist"),
-    })
+    }
 }
 
 /// The path in the folder of `path` whose name is most like its own.

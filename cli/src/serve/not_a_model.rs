@@ -1,10 +1,10 @@
 //! What is probably meant by a path that is neither a prepared model nor a model file: one of the models in a
 //! folder, the folder of a prepared model's file, or a similar name.
 
-use crate::alike::{missing, most_like};
+use crate::alike::{does_not_exist, likely, most_like};
 use skincell_modelkit::CARD_FILE;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The files of a prepared folder that are no model by themselves.
 const PARTS: [&str; 4] = [CARD_FILE, "model.onnx", "model.onnx.data", "model.cell"];
@@ -20,16 +20,8 @@ pub fn instead(path: &Path) -> Option<String> {
     let shown = path.display();
     let folder = path.parent().unwrap_or(Path::new(""));
     if !path.exists() {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let models = Path::new(MODELS);
-        let named = models_in(models);
-        return match most_like(name, named.iter()).filter(|_| folder == Path::new("")) {
-            Some(model) => {
-                let likely = models.join(model);
-                Some(format!("{shown} does not exist; did you mean {}?", likely.display()))
-            }
-            None => missing(path),
-        };
+        let model = likely_model(path).filter(|_| folder == Path::new(""));
+        return Some(does_not_exist(path, model.or_else(|| likely(path))));
     }
     let name = path.file_name().unwrap_or_default();
     if path.is_file() && PARTS.iter().any(|part| *part == name) && folder.join(CARD_FILE).exists() {
@@ -60,6 +52,12 @@ fn models_in(folder: &Path) -> BTreeSet<String> {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let prepared = entries.filter(|entry| entry.path().join(CARD_FILE).exists());
     prepared.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// The model in `models` whose name is most like that of `path`.
+fn likely_model(path: &Path) -> Option<PathBuf> {
+    let models = Path::new(MODELS);
+    most_like(path.file_name()?.to_str()?, models_in(models).iter()).map(|model| models.join(model))
 }
 
 #[cfg(test)]

@@ -7,9 +7,7 @@
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
-use crate::onnx::graph::{
-    Graph, attribute, float, float_attribute, input, int_attribute, op, output,
-};
+use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op, output, text};
 use skincell_onnx::Constant;
 
 /// 1/√2.
@@ -160,11 +158,6 @@ fn root(w: &mut Write<'_>, y: &str) -> Option<String> {
     let twice = w.by("Mul", y, 2.0);
     let below = w.call("Add", &[&twice, &none]);
     Some(w.call("Div", &[&above, &below]))
-}
-
-/// The text of a string attribute.
-fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
-    attribute(node, name).and_then(|a| a.s.as_deref())
 }
 
 /// The bounds of a `Clip`, which are inputs since operator set 11; `None` if one is computed.

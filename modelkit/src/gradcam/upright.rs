@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::reverse::Shapes;
 use super::tokens::STAYS;
 use crate::onnx::engine::{EngineError, Probe};
-use crate::onnx::graph::{Graph, attribute, input, int, ints, label, op, output};
+use crate::onnx::graph::{Graph, input, int, ints, label, op, output, text};
 
 /// The part of a side that padding of one end may add to the photo.
 const BORDER: usize = 8;
@@ -299,8 +299,7 @@ impl Node<'_> {
 
     /// Whether a Resize enlarges a part.
     fn cuts(&self) -> bool {
-        let mode = attribute(self.node, "coordinate_transformation_mode");
-        mode.and_then(|mode| mode.s.as_deref()) == Some("tf_crop_and_resize")
+        text(self.node, "coordinate_transformation_mode") == Some("tf_crop_and_resize")
     }
 
     fn transposed(&self) -> Result<Option<Seen>, &'static str> {

@@ -6,7 +6,7 @@ use super::closed::{Diagonal, name};
 use super::general::winners;
 use super::sheet::{Sheet, Val};
 use super::tangent::{Step, Tangent};
-use crate::onnx::graph::{int, ints, output};
+use crate::onnx::graph::{int, ints, output, text};
 use skincell_onnx::Constant;
 
 impl Step<'_> {
@@ -57,9 +57,7 @@ impl Step<'_> {
         let kernel = [0, 1].map(|i| pair(ints(node, "kernel_shape"), i, 1));
         let stride = [0, 1].map(|i| pair(ints(node, "strides"), i, 1));
         let pads = [0, 1].map(|i| pair(ints(node, "pads"), i, 0));
-        if crate::onnx::graph::attribute(node, "auto_pad")
-            .is_some_and(|a| !matches!(a.s.as_deref(), None | Some("" | "NOTSET" | "VALID")))
-        {
+        if !matches!(text(node, "auto_pad"), None | Some("" | "NOTSET" | "VALID")) {
             return None;
         }
         let ([Some(kh), Some(kw)], [Some(sy), Some(sx)], [Some(top), Some(left)]) =

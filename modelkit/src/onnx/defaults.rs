@@ -1,6 +1,6 @@
 //! Writes out attributes of windows that a file may leave out, because rten wants them.
 
-use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op};
+use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op, text};
 
 /// Gives every convolution and pooling its strides, which are 1 by default, and every convolution its
 /// dilations, 1, and pads, 0.
@@ -21,7 +21,7 @@ pub(super) fn write_out(graph: &mut Graph) {
                 node.attribute.push(ints_attribute(name, &vec![1; sides]));
             }
         }
-        let padded = attribute(node, "auto_pad").and_then(|a| a.s.as_deref()).unwrap_or("NOTSET");
+        let padded = text(node, "auto_pad").unwrap_or("NOTSET");
         let unpadded = matches!(padded, "NOTSET" | "VALID") && attribute(node, "pads").is_none();
         if sides > 0 && unpadded && op(node).starts_with("Conv") {
             node.attribute.retain(|a| a.name.as_deref() != Some("auto_pad"));

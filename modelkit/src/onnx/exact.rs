@@ -11,7 +11,7 @@ use skincell_onnx::Constant;
 
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::graph::{
-    Graph, attribute, float, input, int, int_attribute, ints, ints_attribute, label, op, output,
+    Graph, float, input, int, int_attribute, ints, ints_attribute, label, op, output, text,
 };
 use crate::onnx::read::ReadError;
 
@@ -139,11 +139,6 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
             label(node)
         ))),
     }
-}
-
-/// The text of a string attribute.
-fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
-    attribute(node, name).and_then(|a| a.s.as_deref())
 }
 
 /// The shapes of the inputs and outputs of some nodes.

@@ -94,6 +94,11 @@ pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
     attribute(node, name).and_then(|a| a.f).unwrap_or(default)
 }
 
+/// The text of a string attribute.
+pub(crate) fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n str> {
+    attribute(node, name).and_then(|a| a.s.as_deref())
+}
+
 /// An attribute that is a list of integers, if the node has it.
 pub(crate) fn ints<'n>(node: &'n NodeProto, name: &str) -> Option<&'n [i64]> {
     attribute(node, name).map(|a| &a.ints[..])

@@ -11,15 +11,14 @@ use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
 use skincell_onnx::build::DataType;
 
-use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, ints, op, output};
+use crate::onnx::graph::{Graph, input, int, int_attribute, ints, op, output, text};
 
 /// The zero point that rten pads with.
 const PADDING: u8 = 128;
 
 /// Whether rten's `ConvInteger` of this convolution is right at the border, for the input's zero point.
 pub(crate) fn borders_are_right(node: &NodeProto, zero: Option<u8>) -> bool {
-    let automatic = attribute(node, "auto_pad").and_then(|named| named.s.as_deref());
-    let is_padded = match automatic {
+    let is_padded = match text(node, "auto_pad") {
         None | Some("NOTSET" | "") => {
             ints(node, "pads").is_some_and(|pads| pads.iter().any(|pad| *pad != 0))
         }

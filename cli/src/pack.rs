@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use skincell_modelkit::pack::{PackError, PackFolderError, PackOptions, Precision, pack};
+use skincell_modelkit::pack::{
+    PackError, PackFolderError, PackOptions, Precision, SMALLEST_HALVED, pack,
+};
 use skincell_modelkit::served::read_card;
 
 /// Flags for the accuracy of a packed model.
@@ -93,9 +95,9 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
             };
             let bits = match (packed.precision, packed.on_integers) {
                 (Precision::Half, 0) => " in 16 bits".to_owned(),
-                (Precision::Single, 0) if options.precision == Precision::Half => {
-                    ", all weights in 32 bits, because no layer has the 16384 from which 16 are taken".to_owned()
-                }
+                (Precision::Single, 0) if options.precision == Precision::Half => format!(
+                    ", all weights in 32 bits, because no layer has the {SMALLEST_HALVED} from which 16 are taken"
+                ),
                 (Precision::Single, 0) => String::new(),
                 (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
             };

@@ -102,7 +102,7 @@ pub fn check(graph: skincell_onnx::ModelFile) -> Result<(), PackError> {
 
 /// Convolutions with fewer weights keep 32 bits even in half precision: they take few bytes, and would cause
 /// most of the error.
-const SMALLEST_HALVED: usize = 16 * 1024;
+pub const SMALLEST_HALVED: usize = 16 * 1024;
 
 /// The fewest weights of a convolution that stores them in 16 bits.
 fn halved(precision: Precision) -> usize {

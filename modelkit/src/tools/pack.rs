@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use cellnet::OpenError;
 pub use cellnet::PackError;
+pub use cellnet::pack::SMALLEST_HALVED;
 use cellnet::pack::{Options, pack_file};
 pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};

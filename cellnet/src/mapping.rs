@@ -41,7 +41,8 @@ unsafe impl bytemuck::Pod for Line {}
 impl Bytes {
     /// Maps the file, or reads it if the target cannot map.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Opening a pipe that nobody writes to never ends. (skincell-onnx checks so too, but is there for packing only.)
+        // Opening a pipe that nobody writes to never ends. (skincell-onnx checks so too, but is there for
+        // packing only.)
         let kind = std::fs::metadata(path)?.file_type();
         if !kind.is_file() && !kind.is_dir() {
             let words = "it is a pipe, a socket or a device, not a file";

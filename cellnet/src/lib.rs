@@ -28,5 +28,8 @@ mod threads;
 pub use error::{InferenceError, OpenError, PackError};
 pub use kernels::Isa;
 pub use model::{Model, OutputTensor, Workspace};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use pack::internals;
 pub use tensors::TensorRef;
 pub use threads::Pool;

@@ -11,15 +11,15 @@ const SLICE: u64 = 64 * 1024;
 
 /// One step of the plan, or that step and the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stage {
+pub struct Stage {
     /// Index of the first step.
-    pub(crate) step: usize,
+    pub step: usize,
     /// For a pair: how many channels of the map between the steps are computed at a time.
-    pub(crate) slice: Option<u32>,
+    pub slice: Option<u32>,
 }
 
 /// The stages of a plan whose steps have been checked one by one.
-pub(crate) fn stages(plan: &Plan) -> Vec<Stage> {
+pub fn stages(plan: &Plan) -> Vec<Stage> {
     let mut stages = Vec::with_capacity(plan.steps.len());
     let mut step = 0;
     while step < plan.steps.len() {

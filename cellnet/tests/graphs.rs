@@ -247,6 +247,27 @@ fn unsupported_nodes_are_named_with_the_reason() {
     }
 }
 
+#[test]
+fn axes_are_named_in_words() {
+    let transposed = node("Transpose", &["x"], "t", vec![ints("perm", &[0, 2, 3, 1])]);
+    let merged = node("Reshape", &["x", "merged"], "t", vec![]);
+    let halves = node("Reshape", &["x", "halves"], "t", vec![]);
+    let cases = [
+        (transposed, "[1, height, width, channels]"),
+        (merged, "[1, channels, pixels]"),
+        (halves, "[2 of the channels, 2 of the channels, height, width]"),
+    ];
+    for (first, words) in cases {
+        let conv = node("Conv", &["t", "stem"], "y", vec![]);
+        let mut constants = weights();
+        constants.push(integers("merged", &[1, 4, 64]));
+        constants.push(integers("halves", &[2, 2, 8, 8]));
+        let input = vec![declared("x", &[1, 4, 8, 8])];
+        let error = built(&model(vec![first, conv], constants, input, &["y"])).unwrap_err();
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    }
+}
+
 /// 128 × 128 weights in half precision, from float32 to half and back, with the casts that converters append
 /// at the end of the file if inputs and outputs stay in float32.
 fn in_half_precision(casts: bool) -> ModelProto {

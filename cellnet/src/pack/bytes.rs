@@ -8,7 +8,7 @@ use crate::plan::Activation;
 use crate::plan::fixed::{BITS, ToSteps};
 
 /// Merges all roundings that can be merged, and shortens activations.
-pub(super) fn join(net: &mut Net) {
+pub fn join(net: &mut Net) {
     let mut index = 0;
     while index < net.layers.len() {
         if !join_one(net, index) {

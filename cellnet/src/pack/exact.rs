@@ -6,19 +6,19 @@ use super::net::{ConvLayer, Moving, Shape};
 /// A value `[height][width][channels]` in double precision, and the magnitude of the terms it was summed
 /// from, to which rounding errors are relative.
 #[derive(Debug, Clone)]
-pub(super) struct Exact {
-    pub(super) shape: Shape,
-    pub(super) values: Vec<f64>,
-    pub(super) magnitude: f64,
+pub struct Exact {
+    pub shape: Shape,
+    pub values: Vec<f64>,
+    pub magnitude: f64,
 }
 
 impl Exact {
-    pub(super) fn new(shape: Shape, values: Vec<f64>) -> Self {
+    pub fn new(shape: Shape, values: Vec<f64>) -> Self {
         let magnitude = values.iter().fold(0.0, |m, v| v.abs().max(m));
         Self { shape, values, magnitude }
     }
 
-    pub(super) fn at(&self, y: usize, x: usize, c: usize) -> f64 {
+    pub fn at(&self, y: usize, x: usize, c: usize) -> f64 {
         self.values[(y * self.shape.width + x) * self.shape.channels + c]
     }
 
@@ -29,7 +29,7 @@ impl Exact {
 }
 
 /// Convolution without activation and residual; the magnitude is the largest sum of absolute terms.
-pub(super) fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
+pub fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
     let [ky, kx] = conv.moving.kernel;
     let group_outputs = conv.outputs / conv.groups;
     let zero = conv.sums.as_ref().map_or(0.0, |sums| f64::from(sums.zero));
@@ -64,7 +64,7 @@ pub(super) fn convolve(input: &Exact, conv: &ConvLayer, shape: Shape) -> Exact {
 }
 
 /// The input pixel at position `(dy, dx)` of the window for output `(y, x)`; `None` in the padding.
-pub(super) fn inside(
+pub fn inside(
     moving: &Moving,
     shape: Shape,
     (y, x): (usize, usize),

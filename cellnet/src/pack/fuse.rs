@@ -8,7 +8,7 @@ use super::net::{Arg, ConvLayer, Kind, Layer, Net, Shape, ValueId};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
 /// Applies all fusions.
-pub(super) fn fuse(net: &mut Net) {
+pub fn fuse(net: &mut Net) {
     drop_unused(net);
     gates(net);
     drop_unused(net);

@@ -6,14 +6,14 @@ use crate::plan::{Algorithm, CHANNEL_BLOCK, LINE, Map};
 use crate::stage::can_be_sliced;
 
 /// The maps, and the map of each value.
-pub(super) struct Layout {
-    pub(super) maps: Vec<Map>,
-    pub(super) map_of: Vec<Option<u32>>,
-    pub(super) arena: u64,
+pub struct Layout {
+    pub maps: Vec<Map>,
+    pub map_of: Vec<Option<u32>>,
+    pub arena: u64,
 }
 
 /// Lays out a net for layers computed by `algorithms`.
-pub(super) fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
+pub fn lay_out(net: &Net, algorithms: &[Algorithm]) -> Layout {
     let lives = lives(net);
     let home = homes(net, &lives);
     let mut halos = vec![[0usize; 4]; net.values.len()];

@@ -6,6 +6,10 @@
 //! ```
 //!
 //! The same graph and options give the same bytes.
+#![cfg_attr(
+    feature = "internals",
+    allow(missing_docs, reason = "what the tests use is nobody else's")
+)]
 
 mod bytes;
 mod choose;
@@ -19,14 +23,26 @@ mod measure;
 mod net;
 mod order;
 mod parts;
-#[cfg(test)]
-mod reference;
 mod source;
 mod spread;
-#[cfg(test)]
-mod tests;
 mod view;
 mod weights;
+
+/// What `tests/kernels/` makes plans with, without a graph. For nobody else: it changes without notice.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use super::bytes::join;
+    pub use super::emit::emit;
+    pub use super::exact::{Exact, convolve, inside};
+    pub use super::fuse::fuse;
+    pub use super::layout::lay_out;
+    pub use super::net::{
+        Arg, AttentionLayer, ConvLayer, Kind, Layer, Moving, Net, NetTensor, Shape, SumsLayer,
+    };
+    pub use super::weights::halve;
+    pub use crate::stage::{Stage, stages};
+}
 
 use std::fs;
 use std::path::Path;

@@ -177,16 +177,3 @@ pub(super) fn size(shape: &Shape, axis: Axis) -> usize {
         Axis::Split(parts) => parts.size(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::{Along, Axis, Part, Parts, in_words};
-
-    #[test]
-    fn axes_are_named_in_words() {
-        let part = |along, size| Part { along, size, step: 1 };
-        let parts = Parts::new(&[part(Along::Pixels, 8), part(Along::Channels, 4)]).unwrap();
-        let axes = [Axis::One, Axis::Channel, Axis::Split(parts)];
-        assert_eq!(in_words(&axes), "[1, channels, 8 of the pixels × 4 of the channels]");
-    }
-}

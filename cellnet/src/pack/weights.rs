@@ -7,8 +7,8 @@ use crate::plan::{Algorithm, Blob, CHANNEL_BLOCK, LINE};
 
 /// The weights section under construction.
 #[derive(Default)]
-pub(super) struct Section {
-    pub(super) floats: Vec<f32>,
+pub struct Section {
+    pub floats: Vec<f32>,
     /// Blobs by checksum. Equal ones, such as a dense layer's weights needed again for Grad-CAM, are stored
     /// once.
     held: HashMap<u32, Blob>,
@@ -16,7 +16,7 @@ pub(super) struct Section {
 
 impl Section {
     /// Appends the values at the next line, or finds an equal blob.
-    pub(super) fn push(&mut self, values: &[f32]) -> Blob {
+    pub fn push(&mut self, values: &[f32]) -> Blob {
         let crc = crc32fast::hash(bytemuck::cast_slice(values));
         if let Some(blob) = self.held.get(&crc)
             && self.same(*blob, values)
@@ -39,7 +39,7 @@ impl Section {
     }
 
     /// Appends one value per channel, padded to `stride`.
-    pub(super) fn push_channels(&mut self, values: &[f32], stride: usize) -> Blob {
+    pub fn push_channels(&mut self, values: &[f32], stride: usize) -> Blob {
         let mut values = values.to_vec();
         values.resize(stride, 0.0);
         self.push(&values)
@@ -48,11 +48,11 @@ impl Section {
 
 /// A convolution whose groups fit the kernels: one group, or groups of a multiple of eight outputs.
 #[derive(Debug, Clone)]
-pub(super) struct Grouped {
-    pub(super) groups: usize,
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) panel: usize,
+pub struct Grouped {
+    pub groups: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub panel: usize,
     /// `[output over all groups][input of the group][kernel y][kernel x]`.
     weights: Vec<f32>,
     positions: usize,
@@ -60,7 +60,7 @@ pub(super) struct Grouped {
 
 /// Joins as many neighbouring groups as make their outputs a multiple of eight, with zero weights between
 /// different groups; all groups if their number has no such divisor.
-pub(super) fn regroup(conv: &ConvLayer) -> Grouped {
+pub fn regroup(conv: &ConvLayer) -> Grouped {
     let (inputs, outputs) = (conv.group_inputs, conv.outputs / conv.groups);
     let positions = conv.moving.kernel[0] * conv.moving.kernel[1];
     let block = CHANNEL_BLOCK as usize;
@@ -90,7 +90,7 @@ impl Grouped {
     }
 
     /// The bias in whole panels.
-    pub(super) fn bias(&self, bias: &[f32]) -> Vec<f32> {
+    pub fn bias(&self, bias: &[f32]) -> Vec<f32> {
         let lanes = self.outputs.next_multiple_of(self.panel);
         let mut packed = vec![0.0; self.groups * lanes];
         for (o, b) in bias.iter().enumerate() {
@@ -101,7 +101,7 @@ impl Grouped {
 
     /// Weights `[group][panel][position][input][lane]`; a position is one in the kernel or, for Winograd,
     /// in the transform.
-    pub(super) fn pack(&self, algorithm: Algorithm) -> Vec<f32> {
+    pub fn pack(&self, algorithm: Algorithm) -> Vec<f32> {
         let side = algorithm.tile() as usize + 2;
         let positions = if algorithm == Algorithm::Direct { self.positions } else { side * side };
         let panels = self.outputs.div_ceil(self.panel);
@@ -131,17 +131,17 @@ impl Grouped {
 }
 
 /// Whole weights, four to a float, and the sums to begin with.
-pub(super) struct Whole {
+pub struct Whole {
     /// `[panel][position][four inputs][lane]`.
-    pub(super) weights: Vec<f32>,
+    pub weights: Vec<f32>,
     /// The bits of an `i32` for each lane: minus `zero` times the sum of its weights.
-    pub(super) start: Vec<f32>,
+    pub start: Vec<f32>,
     /// Whether all weights are within ±64.
-    pub(super) is_narrow: bool,
+    pub is_narrow: bool,
 }
 
 /// Packs the weights of a convolution without groups as signed bytes, for inputs that are 0 at `zero`.
-pub(super) fn whole(grouped: &Grouped, zero: u8) -> Whole {
+pub fn whole(grouped: &Grouped, zero: u8) -> Whole {
     let inputs = grouped.inputs.next_multiple_of(4);
     let lanes = grouped.outputs.next_multiple_of(grouped.panel);
     let mut weights = vec![0i8; lanes * grouped.positions * inputs];
@@ -167,15 +167,15 @@ pub(super) fn whole(grouped: &Grouped, zero: u8) -> Whole {
 }
 
 /// Weights as 16-bit integers, two to a float, and the scale of each output at each position.
-pub(super) struct Halved {
-    pub(super) weights: Vec<f32>,
-    pub(super) scales: Vec<f32>,
+pub struct Halved {
+    pub weights: Vec<f32>,
+    pub scales: Vec<f32>,
 }
 
 /// Rounds packed weights, `inputs` rows of `panel` lanes for each position, to integers from -32767 to 32767.
 /// What rounding adds to a weight is taken from the next input's, so that an output's errors have no sum:
 /// inputs after an activation have much in common, and that is multiplied with the sum.
-pub(super) fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
+pub fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     let mut integers: Vec<i16> = Vec::with_capacity(packed.len());
     let mut scales = Vec::with_capacity(packed.len() / inputs.max(1));
     for position in packed.chunks(inputs * panel) {
@@ -228,7 +228,7 @@ fn transform(kernel: &[f64; 9], algorithm: Algorithm) -> Vec<f64> {
 }
 
 /// Depthwise weights `[kernel y][kernel x][stride]`.
-pub(super) fn depthwise(conv: &ConvLayer, stride: usize) -> Vec<f32> {
+pub fn depthwise(conv: &ConvLayer, stride: usize) -> Vec<f32> {
     let positions = conv.moving.kernel[0] * conv.moving.kernel[1];
     let mut packed = vec![0.0; positions * stride];
     for (channel, kernel) in conv.weights.chunks(positions.max(1)).enumerate() {

@@ -1,19 +1,25 @@
 //! Kernels compared with the definition, on shapes that do not fill vectors, on every available instruction
 //! set, with one and with three threads. Results must not depend on threads or repetition.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test whose plan cannot be run has failed"
+)]
 
+use cellnet::internals::{
+    Arg, ConvLayer, Exact, Kind, Moving, Net, NetTensor, Shape, Stage, emit, lay_out, stages,
+};
+use cellnet::plan::{Activation, Algorithm, BinaryOp, Blob, Dtype, Order, Plan, Pooling, Step};
+use cellnet::{Isa, Model, Pool, TensorRef, Workspace, format};
 use proptest::prelude::*;
 
-use super::exact::Exact;
-use super::net::{Arg, ConvLayer, Kind, Moving, Net, NetTensor, Shape};
-use super::reference::run;
-use super::{emit, layout};
-use crate::plan::{Activation, Algorithm, BinaryOp, Blob, Dtype, Order, Plan, Pooling, Step};
-use crate::stage::{Stage, stages};
-use crate::{Isa, Model, Pool, TensorRef, Workspace, format};
+use definition::run;
 
+mod definition;
 mod halved;
 mod joined;
 mod quantized;
+mod stages;
 mod sums;
 mod tokens;
 
@@ -83,8 +89,8 @@ fn check(net: &mut Net, outputs: &[usize], algorithm: Algorithm, tolerance: f64)
         .map(|l| if matches!(l.kind, Kind::Conv(_)) { algorithm } else { Algorithm::Direct })
         .collect();
     check_halved(net, &algorithms, &given);
-    let layout = layout::lay_out(net, &algorithms);
-    let (plan, weights) = emit::emit(net, &algorithms, layout, usize::MAX);
+    let layout = lay_out(net, &algorithms);
+    let (plan, weights) = emit(net, &algorithms, layout, usize::MAX);
     let model = model_of(&plan, weights);
     let tensors: Vec<(&str, TensorRef<'_>)> =
         net.inputs.iter().zip(&given).map(|(p, v)| (p.name.as_str(), TensorRef::F32(v))).collect();
@@ -119,7 +125,7 @@ fn model_of(plan: &Plan, mut weights: Vec<f32>) -> Model {
 /// Weights of 16 bits must give exactly the bits of the same weights in 32, on every instruction set and for
 /// every number of threads.
 fn check_halved(net: &Net, algorithms: &[Algorithm], given: &[Vec<f32>]) {
-    let (plan, weights) = emit::emit(net, algorithms, layout::lay_out(net, algorithms), 0);
+    let (plan, weights) = emit(net, algorithms, lay_out(net, algorithms), 0);
     let (mut wide, mut section) = (plan.clone(), weights.clone());
     for step in &mut wide.steps {
         let Step::Conv(conv) = step else { continue };
@@ -160,8 +166,8 @@ fn check_halved(net: &Net, algorithms: &[Algorithm], given: &[Vec<f32>]) {
 /// The net's stages, with all convolutions direct.
 fn stages_of(net: &Net) -> Vec<Stage> {
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
-    let layout = layout::lay_out(net, &algorithms);
-    stages(&emit::emit(net, &algorithms, layout, usize::MAX).0)
+    let layout = lay_out(net, &algorithms);
+    stages(&emit(net, &algorithms, layout, usize::MAX).0)
 }
 
 fn output_shape(input: Shape, moving: &Moving, channels: usize) -> Option<Shape> {
@@ -416,62 +422,6 @@ fn activations_stay_close_over_their_whole_range() {
 }
 
 #[test]
-fn steps_are_paired_only_if_no_other_step_reads_the_map_between() {
-    let shape = |channels, side| Shape { height: side, width: side, channels };
-    let same = Moving { kernel: [3, 3], stride: [1, 1], pads: [1; 4] };
-    let alone = |count| (0..count).map(|step| Stage { step, slice: None }).collect::<Vec<_>>();
-    let pair = |side| {
-        let mut net = net_of(&[shape(8, side)]);
-        let expand = Kind::Conv(conv(Moving::POINT, 1, 8, 48));
-        let expanded = net.push("expand", expand, vec![0], shape(48, side));
-        let depthwise = Kind::Conv(conv(same, 48, 1, 48));
-        let value = net.push("depthwise", depthwise, vec![expanded], shape(48, side));
-        net.outputs.push(spec("out", shape(48, side), value));
-        (net, expanded, value)
-    };
-    let (net, ..) = pair(30);
-    assert_eq!(stages_of(&net), [Stage { step: 0, slice: Some(32) }]);
-    let (net, ..) = pair(60);
-    assert_eq!(
-        stages_of(&net),
-        [Stage { step: 0, slice: Some(16) }],
-        "narrower slices of a larger map"
-    );
-    let (net, ..) = pair(80);
-    assert_eq!(stages_of(&net), alone(2), "a map too large for the cache");
-    let (mut net, expanded, _) = pair(30);
-    net.outputs.push(spec("expanded", shape(48, 30), expanded));
-    assert_eq!(stages_of(&net), alone(2), "the map between is an output");
-    let (mut net, expanded, value) = pair(30);
-    let add = Kind::Binary {
-        op: BinaryOp::Add,
-        a: Arg::Value(expanded),
-        b: Arg::Value(value),
-        activation: Activation::None,
-    };
-    net.push("add", add, Vec::new(), shape(48, 30));
-    assert_eq!(stages_of(&net), alone(3), "the map between is read again");
-}
-
-#[test]
-fn steps_are_not_paired_if_the_second_overwrites_the_input_of_the_first() {
-    let shape = |channels| Shape { height: 9, width: 9, channels };
-    let mut net = net_of(&[shape(40)]);
-    let expand = Kind::Conv(conv(Moving::POINT, 1, 40, 40));
-    let expanded = net.push("expand", expand, vec![0], shape(40));
-    let depthwise = Kind::Conv(conv(Moving::POINT, 40, 1, 40));
-    let value = net.push("depthwise", depthwise, vec![expanded], shape(40));
-    net.outputs.push(spec("out", shape(40), value));
-    let algorithms = [Algorithm::Direct; 2];
-    let (mut plan, _) =
-        emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), usize::MAX);
-    assert_eq!(stages(&plan).len(), 1);
-    let input = plan.maps[plan.inputs[0].map as usize].offset;
-    plan.maps[plan.outputs[0].map as usize].offset = input;
-    assert_eq!(stages(&plan).len(), 2);
-}
-
-#[test]
 fn results_do_not_depend_on_earlier_runs() {
     let shape = Shape { height: SIDE.min(9), width: SIDE.min(11), channels: 13 };
     let mut net = net_of(&[shape]);
@@ -485,8 +435,8 @@ fn results_do_not_depend_on_earlier_runs() {
     let second = net.push("b", Kind::Conv(conv(moving, 1, 24, 13)), vec![first], shape);
     net.outputs.push(spec("out", shape, second));
     let algorithms = [Algorithm::Direct, Algorithm::Winograd4];
-    let layout = layout::lay_out(&net, &algorithms);
-    let (plan, weights) = emit::emit(&net, &algorithms, layout, usize::MAX);
+    let layout = lay_out(&net, &algorithms);
+    let (plan, weights) = emit(&net, &algorithms, layout, usize::MAX);
     let model = model_of(&plan, weights);
     let mut workspace = Workspace::new(&model);
     let pool = Pool::new(2);

@@ -1,9 +1,9 @@
 //! The rounding of quantized graphs, bit by bit.
 
-use super::{Kind, Shape, layout, model_of, net_of, spec};
-use crate::pack::{emit, fuse};
-use crate::plan::{Activation, Algorithm, Step};
-use crate::{Isa, Pool, TensorRef, Workspace};
+use super::{Kind, Shape, model_of, net_of, spec};
+use cellnet::internals::{emit, fuse, lay_out};
+use cellnet::plan::{Activation, Algorithm, Step};
+use cellnet::{Isa, Pool, TensorRef, Workspace};
 
 /// `scale`, and the range of the integers with the zero point 115 subtracted.
 const STEPS: Activation = Activation::Quantize { scale: 0.037, low: -115.0, high: 140.0 };
@@ -26,8 +26,7 @@ fn rounding_has_the_same_bits_on_every_back_end() {
     let value = net.push("quantize", kind, vec![0], shape);
     net.outputs.push(spec("out", shape, value));
     let algorithms = [Algorithm::Direct];
-    let (plan, weights) =
-        emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), usize::MAX);
+    let (plan, weights) = emit(&net, &algorithms, lay_out(&net, &algorithms), usize::MAX);
     let model = model_of(&plan, weights);
     // QuantizeLinear and DequantizeLinear as ONNX defines them, in bytes.
     let expected = values.iter().map(|x| {
@@ -61,10 +60,10 @@ fn rounding_takes_over_the_bounds_of_a_clip_before_it() {
             value = net.push("affine", kind, vec![value], shape);
         }
         net.outputs.push(spec("out", shape, value));
-        fuse::fuse(&mut net);
+        fuse(&mut net);
         let algorithms = vec![Algorithm::Direct; net.layers.len()];
-        let layout = layout::lay_out(&net, &algorithms);
-        let (plan, _) = emit::emit(&net, &algorithms, layout, usize::MAX);
+        let layout = lay_out(&net, &algorithms);
+        let (plan, _) = emit(&net, &algorithms, layout, usize::MAX);
         let [Step::Affine(step)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
         let Activation::Quantize { low, high, .. } = step.activation else { panic!("{step:?}") };
         (low, high)

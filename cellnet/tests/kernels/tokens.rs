@@ -3,15 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::OpenError;
-use crate::pack::net::AttentionLayer;
+use cellnet::OpenError;
+use cellnet::internals::AttentionLayer;
 
 /// The plan and weights of a net with one output.
 fn planned(net: &mut Net, value: usize) -> (Plan, Vec<f32>) {
     let output = spec("out", net.values[value], value);
     net.outputs.push(output);
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
-    emit::emit(net, &algorithms, layout::lay_out(net, &algorithms), usize::MAX)
+    emit(net, &algorithms, lay_out(net, &algorithms), usize::MAX)
 }
 
 fn attention(first: [usize; 3], heads: usize, head: usize, window: [usize; 2]) -> Kind {

@@ -1,12 +1,24 @@
 //! The reference for testing kernels: every layer by its definition, in double precision. It is slow
 //! because it shares no code with the kernels.
 
-use super::exact::{Exact, convolve, inside};
-use super::net::{Arg, AttentionLayer, ConvLayer, Kind, Layer, Moving, Net, Shape};
-use crate::plan::{Activation, BinaryOp, Pooling};
+use cellnet::internals::{
+    Arg, AttentionLayer, ConvLayer, Exact, Kind, Layer, Moving, Net, Shape, convolve, inside,
+};
+use cellnet::plan::{Activation, BinaryOp, Pooling};
 
-impl Exact {
+/// How layers read values, and make them.
+trait ByElement: Sized {
     /// The element, with axes of length one repeated.
+    fn repeated(&self, y: usize, x: usize, c: usize) -> f64;
+
+    /// The same value, with a magnitude of at least `size`.
+    fn beside(self, size: f64) -> Self;
+
+    /// A value computed element by element.
+    fn build(shape: Shape, f: impl Fn(usize, usize, usize) -> f64) -> Self;
+}
+
+impl ByElement for Exact {
     fn repeated(&self, y: usize, x: usize, c: usize) -> f64 {
         self.at(
             y.min(self.shape.height - 1),
@@ -15,12 +27,10 @@ impl Exact {
         )
     }
 
-    /// The same value, with a magnitude of at least `size`.
     fn beside(self, size: f64) -> Self {
         Self { magnitude: self.magnitude.max(size), ..self }
     }
 
-    /// A value computed element by element.
     fn build(shape: Shape, f: impl Fn(usize, usize, usize) -> f64) -> Self {
         let mut values = Vec::with_capacity(shape.pixels() * shape.channels);
         for y in 0..shape.height {
@@ -51,7 +61,7 @@ fn erf(x: f64) -> f64 {
 }
 
 /// The activation by its definition.
-pub(super) fn activate(activation: Activation, x: f64) -> f64 {
+pub fn activate(activation: Activation, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match activation {
         Activation::None => x,
@@ -91,7 +101,7 @@ fn pooled(values: &[f64], pooling: Pooling, window: usize) -> f64 {
 }
 
 /// Values of all layers, inputs first, in the order of [`Net::values`].
-pub(super) fn run(net: &Net, inputs: &[Exact]) -> Vec<Option<Exact>> {
+pub fn run(net: &Net, inputs: &[Exact]) -> Vec<Option<Exact>> {
     let mut values: Vec<Option<Exact>> = vec![None; net.values.len()];
     for (spec, input) in net.inputs.iter().zip(inputs) {
         values[spec.value] = Some(input.clone());

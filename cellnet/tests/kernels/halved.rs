@@ -2,10 +2,10 @@
 //! every property in the parent module.
 
 use super::{Blob, Kind, Model, Moving, Shape, Step, conv, net_of, noise, spec};
-use crate::OpenError;
-use crate::format;
-use crate::pack::{emit, layout, weights};
-use crate::plan::{Algorithm, Conv};
+use cellnet::OpenError;
+use cellnet::format;
+use cellnet::internals::{emit, halve, lay_out};
+use cellnet::plan::{Algorithm, Conv};
 
 #[test]
 fn errors_of_halved_weights_have_no_sum() {
@@ -15,7 +15,7 @@ fn errors_of_halved_weights_have_no_sum() {
     for row in packed.chunks_mut(panel) {
         (row[1], row[2], row[3]) = (0.0, row[2] * 1e4, row[3] * 1e-6);
     }
-    let halved = weights::halve(&packed, inputs, panel);
+    let halved = halve(&packed, inputs, panel);
     assert_eq!((halved.weights.len() * 2, halved.scales.len()), (packed.len(), positions * panel));
     let bytes: Vec<u8> = halved.weights.iter().flat_map(|pair| pair.to_le_bytes()).collect();
     let mut sums = vec![0.0; positions * panel];
@@ -41,7 +41,7 @@ fn forged_scales_are_refused() {
     let value = net.push("conv", Kind::Conv(conv(Moving::POINT, 1, 16, 16)), vec![0], shape);
     net.outputs.push(spec("out", shape, value));
     let algorithms = [Algorithm::Direct];
-    let (plan, mut section) = emit::emit(&net, &algorithms, layout::lay_out(&net, &algorithms), 0);
+    let (plan, mut section) = emit(&net, &algorithms, lay_out(&net, &algorithms), 0);
     section.resize(section.len().next_multiple_of(16), 0.0);
     let opened = |forge: fn(&mut Conv)| {
         let mut plan = plan.clone();

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::sums::{bytes_of, emitted, outputs, refuse, whole_conv};
 use super::*;
-use crate::pack::bytes::join;
-use crate::pack::net::Layer;
-use crate::plan::{Binary, Conv, Map, Rounding};
+use cellnet::internals::Layer;
+use cellnet::internals::join;
+use cellnet::plan::{Binary, Conv, Map, Rounding};
 
 /// A convolution on integers with factors that spread its sums over the range of bytes.
 fn scaled(moving: Moving, input: Shape, outputs: usize, zero: u8) -> ConvLayer {

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::OpenError;
-use crate::pack::net::SumsLayer;
-use crate::plan::{Conv, Map, Quantize};
+use cellnet::OpenError;
+use cellnet::internals::SumsLayer;
+use cellnet::plan::{Conv, Map, Quantize};
 
 /// A power of two, so that quotients are exact.
 const SCALE: f32 = 1.0 / 128.0;
@@ -64,7 +64,7 @@ fn sums(input: &[f32], shape: Shape, layer: &ConvLayer, output: Shape) -> Vec<i6
 
 pub(super) fn emitted(net: &Net) -> (Plan, Vec<f32>) {
     let algorithms = vec![Algorithm::Direct; net.layers.len()];
-    emit::emit(net, &algorithms, layout::lay_out(net, &algorithms), usize::MAX)
+    emit(net, &algorithms, lay_out(net, &algorithms), usize::MAX)
 }
 
 /// The net's only output for its only input, for each instruction set and number of threads.

@@ -1,5 +1,5 @@
-//! Runs cellnet's unit tests, which compare kernels with their definition, in Wasm (simd128): the back end
-//! on stock Spin.
+//! Runs the tests of cellnet that compare kernels with their definition in Wasm (simd128): the back end on
+//! stock Spin.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn the_kernels_pass_their_tests_in_wasm() {
-    let arguments = ["test", "--package", "cellnet", "--lib", "--no-run", "--release"];
+    let arguments = ["test", "--package", "cellnet", "--test", "kernels", "--no-run", "--release"];
     let program =
-        build::built(&[&arguments[..], &["--target", "wasm32-wasip2"]].concat(), "cellnet-");
+        build::built(&[&arguments[..], &["--target", "wasm32-wasip2"]].concat(), "kernels-");
     let output = Command::new(env!("CARGO_BIN_EXE_wasi-run"))
         .arg(program)
         .arg("--test-threads=1")

@@ -62,13 +62,14 @@ def metadata(version, cargo):
     return "\n".join(lines) + "\n\n" + (ROOT / "python" / "README.md").read_text()
 
 
-# Where shells and `man` look for the files of the archive, below the environment that pip installs into.
-SHARED = {
-    "completions/skincell.bash": "bash-completion/completions/skincell",
-    "completions/_skincell": "zsh/site-functions/_skincell",
-    "completions/skincell.fish": "fish/vendor_completions.d/skincell.fish",
-    "man/man1": "man/man1",
+# Completions by shell: the file in the archive, and where it belongs below share.
+COMPLETIONS = {
+    "bash": (f"{NAME}.bash", f"bash-completion/completions/{NAME}"),
+    "zsh": (f"_{NAME}", f"zsh/site-functions/_{NAME}"),
+    "fish": (f"{NAME}.fish", f"fish/vendor_completions.d/{NAME}.fish"),
 }
+# Where shells and `man` look for the files of the archive, below the environment that pip installs into.
+SHARED = {f"completions/{file}": place for file, place in COMPLETIONS.values()} | {"man/man1": "man/man1"}
 
 
 def make(binary, contents, out):

@@ -44,7 +44,6 @@ import make_wheel as wheels  # noqa: E402
 from service import machine  # noqa: E402
 
 NAME = "skincell"
-SHELLS = {"bash": NAME, "zsh": f"_{NAME}", "fish": f"{NAME}.fish"}
 WASM = pathlib.Path("wasm32-wasip2/release/skincell.wasm")
 PHOTO = ROOT / "tests" / "photos" / "drawn-acne-1.jpg"
 CLASS = "Acne and Rosacea Photos"
@@ -113,7 +112,7 @@ def fill(folder, component, binary, emulated):
     program = [*emulated, folder / NAME]
     subprocess.run([*program, "model", "pack", skin], check=True)
     (folder / "completions").mkdir()
-    for shell, name in SHELLS.items():
+    for shell, (name, _) in wheels.COMPLETIONS.items():
         script = subprocess.run([*program, "completions", shell], check=True, capture_output=True).stdout
         (folder / "completions" / name).write_bytes(script)
     subprocess.run([*program, "man", folder / "man" / "man1"], check=True)

@@ -5,7 +5,8 @@ KServe; and the compose file, GitHub's files and the alert rules by the checkers
     python3 deploy/validate.py
 
 Also checks what schemas cannot express: that image, port and paths agree between files, that limits are not
-below requests, and that the files a Containerfile copies exist. Exits with 1 on a problem.
+below requests, that the files a Containerfile copies exist, and that the archive's README names what is in it.
+Exits with 1 on a problem.
 """
 
 import json
@@ -20,6 +21,8 @@ import tomllib
 import jsonschema
 import kubernetes_validate
 import yaml
+
+import make_wheel as wheels
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -118,6 +121,14 @@ def metrics_named():
                 yield f"{path}: the runner has no metric {name}"
 
 
+def archive_described():
+    """The archive's README installs completions by the names and to the places that they have in the wheel."""
+    lines = (HERE / "archive.md").read_text().splitlines()
+    places = wheels.COMPLETIONS.values()
+    wanted = [f"install -Dm644 completions/{file} ~/.local/share/{place}" for file, place in places]
+    return [f"archive.md: missing: {line}" for line in wanted if line not in lines]
+
+
 def with_tools():
     """The problems that other projects' checkers find: compose files, workflows, issue forms, alert rules. Each checker
     must find a deliberate error."""
@@ -151,6 +162,7 @@ def main():
         *against_schemas(figures["kubernetes"]["version"]),
         *against_each_other(figures),
         *metrics_named(),
+        *archive_described(),
         *with_tools(),
     ]
     print(*problems, sep="\n", end="\n" if problems else "")

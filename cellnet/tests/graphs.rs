@@ -249,21 +249,36 @@ fn unsupported_nodes_are_named_with_the_reason() {
 
 #[test]
 fn axes_are_named_in_words() {
-    let transposed = node("Transpose", &["x"], "t", vec![ints("perm", &[0, 2, 3, 1])]);
-    let merged = node("Reshape", &["x", "merged"], "t", vec![]);
-    let halves = node("Reshape", &["x", "halves"], "t", vec![]);
+    let transposed =
+        |from, perm: &[i64], to| node("Transpose", &[from], to, vec![ints("perm", perm)]);
+    let reshaped = |from, shape, to| node("Reshape", &[from, shape], to, vec![]);
     let cases = [
-        (transposed, "[1, height, width, channels]"),
-        (merged, "[1, channels, pixels]"),
-        (halves, "[2 of the channels, 2 of the channels, height, width]"),
+        (vec![transposed("x", &[0, 2, 3, 1], "t")], "[1, height, width, channels]"),
+        (vec![reshaped("x", "merged", "t")], "[1, channels, pixels]"),
+        (
+            vec![reshaped("x", "halves", "t")],
+            "[2 of the channels, 2 of the channels, height, width]",
+        ),
+        // As Swin divides a map into windows.
+        (
+            vec![
+                transposed("x", &[0, 2, 3, 1], "last"),
+                reshaped("last", "divided", "parts"),
+                transposed("parts", &[0, 1, 3, 2, 4, 5], "beside"),
+                reshaped("beside", "windows", "t"),
+            ],
+            "[2 of the pixels × 2 of the pixels, 4 of the pixels × 4 of the pixels, channels]",
+        ),
     ];
-    for (first, words) in cases {
-        let conv = node("Conv", &["t", "stem"], "y", vec![]);
+    for (mut nodes, words) in cases {
+        nodes.push(node("Conv", &["t", "stem"], "y", vec![]));
         let mut constants = weights();
         constants.push(integers("merged", &[1, 4, 64]));
         constants.push(integers("halves", &[2, 2, 8, 8]));
+        constants.push(integers("divided", &[1, 2, 4, 2, 4, 4]));
+        constants.push(integers("windows", &[4, 16, 4]));
         let input = vec![declared("x", &[1, 4, 8, 8])];
-        let error = built(&model(vec![first, conv], constants, input, &["y"])).unwrap_err();
+        let error = built(&model(nodes, constants, input, &["y"])).unwrap_err();
         assert!(error.to_string().contains(words), "{words}: {error}");
     }
 }

@@ -6,20 +6,18 @@
 //! ```
 //!
 //! The same graph and options give the same bytes.
-#![cfg_attr(
-    feature = "internals",
-    allow(missing_docs, reason = "what the tests use is nobody else's")
-)]
 
 mod bytes;
 mod choose;
 mod constant;
 mod emit;
+#[cfg_attr(feature = "internals", allow(missing_docs, reason = "for the tests alone"))]
 mod exact;
 mod fuse;
 mod layout;
 mod lower;
 mod measure;
+#[cfg_attr(feature = "internals", allow(missing_docs, reason = "for the tests alone"))]
 mod net;
 mod order;
 mod parts;
@@ -27,6 +25,14 @@ mod source;
 mod spread;
 mod view;
 mod weights;
+
+use std::fs;
+use std::path::Path;
+
+use crate::check::Checked;
+use crate::error::PackError;
+use crate::format;
+use crate::plan::{Algorithm, Precision};
 
 /// What `tests/kernels/` makes plans with, without a graph. For nobody else: it changes without notice.
 #[cfg(feature = "internals")]
@@ -43,14 +49,6 @@ pub mod internals {
     pub use super::weights::halve;
     pub use crate::stage::{Stage, stages};
 }
-
-use std::fs;
-use std::path::Path;
-
-use crate::check::Checked;
-use crate::error::PackError;
-use crate::format;
-use crate::plan::{Algorithm, Precision};
 
 /// How to pack.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,7 +26,7 @@ use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown, walk};
 use crate::photos;
 use crate::scores::{self, Settled};
 use crate::warnings;
-use crate::write::Draft;
+use crate::write::{Draft, name_of};
 
 mod classes;
 mod error;
@@ -108,9 +108,8 @@ pub fn check_target(output: &Path, name: &str, force: bool) -> Result<(), Prepar
 /// Begins to write a folder that [`check_target`] accepts.
 fn begin(output: &Path, name: &str, force: bool) -> Result<Draft, PrepareError> {
     let draft = Draft::begin(output, force)?;
-    let folder = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let called = if name.is_empty() { folder.as_str() } else { name };
-    if is_model_name(called) {
+    let called = name_or_folder(name, output);
+    if is_model_name(&called) {
         return Ok(draft);
     }
     let small = called.to_lowercase().replace(' ', "-");
@@ -120,7 +119,12 @@ fn begin(output: &Path, name: &str, force: bool) -> Result<Draft, PrepareError> 
         (false, true) => format!("write --name {small}"),
         (false, false) => "give --name such a name".to_owned(),
     };
-    Err(PrepareError::Name { name: called.to_owned(), advice })
+    Err(PrepareError::Name { name: called, advice })
+}
+
+/// The model's name: the one that was given, or its folder's.
+fn name_or_folder(name: &str, output: &Path) -> String {
+    if name.is_empty() { name_of(output) } else { name.to_owned() }
 }
 
 /// As [`prepare`], compared with the framework that exported the model.
@@ -344,11 +348,9 @@ fn card(
     gradcam: Option<GradCam>,
     gradcam_missing: Option<String>,
 ) -> Card {
-    let folder = options.output.file_name().map(|n| n.to_string_lossy().into_owned());
-    let named = (!options.name.is_empty()).then(|| options.name.clone());
     Card {
         card_version: CARD_VERSION,
-        name: named.or(folder).unwrap_or_default(),
+        name: name_or_folder(&options.name, &options.output),
         title: options.title.clone(),
         notice: options.notice.clone(),
         license: options.license.clone(),

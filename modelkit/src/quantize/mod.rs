@@ -26,7 +26,7 @@ use crate::onnx::read::{ReadError, read};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
 use crate::tools::served::{Served, ServedError, read_card, server};
-use crate::write::{Draft, WriteError};
+use crate::write::{Draft, WriteError, name_of};
 pub use agreement::Agreement;
 use agreement::{Answer, Tally};
 pub use mixed::{Kept, Targets};
@@ -150,7 +150,7 @@ pub fn quantize(
     progress(QuantizeStep::Read);
     let mut card = read_card(&options.folder)?;
     // A model is served under the name of its folder.
-    card.name = options.output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    card.name = name_of(&options.output);
     card.check()?;
     let mut graph = read(&options.folder.join(GRAPH_FILE))?;
     let photos = photos::load_all(&options.photos, &card.input)?;

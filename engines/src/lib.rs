@@ -18,8 +18,11 @@ mod error;
 mod inputs;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
+#[cfg(feature = "rten")]
 mod outline;
+#[cfg(feature = "rten")]
 mod rten;
+#[cfg(feature = "rten")]
 pub mod select;
 pub mod source;
 pub mod tensor;
@@ -28,7 +31,9 @@ pub use crate::cellnet::Cellnet;
 pub use crate::error::{LoadError, RunError};
 #[cfg(feature = "onnxruntime")]
 pub use crate::onnxruntime::{NoLibrary, OnnxRuntime};
+#[cfg(feature = "rten")]
 pub use crate::rten::Rten;
+#[cfg(feature = "rten")]
 pub use crate::select::{EngineChoice, Engines, Selection};
 pub use crate::source::{Source, StaticFiles};
 pub use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};

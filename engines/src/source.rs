@@ -57,6 +57,7 @@ impl Source<'_> {
     }
 
     /// Whether there is an ONNX graph.
+    #[cfg(feature = "rten")]
     pub(crate) fn has_graph(&self) -> bool {
         match self {
             Self::Folder(folder) => folder.join(GRAPH_FILE).is_file(),

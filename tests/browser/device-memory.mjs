@@ -75,7 +75,7 @@ async function lookedAgain(page, path, kind) {
   const garbage = await page.context().newCDPSession(page);
   const after = [];
   let peak = 0;
-  const watch = setInterval(() => { peak = Math.max(peak, memoryOf(id)); }, 10);
+  const watch = setInterval(() => { peak = Math.max(peak, memoryOf(id)); }, 50);
   for (let at = 0; at < MANY; at += 1) {
     await choose(page, path);
     await KINDS[kind](page);

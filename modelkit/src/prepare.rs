@@ -22,7 +22,7 @@ use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{read, refuse_nan, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{branch, einsum, exact, fixed, fold, fused, unknown, walk};
+use crate::onnx::{branch, einsum, exact, fixed, fold, fused, qoperator, unknown, walk};
 use crate::photos;
 use crate::scores::{self, Settled};
 use crate::warnings;
@@ -291,6 +291,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     let classes = classes(options, &graph)?;
     let chosen = interface::output(&mut graph, options.scores.as_deref())?;
     graph.drop_unused();
+    qoperator::write_as_qdq(&mut graph);
     refuse_private(&graph)?;
     exact::refuse_other(&graph)?;
     single::convert(&mut graph);

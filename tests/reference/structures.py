@@ -1,17 +1,21 @@
 """Writes small classifiers whose graphs have a structure of their own: functions that the file defines, branches,
-loops, fused operators. modelkit's test of structures prepares them.
+loops, fused operators, integers in the form QOperator. modelkit's test of structures prepares them.
 
-    python tests/reference/structures.py        # onnx, onnxruntime; writes tests/reference/structures
+    python tests/reference/structures.py        # onnx, onnxruntime, tensorflow; writes tests/reference/structures
 
-Each folder has model.onnx, and ONNX Runtime's probabilities of the photos, which lie beside it.
+Each folder has model.onnx, and ONNX Runtime's probabilities of the photos, which lie beside it; those of integers also
+have Grad-CAM's maps of the logits, [photo][class][3 x 3], at the last map, by the derivative of TensorFlow's fake
+quantization.
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 from operators import Build, classifier, photos, session, softmax
 
 OPSET = 17
@@ -116,6 +120,89 @@ def on(between, after=None):
     return classifier(OPSET, pooled, after)
 
 
+def residual(build, x, leaky):
+    """A block as in residual networks, with a gate, two branches, and the poolings that keep integers."""
+    x = build.call("MaxPool", build.call("Relu", x), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = build.call("Add", x, build.call("Conv", x, build.weights(4, 4, 3, 3), build.weights(4), pads=[1, 1, 1, 1]))
+    gate = build.call("Conv", build.call("GlobalAveragePool", x), build.weights(4, 4, 1, 1), build.weights(4))
+    x = build.call("Mul", x, build.call("Sigmoid", gate))
+    own = build.call("Conv", x, build.weights(4, 1, 3, 3), pads=[1, 1, 1, 1], group=4)
+    own = build.call("LeakyRelu", own, alpha=0.1) if leaky else own
+    x = build.call("Concat", own, x, axis=1)
+    x = build.call("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+    return build.call("Flatten", build.call("GlobalAveragePool", x))
+
+
+def product(build, x):
+    return build.call("MatMul", x, build.weights(8, 8))
+
+
+def quantized(model, per_channel, kind):
+    """The model with the integer operators of ONNX Runtime, calibrated on the photos. Weights have 7 bits, because
+    ONNX Runtime's optimised sums of 8 overflow on processors without VNNI."""
+
+    class Photos(quantization.CalibrationDataReader):
+        left = iter(photos())
+
+        def get_next(self):
+            photo = next(self.left, None)
+            return None if photo is None else {"image": photo}
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "integers.onnx"
+        onnx.save(model, before)
+        quantization.quantize_static(before, after, Photos(), quant_format=quantization.QuantFormat.QOperator,
+                                     per_channel=per_channel, reduce_range=True, activation_type=kind, weight_type=kind)
+        return onnx.load(after)
+
+
+def integers(opset, per_channel, kind, leaky=False):
+    return quantized(classifier(opset, lambda build, x: residual(build, x, leaky), product), per_channel, kind)
+
+
+def maps(model):
+    """Grad-CAM's maps of the logits at the output of the average pooling, which are not yet clipped at 0."""
+    import tensorflow as tf
+
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = list(model.graph.node)
+    at = next(index for index, node in enumerate(nodes) if node.op_type == "QLinearAveragePool")
+    pool, after = nodes[at], nodes[at + 1:]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    whole.graph.output.append(helper.make_empty_tensor_value_info(pool.output[0]))
+
+    def values(integers, scale, zero):
+        return (integers.astype("float32") - zero.astype("float32")) * scale
+
+    def rounded(value, scale, zero):
+        low, high = ((limit - float(zero)) * float(scale) for limit in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
+        return tf.quantization.fake_quant_with_min_max_args(value, low, high)
+
+    def rest(value):
+        for node in after:
+            given = lambda *at: [held[node.input[index]] for index in at]
+            if node.op_type == "QLinearGlobalAveragePool":
+                value = rounded(tf.reduce_mean(value, [2, 3]), *given(3, 4))
+            elif node.op_type == "QLinearMatMul":
+                value = rounded(value @ values(*given(3, 4, 5)), *given(6, 7))
+            elif node.op_type == "QGemm":
+                bias, of_input, of_weights = given(6, 1, 4)
+                value = rounded(value @ values(*given(3, 4, 5)) + bias * of_input * of_weights, *given(7, 8))
+        return value
+
+    def of_photo(photo):
+        [integers] = session(whole).run([pool.output[0]], {"image": photo})
+        last = tf.constant(values(integers, *(held[name] for name in pool.input[3:5])))
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(last)
+            scores = [rest(last)[0, index] for index in range(3)]
+        weighted = [tf.reduce_mean(tape.gradient(score, last), [2, 3], keepdims=True) * last for score in scores]
+        return [tf.reduce_sum(one, 1).numpy().ravel().tolist() for one in weighted]
+
+    return [of_photo(photo) for photo in photos()]
+
+
 MODELS = {
     "if_on_shape": lambda: on(lambda b, x: branch(b, x, on_shape)),
     "if_on_constant": lambda: on(lambda b, x: branch(b, x, lambda build, _: build.hold(np.array(False)))),
@@ -123,6 +210,9 @@ MODELS = {
     "loop": lambda: on(lambda b, x: loop(b, x, 3)),
     "masked": lambda: on(masked),
     "functions": functions,
+    "qoperator": lambda: integers(OPSET, False, quantization.QuantType.QUInt8),
+    "qoperator_channels": lambda: integers(OPSET, True, quantization.QuantType.QInt8),
+    "qoperator_channels_11": lambda: integers(11, True, quantization.QuantType.QInt8, leaky=True),
     "skip_layer_norm": lambda: classifier(OPSET, skip_norm, None),
 }  # fmt: skip
 
@@ -138,6 +228,8 @@ def main():
         (out / name).mkdir(exist_ok=True)
         onnx.save(model, out / name / "model.onnx")
         (out / name / "expected.json").write_text(json.dumps(right) + "\n")
+        if name in ("qoperator", "qoperator_channels"):
+            (out / name / "maps.json").write_text(json.dumps(maps(model)) + "\n")
 
 
 if __name__ == "__main__":

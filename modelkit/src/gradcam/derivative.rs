@@ -1,13 +1,15 @@
 //! The derivatives of elementwise functions, as operators of the graph.
 //!
 //! For each function a comment gives `y = f(x)` and `dy/dx` in terms of `x` and `y`. At a kink the derivative
-//! is that of TensorFlow and PyTorch: 0 for ReLU at 0, and 0 for a clip at its bounds. The chain rule is
-//! applied in `tangent` and `reverse`.
+//! is that of TensorFlow and PyTorch: 0 for ReLU at 0, and 0 for a clip at its bounds. Rounding to integers
+//! and back is differentiated as by TensorFlow's `fake_quant_with_min_max_args`: 1 within the range of the
+//! integers, 0 outside. The chain rule is applied in `tangent` and `reverse`.
 
 use rten_onnx::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::closed::name;
 use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op, output, text};
+use crate::onnx::integer;
 use skincell_onnx::Constant;
 
 /// 1/√2.
@@ -82,7 +84,13 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
     let (x, y) = (x.as_str(), y.as_str());
     let w = &mut Write { graph };
     let value = match op(node) {
-        "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
+        // The value of an integer: the derivative of both steps is that of the rounding.
+        "Identity" | "Dropout" | "Cast" | "DequantizeLinear" => return Some(Derivative::One),
+        // 1 where low ≤ x ≤ high
+        "QuantizeLinear" => {
+            let (low, high) = integer::range_of(w.graph, node)?;
+            w.between(x, Some(low.next_down()), Some(high.next_up()))?
+        }
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between

@@ -1,17 +1,27 @@
 //! Writes out attributes of windows that a file may leave out, because rten wants them.
 
-use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op, text};
+use std::collections::HashMap;
+
+use rten_onnx::onnx::NodeProto;
+
+use crate::onnx::graph::{Graph, attribute, input, ints, ints_attribute, op, output, text};
 
 /// Gives every convolution and pooling its strides, which are 1 by default, and every convolution its
 /// dilations, 1, and pads, 0.
 pub(super) fn write_out(graph: &mut Graph) {
+    // Weights may be integers whose values a node gives.
+    let is_dequantized = |node: &&NodeProto| op(node) == "DequantizeLinear";
+    let integers = |node: &NodeProto| Some((output(node).to_owned(), input(node, 0)?.to_owned()));
+    let integers: HashMap<String, String> =
+        graph.nodes.iter().filter(is_dequantized).filter_map(integers).collect();
     for node in &mut graph.nodes {
         let lists: &[&str] = match op(node) {
             "Conv" | "ConvInteger" | "ConvTranspose" => &["strides", "dilations"],
             "MaxPool" | "AveragePool" => &["strides"],
             _ => continue,
         };
-        let weights = input(node, 1).and_then(|name| graph.constants.get(name));
+        let weights = input(node, 1).map(|name| integers.get(name).map_or(name, String::as_str));
+        let weights = weights.and_then(|name| graph.constants.get(name));
         let sides = match ints(node, "kernel_shape") {
             Some(list) => list.len(),
             None => weights.map_or(0, |weights| weights.dims.len().saturating_sub(2)),

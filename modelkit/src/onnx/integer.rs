@@ -121,9 +121,22 @@ fn centred(
 /// The same, computed here, if value and zero point are constants.
 fn folded(graph: &Graph, value: &str, zero: Option<&str>, axis: Option<usize>) -> Option<Constant> {
     let held = graph.constants.get(value)?;
+    let zero = match zero {
+        Some(zero) => Some(graph.constants.get(zero)?),
+        None => None,
+    };
+    centred_constant(held, zero, axis)
+}
+
+/// Constant bytes minus their zero points, 0 without one; several lie along `axis`. `None` for other types.
+pub(crate) fn centred_constant(
+    held: &Constant,
+    zero: Option<&Constant>,
+    axis: Option<usize>,
+) -> Option<Constant> {
     let numbers = integers(held)?;
     let zeros = match zero {
-        Some(zero) => integers(graph.constants.get(zero)?)?,
+        Some(zero) => integers(zero)?,
         None => vec![0.0],
     };
     let after: usize = match axis {
@@ -134,6 +147,22 @@ fn folded(graph: &Graph, value: &str, zero: Option<&str>, axis: Option<usize>) -
     let less = |(at, number): (usize, &f32)| Some(number - zeros.get(channel(at))?);
     let values = numbers.iter().enumerate().map(less).collect::<Option<Vec<f32>>>()?;
     Some(Constant::f32(&held.dims, &values))
+}
+
+/// The least and the greatest value that a `QuantizeLinear` to 8 bits, with a single scale, can represent.
+pub(crate) fn range_of(graph: &Graph, node: &NodeProto) -> Option<(f32, f32)> {
+    let scale = graph.constants.get(input(node, 1)?)?.to_scalar()?;
+    let (zero, low, high) = match input(node, 2).map(|name| graph.constants.get(name)) {
+        // Without a zero point the integers are unsigned, unless an attribute says otherwise.
+        None if int(node, "output_dtype", 0) == 0 => (0.0, 0.0, 255.0),
+        Some(Some(held)) => {
+            let zero = *integers(held)?.first()?;
+            let is_signed = held.dtype == DataType::INT8;
+            if is_signed { (zero, -128.0, 127.0) } else { (zero, 0.0, 255.0) }
+        }
+        _ => return None,
+    };
+    Some(((low - zero) * scale, (high - zero) * scale))
 }
 
 /// The elements of a constant of signed or unsigned bytes.

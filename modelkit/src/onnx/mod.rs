@@ -17,6 +17,7 @@ pub(crate) mod graph;
 pub(crate) mod integer;
 mod named;
 mod older;
+pub(crate) mod qoperator;
 pub(crate) mod read;
 pub(crate) mod single;
 pub(crate) mod unknown;

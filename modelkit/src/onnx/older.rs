@@ -1,11 +1,12 @@
 //! Converts graphs of the standard operator sets 7 to 10 to set 11, in which some parameters are inputs that
-//! were attributes before. Operators that did not change between these sets are left as they are.
+//! were attributes before; and graphs of the sets 11 and 12 to set 13, where that is needed. Operators that
+//! did not change between these sets are left as they are.
 
 use rten_onnx::onnx::{AttributeProto, NodeProto};
 use skincell_onnx::Constant;
 use skincell_onnx::build::text_attribute;
 
-use crate::onnx::graph::{Graph, int, label, op};
+use crate::onnx::graph::{Graph, input, int, label, op};
 
 /// The oldest set supported. In older sets, operators broadcast only if an attribute demands it.
 pub(super) const OLDEST: i64 = 7;
@@ -42,6 +43,53 @@ pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
     let standard = graph.opsets.iter_mut().filter(|set| skincell_onnx::is_standard(set));
     standard.for_each(|set| set.version = Some(TO));
     Ok(())
+}
+
+/// Rewrites a graph of set 11 or 12 in set 13, the first in which weights may have a scale for each channel.
+/// Returns whether the graph is of set 13 or later then. Graphs inside of nodes, and a softmax over several
+/// axes, are not rewritten.
+pub(super) fn upgrade_to_13(graph: &mut Graph) -> bool {
+    if graph.opset() >= 13 {
+        return true;
+    }
+    let stays = |node: &NodeProto| {
+        let is_softmax = matches!(op(node), "Softmax" | "LogSoftmax" | "Hardmax");
+        node.attribute.iter().any(|a| a.g.is_some())
+            || (is_softmax && !is_over_last_axis(graph, node))
+    };
+    if graph.nodes.iter().any(stays) {
+        return false;
+    }
+    for index in 0..graph.nodes.len() {
+        let Some(mut node) = graph.nodes.get(index).cloned() else { continue };
+        let name = match op(&node) {
+            "Squeeze" | "Unsqueeze" | "ReduceSum" => "axes",
+            "Split" => "split",
+            _ => continue,
+        };
+        let Some(list) = take(&mut node, name) else { continue };
+        set_input(graph, &mut node, 1, name, Constant::i64_list(&list.ints));
+        if let Some(held) = graph.nodes.get_mut(index) {
+            *held = node;
+        }
+    }
+    let standard = graph.opsets.iter_mut().filter(|set| skincell_onnx::is_standard(set));
+    standard.for_each(|set| set.version = Some(13));
+    true
+}
+
+/// Whether a softmax, which before set 13 is over all axes from `axis` on, is over the last one alone.
+fn is_over_last_axis(graph: &Graph, node: &NodeProto) -> bool {
+    let mut value = input(node, 0).unwrap_or_default();
+    let is_matrix = loop {
+        match graph.producer_of(value).map(|(_, made)| (op(made), input(made, 0))) {
+            Some(("QuantizeLinear" | "DequantizeLinear", Some(before))) => value = before,
+            Some((operator, _)) => break matches!(operator, "Flatten" | "Gemm" | "QGemm"),
+            None => break false,
+        }
+    };
+    let axis = int(node, "axis", 1);
+    axis == -1 || (axis == 1 && is_matrix)
 }
 
 /// Removes an attribute and returns it.
@@ -149,6 +197,26 @@ mod tests {
         upgrade(&mut made).expect("it has a form in set 11");
         let zero = Constant::scalar(0.0);
         assert_eq!(inputs(&made), [None, Some(&list(&[0, 0, 1, 1])), Some(&zero)]);
+    }
+
+    #[test]
+    fn set_13_takes_axes_as_inputs_and_no_softmax_over_several() {
+        let mut made = graph(vec![node("Squeeze", vec![ints_attribute("axes", &[0])])], 12);
+        assert!(upgrade_to_13(&mut made));
+        assert_eq!(inputs(&made), [None, Some(&Constant::i64_list(&[0]))]);
+        assert_eq!((made.opset(), made.nodes[0].attribute.len()), (13, 0));
+
+        let softmax = |axis| graph(vec![node("Softmax", vec![int_attribute("axis", axis)])], 11);
+        assert!(upgrade_to_13(&mut softmax(-1)));
+        let mut several = softmax(1);
+        assert!(!upgrade_to_13(&mut several));
+        assert_eq!(several.opset(), 11);
+        let mut flat = softmax(1);
+        flat.nodes[0].input = vec!["flat".to_owned()];
+        let mut flatten = node("Flatten", vec![]);
+        flatten.output = vec!["flat".to_owned()];
+        flat.nodes.insert(0, flatten);
+        assert!(upgrade_to_13(&mut flat));
     }
 
     #[test]

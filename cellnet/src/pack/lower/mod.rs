@@ -177,7 +177,9 @@ impl Lowerer {
             "Softmax" => self.softmax(node),
             "Identity" | "Dropout" => Ok(Tensor::View(self.view(node, 0)?)),
             "Cast" => self.cast(node),
-            "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.moved(node),
+            "Transpose" | "Reshape" | "Expand" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+                self.moved(node)
+            }
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Greater"
             | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Pow" => self.binary(node),
             "Where" => self.choice(node),

@@ -24,6 +24,14 @@ pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Opti
     (0..rank).map(|i| if listed(i) { Some(1) } else { left.next() }).collect()
 }
 
+/// Dimensions after broadcasting with `shape`, if that adds nothing but axes of length one.
+fn unrepeated(dims: &[usize], shape: &[i64]) -> Option<Vec<usize>> {
+    let added = shape.len().saturating_sub(dims.len());
+    let all: Vec<usize> = std::iter::repeat_n(1, added).chain(dims.iter().copied()).collect();
+    let mut pairs = all.iter().rev().zip(shape.iter().rev());
+    pairs.all(|(have, want)| *want == 1 || *want == *have as i64).then_some(all)
+}
+
 impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         // A transpose may stand between padding and convolution, because padding is kept by axis.
@@ -45,6 +53,11 @@ impl Lowerer {
                     self.constant(node, 1)?.as_ints().map(<[i64]>::to_vec).unwrap_or_default();
                 resolve(&dims, &shape)
                     .ok_or_else(|| format!("{dims:?} does not become {shape:?}"))?
+            }
+            "Expand" => {
+                let shape = self.constant(node, 1)?.as_ints().unwrap_or_default();
+                unrepeated(&dims, shape)
+                    .ok_or_else(|| format!("{dims:?} as {shape:?} would repeat elements"))?
             }
             "Flatten" => {
                 let at = attributes.int("axis", 1);

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::{AttributeProto, NodeProto};
 use skincell_onnx::Constant;
+use skincell_onnx::build::DataType;
 
 use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
 use crate::onnx::{defaults, integer, older};
@@ -36,6 +37,10 @@ const MOVING: [&str; 13] = [
     "Transpose",
     "Unsqueeze",
 ];
+
+/// Operators that keep every element of their first input, and add zeros at most.
+const KEEPING: [&str; 7] =
+    ["Flatten", "Identity", "Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 /// Names of the scale and the zero point of integers; no zero point stands for 0.
 #[derive(Clone)]
@@ -75,6 +80,7 @@ pub(crate) fn write_as_qdq(graph: &mut Graph) {
         }
     }
     move_values(graph);
+    drop_second_rounding(graph);
     defaults::write_out(graph);
 }
 
@@ -315,11 +321,14 @@ fn is_moving(node: &NodeProto) -> bool {
 /// Appends the operator on the values of its integers, and the rounding of its results.
 fn on_values(graph: &mut Graph, node: &NodeProto, own: &Scale) {
     let mut moved = node.clone();
-    let integers = if op(node) == "Pad" { &[0, 2][..] } else { &[0] };
-    for at in integers {
-        if let Some(name) = moved.input.get_mut(*at) {
-            *name = dequantize(graph, name, own, vec![]);
-        }
+    if let Some(name) = moved.input.first_mut() {
+        *name = dequantize(graph, name, own, vec![]);
+    }
+    if let (Some(name), "Pad") = (moved.input.get_mut(2), op(node)) {
+        *name = match value_of(graph, name, own) {
+            Some(value) => graph.add_constant("pad/value", Constant::scalar(value)),
+            None => dequantize(graph, name, own, vec![]),
+        };
     }
     for name in &mut moved.output {
         *name = graph.fresh(&format!("{name}/values"));
@@ -329,4 +338,74 @@ fn on_values(graph: &mut Graph, node: &NodeProto, own: &Scale) {
     for (values, integers) in values.iter().zip(&node.output) {
         quantize(graph, values, own, integers);
     }
+}
+
+/// The value of a constant integer.
+fn value_of(graph: &Graph, integer: &str, own: &Scale) -> Option<f32> {
+    let held = |name: &str| graph.constants.get(name);
+    let zero = own.zero.as_deref().map(held);
+    let centred = integer::centred_constant(held(integer)?, zero.flatten(), None)?;
+    Some(centred.to_scalar()? * held(&own.scale)?.to_scalar()?)
+}
+
+/// Lets nodes read values themselves where a file rounds them to the integers that they stand for already:
+/// `DequantizeLinear`, an operator of [`KEEPING`], `QuantizeLinear` and `DequantizeLinear` of the same scale
+/// and zero point. So a padding stands before its convolution.
+fn drop_second_rounding(graph: &mut Graph) {
+    let mut on_grid: HashMap<String, Grid> = HashMap::new();
+    let mut rounded: HashMap<String, (String, Grid)> = HashMap::new();
+    let mut read_instead = Vec::new();
+    for node in &graph.nodes {
+        let Some(x) = input(node, 0) else { continue };
+        let made = output(node).to_owned();
+        match op(node) {
+            "QuantizeLinear" => {
+                if let Some(grid) = rounding(graph, node).and_then(|own| grid(graph, &own)) {
+                    rounded.insert(made, (x.to_owned(), grid));
+                }
+            }
+            "DequantizeLinear" => {
+                let Some(own) = scale_at(node, 1).and_then(|own| grid(graph, &own)) else {
+                    continue;
+                };
+                if let Some((value, grid)) = rounded.get(x)
+                    && *grid == own
+                    && on_grid.get(value) == Some(grid)
+                    && !graph.is_output(&made)
+                {
+                    read_instead.push((made.clone(), value.clone()));
+                }
+                on_grid.insert(made, own);
+            }
+            operator if KEEPING.contains(&operator) && adds_zeros_at_most(graph, node) => {
+                if let Some(grid) = on_grid.get(x).cloned() {
+                    on_grid.insert(made, grid);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (value, instead) in read_instead {
+        graph.replace_reads(&value, &instead);
+    }
+}
+
+/// The values that integers can stand for: the scale, and the zero point with its type.
+type Grid = (f32, Option<(DataType, Vec<u8>)>);
+
+fn grid(graph: &Graph, own: &Scale) -> Option<Grid> {
+    let scale = graph.constants.get(&own.scale)?.to_scalar()?;
+    let zero = match &own.zero {
+        Some(zero) => {
+            let held = graph.constants.get(zero).filter(|held| held.len() == 1)?;
+            Some((held.dtype, held.bytes.clone()))
+        }
+        None => None,
+    };
+    Some((scale, zero))
+}
+
+fn adds_zeros_at_most(graph: &Graph, node: &NodeProto) -> bool {
+    let value = input(node, 2).filter(|_| op(node) == "Pad");
+    value.is_none_or(|name| graph.constants.get(name).and_then(Constant::to_scalar) == Some(0.0))
 }

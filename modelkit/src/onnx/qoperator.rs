@@ -1,11 +1,11 @@
 //! Writes graphs in ONNX Runtime's form QOperator, whose operators read and write 8-bit integers, in the form
 //! QDQ: `DequantizeLinear`, the operator on the values, `QuantizeLinear`.
 //!
-//! Both forms compute the same sums, rounded at the same places, and scales and zero points stay those of the
-//! file; engines and Grad-CAM know only QDQ. The operators are described in `docs/ContribOperators.md` of ONNX
-//! Runtime and, for `QLinearConv` and `QLinearMatMul`, in the ONNX standard. Not written are operators on maps
-//! whose channels come last, several scales along another axis than the output's, and scales that are
-//! computed.
+//! Both forms compute the same sums, rounded at the same places, and scales and zero points stay those of
+//! the file; engines and Grad-CAM know only QDQ. The operators are described in `docs/ContribOperators.md` of
+//! ONNX Runtime and, for `QLinearConv` and `QLinearMatMul`, in the ONNX standard. Not written are operators
+//! on maps whose channels come last, several scales along another axis than the output's, and scales that
+//! are computed.
 
 use std::collections::HashMap;
 

@@ -111,8 +111,10 @@ impl Lowerer {
             Some(Kind::Affine { activation, .. } | Kind::Binary { activation, .. }) => *activation,
             _ => return false,
         };
-        matches!(activation, Activation::Clip { low, .. } if low >= 0.0)
-            || activation == Activation::Sigmoid
+        match activation {
+            Activation::Clip { low, .. } | Activation::Quantize { low, .. } => low >= 0.0,
+            other => other == Activation::Sigmoid,
+        }
     }
 
     pub(super) fn global_pool(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {

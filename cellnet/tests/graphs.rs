@@ -371,3 +371,30 @@ fn fast_algorithms_get_the_room_that_is_allowed_where_it_saves_most() {
     assert_eq!(algorithms(1.8), [Winograd2, Winograd2]);
     assert_eq!(algorithms(4.1), [Winograd4, Winograd4]);
 }
+
+/// `x` [1, 3, 2, 2], its mean at each channel, as `shape`, times numbers of `shape`.
+fn repeated(shape: &[i64], by: &[i64]) -> Result<Model, PackError> {
+    let nodes = vec![
+        node("ReduceMean", &["x", "spatial"], "m", vec![int("keepdims", 1)]),
+        node("Reshape", &["m", "shape"], "r", vec![]),
+        node("Mul", &["r", "numbers"], "p", vec![]),
+        node("Reshape", &["p", "rows"], "y", vec![]),
+    ];
+    let held = vec![
+        integers("spatial", &[2, 3]),
+        integers("shape", shape),
+        tensor("numbers", by, |i| i as f32 + 1.0),
+        integers("rows", &[2, 3]),
+    ];
+    built(&model(nodes, held, vec![declared("x", &[1, 3, 2, 2])], &["y"]))
+}
+
+#[test]
+fn an_axis_of_length_one_does_not_get_the_length_of_another() {
+    let packed = repeated(&[1, 1, 3, 1, 1], &[2, 1, 3, 1, 1]).unwrap();
+    let photo: Vec<f32> = (0..12).map(|i| (i / 4) as f32 + 1.0).collect();
+    let found = answers(&packed, TensorRef::F32(&photo));
+    assert_eq!(found[0].1, [1.0, 4.0, 9.0, 4.0, 10.0, 18.0]);
+    let refused = repeated(&[1, 3, 1, 1, 1], &[1, 3, 2, 1, 4]).unwrap_err();
+    assert!(refused.to_string().contains("against a constant"), "{refused}");
+}

@@ -130,7 +130,9 @@ def residual(build, x, leaky):
     own = build.call("LeakyRelu", own, alpha=0.1) if leaky else own
     x = build.call("Concat", own, x, axis=1)
     x = build.call("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    return build.call("Flatten", build.call("GlobalAveragePool", x))
+    x = build.call("Conv", build.call("GlobalAveragePool", x), build.weights(8, 8, 1, 1))
+    x = build.call("Flatten", x)
+    return build.call("Gemm", x, build.weights(8, 8), build.weights(8), transB=1)
 
 
 def product(build, x):
@@ -172,8 +174,9 @@ def maps(model):
     whole.CopyFrom(model)
     whole.graph.output.append(helper.make_empty_tensor_value_info(pool.output[0]))
 
-    def values(integers, scale, zero):
-        return (integers.astype("float32") - zero.astype("float32")) * scale
+    def values(integers, scale, zero, axis=0):
+        along = lambda held: held.reshape([-1 if at == axis else 1 for at in range(integers.ndim)]) if held.ndim else held
+        return (integers.astype("float32") - along(zero).astype("float32")) * along(scale)
 
     def rounded(value, scale, zero):
         low, high = ((limit - float(zero)) * float(scale) for limit in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
@@ -185,10 +188,15 @@ def maps(model):
             if node.op_type == "QLinearGlobalAveragePool":
                 value = rounded(tf.reduce_mean(value, [2, 3]), *given(3, 4))
             elif node.op_type == "QLinearMatMul":
-                value = rounded(value @ values(*given(3, 4, 5)), *given(6, 7))
+                value = rounded(value @ values(*given(3, 4, 5), axis=1), *given(6, 7))
+            elif node.op_type == "QLinearConv":
+                value = rounded(value @ values(*given(3, 4, 5)).reshape(8, 8).T, *given(6, 7))
             elif node.op_type == "QGemm":
                 bias, of_input, of_weights = given(6, 1, 4)
-                value = rounded(value @ values(*given(3, 4, 5)) + bias * of_input * of_weights, *given(7, 8))
+                flipped = any(a.name == "transB" and a.i for a in node.attribute)
+                weights = values(*given(3, 4, 5), axis=0 if flipped else 1)
+                value = value @ (weights.T if flipped else weights) + bias * of_input * of_weights
+                value = rounded(value, *given(7, 8))
         return value
 
     def of_photo(photo):

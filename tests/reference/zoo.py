@@ -17,6 +17,7 @@ itself rounds, see zoo_nets/onnx_nets.py).
 """
 
 import argparse
+import collections
 import datetime
 import importlib
 import json
@@ -71,7 +72,8 @@ def run(name, asked):
         row = json.loads(rows[-1]) if rows else {"outcome": "failed", "reason": done.stderr.strip()[-600:]}
     except subprocess.TimeoutExpired:
         row = {"outcome": "failed", "reason": f"not done in {TIMEOUT} s"}
-    return {"name": name, "seconds": round(time.time() - began), "date": datetime.date.today().isoformat()} | row
+    where = {"date": datetime.date.today().isoformat(), "machine": machine()}
+    return {"name": name, "seconds": round(time.time() - began)} | where | row
 
 
 def results(folder):
@@ -119,8 +121,9 @@ def write(rows):
     page = ROOT / "docs" / "models.md"
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
-    dates = sorted({row["date"] for row in rows})
-    head = f"{summary(rows)[1]}; {machine()}, {dates[0] if dates else ''}."
+    runs = collections.Counter((row["date"], row["machine"]) for row in rows)
+    made = [f"{count} on {machine}, {date}" for (date, machine), count in sorted(runs.items())]
+    head = f"{summary(rows)[1]}; {'; '.join(made)}."
     page.write_text(f"{before}{BEGIN}\n{head}\n\n{table(rows)}\n{END}{after}")
 
 

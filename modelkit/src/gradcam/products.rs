@@ -6,6 +6,7 @@ use super::refusal::Reason;
 use super::sheet::Val;
 use super::tokens::Span;
 use crate::onnx::graph::{float, int, ints, op};
+use skincell_onnx::Constant;
 
 impl Step<'_> {
     /// A convolution whose window is the whole map, all channels together or each alone, is a dense layer.
@@ -24,27 +25,31 @@ impl Step<'_> {
         if !whole || window == 1 {
             return self.pointwise(&x, &weights);
         }
-        let held = self.sheet.graph.constants.get(&weights.name).cloned();
-        let Some(mut held) = held else { return Err("its weights are computed".into()) };
         let mut dims = self.y.dims.clone();
         dims[2] = shape[1];
         let y = self.sheet.expand(self.y, &dims);
         let groups = usize::try_from(int(self.node, "group", 1)).unwrap_or(1);
         if weights.dims[..2] == [channels, 1] && groups == channels {
-            held.dims = [&[1, 1, channels], &x.dims[2..]].concat();
-            let weights = self.sheet.constant(held);
+            let weights = self.shaped(&weights, [&[1, 1, channels], &x.dims[2..]].concat());
             return Ok(vec![(x.name, self.sheet.binary("Mul", &y, &weights)?)]);
         }
         if weights.dims[..2] != [shape[1], channels] {
             return Err(Reason::Convolution);
         }
         let rows = self.sheet.reshape(&y, &[y.side(0), shape[1]]);
-        // The same bytes with other dimensions; the file stores them once.
-        held.dims = vec![shape[1], channels * window];
-        let matrix = self.sheet.constant(held);
+        let matrix = self.shaped(&weights, vec![shape[1], channels * window]);
         let found = self.sheet.dense(&rows, &matrix, false)?;
         let dims = [&[y.side(0)], &x.dims[..]].concat();
         Ok(vec![(x.name, self.sheet.reshape(&found, &dims))])
+    }
+
+    /// The same weights with other dimensions.
+    fn shaped(&mut self, weights: &Val, dims: Vec<usize>) -> Val {
+        match self.sheet.graph.constants.get(&weights.name) {
+            // The same bytes, which the file stores once.
+            Some(held) => self.sheet.constant(Constant { dims, ..held.clone() }),
+            None => self.sheet.reshape(weights, &dims),
+        }
     }
 
     fn pointwise(&mut self, x: &Val, weights: &Val) -> Result<Gradients, Reason> {
@@ -53,12 +58,7 @@ impl Step<'_> {
         if !plain || x.dims[2..] != shape[2..] {
             return Err(Reason::Convolution);
         }
-        let tensor = self.sheet.graph.constants.get(&weights.name).cloned();
-        let Some(mut tensor) = tensor else {
-            return Err("its weights are computed".into());
-        };
-        tensor.dims.truncate(2);
-        let matrix = self.sheet.constant(tensor);
+        let matrix = self.shaped(weights, weights.dims[..2].to_vec());
         let rank = x.dims.len();
         let mut dims = self.y.dims.clone();
         dims[2] = shape[1];
@@ -85,11 +85,12 @@ impl Step<'_> {
         }
         let y = self.y.clone();
         let y = if gemm { self.sheet.times(&y, float(self.node, "alpha", 1.0)) } else { y };
-        let constant = self.sheet.graph.constants.contains_key(&b.name) && b.dims.len() == 2;
+        // Weights: constants, or what a node makes of constants.
+        let fixed = !self.relevant(1) && b.dims.len() == 2;
         let shape = self.y_shape()?;
         let mut found = Gradients::new();
         if self.relevant(0) {
-            let gradient = if constant {
+            let gradient = if fixed {
                 let mut dims = y.dims.clone();
                 if let (Some(last), Some(side)) = (dims.last_mut(), shape.last()) {
                     *last = *side;
@@ -99,7 +100,7 @@ impl Step<'_> {
             } else {
                 self.left(&y, &shape, &a, &b)?
             };
-            let rows = !constant && b.dims.len() >= 2;
+            let rows = !fixed && b.dims.len() >= 2;
             let done = |axis: usize| rows && axis + 2 == a.dims.len();
             let gradient = self.all_summed(gradient, &a, done);
             found.push((a.name.clone(), gradient));

@@ -235,7 +235,7 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
         return Err(super::PADDED.to_owned());
     }
     let rank = a.axes.len().max(b.axes.len());
-    let mut axes = Vec::new();
+    let (mut axes, mut dims) = (Vec::new(), Vec::new());
     for i in 0..rank {
         let at = |v: &View| -> (Axis, usize) {
             let missing = rank - v.axes.len();
@@ -243,6 +243,7 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
             (axis, size(&v.shape, axis))
         };
         let ((x, n), (y, m)) = (at(a), at(b));
+        dims.push(n.max(m));
         axes.push(match (n, m) {
             (1, 1) => {
                 if x == Axis::One {
@@ -262,7 +263,17 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
         width: a.shape.width.max(b.shape.width),
         channels: a.shape.channels.max(b.shape.channels),
     };
-    Ok((axes, shape))
+    Ok((of_lengths(&axes, &dims, &shape).ok_or_else(refuse)?, shape))
+}
+
+/// The axes, if those of a map of this shape have these lengths. An axis of length one may have been named by
+/// one that is longer now.
+fn of_lengths(axes: &[Axis], dims: &[usize], shape: &Shape) -> Option<Vec<Axis>> {
+    let settled = |(axis, dim): (&Axis, &usize)| match size(shape, *axis) == *dim {
+        true => Some(*axis),
+        false => (*dim == 1).then_some(Axis::One),
+    };
+    axes.iter().zip(dims).map(settled).collect()
 }
 
 /// A number times attention's scores, queries or keys, which takes no layer of its own.
@@ -305,7 +316,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     let rank = view.axes.len().max(constant.dims.len());
     let mut shape = view.shape;
     let mut own = Shape::vector(1);
-    let (mut axes, mut strides) = (Vec::new(), [0usize; 3]);
+    let (mut axes, mut dims, mut strides) = (Vec::new(), Vec::new(), [0usize; 3]);
     for i in 0..rank {
         let missing = rank - view.axes.len();
         let axis = if i < missing { Axis::One } else { view.axes[i - missing] };
@@ -334,9 +345,11 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
             }
         }
         axes.push(axis);
+        dims.push(have.max(dim));
     }
     shape.height = shape.height.max(own.height);
     shape.width = shape.width.max(own.width);
+    let axes = of_lengths(&axes, &dims, &shape).ok_or_else(refuse)?;
     let given = constant.to_floats();
     let mut values = Vec::with_capacity(given.len());
     for y in 0..own.height {

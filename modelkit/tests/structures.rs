@@ -11,10 +11,13 @@ use std::fs;
 use std::path::Path;
 
 use common::expected::{largest, reference};
+use common::{CHANNELS, node, tensor};
+use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
 use skincell_engines::{Cellnet, Engine, Rten};
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::Served;
 use skincell_modelkit::{Report, parse_labels, prepare};
+use skincell_onnx::build::int_attribute;
 use skincell_vision::rank::probabilities;
 use skincell_vision::tensor::PhotoTensor;
 
@@ -127,4 +130,60 @@ fn heatmaps_through_rounding_have_the_derivative_of_fake_quantization() {
 fn of_largest(maps: &[f32]) -> Vec<f32> {
     let most = maps.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
     maps.iter().map(|value| value / most).collect()
+}
+
+/// [`common::classifier`], whose mean is added to itself rounded to integers, and their values by `values`,
+/// nodes from "integers" to "values".
+fn rounded_mean(values: Vec<NodeProto>) -> ModelProto {
+    let mut model = common::classifier();
+    let graph = model.graph.as_mut().expect("a graph");
+    let at = graph.node.iter().position(|node| node.output == ["f"]).expect("the Flatten");
+    graph.node[at].input = vec!["sum".to_owned()];
+    let before = vec![node("QuantizeLinear", &["g", "scale", "zero"], "integers")];
+    // Channels weigh differently, so that a factor of the rounding alone would show.
+    let sum = [node("Mul", &["values", "each"], "weighed"), node("Add", &["g", "weighed"], "sum")];
+    graph.node.splice(at..at, before.into_iter().chain(values).chain(sum));
+    let zero = TensorProto {
+        name: Some("zero".to_owned()),
+        data_type: Some(DataType::UINT8),
+        raw_data: Some(vec![100].into()),
+        ..TensorProto::default()
+    };
+    graph.initializer.extend([
+        tensor("scale", &[], &[0.01]),
+        zero,
+        tensor("zero_point", &[], &[100.0]),
+        tensor("each", &[1, CHANNELS as i64, 1, 1], &common::noise(9, CHANNELS)),
+    ]);
+    model
+}
+
+#[test]
+fn integers_read_without_dequantize_linear_have_the_same_heatmap() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let mut cast = node("Cast", &["integers"], "cast");
+    cast.attribute = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+    let by_hand = vec![
+        cast,
+        node("Sub", &["cast", "zero_point"], "centred"),
+        node("Mul", &["centred", "scale"], "values"),
+    ];
+    let by_operator = vec![node("DequantizeLinear", &["integers", "scale", "zero"], "values")];
+    let maps = [by_operator, by_hand].map(|values| {
+        let report =
+            common::prepare_in(home.path(), &rounded_mean(values), |options| options.force = true)
+                .expect("prepared");
+        assert!(report.card.gradcam.is_some(), "{:?}", report.card.gradcam_missing);
+        let served = Served::open(&home.path().join("out"), &Rten::new(1)).expect("loads");
+        let input = &report.card.input;
+        let pixels = common::noise(7, 3 * 8 * 8);
+        let photo = PhotoTensor {
+            dimensions: vec![1, 3, 8, 8],
+            dtype: input.dtype,
+            data: pixels.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        served.run(&photo).expect("runs").cam.expect("maps").maps
+    });
+    let off = largest(&of_largest(&maps[0]), &of_largest(&maps[1]));
+    assert!(off <= TOLERANCE_OF_MAPS, "{off:.1e}");
 }

@@ -84,13 +84,10 @@ pub(crate) fn derivative(graph: &mut Graph, node: &NodeProto) -> Option<Derivati
     let (x, y) = (x.as_str(), y.as_str());
     let w = &mut Write { graph };
     let value = match op(node) {
-        // The value of an integer: the derivative of both steps is that of the rounding.
-        "Identity" | "Dropout" | "Cast" | "DequantizeLinear" => return Some(Derivative::One),
-        // 1 where low ≤ x ≤ high
-        "QuantizeLinear" => {
-            let (low, high) = integer::range_of(w.graph, node)?;
-            w.between(x, Some(low.next_down()), Some(high.next_up()))?
-        }
+        "Identity" | "Dropout" | "Cast" => return Some(Derivative::One),
+        "QuantizeLinear" => rounded(w, node, x)?,
+        // y = s(x − z); s
+        "DequantizeLinear" => integer::scale_of(w.graph, node).map(|scale| w.number(scale))?,
         // y = max(x, 0); 1 where y > 0
         "Relu" => w.between(y, Some(0.0), None)?,
         // y = min(max(x, low), high); 1 strictly between
@@ -166,6 +163,14 @@ fn root(w: &mut Write<'_>, y: &str) -> Option<String> {
     let twice = w.by("Mul", y, 2.0);
     let below = w.call("Add", &[&twice, &none]);
     Some(w.call("Div", &[&above, &below]))
+}
+
+/// y = round(x/s) + z within the range of the integers; 1/s where low ≤ x ≤ high, the values at its ends.
+fn rounded(w: &mut Write<'_>, node: &NodeProto, x: &str) -> Option<String> {
+    let (low, high) = integer::range_of(w.graph, node)?;
+    let inside = w.between(x, Some(low.next_down()), Some(high.next_up()))?;
+    let scale = integer::scale_of(w.graph, node)?;
+    Some(w.by("Mul", &inside, 1.0 / scale))
 }
 
 /// The bounds of a `Clip`, which are inputs since operator set 11; `None` if one is computed.

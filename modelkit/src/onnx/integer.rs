@@ -149,9 +149,14 @@ pub(crate) fn centred_constant(
     Some(Constant::f32(&held.dims, &values))
 }
 
+/// The scale of a `QuantizeLinear` or `DequantizeLinear` that has only one.
+pub(crate) fn scale_of(graph: &Graph, node: &NodeProto) -> Option<f32> {
+    graph.constants.get(input(node, 1)?)?.to_scalar()
+}
+
 /// The least and the greatest value that a `QuantizeLinear` to 8 bits, with a single scale, can represent.
 pub(crate) fn range_of(graph: &Graph, node: &NodeProto) -> Option<(f32, f32)> {
-    let scale = graph.constants.get(input(node, 1)?)?.to_scalar()?;
+    let scale = scale_of(graph, node)?;
     let (zero, low, high) = match input(node, 2).map(|name| graph.constants.get(name)) {
         // Without a zero point the integers are unsigned, unless an attribute says otherwise.
         None if int(node, "output_dtype", 0) == 0 => (0.0, 0.0, 255.0),

@@ -21,28 +21,32 @@ pub(super) fn upgrade(graph: &mut Graph) -> Result<(), String> {
     if !(OLDEST..TO).contains(&graph.opset()) {
         return Ok(());
     }
+    let by_pixel = |n: &&NodeProto| op(n) == "BatchNormalization" && int(n, "spatial", 1) == 0;
+    if let Some(node) = graph.nodes.iter().find(by_pixel) {
+        let what = label(node);
+        return Err(format!(
+            "{what} has separate statistics for each pixel, which operator set 11 does not support"
+        ));
+    }
+    rewrite(graph, TO, |graph, node| match op(node) {
+        "Clip" => clip(graph, node),
+        "Pad" => pad(graph, node),
+        "Slice" => slice(graph, node),
+        "Upsample" | "Resize" => resize(graph, node),
+        _ => {}
+    });
+    Ok(())
+}
+
+/// Makes the graph one of set `to`, by rewriting its nodes one by one.
+fn rewrite(graph: &mut Graph, to: i64, each: impl Fn(&mut Graph, &mut NodeProto)) {
     for index in 0..graph.nodes.len() {
-        let Some(mut node) = graph.nodes.get(index).cloned() else { continue };
-        match op(&node) {
-            "Clip" => clip(graph, &mut node),
-            "Pad" => pad(graph, &mut node),
-            "Slice" => slice(graph, &mut node),
-            "Upsample" | "Resize" => resize(graph, &mut node),
-            "BatchNormalization" if int(&node, "spatial", 1) == 0 => {
-                let what = label(&node);
-                return Err(format!(
-                    "{what} has separate statistics for each pixel, which operator set 11 does not support"
-                ));
-            }
-            _ => continue,
-        }
-        if let Some(held) = graph.nodes.get_mut(index) {
-            *held = node;
-        }
+        let mut node = graph.nodes[index].clone();
+        each(graph, &mut node);
+        graph.nodes[index] = node;
     }
     let standard = graph.opsets.iter_mut().filter(|set| skincell_onnx::is_standard(set));
-    standard.for_each(|set| set.version = Some(TO));
-    Ok(())
+    standard.for_each(|set| set.version = Some(to));
 }
 
 /// Rewrites a graph of set 11 or 12 in set 13, the first in which weights may have a scale for each channel.
@@ -60,21 +64,16 @@ pub(super) fn upgrade_to_13(graph: &mut Graph) -> bool {
     if graph.nodes.iter().any(stays) {
         return false;
     }
-    for index in 0..graph.nodes.len() {
-        let Some(mut node) = graph.nodes.get(index).cloned() else { continue };
-        let name = match op(&node) {
+    rewrite(graph, 13, |graph, node| {
+        let name = match op(node) {
             "Squeeze" | "Unsqueeze" | "ReduceSum" => "axes",
             "Split" => "split",
-            _ => continue,
+            _ => return,
         };
-        let Some(list) = take(&mut node, name) else { continue };
-        set_input(graph, &mut node, 1, name, Constant::i64_list(&list.ints));
-        if let Some(held) = graph.nodes.get_mut(index) {
-            *held = node;
+        if let Some(list) = take(node, name) {
+            set_input(graph, node, 1, name, Constant::i64_list(&list.ints));
         }
-    }
-    let standard = graph.opsets.iter_mut().filter(|set| skincell_onnx::is_standard(set));
-    standard.for_each(|set| set.version = Some(13));
+    });
     true
 }
 

@@ -13,23 +13,22 @@ use rten_onnx::onnx::{AttributeProto, NodeProto};
 use skincell_onnx::Constant;
 use skincell_onnx::build::DataType;
 
-use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output};
+use crate::onnx::graph::{Graph, attribute, input, int, int_attribute, op, output, text};
 use crate::onnx::{defaults, integer, older};
 
 /// The first operator set in which `DequantizeLinear` has a scale for each channel.
 const SCALES_OF_CHANNELS: i64 = 13;
 /// The first operator set whose `Softmax` is over one axis.
 const SOFTMAX_OVER_AXIS: i64 = 13;
-/// Standard operators that only select elements of their first input or move them (`Resize` may mix them, on
-/// integers too), which models in the form QOperator therefore apply to integers.
-const MOVING: [&str; 13] = [
+/// Standard operators that only select elements of their first input or move them, which models in the form
+/// QOperator therefore apply to integers.
+const MOVING: [&str; 12] = [
     "DepthToSpace",
     "Expand",
     "Flatten",
     "Gather",
     "Identity",
     "Reshape",
-    "Resize",
     "Slice",
     "SpaceToDepth",
     "Split",
@@ -308,12 +307,14 @@ fn rounding(graph: &Graph, node: &NodeProto) -> Option<Scale> {
     (is_typed && is_single).then_some(own)
 }
 
-/// Whether the operator moves elements and nothing else. The second output of `MaxPool` are places, and a
-/// `Pad` without a value puts the integer 0.
+/// Whether the operator moves elements and nothing else. The second output of `MaxPool` are places, a `Pad`
+/// without a value puts the integer 0, and a `Resize` that is not to the nearest mixes integers, which ONNX
+/// Runtime cuts off instead of rounding.
 fn is_moving(node: &NodeProto) -> bool {
     match op(node) {
         "MaxPool" => node.output.len() == 1,
         "Pad" => input(node, 2).is_some(),
+        "Resize" => text(node, "mode").is_none_or(|mode| mode == "nearest"),
         other => MOVING.contains(&other),
     }
 }
@@ -343,8 +344,11 @@ fn on_values(graph: &mut Graph, node: &NodeProto, own: &Scale) {
 /// The value of a constant integer.
 fn value_of(graph: &Graph, integer: &str, own: &Scale) -> Option<f32> {
     let held = |name: &str| graph.constants.get(name);
-    let zero = own.zero.as_deref().map(held);
-    let centred = integer::centred_constant(held(integer)?, zero.flatten(), None)?;
+    let zero = match &own.zero {
+        Some(zero) => Some(held(zero)?),
+        None => None,
+    };
+    let centred = integer::centred_constant(held(integer)?, zero, None)?;
     Some(centred.to_scalar()? * held(&own.scale)?.to_scalar()?)
 }
 

@@ -170,6 +170,7 @@ impl Checker<'_> {
             Step::Attention(s) => self.attention(s)?,
             Step::Slice(s) => self.slice(s)?,
             Step::Prepend(s) => self.prepend(s)?,
+            Step::Shuffle(s) => self.shuffle(s)?,
         }
         self.apart(step)
     }

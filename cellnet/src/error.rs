@@ -158,9 +158,7 @@ pub enum PackError {
     #[error(transparent)]
     Read(#[from] skincell_onnx::ReadError),
     /// The engine does not support the operator, or not with these attributes.
-    #[error(
-        "operator {op} (node `{node}`) cannot be packed: {reason}; use another engine for this model"
-    )]
+    #[error("operator {op} (node `{node}`) cannot be packed: {reason}")]
     Operator {
         /// ONNX operator type.
         op: String,

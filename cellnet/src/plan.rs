@@ -12,7 +12,7 @@ mod map;
 mod pixels;
 mod spec;
 pub use map::{Blob, CHANNEL_BLOCK, LINE, Map};
-pub use pixels::{Attention, Norm, Prepend, Product, Quantize, Slice, Softmax};
+pub use pixels::{Attention, Norm, Prepend, Product, Quantize, Shuffle, Slice, Softmax};
 pub use spec::{Dtype, Order, TensorSpec};
 
 /// An elementwise function applied where a step stores its result.
@@ -75,6 +75,18 @@ pub enum Activation {
         low: f32,
         /// Largest integer, its zero point subtracted.
         high: f32,
+    },
+    /// `x` where `x > 0`, else `slope · x`.
+    LeakyRelu {
+        /// Slope below 0.
+        slope: f32,
+    },
+    /// `scale · x` where `x > 0`, else `scale · alpha · (e^x - 1)`: ELU with a scale of 1, and SELU.
+    Elu {
+        /// What the curve below 0 tends to, with the sign turned and before the scale.
+        alpha: f32,
+        /// Factor of both halves.
+        scale: f32,
     },
 }
 
@@ -380,6 +392,8 @@ pub enum Step {
     Slice(Slice),
     /// See [`Prepend`].
     Prepend(Prepend),
+    /// See [`Shuffle`].
+    Shuffle(Shuffle),
 }
 
 impl Step {
@@ -399,6 +413,7 @@ impl Step {
             Self::Attention(s) => s.output,
             Self::Slice(s) => s.output,
             Self::Prepend(s) => s.output,
+            Self::Shuffle(s) => s.output,
         }
     }
 
@@ -431,6 +446,7 @@ impl Step {
             Self::Attention(s) => vec![s.query, s.key, s.value],
             Self::Slice(s) => vec![s.input],
             Self::Prepend(s) => vec![s.input],
+            Self::Shuffle(s) => vec![s.input],
         }
     }
 }

@@ -8,12 +8,12 @@ use cellnet::pack::{Options, pack};
 use cellnet::plan::{Activation, Algorithm, Precision, Step};
 use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
 use half::f16;
-use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
+use rten_onnx::onnx::{AttributeProto, DataType, ModelProto, NodeProto, TensorProto};
 
 use skincell_onnx::build::value;
 
 mod common;
-use common::{declared, declared_bytes, int, integers, ints, model, node, tensor, text};
+use common::{declared, declared_bytes, float, int, integers, ints, model, node, tensor, text};
 
 const SIDE: usize = 11;
 
@@ -395,4 +395,69 @@ fn numbers_repeated_along_two_axes_are_refused_and_along_one_are_not() {
     assert_eq!(found[0].1, [1.0, 4.0, 9.0, 4.0, 10.0, 18.0]);
     let refused = repeated(&[2, 5, 3, 1, 1]).unwrap_err();
     assert!(refused.to_string().contains("against a constant"), "{refused}");
+}
+
+#[test]
+fn rectifiers_with_a_slope_below_zero_are_packed() {
+    let below = |op: &str, more: &[&str], attribute: Vec<AttributeProto>| {
+        let inputs = [&["x"], more].concat();
+        let held = vec![tensor("slopes", &[3, 1, 1], |i| i as f32 + 2.0)];
+        let nodes = vec![node(op, &inputs, "y", attribute)];
+        let graph = model(nodes, held, vec![declared("x", &[1, 3, 2, 2])], &["y"]);
+        let photo: Vec<f32> = (0..12).map(|i| (i % 4) as f32 - 2.0).collect();
+        answers(&built(&graph).unwrap(), TensorRef::F32(&photo))[0].1.clone()
+    };
+    let each = |low: [f32; 2]| [low[0], low[1], 0.0, 1.0].repeat(3);
+    assert_eq!(below("LeakyRelu", &[], vec![float("alpha", 0.25)]), each([-0.5, -0.25]));
+    assert_eq!(below("LeakyRelu", &[], vec![]), each([-0.02, -0.01]));
+    let found = below("PRelu", &["slopes"], vec![]);
+    assert_eq!(found, [-4.0, -2.0, 0.0, 1.0, -6.0, -3.0, 0.0, 1.0, -8.0, -4.0, 0.0, 1.0]);
+    let curve = |alpha: f32, scale: f32| move |x: f32| scale * alpha * (x.exp() - 1.0);
+    let close = |found: Vec<f32>, low: &dyn Fn(f32) -> f32, high: f32| {
+        for (found, want) in found.iter().zip([low(-2.0), low(-1.0), 0.0, high].repeat(3)) {
+            assert!((found - want).abs() < 1e-6, "{found} instead of {want}");
+        }
+    };
+    close(below("Elu", &[], vec![float("alpha", 0.5)]), &curve(0.5, 1.0), 1.0);
+    close(below("Selu", &[], vec![]), &curve(1.673_263_2, 1.050_701), 1.050_701);
+}
+
+#[test]
+fn shuffled_channels_are_packed_whole_and_in_parts() {
+    let slice = |from: &str, to: &str, output: &str| {
+        node("Slice", &["s", from, to, "channel"], output, vec![])
+    };
+    // Two groups of three channels, one of each in turn: 0, 3, 1, 4, 2, 5.
+    let nodes = vec![
+        node("Conv", &["x", "six-maps"], "c", vec![]),
+        node("Reshape", &["c", "groups"], "g", vec![]),
+        node("Transpose", &["g"], "t", vec![ints("perm", &[0, 2, 1, 3, 4])]),
+        node("Reshape", &["t", "joined"], "s", vec![]),
+        slice("zero", "two", "a"),
+        slice("two", "six", "b"),
+        node("Relu", &["a"], "first", vec![]),
+        node("Relu", &["b"], "last", vec![]),
+        node("Relu", &["s"], "all", vec![]),
+    ];
+    // The photo's channels, and the same ten times.
+    let weight = |i: usize| if i % 3 == i / 3 % 3 { [1.0, 10.0][i / 9] } else { 0.0 };
+    let held = vec![
+        tensor("six-maps", &[6, 3, 1, 1], weight),
+        integers("groups", &[1, 2, 3, 2, 2]),
+        integers("joined", &[1, 6, 2, 2]),
+        integers("channel", &[1]),
+        integers("zero", &[0]),
+        integers("two", &[2]),
+        integers("six", &[6]),
+    ];
+    let graph = model(nodes, held, vec![declared("x", &[1, 3, 2, 2])], &["first", "last", "all"]);
+    let photo: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    let found = answers(&built(&graph).unwrap(), TensorRef::F32(&photo));
+    let channel = |at: usize, pixel: usize| photo[at % 3 * 4 + pixel] * [1.0, 10.0][at / 3];
+    let channels = |all: &[usize]| -> Vec<f32> {
+        all.iter().flat_map(|at| [0, 1, 2, 3].map(|pixel| channel(*at, pixel))).collect()
+    };
+    assert_eq!(found[0].1, channels(&[0, 3]));
+    assert_eq!(found[1].1, channels(&[1, 4, 2, 5]));
+    assert_eq!(found[2].1, channels(&[0, 3, 1, 4, 2, 5]));
 }

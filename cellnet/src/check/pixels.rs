@@ -1,7 +1,9 @@
 //! Checks of the steps in `plan/pixels.rs`.
 
 use super::{Check, Checker, MAX_CHANNELS, ensure};
-use crate::plan::{Attention, CHANNEL_BLOCK, Norm, Prepend, Product, Quantize, Slice, Softmax};
+use crate::plan::{
+    Attention, CHANNEL_BLOCK, Norm, Prepend, Product, Quantize, Shuffle, Slice, Softmax,
+};
 
 impl Checker<'_> {
     pub(super) fn quantize(&self, s: &Quantize) -> Check {
@@ -62,6 +64,15 @@ impl Checker<'_> {
         let last = u64::from(s.first) + u64::from(output.channels);
         ensure(last <= u64::from(input.channels), || {
             format!("{output:?} from channel {} of {input:?}", s.first)
+        })
+    }
+
+    pub(super) fn shuffle(&self, s: &Shuffle) -> Check {
+        let slice = Slice { input: s.input, output: s.output, first: s.first };
+        self.slice(&slice)?;
+        let channels = self.floats(s.input)?.channels;
+        ensure(s.groups > 0 && channels.is_multiple_of(s.groups), || {
+            format!("{} groups of {channels} channels", s.groups)
         })
     }
 

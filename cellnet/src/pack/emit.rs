@@ -6,7 +6,7 @@ use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
 use crate::plan::{
     Affine, Algorithm, Attention, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Norm, Operand,
-    Plan, Pool, Prepend, Product, Quantize, Reduce, Rounding, Slice, Softmax, Step, Sums,
+    Plan, Pool, Prepend, Product, Quantize, Reduce, Rounding, Shuffle, Slice, Softmax, Step, Sums,
     TensorSpec, Window,
 };
 
@@ -116,9 +116,11 @@ impl Emitter<'_> {
                 Step::Quantize(Quantize { input, output, scale: *scale })
             }
             Kind::Softmax => Step::Softmax(Softmax { input, output }),
-            Kind::Norm { .. } | Kind::Attention(_) | Kind::Slice { .. } | Kind::Prepend { .. } => {
-                self.pixels(layer)
-            }
+            Kind::Norm { .. }
+            | Kind::Attention(_)
+            | Kind::Slice { .. }
+            | Kind::Shuffle { .. }
+            | Kind::Prepend { .. } => self.pixels(layer),
             Kind::Product => {
                 let b = layer.inputs.get(1).map_or(u32::MAX, |v| self.map(*v));
                 Step::Product(Product { a: input, b, output })
@@ -155,6 +157,12 @@ impl Emitter<'_> {
                 Step::Prepend(Prepend { input, output, head: self.section.push(&head) })
             }
             Kind::Slice { first } => Step::Slice(Slice { input, output, first: *first as u32 }),
+            Kind::Shuffle { first, groups } => Step::Shuffle(Shuffle {
+                input,
+                output,
+                first: *first as u32,
+                groups: *groups as u32,
+            }),
             _ => Step::Slice(Slice { input, output, first: u32::MAX }),
         }
     }

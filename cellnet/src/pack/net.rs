@@ -137,6 +137,11 @@ pub enum Kind {
     Slice {
         first: usize,
     },
+    /// The channels from `first` on, one of each group in turn.
+    Shuffle {
+        first: usize,
+        groups: usize,
+    },
     /// Constant pixels before those of the input, in one row.
     Prepend {
         head: Vec<f32>,

@@ -86,6 +86,16 @@ impl Parts {
         parts.next().filter(|_| parts.next().is_none())
     }
 
+    /// Groups of all `channels`, if this axis has one of each in turn.
+    pub(super) fn in_turn(&self, channels: usize) -> Option<usize> {
+        let parts: Vec<Part> = self.iter().collect();
+        let &[each, groups] = parts.as_slice() else { return None };
+        let is_all = each.size * groups.size == channels;
+        let are_channels = (each.along, groups.along) == (Along::Channels, Along::Channels);
+        (is_all && are_channels && (each.step, groups.step) == (1, each.size))
+            .then_some(groups.size)
+    }
+
     /// Number and channels of equal runs of channels, if this axis says which one of all `channels`.
     pub(super) fn of_channels(&self, channels: usize) -> Option<(usize, usize)> {
         let part = self.single()?;

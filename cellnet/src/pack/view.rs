@@ -31,6 +31,14 @@ impl View {
         self.axes.iter().any(|axis| matches!(axis, Axis::Split(_)))
     }
 
+    /// The axis that has one of each group of channels in turn, and the number of groups.
+    pub(super) fn shuffled(&self) -> Option<(usize, usize)> {
+        self.axes.iter().enumerate().find_map(|(index, axis)| match axis {
+            Axis::Split(parts) => Some((index, parts.in_turn(self.shape.channels)?)),
+            _ => None,
+        })
+    }
+
     /// One element of an axis, which is dropped: one of the parts that the channels are divided into.
     pub(super) fn element(&self, axis: usize, index: usize) -> Option<Self> {
         let Axis::Split(parts) = *self.axes.get(axis)? else { return None };

@@ -91,6 +91,20 @@ pub struct Slice {
     pub first: u32,
 }
 
+/// `out[.., c] = in[.., (i mod groups) · each + ⌊i / groups⌋]` with `i = first + c` and `each` channels in a group
+/// of the input: some of a map's channels, one of each group in turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shuffle {
+    /// Map read.
+    pub input: u32,
+    /// Map written, as high and wide, with at most as many channels as there are from `first` on.
+    pub output: u32,
+    /// The first channel that is copied, counted in the order of the output.
+    pub first: u32,
+    /// Groups of as many channels each, next to each other in the input.
+    pub groups: u32,
+}
+
 /// Constant pixels, then those of a map, all in one row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepend {

@@ -10,7 +10,8 @@ use rten_onnx::onnx::{
 };
 use skincell_onnx::build::{self, value};
 pub use skincell_onnx::build::{
-    int_attribute as int, integers, ints_attribute as ints, text_attribute as text,
+    float_attribute as float, int_attribute as int, integers, ints_attribute as ints,
+    text_attribute as text,
 };
 
 /// A constant of floats, computed from each index.

@@ -84,6 +84,16 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
             let steps = (x / f64::from(scale)).round_ties_even();
             steps.max(f64::from(low)).min(f64::from(high)) * f64::from(scale)
         }
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                x * f64::from(slope)
+            }
+        }
+        Activation::Elu { alpha, scale } => {
+            f64::from(scale) * if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() }
+        }
     }
 }
 
@@ -168,6 +178,11 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         Kind::Norm { epsilon, scale, bias } => norm(input(), f64::from(*epsilon), scale, bias),
         Kind::Attention(layer) => attention(layer, [0, 1, 2].map(|i| get(layer_inputs[i])), shape),
         Kind::Slice { first } => Exact::build(shape, |y, x, c| input().at(y, x, first + c)),
+        Kind::Shuffle { first, groups } => {
+            let each = input().shape.channels / groups;
+            let from = |c: usize| (first + c) % groups * each + (first + c) / groups;
+            Exact::build(shape, |y, x, c| input().at(y, x, from(c)))
+        }
         Kind::Prepend { head } => prepended(input(), head, shape),
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));

@@ -214,6 +214,8 @@ fn activation() -> impl Strategy<Value = Activation> {
         Activation::Gelu,
         Activation::Tanh,
         Activation::Abs,
+        Activation::LeakyRelu { slope: 0.3 },
+        Activation::Elu { alpha: 1.5, scale: 1.05 },
     ])
 }
 

@@ -60,6 +60,21 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_channel_of_each_group_in_turn(input in shape(), groups in 1usize..5, cut in any::<(u8, u8)>()) {
+        let input = Shape { channels: input.channels * groups, ..input };
+        let first = cut.0 as usize % input.channels;
+        let count = 1 + cut.1 as usize % (input.channels - first);
+        let mut net = net_of(&[input]);
+        let shape = Shape { channels: count, ..input };
+        let value = net.push("shuffle", Kind::Shuffle { first, groups }, vec![0], shape);
+        check(&mut net, &[value], Algorithm::Direct, 0.0);
+    }
+}
+
 /// The index of a step, and a change of it.
 type Forgery = (usize, fn(&mut Step));
 
@@ -105,6 +120,15 @@ fn forged_parts_of_channels_are_refused() {
     let mut net = net_of(&[all]);
     let value = net.push("slice", Kind::Slice { first: 40 }, vec![0], shape);
     are_refused(&mut net, value, &[(0, forged!(Slice, |s| s.first = 49))]);
+    let mut net = net_of(&[all]);
+    let value = net.push("shuffle", Kind::Shuffle { first: 40, groups: 3 }, vec![0], shape);
+    let forgeries: [Forgery; 4] = [
+        (0, forged!(Shuffle, |s| s.first = 49)),
+        (0, forged!(Shuffle, |s| s.groups = 0)),
+        (0, forged!(Shuffle, |s| s.groups = 5)),
+        (0, forged!(Shuffle, |s| s.input = s.output)),
+    ];
+    are_refused(&mut net, value, &forgeries);
 }
 
 #[test]

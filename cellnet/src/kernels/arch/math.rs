@@ -104,6 +104,13 @@ pub(in crate::kernels) unsafe fn activate<S: Simd>(activation: Activation, x: S:
         Activation::Quantize { scale, low, high } => {
             S::mul(steps::<S>(x, scale, low, high), S::splat(scale))
         }
+        Activation::LeakyRelu { slope } => {
+            S::where_greater(x, S::splat(0.0), x, S::mul(x, S::splat(slope)))
+        }
+        Activation::Elu { alpha, scale } => {
+            let curve = S::mul(S::sub(exp2::<S>(x, LOG2_E), S::splat(1.0)), S::splat(alpha));
+            S::mul(S::where_greater(x, S::splat(0.0), x, curve), S::splat(scale))
+        }
     }
 }
 

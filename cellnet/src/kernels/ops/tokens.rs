@@ -4,7 +4,7 @@ use crate::kernels::arch::portable::Scalar;
 use crate::kernels::arch::simd::Simd;
 use crate::kernels::memory::{Memory, part};
 use crate::kernels::ops::elementwise::{at, row_parts};
-use crate::plan::{Map, Norm, Prepend, Slice};
+use crate::plan::{Map, Norm, Prepend, Shuffle, Slice};
 
 /// Lanes of the widest vector.
 const LANES: usize = 16;
@@ -110,6 +110,31 @@ pub(in crate::kernels) unsafe fn slice_task(
     let (input, output) = (memory.map(step.input), memory.map(step.output));
     each_pixel(memory, (input, output), task, threads, |from, to| {
         to.copy_from_nonoverlapping(from.add(step.first as usize), output.channels as usize);
+    });
+}
+
+/// Computes one task of a shuffle: some rows.
+///
+/// # Safety
+/// As for the direct convolution's task.
+pub(in crate::kernels) unsafe fn shuffle_task(
+    memory: &Memory,
+    step: &Shuffle,
+    task: usize,
+    threads: usize,
+) {
+    let (input, output) = (memory.map(step.input), memory.map(step.output));
+    let (groups, first) = (step.groups as usize, step.first as usize);
+    let each = input.channels as usize / groups;
+    each_pixel(memory, (input, output), task, threads, |from, to| {
+        let (mut group, mut at) = (first % groups, first / groups);
+        for c in 0..output.channels as usize {
+            *to.add(c) = *from.add(group * each + at);
+            group += 1;
+            if group == groups {
+                (group, at) = (0, at + 1);
+            }
+        }
     });
 }
 

@@ -39,6 +39,13 @@ impl Lowerer {
             "Abs" => Activation::Abs,
             "Sqrt" => Activation::Sqrt,
             "Reciprocal" => Activation::Reciprocal,
+            "LeakyRelu" => Activation::LeakyRelu { slope: attributes.float("alpha", 0.01) },
+            "Elu" => Activation::Elu { alpha: attributes.float("alpha", 1.0), scale: 1.0 },
+            // ONNX's defaults, those of the paper (Klambauer et al., 2017).
+            "Selu" => Activation::Elu {
+                alpha: attributes.float("alpha", 1.673_263_2),
+                scale: attributes.float("gamma", 1.050_701),
+            },
             "Neg" | "Not" => Activation::None,
             _ => return Err("the engine does not support it".to_owned()),
         };
@@ -50,6 +57,18 @@ impl Lowerer {
             _ => (Vec::new(), Vec::new()),
         };
         Ok(Tensor::View(self.affine(&super::label(node), &view, scale, bias, activation)))
+    }
+
+    /// `PRelu`, a slope for each channel or pixel: `max(x, 0) + slope · min(x, 0)`.
+    pub(super) fn prelu(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
+        let label = super::label(node);
+        let (view, slope) = (self.view(node, 0)?, self.tensor(node, 1)?.clone());
+        let slope = self.whole_tensor(node, slope);
+        let mut half = |activation| self.affine(&label, &view, vec![], vec![], activation);
+        let above = half(Activation::RELU);
+        let below = half(Activation::Clip { low: f32::NEG_INFINITY, high: 0.0 });
+        let below = self.apply(&label, BinaryOp::Mul, (Tensor::View(below), slope))?;
+        self.apply(&label, BinaryOp::Add, (Tensor::View(above), below))
     }
 
     /// `Cast`. Every number is a float32 here, so another float type changes nothing but the rounding that it

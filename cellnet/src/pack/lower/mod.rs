@@ -183,6 +183,7 @@ impl Lowerer {
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Greater"
             | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Pow" => self.binary(node),
             "Where" => self.choice(node),
+            "PRelu" => self.prelu(node),
             _ => self.unary(node, op),
         }
     }

@@ -80,19 +80,58 @@ fn tokens_of(window: [usize; 2], shape: &Shape) -> Option<Axis> {
     axis_of(&parts, shape)
 }
 
-/// Elements `from..to` of an axis: channels, or one part of them.
-fn part_of(view: &View, axis: usize, from: usize, to: usize) -> Option<View> {
-    if to.checked_sub(from) != Some(1) || view.axes.get(axis) == Some(&Axis::Channel) {
-        return view.channels(axis, from, to);
-    }
-    let mut part = view.element(axis, from)?;
-    part.axes.insert(axis, Axis::One);
-    Some(part)
-}
-
 impl Lowerer {
-    /// A view of all channels of a value, with no factor pending: the view itself, or a copy.
+    /// Elements `from..to` of an axis: channels, or one part of them.
+    fn part_of(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        axis: usize,
+        (from, to): (usize, usize),
+    ) -> Option<View> {
+        match view.shuffled() {
+            Some((shuffled, _)) if shuffled == axis => {
+                return self.in_order(node, view.clone(), (from, to));
+            }
+            _ => {}
+        }
+        if to.checked_sub(from) != Some(1) || view.axes.get(axis) == Some(&Axis::Channel) {
+            return view.channels(axis, from, to);
+        }
+        let mut part = view.element(axis, from)?;
+        part.axes.insert(axis, Axis::One);
+        Some(part)
+    }
+
+    /// Some of the channels of a shuffled view, copied.
+    fn in_order(
+        &mut self,
+        node: &NodeProto,
+        view: View,
+        (from, to): (usize, usize),
+    ) -> Option<View> {
+        let mut view = self.unshared(node, view);
+        let (axis, groups) = view.shuffled()?;
+        let channels = to.checked_sub(from).filter(|count| *count > 0)?;
+        if to > view.shape.channels {
+            return None;
+        }
+        view.axes[axis] = Axis::Channel;
+        view.shape.channels = channels;
+        let kind = Kind::Shuffle { first: from, groups };
+        view.value = self.net.push(&super::label(node), kind, vec![view.value], view.shape);
+        Some(view)
+    }
+
+    /// A view of all channels of a value in its order, with no factor pending: the view itself, or a copy.
     pub(super) fn whole(&mut self, node: &NodeProto, view: View) -> View {
+        let view = self.unshared(node, view);
+        let all = (0, view.shape.channels);
+        self.in_order(node, view.clone(), all).unwrap_or(view)
+    }
+
+    /// A view of all channels of a value, with no factor pending: the view itself, or a copy.
+    fn unshared(&mut self, node: &NodeProto, view: View) -> View {
         let mut view = view;
         if view.first != 0 || view.shape.channels != self.net.values[view.value].channels {
             let kind = Kind::Slice { first: view.first };
@@ -205,8 +244,9 @@ impl Lowerer {
         let mut from = 0;
         for part in sizes {
             let to = from + usize::try_from(part).map_err(|_| format!("a part of {part}"))?;
-            let part = part_of(&view, axis, from, to);
-            let part = part.ok_or_else(|| format!("part of {:?} along {axis}", view.axes))?;
+            let part = self.part_of(node, &view, axis, (from, to));
+            let part =
+                part.ok_or_else(|| format!("part of {} along {axis}", in_words(&view.axes)))?;
             parts.push(Tensor::View(part));
             from = to;
         }
@@ -234,8 +274,9 @@ impl Lowerer {
             if (from, to) == (0, size as usize) {
                 continue;
             }
-            let part = part_of(&view, index, from, to);
-            view = part.ok_or_else(|| format!("{from}..{to} of {:?} along {axis}", view.axes))?;
+            let part = self.part_of(node, &view, index, (from, to));
+            view = part
+                .ok_or_else(|| format!("{from}..{to} of {} along {axis}", in_words(&view.axes)))?;
         }
         Ok(Tensor::View(view))
     }
@@ -253,7 +294,9 @@ impl Lowerer {
             let mut dims = view.dims();
             dims.splice(axis..=axis, indices.dims.iter().copied());
             let moved = view.reshape(&dims);
-            return moved.map(Tensor::View).ok_or_else(|| format!("{:?}", view.axes));
+            return moved
+                .map(Tensor::View)
+                .ok_or_else(|| format!("its axes are {}", in_words(&view.axes)));
         }
         let &[index] = index else { return Err(format!("{} indices", index.len())) };
         let index = usize::try_from(if index < 0 { index + size } else { index });
@@ -266,7 +309,7 @@ impl Lowerer {
             part.axes.remove(axis);
             part
         } else {
-            let refuse = || format!("element {index} of {:?} along {axis}", view.axes);
+            let refuse = || format!("element {index} of {} along {axis}", in_words(&view.axes));
             view.element(axis, index).ok_or_else(refuse)?
         };
         if !is_scalar {

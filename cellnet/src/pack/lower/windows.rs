@@ -4,7 +4,7 @@ use rten_onnx::onnx::NodeProto;
 
 use super::super::net::{Kind, Moving, Shape};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View};
+use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, Pooling};
 
@@ -70,7 +70,7 @@ impl Lowerer {
     pub(super) fn pool(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let mut view = self.padded_view(node, 0)?;
         if !view.is_channels_first() {
-            return Err(format!("its input's axes are {:?}", view.axes));
+            return Err(format!("its input's axes are {}", in_words(&view.axes)));
         }
         let attributes = Attributes(node);
         let kernel = match attributes.ints("kernel_shape") {
@@ -120,7 +120,7 @@ impl Lowerer {
     pub(super) fn global_pool(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.view(node, 0)?;
         if !view.is_channels_first() {
-            return Err(format!("its input's axes are {:?}", view.axes));
+            return Err(format!("its input's axes are {}", in_words(&view.axes)));
         }
         let max = node.op_type.as_deref() == Some("GlobalMaxPool");
         let pooling = if max { Pooling::Max } else { Pooling::Mean };

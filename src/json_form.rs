@@ -44,7 +44,7 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Photos, Probl
             encoded::decode(text.into_bytes()).map(Photos::One)
         }
         Some((_, Image::Text(_))) => Err(missing("an empty `image`")),
-        Some((_, Image::List(list))) if list.is_empty() => Err(missing("an empty list")),
+        Some((_, Image::List(list))) if list.is_empty() => Err(missing("an empty list of photos")),
         Some((_, Image::List(list))) if list.len() > MAX_PHOTOS => {
             Err(Problem::TooManyPhotos { limit: MAX_PHOTOS as u64 })
         }
@@ -55,7 +55,7 @@ pub(crate) fn read(body: Vec<u8>, options: &mut Options) -> Result<Photos, Probl
             };
             Ok(Photos::Several(list.into_iter().map(sent).collect()))
         }
-        None => Err(missing("no member `image`")),
+        None => Err(missing("no `image`, or null")),
     }
 }
 

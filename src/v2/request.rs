@@ -30,9 +30,6 @@ const LONGEST_LIST: usize = 16;
 /// Most numbers of a batch's answer in JSON: as text they take about a quarter of an instance's memory.
 const MAX_NUMBERS: u64 = 1 << 20;
 
-/// Deepest nesting of a tensor's data; a model's input has four axes.
-const DEEPEST: usize = 8;
-
 /// The request without its input tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InferRequest {
@@ -116,7 +113,8 @@ struct Input<'a> {
     datatype: Cow<'a, str>,
     #[serde(default)]
     parameters: Parameters,
-    /// The numbers in row-major order, flat or nested; missing if they follow the JSON as raw bytes.
+    /// The numbers in row-major order, flat or nested as the shape says; missing if they follow the JSON as
+    /// raw bytes.
     // Kept as text, because the numbers are read only after the rest matched the card.
     #[serde(borrow, default)]
     #[cfg_attr(test, schemars(with = "Option<Vec<f64>>"))]
@@ -164,7 +162,7 @@ pub(super) fn read<S: Source>(
         Some(_) => text(JSON_LENGTH)
             .and_then(|end| end.parse().ok())
             .filter(|end| *end <= body.len())
-            .ok_or_else(|| bad(format!("has a {JSON_LENGTH} beyond its {} bytes", body.len())))?,
+            .ok_or_else(|| bad(format!("has an {JSON_LENGTH} beyond its {} bytes", body.len())))?,
     };
     let (json, raw) = body.split_at(end);
     let parsed: InferRequestBody<'_> =
@@ -232,7 +230,9 @@ fn inline(
                 expected.name
             )));
         }
-        (Some(data), None) if raw == 0 => Some(numbers(data, card.input.dtype, elements, bytes)?),
+        (Some(data), None) if raw == 0 => {
+            Some(numbers(data, card.input.dtype, &input.shape.0, (elements, bytes))?)
+        }
         (Some(_), _) => {
             return Err(bad("has its tensor twice: send `data` or raw bytes".to_owned()));
         }
@@ -244,18 +244,20 @@ fn inline(
     Ok((usize::try_from(rows).unwrap_or(1), data))
 }
 
-/// Reads `data`, the JSON of a tensor of this many elements, which take this many bytes.
+/// Reads `data`, the JSON of a tensor of this shape with so many elements, which take so many bytes.
 fn numbers(
     data: &RawValue,
     dtype: Dtype,
-    elements: usize,
-    bytes: usize,
+    shape: &[u64],
+    (elements, bytes): (usize, usize),
 ) -> Result<Vec<u8>, Problem> {
     // Every number takes two bytes of JSON at least, so the text limits what is reserved.
     let most = data.get().len().saturating_mul(tensors::element_size(dtype)) / 2 + 1;
     let mut flat = Flat { dtype, most: bytes, data: Vec::with_capacity(bytes.min(most)) };
     let mut reader = serde_json::Deserializer::from_str(data.get());
-    Level { flat: &mut flat, depth: 0 }.deserialize(&mut reader).map_err(not_json)?;
+    Level { flat: &mut flat, axes: shape, is_outermost: true }
+        .deserialize(&mut reader)
+        .map_err(not_json)?;
     match flat.data.len() == bytes {
         true => Ok(flat.data),
         false => Err(bad(format!("has fewer than the {elements} numbers of its shape"))),
@@ -379,48 +381,80 @@ impl Flat {
     }
 }
 
-/// A list of numbers or of nested lists; the protocol allows both.
+/// What a list holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Number,
+    List,
+}
+
+/// A number, or a list of all numbers of `axes`, or of as many lists as the first of them is long.
 struct Level<'a> {
     flat: &'a mut Flat,
-    depth: usize,
+    /// Lengths of this list's axes, the slowest first.
+    axes: &'a [u64],
+    is_outermost: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Level<'_> {
-    type Value = ();
+    type Value = Held;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Held, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Level<'_> {
-    type Value = ();
+    type Value = Held;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.depth == 0 { "a list of numbers" } else { "numbers, or lists of them" })
+        f.write_str(if self.is_outermost {
+            "a list of numbers"
+        } else {
+            "numbers, or lists of them"
+        })
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        match self.depth {
-            0 => Err(E::invalid_type(serde::de::Unexpected::Float(number), &self)),
-            _ => self.flat.push(number),
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Held, E> {
+        if self.is_outermost {
+            return Err(E::invalid_type(serde::de::Unexpected::Float(number), &self));
         }
+        self.flat.push(number).map(|()| Held::Number)
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Held, E> {
         self.visit_f64(number as f64)
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Held, E> {
         self.visit_f64(number as f64)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if self.depth == DEEPEST {
-            return Err(A::Error::custom("`data` is nested too deeply"));
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Held, A::Error> {
+        let Some((outer, inner)) = self.axes.split_first() else {
+            return Err(A::Error::custom("`data` is nested deeper than its shape"));
+        };
+        let (mut length, mut held) = (0, Held::Number);
+        loop {
+            let level = Level { flat: &mut *self.flat, axes: inner, is_outermost: false };
+            let Some(next) = list.next_element_seed(level)? else { break };
+            if length > 0 && next != held {
+                return Err(A::Error::custom("`data` has numbers and lists side by side"));
+            }
+            (length, held) = (length + 1, next);
         }
-        let depth = self.depth + 1;
-        while list.next_element_seed(Level { flat: &mut *self.flat, depth })?.is_some() {}
-        Ok(())
+        let expected = match held {
+            Held::List => *outer,
+            // How many numbers a flat list has is checked by its reader.
+            Held::Number if self.is_outermost => length,
+            Held::Number => self.axes.iter().product(),
+        };
+        if length == expected {
+            return Ok(Held::List);
+        }
+        Err(A::Error::custom(format!(
+            "`data` is not nested as its shape says: a list of {length} where {expected} belong; a flat list \
+             needs no nesting"
+        )))
     }
 }

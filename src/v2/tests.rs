@@ -189,9 +189,33 @@ fn json_and_raw_tensors_give_the_same_answer() {
     assert!((probability - 0.982_013_79).abs() < 1e-6, "{probability}");
     let nested = infer(&request(json!([vec![vec![[255, 0, 0]; 4]; 4]])), b"");
     assert_eq!(body(&nested), answer);
+    let pixels = infer(&request(json!([vec![[255, 0, 0]; 16].concat()])), b"");
+    assert_eq!(body(&pixels), answer);
     let raw = json!({"id": "7", "inputs": [{"name": "photo", "shape": [1, 4, 4, 3],
         "datatype": "UINT8", "parameters": {"binary_data_size": 48}}]});
     assert_eq!(body(&infer(&raw, &red())), answer);
+}
+
+#[test]
+fn numbers_nested_against_the_shape_are_refused() {
+    let planes = json!([vec![vec![[255; 4]; 4]; 3]]);
+    let mut ragged = json!([vec![vec![[255, 0, 0]; 4]; 4]]);
+    ragged[0][1] = json!([[255, 0, 0]]);
+    ragged[0][0].as_array_mut().unwrap().extend(vec![json!([255, 0, 0]); 3]);
+    let mut mixed = json!([vec![vec![[255, 0, 0]; 4]; 4]]);
+    mixed[0][0] = json!(7);
+    for (wrong, part) in [
+        (planes, "a list of 4 where 3 belong"),
+        (json!(vec![vec![[255, 0, 0]; 4]; 4]), "a list of 3 where 12 belong"),
+        (ragged, "a list of 7 where 4 belong"),
+        (mixed, "side by side"),
+        (json!([vec![vec![vec![[255, 0, 0]; 1]; 4]; 4]]), "deeper than its shape"),
+        (json!([red(), []]), "a list of 0 where 48 belong"),
+    ] {
+        let response = infer(&request(wrong), b"");
+        let error = body(&response)["error"].to_string();
+        assert!(response.status() == 400 && error.contains(part), "{error}");
+    }
 }
 
 #[test]

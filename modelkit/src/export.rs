@@ -219,7 +219,8 @@ impl Framework {
     }
 }
 
-/// Exports a model with `python`; `size` is width and height, for a model with variable sizes.
+/// Exports a model with `python` into a temporary folder in `scratch`; `size` is width and height in pixels,
+/// for a model with variable sizes. The script ends when this process does.
 ///
 /// # Errors
 /// [`ExportError`], with the last line of the exporter's errors.
@@ -228,8 +229,9 @@ pub fn export(
     framework: Framework,
     python: &Path,
     size: Option<(u32, u32)>,
+    scratch: &Path,
 ) -> Result<Exported, ExportError> {
-    let folder = tempfile::tempdir().map_err(ExportError::Folder)?;
+    let folder = tempfile::tempdir_in(scratch).map_err(ExportError::Folder)?;
     let errors = File::create(folder.path().join("errors")).map_err(ExportError::Folder)?;
     let mut command = Command::new(python);
     command.args(["-c", framework.script()]).arg(model).arg(folder.path().join("exported.onnx"));
@@ -267,7 +269,13 @@ mod tests {
 
     #[test]
     fn without_python_the_error_says_what_to_name() {
-        let error = export(Path::new("a.keras"), Framework::Keras, Path::new("/no/python"), None);
+        let error = export(
+            Path::new("a.keras"),
+            Framework::Keras,
+            Path::new("/no/python"),
+            None,
+            &std::env::temp_dir(),
+        );
         let error = error.expect_err("there is no such Python").to_string();
         assert!(error.contains("/no/python") && error.contains("--python"), "{error}");
     }
@@ -283,7 +291,7 @@ mod tests {
         for (end, part) in [("kill -9 $$", "too little memory"), ("exit 1", "no such layer")] {
             fs::write(&python, script(end)).expect("written");
             fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("allowed");
-            let error = export(Path::new("a.keras"), Framework::Keras, &python, None);
+            let error = export(Path::new("a.keras"), Framework::Keras, &python, None, home.path());
             let error = error.expect_err("it ended").to_string();
             assert!(error.contains(part) && !error.contains("cuda"), "{error}");
         }

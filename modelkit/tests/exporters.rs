@@ -10,7 +10,8 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use skincell_engines::Rten;
 use skincell_modelkit::export::export;
@@ -76,10 +77,15 @@ shutil.copy(sys.argv[1] + "/b.pt", sys.argv[1] + "/script.pt2")
 print(json.dumps(model(image)[0].tolist()))
 "#;
 
+/// The Python that an environment variable names.
+fn python(variable: &str) -> PathBuf {
+    std::env::var_os(variable).map_or("python3".into(), PathBuf::from)
+}
+
 /// Runs the script with the Python named by an environment variable; returns its path and the framework's
 /// scores, or `None`, with a printed reason, if Python or a package is missing.
 fn framework(variable: &str, script: &str, folder: &Path) -> Option<(PathBuf, Vec<f32>)> {
-    let python = std::env::var_os(variable).map_or("python3".into(), PathBuf::from);
+    let python = python(variable);
     let output = match Command::new(&python).args(["-c", script]).arg(folder).output() {
         Ok(output) => output,
         Err(error) => {
@@ -103,7 +109,8 @@ fn scores(model: &Path, python: &Path, size: Option<(u32, u32)>) -> Vec<f32> {
     let name = model.display();
     let source = find(model).unwrap_or_else(|e| panic!("{name}: {e}"));
     let framework = source.framework.expect("a framework's file");
-    let exported = export(model, framework, python, size).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let exported = export(model, framework, python, size, &std::env::temp_dir())
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
     let home = model.parent().expect("a folder");
     let mut options = common::options(exported.path(), home);
     options.classes = parse_labels("a\nb\nc\nd\ne").expect("five labels");
@@ -141,4 +148,33 @@ fn torch_files_have_the_scores_of_torch() {
     let names = ["a.pt2", "b.pt", "program.pt", "script.pt2"];
     let named = ["named.traced.pt", "named.pt2"];
     check("SKINCELL_TORCH_PYTHON", TORCH, &[&names[..], &named].concat(), Some((16, 16)));
+}
+
+#[test]
+fn an_export_ends_with_the_program_that_wants_it() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    // Reading it takes for ever, because nobody writes to it.
+    let pipe = home.path().join("model.keras");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    for (variable, script) in [
+        ("SKINCELL_PYTHON", include_str!("../exporters/keras/export.py")),
+        ("SKINCELL_TORCH_PYTHON", include_str!("../exporters/torch/export.py")),
+    ] {
+        let mut command = Command::new(python(variable));
+        command.args(["-c", script]).arg(&pipe).arg(home.path().join("out.onnx")).arg("--predict");
+        // The other end of its standard input is closed, as after the end of that program.
+        let Ok(mut child) = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn() else {
+            eprintln!("skipped: {variable} names a Python that is not there");
+            continue;
+        };
+        let started = Instant::now();
+        while child.try_wait().expect("a child").is_none() {
+            if started.elapsed() > Duration::from_secs(120) {
+                child.kill().expect("ended");
+                child.wait().expect("ended");
+                panic!("{variable}: the export goes on");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

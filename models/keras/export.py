@@ -20,13 +20,36 @@ import collections
 import contextlib
 import json
 import os
+import queue
 import re
 import sys
+import threading
 import zipfile
 from unittest import mock
 
 os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
                   | {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"})
+
+REQUESTS = queue.SimpleQueue()
+EXPORTED = threading.Event()
+
+
+def read_requests():
+    """Puts the lines of standard input into `REQUESTS`, and `None` at its end. If it ends before the export and before
+    any line, the program that wants the export has ended, and so does this one."""
+    none = True
+    # Unbuffered, because Python cannot end while another thread is reading through a buffer.
+    for line in open(0, "rb", buffering=0, closefd=False):
+        none = False
+        REQUESTS.put(line)
+    if none and not EXPORTED.is_set():
+        os._exit(1)
+    REQUESTS.put(None)
+
+
+# Before the frameworks are imported, which takes seconds.
+if "--predict" in sys.argv:
+    threading.Thread(target=read_requests, daemon=True).start()
 
 import keras
 import numpy as np
@@ -365,10 +388,11 @@ def main():
                              "those layers") from None
         raise SystemExit(f"{type(error).__name__}: {first_line(error)}") from None
     print(f"{asked.onnx}: {len(made.graph.node)} nodes, {', '.join(names)} -> {', '.join(given)}", flush=True)
+    EXPORTED.set()
     if not asked.predict:
         return
     print("skincell:", json.dumps({"inputs": names, "outputs": given, "convention": convention(model)}), flush=True)
-    for line in sys.stdin:
+    for line in iter(REQUESTS.get, None):
         print("skincell:", json.dumps(answer(model, names, given, json.loads(line))), flush=True)
 
 

@@ -17,8 +17,32 @@ With `--predict` it prints a line `skincell: {"inputs", "outputs"}` and then ans
 import argparse
 import collections
 import json
+import os
+import queue
 import sys
+import threading
 import zipfile
+
+REQUESTS = queue.SimpleQueue()
+EXPORTED = threading.Event()
+
+
+def read_requests():
+    """Puts the lines of standard input into `REQUESTS`, and `None` at its end. If it ends before the export and before
+    any line, the program that wants the export has ended, and so does this one."""
+    none = True
+    # Unbuffered, because Python cannot end while another thread is reading through a buffer.
+    for line in open(0, "rb", buffering=0, closefd=False):
+        none = False
+        REQUESTS.put(line)
+    if none and not EXPORTED.is_set():
+        os._exit(1)
+    REQUESTS.put(None)
+
+
+# Before the frameworks are imported, which takes seconds.
+if "--predict" in sys.argv:
+    threading.Thread(target=read_requests, daemon=True).start()
 
 import numpy as np
 import onnx
@@ -276,10 +300,11 @@ def main():
     names = names_of(shapes)
     print(f"{asked.onnx}: {len(made.graph.node)} nodes, opset {asked.opset}, {', '.join(names)} -> "
           f"{', '.join(outputs)}", flush=True)
+    EXPORTED.set()
     if not asked.predict:
         return
     print("skincell:", json.dumps({"inputs": names, "outputs": outputs}), flush=True)
-    for line in sys.stdin:
+    for line in iter(REQUESTS.get, None):
         print("skincell:", json.dumps(answer(net, names, outputs, json.loads(line))), flush=True)
 
 

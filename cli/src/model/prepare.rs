@@ -239,23 +239,35 @@ impl PrepareFlags {
 pub(super) fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
     let output = &arguments.output;
     let tell = |text: &str| out!("{text}");
-    prepare(&arguments.model, output, output, arguments.force, &arguments.flags, tell)?;
+    let scratch = std::env::temp_dir();
+    let target = Target { output, shown: output, scratch: &scratch, force: arguments.force };
+    prepare(&arguments.model, &target, &arguments.flags, tell)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prepares and packs `model` as the folder `output`, which may exist only if `force` is set. Shows progress
-/// and tells the report, in which the folder is called `shown`.
+/// Where a model is prepared.
+pub(crate) struct Target<'a> {
+    /// The prepared folder.
+    pub(crate) output: &'a Path,
+    /// What the folder is called in the report.
+    pub(crate) shown: &'a Path,
+    /// Where the exported model lies meanwhile, in a folder of its own.
+    pub(crate) scratch: &'a Path,
+    /// Whether `output` may exist and is then replaced.
+    pub(crate) force: bool,
+}
+
+/// Prepares and packs `model`. Shows progress and tells the report.
 ///
 /// # Errors
 /// The labels, the model or the folder are not usable.
 pub(crate) fn prepare(
     model: &Path,
-    output: &Path,
-    shown: &Path,
-    force: bool,
+    target: &Target<'_>,
     flags: &PrepareFlags,
     tell: impl Fn(&str),
 ) -> anyhow::Result<()> {
+    let &Target { output, shown, scratch, force } = target;
     check_target(output, &flags.name, force)?;
     if !flags.basis.is_empty() && flags.packing.photos.is_empty() {
         bail!("--basis names the photos of --photos in words: give both, or neither");
@@ -272,7 +284,7 @@ pub(crate) fn prepare(
         Some(framework) => {
             progress.show(&format!("exporting with {}", framework.name()));
             let python = flags.python.clone().unwrap_or_else(python);
-            Some(export(model, framework, &python, flags.size)?)
+            Some(export(model, framework, &python, flags.size, scratch)?)
         }
     };
     let recognised = exported.as_ref().and_then(Exported::convention);

@@ -1,20 +1,26 @@
 //! Models that `skincell serve` has prepared: `models/<digest>/<name>` in the cache folder. The digest is of
 //! the model's files, its labels and all flags, so a changed file or flag is prepared anew.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use skincell_modelkit::{CARD_FILE, digest};
 use skincell_vision::card::is_model_name;
+use tempfile::TempDir;
 
-use crate::model::prepare::{PrepareFlags, fingerprint, prepare};
+use crate::model::prepare::{PrepareFlags, Target, fingerprint, prepare};
 
 /// Begins the name of a folder in which a model is being prepared.
 const DRAFT: &str = ".preparing-";
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A file in such a folder that its process keeps locked.
+const LOCK: &str = ".lock";
+
+/// A folder that has not changed for so long has its lock, if it ever gets one.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Digits of a digest that name a folder.
 const DIGITS: usize = 32;
@@ -44,10 +50,12 @@ pub fn prepared(
     }
     remove_old_drafts(&models);
     tracing::info!(model = %model.display(), "preparing the model, once");
-    let draft = fs::create_dir_all(&models)
-        .and_then(|()| tempfile::Builder::new().prefix(DRAFT).tempdir_in(&models))
+    let draft = Draft::new(&models)
         .with_context(|| format!("cannot prepare a model in {}", models.display()))?;
-    prepare(model, &draft.path().join(&name), &folder, false, flags, tell)?;
+    let output = draft.path().join(&name);
+    let target = Target { output: &output, shown: &folder, scratch: draft.path(), force: false };
+    prepare(model, &target, flags, tell)?;
+    draft.end().with_context(|| format!("cannot write {}", models.display()))?;
     match fs::rename(draft.path(), &place) {
         // Another process may have prepared the same model meanwhile.
         Err(_) if folder.join(CARD_FILE).exists() => Ok(folder),
@@ -58,17 +66,49 @@ pub fn prepared(
     }
 }
 
-/// Removes what a process that was ended while it prepared has left; none prepares for a day.
+/// A folder in which this process prepares a model. Whatever ends the process, its lock ends too.
+struct Draft {
+    folder: TempDir,
+    /// Open while the folder is worked in.
+    _lock: File,
+}
+
+impl Draft {
+    fn new(models: &Path) -> io::Result<Self> {
+        fs::create_dir_all(models)?;
+        let folder = tempfile::Builder::new().prefix(DRAFT).tempdir_in(models)?;
+        let lock = File::create(folder.path().join(LOCK))?;
+        // A file system without locks tells everybody so, and then nobody removes the folder.
+        let _ = lock.try_lock();
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Removes the lock, so that the folder can be taken as it is.
+    fn end(&self) -> io::Result<()> {
+        fs::remove_file(self.path().join(LOCK))
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Removes what processes have left that were ended while they prepared.
 fn remove_old_drafts(models: &Path) {
-    let is_old = |entry: &fs::DirEntry| {
-        let age = entry.metadata().and_then(|about| about.modified()).map(|time| time.elapsed());
-        age.is_ok_and(|age| age.is_ok_and(|age| age > DAY))
+    let is_left = |draft: &Path| {
+        let changed = fs::metadata(draft).and_then(|about| about.modified());
+        let is_old = changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MINUTE));
+        is_old
+            && match File::open(draft.join(LOCK)) {
+                Ok(lock) => lock.try_lock().is_ok(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
     };
     let drafts = fs::read_dir(models).into_iter().flatten().flatten();
     let drafts = drafts.filter(|entry| entry.file_name().to_string_lossy().starts_with(DRAFT));
-    for draft in drafts.filter(is_old) {
+    for draft in drafts.map(|entry| entry.path()).filter(|draft| is_left(draft)) {
         // What cannot be removed is tried again next time.
-        let _ = fs::remove_dir_all(draft.path());
+        let _ = fs::remove_dir_all(draft);
     }
 }
 
@@ -88,8 +128,30 @@ fn name_of(model: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::name_of;
+    use super::{DRAFT, Draft, LOCK, MINUTE, name_of, remove_old_drafts};
+    use std::fs::{self, File};
     use std::path::Path;
+    use std::time::SystemTime;
+
+    #[test]
+    fn what_ended_processes_left_is_removed_and_nothing_else() {
+        let models = tempfile::tempdir().unwrap();
+        let (mine, fresh) =
+            (Draft::new(models.path()).unwrap(), Draft::new(models.path()).unwrap());
+        let [ended, unlocked] = ["a", "b"].map(|end| models.path().join(format!("{DRAFT}{end}")));
+        for left in [&ended, &unlocked] {
+            fs::create_dir(left).unwrap();
+        }
+        File::create(ended.join(LOCK)).unwrap();
+        let finished = models.path().join("0123");
+        fs::create_dir(&finished).unwrap();
+        for folder in [mine.path(), &ended, &unlocked, &finished] {
+            File::open(folder).unwrap().set_modified(SystemTime::now() - 2 * MINUTE).unwrap();
+        }
+        remove_old_drafts(models.path());
+        let left = [mine.path(), fresh.path(), &finished, &ended, &unlocked].map(Path::exists);
+        assert_eq!(left, [true, true, true, false, false]);
+    }
 
     #[test]
     fn a_file_name_becomes_a_name_for_requests() {

@@ -3,8 +3,8 @@
     python3 deploy/make_wheel.py --binary FILE --contents FOLDER --out FOLDER
 
 The wheel contains the program, the package `python/skincell`, and of the unpacked archive `--contents` the model
-`skin`, the completions and the manual pages. It is packed by `wheel`, so that
-the program in it is the one in the archive, byte for byte; maturin would build it again. Prints the wheel's path.
+`skin`, the engine for browsers, the completions and the manual pages. It is packed by `wheel`, so that the program in
+it is the one in the archive, byte for byte; maturin would build it again. Prints the wheel's path.
 Needs the package `wheel` (deploy/requirements.txt).
 """
 
@@ -82,9 +82,10 @@ def make(binary, contents, out):
         data = tree / f"{NAME}-{version}.data"
         (data / "scripts").mkdir(parents=True)
         shutil.copy2(binary, data / "scripts" / NAME)
-        # pip places this at <environment>/share/skincell, where the program looks for models/skin.
+        # pip places these at <environment>/share/skincell, where the program looks for them.
         share = data / "data" / "share"
-        shutil.copytree(contents / "models", share / NAME / "models")
+        for part in ("models", "browser"):
+            shutil.copytree(contents / part, share / NAME / part)
         for source, place in SHARED.items():
             (share / place).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (contents / source).is_dir() else shutil.copy2

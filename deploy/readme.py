@@ -38,7 +38,6 @@ MIB = 1 << 20
 SKIPPED = {
     "pip install skincell-": "deploy/release.py installs the wheel in a clean environment",
     "skincell serve": "deploy/release.py serves from the archive and the wheel",
-    "browser/build": "tests/browser builds and tries the page on the device",
     "skincell page": "tests/browser builds and tries the page on the device",
     "skincell up --listen": "needs a certificate and tokens of one's own; tests/cases/access.rs",
     "cargo run --release -- model prepare": "needs a Keras model of one's own; tests/cases/keras.rs",

@@ -3,8 +3,8 @@
     target/deploy-venv/bin/python deploy/release.py [--target TRIPLE] [--binary FILE] [--out FOLDER]
 
 Makes in FOLDER (target/dist)
-    skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, completions, manual pages, licences,
-                                         and deploy/archive.md as README.md
+    skincell-<version>-<target>.tar.gz   program, component, manifest, models/skin, the engine for browsers, completions,
+                                         manual pages, licences, and deploy/archive.md as README.md
     skincell-<version>-....whl           the same program as a Python package
     SHA256SUMS                           of all archives and wheels there, those of other targets among them
 and prints bytes and seconds. The program contains the component and the page (feature `embed`). It is static if the
@@ -44,6 +44,7 @@ import make_wheel as wheels  # noqa: E402
 from service import machine  # noqa: E402
 
 NAME = "skincell"
+ENGINE = ROOT / "target" / "browser"
 WASM = pathlib.Path("wasm32-wasip2/release/skincell.wasm")
 PHOTO = ROOT / "tests" / "photos" / "drawn-acne-1.jpg"
 CLASS = "Acne and Rosacea Photos"
@@ -73,8 +74,9 @@ def emulator(target):
 
 
 def build(target, binary):
-    """The component's and the program's files."""
+    """The component's and the program's files. The engine for browsers is made beside them, in `ENGINE`."""
     cargo("--target", "wasm32-wasip2", "-p", NAME)
+    subprocess.run([ROOT / "browser" / "build"], check=True)
     component = ROOT / "target" / WASM
     if binary is None:
         cargo("--target", target, "-p", "skincell-cli", "--features", "embed", SKINCELL_COMPONENT=str(component),
@@ -109,6 +111,9 @@ def fill(folder, component, binary, emulated):
     skin.mkdir(parents=True)
     for name in ("card.json", "model.onnx", "model.onnx.data"):
         shutil.copy2(ROOT / "models" / "skin" / name, skin / name)
+    (folder / "browser").mkdir()
+    for build in ("relaxed.wasm", "simd.wasm"):
+        shutil.copy2(ENGINE / build, folder / "browser" / build)
     program = [*emulated, folder / NAME]
     subprocess.run([*program, "model", "pack", skin], check=True)
     (folder / "completions").mkdir()
@@ -176,6 +181,13 @@ def ask(port):
     return time.perf_counter() - begin
 
 
+def write_page(command, folder, **options):
+    """Writes the page for devices to `folder` with `command`, and checks that it has what browsers load first."""
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, **options)
+    index = json.loads((folder / "page" / "device" / "index.json").read_text())
+    assert index["default"] == "skin" and len(index["engines"]) == 2, index
+
+
 def libraries(binary):
     """The shared libraries that a program needs, by their paths; none if it is static."""
     run = subprocess.run(["ldd", binary], capture_output=True, text=True)
@@ -217,6 +229,8 @@ def test_archive(path, user, emulated):
                 ask(port)
             with serving([*inside, "up", "--from", f"/{app.name}"], **common) as (port, _):
                 ask(port)
+            common["env"] |= {"TMPDIR": "/cache"}
+            write_page([*inside, "page", "-o", "/cache/page"], root / "cache" / "page", **common)
     beside = f" and {len(needed)} libraries of this system" if needed else ""
     beside += " and an emulator" if emulated else ""
     return (f"empty root with the archive{beside} and /proc, user {user}: unpacked in {unpacked:.1f} s, serving after "
@@ -262,6 +276,7 @@ def test_wheel(path, emulated):
         if not emulated:
             subprocess.run(tell, check=True, **common)
             program = [place / "bin" / "python", "-m", NAME]
+            write_page([*program, "page", "-o", "page"], pathlib.Path(folder, "page"), **common)
         version = subprocess.run([*program, "--version"], check=True, capture_output=True, text=True, **common).stdout.strip()
     started = "Client" if emulated else "serve"
     return (f"clean virtual environment: installed in {installed:.1f} s, {version} serving after {first:.2f} s, photo and "

@@ -19,6 +19,7 @@ use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_modelkit::served::read_card;
 
 use crate::pack::PrecisionFlag;
+use crate::serve::installed;
 
 /// The engine's builds, fastest first.
 const ENGINES: [&str; 2] = ["relaxed", "simd"];
@@ -35,7 +36,8 @@ const LEAST_SAVED: f64 = 0.03;
 Only models whose card.json says \"on_device\": true are taken: whoever opens the page gets a copy.
 
 Examples:
-  browser/build && skincell page -o site    a folder for any web host, over https
+  skincell page -o site                     a folder for any web host, over https; in a checkout,
+                                            browser/build makes the engine first
   skincell page -o device                   beside spin.toml, which mounts device/page: then
                                             SKINCELL_PAGE=both or device offers it in the service
   skincell model quantize models/skin -o small/skin --to int8 --photos PHOTOS
@@ -50,17 +52,17 @@ pub(crate) struct Page {
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
 
-    /// The folder of the model folders
-    #[arg(long, value_name = "FOLDER", default_value = "models")]
-    models: PathBuf,
+    /// The folder of the model folders [default: models, or that of the installation]
+    #[arg(long, value_name = "FOLDER")]
+    models: Option<PathBuf>,
 
     /// Bits of the large weights; those that `model quantize` made 8-bit integers stay so
     #[arg(long, value_enum, default_value = "half")]
     precision: PrecisionFlag,
 
-    /// The folder of the engine's two builds, from browser/build
-    #[arg(long, value_name = "FOLDER", default_value = "target/browser")]
-    engine: PathBuf,
+    /// The folder of the engine's two builds [default: that of the installation, or target/browser]
+    #[arg(long, value_name = "FOLDER")]
+    engine: Option<PathBuf>,
 }
 
 impl Page {
@@ -71,8 +73,7 @@ impl Page {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let folders = self.offered()?;
         // Read before anything is removed.
-        let engines: Vec<Vec<u8>> =
-            ENGINES.iter().map(|features| self.engine(features)).collect::<Result<_, _>>()?;
+        let engines = self.engines()?;
         self.clear()?;
         let mut index = Index::default();
         for (features, code) in ENGINES.into_iter().zip(engines) {
@@ -94,11 +95,15 @@ impl Page {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The engine built with these features.
-    fn engine(&self, features: &str) -> anyhow::Result<Vec<u8>> {
-        let path = self.engine.join(features).with_extension("wasm");
-        std::fs::read(&path)
-            .with_context(|| format!("cannot read {}; browser/build makes it", path.display()))
+    /// The engine's builds, in the order of [`ENGINES`].
+    fn engines(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let folder = self.engine.clone().map_or_else(installed::browser_engine, Ok)?;
+        let read = |features: &str| {
+            let path = folder.join(features).with_extension("wasm");
+            std::fs::read(&path)
+                .with_context(|| format!("cannot read {}; browser/build makes it", path.display()))
+        };
+        ENGINES.into_iter().map(read).collect()
     }
 
     /// The folders of the models that browsers may load.
@@ -117,8 +122,9 @@ impl Page {
         if !self.folders.is_empty() {
             return Ok(self.folders.clone());
         }
-        let entries = std::fs::read_dir(&self.models)
-            .with_context(|| format!("cannot read the folder {}", self.models.display()))?;
+        let models = self.models.clone().map_or_else(installed::models, Ok)?;
+        let entries = std::fs::read_dir(&models)
+            .with_context(|| format!("cannot read the folder {}", models.display()))?;
         let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         folders.retain(|folder| folder.join(CARD_FILE).is_file());
         folders.sort_unstable();
@@ -129,7 +135,7 @@ impl Page {
             }
         }
         if offered.is_empty() {
-            bail!("no card.json in {}/* says \"on_device\": true", self.models.display());
+            bail!("no card.json in {}/* says \"on_device\": true", models.display());
         }
         Ok(offered)
     }

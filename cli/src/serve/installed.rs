@@ -1,11 +1,12 @@
-//! Finds the parts of an installation: the component, which a release contains, and the model `skin`.
+//! Finds the parts of an installation: the component, which a release contains, the model `skin`, and the
+//! engine for browsers.
 //!
 //! An archive has its files beside the program; a wheel and a system package have them in
 //! `../share/skincell`. A program built in a checkout has the component in cargo's folder.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 /// The component, in a program that was built with the feature `embed`. `SKINCELL_COMPONENT` named its
 /// file to the compiler.
@@ -67,6 +68,27 @@ pub fn skin() -> anyhow::Result<PathBuf> {
 pub fn model(name: &str) -> anyhow::Result<PathBuf> {
     let folders = folders().into_iter().chain([PathBuf::from(".")]);
     find(&format!("models/{name}"), folders, "folder")
+}
+
+/// The folder of model folders: in the current folder, or in the installation.
+///
+/// # Errors
+/// A message that says where it was sought.
+pub fn models() -> anyhow::Result<PathBuf> {
+    find("models", std::iter::once(PathBuf::from(".")).chain(folders()), "folder")
+}
+
+/// The folder of the engine for browsers: in the installation, or in cargo's folder of the checkout that is
+/// the current folder.
+///
+/// # Errors
+/// A message that says where it was sought, and what makes it.
+pub fn browser_engine() -> anyhow::Result<PathBuf> {
+    let folders = folders().into_iter().chain([PathBuf::from("target")]);
+    find("browser", folders, "folder").context(
+        "the engine for browsers is missing; the archive and the wheel have it, and in a checkout \
+         browser/build makes it",
+    )
 }
 
 /// Folders in which the files of an installation lie.

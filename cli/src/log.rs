@@ -39,7 +39,9 @@ const PANIC_TIMEOUT: Duration = Duration::from_secs(1);
 pub fn start(format: LogFormat, is_service: bool) {
     let default = if is_service { DEFAULT } else { QUIET };
     std::panic::set_hook(Box::new(write_panic));
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let given = EnvFilter::try_from_default_env();
+    let wrong = given.as_ref().err().map(ToString::to_string);
+    let filter = given.unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output_queue::stderr);
     match format {
         LogFormat::Human => {
@@ -48,6 +50,11 @@ pub fn start(format: LogFormat, is_service: bool) {
             log.with_ansi(is_coloured).with_target(false).compact().init();
         }
         LogFormat::Json => log.with_ansi(false).event_format(Json).init(),
+    }
+    if let Some(wrong) = wrong.filter(|_| std::env::var_os(EnvFilter::DEFAULT_ENV).is_some()) {
+        tracing::warn!(
+            "RUST_LOG is not used: {wrong}; it takes levels such as info or warn,skincell_runner=debug"
+        );
     }
 }
 

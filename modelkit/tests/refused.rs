@@ -5,8 +5,10 @@
 
 mod common;
 
+use std::cell::RefCell;
+
 use common::{classifier, conv, float_value, node, noise, prepare_in, tensor};
-use rten_onnx::onnx::{AttributeProto, ModelProto, NodeProto};
+use rten_onnx::onnx::{AttributeProto, DataType, ModelProto, NodeProto, TensorProto};
 use skincell_modelkit::{PrepareError, PrepareOptions, Report, SaidActivation, parse_labels};
 use skincell_onnx::build::{float_attribute, int_attribute, integers, text_attribute};
 use skincell_vision::card::Layout;
@@ -170,12 +172,19 @@ fn steps_that_the_engine_does_not_know_are_refused_in_our_words() {
         (resize(&[mode("linear"), int_attribute("antialias", 1)]), &["antialiasing", "--filter"]),
         (node("DFT", &["image"], "shown"), &["Fourier", "matrix"]),
         (node("RandomUniformLike", &["image"], "shown"), &["random", "model.eval()"]),
+        (node("QuantizeLinear", &["image", "one", "wide"], "shown"), &["16 bits", "QUInt8"]),
     ] {
         let mut model = classifier();
         let graph = model.graph.as_mut().unwrap();
         graph.node[0].input[0] = "shown".to_owned();
         graph.node.insert(0, step);
         graph.initializer.push(tensor("scales", &[4], &[1.0, 1.0, 2.0, 2.0]));
+        graph.initializer.push(tensor("one", &[], &[1.0]));
+        graph.initializer.push(TensorProto {
+            data_type: Some(DataType::UINT16),
+            raw_data: Some(RefCell::new(vec![0, 0])),
+            ..tensor("wide", &[], &[])
+        });
         says(prepared(&model, |_| {}), parts);
     }
 }

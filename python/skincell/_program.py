@@ -33,8 +33,9 @@ def program() -> str:
     """The path of the program: of this package's installation, or else the one in PATH."""
     name = "skincell.exe" if os.name == "nt" else "skincell"
     schemes = [None, sysconfig.get_preferred_scheme("user")] if sys.version_info >= (3, 10) else [None]
-    for scheme in schemes:
-        folder = sysconfig.get_path("scripts", scheme) if scheme else sysconfig.get_path("scripts")
+    folders = [sysconfig.get_path("scripts", scheme) if scheme else sysconfig.get_path("scripts") for scheme in schemes]
+    # The last is where `pip install --target` puts it.
+    for folder in [*folders, pathlib.Path(__file__).resolve().parent.parent / "bin"]:
         path = pathlib.Path(folder, name)
         if path.is_file():
             return str(path)

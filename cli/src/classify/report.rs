@@ -66,7 +66,7 @@ impl Report {
     /// A report of `photos`. `output` is the path for heatmaps, and whether it is a folder.
     ///
     /// # Errors
-    /// If a file to be written is one of the photos.
+    /// If a file to be written is one of the photos, or lies where a folder is to be.
     pub fn new(
         form: Form,
         photos: &[PathBuf],
@@ -76,6 +76,11 @@ impl Report {
         let total = photos.len();
         let common = common_folder(photos);
         let photos = photos.iter().filter_map(|photo| photo.canonicalize().ok()).collect();
+        if let Some((path, true)) = &output
+            && path.is_file()
+        {
+            bail!("{} is a file: name a folder for the heatmaps of several photos", path.display());
+        }
         let files = output.iter().filter(|(_, is_folder)| !is_folder).map(|(path, _)| path);
         files.chain(&sheet).try_for_each(|path| check_png(path))?;
         for path in output.iter().map(|(path, _)| path).chain(&sheet) {

@@ -11,6 +11,7 @@ use skincell_vision::card::Card;
 
 use super::engines::in_onnxruntime;
 use super::units::bytes;
+use super::words;
 use crate::engine_library::EngineLibrary;
 
 /// Flags of `skincell model inspect`.
@@ -117,28 +118,17 @@ fn card_rows(table: &mut Table, card: &Card) {
     let input = &card.input;
     table.row(
         "photo",
-        &format!(
-            "{}x{} {:?} {:?}, mean {:?}, std {:?}",
-            input.width, input.height, input.layout, input.dtype, input.mean, input.std
-        ),
+        &format!("{}, mean {:?}, std {:?}", words::tensor(input), input.mean, input.std),
     );
-    table.row(
-        "scores",
-        &format!(
-            "{:?} of {:?}, {} classes",
-            card.output.form,
-            card.output.activation,
-            card.classes.len()
-        ),
-    );
+    let scores = format!("{}, {} classes", words::scores(&card.output), card.classes.len());
+    table.row("scores", &scores);
     let labels: Vec<&str> = card.classes.iter().take(7).map(|c| c.label.as_str()).collect();
     let more = if card.classes.len() > labels.len() { ", …" } else { "" };
     table.row("classes", &format!("{}{more}", labels.join(", ")));
     let map = match (&card.gradcam, &card.gradcam_missing) {
-        (Some(map), _) => format!(
-            "{}x{} as \"{}\", of the {:?}, basis {:?}",
-            map.width, map.height, map.output, map.target, map.basis
-        ),
+        (Some(map), _) => {
+            format!("{}x{} as \"{}\", {}", map.width, map.height, map.output, words::explains(map))
+        }
         (None, Some(reason)) => format!("none: {reason}"),
         (None, None) => "none".to_owned(),
     };

@@ -13,6 +13,7 @@ mod preprocess_flags;
 mod progress;
 mod quantize;
 mod units;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

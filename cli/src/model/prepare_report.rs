@@ -11,6 +11,7 @@ use skincell_vision::photo::{Limits, Photo};
 use skincell_vision::{overlay, view};
 
 use super::familiarize::add_familiarity;
+use super::words;
 
 /// The report of one model, in lines.
 pub(super) fn report_text(report: &Report, folder: &str, sources: &[String]) -> String {
@@ -74,13 +75,12 @@ fn add_heatmap(text: &mut String, report: &Report) -> fmt::Result {
     match (&card.gradcam, &report.shown_layer, &card.gradcam_missing) {
         (Some(map), Some((shown_layer, channels)), _) => writeln!(
             text,
-            "  grad-cam   {} {}x{} of {channels} channels, layer {layer} (target {:?}, basis {:?})",
+            "  grad-cam   {} {}x{} of {channels} channels, layer {layer} ({explains})",
             map.output,
             map.width,
             map.height,
-            map.target,
-            map.basis,
-            layer = map.layer.as_deref().unwrap_or(shown_layer)
+            layer = map.layer.as_deref().unwrap_or(shown_layer),
+            explains = words::explains(map)
         )?,
         (_, _, Some(reason)) => writeln!(text, "  grad-cam   none: {reason}")?,
         _ => {}
@@ -110,11 +110,7 @@ fn add_input(text: &mut String, card: &Card, sources: &[String]) -> fmt::Result 
     let input = &card.input;
     let assumed =
         |part: &str| if card.assumed.iter().any(|a| a == part) { "  (assumed)" } else { "" };
-    writeln!(
-        text,
-        "  input      {} {}x{} {:?} {:?}",
-        input.name, input.width, input.height, input.layout, input.dtype
-    )?;
+    writeln!(text, "  input      {} {}", input.name, words::tensor(input))?;
     writeln!(text, "  range      {}{}", range(input), assumed("range"))?;
     let order = if input.order == ChannelOrder::Rgb { "RGB" } else { "BGR" };
     writeln!(text, "  order      {order}{}", assumed("order"))?;

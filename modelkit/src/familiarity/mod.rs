@@ -307,8 +307,8 @@ fn too_few(photos: usize, pictures: usize, outliers: &[String]) -> String {
         ),
     };
     format!(
-        "familiarity needs at least {FEWEST} different pictures; of {photos} photos {copies} are copies, crops \
-         or other versions{others}, so {} needed",
+        "familiarity needs at least {FEWEST} different pictures; photos: {photos}, of which copies, crops or \
+         other versions: {copies}{others}; so {} needed",
         more_are(FEWEST.saturating_sub(pictures))
     )
 }

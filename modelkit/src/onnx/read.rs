@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use rten_onnx::onnx::NodeProto;
+use rten_onnx::onnx::{DataType, NodeProto};
 use skincell_onnx::ModelFile;
 use thiserror::Error;
 
@@ -157,6 +157,20 @@ pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
         return Err(ReadError::Operators(format!(
             "{} computes on integers in a way no engine here knows; quantize in the form QDQ \
              (quant_format=QuantFormat.QDQ), or prepare the model that was quantized",
+            label(node)
+        )));
+    }
+    let wide = |n: &&NodeProto| {
+        let is_wide = |name: &String| {
+            let constant = graph.constants.get(name);
+            constant.is_some_and(|c| matches!(c.dtype, DataType::INT16 | DataType::UINT16))
+        };
+        matches!(op(n), "QuantizeLinear" | "DequantizeLinear") && n.input.iter().any(is_wide)
+    };
+    if let Some(node) = graph.nodes.iter().find(wide) {
+        return Err(ReadError::Operators(format!(
+            "{} has integers of 16 bits, with which no engine here computes; quantize to 8 bits \
+             (activation_type=QuantType.QUInt8), or prepare the model that was quantized",
             label(node)
         )));
     }

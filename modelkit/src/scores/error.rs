@@ -52,7 +52,7 @@ pub enum ScoresError {
     },
     /// The number of labels differs from that of the scores. (Two labels may name one score.)
     #[error(
-        "the model returns {scores} scores, but the labels name {labels} classes; give as many labels \
+        "scores of the model: {scores}, classes that the labels name: {labels}; give as many labels \
          as scores (for a single score give one label, or two and the score is the second's probability)"
     )]
     Labels {

@@ -91,8 +91,8 @@ pub struct Slice {
     pub first: u32,
 }
 
-/// `out[.., c] = in[.., (i mod groups) · each + ⌊i / groups⌋]` with `i = first + c` and `each` channels in a group
-/// of the input: some of a map's channels, one of each group in turn.
+/// `out[.., c] = in[.., (i mod groups) · each + ⌊i / groups⌋]`, where `i = first + c`, and `each` is the
+/// channels of a group of the input: some of a map's channels, one of each group in turn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shuffle {
     /// Map read.

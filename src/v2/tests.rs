@@ -189,7 +189,7 @@ fn json_and_raw_tensors_give_the_same_answer() {
     assert!((probability - 0.982_013_79).abs() < 1e-6, "{probability}");
     let nested = infer(&request(json!([vec![vec![[255, 0, 0]; 4]; 4]])), b"");
     assert_eq!(body(&nested), answer);
-    let pixels = infer(&request(json!([vec![[255, 0, 0]; 16].concat()])), b"");
+    let pixels = infer(&request(json!([red()])), b"");
     assert_eq!(body(&pixels), answer);
     let raw = json!({"id": "7", "inputs": [{"name": "photo", "shape": [1, 4, 4, 3],
         "datatype": "UINT8", "parameters": {"binary_data_size": 48}}]});

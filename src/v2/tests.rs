@@ -270,7 +270,7 @@ fn invalid_requests_are_refused_in_the_protocols_form() {
         (with(&|d| d["inputs"][0]["data"] = json!(vec![0; 47])), b"", "fewer than the 48"),
         (with(&|d| d["inputs"][0]["data"] = json!([256])), b"", "0 to 255"),
         (with(&|d| d["inputs"][0]["data"] = json!(1)), b"", "a list of numbers"),
-        (with(&|d| d["inputs"][0]["data"] = deep.clone()), b"", "too deeply"),
+        (with(&|d| d["inputs"][0]["data"] = deep.clone()), b"", "deeper than its shape"),
         (
             with(&|d| {
                 d["inputs"][0].as_object_mut().unwrap().remove("data");

@@ -240,13 +240,13 @@ pub(super) fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
     let output = &arguments.output;
     let tell = |text: &str| out!("{text}");
     let scratch = std::env::temp_dir();
-    let target = Target { output, shown: output, scratch: &scratch, force: arguments.force };
-    prepare(&arguments.model, &target, &arguments.flags, tell)?;
+    let place = Place { output, shown: output, scratch: &scratch, force: arguments.force };
+    prepare(&arguments.model, &place, &arguments.flags, tell)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Where a model is prepared.
-pub(crate) struct Target<'a> {
+pub(crate) struct Place<'a> {
     /// The prepared folder.
     pub(crate) output: &'a Path,
     /// What the folder is called in the report.
@@ -263,11 +263,11 @@ pub(crate) struct Target<'a> {
 /// The labels, the model or the folder are not usable.
 pub(crate) fn prepare(
     model: &Path,
-    target: &Target<'_>,
+    place: &Place<'_>,
     flags: &PrepareFlags,
     tell: impl Fn(&str),
 ) -> anyhow::Result<()> {
-    let &Target { output, shown, scratch, force } = target;
+    let &Place { output, shown, scratch, force } = place;
     check_target(output, &flags.name, force)?;
     if !flags.basis.is_empty() && flags.packing.photos.is_empty() {
         bail!("--basis names the photos of --photos in words: give both, or neither");

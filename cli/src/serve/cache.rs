@@ -11,7 +11,7 @@ use skincell_modelkit::{CARD_FILE, digest};
 use skincell_vision::card::is_model_name;
 use tempfile::TempDir;
 
-use crate::model::prepare::{PrepareFlags, Target, fingerprint, prepare};
+use crate::model::prepare::{Place, PrepareFlags, fingerprint, prepare};
 
 /// Begins the name of a folder in which a model is being prepared.
 const DRAFT: &str = ".preparing-";
@@ -53,8 +53,8 @@ pub fn prepared(
     let draft = Draft::new(&models)
         .with_context(|| format!("cannot prepare a model in {}", models.display()))?;
     let output = draft.path().join(&name);
-    let target = Target { output: &output, shown: &folder, scratch: draft.path(), force: false };
-    prepare(model, &target, flags, tell)?;
+    let into = Place { output: &output, shown: &folder, scratch: draft.path(), force: false };
+    prepare(model, &into, flags, tell)?;
     draft.end().with_context(|| format!("cannot write {}", models.display()))?;
     match fs::rename(draft.path(), &place) {
         // Another process may have prepared the same model meanwhile.

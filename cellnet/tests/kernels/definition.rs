@@ -178,11 +178,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         Kind::Norm { epsilon, scale, bias } => norm(input(), f64::from(*epsilon), scale, bias),
         Kind::Attention(layer) => attention(layer, [0, 1, 2].map(|i| get(layer_inputs[i])), shape),
         Kind::Slice { first } => Exact::build(shape, |y, x, c| input().at(y, x, first + c)),
-        Kind::Shuffle { first, groups } => {
-            let each = input().shape.channels / groups;
-            let from = |c: usize| (first + c) % groups * each + (first + c) / groups;
-            Exact::build(shape, |y, x, c| input().at(y, x, from(c)))
-        }
+        Kind::Shuffle { first, groups } => shuffled(input(), (*first, *groups), shape),
         Kind::Prepend { head } => prepended(input(), head, shape),
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));
@@ -195,6 +191,13 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         }
     };
     (value, None)
+}
+
+/// Channels from `first` on, one of each group in turn.
+fn shuffled(input: &Exact, (first, groups): (usize, usize), shape: Shape) -> Exact {
+    let each = input.shape.channels / groups;
+    let from = |c: usize| (first + c) % groups * each + (first + c) / groups;
+    Exact::build(shape, |y, x, c| input.at(y, x, from(c)))
 }
 
 /// Constant pixels before those of a value.

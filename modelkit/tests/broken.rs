@@ -188,7 +188,7 @@ fn graphs() -> Vec<Case> {
 
 fn options_of_them() -> Vec<Case> {
     vec![
-        asked("too few labels", &["scores of the model: 5", "2 classes"], |o| {
+        asked("too few labels", &["scores of the model: 5", "the labels name: 2"], |o| {
             o.classes = parse_labels("a\nb").expect("two labels");
         }),
         asked("an invalid name", &["--name", "\"../x\""], |o| o.name = "../x".to_owned()),

@@ -305,7 +305,7 @@ fn ambiguous_scores_are_refused_with_the_flag_that_decides() {
             "Softmax",
         ),
         (refusal(served(&classifier(), &photo, 5, said(SaidActivation::None))), "0 to 1"),
-        (refusal(served(&classifier(), &photo, 4, nothing)), "5 scores"),
+        (refusal(served(&classifier(), &photo, 4, nothing)), "scores of the model: 5"),
         (refusal(served(&classifier(), &photo, 2, nothing)), "the labels name: 2"),
     ];
     for (error, part) in cases {

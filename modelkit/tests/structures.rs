@@ -35,7 +35,7 @@ const FIXTURES: [(&str, bool, bool); 10] = [
     ("masked", true, true),
     ("qoperator", true, true),
     ("qoperator_channels", true, true),
-    ("qoperator_channels_11", false, true),
+    ("qoperator_channels_11", true, true),
     ("skip_layer_norm", false, true),
 ];
 

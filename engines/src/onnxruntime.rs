@@ -3,7 +3,8 @@
 //!
 //! If the allowance has room, the weights are private copies in the layout of its kernels, which is fast;
 //! otherwise they stay pages of `model.onnx.data`. Concurrent runs share one session without a lock. Only the
-//! CPU execution provider is supported.
+//! CPU execution provider is supported. Models in the form QDQ are computed in float32 where the library's
+//! sums of 8-bit products are wrong.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -27,7 +28,7 @@ use ort::{AsPointer, sys};
 
 use crate::error::{LoadError, RunError};
 use crate::inputs::matched;
-use crate::outline::{Graph, Place};
+use crate::outline::{Graph, Place, dequantizes};
 use crate::source::{GRAPH_FILE, Source, WEIGHTS_FILE};
 use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
 use crate::{Engine, Model};
@@ -37,6 +38,22 @@ const NAME: &str = "onnxruntime";
 /// Private bytes besides the weights: the library itself, the graph, one run's feature maps. Measured with
 /// EfficientNetV2-S at 300×300: 40 MiB.
 const BESIDE_WEIGHTS: u64 = 48 << 20;
+
+/// Whether ONNX Runtime's sums of 8-bit products are exact on this processor. On x86 without VNNI it adds
+/// pairs of products in 16 bits (`vpmaddubsw`), which cuts off what does not fit: probabilities of quantized
+/// models are then wrong by up to 1. It says so itself, and advises weights of 7 bits:
+/// <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>
+fn adds_bytes_exactly() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
+    true
+}
+
+/// Whether the graph at `path` is quantized and is computed in float32 on this processor.
+fn is_widened(path: &Path) -> bool {
+    !adds_bytes_exactly() && dequantizes(path)
+}
 
 /// The engine.
 pub struct OnnxRuntime {
@@ -84,8 +101,9 @@ impl OnnxRuntime {
         environment(&self.library).map(drop)
     }
 
-    /// Sets the private bytes that one model may take; `None` means unlimited. A model that needs more (twice
-    /// its two files, and 48 MiB) keeps its weights mapped.
+    /// Sets the private bytes that one model may take; `None` means unlimited. A model that needs more (48
+    /// MiB and its two files twice, or eight times if they are quantized and computed in float32) keeps its
+    /// weights mapped.
     #[must_use]
     pub fn with_allowance(mut self, bytes: Option<u64>) -> Self {
         self.allowance = bytes;
@@ -100,11 +118,13 @@ impl OnnxRuntime {
         self
     }
 
-    /// Whether the allowance has room for private weights. The copy is as large as the file; making it
-    /// takes at most as much again.
+    /// Whether the allowance has room for private weights. The copy is as large as the file's weights in the
+    /// type they are computed in; making it takes at most as much again.
     fn fits(&self, folder: &Path) -> bool {
         let size = |name| std::fs::metadata(folder.join(name)).map_or(0, |data| data.len());
-        let needed = size(GRAPH_FILE).saturating_add(size(WEIGHTS_FILE)).saturating_mul(2);
+        // Weights of 8 bits that are computed in float32 become four times as large.
+        let copies = if is_widened(&folder.join(GRAPH_FILE)) { 2 * 4 } else { 2 };
+        let needed = size(GRAPH_FILE).saturating_add(size(WEIGHTS_FILE)).saturating_mul(copies);
         self.allowance.is_none_or(|bytes| needed.saturating_add(BESIDE_WEIGHTS) <= bytes)
     }
 
@@ -135,6 +155,8 @@ impl OnnxRuntime {
             // Level 2 does not rewrite weights into another layout.
             false => GraphOptimizationLevel::Level2,
         };
+        // Folding would make float32 copies of mapped weights of 8 bits.
+        let folds = is_private || !is_widened(path);
         let environment = environment(&self.library)?;
         // An arena keeps a run's memory for the next run, so it is used only if there is room for private
         // weights. Spinning is off because spinning threads take the processor from others.
@@ -150,6 +172,8 @@ impl OnnxRuntime {
                 .with_memory_pattern(true)?
                 .with_prepacking(is_private)?
                 .with_optimization_level(level)?
+                .with_quant_qdq(adds_bytes_exactly())?
+                .with_disabled_optimizers(if folds { "" } else { "ConstantFolding" })?
                 .commit_from_file(path)
         };
         build().map_err(words)

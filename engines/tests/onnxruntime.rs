@@ -1,12 +1,12 @@
-//! The engine ONNX Runtime: round trips of every element type, and errors for inputs that do not fit.
-//! Skipped with a printed reason if `ORT_DYLIB_PATH` names no library.
+//! The engine ONNX Runtime: round trips of every element type, sums of quantized models, and errors for
+//! inputs that do not fit. Skipped with a printed reason if `ORT_DYLIB_PATH` names no library.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![cfg(feature = "onnxruntime")]
 
-use rten_onnx::onnx::{DataType, GraphProto};
+use rten_onnx::onnx::{DataType, GraphProto, TensorProto};
 use skincell_engines::{Dtype, Engine, LoadError, Model, OnnxRuntime, RunError, Source, Tensor};
-use skincell_onnx::build::{model, node, value};
+use skincell_onnx::build::{model, node, tensor, value};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -57,6 +57,45 @@ fn inputs(first: u8) -> Vec<(String, Tensor)> {
         (name.to_owned(), Tensor::new(DIMENSIONS.to_vec(), ty, data))
     };
     TYPES.map(tensor).into()
+}
+
+/// A folder with a dense layer in the form QDQ: `X` times weights of 64 rows and 2 columns, all 127 and all
+/// -128. X and Y are float32; their scales are 1 and 2¹⁴, their zero points 0 and 128.
+fn quantized_layer() -> TempDir {
+    let number = |name: &str, value: f32| tensor(name, &[], &[value]);
+    let bytes = |name: &str, dims: &[i64], ty, values: &[i32]| TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(ty),
+        int32_data: values.to_vec(),
+        ..Default::default()
+    };
+    let weights = [127, -128].repeat(64);
+    let graph = GraphProto {
+        node: vec![
+            node("QuantizeLinear", &["X", "one", "zero"], "x"),
+            node("DequantizeLinear", &["x", "one", "zero"], "x read"),
+            node("DequantizeLinear", &["w", "one", "zero signed"], "w read"),
+            node("MatMul", &["x read", "w read"], "product"),
+            node("QuantizeLinear", &["product", "step", "middle"], "y"),
+            node("DequantizeLinear", &["y", "step", "middle"], "Y"),
+        ],
+        initializer: vec![
+            number("one", 1.0),
+            number("step", 16384.0),
+            bytes("zero", &[], DataType::UINT8, &[0]),
+            bytes("middle", &[], DataType::UINT8, &[128]),
+            bytes("zero signed", &[], DataType::INT8, &[0]),
+            bytes("w", &[64, 2], DataType::INT8, &weights),
+        ],
+        input: vec![value("X", DataType::FLOAT, &[1, 64])],
+        output: vec![value("Y", DataType::FLOAT, &[1, 2])],
+        value_info: vec![],
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = model(13, graph).write_buf().unwrap();
+    std::fs::write(folder.path().join("model.onnx"), file).unwrap();
+    folder
 }
 
 type Inputs = Vec<(String, Tensor)>;
@@ -134,4 +173,19 @@ fn a_model_too_large_for_the_allowance_is_not_taken_or_stays_mapped() {
     let model = tight.load(Source::Folder(folder.path())).unwrap();
     assert_eq!(model.run(&inputs(7)).unwrap()[0].1.data, inputs(7)[0].1.data);
     assert!(!tight.only_where_it_fits().takes(&Source::Folder(folder.path())));
+}
+
+/// On x86 without VNNI, ONNX Runtime's sums of pairs of 8-bit products stop at 32,767; 2 · 255 · 127 is more.
+#[test]
+fn large_sums_of_quantized_models_are_not_cut_off() {
+    let Some(engine) = engine() else { return };
+    let folder = quantized_layer();
+    let input = Tensor::new(vec![1, 64], Dtype::F32, 255.0_f32.to_le_bytes().repeat(64));
+    let steps = |weight: f64| ((255.0 * 64.0 * weight / 16384.0).round() * 16384.0) as f32;
+    let expected = [steps(127.0).to_le_bytes(), steps(-128.0).to_le_bytes()].concat();
+    for engine in [engine, self::engine().unwrap().with_allowance(Some(0))] {
+        let model = engine.load(Source::Folder(folder.path())).unwrap();
+        let outputs = model.run(&[("X".to_owned(), input.clone())]).unwrap();
+        assert_eq!(outputs[0].1.data, expected);
+    }
 }

@@ -139,6 +139,8 @@ const MAX_DEPTH: usize = 64;
 pub struct Outline<'a> {
     /// The files that tensors name for their data.
     pub data_files: BTreeSet<&'a str>,
+    /// Whether a node is a `DequantizeLinear`, as in every model in the form QDQ.
+    pub dequantizes: bool,
     has_graph: bool,
 }
 
@@ -232,6 +234,8 @@ fn walk<'a>(
         match (message, tag >> 3) {
             (Message::ExternalData, 1) => entry[0] = inside,
             (Message::ExternalData, 2) => entry[1] = inside,
+            // NodeProto: op_type 4.
+            (Message::Node, 4) => outline.dequantizes |= inside == b"DequantizeLinear",
             _ if tag & 7 == 2 && field != Message::Opaque => {
                 walk(inside, base + at, field, depth + 1, outline)?;
             }

@@ -5,7 +5,7 @@ use std::ptr;
 
 use wide::{f32x4, i16x8, i32x4};
 
-use super::finish::finish_sums;
+use super::finish;
 use super::fixed::Fixed;
 use super::math;
 use super::micro::{ROWS_IN_MEMORY, multiply, multiply_in_memory, pick_tile};
@@ -380,6 +380,11 @@ impl Fixed for Portable {
         ptr::write_unaligned(a.cast(), first);
         ptr::write_unaligned(b.cast(), second);
     }
+}
+
+#[inline(never)]
+unsafe fn finish_sums<S: Fixed>(sums: *const f32, finish: &Finish) {
+    finish::finish_sums::<S>(sums, finish);
 }
 
 #[inline(never)]

@@ -289,17 +289,19 @@ pub(in crate::kernels) trait Simd: Copy + 'static {
     unsafe fn sum(tile: &Tile, rows: usize, vectors: usize);
 }
 
-/// Calls `$f::<S>` for each whole vector of channels from `$from` to `$to`, then `$f::<S::Half>`.
+/// Calls `$f::<S>` for each whole vector of channels from `$from` to `$to`, then `$f::<S::Half>`, both with
+/// the constants in brackets if there are any.
 macro_rules! channels {
-    ($s:ident, $c:ident in $from:expr, $to:expr => $f:ident ( $($a:expr),* $(,)? )) => {{
+    ($s:ident, $c:ident in $from:expr, $to:expr =>
+        $f:ident $([$($k:ident),*])? ( $($a:expr),* $(,)? )) => {{
         let mut $c = $from;
         let end = $to;
         while <$s as Simd>::HALVES && $c + <$s as Simd>::LANES <= end {
-            $f::<$s>($($a),*);
+            $f::<$s $($(, $k)*)?>($($a),*);
             $c += <$s as Simd>::LANES;
         }
         while $c < end {
-            $f::<<$s as Simd>::Half>($($a),*);
+            $f::<<$s as Simd>::Half $($(, $k)*)?>($($a),*);
             $c += <<$s as Simd>::Half as Simd>::LANES;
         }
     }};

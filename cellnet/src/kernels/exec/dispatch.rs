@@ -11,7 +11,7 @@ use crate::kernels::ops::pair::{self, Pair};
 use crate::kernels::ops::{
     attention, conv, depthwise, elementwise, pool, product, quantize, tokens, winograd,
 };
-use crate::plan::{Algorithm, Conv, Map, Plan, Step};
+use crate::plan::{Algorithm, Conv, Depthwise, Map, Plan, Step};
 use crate::stage::Stage;
 
 /// The work of one stage.
@@ -81,22 +81,23 @@ pub(in crate::kernels) fn scratch(work: Work, maps: &[Map]) -> usize {
 
 /// Defines one function per instruction set around a kernel, so that profiles show their names.
 macro_rules! entry {
-    ($pick:ident: $avx512:ident $avx2:ident $portable:ident, $step:ty, |$m:ident, $s:ident, $t:ident| $kernel:path, ($($arg:expr),*)) => {
+    ($pick:ident: $avx512:ident $avx2:ident $portable:ident, $step:ty,
+     |$m:ident, $s:ident, $t:ident| $kernel:path $([$($k:literal)*])?, ($($arg:expr),*)) => {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
         unsafe fn $avx512($m: &Memory, $s: &$step, $t: Task) {
             use $kernel as kernel;
-            kernel::<x86::Avx512>($($arg),*);
+            kernel::<x86::Avx512 $($(, $k)*)?>($($arg),*);
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $avx2($m: &Memory, $s: &$step, $t: Task) {
             use $kernel as kernel;
-            kernel::<x86::Avx2>($($arg),*);
+            kernel::<x86::Avx2 $($(, $k)*)?>($($arg),*);
         }
         unsafe fn $portable($m: &Memory, $s: &$step, $t: Task) {
             use $kernel as kernel;
-            kernel::<portable::Portable>($($arg),*);
+            kernel::<portable::Portable $($(, $k)*)?>($($arg),*);
         }
         #[inline]
         unsafe fn $pick(isa: Isa, m: &Memory, s: &$step, t: Task) {
@@ -115,8 +116,16 @@ entry!(conv_task: conv_avx512 conv_avx2 conv_portable, Conv,
     |m, s, t| conv::task, (m, s, t));
 entry!(winograd_task: winograd_avx512 winograd_avx2 winograd_portable, Conv,
     |m, s, t| winograd::task, (m, s, t.index, t.scratch));
-entry!(depthwise_task: depthwise_avx512 depthwise_avx2 depthwise_portable, crate::plan::Depthwise,
-    |m, s, t| depthwise::task, (m, s, t));
+entry!(depthwise3_task: depthwise3_avx512 depthwise3_avx2 depthwise3_portable, Depthwise,
+    |m, s, t| depthwise::task [3 1], (m, s, t));
+entry!(depthwise3_by_2_task: depthwise3_by_2_avx512 depthwise3_by_2_avx2 depthwise3_by_2_portable, Depthwise,
+    |m, s, t| depthwise::task [3 2], (m, s, t));
+entry!(depthwise5_task: depthwise5_avx512 depthwise5_avx2 depthwise5_portable, Depthwise,
+    |m, s, t| depthwise::task [5 1], (m, s, t));
+entry!(depthwise5_by_2_task: depthwise5_by_2_avx512 depthwise5_by_2_avx2 depthwise5_by_2_portable, Depthwise,
+    |m, s, t| depthwise::task [5 2], (m, s, t));
+entry!(depthwise_any_task: depthwise_any_avx512 depthwise_any_avx2 depthwise_any_portable, Depthwise,
+    |m, s, t| depthwise::task [0 0], (m, s, t));
 entry!(pool_task: pool_avx512 pool_avx2 pool_portable, crate::plan::Pool,
     |m, s, t| pool::task, (m, s, t.index, t.threads));
 entry!(reduce_task: reduce_avx512 reduce_avx2 reduce_portable, crate::plan::Reduce,
@@ -138,6 +147,18 @@ entry!(binary_task: binary_avx512 binary_avx2 binary_portable, crate::plan::Bina
 unsafe fn direct_task(isa: Isa, memory: &Memory, step: &Conv, task: Task) {
     let isa = if step.sums.is_some() { isa.for_bytes() } else { isa };
     conv_task(isa, memory, step, task);
+}
+
+/// A depthwise convolution: a function for each frequent window, because the compiler takes several times as
+/// long for one that holds them all.
+unsafe fn depthwise_task(isa: Isa, memory: &Memory, step: &Depthwise, task: Task) {
+    match depthwise::compiled_for(step, memory.maps) {
+        (3, 1) => depthwise3_task(isa, memory, step, task),
+        (3, 2) => depthwise3_by_2_task(isa, memory, step, task),
+        (5, 1) => depthwise5_task(isa, memory, step, task),
+        (5, 2) => depthwise5_by_2_task(isa, memory, step, task),
+        _ => depthwise_any_task(isa, memory, step, task),
+    }
 }
 
 /// Runs one task.

@@ -64,13 +64,32 @@ struct Channels<'a> {
     totals: *mut f32,
 }
 
+/// The kernel's size and stride that [`task`] is compiled for, or zeros for any: `KERNEL` and `STRIDE` below,
+/// the same for both axes.
+pub(in crate::kernels) fn compiled_for(step: &Depthwise, maps: &[Map]) -> (usize, usize) {
+    match (step.window.kernel, step.window.stride) {
+        // Narrower than a block: by the code for any window, so that the other kernels have no code for it.
+        _ if (maps[step.output as usize].width as usize) < SIDE => (0, 0),
+        ([3, 3], [1, 1]) => (3, 1),
+        ([3, 3], [2, 2]) => (3, 2),
+        ([5, 5], [1, 1]) => (5, 1),
+        ([5, 5], [2, 2]) => (5, 2),
+        _ => (0, 0),
+    }
+}
+
 /// Computes one task: its part of the grid, or for a slice all rows, reading the slice instead of the
 /// step's input.
 ///
 /// # Safety
-/// As for the direct convolution's task.
+/// As for the direct convolution's task; `KERNEL` and `STRIDE` must be what the step is [`compiled_for`], or
+/// zeros.
 #[inline(always)]
-pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise, task: Task) {
+pub(in crate::kernels) unsafe fn task<S: Simd, const KERNEL: usize, const STRIDE: usize>(
+    memory: &Memory,
+    step: &Depthwise,
+    task: Task,
+) {
     let output = memory.map(step.output);
     let height = output.height as usize;
     let (input, input_first, rows, (first, last)) = if let Some(slice) = task.slice {
@@ -85,13 +104,11 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise
     let mut totals = [0.0f32; CHANNELS];
     let totals = totals.as_mut_ptr();
     let block = Channels { step, memory, input, input_first, output, first, totals };
-    if task.slice.is_some() {
-        // A vector of all the slice's pixels stays in the L1 cache.
-        channels!(S, c in first, last => rows_of(&block, rows, c));
-    } else {
-        for y in rows.0..rows.1 {
-            channels!(S, c in first, last => rows_of(&block, (y, y + 1), c));
-        }
+    // A vector of all the slice's pixels stays in the L1 cache.
+    let together = if task.slice.is_some() { height } else { 1 };
+    for y in (rows.0..rows.1).step_by(together) {
+        let rows = (y, rows.1.min(y + together));
+        channels!(S, c in first, last => vector_of[KERNEL, STRIDE](&block, rows, c));
     }
     if let Some(means) = step.means {
         let means = memory.arena.add(memory.map(means).origin() as usize);
@@ -103,19 +120,6 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Depthwise
 #[inline(always)]
 unsafe fn mean<S: Simd>(total: *const f32, to: *mut f32, pixels: f32) {
     S::store(to, S::div(S::load(total), S::splat(pixels)));
-}
-
-#[inline(always)]
-unsafe fn rows_of<S: Simd>(block: &Channels, rows: (usize, usize), c: usize) {
-    match (block.step.window.kernel, block.step.window.stride) {
-        // Narrower than a block: by the code for any window, so that the other kernels have no code for it.
-        _ if (block.output.width as usize) < SIDE => vector_of::<S, 0, 0>(block, rows, c),
-        ([3, 3], [1, 1]) => vector_of::<S, 3, 1>(block, rows, c),
-        ([3, 3], [2, 2]) => vector_of::<S, 3, 2>(block, rows, c),
-        ([5, 5], [1, 1]) => vector_of::<S, 5, 1>(block, rows, c),
-        ([5, 5], [2, 2]) => vector_of::<S, 5, 2>(block, rows, c),
-        _ => vector_of::<S, 0, 0>(block, rows, c),
-    }
 }
 
 /// Data shared by the outputs of one row and one vector of channels. `weights` is filled for 3×3 kernels

@@ -17,6 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "engine")
 from make_models import Builder, fused, mbconv  # noqa: E402
 
 
+# Bytes of the largest whole file: the fuzzer makes none longer than its longest seed.
+LARGEST = 32 * 1024
+
+
 def tiny(folder, name, build, nhwc=False):
     b = Builder(name, 12, 1, nhwc=nhwc, fold=nhwc)
     x = build(b, b.conv("input", 8, 3, 2, act="silu"))
@@ -48,6 +52,28 @@ def sliced(b, x):
     return y
 
 
+def shuffled(b, x):
+    """One channel of each of two groups in turn, and rectifiers with a slope below zero."""
+    ints = lambda *values: b.const(np.array(values, np.int64))
+    groups = b.op("Transpose", [b.op("Reshape", [x, ints(1, 2, 4, 6, 6)])], perm=[0, 2, 1, 3, 4])
+    y = b.op("LeakyRelu", [b.op("Reshape", [groups, ints(1, 8, 6, 6)])], alpha=0.1)
+    y = b.op("PRelu", [y, b.const(b.rng.standard_normal((8, 1, 1)).astype(np.float32))])
+    b.channels[y] = 8
+    return y
+
+
+def rounded(b, x):
+    """A convolution on bytes, in the form QDQ."""
+    step, zero = b.const(np.float32(0.05)), b.const(np.uint8(128))
+    y = b.op("DequantizeLinear", [b.op("QuantizeLinear", [x, step, zero]), step, zero])
+    weights = b.const(b.rng.integers(-127, 128, (16, 8, 3, 3)).astype(np.int8))
+    scales, zeros = b.const(np.full(16, 0.01, np.float32)), b.const(np.zeros(16, np.int8))
+    weights = b.op("DequantizeLinear", [weights, scales, zeros], axis=0)
+    y = b.op("Conv", [y, weights], kernel_shape=[3, 3], pads=[1] * 4)
+    b.channels[y] = 16
+    return y
+
+
 def main():
     binary, corpus = sys.argv[1], Path(sys.argv[2])
     corpus.mkdir(parents=True, exist_ok=True)
@@ -58,17 +84,22 @@ def main():
         "fused": lambda b, x: fused(b, x, 8, 3, 1, 2, "silu"),
         "attention": attention,
         "sliced": sliced,
+        "shuffled": shuffled,
+        "rounded": rounded,
+        "half": lambda b, x: b.conv(b.conv(x, 64, 1, act="relu"), 64, 3, act="relu"),
         "grouped": lambda b, x: b.conv(x, 16, 3, groups=2, act="relu"),
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, build in graphs.items():
             tiny(folder, name, build, nhwc=name == "dense")
             onnx, cell = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}.cell"
-            subprocess.run([binary, "pack", onnx, cell], check=True)
+            precision = ["all", "half"] if name == "half" else []
+            subprocess.run([binary, "pack", onnx, cell, *precision], check=True)
             data = cell.read_bytes()
             (length,) = struct.unpack_from("<Q", data, 16)
             (corpus / f"{name}.plan").write_bytes(data[64:64 + length])
-            (corpus / f"{name}.cell").write_bytes(data)
+            if len(data) <= LARGEST:
+                (corpus / f"{name}.cell").write_bytes(data)
 
 
 if __name__ == "__main__":

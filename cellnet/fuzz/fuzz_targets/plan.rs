@@ -50,7 +50,10 @@ fn run(model: &Model, isa: Isa, pool: &Pool) {
 /// The number of weights that the plan's blobs need, limited to a sane size.
 fn weights_of(plan: &Plan) -> u64 {
     let blobs = plan.steps.iter().flat_map(|step| match step {
-        Step::Conv(s) => vec![s.weights, s.bias],
+        Step::Conv(s) => {
+            let sums = s.sums.map(|sums| [sums.start, sums.factors]);
+            [s.weights, s.bias].into_iter().chain(s.scales).chain(sums.into_iter().flatten()).collect()
+        }
         Step::Depthwise(s) => vec![s.weights, s.bias],
         Step::Affine(s) => [s.scale, s.bias].into_iter().flatten().collect(),
         Step::Norm(s) => vec![s.scale, s.bias],

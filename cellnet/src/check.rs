@@ -171,6 +171,7 @@ impl Checker<'_> {
             Step::Slice(s) => self.slice(s)?,
             Step::Prepend(s) => self.prepend(s)?,
             Step::Shuffle(s) => self.shuffle(s)?,
+            Step::DynamicQuantize(s) => self.dynamic_quantize(s)?,
         }
         self.apart(step)
     }

@@ -12,7 +12,7 @@ mod map;
 mod pixels;
 mod spec;
 pub use map::{Blob, CHANNEL_BLOCK, LINE, Map};
-pub use pixels::{Attention, Norm, Prepend, Product, Quantize, Shuffle, Slice, Softmax};
+pub use pixels::*;
 pub use spec::{Dtype, Order, TensorSpec};
 
 /// An elementwise function applied where a step stores its result.
@@ -394,6 +394,8 @@ pub enum Step {
     Prepend(Prepend),
     /// See [`Shuffle`].
     Shuffle(Shuffle),
+    /// See [`DynamicQuantize`].
+    DynamicQuantize(DynamicQuantize),
 }
 
 impl Step {
@@ -414,6 +416,7 @@ impl Step {
             Self::Slice(s) => s.output,
             Self::Prepend(s) => s.output,
             Self::Shuffle(s) => s.output,
+            Self::DynamicQuantize(s) => s.output,
         }
     }
 
@@ -447,6 +450,7 @@ impl Step {
             Self::Slice(s) => vec![s.input],
             Self::Prepend(s) => vec![s.input],
             Self::Shuffle(s) => vec![s.input],
+            Self::DynamicQuantize(s) => vec![s.input],
         }
     }
 }

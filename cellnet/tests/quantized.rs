@@ -39,6 +39,10 @@ fn constants() -> Vec<TensorProto> {
         tensor("scales", &[OUTPUTS as i64], weight_scale),
         tensor("bias scales", &[OUTPUTS as i64], |o| weight_scale(o) * SCALE),
         tensor("result scales", &[1, OUTPUTS as i64, 1, 1], |o| weight_scale(o) * SCALE),
+        tensor("weight scales", &[1, OUTPUTS as i64, 1, 1], weight_scale),
+        tensor("whole", &[OUTPUTS as i64, INPUTS as i64, 3, 3], |i| {
+            f32::from(weight(i / each, i % each))
+        }),
         bytes("zero", DataType::UINT8, &[], vec![ZERO]),
         bytes("i8", DataType::INT8, &dims, weights().map(|w| w as u8).collect()),
         bytes(
@@ -78,9 +82,14 @@ fn input() -> Vec<f32> {
 
 /// The result by integer sums; zeros of the padding are the zero point.
 fn expected(with_bias: bool) -> Vec<f64> {
+    expected_with(SCALE, ZERO, with_bias)
+}
+
+/// The same with the input's scale and zero point.
+fn expected_with(scale: f32, zero: u8, with_bias: bool) -> Vec<f64> {
     let steps = |x: f32| {
-        let byte = ((x / SCALE).round_ties_even() + f32::from(ZERO)).clamp(0.0, 255.0);
-        byte as i64 - i64::from(ZERO)
+        let byte = ((x / scale).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0);
+        byte as i64 - i64::from(zero)
     };
     let integers: Vec<i64> = input().into_iter().map(steps).collect();
     let at = |channel: usize, y: usize, x: usize| {
@@ -95,7 +104,7 @@ fn expected(with_bias: bool) -> Vec<f64> {
                 let pixel = at(index / 9, y + index / 3 % 3, x + index % 3);
                 sum += pixel * i64::from(weight(output, index));
             }
-            results.push(sum as f64 * f64::from(SCALE) * f64::from(weight_scale(output)));
+            results.push(sum as f64 * f64::from(scale) * f64::from(weight_scale(output)));
         }
     }
     results
@@ -135,6 +144,66 @@ fn convolutions_of_integers() {
         node("Mul", &["floats", "result scales"], "y", vec![]),
     ];
     assert_close(&graph(nodes), &expected(false));
+}
+
+fn quantize_dynamically() -> NodeProto {
+    let mut node = node("DynamicQuantizeLinear", &["x"], "q", vec![]);
+    node.output.extend(["s".to_owned(), "z".to_owned()]);
+    node
+}
+
+/// The result with the scale and zero point of the input's own values.
+fn dynamically_expected() -> Vec<f64> {
+    let (low, high) = input().iter().fold((0.0f32, 0.0f32), |(l, h), x| (l.min(*x), h.max(*x)));
+    let scale = (high - low) / 255.0;
+    expected_with(scale, (-low / scale).round_ties_even() as u8, false)
+}
+
+#[test]
+fn convolutions_of_dynamically_quantized_integers() {
+    let nodes = vec![
+        quantize_dynamically(),
+        node("ConvInteger", &["q", "u8", "z", "100"], "sums", padded()),
+        node("Cast", &["sums"], "floats", vec![int("to", 1)]),
+        node("Mul", &["s", "weight scales"], "scale of sums", vec![]),
+        node("Mul", &["floats", "scale of sums"], "y", vec![]),
+    ];
+    assert_close(&graph(nodes), &dynamically_expected());
+}
+
+#[test]
+fn dynamically_quantized_integers_in_float32() {
+    let to_float = |from: &str, to: &str| node("Cast", &[from], to, vec![int("to", 1)]);
+    let nodes = vec![
+        quantize_dynamically(),
+        to_float("q", "bytes"),
+        to_float("z", "zero of bytes"),
+        node("Sub", &["bytes", "zero of bytes"], "centred", vec![]),
+        node("Conv", &["centred", "whole"], "sums", padded()),
+        node("Mul", &["weight scales", "s"], "scale of sums", vec![]),
+        node("Mul", &["scale of sums", "sums"], "y", vec![]),
+    ];
+    assert_close(&graph(nodes), &dynamically_expected());
+}
+
+#[test]
+fn other_uses_of_a_dynamic_quantization_are_refused() {
+    let cases = [
+        node("Relu", &["s"], "y", vec![]),
+        node("Cast", &["q"], "y", vec![int("to", 6)]),
+        node("Sub", &["q", "zero"], "y", vec![]),
+        node("Mul", &["s", "s"], "y", vec![]),
+        node("ConvInteger", &["q", "u8", "zero", "100"], "y", padded()),
+        node("Conv", &["x", "whole", "s"], "y", padded()),
+    ];
+    for node in cases {
+        let op = node.op_type.clone();
+        let error = packed(&graph(vec![quantize_dynamically(), node])).map(drop).unwrap_err();
+        assert!(error.to_string().contains("dynamic quantization"), "{op:?}: {error}");
+    }
+    let read_as_it_is =
+        packed(&graph(vec![quantize_dynamically(), node("Cast", &["q"], "y", vec![int("to", 1)])]));
+    assert!(matches!(read_as_it_is, Err(PackError::Tensor { .. })));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::{Check, Checker, MAX_CHANNELS, ensure};
 use crate::plan::{
-    Attention, CHANNEL_BLOCK, Norm, Prepend, Product, Quantize, Shuffle, Slice, Softmax,
+    Attention, CHANNEL_BLOCK, DynamicQuantize, Norm, Prepend, Product, Quantize, Shuffle, Slice,
+    Softmax,
 };
 
 impl Checker<'_> {
@@ -19,6 +20,10 @@ impl Checker<'_> {
     pub(super) fn softmax(&self, s: &Softmax) -> Check {
         let (input, output) = (self.blocked(s.input)?, self.blocked(s.output)?);
         self.same_shape(input, output)
+    }
+
+    pub(super) fn dynamic_quantize(&self, s: &DynamicQuantize) -> Check {
+        self.same_shape(self.floats(s.input)?, self.floats(s.output)?)
     }
 
     pub(super) fn product(&self, s: &Product) -> Check {

@@ -5,9 +5,9 @@ use super::layout::Layout;
 use super::net::{Arg, ConvLayer, Kind, Layer, Moving, Net, NetTensor, ValueId};
 use super::weights::{Section, depthwise, halve, regroup, whole};
 use crate::plan::{
-    Affine, Algorithm, Attention, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, Norm, Operand,
-    Plan, Pool, Prepend, Product, Quantize, Reduce, Rounding, Shuffle, Slice, Softmax, Step, Sums,
-    TensorSpec, Window,
+    Affine, Algorithm, Attention, Binary, Blob, CHANNEL_BLOCK, Conv, Depthwise, DynamicQuantize,
+    Norm, Operand, Plan, Pool, Prepend, Product, Quantize, Reduce, Rounding, Shuffle, Slice,
+    Softmax, Step, Sums, TensorSpec, Window,
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
@@ -116,6 +116,7 @@ impl Emitter<'_> {
                 Step::Quantize(Quantize { input, output, scale: *scale })
             }
             Kind::Softmax => Step::Softmax(Softmax { input, output }),
+            Kind::DynamicQuantize => Step::DynamicQuantize(DynamicQuantize { input, output }),
             Kind::Norm { .. }
             | Kind::Attention(_)
             | Kind::Slice { .. }

@@ -142,6 +142,8 @@ pub enum Kind {
         first: usize,
         groups: usize,
     },
+    /// What is left of the values if bytes between the least and the greatest stand for them.
+    DynamicQuantize,
     /// Constant pixels before those of the input, in one row.
     Prepend {
         head: Vec<f32>,

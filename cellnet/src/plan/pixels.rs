@@ -105,6 +105,17 @@ pub struct Shuffle {
     pub groups: u32,
 }
 
+/// `out = (q − zero) · scale`, where `q = min(max(round(in / scale) + zero, 0), 255)`, halves rounded to
+/// even: what is left of a map's values if bytes stand for them. The bytes reach from the least to the
+/// greatest of the values and 0, for which `zero` stands (ONNX's `DynamicQuantizeLinear`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DynamicQuantize {
+    /// Map read.
+    pub input: u32,
+    /// Map written, of the same shape.
+    pub output: u32,
+}
+
 /// Constant pixels, then those of a map, all in one row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepend {

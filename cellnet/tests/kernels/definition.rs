@@ -180,6 +180,7 @@ fn compute(net: &Net, layer: &Layer, values: &[Option<Exact>]) -> (Exact, Option
         Kind::Slice { first } => Exact::build(shape, |y, x, c| input().at(y, x, first + c)),
         Kind::Shuffle { first, groups } => shuffled(input(), (*first, *groups), shape),
         Kind::Prepend { head } => prepended(input(), head, shape),
+        Kind::DynamicQuantize => dynamically_quantized(input(), shape),
         Kind::Product => {
             let (a, b) = (input(), get(layer.inputs[1]));
             let width = a.shape.width;
@@ -253,6 +254,21 @@ fn attention(layer: &AttentionLayer, inputs: [&Exact; 3], shape: Shape) -> Exact
 }
 
 /// The bytes that stand for a value.
+/// The values that bytes between the least and the greatest stand for, by the definition of ONNX's
+/// `DynamicQuantizeLinear`, in its own float32.
+fn dynamically_quantized(input: &Exact, shape: Shape) -> Exact {
+    let bound = |start: f32, join: fn(f32, f32) -> f32| {
+        input.values.iter().fold(start, |bound, value| join(bound, *value as f32))
+    };
+    let (low, high) = (bound(0.0, f32::min), bound(0.0, f32::max));
+    let scale = (high - low) / 255.0;
+    let zero = (-low / scale).round_ties_even();
+    Exact::build(shape, |y, x, c| {
+        let byte = ((input.at(y, x, c) as f32 / scale).round_ties_even() + zero).clamp(0.0, 255.0);
+        f64::from((byte - zero) * scale)
+    })
+}
+
 fn quantized(value: &Exact, scale: f32, zero: u8) -> Exact {
     Exact::build(value.shape, |y, x, c| {
         let steps = (value.at(y, x, c) as f32 / scale).round_ties_even();

@@ -75,6 +75,17 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_between_the_least_and_the_greatest(input in shape()) {
+        let mut net = net_of(&[input]);
+        let value = net.push("rounded", Kind::DynamicQuantize, vec![0], input);
+        check(&mut net, &[value], Algorithm::Direct, 0.0);
+    }
+}
+
 /// The index of a step, and a change of it.
 type Forgery = (usize, fn(&mut Step));
 
@@ -129,6 +140,9 @@ fn forged_parts_of_channels_are_refused() {
         (0, forged!(Shuffle, |s| s.input = s.output)),
     ];
     are_refused(&mut net, value, &forgeries);
+    let mut net = net_of(&[all]);
+    let value = net.push("rounded", Kind::DynamicQuantize, vec![0], all);
+    are_refused(&mut net, value, &[(0, forged!(DynamicQuantize, |s| s.input = s.output))]);
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub(in crate::kernels) fn tasks(work: Work, maps: &[Map], threads: usize) -> usi
         Step::Slice(s) => elementwise::tasks(s.output, maps, threads),
         Step::Prepend(_) => 1,
         Step::Shuffle(s) => elementwise::tasks(s.output, maps, threads),
+        Step::DynamicQuantize(_) => 1,
     }
 }
 
@@ -194,5 +195,6 @@ pub(in crate::kernels) unsafe fn run(isa: Isa, memory: &Memory, work: Work, task
         Step::Slice(s) => tokens::slice_task(memory, s, task.index, task.threads),
         Step::Prepend(s) => tokens::prepend(memory, s),
         Step::Shuffle(s) => tokens::shuffle_task(memory, s, task.index, task.threads),
+        Step::DynamicQuantize(s) => quantize::dynamic(memory, s),
     }
 }

@@ -1,10 +1,10 @@
-//! Rounds a map of floats to a map of bytes.
+//! Rounds a map of floats to a map of bytes, or to the values that bytes would stand for.
 
 use crate::kernels::arch::math::steps;
 use crate::kernels::arch::simd::{Simd, WHOLE, channels};
 use crate::kernels::memory::{Memory, part};
 use crate::kernels::ops::elementwise;
-use crate::plan::Quantize;
+use crate::plan::{DynamicQuantize, Map, Quantize};
 
 /// Computes one task: some rows.
 ///
@@ -41,4 +41,38 @@ unsafe fn vector<S: Simd>(scale: f32, zero: f32, from: *const f32, to: *mut u8) 
     let steps = steps::<S>(S::load(from), scale, -zero, 255.0 - zero);
     // The byte is the lowest of the sum's.
     S::store_bytes(to, S::add(S::add(steps, S::splat(zero)), S::splat(WHOLE)));
+}
+
+/// Rounds a map to 256 steps between its least and greatest value.
+///
+/// # Safety
+/// As for the direct convolution's task.
+pub(in crate::kernels) unsafe fn dynamic(memory: &Memory, step: &DynamicQuantize) {
+    let (input, output) = (memory.map(step.input), memory.map(step.output));
+    let channels = input.channels as usize;
+    let pixels =
+        || (0..input.height as usize).flat_map(|y| (0..input.width as usize).map(move |x| (y, x)));
+    let place = |map: &Map, (y, x)| memory.arena.add(elementwise::at(map, y, x));
+    let (mut low, mut high) = (0.0f32, 0.0f32);
+    for pixel in pixels() {
+        for value in std::slice::from_raw_parts(place(input, pixel), channels) {
+            low = if *value < low { *value } else { low };
+            high = if *value > high { *value } else { high };
+        }
+    }
+    let scale = if high > low { (high - low) / 255.0 } else { 1.0 };
+    let zero = whole((-low / scale).clamp(0.0, 255.0));
+    for pixel in pixels() {
+        let from = std::slice::from_raw_parts(place(input, pixel), channels);
+        let to = std::slice::from_raw_parts_mut(place(output, pixel), channels);
+        for (to, value) in to.iter_mut().zip(from) {
+            // The same as rounding first, because the bounds are whole.
+            *to = whole((value / scale).max(-zero).min(255.0 - zero)) * scale;
+        }
+    }
+}
+
+/// Rounds a number of at most 255 in size, halves to even.
+fn whole(number: f32) -> f32 {
+    (number + WHOLE) - WHOLE
 }

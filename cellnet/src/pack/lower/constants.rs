@@ -16,6 +16,7 @@ impl Lowerer {
                 let dims = match self.tensor(node, 0)? {
                     Tensor::View(view) => view.dims(),
                     Tensor::Scores(scores) => scores.dims(),
+                    Tensor::Dynamic(_) => return Ok(None),
                     Tensor::Constant(constant) => constant.dims.clone(),
                 };
                 let dims: Vec<i64> = dims.into_iter().map(|d| d as i64).collect();

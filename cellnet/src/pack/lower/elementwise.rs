@@ -156,7 +156,7 @@ impl Lowerer {
     }
 
     /// `op` of two tensors, at least one of which is not constant.
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         label: &str,
         op: BinaryOp,

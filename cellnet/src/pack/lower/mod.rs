@@ -4,6 +4,7 @@
 //! become layers of [`Net`]. [`super::fuse`] fuses them.
 
 mod constants;
+mod dynamic;
 mod elementwise;
 mod linear;
 mod quantized;
@@ -34,6 +35,8 @@ enum Tensor {
     View(View),
     Constant(Constant),
     Scores(tokens::Scores),
+    /// See [`dynamic`].
+    Dynamic(dynamic::Dynamic),
 }
 
 struct Lowerer {
@@ -135,6 +138,10 @@ impl Lowerer {
             for (name, part) in node.output.iter().zip(self.split(node)?) {
                 self.tensors.insert(name.clone(), part);
             }
+        } else if node.op_type.as_deref() == Some("DynamicQuantizeLinear") {
+            for (name, part) in node.output.iter().zip(self.dynamic_quantize(node)?) {
+                self.tensors.insert(name.clone(), part);
+            }
         } else {
             let tensor = self.node(node)?;
             if node.op_type.as_deref() == Some("DequantizeLinear")
@@ -150,6 +157,9 @@ impl Lowerer {
     fn node(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         if let Some(constant) = self.fold(node)? {
             return Ok(Tensor::Constant(constant));
+        }
+        if let Some(tensor) = self.on_dynamic(node)? {
+            return Ok(tensor);
         }
         let op = node.op_type.as_deref().unwrap_or_default();
         let domain = node.domain.as_deref().unwrap_or_default();
@@ -196,6 +206,9 @@ impl Lowerer {
             Some(Tensor::View(view)) => view.clone(),
             Some(Tensor::Constant(_)) => return Err(refuse("this output is a constant")),
             Some(Tensor::Scores(_)) => return Err(refuse("this output is of attention's scores")),
+            Some(Tensor::Dynamic(_)) => {
+                return Err(refuse("this output is part of a dynamic quantization"));
+            }
             None if self.integers.contains_key(&name) => {
                 return Err(refuse("this output is of 8-bit integers"));
             }
@@ -263,6 +276,7 @@ impl Lowerer {
             Tensor::View(view) => Ok(view.clone()),
             Tensor::Constant(_) => Err(format!("input {index} is a constant")),
             Tensor::Scores(_) => Err(format!("input {index} is of attention's scores")),
+            Tensor::Dynamic(_) => Err(format!("input {index} is part of a dynamic quantization")),
         }
     }
 

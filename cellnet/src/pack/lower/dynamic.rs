@@ -123,7 +123,7 @@ impl Lowerer {
             Some(weights) => weights,
             None => self.constant(&node, 1)?.clone(),
         };
-        // Names that no graph has: those of tensors are not empty.
+        // Names of our own: no exporter writes a zero byte.
         let names = ["", "weights"].map(|which| format!("{}\0{which}", super::label(&node)));
         self.tensors.insert(names[0].clone(), Tensor::View(values));
         self.tensors.insert(names[1].clone(), Tensor::Constant(weights));

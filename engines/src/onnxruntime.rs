@@ -25,10 +25,11 @@ use ort::value::{
     ValueType,
 };
 use ort::{AsPointer, sys};
+use skincell_onnx::{outline, regular};
 
 use crate::error::{LoadError, RunError};
 use crate::inputs::matched;
-use crate::outline::{Graph, Place, dequantizes};
+use crate::outline::{Graph, Place};
 use crate::source::{GRAPH_FILE, Source, WEIGHTS_FILE};
 use crate::tensor::{Dtype, NamedTensor, Tensor, TensorError};
 use crate::{Engine, Model};
@@ -50,9 +51,11 @@ fn adds_bytes_exactly() -> bool {
     true
 }
 
-/// Whether the graph at `path` is quantized and is computed in float32 on this processor.
+/// Whether the graph at `path` is quantized and is computed in float32 on this processor. A damaged graph is
+/// not, and is refused later.
 fn is_widened(path: &Path) -> bool {
-    !adds_bytes_exactly() && dequantizes(path)
+    let bytes = || regular::read(path).unwrap_or_default();
+    !adds_bytes_exactly() && outline::check(&bytes()).is_ok_and(|outline| outline.dequantizes)
 }
 
 /// The engine.

@@ -3,7 +3,7 @@
 //! A [`Graph`] can only be made here, after `skincell_onnx::outline` has checked the file's lengths: rten's
 //! reader never returns from some damaged files. Data files outside the model's folder are refused too.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use skincell_onnx::{external, outline, regular};
 
@@ -15,12 +15,6 @@ pub(crate) struct Graph<'a> {
     /// The file, or a name for the bytes.
     pub(crate) name: String,
     pub(crate) place: Place<'a>,
-}
-
-/// Whether the ONNX file at `path` is complete, and has weights or inputs in the form QDQ.
-pub(crate) fn dequantizes(path: &Path) -> bool {
-    let bytes = regular::read(path).unwrap_or_default();
-    outline::check(&bytes).is_ok_and(|outline| outline.dequantizes)
 }
 
 /// Where the graph is.

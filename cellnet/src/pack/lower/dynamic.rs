@@ -1,9 +1,9 @@
-//! Dynamically quantized graphs: `DynamicQuantizeLinear`, products of its integers, and the scales after them.
+//! Dynamically quantized graphs: `DynamicQuantizeLinear`, products of its integers, and the scales after.
 //!
-//! The scale is known only when the network runs. A layer rounds the values to those that the bytes stand for,
-//! `(byte − zero) · scale`, and everything up to the multiplication by the scale is computed on these: a product
-//! of whole weights and `byte − zero` is the product of the values over the scale. Other operators on such
-//! tensors are refused.
+//! The scale is known only when the network runs. A layer rounds the values to those that the bytes stand
+//! for, `(byte − zero) · scale`, and everything up to the multiplication by the scale is computed on these: a
+//! product of whole weights and `byte − zero` is the product of the values over the scale. Other operators on
+//! such tensors are refused.
 
 use rten_onnx::onnx::{DataType, NodeProto};
 

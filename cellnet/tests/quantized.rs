@@ -152,6 +152,17 @@ fn quantize_dynamically() -> NodeProto {
     node
 }
 
+/// The integers less their zero point, in float32.
+fn centred() -> Vec<NodeProto> {
+    let to_float = |from: &str, to: &str| node("Cast", &[from], to, vec![int("to", 1)]);
+    vec![
+        quantize_dynamically(),
+        to_float("q", "bytes"),
+        to_float("z", "zero of bytes"),
+        node("Sub", &["bytes", "zero of bytes"], "centred", vec![]),
+    ]
+}
+
 /// The result with the scale and zero point of the input's own values.
 fn dynamically_expected() -> Vec<f64> {
     let (low, high) = input().iter().fold((0.0f32, 0.0f32), |(l, h), x| (l.min(*x), h.max(*x)));
@@ -173,17 +184,25 @@ fn convolutions_of_dynamically_quantized_integers() {
 
 #[test]
 fn dynamically_quantized_integers_in_float32() {
-    let to_float = |from: &str, to: &str| node("Cast", &[from], to, vec![int("to", 1)]);
-    let nodes = vec![
-        quantize_dynamically(),
-        to_float("q", "bytes"),
-        to_float("z", "zero of bytes"),
-        node("Sub", &["bytes", "zero of bytes"], "centred", vec![]),
+    let mut nodes = centred();
+    nodes.extend([
         node("Conv", &["centred", "whole"], "sums", padded()),
         node("Mul", &["weight scales", "s"], "scale of sums", vec![]),
         node("Mul", &["scale of sums", "sums"], "y", vec![]),
-    ];
+    ]);
     assert_close(&graph(nodes), &dynamically_expected());
+}
+
+/// A bias is not divided by the scale as the products are.
+#[test]
+fn a_bias_before_a_dynamic_scale_is_refused_and_not_dropped() {
+    let mut nodes = centred();
+    nodes.extend([
+        node("Conv", &["centred", "whole", "scales"], "sums", padded()),
+        node("Mul", &["sums", "s"], "y", vec![]),
+    ]);
+    let error = packed(&graph(nodes)).map(drop).unwrap_err();
+    assert!(error.to_string().contains("dynamic quantization"), "{error}");
 }
 
 #[test]

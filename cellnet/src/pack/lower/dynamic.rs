@@ -69,7 +69,9 @@ impl Lowerer {
             {
                 return Ok(Some(Tensor::View(values)));
             }
-            ("Conv" | "MatMul", Some(Part::OverScale(values)), None, None) => {
+            ("Conv" | "MatMul", Some(Part::OverScale(values)), None, None)
+                if !Self::has(node, 2) =>
+            {
                 Part::OverScale(self.product_of(node, values, None)?)
             }
             (

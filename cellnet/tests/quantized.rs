@@ -249,3 +249,73 @@ fn other_uses_of_integers_are_refused() {
     ));
     assert!(matches!(error, Err(PackError::Tensor { .. })));
 }
+
+/// Dense layers of 8-bit integers that no sums of bytes compute: of values that are not rounded, of values
+/// that are rounded when the network runs, and of those in float32.
+#[test]
+fn weights_of_eight_bits_take_sixteen() {
+    const SIZE: usize = 160;
+    let each = |i: usize| weight(i % SIZE, i / SIZE);
+    let weights = |of: fn(i8) -> u8| (0..SIZE * SIZE).map(each).map(of).collect();
+    let dims = [SIZE, SIZE];
+    let long = SIZE as i64;
+    let constants = || {
+        vec![
+            bytes("i8", DataType::INT8, &dims, weights(|w| w as u8)),
+            bytes("u8", DataType::UINT8, &dims, weights(|w| (i16::from(w) + 100) as u8)),
+            bytes("100", DataType::UINT8, &[], vec![100]),
+            tensor("whole", &[long, long], |i| f32::from(each(i))),
+            tensor("weight scales", &[long], weight_scale),
+        ]
+    };
+    let last = vec![
+        node("Mul", &["weight scales", "s"], "scale of sums", vec![]),
+        node("Mul", &["floats", "scale of sums"], "y", vec![]),
+    ];
+    let values = vec![
+        node("DequantizeLinear", &["i8", "weight scales"], "w", vec![int("axis", 1)]),
+        node("MatMul", &["x", "w"], "y", vec![]),
+    ];
+    let integers = vec![
+        quantize_dynamically(),
+        node("MatMulInteger", &["q", "u8", "z", "100"], "sums", vec![]),
+        node("Cast", &["sums"], "floats", vec![int("to", 1)]),
+    ];
+    let mut floats = centred();
+    floats.push(node("MatMul", &["centred", "whole"], "floats", vec![]));
+    let input: Vec<f32> = (0..SIZE).map(|i| (i * 97 % 401) as f32 * 0.01 - 1.9).collect();
+    let (low, high) = input.iter().fold((0.0f32, 0.0f32), |(l, h), x| (l.min(*x), h.max(*x)));
+    let scale = (high - low) / 255.0;
+    let zero = (-low / scale).round_ties_even();
+    let rounded =
+        |x: &f32| f64::from(((x / scale).round_ties_even() + zero).clamp(0.0, 255.0) - zero);
+    let rounded: Vec<f64> = input.iter().map(|x| rounded(x) * f64::from(scale)).collect();
+    let exact: Vec<f64> = input.iter().copied().map(f64::from).collect();
+    let cases = [
+        (values, exact),
+        ([integers, last.clone()].concat(), rounded.clone()),
+        ([floats, last].concat(), rounded),
+    ];
+    for (nodes, input_values) in cases {
+        let graph = model(nodes, constants(), vec![declared("x", &[1, long])], &["y"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
+        let cell = pack(&path, &Options::default()).unwrap();
+        assert!(cell.len() < SIZE * SIZE * 2 + 8192, "{} bytes", cell.len());
+        let model = Model::from_bytes(&cell).unwrap();
+        let inputs = [("x", TensorRef::F32(&input))];
+        let outputs = model.run(&mut Workspace::new(&model), &Pool::new(1), &inputs).unwrap();
+        let product = |o: usize| -> f64 {
+            let terms = input_values.iter().enumerate();
+            let sum: f64 = terms.map(|(i, x)| x * f64::from(each(i * SIZE + o))).sum();
+            sum * f64::from(weight_scale(o))
+        };
+        let expected: Vec<f64> = (0..SIZE).map(product).collect();
+        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (got, want) in outputs[0].1.values.iter().zip(&expected) {
+            let error = (f64::from(*got) - want).abs();
+            assert!(error <= 1e-6 * largest, "{got}, not {want}");
+        }
+    }
+}

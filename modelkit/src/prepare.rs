@@ -268,7 +268,11 @@ fn build(
     progress(Step::Solve);
     let (scores, input, samples) = (&settled.scores, with.input, with.samples);
     let given = Given { scores, shifts: &shifts, input, options, samples };
+    let integers = gradcam::as_values(&mut graph);
     let maps = solve(&mut graph, &mut probe, &given)?;
+    if let Some(integers) = integers {
+        integers.put_back(&mut graph);
+    }
     graph.drop_unused();
     Ok(Built { graph, settled, maps })
 }

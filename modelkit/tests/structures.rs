@@ -187,3 +187,88 @@ fn integers_read_without_dequantize_linear_have_the_same_heatmap() {
     let off = largest(&of_largest(&maps[0]), &of_largest(&maps[1]));
     assert!(off <= TOLERANCE_OF_MAPS, "{off:.1e}");
 }
+
+/// [`common::classifier`] as ONNX Runtime's `quantize_dynamic` writes it, and with the same weights in float32.
+/// The bytes of the dense layer's weights need 7 bits, those of the convolution 8.
+fn dynamically_quantized() -> [ModelProto; 2] {
+    let [mut whole, mut values] =
+        [common::classifier(), common::classifier()].map(|m| m.graph.unwrap());
+    let (conv, dense) = (whole.node[0].clone(), whole.node[4].clone());
+    let (channels, classes) = (CHANNELS as i64, common::CLASSES as i64);
+    let layers = [
+        ("w", vec![channels, 3, 3, 3], 127.0, 0.004),
+        ("dense", vec![channels, classes], 60.0, 0.011),
+    ];
+    for (name, dims, most, scale) in layers {
+        let count = dims.iter().product::<i64>() as usize;
+        let steps: Vec<f32> = common::noise(11, count).iter().map(|v| (v * most).round()).collect();
+        let raw: Vec<u8> = steps.iter().map(|step| (step + 128.0) as u8).collect();
+        let of_bytes = |name: &str, dims: Vec<i64>, raw: Vec<u8>| TensorProto {
+            name: Some(name.to_owned()),
+            data_type: Some(DataType::UINT8),
+            dims,
+            raw_data: Some(raw.into()),
+            ..TensorProto::default()
+        };
+        whole.initializer.push(of_bytes(&format!("{name} bytes"), dims.clone(), raw));
+        whole.initializer.push(of_bytes(&format!("{name} zero"), vec![], vec![128]));
+        whole.initializer.push(tensor(&format!("{name} scale"), &[], &[scale]));
+        let exact: Vec<f32> = steps.iter().map(|step| step * scale).collect();
+        values.initializer.retain(|held| held.name.as_deref() != Some(name));
+        values.initializer.push(tensor(name, &dims, &exact));
+    }
+    whole.initializer.push(tensor("b map", &[1, channels, 1, 1], &common::noise(2, CHANNELS)));
+    let layer = |x: &str, w: &str, operator: &str, bias: &str, y: &str| {
+        let own = |part: &str| format!("{w} {part}");
+        let mut rounded = node("DynamicQuantizeLinear", &[x], &own("q"));
+        rounded.output.extend([own("s"), own("z")]);
+        let inputs = [own("q"), own("bytes"), own("z"), own("zero")];
+        let mut sums = node(operator, &inputs.each_ref().map(String::as_str), &own("sums"));
+        if operator == "ConvInteger" {
+            sums.attribute = conv.attribute.clone();
+        }
+        let mut floats = node("Cast", &[&own("sums")], &own("floats"));
+        floats.attribute = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+        let scale = node("Mul", &[&own("s"), &own("scale")], &own("by"));
+        let scaled = node("Mul", &[&own("floats"), &own("by")], &own("scaled"));
+        [rounded, sums, floats, scale, scaled, node("Add", &[&own("scaled"), bias], y)]
+    };
+    let head = layer("f", "dense", "MatMulInteger", &dense.input[2], "scores");
+    whole.node.splice(4.., head);
+    whole.node.splice(..1, layer("image", "w", "ConvInteger", "b map", &conv.output[0]));
+    [whole, values].map(common::model)
+}
+
+#[test]
+fn heatmaps_of_dynamically_quantized_models_are_those_of_their_values() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let out = home.path().join("out");
+    // Multiples of a 255th, from 0 to 1: the convolution's bytes are the photo.
+    let mut steps: Vec<f32> =
+        common::noise(8, 3 * 8 * 8).iter().map(|value| ((value + 1.0) * 127.0).floor()).collect();
+    (steps[0], steps[1]) = (0.0, 255.0);
+    let data: Vec<u8> = steps.iter().flat_map(|step| (step / 255.0).to_le_bytes()).collect();
+    let maps = dynamically_quantized().map(|model| {
+        let report = common::prepare_in(home.path(), &model, |options| options.force = true);
+        let report = report.expect("prepared");
+        let gradcam = report.card.gradcam.clone();
+        assert!(gradcam.is_some(), "{:?}", report.card.gradcam_missing);
+        pack(&out, &PackOptions::default()).expect("cellnet takes it");
+        let mut engines: Vec<Box<dyn Engine>> =
+            vec![Box::new(Rten::new(1)), Box::new(Cellnet::new(1))];
+        engines.extend(common::onnx_runtime());
+        let maps = engines.iter().map(|engine| {
+            let served = Served::open(&out, engine.as_ref()).expect("loads");
+            let dtype = report.card.input.dtype;
+            let photo = PhotoTensor { dimensions: vec![1, 3, 8, 8], dtype, data: data.clone() };
+            served.run(&photo).expect("runs").cam.expect("maps").maps
+        });
+        (gradcam.map(|cam| cam.target), maps.collect::<Vec<_>>())
+    });
+    let [(target, maps), (expected_target, expected)] = maps;
+    assert_eq!(target, expected_target);
+    for found in &maps {
+        let off = largest(&of_largest(found), &of_largest(&expected[0]));
+        assert!(off <= TOLERANCE_OF_MAPS, "{off:.1e}");
+    }
+}

@@ -7,7 +7,8 @@
 pub(super) struct Constant {
     pub(super) dims: Vec<usize>,
     pub(super) data: Data,
-    /// Whether the file holds the elements in half precision, which `data` has as `f32`.
+    /// Whether 16 bits hold the elements, which `data` may have as `f32`: the file has them in half precision, or
+    /// as 8-bit integers and scales.
     pub(super) is_half: bool,
 }
 
@@ -32,6 +33,16 @@ impl Constant {
             Data::Float(v) => v.len(),
             Data::Int(v) => v.len(),
         }
+    }
+
+    /// Largest difference of two 8-bit integers.
+    pub(super) const MOST_HALVED: u64 = 255;
+
+    /// The same, with [`Self::is_half`] if all elements may be differences of two 8-bit integers.
+    pub(super) fn halved_if_whole(mut self) -> Self {
+        let is_whole = |v: &f32| v.abs() <= Self::MOST_HALVED as f32 && v.fract() == 0.0;
+        self.is_half |= self.to_floats().iter().all(is_whole);
+        self
     }
 
     /// The elements as `f32`.

@@ -127,7 +127,7 @@ fn halved(precision: Precision) -> usize {
 }
 
 /// Whether a convolution's weights take 16 bits, for the fewest weights that [`halved`] says: large ones that
-/// the graph has in half precision always do.
+/// the graph has in half precision, or as 8-bit integers and scales, always do.
 fn is_halved(conv: &net::ConvLayer, halved: usize) -> bool {
     let smallest = if conv.is_half { SMALLEST_HALVED.min(halved) } else { halved };
     conv.sums.is_none() && conv.weights.len() >= smallest

@@ -175,15 +175,15 @@ pub struct Halved {
 /// Rounds packed weights, `inputs` rows of `panel` lanes for each position, to integers from -32767 to 32767.
 /// What rounding adds to a weight is taken from the next input's, so that an output's errors have no sum:
 /// inputs after an activation have much in common, and that is multiplied with the sum.
+///
+/// Weights that were 8-bit integers times a scale stay what they were, because the scale is chosen so that they
+/// are multiples of it.
 pub fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     let mut integers: Vec<i16> = Vec::with_capacity(packed.len());
     let mut scales = Vec::with_capacity(packed.len() / inputs.max(1));
     for position in packed.chunks(inputs * panel) {
-        let own = (0..panel).map(|lane| {
-            let lane = position.iter().skip(lane).step_by(panel);
-            lane.fold(0.0f32, |largest, w| largest.max(w.abs())) / f32::from(i16::MAX)
-        });
-        let own: Vec<f32> = own.map(|scale| if scale > 0.0 { scale } else { 1.0 }).collect();
+        let own = (0..panel).map(|lane| scale(position.iter().skip(lane).step_by(panel)));
+        let own: Vec<f32> = own.collect();
         let mut owed = vec![0.0; panel];
         for row in position.chunks(panel) {
             for ((weight, scale), owed) in row.iter().zip(&own).zip(&mut owed) {
@@ -203,6 +203,27 @@ pub fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     };
     Halved { weights: pairs.iter().map(bits).collect(), scales }
 }
+
+/// The scale of the 16-bit integers for these weights. If they are multiples of some number, so are the
+/// integers of another: the largest weight is at most [`STEPS`] of the former.
+fn scale<'w>(weights: impl Iterator<Item = &'w f32> + Clone) -> f32 {
+    let largest = weights.clone().fold(0.0f32, |largest, w| largest.max(w.abs()));
+    if largest == 0.0 {
+        return 1.0;
+    }
+    let are_multiples = |steps: &i16| {
+        let by = f32::from(*steps) / largest;
+        weights.clone().all(|w| (w * by - (w * by).round()).abs() < NEARLY)
+    };
+    let most = (1..=STEPS).find(are_multiples).map_or(i16::MAX, |steps| i16::MAX / steps * steps);
+    largest / f32::from(most)
+}
+
+/// Most steps from 0 to the largest of some 8-bit integers less their zero point.
+const STEPS: i16 = 255;
+
+/// How far from a whole number of steps a weight may be, in steps. Scaling in float32 moves 255 of them by less.
+const NEARLY: f32 = 1e-3;
 
 /// `G g Gᵀ` of a 3×3 kernel, in double precision.
 fn transform(kernel: &[f64; 9], algorithm: Algorithm) -> Vec<f64> {

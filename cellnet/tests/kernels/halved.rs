@@ -34,6 +34,28 @@ fn errors_of_halved_weights_have_no_sum() {
     }
 }
 
+/// Differences of two 8-bit integers times a scale are rounded by no more than float32 rounds the scales.
+#[test]
+fn weights_of_eight_bits_stay_what_they_were() {
+    let (inputs, panel, positions) = (40, 8, 2);
+    let mut packed = Vec::new();
+    for (row, at) in (0..positions * inputs).flat_map(|row| (0..panel).map(move |lane| (row, lane)))
+    {
+        let most = [255, 254, 127, 113, 64, 7, 1, 0][at];
+        let whole = (row * 61 + at * 17) as i32 % (2 * most + 1) - most;
+        packed.push(whole as f32 * (0.0007 + at as f32 * 0.000_13));
+    }
+    let halved = halve(&packed, inputs, panel);
+    let bytes: Vec<u8> = halved.weights.iter().flat_map(|pair| pair.to_le_bytes()).collect();
+    for (i, (bytes, weight)) in bytes.as_chunks().0.iter().zip(&packed).enumerate() {
+        let scale = halved.scales[i / (inputs * panel) * panel + i % panel];
+        let back = f64::from(i16::from_le_bytes(*bytes)) * f64::from(scale);
+        let error = (back - f64::from(*weight)).abs();
+        // The rounding of the product, of its scale, and of the quotient.
+        assert!(error <= 2e-7 * f64::from(weight.abs()), "{i}: {weight} becomes {back}");
+    }
+}
+
 #[test]
 fn forged_scales_are_refused() {
     let shape = Shape { height: 4, width: 4, channels: 16 };

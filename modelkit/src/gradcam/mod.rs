@@ -9,6 +9,7 @@
 //! - `reverse` propagates gradients backward from the scores to where `tangent` ends, in closed form
 //!   (`closed`) or by general rules (`general`). `assemble` joins both to α.
 //! - `bias` decides what to subtract from the last convolution's output if that is the target.
+//! - `dynamic` takes dynamic quantization out of the graph while that is done.
 //! - `price` estimates the cost. If it is too high, only the likeliest classes get maps (`seeds`), unless
 //!   cellnet, which does not support what chooses these, makes up for it.
 //! - `upright` checks that the map lies over the photo, by the operators or by a trial (`response`).
@@ -22,6 +23,7 @@ mod axes;
 mod bias;
 mod closed;
 mod derivative;
+mod dynamic;
 mod fold;
 mod general;
 mod layer;
@@ -52,6 +54,7 @@ use skincell_vision::card::{Basis, Form, GradCam, Target};
 use assemble::Map;
 pub(crate) use axes::ancestors;
 pub(crate) use closed::channel_shape;
+pub(crate) use dynamic::as_values;
 pub(crate) use layer::{last_maps, named};
 use linear::Summed;
 pub(crate) use place::{Tail, find, find_all};

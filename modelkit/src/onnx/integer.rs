@@ -85,6 +85,9 @@ fn replace(graph: &mut Graph, node: &NodeProto, product: &str) {
     let right = centred(graph, &base, (input(node, 1), input(node, 3)), Some(axis));
     let attributes = node.attribute.clone();
     let float = graph.emit(&format!("{base}/float"), product, &[&left, &right], attributes);
+    if let (Some(last), Some(name)) = (graph.nodes.last_mut(), node.name.as_ref()) {
+        last.name = Some(name.clone()).filter(|name| !name.is_empty()).or(last.name.take());
+    }
     let to_float =
         |node: &NodeProto| op(node) == "Cast" && int(node, "to", 0) == i64::from(DataType::FLOAT.0);
     let readers = graph.consumers_of(&base);

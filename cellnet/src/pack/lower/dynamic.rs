@@ -123,7 +123,7 @@ impl Lowerer {
         let mut node = node.clone();
         let weights = match weights {
             Some(weights) => weights,
-            None => self.constant(&node, 1)?.clone(),
+            None => self.constant(&node, 1)?.clone().halved_if_whole(),
         };
         // Names of our own: no exporter writes a zero byte.
         let names = ["", "weights"].map(|which| format!("{}\0{which}", super::label(&node)));

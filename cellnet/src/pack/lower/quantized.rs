@@ -182,11 +182,14 @@ pub(super) fn dequantized(
         Some(zero) => zero.as_ints()?.to_vec(),
         None => vec![0],
     };
+    let mut is_half = true;
     let value = |(index, integer): (usize, &i64)| {
         let channel = index / inner % channels;
         let (scale, zero) = (scales[channel % scales.len()], zeros[channel % zeros.len()]);
-        (integer - zero) as f32 * scale
+        let whole = integer - zero;
+        is_half &= whole.unsigned_abs() <= Constant::MOST_HALVED;
+        whole as f32 * scale
     };
     let values = integers.as_ints()?.iter().enumerate().map(value).collect();
-    Some(Constant::floats(integers.dims.clone(), values))
+    Some(Constant { is_half, ..Constant::floats(integers.dims.clone(), values) })
 }

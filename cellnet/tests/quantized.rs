@@ -115,9 +115,13 @@ fn assert_close(graph: &ModelProto, expected: &[f64]) {
     let input = input();
     let inputs = [("x", TensorRef::F32(&input))];
     let outputs = model.run(&mut Workspace::new(&model), &Pool::new(1), &inputs).unwrap();
+    assert_near(&outputs[0].1.values, expected);
+}
+
+fn assert_near(values: &[f32], expected: &[f64]) {
     let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    assert_eq!(outputs[0].1.values.len(), expected.len());
-    for (got, want) in outputs[0].1.values.iter().zip(expected) {
+    assert_eq!(values.len(), expected.len());
+    for (got, want) in values.iter().zip(expected) {
         let error = (f64::from(*got) - want).abs();
         assert!(error <= 1e-6 * largest, "{got}, not {want}");
     }
@@ -250,30 +254,22 @@ fn other_uses_of_integers_are_refused() {
     assert!(matches!(error, Err(PackError::Tensor { .. })));
 }
 
-/// Dense layers of 8-bit integers that no sums of bytes compute: of values that are not rounded, of values
-/// that are rounded when the network runs, and of those in float32.
-#[test]
-fn weights_of_eight_bits_take_sixteen() {
-    const SIZE: usize = 160;
-    let each = |i: usize| weight(i % SIZE, i / SIZE);
-    let weights = |of: fn(i8) -> u8| (0..SIZE * SIZE).map(each).map(of).collect();
-    let dims = [SIZE, SIZE];
-    let long = SIZE as i64;
-    let constants = || {
-        vec![
-            bytes("i8", DataType::INT8, &dims, weights(|w| w as u8)),
-            bytes("u8", DataType::UINT8, &dims, weights(|w| (i16::from(w) + 100) as u8)),
-            bytes("100", DataType::UINT8, &[], vec![100]),
-            tensor("whole", &[long, long], |i| f32::from(each(i))),
-            tensor("weight scales", &[long], weight_scale),
-        ]
-    };
+const SIZE: usize = 160;
+
+/// The weight of a dense layer of [`SIZE`] inputs and outputs, `[input][output]`.
+fn dense_weight(index: usize) -> i8 {
+    weight(index % SIZE, index / SIZE)
+}
+
+/// Dense layers of 8-bit integers that no sums of bytes compute, and whether they round their input: of
+/// values that are not rounded, of values that are when the network runs, and of those in float32.
+fn dense_layers() -> [(Vec<NodeProto>, bool); 3] {
     let last = vec![
-        node("Mul", &["weight scales", "s"], "scale of sums", vec![]),
+        node("Mul", &["dense scales", "s"], "scale of sums", vec![]),
         node("Mul", &["floats", "scale of sums"], "y", vec![]),
     ];
     let values = vec![
-        node("DequantizeLinear", &["i8", "weight scales"], "w", vec![int("axis", 1)]),
+        node("DequantizeLinear", &["i8", "dense scales"], "w", vec![int("axis", 1)]),
         node("MatMul", &["x", "w"], "y", vec![]),
     ];
     let integers = vec![
@@ -283,39 +279,50 @@ fn weights_of_eight_bits_take_sixteen() {
     ];
     let mut floats = centred();
     floats.push(node("MatMul", &["centred", "whole"], "floats", vec![]));
+    [(values, false), ([integers, last.clone()].concat(), true), ([floats, last].concat(), true)]
+}
+
+/// The bytes of `model.cell` of a dense layer.
+fn dense(nodes: Vec<NodeProto>) -> Vec<u8> {
+    let (dims, long) = ([SIZE, SIZE], SIZE as i64);
+    let raw = |of: fn(i8) -> u8| (0..SIZE * SIZE).map(dense_weight).map(of).collect();
+    let constants = vec![
+        bytes("i8", DataType::INT8, &dims, raw(|w| w as u8)),
+        bytes("u8", DataType::UINT8, &dims, raw(|w| (i16::from(w) + 100) as u8)),
+        bytes("100", DataType::UINT8, &[], vec![100]),
+        tensor("whole", &[long, long], |i| f32::from(dense_weight(i))),
+        tensor("dense scales", &[long], weight_scale),
+    ];
+    let graph = model(nodes, constants, vec![declared("x", &[1, long])], &["y"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
+    pack(&path, &Options::default()).unwrap()
+}
+
+#[test]
+fn weights_of_eight_bits_take_sixteen() {
     let input: Vec<f32> = (0..SIZE).map(|i| (i * 97 % 401) as f32 * 0.01 - 1.9).collect();
     let (low, high) = input.iter().fold((0.0f32, 0.0f32), |(l, h), x| (l.min(*x), h.max(*x)));
     let scale = (high - low) / 255.0;
     let zero = (-low / scale).round_ties_even();
-    let rounded =
-        |x: &f32| f64::from(((x / scale).round_ties_even() + zero).clamp(0.0, 255.0) - zero);
-    let rounded: Vec<f64> = input.iter().map(|x| rounded(x) * f64::from(scale)).collect();
-    let exact: Vec<f64> = input.iter().copied().map(f64::from).collect();
-    let cases = [
-        (values, exact),
-        ([integers, last.clone()].concat(), rounded.clone()),
-        ([floats, last].concat(), rounded),
-    ];
-    for (nodes, input_values) in cases {
-        let graph = model(nodes, constants(), vec![declared("x", &[1, long])], &["y"]);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.onnx");
-        std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
-        let cell = pack(&path, &Options::default()).unwrap();
+    let byte = |x: f32| ((x / scale).round_ties_even() + zero).clamp(0.0, 255.0);
+    for (nodes, rounds) in dense_layers() {
+        let cell = dense(nodes);
         assert!(cell.len() < SIZE * SIZE * 2 + 8192, "{} bytes", cell.len());
         let model = Model::from_bytes(&cell).unwrap();
         let inputs = [("x", TensorRef::F32(&input))];
         let outputs = model.run(&mut Workspace::new(&model), &Pool::new(1), &inputs).unwrap();
-        let product = |o: usize| -> f64 {
-            let terms = input_values.iter().enumerate();
-            let sum: f64 = terms.map(|(i, x)| x * f64::from(each(i * SIZE + o))).sum();
+        let value = |x: f32| {
+            if rounds { f64::from(byte(x) - zero) * f64::from(scale) } else { f64::from(x) }
+        };
+        let product = |o: usize| {
+            let terms = input.iter().enumerate();
+            let sum: f64 =
+                terms.map(|(i, x)| value(*x) * f64::from(dense_weight(i * SIZE + o))).sum();
             sum * f64::from(weight_scale(o))
         };
         let expected: Vec<f64> = (0..SIZE).map(product).collect();
-        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        for (got, want) in outputs[0].1.values.iter().zip(&expected) {
-            let error = (f64::from(*got) - want).abs();
-            assert!(error <= 1e-6 * largest, "{got}, not {want}");
-        }
+        assert_near(&outputs[0].1.values, &expected);
     }
 }

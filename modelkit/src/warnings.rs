@@ -5,7 +5,7 @@ use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use skincell_vision::card::{ChannelOrder, Input, Layout};
 
-use crate::compare::{Comparison, Samples};
+use crate::compare::{CHANGE, Comparison, Samples};
 use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::{Graph, input as input_of, op, output};
 
@@ -48,6 +48,12 @@ pub(crate) fn of(
              (--preprocess) and that the weights were trained",
             samples.len(),
             comparison.spread
+        ));
+    }
+    if let Some(own) = comparison.rounding {
+        found.push(format!(
+            "the network rounds to integers while it runs: a photo changed by {CHANGE:.0e} of its largest element \
+             changes a probability by up to {own:.1e}, and the probabilities of two engines differ as much"
         ));
     }
     Ok(found)

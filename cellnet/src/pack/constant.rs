@@ -7,8 +7,8 @@
 pub(super) struct Constant {
     pub(super) dims: Vec<usize>,
     pub(super) data: Data,
-    /// Whether 16 bits hold the elements, which `data` may have as `f32`: the file has them in half precision, or
-    /// as 8-bit integers and scales.
+    /// Whether 16 bits hold the elements, which `data` may have as `f32`: the file has them in half
+    /// precision, or as 8-bit integers and scales.
     pub(super) is_half: bool,
 }
 

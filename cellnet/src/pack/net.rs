@@ -68,7 +68,8 @@ pub struct ConvLayer {
     pub group_inputs: usize,
     pub outputs: usize,
     pub weights: Vec<f32>,
-    /// Whether 16 bits hold the weights as the file has them: in half precision, or 8-bit integers and scales.
+    /// Whether 16 bits hold the weights as the file has them: in half precision, or 8-bit integers and
+    /// scales.
     pub is_half: bool,
     pub bias: Vec<f32>,
     /// If present, the input is of bytes, and the weights are whole numbers from -128 to 127.

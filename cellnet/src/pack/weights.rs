@@ -176,8 +176,8 @@ pub struct Halved {
 /// What rounding adds to a weight is taken from the next input's, so that an output's errors have no sum:
 /// inputs after an activation have much in common, and that is multiplied with the sum.
 ///
-/// Weights that were 8-bit integers times a scale stay what they were, because the scale is chosen so that they
-/// are multiples of it.
+/// Weights that were 8-bit integers times a scale stay what they were, because the scale is chosen so that
+/// they are multiples of it.
 pub fn halve(packed: &[f32], inputs: usize, panel: usize) -> Halved {
     let mut integers: Vec<i16> = Vec::with_capacity(packed.len());
     let mut scales = Vec::with_capacity(packed.len() / inputs.max(1));
@@ -222,7 +222,8 @@ fn scale<'w>(weights: impl Iterator<Item = &'w f32> + Clone) -> f32 {
 /// Most steps from 0 to the largest of some 8-bit integers less their zero point.
 const STEPS: i16 = 255;
 
-/// How far from a whole number of steps a weight may be, in steps. Scaling in float32 moves 255 of them by less.
+/// How far from a whole number of steps a weight may be, in steps. Scaling in float32 moves 255 of them by
+/// less.
 const NEARLY: f32 = 1e-3;
 
 /// `G g Gᵀ` of a 3×3 kernel, in double precision.

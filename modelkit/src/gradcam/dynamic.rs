@@ -1,11 +1,11 @@
 //! Dynamically quantized graphs, for derivatives: products of rounded values as products of the values.
 //!
-//! `DynamicQuantizeLinear` rounds x to bytes q, with a scale s and a zero point z that are computed from x. A
-//! product of q − z and constant weights follows, then the multiplication by s and constants. Rounding is
-//! differentiated as by fake quantization, as if it were not there, because the range of the integers is that
-//! of the values. So while derivatives are written, each such layer stands in the graph as the layer of x that
-//! was quantized, under the name of its result: [`as_values`]. [`Integers::put_back`] restores what is computed.
-//! Layers in any other form stay, and the derivative ends there.
+//! `DynamicQuantizeLinear` rounds x to bytes q, with a scale s and a zero point z that are computed from x.
+//! A product of q − z and constant weights follows, then the multiplication by s and constants. Rounding is
+//! differentiated as by fake quantization, as if it were not there, because the range of the integers is
+//! that of the values. So while derivatives are written, each such layer stands in the graph as the layer of
+//! x that was quantized, under the name of its result: [`as_values`]. [`Integers::put_back`] restores what
+//! is computed. Layers in any other form stay, and the derivative ends there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -168,8 +168,8 @@ fn scaled(
     Some(layer)
 }
 
-/// Makes an addition of a constant for each channel the bias of the convolution before it, one of `layers`, as
-/// it was before the quantization.
+/// Makes an addition of a constant for each channel the bias of the convolution before it, one of `layers`,
+/// as it was before the quantization.
 fn add_biases(graph: &mut Graph, layers: &HashSet<String>) {
     let mut index = 0;
     while index < graph.nodes.len() {

@@ -72,6 +72,7 @@ pub(crate) use upright::{Shown, upright};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, label, output, value_info};
+use crate::onnx::settled;
 use crate::scores::Scores;
 
 /// The user's settings of the Grad-CAM output.
@@ -271,6 +272,7 @@ fn build(
     let output = assemble::product(graph, &value, &part.matrix, &map, rows);
     graph.outputs.push(value_info(&output, &[1, rows, map.height, map.width]));
     types::widen(graph, first);
+    settled::settle(graph, first);
     let side = |s: usize| u32::try_from(s).unwrap_or(u32::MAX);
     let card = GradCam {
         output,

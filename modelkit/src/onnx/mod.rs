@@ -19,6 +19,7 @@ mod named;
 mod older;
 pub(crate) mod qoperator;
 pub(crate) mod read;
+pub(crate) mod settled;
 pub(crate) mod single;
 pub(crate) mod unknown;
 pub(crate) mod walk;

@@ -89,8 +89,8 @@ fn known(graph: &Graph, held: &HashMap<String, Value>, name: &str) -> Known {
     Known { shape: value.shape().to_vec(), numbers }
 }
 
-/// Runs one node, and returns its outputs by name.
-fn run(
+/// Runs one node, and returns its outputs by name; `held` has its inputs that are no constants.
+pub(super) fn run(
     options: &ModelOptions,
     graph: &Graph,
     node: &NodeProto,

@@ -163,7 +163,9 @@ impl Lowerer {
         }
         let op = node.op_type.as_deref().unwrap_or_default();
         let domain = node.domain.as_deref().unwrap_or_default();
-        if !matches!(domain, "" | "ai.onnx") {
+        // ONNX Runtime had a Gelu before the standard, and the same one.
+        let is_gelu = domain == "com.microsoft" && node.op_type.as_deref() == Some("Gelu");
+        if !matches!(domain, "" | "ai.onnx") && !is_gelu {
             return Err(format!("its domain {domain} is not supported"));
         }
         match op {

@@ -1,0 +1,44 @@
+//! Computes nodes that read constants only, once and for all, so that no engine computes them for each photo.
+//!
+//! For nodes that were added to a model; what the model itself computes from its weights is left as it is.
+
+use std::collections::HashMap;
+
+use rten::{ModelOptions, Value};
+use rten_tensor::prelude::*;
+use skincell_onnx::Constant;
+
+use super::graph::{Graph, output, reads};
+use super::walk::run;
+
+/// Most elements of a constant that is larger than what it is computed from.
+const MOST: usize = 1 << 18;
+
+/// Replaces float32 values that the nodes from `first` on compute from constants by constants. A node that the
+/// engine cannot run stays.
+pub(crate) fn settle(graph: &mut Graph, first: usize) {
+    let mut options = ModelOptions::with_all_ops();
+    options.enable_optimization(false);
+    let mut index = first;
+    while index < graph.nodes.len() {
+        match computed(graph, index, &options) {
+            Some((name, constant)) => {
+                graph.nodes.remove(index);
+                graph.constants.insert(name, constant);
+            }
+            None => index += 1,
+        }
+    }
+}
+
+/// Name and value of a node's only output, if it is one of few enough numbers that follow from constants.
+fn computed(graph: &Graph, index: usize, options: &ModelOptions) -> Option<(String, Constant)> {
+    let node = graph.nodes.get(index).filter(|node| node.output.len() == 1)?;
+    let given: Option<Vec<usize>> =
+        reads(node).iter().map(|name| graph.constants.get(*name).map(Constant::len)).collect();
+    let given = given.filter(|given| !given.is_empty() && !graph.is_output(output(node)))?;
+    let mut made = run(options, graph, node, &HashMap::new()).ok()?;
+    let (name, Value::FloatTensor(tensor)) = made.pop()? else { return None };
+    let constant = Constant::f32(tensor.shape(), &tensor.to_vec());
+    (constant.len() <= given.iter().sum::<usize>().max(MOST)).then_some((name, constant))
+}

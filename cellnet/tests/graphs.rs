@@ -228,7 +228,7 @@ fn unsupported_nodes_are_named_with_the_reason() {
     let side = SIDE as i64;
     let cases = [
         (node("Conv", &["x", "stem"], "y", vec![ints("dilations", &[2, 2])]), "Conv", "dilations"),
-        (node("ReduceMean", &["x", "one"], "y", vec![]), "ReduceMean", "not height and width"),
+        (node("ReduceMax", &["x", "one"], "y", vec![]), "ReduceMax", "not all pixels"),
         (node("Reshape", &["x", "mixed"], "y", vec![]), "Reshape", "mix channels"),
         (node("Resize", &["x"], "y", vec![]), "Resize", "does not support"),
         (node("Softmax", &["x"], "y", vec![int("axis", 2)]), "Softmax", "channels"),

@@ -96,7 +96,7 @@ fn dtype(graph: &Graph, value: &str, left: usize) -> Option<DataType> {
         "Identity" | "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Concat"
         | "Gather" | "Transpose" | "Tile" | "Range" | "Add" | "Sub" | "Mul" | "Div" | "Mod"
         | "Neg" | "Reciprocal" | "Floor" | "Ceil" | "Sqrt" | "Max" | "Min" | "ReduceProd"
-        | "ScatterND" | "Pow" => like(0),
+        | "ScatterND" | "Pow" | "CumSum" | "Sin" | "Cos" | "Exp" => like(0),
         _ => None,
     }
 }

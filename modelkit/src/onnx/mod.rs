@@ -9,6 +9,7 @@ mod defaults;
 pub(crate) mod einsum;
 pub(crate) mod engine;
 pub(crate) mod exact;
+pub(crate) mod expand;
 pub mod external;
 pub(crate) mod fixed;
 pub(crate) mod fold;

@@ -14,8 +14,8 @@ use super::walk::run;
 /// Most elements of a constant that is larger than what it is computed from.
 const MOST: usize = 1 << 18;
 
-/// Replaces float32 values that the nodes from `first` on compute from constants by constants. A node that the
-/// engine cannot run stays.
+/// Replaces float32 values that the nodes from `first` on compute from constants by constants. A node that
+/// the engine cannot run stays.
 pub(crate) fn settle(graph: &mut Graph, first: usize) {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(false);

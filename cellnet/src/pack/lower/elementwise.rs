@@ -196,7 +196,12 @@ impl Lowerer {
                 let args = (Arg::Constant { shape: shape_a, values }, Arg::Value(b.value));
                 Ok(self.pushed(label, op, args, View::new(0, shape, axes)))
             }
-            _ => Err("both sides are constants".to_owned()),
+            (Tensor::Constant(_), Tensor::Constant(_)) => {
+                Err("both sides are constants".to_owned())
+            }
+            _ => {
+                Err("a side is of groups of channels, or part of a dynamic quantization".to_owned())
+            }
         }
     }
 

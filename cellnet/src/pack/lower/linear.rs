@@ -48,6 +48,9 @@ impl Lowerer {
         if let Some((view, weights, sums)) = self.on_integers(node, &view) {
             return self.convolution(node, &view, &weights, bias, Some(sums));
         }
+        if let Some(tensor) = self.conv_along_channels(node, &view, bias.as_deref())? {
+            return Ok(tensor);
+        }
         let weights = self.constant(node, 1)?.clone();
         self.convolution(node, &view, &weights, bias, None)
     }
@@ -114,6 +117,21 @@ impl Lowerer {
         let layer = ConvLayer { is_half, ..layer };
         let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
         Ok(view.with(value, shape))
+    }
+
+    /// A dense layer of our own over the channels of every pixel, weights `[outputs][inputs]`.
+    pub(super) fn dense_pixels(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        weights: Vec<f32>,
+    ) -> View {
+        let inputs = view.shape.channels;
+        let bias = vec![0.0; weights.len() / inputs.max(1)];
+        let shape = Shape { channels: bias.len(), ..view.shape };
+        let layer = conv_layer(Moving::POINT, 1, inputs, weights, bias);
+        let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
+        view.with(value, shape)
     }
 
     /// A dense layer over all elements of a map: a convolution whose kernel is as large as the map.

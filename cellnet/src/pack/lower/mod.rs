@@ -3,10 +3,12 @@
 //! Operators that only move axes become views, operators on constants are computed here, and all others
 //! become layers of [`Net`]. [`super::fuse`] fuses them.
 
+mod channels;
 mod constants;
 mod dynamic;
 mod elementwise;
 mod linear;
+mod norms;
 mod quantized;
 mod shapes;
 mod tokens;
@@ -37,6 +39,8 @@ enum Tensor {
     Scores(tokens::Scores),
     /// See [`dynamic`].
     Dynamic(dynamic::Dynamic),
+    /// See [`norms::Grouped`].
+    Grouped(norms::Grouped),
 }
 
 struct Lowerer {
@@ -177,7 +181,9 @@ impl Lowerer {
             "BatchNormalization" => self.batch_norm(node),
             "MaxPool" | "AveragePool" => self.pool(node),
             "GlobalAveragePool" | "GlobalMaxPool" => self.global_pool(node),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" => self.reduce(node),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" | "ReduceSumSquare" => {
+                self.reduce(node)
+            }
             "Concat" => match self.prepend(node)? {
                 Some(tensor) => Ok(tensor),
                 None => self.concat(node),
@@ -194,6 +200,7 @@ impl Lowerer {
             }
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Greater"
             | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Pow" => self.binary(node),
+            "InstanceNormalization" | "GroupNormalization" => self.group_norm(node),
             "Where" => self.choice(node),
             "PRelu" => self.prelu(node),
             _ => self.unary(node, op),
@@ -211,6 +218,7 @@ impl Lowerer {
             Some(Tensor::Dynamic(_)) => {
                 return Err(refuse("this output is part of a dynamic quantization"));
             }
+            Some(Tensor::Grouped(_)) => return Err(refuse("this output is of groups of channels")),
             None if self.integers.contains_key(&name) => {
                 return Err(refuse("this output is of 8-bit integers"));
             }
@@ -279,6 +287,7 @@ impl Lowerer {
             Tensor::Constant(_) => Err(format!("input {index} is a constant")),
             Tensor::Scores(_) => Err(format!("input {index} is of attention's scores")),
             Tensor::Dynamic(_) => Err(format!("input {index} is part of a dynamic quantization")),
+            Tensor::Grouped(_) => Err(format!("input {index} is of groups of channels")),
         }
     }
 

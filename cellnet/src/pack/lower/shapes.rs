@@ -6,6 +6,7 @@ use super::super::constant::resolve;
 use super::super::net::{Kind, Shape};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
+use super::norms::Grouped;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
@@ -36,6 +37,9 @@ impl Lowerer {
     pub(super) fn moved(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         // A transpose may stand between padding and convolution, because padding is kept by axis.
         let transposes = node.op_type.as_deref() == Some("Transpose");
+        if let Some(map) = self.ungrouped(node)? {
+            return Ok(Tensor::View(map));
+        }
         let view = if transposes { self.part_view(node, 0)? } else { self.unpadded_part(node, 0)? };
         let attributes = Attributes(node);
         let dims = view.dims();
@@ -70,8 +74,10 @@ impl Lowerer {
                     .ok_or_else(|| format!("axes {axes:?} of {dims:?}"))?
             }
         };
-        let moved = view.reshape(&target);
-        moved.map(Tensor::View).ok_or_else(|| {
+        if let Some(moved) = view.reshape(&target) {
+            return Ok(Tensor::View(moved));
+        }
+        Grouped::new(&view, &target).map(Tensor::Grouped).ok_or_else(|| {
             format!("{dims:?} as {target:?} would mix channels with height or width")
         })
     }
@@ -108,6 +114,15 @@ impl Lowerer {
         }
         let value = self.net.push(&super::label(node), kind, inputs, shape);
         Ok(Tensor::View(View::new(value, shape, axes)))
+    }
+
+    /// The map that a `Reshape` makes of groups of channels again, if its input is such.
+    fn ungrouped(&self, node: &NodeProto) -> Result<Option<View>, Refused> {
+        let Ok(Tensor::Grouped(grouped)) = self.tensor(node, 0) else { return Ok(None) };
+        let (dims, op) = (grouped.dims(), node.op_type.as_deref().unwrap_or_default());
+        let shape = if op == "Reshape" { self.constant(node, 1)?.as_ints() } else { None };
+        let map = resolve(&dims, shape.unwrap_or_default()).and_then(|to| grouped.ungrouped(&to));
+        map.map(Some).ok_or_else(|| format!("groups of channels, {dims:?}, do not become a map"))
     }
 
     /// Zeros around a map, added to the padding of the convolution that follows.

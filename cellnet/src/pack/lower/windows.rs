@@ -2,11 +2,12 @@
 
 use rten_onnx::onnx::NodeProto;
 
+use super::super::constant::Constant;
 use super::super::net::{Kind, Moving, Shape};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
-use crate::plan::{Activation, Pooling};
+use crate::plan::{Activation, BinaryOp, Pooling};
 
 /// Kernel, stride and padding from a node's attributes, and the size of its output.
 pub(super) fn moving(
@@ -66,6 +67,22 @@ pub(super) fn moving(
     Ok((Moving { kernel, stride, pads }, outputs))
 }
 
+/// For each pixel of a pooled map of this shape, `[1, 1, height, width]`: 0 if its window reads any of the
+/// `zeros` around a map of this `size`, which are counted among the paddings of `moving`, else the least
+/// number.
+fn zeros_read(moving: &Moving, size: [usize; 2], zeros: [usize; 4], shape: Shape) -> Constant {
+    let reads = |axis: usize, output: usize| {
+        let from = output * moving.stride[axis];
+        let to = from + moving.kernel[axis];
+        let (first, last) = (moving.pads[axis], moving.pads[axis] + size[axis]);
+        let any = |begin: usize, end: usize| begin < end && from < end && to > begin;
+        any(first - zeros[axis], first) || any(last, last + zeros[axis + 2])
+    };
+    let pixels = (0..shape.height).flat_map(|y| (0..shape.width).map(move |x| (y, x)));
+    let value = |(y, x)| if reads(0, y) || reads(1, x) { 0.0 } else { f32::MIN };
+    Constant::floats(vec![1, 1, shape.height, shape.width], pixels.map(value).collect())
+}
+
 impl Lowerer {
     pub(super) fn pool(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let mut view = self.padded_view(node, 0)?;
@@ -81,12 +98,18 @@ impl Lowerer {
         if node.output.len() > 1 {
             return Err("its second output, the indices, is not supported".to_owned());
         }
-        if view.pads != [0; 4] && !(max && self.is_positive(&view)) {
+        let zeros = view.pads;
+        if zeros != [0; 4] && !max {
             return Err("padding with zeros would change its result".to_owned());
         }
+        let reads_zeros = zeros != [0; 4] && !self.is_positive(&view);
         let (mut moving, [height, width]) = moving(node, &view, kernel)?;
         for (pad, more) in moving.pads.iter_mut().zip(view.pads) {
             *pad += more;
+        }
+        let beside = (0..4).any(|side| moving.pads[side] >= kernel[side % 2]);
+        if beside {
+            return Err(format!("padding {:?} as wide as its window {kernel:?}", moving.pads));
         }
         view.pads = [0; 4];
         let padded = moving.pads != [0; 4] && attributes.int("count_include_pad", 0) != 0;
@@ -101,7 +124,12 @@ impl Lowerer {
         let shape = Shape { height, width, channels: view.shape.channels };
         let kind = Kind::Pool { moving, pooling };
         let value = self.net.push(&super::label(node), kind, vec![view.value], shape);
-        Ok(Tensor::View(view.with(value, shape)))
+        let pooled = Tensor::View(view.with(value, shape));
+        if !reads_zeros {
+            return Ok(pooled);
+        }
+        let mask = zeros_read(&moving, [view.shape.height, view.shape.width], zeros, shape);
+        self.apply(&super::label(node), BinaryOp::Max, (pooled, Tensor::Constant(mask)))
     }
 
     /// Whether a value is never negative, so that zeros around it do not change a maximum.
@@ -127,13 +155,15 @@ impl Lowerer {
         Ok(Tensor::View(self.reduced(node, &view, pooling)))
     }
 
-    fn reduced(&mut self, node: &NodeProto, view: &View, pooling: Pooling) -> View {
+    pub(super) fn reduced(&mut self, node: &NodeProto, view: &View, pooling: Pooling) -> View {
         let shape = Shape::vector(view.shape.channels);
         let kind = Kind::Reduce { pooling, activation: Activation::None };
         let value = self.net.push(&super::label(node), kind, vec![view.value], shape);
         view.with(value, shape)
     }
 
+    /// `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceL2` and `ReduceSumSquare` over the pixels, and all but
+    /// the maximum over the channels.
     pub(super) fn reduce(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.view(node, 0)?;
         let rank = view.axes.len() as i64;
@@ -143,18 +173,35 @@ impl Lowerer {
         let dims = view.dims();
         let long = |i: &usize| dims.get(*i).is_some_and(|d| *d > 1);
         let over: Vec<Axis> = gone.iter().filter(|i| long(i)).map(|i| view.axes[*i]).collect();
+        let operator = node.op_type.as_deref().unwrap_or_default();
+        let channels = over.contains(&Axis::Channel) && operator != "ReduceMax";
         let spatial = [Axis::Height, Axis::Width, Axis::Pixels];
-        let elements: usize = gone.iter().map(|i| dims[*i]).product();
-        let all = elements == view.shape.pixels();
-        if !over.iter().all(|a| spatial.contains(a)) || !all {
-            return Err(format!("axes {axes:?} of {dims:?} are not height and width"));
+        let known = |axis: &Axis| spatial.contains(axis) || (channels && *axis == Axis::Channel);
+        let pixels: usize =
+            gone.iter().filter(|i| view.axes[**i] != Axis::Channel).map(|i| dims[*i]).product();
+        let all = pixels == view.shape.pixels() || pixels == 1;
+        if !over.iter().all(known) || !all {
+            return Err(format!("axes {axes:?} of {dims:?} are not all pixels, nor the channels"));
         }
-        let pooling = match node.op_type.as_deref() {
-            Some("ReduceMean") => Pooling::Mean,
-            Some("ReduceMax") => Pooling::Max,
+        let mut reduced = match operator {
+            "ReduceL2" | "ReduceSumSquare" => self.squared(node, &view)?,
+            _ => view,
+        };
+        let pooling = match operator {
+            "ReduceMean" => Pooling::Mean,
+            "ReduceMax" => Pooling::Max,
             _ => Pooling::Sum,
         };
-        let mut reduced = if over.is_empty() { view } else { self.reduced(node, &view, pooling) };
+        if pixels > 1 {
+            reduced = self.reduced(node, &reduced, pooling);
+        }
+        if channels {
+            reduced = self.over_channels(node, &reduced, pooling);
+        }
+        if operator == "ReduceL2" {
+            let label = super::label(node);
+            reduced = self.affine(&label, &reduced, vec![], vec![], Activation::Sqrt);
+        }
         if Attributes(node).int("keepdims", 1) == 0 {
             let kept = reduced.axes.iter().enumerate().filter(|(i, _)| !gone.contains(i));
             reduced.axes = kept.map(|(_, a)| *a).collect();
@@ -164,6 +211,17 @@ impl Lowerer {
             }
         }
         Ok(Tensor::View(reduced))
+    }
+
+    pub(super) fn squared(&mut self, node: &NodeProto, view: &View) -> Result<View, Refused> {
+        self.joined_view(&super::label(node), BinaryOp::Mul, view, view)
+    }
+
+    /// The mean or sum of each pixel's channels, as a dense layer of one output.
+    fn over_channels(&mut self, node: &NodeProto, view: &View, pooling: Pooling) -> View {
+        let channels = view.shape.channels;
+        let weight = if pooling == Pooling::Mean { 1.0 / channels as f32 } else { 1.0 };
+        self.dense_pixels(node, view, vec![weight; channels])
     }
 
     pub(super) fn softmax(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {

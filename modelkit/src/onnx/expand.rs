@@ -1,0 +1,39 @@
+//! Drops an `Expand` if its readers repeat the elements themselves, as elementwise operators do.
+//!
+//! PyTorch's `expand_as` before a product, as in channel attention, writes one; the value that it makes is as
+//! large as the map.
+
+use std::collections::HashMap;
+
+use super::graph::{Graph, input, op, output};
+
+/// Whether the graph has such a node, for which shapes are needed.
+pub(crate) fn has_any(graph: &Graph) -> bool {
+    graph.nodes.iter().any(|node| op(node) == "Expand")
+}
+
+/// Drops the nodes; `shapes` has those of all values.
+pub(crate) fn drop_needless(graph: &mut Graph, shapes: &HashMap<String, Vec<usize>>) {
+    for index in 0..graph.nodes.len() {
+        let node = &graph.nodes[index];
+        if op(node) == "Expand" && is_needless(graph, output(node), shapes) {
+            let (small, large) =
+                (input(node, 0).unwrap_or_default().to_owned(), output(node).to_owned());
+            graph.replace_reads(&large, &small);
+        }
+    }
+    graph.drop_unused();
+}
+
+/// Whether each reader also reads another value, or a constant, of this one's shape.
+fn is_needless(graph: &Graph, value: &str, shapes: &HashMap<String, Vec<usize>>) -> bool {
+    let Some(shape) = shapes.get(value).filter(|_| !graph.is_output(value)) else { return false };
+    graph.consumers_of(value).into_iter().all(|reader| {
+        let node = &graph.nodes[reader];
+        let fills = |other: &String| {
+            let held = graph.constants.get(other).map(|constant| &constant.dims);
+            other != value && shapes.get(other).or(held) == Some(shape)
+        };
+        matches!(op(node), "Add" | "Sub" | "Mul" | "Div") && node.input.iter().any(fills)
+    })
+}

@@ -1,5 +1,5 @@
-//! Norms, means over channels, and convolutions along them, which no kernel computes in one piece, against their
-//! definitions in double precision.
+//! Norms, means over channels, and convolutions along them, which no kernel computes in one piece, against
+//! their definitions in double precision.
 #![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
 
 use cellnet::pack::{Options, pack};
@@ -84,7 +84,8 @@ fn each_group_of_channels_has_its_norm() {
         let whole = node("GroupNormalization", &["x", "scale", "bias"], "y", attributes);
         let found = answer(vec![whole], of_channels(&[CHANNELS as i64])).unwrap();
         assert_close(&found, &normed(groups, scale, bias));
-        // As PyTorch's exporter writes it, with factors and summands of the groups before those of the channels.
+        // As PyTorch's exporter writes it, with factors and summands of the groups before those of the
+        // channels.
         let nodes = vec![
             node("Reshape", &["x", "grouped"], "g", vec![]),
             node("InstanceNormalization", &["g", "scales", "biases"], "n", vec![epsilon()]),
@@ -112,7 +113,8 @@ fn each_group_of_channels_has_its_norm() {
     assert_close(&found, &normed(CHANNELS, scale, bias));
 }
 
-/// As MobileViTv2 norms its patches of 2 by 2 pixels: all pixels of one place in a patch, then those of the next.
+/// As MobileViTv2 norms its patches of 2 by 2 pixels: all pixels of one place in a patch, then those of the
+/// next.
 fn in_patches(after: Vec<NodeProto>) -> (Vec<NodeProto>, Vec<TensorProto>) {
     let mut nodes = vec![
         // Channels come first, as before any convolution.

@@ -1,5 +1,6 @@
-//! Convolutions along the channels of a vector, as in Efficient Channel Attention (ECA): the channels are moved
-//! by each place of the kernel, multiplied by its weight, and added. Other such convolutions are refused.
+//! Convolutions along the channels of a vector, as in Efficient Channel Attention (ECA): the channels are
+//! moved by each place of the kernel, multiplied by its weight, and added. Other such convolutions are
+//! refused.
 
 use rten_onnx::onnx::NodeProto;
 
@@ -14,8 +15,8 @@ use crate::plan::{Activation, BinaryOp};
 const LONGEST: usize = 16;
 
 impl Lowerer {
-    /// A `Conv` of one filter along the channels, which the view has in place of height or width; `None` for any
-    /// other.
+    /// A `Conv` of one filter along the channels, which the view has in place of height or width; `None` for
+    /// any other.
     pub(super) fn conv_along_channels(
         &mut self,
         node: &NodeProto,
@@ -24,7 +25,7 @@ impl Lowerer {
     ) -> Result<Option<Tensor>, Refused> {
         let Some(along) = along(view) else { return Ok(None) };
         let kernel = self.constant(node, 1)?;
-        let (before, after) = match padding(node, kernel, along) {
+        let (before, after) = match padding(node, kernel, along, view.shape.channels) {
             Some(padding) if view.pads == [0; 4] => padding,
             _ => return Err(format!("a kernel of {:?} along the channels", kernel.dims)),
         };
@@ -74,12 +75,17 @@ fn along(view: &View) -> Option<usize> {
 }
 
 /// Zeros before and after the channels, for one filter whose result is as long as its input.
-fn padding(node: &NodeProto, kernel: &Constant, along: usize) -> Option<(usize, usize)> {
+fn padding(
+    node: &NodeProto,
+    kernel: &Constant,
+    along: usize,
+    channels: usize,
+) -> Option<(usize, usize)> {
     let attributes = Attributes(node);
     let length = *kernel.dims.get(along)?;
     let ones = |name| attributes.ints(name).is_none_or(|list| list.iter().all(|n| *n == 1));
     let plain = ones("strides") && ones("dilations") && attributes.int("group", 1) == 1;
-    if !plain || kernel.len() != length || length > LONGEST {
+    if !plain || kernel.len() != length || length > LONGEST.min(channels) {
         return None;
     }
     let all = length.checked_sub(1)?;

@@ -1,5 +1,5 @@
-//! Norms over groups of channels and all pixels: `GroupNormalization`, `InstanceNormalization`, and the form in
-//! which PyTorch writes the former, an `InstanceNormalization` between two reshapes.
+//! Norms over groups of channels and all pixels: `GroupNormalization`, `InstanceNormalization`, and the form
+//! in which PyTorch writes the former, an `InstanceNormalization` between two reshapes.
 
 use rten_onnx::onnx::NodeProto;
 

@@ -54,12 +54,12 @@ pub struct Comparison {
     /// Largest difference of one class's probability between two photos.
     pub spread: f64,
     /// If that was needed to accept the difference, by how much a probability changes with a photo that is
-    /// changed by [`CHANGE`], because the network rounds to integers.
+    /// changed by a millionth of its largest element, because the network rounds to integers.
     pub rounding: Option<f64>,
 }
 
 /// A change of a photo that is no more than rounding in float32, as a part of its largest element.
-pub const CHANGE: f32 = 1e-6;
+pub(crate) const CHANGE: f32 = 1e-6;
 /// How many changes are tried.
 const CHANGES: usize = 8;
 /// How many times the largest change the difference may be: of so few changes, a larger one is likely.

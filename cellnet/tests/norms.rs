@@ -216,6 +216,25 @@ fn channels_and_pixels_are_reduced() {
     }
 }
 
+/// As Keras writes a layer norm: a number of each pixel times the factors of the channels.
+#[test]
+fn a_number_of_each_pixel_is_repeated_for_the_factors_of_channels() {
+    let nodes = vec![
+        node("ReduceMean", &["x", "one"], "m", vec![]),
+        node("Mul", &["m", "scale"], "s", vec![]),
+        node("Sub", &["bias", "s"], "y", vec![]),
+    ];
+    let mut held = of_channels(&[1, CHANNELS as i64, 1, 1]);
+    held.push(integers("one", &[1]));
+    let means = reduced([true, false, false], |all| all.iter().sum::<f64>() / CHANNELS as f64);
+    let value = |(channel, pixel): (usize, usize)| {
+        f64::from(bias(channel)) - means[pixel] * f64::from(scale(channel))
+    };
+    let all = (0..CHANNELS).flat_map(|channel| (0..PIXELS).map(move |pixel| (channel, pixel)));
+    let expected: Vec<f64> = all.map(value).collect();
+    assert_close(&answer(nodes, held).unwrap(), &expected);
+}
+
 #[test]
 fn a_kernel_moves_along_the_channels() {
     let cases: [(&[i64], usize, Vec<AttributeProto>, usize); 5] = [

@@ -25,15 +25,27 @@ pub(crate) fn drop_needless(graph: &mut Graph, shapes: &HashMap<String, Vec<usiz
     graph.drop_unused();
 }
 
-/// Whether each reader also reads another value, or a constant, of this one's shape.
+/// Whether each reader also reads another value, or a constant, that has all elements of this one's shape.
 fn is_needless(graph: &Graph, value: &str, shapes: &HashMap<String, Vec<usize>>) -> bool {
     let Some(shape) = shapes.get(value).filter(|_| !graph.is_output(value)) else { return false };
+    let small = graph.producer_of(value).and_then(|(_, node)| shapes.get(input(node, 0)?));
+    let is_whole_rank = small.is_some_and(|small| small.len() == shape.len());
     graph.consumers_of(value).into_iter().all(|reader| {
         let node = &graph.nodes[reader];
         let fills = |other: &String| {
             let held = graph.constants.get(other).map(|constant| &constant.dims);
-            other != value && shapes.get(other).or(held) == Some(shape)
+            let dims = shapes.get(other).or(held);
+            let fills = dims.is_some_and(|dims| {
+                long(dims) == long(shape) && (is_whole_rank || dims.len() == shape.len())
+            });
+            other != value && fills
         };
         matches!(op(node), "Add" | "Sub" | "Mul" | "Div") && node.input.iter().any(fills)
     })
+}
+
+/// The dimensions behind those of length one at the front.
+fn long(dims: &[usize]) -> &[usize] {
+    let first = dims.iter().position(|dim| *dim != 1).unwrap_or(dims.len());
+    dims.get(first..).unwrap_or_default()
 }

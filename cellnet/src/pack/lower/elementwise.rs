@@ -338,6 +338,8 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
         return Err(super::PADDED.to_owned());
     }
     let rank = view.axes.len().max(constant.dims.len());
+    let is_one_channel = view.shape.channels == 1 && !view.axes.contains(&Axis::Channel);
+    let is_map = view.shape.pixels() > 1;
     let mut shape = view.shape;
     let mut own = Shape::vector(1);
     let (mut axes, mut dims, mut strides) = (Vec::new(), Vec::new(), [0usize; 3]);
@@ -351,7 +353,9 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
         let axis = match (axis, dim) {
             (axis, 1) => axis,
             (axis, dim) if have == dim => axis,
-            // The computed side would have to be repeated along a new axis.
+            // The computed side is repeated: along its only channel, or along a new axis.
+            (Axis::Channel, _) if have == 1 => Axis::Channel,
+            (_, _) if have == 1 && is_one_channel && (i + 1 == rank || is_map) => Axis::Channel,
             (_, _) if have == 1 && shape.height == 1 => Axis::Height,
             (_, _) if have == 1 && shape.width == 1 => Axis::Width,
             _ => return Err(refuse()),
@@ -373,6 +377,7 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     }
     shape.height = shape.height.max(own.height);
     shape.width = shape.width.max(own.width);
+    shape.channels = shape.channels.max(own.channels);
     let axes = of_lengths(&axes, &dims, &shape).ok_or_else(refuse)?;
     let given = constant.to_floats();
     let mut values = Vec::with_capacity(given.len());

@@ -40,7 +40,8 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
                 continue;
             }
         };
-        let node = node.clone();
+        scalar_zeros(graph, index);
+        let node = graph.nodes[index].clone();
         if fits(graph, &node) {
             index += 1;
             continue;
@@ -51,6 +52,20 @@ pub(crate) fn widen(graph: &mut Graph) -> usize {
         index += graph.put_in_place(index, end);
     }
     widened
+}
+
+/// Makes zero points of one element scalars, because rten refuses lists of a wrong length.
+fn scalar_zeros(graph: &mut Graph, index: usize) {
+    for at in [2, 3] {
+        let Some(name) = input(&graph.nodes[index], at) else { continue };
+        let held =
+            graph.constants.get(name).filter(|held| held.len() == 1 && !held.dims.is_empty());
+        let Some(scalar) = held.map(|held| Constant { dims: vec![], ..held.clone() }) else {
+            continue;
+        };
+        let name = graph.add_constant(&format!("{name}/scalar"), scalar);
+        graph.nodes[index].input[at] = name;
+    }
 }
 
 /// Whether rten computes this product rightly: the border, and the sum of two products of these weights and
@@ -259,6 +274,24 @@ mod tests {
         let around = || bytes(DataType::UINT8, &[], &[0]);
         assert_eq!(padded(1, 200.0, weights(), (100, around())), (1, 0.0));
         assert_eq!(padded(1, 200.0, weights(), (128, around())), (0, 0.0), "left as it is");
+    }
+
+    #[test]
+    fn zero_points_in_a_list_of_one_are_taken() {
+        let mut graph = graph();
+        let photo = cast(&mut graph, "image", DataType::UINT8);
+        let weights = graph.add_constant("w", bytes(DataType::INT8, &[2, 2], &[1, 2, 3, 4]));
+        let zero = graph.add_constant("zx", bytes(DataType::UINT8, &[1], &[2]));
+        let around = graph.add_constant("zw", bytes(DataType::INT8, &[1], &[1]));
+        graph.emit("sums", "MatMulInteger", &[&photo, &weights, &zero, &around], vec![]);
+        cast(&mut graph, "sums", DataType::FLOAT);
+        graph.nodes.last_mut().expect("the cast").output = vec!["y".to_owned()];
+        assert_eq!(widen(&mut graph), 0);
+        let engine = GraphEngine::load(&graph).expect("rten takes it");
+        let photo = Tensor::from_data(&[1, 3, 2, 2], vec![3.0_f32; 12]);
+        let found = engine.run(photo.view().into(), &["y"]).expect("it runs");
+        // (3 − 2) · (0 + 2) and (3 − 2) · (1 + 3).
+        assert_eq!(found[0].iter().copied().take(2).collect::<Vec<_>>(), [2.0, 4.0]);
     }
 
     #[test]

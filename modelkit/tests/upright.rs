@@ -93,6 +93,15 @@ fn a_displaced_photo_has_no_heatmap_and_the_reason_names_the_node() {
                 &[("pads", &[0, 0, 2, 2, 0, 0, 2, 2])],
             ),
         ),
+        // As PyTorch's ZeroPad2d before a maximum writes it: one row below, one column to the right.
+        (
+            "a border",
+            before(
+                POOLING,
+                vec![node("Pad", &["a", "pads"], "shown")],
+                &[("pads", &[0, 0, 0, 0, 0, 0, 1, 1])],
+            ),
+        ),
         (
             "a border",
             before(

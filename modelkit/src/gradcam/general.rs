@@ -424,9 +424,18 @@ pub(super) fn sum_of(sheet: &mut Sheet, y: &Val, axis: usize, span: Span) -> Val
     sheet.sum(&part, &[axis])
 }
 
+/// The first operator set with `GreaterOrEqual`.
+const COMPARES_EQUAL: i64 = 12;
+
 /// 1 where x reaches its maximum, 0 elsewhere.
 pub(super) fn winners(sheet: &mut Sheet, x: &Val, most: &Val) -> Result<Val, String> {
-    let reached = sheet.binary("GreaterOrEqual", x, most)?;
+    let reached = if sheet.graph.opset() < COMPARES_EQUAL {
+        let below = sheet.binary("Less", x, most)?;
+        let dims = below.dims.clone();
+        sheet.call("Not", &[&below], vec![], &dims)
+    } else {
+        sheet.binary("GreaterOrEqual", x, most)?
+    };
     let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
     let dims = reached.dims.clone();
     Ok(sheet.call("Cast", &[&reached], vec![crate::onnx::graph::int_attribute("to", to)], &dims))

@@ -93,7 +93,7 @@ pub(crate) fn upright(
         }
         let step = Node { graph, shapes, node, x, from };
         let is_border = output(node) == map.pooled && op(node) == "Pad";
-        match if is_border { step.padded() } else { step.follow() } {
+        match if is_border { step.shown_padded() } else { step.follow() } {
             Err(why) => return Ok(Err(refuse(node, why))),
             Ok(None) if !step.has_places() && !reads_moved => {}
             Ok(None) => moved.extend(node.output.iter().map(String::as_str)),
@@ -419,6 +419,18 @@ impl Node<'_> {
         let (after, before) = self.sides_at(axis);
         let added = after.saturating_sub(before);
         stated.or(weights).is_some_and(|kernel| added <= kernel.saturating_sub(1) * dilation)
+    }
+
+    /// A map that is shown with what was put around it: the photo is under its inner part only.
+    fn shown_padded(&self) -> Result<Option<Seen>, &'static str> {
+        let grows = |axis: usize| {
+            let (after, before) = self.sides_at(axis);
+            after > before
+        };
+        if self.from.axes.iter().any(|axis| grows(*axis)) {
+            return Err(BORDER_AROUND);
+        }
+        self.padded()
     }
 
     fn padded(&self) -> Result<Option<Seen>, &'static str> {

@@ -108,8 +108,8 @@ fn layer(
             let weights = graph.add_constant(&format!("{weights}/centred"), centred);
             Part::OverScale(product(node, operator, [&of, &weights]))
         }
-        ("Mul", Some(Part::Scale(None)), None, _) => Part::Scale(constant(graph, node, 1)),
-        ("Mul", None, Some(Part::Scale(None)), _) => Part::Scale(constant(graph, node, 0)),
+        ("Mul", Some(Part::Scale(None)), None, _) => Part::Scale(Some(constant(graph, node, 1)?)),
+        ("Mul", None, Some(Part::Scale(None)), _) => Part::Scale(Some(constant(graph, node, 0)?)),
         ("Mul", Some(Part::OverScale(layer)), Some(Part::Scale(by)), _)
         | ("Mul", Some(Part::Scale(by)), Some(Part::OverScale(layer)), _) => {
             return scaled(graph, layer, by.as_deref(), output(node));
@@ -205,4 +205,56 @@ fn bias_of(graph: &mut Graph, index: usize, layers: &HashSet<String>) -> Option<
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{int_attribute, value_info};
+
+    /// A dense layer of integers whose scale is that of the photo times the value `by`.
+    fn graph(by: &str) -> Graph {
+        let mut graph = Graph { inputs: vec![value_info("x", &[1, 2])], ..Graph::default() };
+        let bytes = |bytes: &[u8]| Constant {
+            dtype: DataType::INT8,
+            dims: vec![2, 1],
+            bytes: bytes.to_vec(),
+        };
+        let weights = graph.add_constant("w", bytes(&[3, 5]));
+        graph.add_constant("half", Constant::scalar(0.5));
+        graph.emit("computed", "ReduceMean", &["x"], vec![]);
+        graph.emit("q", "DynamicQuantizeLinear", &["x"], vec![]);
+        let rounding = graph.nodes.last_mut().expect("the rounding");
+        rounding.output.extend(["s".to_owned(), "z".to_owned()]);
+        graph.emit("sums", "MatMulInteger", &["q", &weights, "z"], vec![]);
+        let to = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+        graph.emit("floats", "Cast", &["sums"], to);
+        graph.emit("scale", "Mul", &["s", by], vec![]);
+        graph.emit("y", "Mul", &["floats", "scale"], vec![]);
+        graph
+    }
+
+    #[test]
+    fn a_layer_whose_scale_has_a_computed_factor_stays() {
+        let last = |by: &str| {
+            let mut graph = graph(by);
+            as_values(&mut graph).expect("it rounds");
+            graph.nodes.pop().expect("the last node")
+        };
+        let layer = last("half");
+        assert_eq!((op(&layer), output(&layer)), ("MatMul", "y"));
+        assert_eq!(op(&last("computed")), "Mul", "its factor would be lost");
+    }
+
+    #[test]
+    fn what_is_computed_comes_back() {
+        let mut changed = graph("half");
+        let listed = |graph: &Graph| {
+            graph.nodes.iter().map(|node| (op(node).to_owned(), node.input.clone())).collect()
+        };
+        let before: Vec<(String, Vec<String>)> = listed(&changed);
+        let integers = as_values(&mut changed).expect("it rounds");
+        changed.emit("cam/map", "Relu", &["y"], vec![]);
+        integers.put_back(&mut changed);
+        assert_eq!(changed.nodes.pop().map(|node| node.output), Some(vec!["cam/map".to_owned()]));
+        assert_eq!(listed(&changed), before);
+        assert!(changed.constants.contains_key("w"));
+    }
+}

@@ -11,8 +11,7 @@ use crate::plan::{
 };
 
 /// The plan and weights of a net that has been laid out. Dense and grouped convolutions of at least `halved`
-/// weights store them in 16 bits, and so do large ones whose weights the graph
-/// has in 16 bits or fewer.
+/// weights store them in 16 bits, and so do large ones whose weights the graph has in 16 bits or fewer.
 pub fn emit(
     net: &Net,
     algorithms: &[Algorithm],

@@ -124,14 +124,11 @@ impl Lowerer {
         &mut self,
         node: &NodeProto,
         view: &View,
-        weights: Vec<f32>,
-    ) -> View {
-        let inputs = view.shape.channels;
-        let bias = vec![0.0; weights.len() / inputs.max(1)];
-        let shape = Shape { channels: bias.len(), ..view.shape };
-        let layer = conv_layer(Moving::POINT, 1, inputs, weights, bias);
-        let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
-        view.with(value, shape)
+        values: Vec<f32>,
+    ) -> Result<View, Refused> {
+        let columns = view.shape.channels;
+        let rows = values.len() / columns.max(1);
+        self.dense(node, view, Matrix { rows, columns, values, is_half: false }, None)
     }
 
     /// A dense layer over all elements of a map: a convolution whose kernel is as large as the map.

@@ -63,10 +63,14 @@ impl Lowerer {
             _ => {
                 let view = self.view(node, 0)?;
                 let own = view.axes.get(1).and_then(|axis| groups_of(*axis, &view.shape));
-                let said = usize::try_from(attributes.int("num_groups", 0)).unwrap_or(0);
-                let groups =
-                    if said == 0 { own } else { own.filter(|own| *own == view.shape.channels) };
-                (view, groups.map(|own| if said == 0 { own } else { said }))
+                let groups = match attributes.int("num_groups", 0) {
+                    0 => own,
+                    said => {
+                        let of_channels = own == Some(view.shape.channels);
+                        usize::try_from(said).ok().filter(|_| of_channels)
+                    }
+                };
+                (view, groups)
             }
         };
         let channels = view.shape.channels;
@@ -102,29 +106,35 @@ impl Lowerer {
         epsilon: f32,
     ) -> Result<View, Refused> {
         let label = super::label(node);
-        let mean = self.mean_of_groups(node, view, groups);
+        let mean = self.mean_of_groups(node, view, groups)?;
         let centred = self.joined_view(&label, BinaryOp::Sub, view, &mean)?;
         let squares = self.squared(node, &centred)?;
-        let variance = self.mean_of_groups(node, &squares, groups);
+        let variance = self.mean_of_groups(node, &squares, groups)?;
         let plus = vec![epsilon; variance.shape.channels];
         let deviation = self.affine(&label, &variance, Vec::new(), plus, Activation::Sqrt);
         self.joined_view(&label, BinaryOp::Div, &centred, &deviation)
     }
 
     /// The mean of each channel's group over its pixels, for each channel; for one group, one channel.
-    fn mean_of_groups(&mut self, node: &NodeProto, view: &View, groups: usize) -> View {
+    fn mean_of_groups(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        groups: usize,
+    ) -> Result<View, Refused> {
         let means = self.reduced(node, view, Pooling::Mean);
         let channels = view.shape.channels;
         if groups == channels {
-            return means;
+            return Ok(means);
         }
         let each = channels / groups;
         // `[groups][channels]`, then back, `[channels][groups]`.
         let share =
             |i: usize| if i % channels / each == i / channels { 1.0 / each as f32 } else { 0.0 };
-        let grouped = self.dense_pixels(node, &means, (0..groups * channels).map(share).collect());
+        let grouped =
+            self.dense_pixels(node, &means, (0..groups * channels).map(share).collect())?;
         if groups == 1 {
-            return grouped;
+            return Ok(grouped);
         }
         let back = |i: usize| if i % groups == i / groups / each { 1.0 } else { 0.0 };
         self.dense_pixels(node, &grouped, (0..groups * channels).map(back).collect())

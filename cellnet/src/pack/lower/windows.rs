@@ -196,7 +196,7 @@ impl Lowerer {
             reduced = self.reduced(node, &reduced, pooling);
         }
         if channels {
-            reduced = self.over_channels(node, &reduced, pooling);
+            reduced = self.over_channels(node, &reduced, pooling)?;
         }
         if operator == "ReduceL2" {
             let label = super::label(node);
@@ -218,7 +218,12 @@ impl Lowerer {
     }
 
     /// The mean or sum of each pixel's channels, as a dense layer of one output.
-    fn over_channels(&mut self, node: &NodeProto, view: &View, pooling: Pooling) -> View {
+    fn over_channels(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        pooling: Pooling,
+    ) -> Result<View, Refused> {
         let channels = view.shape.channels;
         let weight = if pooling == Pooling::Mean { 1.0 / channels as f32 } else { 1.0 };
         self.dense_pixels(node, view, vec![weight; channels])

@@ -7,7 +7,7 @@ use cellnet::{Model, PackError, Pool, TensorRef, Workspace};
 use rten_onnx::onnx::{DataType, ModelProto, NodeProto, TensorProto};
 
 mod common;
-use common::{bytes, declared, int, ints, model, node, tensor};
+use common::{bytes, declared, float, int, ints, model, node, tensor};
 
 const SIDE: usize = 9;
 const INPUTS: usize = 3;
@@ -324,5 +324,47 @@ fn weights_of_eight_bits_take_sixteen() {
         };
         let expected: Vec<f64> = (0..SIZE).map(product).collect();
         assert_near(&outputs[0].1.values, &expected);
+    }
+}
+
+/// As a heatmap's weights are computed of a dense layer whose weights the file has as integers.
+#[test]
+fn products_of_constants_are_computed() {
+    let wave = |i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0;
+    let by = |name: &str, value: i64| int(name, value);
+    let attributes =
+        vec![by("transA", 1), by("transB", 1), float("alpha", 0.5), float("beta", 2.0)];
+    let nodes = vec![
+        node("DequantizeLinear", &["bytes", "scale"], "w", vec![]),
+        node("MatMul", &["left", "w"], "p", vec![]),
+        node("Gemm", &["p", "right", "c"], "q", attributes),
+        node("MatMul", &["x", "q"], "y", vec![]),
+    ];
+    let steps = || (0..24).map(|i| weight(i, i));
+    let held = vec![
+        bytes("bytes", DataType::INT8, &[6, 4], steps().map(|w| w as u8).collect()),
+        tensor("scale", &[], |_| SCALE),
+        tensor("left", &[5, 6], wave),
+        tensor("right", &[7, 5], |i| wave(i + 11)),
+        tensor("c", &[7], |i| wave(i + 5)),
+    ];
+    let model = packed(&model(nodes, held, vec![declared("x", &[1, 4])], &["y"])).unwrap();
+    let photo: Vec<f32> = (0..4).map(|i| wave(i + 3)).collect();
+    let inputs = [("x", TensorRef::F32(&photo))];
+    let outputs = model.run(&mut Workspace::new(&model), &Pool::new(1), &inputs).unwrap();
+    let found = &outputs[0].1.values;
+    let wide = |i: usize| f64::from(wave(i));
+    let weights: Vec<f64> = steps().map(|w| f64::from(w) * f64::from(SCALE)).collect();
+    let p = |row: usize, at: usize| -> f64 {
+        (0..6).map(|k| wide(row * 6 + k) * weights[k * 4 + at]).sum()
+    };
+    let q = |row: usize, at: usize| -> f64 {
+        let product: f64 = (0..5).map(|k| p(k, row) * wide(at * 5 + k + 11)).sum();
+        0.5 * product + 2.0 * wide(at + 5)
+    };
+    assert_eq!(found.len(), 7);
+    for (at, found) in found.iter().enumerate() {
+        let want: f64 = (0..4).map(|row| wide(row + 3) * q(row, at)).sum();
+        assert!((f64::from(*found) - want).abs() < 1e-5, "{at}: {found}, not {want}");
     }
 }

@@ -161,6 +161,28 @@ impl Constant {
         Some(self.like(dims, values))
     }
 
+    /// The product of two matrices of floats.
+    pub(super) fn product(&self, other: &Self) -> Option<Self> {
+        let ([rows, inner], [also_inner, columns]) = (&self.dims[..], &other.dims[..]) else {
+            return None;
+        };
+        if inner != also_inner || self.as_ints().or(other.as_ints()).is_some() {
+            return None;
+        }
+        let (a, b) = (self.wide(), other.wide());
+        let mut values = Vec::with_capacity(rows * columns);
+        for row in 0..*rows {
+            let mut sums = vec![0.0; *columns];
+            for k in 0..*inner {
+                let factor = a[row * inner + k];
+                let terms = &b[k * columns..(k + 1) * columns];
+                sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += factor * term);
+            }
+            values.extend(sums.into_iter().map(|sum| sum as f32));
+        }
+        Some(Self::floats(vec![*rows, *columns], values))
+    }
+
     /// `op` of each element.
     pub(super) fn map(&self, op: impl Fn(f64) -> f64) -> Self {
         self.like(self.dims.clone(), self.wide().into_iter().map(op).collect())

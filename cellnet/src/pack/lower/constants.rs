@@ -90,6 +90,8 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         "Sqrt" => Some(a.map(f64::sqrt)),
         "Reciprocal" => Some(a.map(|x| 1.0 / x)),
         "Exp" => Some(a.map(f64::exp)),
+        "MatMul" => a.product(b?),
+        "Gemm" => gemm(&attributes, a, b?, inputs.get(2).copied()),
         "DequantizeLinear" if attributes.int("block_size", 0) == 0 => {
             super::quantized::dequantized(a, b?, inputs.get(2).copied(), axis(1, a.dims.len())?)
         }
@@ -124,6 +126,26 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
             Some(Constant::floats(dims, vec![value.unwrap_or(0.0); count]))
         }
         _ => None,
+    }
+}
+
+/// `alpha · a · b + beta · c` of matrices, of which the first two may be transposed.
+fn gemm(
+    attributes: &Attributes<'_>,
+    a: &Constant,
+    b: &Constant,
+    c: Option<&Constant>,
+) -> Option<Constant> {
+    let turned = |name: &str, x: &Constant| match attributes.int(name, 0) {
+        0 => Some(x.clone()),
+        _ => x.transpose(&[1, 0]),
+    };
+    let (alpha, beta) = (attributes.float("alpha", 1.0), attributes.float("beta", 1.0));
+    let product = turned("transA", a)?.product(&turned("transB", b)?)?;
+    let product = product.map(|x| x * f64::from(alpha));
+    match c {
+        Some(c) => product.zip(c, |x, y| x + f64::from(beta) * y),
+        None => Some(product),
     }
 }
 

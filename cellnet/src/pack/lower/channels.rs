@@ -8,6 +8,7 @@ use super::super::constant::Constant;
 use super::super::net::{Kind, Shape};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
+use super::windows::same;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, BinaryOp};
 
@@ -90,8 +91,7 @@ fn padding(
     }
     let all = length.checked_sub(1)?;
     let (before, after) = match (attributes.text("auto_pad"), attributes.ints("pads")) {
-        ("SAME_UPPER", _) => (all / 2, all - all / 2),
-        ("SAME_LOWER", _) => (all - all / 2, all / 2),
+        (mode @ ("SAME_UPPER" | "SAME_LOWER"), _) => same(mode, all),
         ("" | "NOTSET" | "VALID", pads) => {
             let pads = pads.filter(|_| attributes.text("auto_pad") != "VALID");
             let at = |index: usize| match pads {

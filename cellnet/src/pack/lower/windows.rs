@@ -9,6 +9,13 @@ use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
+/// The parts of a padding of `total` before and after an axis, for an `auto_pad` of `SAME_UPPER`, or else of
+/// `SAME_LOWER`.
+pub(super) fn same(mode: &str, total: usize) -> (usize, usize) {
+    let less = total / 2;
+    if mode == "SAME_UPPER" { (less, total - less) } else { (total - less, less) }
+}
+
 /// Kernel, stride and padding from a node's attributes, and the size of its output.
 pub(super) fn moving(
     node: &NodeProto,
@@ -42,10 +49,7 @@ pub(super) fn moving(
             for axis in 0..2 {
                 let outputs = size[axis].div_ceil(stride[axis]);
                 let reads = (outputs - 1) * stride[axis] + kernel[axis];
-                let total = reads.saturating_sub(size[axis]);
-                let less = total / 2;
-                let before = if mode == "SAME_UPPER" { less } else { total - less };
-                (pads[axis], pads[axis + 2]) = (before, total - before);
+                (pads[axis], pads[axis + 2]) = same(mode, reads.saturating_sub(size[axis]));
             }
         }
         mode => return Err(format!("auto_pad {mode}")),

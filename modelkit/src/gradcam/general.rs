@@ -180,7 +180,7 @@ impl Step<'_> {
         let mut found = Gradients::new();
         for index in [1, 2].into_iter().filter(|i| self.relevant(*i)).collect::<Vec<_>>() {
             let x = self.operand(index)?;
-            let dims = super::sheet::broadcast(&self.y.dims, &condition.dims)
+            let dims = crate::onnx::graph::broadcast(&self.y.dims, &condition.dims)
                 .ok_or("its condition does not fit")?;
             let (yes, no) = if index == 1 { (self.y, &zero) } else { (&zero, self.y) };
             let part = self.sheet.call("Where", &[&condition, yes, no], vec![], &dims);

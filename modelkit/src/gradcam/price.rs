@@ -6,8 +6,7 @@ use rten_onnx::onnx::NodeProto;
 
 use super::axes::{axis_in, dims_of, reduced_axes};
 use super::reverse::Shapes;
-use super::sheet::broadcast;
-use crate::onnx::graph::{Graph, input, int, ints, op, output, reads};
+use crate::onnx::graph::{Graph, broadcast, input, int, ints, op, output, reads};
 use skincell_onnx::Constant;
 
 /// The cost of a Grad-CAM output.

@@ -16,10 +16,10 @@ use super::axes::{flows, taken};
 use super::closed::{Closed, Diagonal, Matrix, channel_shape, name};
 use super::general::{self, Context, sum_of};
 use super::refusal::{Reason, Refusal};
-use super::sheet::{Sheet, Val, broadcast};
+use super::sheet::{Sheet, Val};
 use super::tangent::Region;
 use super::tokens::Span;
-use crate::onnx::graph::{Graph, input, int, op, output};
+use crate::onnx::graph::{Graph, broadcast, input, int, op, output};
 use skincell_onnx::Constant;
 
 /// Shapes of the values between the target and the logits, for one photo.

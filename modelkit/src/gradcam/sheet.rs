@@ -7,7 +7,7 @@
 use rten_onnx::onnx::AttributeProto;
 
 use super::closed::name;
-use crate::onnx::graph::{Graph, int_attribute, ints_attribute};
+use crate::onnx::graph::{Graph, broadcast, int_attribute, ints_attribute};
 use skincell_onnx::Constant;
 
 /// A float32 value of the graph and its shape.
@@ -35,17 +35,6 @@ pub(super) struct Sheet<'g> {
 
 fn as_i64(sides: &[usize]) -> Vec<i64> {
     sides.iter().map(|s| i64::try_from(*s).unwrap_or(i64::MAX)).collect()
-}
-
-/// The shape to which two tensors broadcast, or `None`.
-pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
-    let rank = a.len().max(b.len());
-    let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
-    let one = |i| match (at(a, i), at(b, i)) {
-        (1, side) | (side, 1) => Some(side),
-        (x, y) => (x == y).then_some(x),
-    };
-    (0..rank).map(one).collect()
 }
 
 impl Sheet<'_> {

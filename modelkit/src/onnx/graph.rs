@@ -120,6 +120,17 @@ pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
     names
 }
 
+/// The shape to which two tensors broadcast, or `None`.
+pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
+    let one = |i| match (at(a, i), at(b, i)) {
+        (1, side) | (side, 1) => Some(side),
+        (x, y) => (x == y).then_some(x),
+    };
+    (0..rank).map(one).collect()
+}
+
 impl Graph {
     /// Version of the standard operator set of the graph.
     pub(crate) fn opset(&self) -> i64 {

@@ -88,23 +88,6 @@ fn a_displaced_photo_has_no_heatmap_and_the_reason_names_the_node() {
         (
             "a border",
             before(
-                POOLING,
-                vec![node("Pad", &["a", "pads"], "shown")],
-                &[("pads", &[0, 0, 2, 2, 0, 0, 2, 2])],
-            ),
-        ),
-        // As PyTorch's ZeroPad2d before a maximum writes it: one row below, one column to the right.
-        (
-            "a border",
-            before(
-                POOLING,
-                vec![node("Pad", &["a", "pads"], "shown")],
-                &[("pads", &[0, 0, 0, 0, 0, 0, 1, 1])],
-            ),
-        ),
-        (
-            "a border",
-            before(
                 CONVOLUTION,
                 vec![node("Pad", &["image", "pads"], "shown")],
                 &[("pads", &[0, 0, 4, 4, 0, 0, 4, 4])],
@@ -114,6 +97,30 @@ fn a_displaced_photo_has_no_heatmap_and_the_reason_names_the_node() {
     for (reason, model) in cases {
         let why = missing(&model).unwrap_or_else(|| panic!("{reason}: it has a heatmap"));
         assert!(why.contains(reason) && why.contains("wrong place"), "{reason}: {why}");
+    }
+}
+
+#[test]
+fn a_map_with_a_border_is_not_shown_but_that_before_it() {
+    // The second as PyTorch's ZeroPad2d before a maximum writes it: one row below, one column to the right.
+    for pads in [[0, 0, 2, 2, 0, 0, 2, 2], [0, 0, 0, 0, 0, 0, 1, 1]] {
+        let pad = vec![node("Pad", &["a", "pads"], "shown")];
+        let model = before(POOLING, pad, &[("pads", &pads)]);
+        let home = tempfile::tempdir().unwrap();
+        let shown = |layer: Option<&str>| {
+            prepare_in(home.path(), &model, |options| {
+                (options.layer, options.force) = (layer.map(str::to_owned), true);
+                options.target = match layer {
+                    None => CamTarget::Only(Target::Activation),
+                    Some(_) => CamTarget::Solvable,
+                };
+            })
+        };
+        let card = shown(None).unwrap().card;
+        let map = card.gradcam.unwrap_or_else(|| panic!("{:?}", card.gradcam_missing));
+        assert_eq!((map.width, map.height, map.layer.as_deref()), (8, 8, Some("node_a")));
+        let why = shown(Some("node_shown")).expect_err("it has a border").to_string();
+        assert!(why.contains("a border") && why.contains("wrong place"), "{why}");
     }
 }
 

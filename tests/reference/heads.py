@@ -205,6 +205,22 @@ OPSETS = {"layer_norm": 17, "gate": 18, "mean_of_heads": 18, "max": 20, "max_sil
 
 
 def finished(maps, gradient):
+    "max_pool_padded": (
+        lambda p, x: p[0](F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2).flatten(1)), lambda: [linear(12 * 16)], nn.SiLU,
+        False,
+    ),
+    "mean_with_border": (
+        lambda p, x: p[0](F.avg_pool2d(F.pad(x, (2, 1, 0, 1), value=0.5), 3, 2).flatten(1)),
+        lambda: [linear(12 * 20)], nn.ReLU, False,
+    ),
+    "group_norm": (
+        lambda p, x: p[1](mean(p[0](x))), lambda: [nn.Sequential(nn.GroupNorm(3, 12), nn.ReLU()), linear(12)], nn.ReLU,
+        False,
+    ),
+    # Some pixels are zero in all channels.
+    "lengths": (
+        lambda p, x: p[1](torch.norm(p[0](x), dim=1).flatten(1)), lambda: [Above(), linear(64)], nn.ReLU, False,
+    ),
     heat = F.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1)[0])
     most = heat.max()
     return (heat / most if most > 1e-10 else heat * 0).detach().numpy()

@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use rten_onnx::onnx::NodeProto;
 
-use crate::onnx::graph::{Graph, input, int, ints, op, reads};
+use crate::onnx::graph::{Graph, input, int, ints, op, reads, text};
 
 /// The inputs of a node with respect to which its output has a derivative: not shapes, bounds and indices.
 pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
@@ -160,6 +160,42 @@ pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Opti
         .collect::<Option<Vec<_>>>()
         .filter(|a| a.iter().all(|a| *a < rank))
 }
+/// How many elements a `Pad` adds before and after each of `rank` axes, if it adds a constant.
+///
+/// # Errors
+/// A text for users, about a `Pad` of another kind.
+pub(super) fn padding(
+    graph: &Graph,
+    node: &NodeProto,
+    rank: usize,
+) -> Result<Vec<(usize, usize)>, String> {
+    if let Some(mode) = text(node, "mode").filter(|mode| *mode != "constant") {
+        return Err(format!(
+            "it pads with the map's own values (mode {mode}), and there is a rule for the derivative of a \
+             constant border only"
+        ));
+    }
+    let list = |index| input(node, index).map(|name| graph.constants.get(name)?.to_i64());
+    let pads = match ints(node, "pads") {
+        Some(pads) => Some(pads.to_vec()),
+        None => list(1).flatten(),
+    };
+    let axes = match list(3) {
+        Some(axes) => axes,
+        None => Some((0..).take(rank).collect()),
+    };
+    let (pads, axes) = pads.zip(axes).ok_or("its border is computed")?;
+    let mut each = vec![(0, 0); rank];
+    let (before, after) = pads.split_at(axes.len().min(pads.len()));
+    for ((axis, before), after) in axes.iter().zip(before).zip(after) {
+        let counts = usize::try_from(*before).ok().zip(usize::try_from(*after).ok());
+        let counts = counts.ok_or("it cuts a part of the map off, by a negative border")?;
+        let at = axis_in(rank, *axis).and_then(|axis| each.get_mut(axis));
+        *at.ok_or("its axes do not fit")? = counts;
+    }
+    Ok(each)
+}
+
 
 /// For a Slice or Gather that takes neighbouring elements along one axis: the axis, the first index and the
 /// number of elements, and whether the axis is removed.

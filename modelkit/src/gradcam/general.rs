@@ -53,6 +53,7 @@ pub(super) fn rule(
         "Slice" | "Gather" => step.part()?,
         "Conv" => step.convolution()?,
         "Where" => step.chosen()?,
+        "Pad" => step.padded()?,
         _ => step.elementwise()?,
     })
 }
@@ -415,6 +416,20 @@ impl Step<'_> {
 }
 
 /// The sum of a gradient over the places of `span` along `axis`. A gradient of length 1 there is that of each
+    /// Pad: the gradient of the elements that are not added.
+    fn padded(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let pads = super::axes::padding(self.sheet.graph, self.node, x.dims.len())?;
+        let mut y = self.y.clone();
+        for (axis, (before, after)) in pads.into_iter().enumerate() {
+            // A gradient of length 1 is that of each element.
+            if before + after > 0 && y.side(axis + 1) != 1 {
+                y = self.sheet.slice(&y, axis + 1, (before, 1, x.side(axis)));
+            }
+        }
+        Ok(vec![(x.name, y)])
+    }
+
 /// place.
 pub(super) fn sum_of(sheet: &mut Sheet, y: &Val, axis: usize, span: Span) -> Val {
     if y.side(axis) == 1 {

@@ -29,7 +29,9 @@ impl Step<'_> {
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshaped(node, y)?,
             "Transpose" => self.transpose(node, y)?,
             "Concat" => self.concat(node, y)?,
-            "Softmax" | "LogSoftmax" | "LayerNormalization" => return Err(Reason::NoRule),
+            "Softmax" | "LogSoftmax" | "LayerNormalization" | "InstanceNormalization" | "Pad" => {
+                return Err(Reason::NoRule);
+            }
             _ => self.elementwise(node, y)?,
         })
     }

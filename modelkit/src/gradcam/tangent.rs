@@ -4,8 +4,8 @@
 //! Grad-CAM weights a channel by its gradient summed over all places. Through operators that keep channels
 //! apart (activations, batch norm, sums, pooling of any kind) this sum is the gradient after them times the
 //! derivative computed here, summed over places. That derivative is one number for each place and needs no
-//! axis of classes. The head after the pooling is differentiated by `reverse`. Pooling over windows is in
-//! `windows`.
+//! axis of classes. The head after the pooling is differentiated by `reverse`. Pooling over windows and
+//! borders are in `windows`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -106,6 +106,7 @@ impl Step<'_> {
             "GlobalMaxPool" | "ReduceMax" => self.max(node, x),
             "AveragePool" => self.average_pool(node, x),
             "MaxPool" => self.max_pool(node, x),
+            "Pad" if relevant.len() == 1 => self.pad(node, x),
             _ if relevant.len() == 1 && input(node, 0) == Some(x) => {
                 let local = match derivative(self.graph, node)? {
                     Derivative::One => Diagonal::One,

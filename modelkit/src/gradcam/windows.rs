@@ -1,7 +1,8 @@
-//! Forward derivatives of average and max pooling over windows.
+//! Forward derivatives of average and max pooling over windows, and of borders.
 
 use rten_onnx::onnx::NodeProto;
 
+use super::axes::padding;
 use super::closed::{Diagonal, name};
 use super::general::winners;
 use super::sheet::{Sheet, Val};
@@ -23,13 +24,23 @@ impl Step<'_> {
         if tangent.axis != 1 {
             return None;
         }
-        let shape = self.target_part(x)?.dims;
+        let value = self.each_place(x)?.name;
+        let mean =
+            self.graph.emit(&name("derivative"), "AveragePool", &[&value], node.attribute.clone());
+        Some(Tangent { factor: Diagonal::Value(mean), ..tangent })
+    }
+
+    /// The factor of x as a tensor with an element for each place of the target's channels.
+    fn each_place(&mut self, x: &str) -> Option<Val> {
+        let tangent = self.tangent(x)?.clone();
+        let mut shape = self.shape(x)?.clone();
+        *shape.get_mut(tangent.axis)? = self.channels;
         let value = match &tangent.factor {
             Diagonal::Value(value) => value.clone(),
             other => {
                 let ones = Constant::f32(&shape, &vec![1.0; shape.iter().product()]);
                 let ones = self.graph.add_constant(&name("ones"), ones);
-                match other.held(self.graph, shape.len(), 1) {
+                match other.held(self.graph, shape.len(), tangent.axis) {
                     Some(factor) => {
                         self.graph.emit(&name("derivative"), "Mul", &[&ones, &factor], vec![])
                     }
@@ -37,9 +48,22 @@ impl Step<'_> {
                 }
             }
         };
-        let mean =
-            self.graph.emit(&name("derivative"), "AveragePool", &[&value], node.attribute.clone());
-        Some(Tangent { factor: Diagonal::Value(mean), ..tangent })
+        Some(Val::new(&value, &shape))
+    }
+
+    /// A constant border around the places: its factors are 0.
+    pub(super) fn pad(&mut self, node: &NodeProto, x: &str) -> Option<Tangent> {
+        let tangent = self.tangent(x)?.clone();
+        let pads = padding(self.graph, node, self.shape(x)?.len()).ok()?;
+        if pads.get(tangent.axis) != Some(&(0, 0)) {
+            return None;
+        }
+        let mut map = self.each_place(x)?;
+        for (axis, (before, after)) in pads.into_iter().enumerate() {
+            let length = before + map.side(axis) + after;
+            map = self.bordered(&map, &[(axis, before, length)], 0.0);
+        }
+        Some(Tangent { factor: Diagonal::Value(map.name), ..tangent })
     }
 
     /// For each window the factor at its maximum, or the mean of the factors if several places are maximal.
@@ -70,9 +94,9 @@ impl Step<'_> {
         let part = self.target_part(x)?;
         let (rows, columns) = (most.side(2), most.side(3));
         let need = [(rows - 1) * sy + kh, (columns - 1) * sx + kw];
-        let border = [(top, need[0]), (left, need[1])];
-        let values = self.bordered(&part, border, f32::MIN)?;
-        let factors = self.bordered(&Val::new(value, &part.dims), border, 0.0)?;
+        let border = [(2, top, need[0]), (3, left, need[1])];
+        let values = self.bordered(&part, &border, f32::MIN);
+        let factors = self.bordered(&Val::new(value, &part.dims), &border, 0.0);
         let sheet = &mut Sheet { graph: self.graph };
         let mut sums: Option<(Val, Val)> = None;
         for (dy, dx) in (0..kh).flat_map(|dy| (0..kw).map(move |dx| (dy, dx))) {
@@ -96,12 +120,12 @@ impl Step<'_> {
         Some(Tangent { factor: Diagonal::Value(share.name), ..tangent })
     }
 
-    /// The map with rows and columns of the value `fill` around it. `border` holds, for rows and columns, the
-    /// number to add before the map, and the length to reach by adding after it.
-    fn bordered(&mut self, map: &Val, border: [(usize, usize); 2], fill: f32) -> Option<Val> {
+    /// The map with elements of the value `fill` around it. `border` holds axes, and for each the number to
+    /// add before the map, and the length to reach by adding after it.
+    fn bordered(&mut self, map: &Val, border: &[(usize, usize, usize)], fill: f32) -> Val {
         let sheet = &mut Sheet { graph: self.graph };
         let mut map = map.clone();
-        for (axis, (before, length)) in [(2, border[0]), (3, border[1])] {
+        for (axis, before, length) in border.iter().copied() {
             let after = length.saturating_sub(before + map.side(axis));
             let strip = |sheet: &mut Sheet, count: usize| {
                 let mut dims = map.dims.clone();
@@ -115,6 +139,6 @@ impl Step<'_> {
             parts.extend(strip(sheet, after));
             map = sheet.concat(&parts, axis);
         }
-        Some(map)
+        map
     }
 }

@@ -81,6 +81,13 @@ class SpelledNorm(nn.Module):
         return moved / torch.sqrt((moved**2).mean(-1, keepdim=True) + 1e-5) * 1.3 + 0.1
 
 
+class Above(nn.Module):
+    """What of a map lies above a threshold."""
+
+    def forward(self, x):
+        return F.relu(x - 1.2)
+
+
 class Gate(nn.Module):
     """Squeeze and excite."""
 
@@ -282,7 +289,7 @@ def write(name, seed):
     net.body.conv.register_forward_hook(catch("conv"))
     where = net.parts[0] if name == "branches" else net.body.act
     where.register_forward_hook(catch("act"))
-    if name == "gate":
+    if name in ("gate", "group_norm", "lengths"):
         net.parts[0].register_forward_hook(catch("act"))
     if name == "layer_norm_of_places":
         net.parts[0].register_forward_hook(lambda m, i, o: kept.__setitem__("act", o))

@@ -15,9 +15,8 @@ pub(super) fn flows(node: &NodeProto) -> Vec<&str> {
         "Shape" | "Size" | "ConstantOfShape" | "IsNaN" | "Equal" | "Greater" | "Less"
         | "GreaterOrEqual" | "LessOrEqual" | "Not" | "And" | "Or" | "ArgMax" => Vec::new(),
         "Reshape" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice" | "Gather" | "Pad" | "Resize"
-        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
-            input(node, 0).into_iter().collect()
-        }
+        | "Tile" | "Split" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2"
+        | "ReduceSumSquare" => input(node, 0).into_iter().collect(),
         _ => reads(node),
     }
 }
@@ -160,6 +159,7 @@ pub(super) fn reduced_axes(graph: &Graph, node: &NodeProto, rank: usize) -> Opti
         .collect::<Option<Vec<_>>>()
         .filter(|a| a.iter().all(|a| *a < rank))
 }
+
 /// How many elements a `Pad` adds before and after each of `rank` axes, if it adds a constant.
 ///
 /// # Errors
@@ -195,7 +195,6 @@ pub(super) fn padding(
     }
     Ok(each)
 }
-
 
 /// For a Slice or Gather that takes neighbouring elements along one axis: the axis, the first index and the
 /// number of elements, and whether the axis is removed.

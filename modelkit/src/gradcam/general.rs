@@ -51,6 +51,7 @@ pub(super) fn rule(
         "ReduceMax" | "GlobalMaxPool" => step.max()?,
         "ReduceL2" => step.length()?,
         "Slice" | "Gather" => step.part()?,
+        "ReduceSumSquare" => step.squares()?,
         "Conv" => step.convolution()?,
         "Where" => step.chosen()?,
         "Pad" => step.padded()?,
@@ -358,7 +359,16 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.times(&gradient, factor))])
     }
 
-    /// y = √(Σ x²): `x / y`.
+    /// y = Σ x²: `2x`.
+    fn squares(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let axes = self.reduced(x.dims.len())?;
+        let gradient = self.kept(x.dims.len(), &axes);
+        let product = self.sheet.binary("Mul", &gradient, &x)?;
+        Ok(vec![(x.name, self.sheet.times(&product, 2.0))])
+    }
+
+    /// y = √(Σ x²): `x / y`, and 0 where y is 0, as PyTorch has it.
     fn length(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
         let axes = self.reduced(x.dims.len())?;
@@ -367,7 +377,13 @@ impl Step<'_> {
         axes.iter().for_each(|a| dims[*a] = 1);
         let value = Val::new(output(self.node), &self.y_shape()?);
         let value = self.sheet.reshape(&value, &dims);
-        let share = self.sheet.binary("Div", &x, &value)?;
+        let zero = self.sheet.constant(Constant::scalar(0.0));
+        let above = self.sheet.binary("Greater", &value, &zero)?;
+        let above = as_floats(&mut self.sheet, &above);
+        let one = self.sheet.constant(Constant::scalar(1.0));
+        let none = self.sheet.binary("Sub", &one, &above)?;
+        let below = self.sheet.binary("Add", &value, &none)?;
+        let share = self.sheet.binary("Div", &x, &below)?;
         Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
     }
 
@@ -452,6 +468,11 @@ pub(super) fn winners(sheet: &mut Sheet, x: &Val, most: &Val) -> Result<Val, Str
         sheet.binary("GreaterOrEqual", x, most)?
     };
     let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
-    let dims = reached.dims.clone();
-    Ok(sheet.call("Cast", &[&reached], vec![crate::onnx::graph::int_attribute("to", to)], &dims))
+    let to = vec![crate::onnx::graph::int_attribute("to", to)];
+    sheet.call("Cast", &[condition], to, &condition.dims)
 }
+    Ok(as_floats(sheet, &reached))
+}
+
+/// 1 where the condition holds, 0 elsewhere.
+fn as_floats(sheet: &mut Sheet, condition: &Val) -> Val {

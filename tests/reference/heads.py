@@ -52,7 +52,7 @@ def stir(net, seed):
     g = torch.Generator().manual_seed(seed)
     rand = lambda n: torch.rand(n, generator=g)
     for m in net.modules():
-        if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm)):
+        if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)):
             n = m.weight.shape
             m.weight.data.copy_(rand(n) * 0.8 + 0.6)
             m.bias.data.copy_(rand(n) - 0.5)
@@ -205,13 +205,6 @@ NETS = {
         lambda p, x: F.softmax(p[0](mean(x)[..., None, None]), 1).flatten(1),
         lambda: [nn.Conv2d(12, CLASSES, 1)], nn.ReLU, False,
     ),
-}
-# Nets whose outputs are probabilities.
-DONE = ("mean_of_softmaxes", "softmax_then_flatten")
-OPSETS = {"layer_norm": 17, "gate": 18, "mean_of_heads": 18, "max": 20, "max_silu": 18, "layer_norm_spelled": 18}
-
-
-def finished(maps, gradient):
     "max_pool_padded": (
         lambda p, x: p[0](F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2).flatten(1)), lambda: [linear(12 * 16)], nn.SiLU,
         False,
@@ -228,6 +221,13 @@ def finished(maps, gradient):
     "lengths": (
         lambda p, x: p[1](torch.norm(p[0](x), dim=1).flatten(1)), lambda: [Above(), linear(64)], nn.ReLU, False,
     ),
+}
+# Nets whose outputs are probabilities.
+DONE = ("mean_of_softmaxes", "softmax_then_flatten")
+OPSETS = {"layer_norm": 17, "gate": 18, "mean_of_heads": 18, "max": 20, "max_silu": 18, "layer_norm_spelled": 18}
+
+
+def finished(maps, gradient):
     heat = F.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1)[0])
     most = heat.max()
     return (heat / most if most > 1e-10 else heat * 0).detach().numpy()

@@ -42,6 +42,7 @@ pub(super) fn rule(
         "Softmax" => step.softmax()?,
         "LogSoftmax" => step.log_softmax()?,
         "LayerNormalization" => step.layer_norm()?,
+        "InstanceNormalization" => step.instance_norm()?,
         "BatchNormalization" => step.batch_norm()?,
         "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => step.reshaped()?,
         "Transpose" => step.transpose()?,
@@ -50,11 +51,11 @@ pub(super) fn rule(
         "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => step.mean()?,
         "ReduceMax" | "GlobalMaxPool" => step.max()?,
         "ReduceL2" => step.length()?,
-        "Slice" | "Gather" => step.part()?,
         "ReduceSumSquare" => step.squares()?,
+        "Slice" | "Gather" => step.part()?,
+        "Pad" => step.padded()?,
         "Conv" => step.convolution()?,
         "Where" => step.chosen()?,
-        "Pad" => step.padded()?,
         _ => step.elementwise()?,
     })
 }
@@ -226,20 +227,33 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.binary("Sub", &y, &part)?)])
     }
 
-    /// With n = (x − mean)/σ and V = v·γ: `(V − mean V − n·mean(V·n))/σ`.
     fn layer_norm(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
         let from = self.axis(-1, x.dims.len())?;
+        let scale = self.operand(1)?;
+        self.normed(&x, from, &scale)
+    }
+
+    /// Each channel is normalised over its places.
+    fn instance_norm(&mut self) -> Result<Gradients, String> {
+        let (x, scale) = (self.first()?, self.operand(1)?);
+        let mut dims = vec![1; x.dims.len().saturating_sub(1)];
+        *dims.first_mut().ok_or("its input has one axis")? = scale.dims.iter().product();
+        let scale = self.sheet.reshape(&scale, &dims);
+        self.normed(&x, 2, &scale)
+    }
+
+    /// With n = (x − mean)/σ over the axes from `from` on, and V = v·γ: `(V − mean V − n·mean(V·n))/σ`.
+    fn normed(&mut self, x: &Val, from: usize, scale: &Val) -> Result<Gradients, String> {
         let axes: Vec<usize> = (from..x.dims.len()).collect();
-        let mean = self.sheet.mean(&x, &axes);
-        let moved = self.sheet.binary("Sub", &x, &mean)?;
+        let mean = self.sheet.mean(x, &axes);
+        let moved = self.sheet.binary("Sub", x, &mean)?;
         let square = self.sheet.binary("Mul", &moved, &moved)?;
         let variance = self.sheet.mean(&square, &axes);
         let variance = self.sheet.plus(&variance, float(self.node, "epsilon", 1e-5));
         let deviation = self.sheet.unary("Sqrt", &variance);
         let normal = self.sheet.binary("Div", &moved, &deviation)?;
-        let scale = self.operand(1)?;
-        let v = self.sheet.binary("Mul", self.y, &scale)?;
+        let v = self.sheet.binary("Mul", self.y, scale)?;
         let inner: Vec<usize> = axes.iter().map(|a| a + 1).collect();
         let product = self.sheet.binary("Mul", &v, &normal)?;
         let along = self.sheet.mean(&product, &inner);
@@ -247,7 +261,7 @@ impl Step<'_> {
         let mean = self.sheet.mean(&v, &inner);
         let less = self.sheet.binary("Sub", &v, &mean)?;
         let less = self.sheet.binary("Sub", &less, &along)?;
-        Ok(vec![(x.name, self.sheet.binary("Div", &less, &deviation)?)])
+        Ok(vec![(x.name.clone(), self.sheet.binary("Div", &less, &deviation)?)])
     }
 
     fn batch_norm(&mut self) -> Result<Gradients, String> {
@@ -402,6 +416,20 @@ impl Step<'_> {
         Ok(vec![(x.name, self.sheet.binary("Mul", &gradient, &share)?)])
     }
 
+    /// Pad: the gradient of the elements that are not added.
+    fn padded(&mut self) -> Result<Gradients, String> {
+        let x = self.first()?;
+        let pads = super::axes::padding(self.sheet.graph, self.node, x.dims.len())?;
+        let mut y = self.y.clone();
+        for (axis, (before, after)) in pads.into_iter().enumerate() {
+            // A gradient of length 1 is that of each element.
+            if before + after > 0 && y.side(axis + 1) != 1 {
+                y = self.sheet.slice(&y, axis + 1, (before, 1, x.side(axis)));
+            }
+        }
+        Ok(vec![(x.name, y)])
+    }
+
     /// Slice and Gather: the gradient is 0 at elements that are not taken.
     fn part(&mut self) -> Result<Gradients, String> {
         let x = self.first()?;
@@ -432,20 +460,6 @@ impl Step<'_> {
 }
 
 /// The sum of a gradient over the places of `span` along `axis`. A gradient of length 1 there is that of each
-    /// Pad: the gradient of the elements that are not added.
-    fn padded(&mut self) -> Result<Gradients, String> {
-        let x = self.first()?;
-        let pads = super::axes::padding(self.sheet.graph, self.node, x.dims.len())?;
-        let mut y = self.y.clone();
-        for (axis, (before, after)) in pads.into_iter().enumerate() {
-            // A gradient of length 1 is that of each element.
-            if before + after > 0 && y.side(axis + 1) != 1 {
-                y = self.sheet.slice(&y, axis + 1, (before, 1, x.side(axis)));
-            }
-        }
-        Ok(vec![(x.name, y)])
-    }
-
 /// place.
 pub(super) fn sum_of(sheet: &mut Sheet, y: &Val, axis: usize, span: Span) -> Val {
     if y.side(axis) == 1 {
@@ -467,12 +481,12 @@ pub(super) fn winners(sheet: &mut Sheet, x: &Val, most: &Val) -> Result<Val, Str
     } else {
         sheet.binary("GreaterOrEqual", x, most)?
     };
-    let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
-    let to = vec![crate::onnx::graph::int_attribute("to", to)];
-    sheet.call("Cast", &[condition], to, &condition.dims)
-}
     Ok(as_floats(sheet, &reached))
 }
 
 /// 1 where the condition holds, 0 elsewhere.
 fn as_floats(sheet: &mut Sheet, condition: &Val) -> Val {
+    let to = i64::from(rten_onnx::onnx::DataType::FLOAT.0);
+    let to = vec![crate::onnx::graph::int_attribute("to", to)];
+    sheet.call("Cast", &[condition], to, &condition.dims)
+}

@@ -295,6 +295,13 @@ def cases():
         shape = (WIDTH, SIDE, SIDE)[axis - 1 if axis > 0 else 2:]
         yield f"LayerNormalization {axis}", 17, lambda b, x, a=axis, s=shape: b.call("LayerNormalization", x, b.weights(*s), b.weights(*s), axis=a), None
     yield "RMSNormalization", 23, lambda b, x: b.call("RMSNormalization", x, b.weights(SIDE), axis=-1), None
+    for name, taken, domain in (("SimplifiedLayerNormalization", 1, ""), ("SkipSimplifiedLayerNormalization", 2, "com.microsoft")):
+        def simplified(b, x, name=name, taken=taken, domain=domain):
+            rows = b.call("Transpose", b.call("Reshape", x, ints(1, WIDTH, -1)), perm=[0, 2, 1])
+            y = b.call(name, *[rows] * taken, b.weights(WIDTH), domain=domain, epsilon=0.01, **({"axis": -1} if taken == 1 else {}))
+            return b.call("Reshape", b.call("Transpose", y, perm=[0, 2, 1]), ints(1, WIDTH, SIDE, SIDE))
+
+        yield name, 17, simplified, None
     yield from on("MeanVarianceNormalization", "MeanVarianceNormalization", (13,))
     yield from on("LpNormalization", "LpNormalization", (13,), axis=1, p=2)
     norm = lambda b: [b.weights(4), b.weights(4), b.weights(4), b.hold(floats(0.5, 1, 2, 0.8))]
@@ -404,7 +411,8 @@ def cases():
 # The cases that modelkit's test prepares: each was computed wrongly or refused without need once, or is refused.
 KEPT = ["AveragePool SAME_LOWER 12", "MaxPool SAME_LOWER 12", "Conv SAME_LOWER", "Softmax 1 11", "LogSoftmax default 11",
         "LRN 13", "Mish 18", "Celu {'alpha': 0.7} 14", "ThresholdedRelu {'alpha': 0.2} 14", "GroupNormalization 18",
-        "GroupNormalization 21", "Conv {'group': 2}", "vector Dropout 17", "Resize cubic half_pixel None [1 4 7 7]",
+        "GroupNormalization 21", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization",
+        "Conv {'group': 2}", "vector Dropout 17", "Resize cubic half_pixel None [1 4 7 7]",
         "ConvTranspose {'strides': [2, 2], 'auto_pad': 'SAME_LOWER'}", "BatchNormalization training"]  # fmt: skip
 
 

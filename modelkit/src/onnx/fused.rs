@@ -9,16 +9,18 @@ use crate::onnx::graph::{Graph, float, float_attribute, input, int_attribute, op
 /// The operator set of ONNX Runtime's own operators.
 const DOMAIN: &str = "com.microsoft";
 
-/// Splits `SkipLayerNormalization` into sums and a norm, `BiasGelu` into a sum and `Gelu`, and
-/// `DynamicQuantizeMatMul` and `MatMulIntegerToFloat` into the rounding, the product of integers and the
-/// scales.
+/// Splits `SkipLayerNormalization`, the simplified one as well, into sums and a norm, `BiasGelu` into a sum
+/// and `Gelu`, and `DynamicQuantizeMatMul` and `MatMulIntegerToFloat` into the rounding, the product of
+/// integers and the scales.
 pub(crate) fn split(graph: &mut Graph) {
     let mut index = 0;
     while let Some(node) = graph.nodes.get(index).cloned() {
         let end = graph.nodes.len();
         let own = node.domain.as_deref() == Some(DOMAIN);
         index += match op(&node) {
-            "SkipLayerNormalization" if own && skipped(graph, &node) => {
+            "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization"
+                if own && skipped(graph, &node) =>
+            {
                 graph.put_in_place(index, end)
             }
             "BiasGelu" if own => {
@@ -80,8 +82,9 @@ fn multiplied(
     }
 }
 
-/// `layer_norm(x + skip + bias)`; its fourth output is the sum. Returns whether it could be written: the
-/// norm's mean and deviation, which are outputs too, are read in training only.
+/// `layer_norm(x + skip + bias)`, or the simplified norm, which has no summand; its fourth output is the sum.
+/// Returns whether it could be written: the norm's mean and deviation, which are outputs too, are read in
+/// training only.
 fn skipped(graph: &mut Graph, node: &NodeProto) -> bool {
     let given = |at: usize| node.output.get(at).is_some_and(|name| !name.is_empty());
     let (Some(x), Some(skip), Some(scale)) = (input(node, 0), input(node, 1), input(node, 2))
@@ -93,7 +96,9 @@ fn skipped(graph: &mut Graph, node: &NodeProto) -> bool {
     }
     let base = output(node);
     let mut sum = graph.emit(&format!("{base}/sum"), "Add", &[x, skip], vec![]);
-    if let Some(bias) = input(node, 4) {
+    let simplified = op(node) == "SkipSimplifiedLayerNormalization";
+    let (summand, bias) = if simplified { (None, 3) } else { (input(node, 3), 4) };
+    if let Some(bias) = input(node, bias) {
         sum = graph.emit(&format!("{base}/biased"), "Add", &[&sum, bias], vec![]);
     }
     if let Some(made) = node.output.get(3).filter(|name| !name.is_empty()) {
@@ -103,9 +108,10 @@ fn skipped(graph: &mut Graph, node: &NodeProto) -> bool {
         }
     }
     let mut inputs = vec![sum.as_str(), scale];
-    inputs.extend(input(node, 3));
+    inputs.extend(summand);
+    let norm = if simplified { "SimplifiedLayerNormalization" } else { "LayerNormalization" };
     let epsilon = float_attribute("epsilon", float(node, "epsilon", 1e-12));
-    graph.emit(base, "LayerNormalization", &inputs, vec![int_attribute("axis", -1), epsilon]);
+    graph.emit(base, norm, &inputs, vec![int_attribute("axis", -1), epsilon]);
     if let Some(last) = graph.nodes.last_mut() {
         last.name = node.name.clone().filter(|name| !name.is_empty()).or(Some(base.to_owned()));
         last.output = vec![base.to_owned()];

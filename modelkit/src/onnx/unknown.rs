@@ -23,6 +23,9 @@ pub(crate) fn replace(graph: &mut Graph) {
             "ThresholdedRelu" => thresholded(graph, x, float(&node, "alpha", 1.0)),
             "LRN" => response(graph, &node, x),
             "GroupNormalization" => groups(graph, &node, x),
+            "RMSNormalization" | "SimplifiedLayerNormalization" if is_over_the_last(&node) => {
+                root_mean_square(graph, &node, x);
+            }
             "Add" if let Some((at, rows)) = spread_bias(graph, &node) => {
                 graph.nodes[index].input[at] = graph.add_constant("bias/rows", rows);
                 index += 1;
@@ -138,6 +141,29 @@ fn response(graph: &mut Graph, node: &NodeProto, x: &str) {
     let sum = graph.emit("lrn/sum", "Add", &[&scaled, &bias], vec![]);
     let power = graph.emit("lrn/power", "Pow", &[&sum, &beta], vec![]);
     graph.emit("lrn/value", "Div", &[x, &power], vec![]);
+}
+
+/// Whether a norm is over the last axis alone, and gives nothing but the normed values.
+fn is_over_the_last(node: &NodeProto) -> bool {
+    int(node, "axis", -1) == -1 && node.output.iter().skip(1).all(String::is_empty)
+}
+
+/// `γ · x / √(mean(x²) + ε)` over the last axis.
+fn root_mean_square(graph: &mut Graph, node: &NodeProto, x: &str) {
+    let square = graph.emit("rms/square", "Mul", &[x, x], vec![]);
+    let keeps = int_attribute("keepdims", 1);
+    let mean = if graph.opset() < 18 {
+        let attributes = vec![ints_attribute("axes", &[-1]), keeps];
+        graph.emit("rms/mean", "ReduceMean", &[&square], attributes)
+    } else {
+        let last = graph.add_constant("rms/last", Constant::i64_list(&[-1]));
+        graph.emit("rms/mean", "ReduceMean", &[&square, &last], vec![keeps])
+    };
+    let epsilon = number(graph, "rms/epsilon", float(node, "epsilon", 1e-5));
+    let sum = graph.emit("rms/sum", "Add", &[&mean, &epsilon], vec![]);
+    let root = graph.emit("rms/root", "Sqrt", &[&sum], vec![]);
+    let normed = graph.emit("rms/normed", "Div", &[x, &root], vec![]);
+    graph.emit("rms/value", "Mul", &[&normed, input(node, 1).unwrap_or_default()], vec![]);
 }
 
 /// Group normalisation as instance normalisation of `[1, groups, elements]`. Its scale and bias have a number

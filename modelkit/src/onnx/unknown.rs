@@ -4,7 +4,7 @@
 use rten_onnx::onnx::NodeProto;
 
 use crate::onnx::graph::{
-    Graph, float, float_attribute, input, int, int_attribute, ints_attribute, op,
+    Graph, float, float_attribute, input, int, int_attribute, ints_attribute, op, output,
 };
 use skincell_onnx::Constant;
 
@@ -180,7 +180,10 @@ fn groups(graph: &mut Graph, node: &NodeProto, x: &str) {
     let (scale, bias) = (input(node, 1).unwrap_or_default(), input(node, 2).unwrap_or_default());
     let within = if old { [scale, bias] } else { [&one[..], &zero[..]] };
     let normal = "InstanceNormalization";
-    let made = graph.emit("group/normal", normal, &[&rows, within[0], within[1]], vec![epsilon]);
+    // Messages about the norm name the node of the file.
+    let name = node.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(output(node));
+    let name = format!("{name}/normal");
+    let made = graph.emit(&name, normal, &[&rows, within[0], within[1]], vec![epsilon]);
     let shape = graph.emit("group/sides", "Shape", &[x], vec![]);
     let map = graph.emit("group/map", "Reshape", &[&made, &shape], vec![]);
     if old {

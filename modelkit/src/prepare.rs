@@ -22,7 +22,9 @@ use crate::onnx::graph::{Graph, op};
 use crate::onnx::integer;
 use crate::onnx::read::{read, refuse_nan, refuse_private};
 use crate::onnx::single;
-use crate::onnx::{branch, einsum, exact, expand, fixed, fold, fused, qoperator, unknown, walk};
+use crate::onnx::{
+    branch, einsum, exact, expand, fixed, fold, fused, qoperator, statistics, unknown, walk,
+};
 use crate::photos;
 use crate::scores::{self, Settled};
 use crate::warnings;
@@ -261,9 +263,10 @@ fn build(
         fold::drop_identities(&mut graph);
         probe = Probe::new(&graph, &shape)?;
     }
-    if expand::has_any(&graph) {
+    if expand::has_any(&graph) || statistics::has_any(&graph) {
         let shapes = probe.learn_made(&graph.nodes)?;
         expand::drop_needless(&mut graph, shapes);
+        statistics::write_out(&mut graph, shapes);
         probe = Probe::new(&graph, &shape)?;
     }
     let (chosen, original, said) = (with.chosen, with.original, options.activation);

@@ -22,5 +22,6 @@ pub(crate) mod qoperator;
 pub(crate) mod read;
 pub(crate) mod settled;
 pub(crate) mod single;
+pub(crate) mod statistics;
 pub(crate) mod unknown;
 pub(crate) mod walk;

@@ -166,13 +166,20 @@ fn steps_that_the_engine_does_not_know_are_refused_in_our_words() {
     let mode = |mode| text_attribute("mode", mode);
     let rule = text_attribute("coordinate_transformation_mode", "tf_half_pixel_for_nn");
     let cubic = [mode("cubic"), float_attribute("cubic_coeff_a", -0.5)];
+    let mut blocks = node("DequantizeLinear", &["image", "one"], "shown");
+    blocks.attribute = vec![int_attribute("block_size", 4)];
     for (step, parts) in [
         (resize(&[mode("nearest"), rule]), &["tf_half_pixel_for_nn", "--filter"][..]),
         (resize(&cubic), &["bicubically", "-0.5", "--filter"]),
         (resize(&[mode("linear"), int_attribute("antialias", 1)]), &["antialiasing", "--filter"]),
         (node("DFT", &["image"], "shown"), &["Fourier", "matrix"]),
         (node("RandomUniformLike", &["image"], "shown"), &["random", "model.eval()"]),
-        (node("QuantizeLinear", &["image", "one", "wide"], "shown"), &["16 bits", "QUInt8"]),
+        (
+            node("QuantizeLinear", &["image", "one", "wide"], "shown"),
+            &["16 bits", "activation_type"],
+        ),
+        (node("DequantizeLinear", &["wide", "one"], "shown"), &["16 bits", "weight_type"]),
+        (blocks, &["block_size", "per_channel=True"]),
     ] {
         let mut model = classifier();
         let graph = model.graph.as_mut().unwrap();
@@ -187,6 +194,17 @@ fn steps_that_the_engine_does_not_know_are_refused_in_our_words() {
         });
         says(prepared(&model, |_| {}), parts);
     }
+}
+
+#[test]
+fn weights_of_four_bits_are_refused_with_advice() {
+    let mut model = classifier();
+    model.graph.as_mut().unwrap().initializer.push(TensorProto {
+        data_type: Some(DataType::INT4),
+        raw_data: Some(RefCell::new(vec![0x21])),
+        ..tensor("narrow", &[2], &[0.0; 2])
+    });
+    says(prepared(&model, |_| {}), &["\"narrow\"", "INT4", "weight_type=QuantType.QInt8"]);
 }
 
 #[test]

@@ -68,6 +68,18 @@ pub enum ReadError {
         /// The reason.
         problem: String,
     },
+    /// A tensor's elements are of a type that no engine here computes with.
+    #[error(
+        "tensor \"{tensor}\" has elements of type {dtype}, with which no engine here computes; {advice}"
+    )]
+    ElementType {
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: DataType,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A `Constant` node without a value, or with a value that is not a number.
     #[error("the constant \"{tensor}\" has no numeric value; export the model again")]
     Value {
@@ -217,8 +229,11 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
         problem,
     };
     let dtype = proto.data_type.unwrap_or(DataType(0));
-    let size = element_size(dtype)
-        .ok_or_else(|| fail(format!("its element type {dtype} is not supported")))?;
+    let size = element_size(dtype).ok_or_else(|| ReadError::ElementType {
+        tensor: name.clone(),
+        dtype,
+        advice: advice(dtype),
+    })?;
     let mut dims = Vec::with_capacity(proto.dims.len());
     let mut length = size;
     for dim in &proto.dims {
@@ -239,6 +254,22 @@ fn tensor(proto: TensorProto, external: &mut External<'_>) -> Result<Constant, R
     }
     Ok(Constant { dtype, dims, bytes })
 }
+
+/// What to do about elements of this type.
+fn advice(dtype: DataType) -> &'static str {
+    // The types of fewer than 16 bits for weights, in onnx.proto's order.
+    let is_narrow = (DataType::FLOAT8E4M3FN.0..=DataType::FLOAT8E5M2FNUZ.0).contains(&dtype.0)
+        || (DataType::UINT4.0..=NARROWEST).contains(&dtype.0);
+    if is_narrow {
+        "quantize the weights to integers of 8 bits (weight_type=QuantType.QInt8), or prepare the model that \
+         was quantized"
+    } else {
+        "export the model again, with float32 in its place"
+    }
+}
+
+/// `INT2`, the last of onnx.proto's types.
+const NARROWEST: i32 = 26;
 
 /// Takes the bytes out of the message itself. `rten-onnx` does not decode `uint64_data`: such a tensor comes
 /// out empty, and its length refuses it.

@@ -77,6 +77,11 @@ fn unknown(node: &NodeProto) -> Option<String> {
             "{name} draws random numbers, so that a photo would have another answer each time: export the \
              model for prediction (PyTorch: model.eval(); Keras: training=False)"
         )),
+        "QuantizeLinear" | "DequantizeLinear" if int(node, "block_size", 0) != 0 => Some(format!(
+            "{name} has a scale for each block of elements (block_size), which the engine rten does not know: \
+             quantize with one scale for each channel (per_channel=True), or prepare the model that was \
+             quantized"
+        )),
         "Resize" => {
             let how = unknown_resize(node)?;
             Some(format!(

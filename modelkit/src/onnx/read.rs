@@ -160,17 +160,21 @@ pub(crate) fn refuse_private(graph: &Graph) -> Result<(), ReadError> {
             label(node)
         )));
     }
+    let is_wide = |name: &String| {
+        let constant = graph.constants.get(name);
+        constant.is_some_and(|c| matches!(c.dtype, DataType::INT16 | DataType::UINT16))
+    };
     let wide = |n: &&NodeProto| {
-        let is_wide = |name: &String| {
-            let constant = graph.constants.get(name);
-            constant.is_some_and(|c| matches!(c.dtype, DataType::INT16 | DataType::UINT16))
-        };
         matches!(op(n), "QuantizeLinear" | "DequantizeLinear") && n.input.iter().any(is_wide)
     };
     if let Some(node) = graph.nodes.iter().find(wide) {
+        let setting = match node.input.first().is_some_and(is_wide) {
+            true => "weight_type=QuantType.QInt8",
+            false => "activation_type=QuantType.QUInt8",
+        };
         return Err(ReadError::Operators(format!(
             "{} has integers of 16 bits, with which no engine here computes; quantize to 8 bits \
-             (activation_type=QuantType.QUInt8), or prepare the model that was quantized",
+             ({setting}), or prepare the model that was quantized",
             label(node)
         )));
     }

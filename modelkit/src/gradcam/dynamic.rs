@@ -12,12 +12,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rten_onnx::onnx::{DataType, NodeProto};
 use skincell_onnx::Constant;
 
-use crate::onnx::graph::{Graph, input, int, op, output};
+use crate::onnx::graph::{Graph, input, int, op, output, reads};
 use crate::onnx::integer::centred_constant;
 
 /// The layers of integers that [`as_values`] took out.
 pub(crate) struct Integers {
     nodes: Vec<NodeProto>,
+    /// The constants that the graph may lose in the meantime.
     constants: BTreeMap<String, Constant>,
     /// Outputs of the nodes that the graph had after that.
     values: HashSet<String>,
@@ -50,12 +51,24 @@ enum Part {
     OverScale(NodeProto),
 }
 
+impl Part {
+    /// Whether it changes as the value over the scale does. The bytes do so without the zero point as well,
+    /// which counts as constant.
+    fn has_derivative_of_values(&self) -> bool {
+        match self {
+            Self::Bytes => true,
+            Self::OverScale(product) => op(product) == "Identity",
+            Self::Zero | Self::Scale(_) => false,
+        }
+    }
+}
+
 /// Writes the layers of dynamically quantized values as layers of the values; `None` if there are none.
 pub(crate) fn as_values(graph: &mut Graph) -> Option<Integers> {
     if !graph.nodes.iter().any(|node| op(node) == "DynamicQuantizeLinear") {
         return None;
     }
-    let (nodes, constants) = (graph.nodes.clone(), graph.constants.clone());
+    let nodes = graph.nodes.clone();
     let (mut found, mut layers) = (HashMap::new(), HashSet::new());
     for index in 0..graph.nodes.len() {
         let node = graph.nodes[index].clone();
@@ -66,7 +79,21 @@ pub(crate) fn as_values(graph: &mut Graph) -> Option<Integers> {
     }
     add_biases(graph, &layers);
     let values = graph.nodes.iter().flat_map(|node| node.output.iter().cloned()).collect();
+    let constants = unread(graph, &nodes);
     Some(Integers { nodes, constants, values })
+}
+
+/// The constants that `nodes` read, and none of the graph's nodes that its outputs depend on.
+fn unread(graph: &Graph, nodes: &[NodeProto]) -> BTreeMap<String, Constant> {
+    let mut needed: HashSet<&str> =
+        graph.outputs.iter().filter_map(|o| o.name.as_deref()).collect();
+    for node in graph.nodes.iter().rev() {
+        if node.output.iter().any(|value| needed.contains(value.as_str())) {
+            needed.extend(reads(node));
+        }
+    }
+    let names = nodes.iter().flat_map(reads).filter(|name| !needed.contains(*name));
+    names.filter_map(|name| Some((name.to_owned(), graph.constants.get(name)?.clone()))).collect()
 }
 
 /// The layer of values that ends in this node, if one does. Otherwise notes what the node's outputs are.
@@ -92,12 +119,14 @@ fn layer(
         ("DequantizeLinear", Some(Part::Bytes), Some(Part::Scale(None)), Some(Part::Zero)) => {
             return Some(identity(&of, node));
         }
-        ("Conv" | "MatMul", Some(Part::OverScale(before)), None, None)
-            if op(&before) == "Identity" && node.input.len() == 2 =>
+        ("Conv" | "MatMul", Some(held), None, None)
+            if held.has_derivative_of_values() && node.input.len() == 2 =>
         {
             Part::OverScale(product(node, op(node), [&of, &constant(graph, node, 1)?]))
         }
-        (whole @ ("ConvInteger" | "MatMulInteger"), Some(Part::Bytes), None, Some(Part::Zero)) => {
+        (whole @ ("ConvInteger" | "MatMulInteger"), Some(Part::Bytes), None, around)
+            if matches!(around, Some(Part::Zero)) || input(node, 2).is_none() =>
+        {
             let (operator, axis) = if whole == "ConvInteger" { ("Conv", 0) } else { ("MatMul", 1) };
             let zero = match input(node, 3) {
                 Some(zero) => Some(graph.constants.get(zero)?),

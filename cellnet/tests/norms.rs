@@ -113,6 +113,50 @@ fn each_group_of_channels_has_its_norm() {
     assert_close(&found, &normed(CHANNELS, scale, bias));
 }
 
+/// As tf2onnx writes Keras's group norm: means over the pixels and the channels of a group, which have axes
+/// of their own, and factors and summands of all channels.
+#[test]
+fn means_of_groups_meet_all_channels() {
+    let (channels, height, width) = (CHANNELS as i64, HEIGHT as i64, WIDTH as i64);
+    for groups in [2, 4, 6] {
+        let each = channels / groups;
+        let mean = |x, y| node("ReduceMean", &[x, "inside"], y, vec![int("keepdims", 1)]);
+        let perm = |x, y, perm: &[i64]| node("Transpose", &[x], y, vec![ints("perm", perm)]);
+        let nodes = vec![
+            node("Conv", &["x", "identity"], "i", vec![]),
+            perm("i", "last", &[0, 2, 3, 1]),
+            node("Reshape", &["last", "grouped"], "g", vec![]),
+            mean("g", "means"),
+            node("Neg", &["means"], "less", vec![]),
+            node("Sub", &["g", "means"], "moved", vec![]),
+            node("Mul", &["moved", "moved"], "squares", vec![]),
+            mean("squares", "variances"),
+            node("Add", &["variances", "epsilon"], "plus", vec![]),
+            node("Sqrt", &["plus"], "root", vec![]),
+            node("Reciprocal", &["root"], "by", vec![]),
+            node("Mul", &["by", "scale"], "factors", vec![]),
+            node("Mul", &["g", "factors"], "scaled", vec![]),
+            node("Mul", &["less", "factors"], "shifts", vec![]),
+            node("Add", &["shifts", "bias"], "summands", vec![]),
+            node("Add", &["scaled", "summands"], "n", vec![]),
+            node("Reshape", &["n", "map"], "m", vec![]),
+            perm("m", "y", &[0, 3, 1, 2]),
+        ];
+        let mut held = of_channels(&[1, 1, 1, groups, each]);
+        held.extend([
+            integers("grouped", &[-1, height, width, groups, each]),
+            integers("map", &[1, height, width, channels]),
+            integers("inside", &[1, 2, 4]),
+            tensor("epsilon", &[], |_| 1e-3),
+            tensor("identity", &[channels, channels, 1, 1], |i| {
+                f32::from(u8::from(i % (CHANNELS + 1) == 0))
+            }),
+        ]);
+        let found = answer(nodes, held).unwrap();
+        assert_close(&found, &normed(groups as usize, scale, bias));
+    }
+}
+
 /// As MobileViTv2 norms its patches of 2 by 2 pixels: all pixels of one place in a patch, then those of the
 /// next.
 fn in_patches(after: Vec<NodeProto>) -> (Vec<NodeProto>, Vec<TensorProto>) {

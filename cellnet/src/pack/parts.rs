@@ -134,6 +134,11 @@ pub(super) fn axis_of(parts: &[Part], shape: &Shape) -> Option<Axis> {
     Some(named)
 }
 
+/// The axis of these parts, without its usual name.
+pub(super) fn split(parts: &[Part]) -> Option<Axis> {
+    Parts::new(parts).map(Axis::Split)
+}
+
 /// The axis by its usual name, if it now has one.
 pub(super) fn renamed(axis: Axis, shape: &Shape) -> Axis {
     match axis {

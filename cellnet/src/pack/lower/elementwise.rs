@@ -126,7 +126,10 @@ impl Lowerer {
             return Ok(scaled);
         }
         let sides = (self.whole_tensor(node, sides.0), self.whole_tensor(node, sides.1));
-        self.apply(&super::label(node), op, sides)
+        match self.binary_of_groups(node, op, &sides)? {
+            Some(made) => Ok(made),
+            None => self.apply(&super::label(node), op, sides),
+        }
     }
 
     fn whole_tensor(&mut self, node: &NodeProto, tensor: Tensor) -> Tensor {

@@ -181,9 +181,11 @@ impl Lowerer {
             "BatchNormalization" => self.batch_norm(node),
             "MaxPool" | "AveragePool" => self.pool(node),
             "GlobalAveragePool" | "GlobalMaxPool" => self.global_pool(node),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" | "ReduceSumSquare" => {
-                self.reduce(node)
-            }
+            "ReduceMean" => match self.mean_within_groups(node)? {
+                Some(means) => Ok(means),
+                None => self.reduce(node),
+            },
+            "ReduceSum" | "ReduceMax" | "ReduceL2" | "ReduceSumSquare" => self.reduce(node),
             "Concat" => match self.prepend(node)? {
                 Some(tensor) => Ok(tensor),
                 None => self.concat(node),

@@ -1,10 +1,11 @@
-//! Norms over groups of channels and all pixels: `GroupNormalization`, `InstanceNormalization`, and the form
-//! in which PyTorch writes the former, an `InstanceNormalization` between two reshapes.
+//! Norms over groups of channels and all pixels: `GroupNormalization`, `InstanceNormalization`, and the forms
+//! in which PyTorch and Keras write the former: an `InstanceNormalization` between two reshapes, and means
+//! over the pixels and the channels of a group, which have axes of their own.
 
 use rten_onnx::onnx::NodeProto;
 
 use super::super::net::Shape;
-use super::super::parts::{Along, Part, parts_of};
+use super::super::parts::{Along, Part, parts_of, split};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
@@ -39,6 +40,42 @@ impl Grouped {
         let elements = self.view.shape.channels * self.view.shape.pixels();
         vec![1, self.groups, elements / self.groups]
     }
+}
+
+/// Batch, channels, height and width.
+fn plain_axes() -> Vec<Axis> {
+    vec![Axis::One, Axis::Channel, Axis::Height, Axis::Width]
+}
+
+/// The dimensions of a computed tensor or a constant; none for others.
+fn dims_of(tensor: &Tensor) -> Vec<usize> {
+    match tensor {
+        Tensor::View(view) => view.dims(),
+        Tensor::Constant(constant) => constant.dims.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a vector of the means of groups, `[…, groups, 1]`, meets a tensor
+/// `[…, groups, channels of a group]`, or a vector `[…, groups, channels of a group]` a constant as long.
+fn is_of_groups(view: &View, other: &Tensor) -> bool {
+    let (dims, given) = (view.dims(), dims_of(other));
+    let ([.., groups, one], [lead @ .., same, each]) = (&dims[..], &given[..]) else {
+        return false;
+    };
+    let is_vector = view.shape.pixels() == 1 && view.pads == [0; 4] && view.is_split();
+    let fits = is_vector && dims.len() == given.len() && groups == same && *same > 1 && *each > 1;
+    let is_line = lead.iter().all(|dim| *dim == 1) && matches!(other, Tensor::Constant(_));
+    if *one == 1 {
+        let is_map = matches!(other, Tensor::View(_));
+        return fits && view.shape.channels == *groups && (is_line || is_map);
+    }
+    fits && is_line && one == each && in_groups(view, &dims).is_some_and(|of| of.axes == view.axes)
+}
+
+/// The channels of a vector under these dimensions.
+fn in_groups(view: &View, dims: &[usize]) -> Option<View> {
+    View::new(view.value, view.shape, vec![Axis::One, Axis::Channel]).reshape(dims)
 }
 
 /// How many groups of channels an axis tells apart, if it does nothing else.
@@ -86,8 +123,7 @@ impl Lowerer {
         };
         let scale: Vec<f32> = list(self.maybe_floats(node, 1)?, 1.0)?;
         let bias: Vec<f32> = list(self.maybe_floats(node, 2)?, 0.0)?;
-        let plain = vec![Axis::One, Axis::Channel, Axis::Height, Axis::Width];
-        let normed = View::new(view.value, view.shape, plain);
+        let normed = View::new(view.value, view.shape, plain_axes());
         let normed = self.normed(node, &normed, groups, epsilon)?;
         let normed = self.affine(&super::label(node), &normed, scale, bias, Activation::None);
         let normed = view.with(normed.value, view.shape);
@@ -122,22 +158,104 @@ impl Lowerer {
         view: &View,
         groups: usize,
     ) -> Result<View, Refused> {
+        let means = self.group_means(node, view, groups)?;
+        let channels = view.shape.channels;
+        if groups == channels || groups == 1 {
+            return Ok(means);
+        }
+        self.repeated(node, &means, channels / groups)
+    }
+
+    /// The mean of each group of channels over its pixels, a channel for each group.
+    fn group_means(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        groups: usize,
+    ) -> Result<View, Refused> {
         let means = self.reduced(node, view, Pooling::Mean);
         let channels = view.shape.channels;
         if groups == channels {
             return Ok(means);
         }
         let each = channels / groups;
-        // `[groups][channels]`, then back, `[channels][groups]`.
+        // `[groups][channels]`.
         let share =
             |i: usize| if i % channels / each == i / channels { 1.0 / each as f32 } else { 0.0 };
-        let grouped =
-            self.dense_pixels(node, &means, (0..groups * channels).map(share).collect())?;
-        if groups == 1 {
-            return Ok(grouped);
-        }
+        self.dense_pixels(node, &means, (0..groups * channels).map(share).collect())
+    }
+
+    /// Each channel of a vector as `each` channels.
+    fn repeated(&mut self, node: &NodeProto, view: &View, each: usize) -> Result<View, Refused> {
+        let groups = view.shape.channels;
+        // `[channels][groups]`.
         let back = |i: usize| if i % groups == i / groups / each { 1.0 } else { 0.0 };
-        self.dense_pixels(node, &grouped, (0..groups * channels).map(back).collect())
+        self.dense_pixels(node, view, (0..groups * groups * each).map(back).collect())
+    }
+
+    /// A `ReduceMean` over the pixels and the channels of each group; `None` for another one.
+    pub(super) fn mean_within_groups(
+        &mut self,
+        node: &NodeProto,
+    ) -> Result<Option<Tensor>, Refused> {
+        let Ok(Tensor::View(view)) = self.tensor(node, 0) else { return Ok(None) };
+        let (dims, rank) = (view.dims(), view.axes.len());
+        let Some(axes) = self.ints(node, "axes", 1)? else { return Ok(None) };
+        let gone: Option<Vec<usize>> = axes.iter().map(|axis| view.index(*axis)).collect();
+        let gone = gone.unwrap_or_default();
+        let kept: Vec<usize> =
+            (0..rank).filter(|axis| dims[*axis] > 1 && !gone.contains(axis)).collect();
+        let [outer] = kept[..] else { return Ok(None) };
+        let Axis::Split(parts) = view.axes[outer] else { return Ok(None) };
+        let Some((groups, _)) = parts.of_channels(view.shape.channels) else { return Ok(None) };
+        // Named a part of the channels still, so that it is known by that.
+        let own = split(&[Part { along: Along::Channels, size: groups, step: 1 }]);
+        let own = own.ok_or("groups of channels")?;
+        let view = self.view(node, 0)?;
+        let plain = View::new(view.value, view.shape, plain_axes());
+        let means = self.group_means(node, &plain, groups)?;
+        let keeps = Attributes(node).int("keepdims", 1) != 0;
+        let axes = (0..rank).filter(|axis| keeps || !gone.contains(axis));
+        let axes = axes.map(|axis| if axis == outer { own } else { Axis::One });
+        Ok(Some(Tensor::View(View::new(means.value, means.shape, axes.collect()))))
+    }
+
+    /// An elementwise operator of a vector and what has each of its channels several times, along the next
+    /// axis; or of the elements of such an axis and constants. `None` for other operands.
+    pub(super) fn binary_of_groups(
+        &mut self,
+        node: &NodeProto,
+        op: BinaryOp,
+        sides: &(Tensor, Tensor),
+    ) -> Result<Option<Tensor>, Refused> {
+        let label = super::label(node);
+        let (small, other, is_first) = match sides {
+            (Tensor::View(a), b) if is_of_groups(a, b) => (a, b, true),
+            (a, Tensor::View(b)) if is_of_groups(b, a) => (b, a, false),
+            _ => return Ok(None),
+        };
+        let dims = dims_of(other);
+        let long: Vec<usize> = dims.iter().rev().take(2).copied().collect();
+        let mut vector = View::new(small.value, small.shape, plain_axes());
+        if small.dims().last() == Some(&1) {
+            vector = self.repeated(node, &vector, long[0])?;
+        }
+        let mut shape = vec![1; dims.len()];
+        shape[dims.len() - 2..].copy_from_slice(&[long[1], long[0]]);
+        let back = |view: &View| {
+            in_groups(view, &shape).ok_or_else(|| format!("{:?} as {shape:?}", view.dims()))
+        };
+        let ordered = |a, b| if is_first { (a, b) } else { (b, a) };
+        let Tensor::Constant(constant) = other else {
+            let sides = ordered(Tensor::View(back(&vector)?), other.clone());
+            return self.apply(&label, op, sides).map(Some);
+        };
+        let line = constant.reshape(&[1, -1, 1, 1]).ok_or("its constant has no elements")?;
+        let sides = ordered(Tensor::View(vector), Tensor::Constant(line));
+        match self.apply(&label, op, sides)? {
+            Tensor::View(view) => Ok(Some(Tensor::View(back(&view)?))),
+            _ => Ok(None),
+        }
     }
 
     /// An elementwise operator of two views.

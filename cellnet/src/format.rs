@@ -21,7 +21,7 @@ use crate::error::OpenError;
 use crate::plan::Plan;
 
 /// The version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"CELLNET\0";
 /// Bytes of the header.

@@ -2,15 +2,12 @@
 //! same graphs: a small ViT, MobileViT's patches and Flatten before a dense layer, GhostNet's concatenations.
 #![allow(clippy::unwrap_used, reason = "a test that cannot pack its graph has failed")]
 
-use cellnet::pack::{Options, pack};
+use cellnet::Model;
 use cellnet::plan::Step;
-use cellnet::{Model, Pool, TensorRef, Workspace};
-use rten_onnx::onnx::{AttributeProto, NodeProto, TensorProto};
 
 mod common;
-use common::{declared, int, integers, ints, model, node, tensor};
+use common::lines::check;
 
-/// A node a line: operator, inputs, output, attributes. Inputs that are numbers or lists are constants.
 const TOKENS: &str = "
     Conv | x patch4 | a | strides=[4,4]
     Reshape | a [1,8,6] | b
@@ -95,88 +92,6 @@ const PARTS: &str = "
     ReduceMax | d [2,3] | m | keepdims=0
     Concat | j l m | y | axis=1";
 
-/// The constants of floats.
-const SHAPES: &[(&str, &[i64])] = &[
-    ("patch4", &[8, 3, 4, 4]),
-    ("patch2", &[8, 3, 2, 2]),
-    ("first", &[1, 1, 8]),
-    ("places", &[1, 7, 8]),
-    ("gamma", &[8]),
-    ("beta", &[8]),
-    ("joined", &[8, 24]),
-    ("shift", &[24]),
-    ("project", &[8, 8]),
-    ("wide", &[8, 16]),
-    ("narrow", &[16, 8]),
-    ("head", &[5, 8]),
-    ("flat", &[5, 192]),
-    ("point", &[5, 3, 1, 1]),
-    ("cheap", &[5, 1, 3, 3]),
-    ("strided", &[10, 1, 3, 3]),
-    ("reduce", &[4, 10, 1, 1]),
-    ("last", &[96, 5]),
-];
-
-/// The constant that an input of a node is, if it is one.
-fn constant(op: &str, name: &str) -> Option<TensorProto> {
-    if let Some((name, dims)) = SHAPES.iter().find(|(own, _)| *own == name) {
-        let scale = if matches!(*name, "gamma" | "beta") { 1.0 } else { 0.4 };
-        return Some(tensor(name, dims, |i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * scale));
-    }
-    if let Some(list) = name.strip_prefix('[') {
-        return Some(integers(name, &numbers(list)));
-    }
-    let value: f32 = name.parse().ok()?;
-    if op == "Gather" {
-        return Some(TensorProto { dims: Vec::new(), ..integers(name, &[value as i64]) });
-    }
-    Some(tensor(name, &[], |_| value))
-}
-
-fn numbers(list: &str) -> Vec<i64> {
-    list.trim_matches(['[', ']']).split(',').map(|number| number.parse().unwrap()).collect()
-}
-
-fn attribute(text: &str) -> AttributeProto {
-    let (name, value) = text.split_once('=').unwrap();
-    let list = value.starts_with('[');
-    if list { ints(name, &numbers(value)) } else { int(name, value.parse().unwrap()) }
-}
-
-fn built(text: &str) -> Model {
-    let (mut nodes, mut constants): (Vec<NodeProto>, Vec<TensorProto>) = Default::default();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let parts: Vec<Vec<&str>> =
-            line.split('|').map(|part| part.split_whitespace().collect()).collect();
-        let (op, inputs, output) = (parts[0][0], &parts[1], parts[2][0]);
-        let attributes = parts.get(3).into_iter().flatten().map(|text| attribute(text)).collect();
-        for input in inputs {
-            let known = constants.iter().any(|own| own.name.as_deref() == Some(*input));
-            constants.extend(constant(op, input).filter(|_| !known));
-        }
-        nodes.push(node(op, inputs, output, attributes));
-    }
-    let graph = model(nodes, constants, vec![declared("x", &[1, 3, 8, 12])], &["y"]);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    std::fs::write(&path, graph.write_buf().unwrap()).unwrap();
-    Model::from_bytes(&pack(&path, &Options::default()).unwrap()).unwrap()
-}
-
-fn check(text: &str, expected: &[f32]) -> Model {
-    let model = built(text);
-    let photo: Vec<f32> = (0..3 * 8 * 12).map(|i| (i * 31 % 251) as f32 / 100.0 - 1.0).collect();
-    let mut workspace = Workspace::new(&model);
-    let given = [("x", TensorRef::F32(&photo))];
-    let found = model.run(&mut workspace, &Pool::new(1), &given).unwrap();
-    let found = &found[0].1.values;
-    assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() < 5e-6, "{found}, not {expected}");
-    }
-    model
-}
-
 fn count(model: &Model, is: fn(&Step) -> bool) -> usize {
     model.plan().steps.iter().filter(|step| is(step)).count()
 }
@@ -192,7 +107,7 @@ fn a_small_vit() {
 fn attention_within_patches_then_flatten() {
     let model = check(PATCHES, &[-2.212716, 0.4377432, 1.5436845, -2.103323, 0.9409885]);
     assert!(model.plan().steps.iter().any(|step| match step {
-        Step::Attention(attention) => attention.window == [2, 2] && attention.heads == 2,
+        Step::Attention(attention) => attention.groups == [2, 2] && attention.heads == 2,
         _ => false,
     }));
 }

@@ -58,6 +58,7 @@ fn weights_of(plan: &Plan) -> u64 {
         Step::Affine(s) => [s.scale, s.bias].into_iter().flatten().collect(),
         Step::Norm(s) => vec![s.scale, s.bias],
         Step::Prepend(s) => vec![s.head],
+        Step::Attention(s) => [s.bias, s.mask].into_iter().flatten().collect(),
         Step::Binary(s) => [s.a, s.b].into_iter().filter_map(constant).collect(),
         _ => Vec::new(),
     });
@@ -90,9 +91,9 @@ fn work(plan: &Plan) -> u64 {
             pixels(c.a).saturating_mul(pixels(c.b)).saturating_mul(channels)
         }
         Step::Attention(s) => {
-            let pixels = pixels(s.output).saturating_add(64);
-            let channels = u64::from(s.head).saturating_add(16).saturating_mul(64);
-            pixels.saturating_mul(pixels).saturating_mul(channels)
+            let (queries, keys) = (pixels(s.output).saturating_add(64), pixels(s.key).saturating_add(64));
+            let channels = u64::from(s.head).saturating_add(s.value_head.into()).saturating_add(32);
+            queries.saturating_mul(keys).saturating_mul(channels.saturating_mul(64))
         }
         _ => FLOATS,
     };

@@ -45,20 +45,37 @@ impl Checker<'_> {
 
     pub(super) fn attention(&self, s: &Attention) -> Check {
         let output = self.blocked(s.output)?;
-        let limits = [s.heads, s.head];
+        let limits = [s.heads, s.head, s.value_head];
         ensure(limits.iter().all(|n| (1..=MAX_CHANNELS).contains(n)), || format!("{limits:?}"))?;
-        let channels = u64::from(s.heads) * u64::from(s.head);
-        let divides = |size: u32, by: u32| by > 0 && size.is_multiple_of(by);
-        let fits = channels == u64::from(output.channels)
-            && divides(output.height, s.window[0])
-            && divides(output.width, s.window[1]);
-        ensure(fits, || format!("{limits:?} by {:?} of {output:?}", s.window))?;
-        for (map, first) in [s.query, s.key, s.value].into_iter().zip(s.first) {
-            let map = self.floats(map)?;
-            self.same_sides(map, output)?;
+        let of = |head: u32| u64::from(s.heads) * u64::from(head);
+        let fits = of(s.value_head) == u64::from(output.channels);
+        ensure(fits, || format!("{limits:?} of {output:?}"))?;
+        let (query, key) = (self.floats(s.query)?, self.floats(s.key)?);
+        self.same_sides(query, output)?;
+        let value = self.floats(s.value)?;
+        self.same_sides(key, value)?;
+        if s.groups != [1, 1] || s.shift != [0, 0] {
+            self.same_sides(query, key)?;
+        }
+        let sides = [query.height, query.width];
+        for ((side, groups), shift) in sides.into_iter().zip(s.groups).zip(s.shift) {
+            let divides = groups > 0 && side.is_multiple_of(groups) && shift < side;
+            ensure(divides, || format!("{:?} groups, moved by {:?}", s.groups, s.shift))?;
+        }
+        let parts = [(query, of(s.head)), (key, of(s.head)), (value, of(s.value_head))];
+        for ((map, channels), first) in parts.into_iter().zip(s.first) {
             ensure(u64::from(first) + channels <= u64::from(map.channels), || {
                 format!("{channels} channels from {first} of {map:?}")
             })?;
+        }
+        let queries = s.group(query.height, query.width) as u64;
+        let keys = s.group(key.height, key.width) as u64;
+        let scores = queries.saturating_mul(keys.next_multiple_of(u64::from(CHANNEL_BLOCK)));
+        let groups = u64::from(s.groups[0]) * u64::from(s.groups[1]);
+        for (summands, count) in [(s.bias, u64::from(s.heads)), (s.mask, groups)] {
+            if let Some(summands) = summands {
+                self.blob(summands, scores.saturating_mul(count))?;
+            }
         }
         Ok(())
     }

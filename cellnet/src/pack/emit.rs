@@ -141,17 +141,26 @@ impl Emitter<'_> {
                 let bias = self.section.push_channels(bias, stride);
                 Step::Norm(Norm { input, output, epsilon: *epsilon, scale, bias })
             }
-            Kind::Attention(layer) => Step::Attention(Attention {
-                query: input,
-                key,
-                value,
-                first: layer.first.map(|n| n as u32),
-                output,
-                heads: layer.heads as u32,
-                head: layer.head as u32,
-                scale: layer.scale,
-                window: layer.window.map(|n| n as u32),
-            }),
+            Kind::Attention(attention) => {
+                let sides = layer.inputs.get(1).map(|v| self.net.values[*v].pixels());
+                let keys = sides.unwrap_or(0) / attention.groups.iter().product::<usize>().max(1);
+                Step::Attention(Attention {
+                    query: input,
+                    key,
+                    value,
+                    first: attention.first.map(|n| n as u32),
+                    output,
+                    heads: attention.heads as u32,
+                    head: attention.head as u32,
+                    value_head: attention.value_head as u32,
+                    scale: attention.scale,
+                    groups: attention.groups.map(|n| n as u32),
+                    is_near: attention.is_near,
+                    shift: attention.shift.map(|n| n as u32),
+                    bias: self.summands(&attention.bias, keys),
+                    mask: self.summands(&attention.mask, keys),
+                })
+            }
             Kind::Prepend { head } => {
                 let channels = self.net.values[layer.output].channels;
                 let head = padded(head, channels, stride);
@@ -166,6 +175,12 @@ impl Emitter<'_> {
             }),
             _ => Step::Slice(Slice { input, output, first: u32::MAX }),
         }
+    }
+
+    /// Summands of attention's scores, whole blocks of them for each query.
+    fn summands(&mut self, values: &[f32], keys: usize) -> Option<Blob> {
+        let wide = keys.next_multiple_of(CHANNEL_BLOCK as usize);
+        (!values.is_empty()).then(|| self.section.push(&padded(values, keys, wide)))
     }
 
     fn channels(&mut self, values: &[f32], stride: usize) -> Option<Blob> {

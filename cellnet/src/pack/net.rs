@@ -157,8 +157,15 @@ pub struct AttentionLayer {
     pub first: [usize; 3],
     pub heads: usize,
     pub head: usize,
+    pub value_head: usize,
     pub scale: f32,
-    pub window: [usize; 2],
+    pub groups: [usize; 2],
+    pub is_near: bool,
+    pub shift: [usize; 2],
+    /// `[head][query][key]`, or empty.
+    pub bias: Vec<f32>,
+    /// `[group][query][key]`, or empty.
+    pub mask: Vec<f32>,
 }
 
 /// Bytes that a layer writes beside its results, or in their place if `value` is its output.

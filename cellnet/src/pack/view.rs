@@ -3,7 +3,7 @@
 //! Transposes and reshapes that only move, merge or divide axes change the view and need no computation.
 
 use super::net::{Shape, ValueId};
-use super::parts;
+use super::parts::{self, Along};
 pub(super) use super::parts::{Axis, in_words, size};
 use crate::plan::Order;
 
@@ -15,6 +15,8 @@ pub(super) struct View {
     pub(super) axes: Vec<Axis>,
     /// Pending zeros above, left, below and right, from a padding node, for the next convolution.
     pub(super) pads: [usize; 4],
+    /// The value's row and column that are the view's first; those before them follow its last.
+    pub(super) roll: [usize; 2],
     /// The value's channel that is the view's first; the view's shape says how many follow.
     pub(super) first: usize,
     /// A pending factor of all elements.
@@ -23,7 +25,7 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(value: ValueId, shape: Shape, axes: Vec<Axis>) -> Self {
-        Self { value, shape, axes, pads: [0; 4], first: 0, factor: 1.0 }
+        Self { value, shape, axes, pads: [0; 4], roll: [0; 2], first: 0, factor: 1.0 }
     }
 
     /// Whether an axis is a part of others.
@@ -63,9 +65,10 @@ impl View {
         (fits && to <= self.shape.channels).then_some(view)
     }
 
-    /// The same axes over another value, some of which may now have length one.
+    /// The same axes over another value, whose rows and columns are moved as this one's are. Some axes may
+    /// now have length one.
     pub(super) fn with(&self, value: ValueId, shape: Shape) -> Self {
-        Self::new(value, shape, self.axes.clone())
+        Self { roll: self.roll, ..Self::new(value, shape, self.axes.clone()) }
     }
 
     fn size(&self, axis: Axis) -> usize {
@@ -150,17 +153,23 @@ impl View {
 
     /// The axis order for the caller, if the tensor's axes follow the map's.
     pub(super) fn order(&self) -> Option<Order> {
-        let significant: Vec<Axis> =
-            self.axes.iter().copied().filter(|a| self.size(*a) > 1).collect();
-        let spatial: Vec<Axis> =
-            significant.iter().copied().filter(|a| *a != Axis::Channel).collect();
-        let in_order =
-            !self.is_split() && !matches!(spatial.as_slice(), [Axis::Width, Axis::Height]);
-        match (significant.iter().position(|a| *a == Axis::Channel), in_order) {
-            (_, false) => None,
-            (None, true) => Some(Order::ChannelsLast),
-            (Some(at), true) if at + 1 == significant.len() => Some(Order::ChannelsLast),
-            (Some(0), true) => Some(Order::ChannelsFirst),
+        let parts = self.axes.iter().flat_map(|axis| parts::parts_of(*axis, &self.shape));
+        let (mut left, mut pixels, mut channels) = (Vec::new(), self.shape.pixels(), 1);
+        for part in parts {
+            // Pixels row by row, one axis or part after the other; the channels in one.
+            match part.along {
+                Along::Pixels if part.size * part.step == pixels => pixels = part.step,
+                Along::Channels if part.size == self.shape.channels => channels = part.size,
+                _ => return None,
+            }
+            if left.last() != Some(&part.along) {
+                left.push(part.along);
+            }
+        }
+        match left.as_slice() {
+            _ if (pixels, channels) != (1, self.shape.channels) => None,
+            [] | [_] | [Along::Pixels, Along::Channels] => Some(Order::ChannelsLast),
+            [Along::Channels, Along::Pixels] => Some(Order::ChannelsFirst),
             _ => None,
         }
     }

@@ -53,31 +53,51 @@ pub struct Norm {
     pub bias: Blob,
 }
 
-/// Attention: `out[p] = Σ_q softmax_q(scale · query[p] · key[q]) · value[q]`, for each head over its own
-/// channels, which follow those of the head before.
+/// Attention: `out[p] = Σ_q softmax_q(scale · query[p] · key[q] + bias + mask) · value[q]`, for each head
+/// over its own channels, which follow those of the head before.
 ///
-/// A pixel attends to the pixels whose row and column leave the same remainders by `window`: to all if it
-/// is `[1, 1]`.
+/// The pixels of a map are divided into groups, `groups` of them along its rows and along its columns, and a
+/// query attends to the keys of its own group: to all if there is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attention {
-    /// The maps of queries, keys and values, of equal height and width; they may be one.
+    /// The map of queries.
     pub query: u32,
-    /// See `query`.
+    /// The map of keys, of the same height and width if there are several groups.
     pub key: u32,
-    /// See `query`.
+    /// The map of values, as high and wide as that of keys. It may be the same map, or that of queries.
     pub value: u32,
     /// The channels at which queries, keys and values begin in their maps.
     pub first: [u32; 3],
-    /// Map written, as high and wide.
+    /// Map written, as high and wide as that of queries.
     pub output: u32,
     /// Number of heads.
     pub heads: u32,
-    /// Channels of one head; the output has `heads · head`.
+    /// Channels of one head of queries and keys.
     pub head: u32,
+    /// Channels of one head of values; the output has `heads` times as many.
+    pub value_head: u32,
     /// Factor of the products of queries and keys.
     pub scale: f32,
-    /// Divisors of row and column; they divide the maps' height and width.
-    pub window: [u32; 2],
+    /// Numbers of groups along the height and the width; they divide them.
+    pub groups: [u32; 2],
+    /// Whether the pixels of a group are neighbours. If not, those whose row and column leave the same
+    /// remainders by `groups` are a group.
+    pub is_near: bool,
+    /// Rows and columns by which the groups are moved, around the edge.
+    pub shift: [u32; 2],
+    /// Summands of the scores, `[head][query][key]`; each row of keys fills whole blocks of
+    /// [`super::CHANNEL_BLOCK`].
+    pub bias: Option<Blob>,
+    /// Further summands, `[group][query][key]`, likewise.
+    pub mask: Option<Blob>,
+}
+
+impl Attention {
+    /// Pixels of a group in a map of this height and width.
+    pub(crate) fn group(&self, height: u32, width: u32) -> usize {
+        let [rows, columns] = self.groups.map(|n| n.max(1));
+        (height / rows) as usize * (width / columns) as usize
+    }
 }
 
 /// `out[.., c] = in[.., first + c]`: some of a map's channels.

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "shared between test binaries, each of which is a crate")]
 #![allow(unused_imports, reason = "each test file uses its own part")]
 
+pub mod lines;
+
 use std::cell::RefCell;
 
 use rten_onnx::onnx::{

@@ -231,23 +231,43 @@ fn norm(input: &Exact, epsilon: f64, scale: &[f32], bias: &[f32]) -> Exact {
 
 /// Attention by its definition.
 fn attention(layer: &AttentionLayer, inputs: [&Exact; 3], shape: Shape) -> Exact {
-    let ([query, key, value], [height, width]) = (inputs, layer.window);
-    let others = |y: usize, x: usize| {
-        let rows = (y % height..shape.height).step_by(height);
-        rows.flat_map(move |y| (x % width..shape.width).step_by(width).map(move |x| (y, x)))
+    let ([query, key, value], [rows, columns]) = (inputs, layer.groups);
+    // The group of a pixel, and its index in it.
+    let place = |of: Shape, y: usize, x: usize| {
+        let y = (y + of.height - layer.shift[0]) % of.height;
+        let x = (x + of.width - layer.shift[1]) % of.width;
+        let (high, wide) = (of.height / rows, of.width / columns);
+        match layer.is_near {
+            true => (y / high * columns + x / wide, y % high * wide + x % wide),
+            false => (y % rows * columns + x % columns, y / rows * wide + x / columns),
+        }
     };
-    let score = |head: usize, (y, x): (usize, usize), (v, u): (usize, usize)| -> f64 {
-        let channels = head * layer.head..(head + 1) * layer.head;
-        let terms =
-            channels.map(|c| query.at(y, x, layer.first[0] + c) * key.at(v, u, layer.first[1] + c));
-        terms.sum::<f64>() * f64::from(layer.scale)
+    let keys = key.shape.pixels() / (rows * columns);
+    let queries = shape.pixels() / (rows * columns);
+    let summand = |values: &[f32], of: usize, query: usize, key: usize| {
+        values.get((of * queries + query) * keys + key).map_or(0.0, |v| f64::from(*v))
     };
     let sizes = layer.head as f64 * query.magnitude * key.magnitude * f64::from(layer.scale.abs());
+    let sizes = sizes + largest(&layer.bias) + largest(&layer.mask);
     Exact::build(shape, |y, x, c| {
-        let powers = others(y, x).map(|at| (score(c / layer.head, (y, x), at).exp(), at));
-        let (total, sum) = powers.fold((0.0, 0.0), |(total, sum), (power, (v, u))| {
-            (total + power, sum + power * value.at(v, u, layer.first[2] + c))
-        });
+        let head = c / layer.value_head;
+        let (group, own) = place(shape, y, x);
+        let all = (0..key.shape.height).flat_map(|v| (0..key.shape.width).map(move |u| (v, u)));
+        let (mut total, mut sum) = (0.0, 0.0);
+        for (v, u) in all {
+            let (other, index) = place(key.shape, v, u);
+            if other != group {
+                continue;
+            }
+            let channels = head * layer.head..(head + 1) * layer.head;
+            let terms = channels
+                .map(|c| query.at(y, x, layer.first[0] + c) * key.at(v, u, layer.first[1] + c));
+            let score = terms.sum::<f64>() * f64::from(layer.scale)
+                + summand(&layer.bias, head, own, index)
+                + summand(&layer.mask, group, own, index);
+            total += score.exp();
+            sum += score.exp() * value.at(v, u, layer.first[2] + c);
+        }
         sum / total
     })
     .beside(value.magnitude * (1.0 + sizes))

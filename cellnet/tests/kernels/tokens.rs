@@ -14,8 +14,20 @@ fn planned(net: &mut Net, value: usize) -> (Plan, Vec<f32>) {
     emit(net, &algorithms, lay_out(net, &algorithms), usize::MAX)
 }
 
-fn attention(first: [usize; 3], heads: usize, head: usize, window: [usize; 2]) -> Kind {
-    Kind::Attention(AttentionLayer { first, heads, head, scale: 0.3, window })
+/// Attention whose values are as wide as its keys, in groups `[rows, columns]` that lie apart.
+fn attention(first: [usize; 3], heads: usize, head: usize, groups: [usize; 2]) -> AttentionLayer {
+    AttentionLayer {
+        first,
+        heads,
+        head,
+        value_head: head,
+        scale: 0.3,
+        groups,
+        is_near: false,
+        shift: [0; 2],
+        bias: Vec::new(),
+        mask: Vec::new(),
+    }
 }
 
 proptest! {
@@ -42,7 +54,44 @@ proptest! {
         let mut net = net_of(&[all, all, all]);
         let first = if joined { [0, channels, 2 * channels] } else { [0; 3] };
         let inputs = if joined { vec![0; 3] } else { vec![0, 1, 2] };
-        let value = net.push("attention", attention(first, heads, head, window), inputs, shape);
+        let kind = Kind::Attention(attention(first, heads, head, window));
+        let value = net.push("attention", kind, inputs, shape);
+        check(&mut net, &[value], Algorithm::Direct, 4e-6);
+    }
+
+    #[test]
+    fn attentions_within_windows(
+        rows in 1usize..5, columns in 1usize..6, groups in (1usize..4, 1usize..3), is_near in any::<bool>(),
+        heads in 1usize..4, head in 1usize..20, value_head in 1usize..36, moved in any::<(u8, u8)>(),
+        summands in any::<(bool, bool)>(),
+    ) {
+        let groups = [groups.0, groups.1];
+        let (height, width) = (rows * groups[0], columns * groups[1]);
+        let of = |head: usize| Shape { height, width, channels: heads * head };
+        let mut net = net_of(&[of(head), of(head), of(value_head)]);
+        let scores = (rows * columns) * (rows * columns);
+        let given = |is: bool, of: usize, seed| if is { noise(seed, of * scores) } else { Vec::new() };
+        let layer = AttentionLayer {
+            value_head,
+            is_near,
+            shift: [moved.0 as usize % height, moved.1 as usize % width],
+            bias: given(summands.0, heads, 9),
+            mask: given(summands.1, groups[0] * groups[1], 10),
+            ..attention([0; 3], heads, head, groups)
+        };
+        let value = net.push("attention", Kind::Attention(layer), vec![0, 1, 2], of(value_head));
+        check(&mut net, &[value], Algorithm::Direct, 4e-6);
+    }
+
+    #[test]
+    fn attentions_of_few_queries_to_many_keys(
+        queries in 1usize..40, keys in 1usize..70, heads in 1usize..4, head in 1usize..20, has_bias in any::<bool>(),
+    ) {
+        let of = |width: usize| Shape { height: 1, width, channels: heads * head };
+        let mut net = net_of(&[of(queries), of(keys), of(keys)]);
+        let bias = if has_bias { noise(9, heads * queries * keys) } else { Vec::new() };
+        let layer = AttentionLayer { bias, ..attention([0; 3], heads, head, [1, 1]) };
+        let value = net.push("attention", Kind::Attention(layer), vec![0, 1, 2], of(queries));
         check(&mut net, &[value], Algorithm::Direct, 4e-6);
     }
 
@@ -117,13 +166,21 @@ fn forged_parts_of_channels_are_refused() {
     let all = Shape { height: 4, width: 6, channels: 72 };
     let shape = Shape { channels: 24, ..all };
     let mut net = net_of(&[all]);
-    let kind = attention([0, 24, 48], 3, 8, [2, 3]);
-    let value = net.push("attention", kind, vec![0; 3], shape);
-    let forgeries: [Forgery; 6] = [
+    let mut layer = attention([0, 24, 48], 3, 8, [2, 3]);
+    (layer.bias, layer.mask) = (noise(9, 3 * 4 * 4), noise(10, 6 * 4 * 4));
+    let value = net.push("attention", Kind::Attention(layer), vec![0; 3], shape);
+    let forgeries: [Forgery; 13] = [
         (0, forged!(Attention, |s| s.first[2] = 49)),
         (0, forged!(Attention, |s| s.first[0] = u32::MAX)),
-        (0, forged!(Attention, |s| s.window = [3, 3])),
-        (0, forged!(Attention, |s| s.window = [0, 1])),
+        (0, forged!(Attention, |s| s.groups = [3, 3])),
+        (0, forged!(Attention, |s| s.groups = [0, 1])),
+        (0, forged!(Attention, |s| s.groups = [4, 6])),
+        (0, forged!(Attention, |s| s.shift = [4, 0])),
+        (0, forged!(Attention, |s| s.shift = [0, u32::MAX])),
+        (0, forged!(Attention, |s| s.value_head = 0)),
+        (0, forged!(Attention, |s| s.value_head = 9)),
+        (0, forged!(Attention, |s| s.bias = s.mask)),
+        (0, forged!(Attention, |s| s.mask = s.bias)),
         (0, forged!(Attention, |s| s.heads = 4)),
         (0, forged!(Attention, |s| s.value = s.output)),
     ];

@@ -4,25 +4,24 @@
 use crate::kernels::arch::math::activate;
 use crate::kernels::arch::simd::{Simd, Tile};
 use crate::kernels::memory::{Memory, Task, part};
-use crate::kernels::ops::elementwise::at;
-use crate::plan::{Activation, Attention, Map};
+use crate::plan::{Activation, Attention, Blob, CHANNEL_BLOCK, Map};
 
 /// Lanes of a panel.
-const PANEL: usize = 16;
+const PANEL: usize = CHANNEL_BLOCK as usize;
 /// Queries computed together: their scores stay in the L1 cache.
 const QUERIES: usize = 28;
 
-/// Pixels that attend to each other.
-fn tokens(step: &Attention, maps: &[Map]) -> usize {
-    let (output, window) = (&maps[step.output as usize], step.window);
-    (output.height / window[0]) as usize * (output.width / window[1]) as usize
+/// Queries of a group.
+fn queries(step: &Attention, maps: &[Map]) -> usize {
+    let map = &maps[step.output as usize];
+    step.group(map.height, map.width)
 }
 
 /// Heads times groups of pixels, and the parts that the queries of each are divided into.
 fn grid(step: &Attention, maps: &[Map], threads: usize) -> (usize, usize) {
-    let all = step.heads as usize * step.window[0] as usize * step.window[1] as usize;
+    let all = step.heads as usize * step.groups[0] as usize * step.groups[1] as usize;
     let wanted = if threads <= 1 { 1 } else { (3 * threads).div_ceil(all) };
-    (all, wanted.min(tokens(step, maps).div_ceil(QUERIES)))
+    (all, wanted.min(queries(step, maps).div_ceil(QUERIES)))
 }
 
 /// Number of tasks.
@@ -36,21 +35,22 @@ pub(in crate::kernels) fn scratch(step: &Attention, maps: &[Map]) -> usize {
     Sizes::new(step, maps).all()
 }
 
-/// Numbers of tokens and channels, as they are and in whole panels.
+/// Numbers of keys and of a head's channels in keys and in values, as they are and in whole panels.
 #[derive(Clone, Copy)]
 struct Sizes {
-    tokens: usize,
-    wide_tokens: usize,
+    keys: usize,
+    wide_keys: usize,
     head: usize,
-    wide_head: usize,
+    value: usize,
+    wide_value: usize,
 }
 
 impl Sizes {
     fn new(step: &Attention, maps: &[Map]) -> Self {
-        let (tokens, head) = (tokens(step, maps), step.head as usize);
-        let (wide_tokens, wide_head) =
-            (tokens.next_multiple_of(PANEL), head.next_multiple_of(PANEL));
-        Self { tokens, wide_tokens, head, wide_head }
+        let map = &maps[step.key as usize];
+        let (keys, value) = (step.group(map.height, map.width), step.value_head as usize);
+        let (wide_keys, wide_value) = (keys.next_multiple_of(PANEL), value.next_multiple_of(PANEL));
+        Self { keys, wide_keys, head: step.head as usize, value, wide_value }
     }
 
     fn queries(&self) -> usize {
@@ -58,36 +58,57 @@ impl Sizes {
     }
 
     fn all(&self) -> usize {
-        self.wide_tokens * self.head
-            + self.tokens * self.wide_head
+        self.wide_keys * self.head
+            + self.keys * self.wide_value
             + self.queries()
-            + QUERIES * (self.wide_tokens + self.wide_head)
+            + QUERIES * (self.wide_keys + self.wide_value)
     }
 }
 
 /// The tokens of one group in a map, for one head.
 struct Tokens {
+    /// The map's first pixel, at the head's first channel.
     first: usize,
-    row: usize,
-    column: usize,
+    /// Row and column of the group's first token; those beyond the map are again its first.
+    top: [usize; 2],
+    /// Rows and columns from one token to the next.
+    step: [usize; 2],
+    /// The map's height and width, and floats from row to row and from column to column.
+    sides: [usize; 2],
+    strides: [usize; 2],
+    /// Tokens in a row.
     width: usize,
 }
 
 impl Tokens {
-    fn new(map: &Map, channel: usize, window: [usize; 2], group: usize) -> Self {
-        let (y, x) = (group / window[1], group % window[1]);
+    fn new(map: &Map, channel: usize, step: &Attention, group: usize) -> Self {
+        let sides = [map.height as usize, map.width as usize];
+        let groups = step.groups.map(|n| n as usize);
+        let own = [group / groups[1], group % groups[1]];
+        let size = [sides[0] / groups[0], sides[1] / groups[1]];
+        let top = |axis: usize| {
+            let first = if step.is_near { own[axis] * size[axis] } else { own[axis] };
+            first + step.shift[axis] as usize
+        };
         Self {
-            first: at(map, y, x) + channel,
-            row: window[0] * map.pitch() as usize,
-            column: window[1] * map.stride as usize,
-            width: map.width as usize / window[1],
+            first: map.origin() as usize + channel,
+            top: [top(0), top(1)],
+            step: if step.is_near { [1, 1] } else { groups },
+            sides,
+            strides: [map.pitch() as usize, map.stride as usize],
+            width: size[1],
         }
     }
 
     /// The offset in the arena of a token's first channel.
     #[inline(always)]
     fn at(&self, token: usize) -> usize {
-        self.first + token / self.width * self.row + token % self.width * self.column
+        let place = |axis: usize, index: usize| {
+            let at = self.top[axis] + index * self.step[axis];
+            let around = if at >= self.sides[axis] { at - self.sides[axis] } else { at };
+            around * self.strides[axis]
+        };
+        self.first + place(0, token / self.width) + place(1, token % self.width)
     }
 }
 
@@ -101,54 +122,68 @@ pub(in crate::kernels) unsafe fn task<S: Simd>(memory: &Memory, step: &Attention
     let (all, parts) = grid(step, memory.maps, task.threads);
     let (index, own) = (task.index % all, task.index / all);
     let (group, head) = (index / step.heads as usize, index % step.heads as usize);
-    let window = step.window.map(|w| w as usize);
-    let of = |map: u32, first: u32| {
-        Tokens::new(memory.map(map), first as usize + head * sizes.head, window, group)
+    let of = |map: u32, first: u32, size: usize| {
+        Tokens::new(memory.map(map), first as usize + head * size, step, group)
     };
-    let query = of(step.query, step.first[0]);
-    let output = of(step.output, 0);
+    let query = of(step.query, step.first[0], sizes.head);
+    let output = of(step.output, 0, sizes.value);
     let keys = task.scratch;
-    let values = keys.add(sizes.wide_tokens * sizes.head);
-    let queries = values.add(sizes.tokens * sizes.wide_head);
-    let scores = queries.add(sizes.queries());
-    let results = scores.add(QUERIES * sizes.wide_tokens);
-    pack_keys(memory, &of(step.key, step.first[1]), sizes, keys);
-    pack_values(memory, &of(step.value, step.first[2]), sizes, values);
-    let (first, last) = part(sizes.tokens, own, parts);
+    let values = keys.add(sizes.wide_keys * sizes.head);
+    let rows_of_queries = values.add(sizes.keys * sizes.wide_value);
+    let scores = rows_of_queries.add(sizes.queries());
+    let results = scores.add(QUERIES * sizes.wide_keys);
+    pack_keys(memory, &of(step.key, step.first[1], sizes.head), sizes, keys);
+    pack_values(memory, &of(step.value, step.first[2], sizes.value), sizes, values);
+    let all_queries = queries(step, memory.maps);
+    let (first, last) = part(all_queries, own, parts);
+    let (wide, head_size, wide_value) = (sizes.wide_keys, sizes.head, sizes.wide_value);
+    let summands = |blob: Option<Blob>, index: usize| {
+        blob.map(|blob| memory.blob(blob).add(index * all_queries * wide))
+    };
+    let summands = [summands(step.bias, head), summands(step.mask, group)];
     for begin in (first..last).step_by(QUERIES) {
         let rows = QUERIES.min(last - begin);
         for r in 0..rows {
             let from = memory.arena.add(query.at(begin + r));
-            for c in 0..sizes.head {
-                *queries.add(r * sizes.head + c) = *from.add(c) * step.scale;
+            for c in 0..head_size {
+                *rows_of_queries.add(r * head_size + c) = *from.add(c) * step.scale;
             }
         }
-        let (wide, head) = (sizes.wide_tokens, sizes.head);
-        product::<S>((queries, head), (rows, head), (keys, wide), scores);
-        for r in 0..rows {
-            let sum = exponentials::<S>(scores.add(r * wide), sizes.tokens, wide);
-            *queries.add(r) = 1.0 / sum;
+        product::<S>((rows_of_queries, head_size), (rows, head_size), (keys, wide), scores);
+        for summand in summands.into_iter().flatten() {
+            add::<S>(summand.add(begin * wide), scores, rows * wide);
         }
-        let (tokens, wide_head) = (sizes.tokens, sizes.wide_head);
-        product::<S>((scores, wide), (rows, tokens), (values, wide_head), results);
         for r in 0..rows {
-            let (to, inverse) = (memory.arena.add(output.at(begin + r)), *queries.add(r));
-            for c in 0..head {
-                *to.add(c) = *results.add(r * wide_head + c) * inverse;
+            let sum = exponentials::<S>(scores.add(r * wide), sizes.keys, wide);
+            *rows_of_queries.add(r) = 1.0 / sum;
+        }
+        product::<S>((scores, wide), (rows, sizes.keys), (values, wide_value), results);
+        for r in 0..rows {
+            let (to, inverse) = (memory.arena.add(output.at(begin + r)), *rows_of_queries.add(r));
+            for c in 0..sizes.value {
+                *to.add(c) = *results.add(r * wide_value + c) * inverse;
             }
         }
+    }
+}
+
+/// `to += from`, of `len` floats, a multiple of [`PANEL`].
+#[inline(always)]
+unsafe fn add<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
+    for i in (0..len).step_by(S::LANES) {
+        S::store(to.add(i), S::add(S::load(to.add(i)), S::load(from.add(i))));
     }
 }
 
 /// Keys as weights: `[token / 16][channel][16]`, zeros for missing tokens.
 #[inline(always)]
 unsafe fn pack_keys(memory: &Memory, from: &Tokens, sizes: Sizes, to: *mut f32) {
-    for panel in 0..sizes.wide_tokens / PANEL {
+    for panel in 0..sizes.wide_keys / PANEL {
         let to = to.add(panel * PANEL * sizes.head);
         for lane in 0..PANEL {
             let token = panel * PANEL + lane;
-            let key = memory.arena.add(from.at(token.min(sizes.tokens - 1)));
-            let factor = if token < sizes.tokens { 1.0 } else { 0.0 };
+            let key = memory.arena.add(from.at(token.min(sizes.keys - 1)));
+            let factor = if token < sizes.keys { 1.0 } else { 0.0 };
             for c in 0..sizes.head {
                 *to.add(c * PANEL + lane) = *key.add(c) * factor;
             }
@@ -159,11 +194,11 @@ unsafe fn pack_keys(memory: &Memory, from: &Tokens, sizes: Sizes, to: *mut f32) 
 /// Values as weights: `[channel / 16][token][16]`, zeros for missing channels.
 #[inline(always)]
 unsafe fn pack_values(memory: &Memory, from: &Tokens, sizes: Sizes, to: *mut f32) {
-    for token in 0..sizes.tokens {
+    for token in 0..sizes.keys {
         let value = memory.arena.add(from.at(token));
-        for panel in 0..sizes.wide_head / PANEL {
-            let to = to.add((panel * sizes.tokens + token) * PANEL);
-            let count = PANEL.min(sizes.head - panel * PANEL);
+        for panel in 0..sizes.wide_value / PANEL {
+            let to = to.add((panel * sizes.keys + token) * PANEL);
+            let count = PANEL.min(sizes.value - panel * PANEL);
             to.copy_from_nonoverlapping(value.add(panel * PANEL), count);
             to.add(count).write_bytes(0, PANEL - count);
         }

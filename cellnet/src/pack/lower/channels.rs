@@ -61,7 +61,7 @@ impl Lowerer {
     }
 
     /// A vector of zeros, made from the view's.
-    fn zeros(&mut self, label: &str, view: &View, channels: usize) -> usize {
+    pub(super) fn zeros(&mut self, label: &str, view: &View, channels: usize) -> usize {
         let shape = Shape { channels, ..view.shape };
         let part = self.net.push(label, Kind::Slice { first: 0 }, vec![view.value], shape);
         let (scale, bias) = (vec![0.0; channels], Vec::new());

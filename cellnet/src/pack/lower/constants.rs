@@ -18,6 +18,7 @@ impl Lowerer {
                     Tensor::Scores(scores) => scores.dims(),
                     Tensor::Dynamic(_) => return Ok(None),
                     Tensor::Grouped(grouped) => grouped.dims(),
+                    Tensor::Cut(cut) => cut.dims(),
                     Tensor::Constant(constant) => constant.dims.clone(),
                 };
                 let dims: Vec<i64> = dims.into_iter().map(|d| d as i64).collect();

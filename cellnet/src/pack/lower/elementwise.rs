@@ -166,14 +166,29 @@ impl Lowerer {
         sides: (Tensor, Tensor),
     ) -> Result<Tensor, Refused> {
         match sides {
+            (Tensor::Scores(scores), Tensor::Constant(constant))
+                if matches!(op, BinaryOp::Add | BinaryOp::Sub) =>
+            {
+                let mut scores = scores;
+                scores.add(&constant, if op == BinaryOp::Sub { -1.0 } else { 1.0 })?;
+                Ok(Tensor::Scores(scores))
+            }
+            (Tensor::Constant(constant), Tensor::Scores(scores)) if op == BinaryOp::Add => {
+                let mut scores = scores;
+                scores.add(&constant, 1.0)?;
+                Ok(Tensor::Scores(scores))
+            }
             (Tensor::Scores(_), _) | (_, Tensor::Scores(_)) => {
-                Err("it adds to attention's scores, or multiplies them by more than one number"
+                Err("it joins attention's scores with computed values, or multiplies them by more \
+                     than one number"
                     .to_owned())
             }
             (Tensor::View(a), Tensor::View(b)) => {
                 let (axes, shape) = joined(&a, &b)?;
                 let args = (Arg::Value(a.value), Arg::Value(b.value));
-                Ok(self.pushed(label, op, args, View::new(0, shape, axes)))
+                let roll = if a.shape.pixels() > 1 { a.roll } else { b.roll };
+                let like = View { roll, ..View::new(0, shape, axes) };
+                Ok(self.pushed(label, op, args, like))
             }
             (Tensor::View(a), Tensor::Constant(b)) => {
                 if let Some(clip) = self.bounded(label, op, &a, &b) {
@@ -185,7 +200,8 @@ impl Lowerer {
                 }
                 let (shape_b, values) = constant;
                 let args = (Arg::Value(a.value), Arg::Constant { shape: shape_b, values });
-                Ok(self.pushed(label, op, args, View::new(0, shape, axes)))
+                let like = View { roll: a.roll, ..View::new(0, shape, axes) };
+                Ok(self.pushed(label, op, args, like))
             }
             (Tensor::Constant(a), Tensor::View(b)) => {
                 if let Some(clip) = self.bounded(label, op, &b, &a) {
@@ -197,7 +213,8 @@ impl Lowerer {
                 }
                 let (shape_a, values) = constant;
                 let args = (Arg::Constant { shape: shape_a, values }, Arg::Value(b.value));
-                Ok(self.pushed(label, op, args, View::new(0, shape, axes)))
+                let like = View { roll: b.roll, ..View::new(0, shape, axes) };
+                Ok(self.pushed(label, op, args, like))
             }
             (Tensor::Constant(_), Tensor::Constant(_)) => {
                 Err("both sides are constants".to_owned())
@@ -260,6 +277,9 @@ fn joined(a: &View, b: &View) -> Result<(Vec<Axis>, Shape), Refused> {
     };
     if a.pads != [0; 4] || b.pads != [0; 4] {
         return Err(super::PADDED.to_owned());
+    }
+    if a.roll != b.roll && a.shape.pixels() > 1 && b.shape.pixels() > 1 {
+        return Err(super::MOVED.to_owned());
     }
     let rank = a.axes.len().max(b.axes.len());
     let (mut axes, mut dims) = (Vec::new(), Vec::new());
@@ -331,6 +351,21 @@ fn pending(op: BinaryOp, sides: &(Tensor, Tensor)) -> Option<Tensor> {
 /// A constant's shape on the map and its values in the map's order.
 type OnMap = (Shape, Vec<f32>);
 
+/// A constant's values in the order of a map of this shape; `strides` are its steps from row to row, from
+/// column to column and from channel to channel.
+fn on_map(shape: Shape, strides: [usize; 3], constant: &Constant) -> Vec<f32> {
+    let given = constant.to_floats();
+    let mut values = Vec::with_capacity(given.len());
+    for y in 0..shape.height {
+        for x in 0..shape.width {
+            let pixel = y * strides[0] + x * strides[1];
+            let of_pixel = (0..shape.channels).map(|c| given.get(pixel + c * strides[2]).copied());
+            values.extend(of_pixel.map(|value| value.unwrap_or(0.0)));
+        }
+    }
+    values
+}
+
 /// Axes and shape of a computed tensor and a constant under broadcasting, and the constant on that map.
 fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap), Refused> {
     let refuse = || {
@@ -382,17 +417,10 @@ fn aligned(view: &View, constant: &Constant) -> Result<(Vec<Axis>, Shape, OnMap)
     shape.width = shape.width.max(own.width);
     shape.channels = shape.channels.max(own.channels);
     let axes = of_lengths(&axes, &dims, &shape).ok_or_else(refuse)?;
-    let given = constant.to_floats();
-    let mut values = Vec::with_capacity(given.len());
-    for y in 0..own.height {
-        for x in 0..own.width {
-            let pixel = y * strides[0] + x * strides[1];
-            values.extend(
-                (0..own.channels)
-                    .map(|c| given.get(pixel + c * strides[2]).copied().unwrap_or(0.0)),
-            );
-        }
+    if view.roll != [0; 2] && own.pixels() > 1 {
+        return Err(super::MOVED.to_owned());
     }
+    let values = on_map(own, strides, constant);
     Ok((axes, shape, (own, values)))
 }
 

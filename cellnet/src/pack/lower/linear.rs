@@ -147,6 +147,7 @@ impl Lowerer {
         let fits = ones.iter().all(|axis| *axis == Axis::One)
             && parts.iter().map(|part| part.size).product::<usize>() == elements
             && matrix.columns == elements
+            && view.roll == [0; 2]
             && shape.height.max(shape.width) <= 255;
         if !fits {
             return Ok(None);
@@ -221,6 +222,7 @@ impl Lowerer {
         match (self.tensor(node, 0)?.clone(), self.tensor(node, 1)?.clone()) {
             (Tensor::View(a), Tensor::Constant(b)) => {
                 let a = flipped(self.whole(node, a), flips[0]);
+                let a = self.unfolded(node, a)?;
                 let b = Matrix::new(&b, flips[1]).ok_or_else(refuse)?.transposed();
                 if let Some(view) = self.flattened(node, &a, scaled(b.clone()), &bias)? {
                     return Ok(Tensor::View(view));
@@ -248,6 +250,12 @@ impl Lowerer {
                     return Ok(scores);
                 }
                 let (a, b) = (self.whole(node, a), self.whole(node, b));
+                if let Some(map) = self.product_by_heads(node, &a, &b) {
+                    return Ok(Tensor::View(map));
+                }
+                if let Some(map) = self.numbers_by_heads(node, &a, &b)? {
+                    return Ok(Tensor::View(map));
+                }
                 self.computed(node, &a, &b)
             }
             (Tensor::Scores(scores), Tensor::View(value)) => self.attend(node, &scores, &value),
@@ -263,7 +271,8 @@ impl Lowerer {
             && a.axes.last() == Some(&Axis::Channel)
             && b.dims() == [b.shape.channels, b.shape.pixels()]
             && b.axes.first() == Some(&Axis::Channel);
-        if !fits || a.is_split() || b.is_split() || a.pads != [0; 4] || b.pads != [0; 4] {
+        let is_plain = |view: &View| !view.is_split() && view.pads == [0; 4] && view.roll == [0; 2];
+        if !fits || !is_plain(a) || !is_plain(b) {
             return Err(format!(
                 "a product of computed {} and {}",
                 in_words(&a.axes),
@@ -318,7 +327,7 @@ fn check_inner(view: &View, axis: Option<Axis>, inner: usize) -> Result<(), Refu
     Err(format!("{axes} of {:?} against {inner} rows of weights", view.dims()))
 }
 
-fn conv_layer(
+pub(super) fn conv_layer(
     moving: Moving,
     groups: usize,
     group_inputs: usize,

@@ -3,6 +3,7 @@
 //! Operators that only move axes become views, operators on constants are computed here, and all others
 //! become layers of [`Net`]. [`super::fuse`] fuses them.
 
+mod attention;
 mod channels;
 mod constants;
 mod dynamic;
@@ -10,7 +11,9 @@ mod elementwise;
 mod linear;
 mod norms;
 mod quantized;
+mod rolls;
 mod shapes;
+mod single;
 mod tokens;
 mod windows;
 
@@ -31,12 +34,17 @@ type Refused = String;
 /// The reason that most operators refuse pending padding for.
 const PADDED: &str = "padding is supported only directly before a convolution";
 
+/// The reason that most operators refuse moved rows and columns for.
+const MOVED: &str = "its rows or columns are moved around the edge, which only attention follows";
+
 /// A tensor of the graph: a view of a value, or a constant.
 #[derive(Debug, Clone)]
 enum Tensor {
     View(View),
     Constant(Constant),
-    Scores(tokens::Scores),
+    Scores(Box<attention::Scores>),
+    /// See [`rolls::Cut`].
+    Cut(rolls::Cut),
     /// See [`dynamic`].
     Dynamic(dynamic::Dynamic),
     /// See [`norms::Grouped`].
@@ -186,9 +194,12 @@ impl Lowerer {
                 None => self.reduce(node),
             },
             "ReduceSum" | "ReduceMax" | "ReduceL2" | "ReduceSumSquare" => self.reduce(node),
-            "Concat" => match self.prepend(node)? {
+            "Concat" => match self.rolled(node)? {
                 Some(tensor) => Ok(tensor),
-                None => self.concat(node),
+                None => match self.prepend(node)? {
+                    Some(tensor) => Ok(tensor),
+                    None => self.concat(node),
+                },
             },
             "LayerNormalization" => self.layer_norm(node),
             "Slice" => self.slice(node),
@@ -221,6 +232,9 @@ impl Lowerer {
                 return Err(refuse("this output is part of a dynamic quantization"));
             }
             Some(Tensor::Grouped(_)) => return Err(refuse("this output is of groups of channels")),
+            Some(Tensor::Cut(_)) => {
+                return Err(refuse("this output is some rows or columns of a map"));
+            }
             None if self.integers.contains_key(&name) => {
                 return Err(refuse("this output is of 8-bit integers"));
             }
@@ -228,8 +242,8 @@ impl Lowerer {
         };
         let view = self.whole(&NodeProto::default(), view);
         let order = view.order().ok_or_else(|| refuse("its axes are in an unsupported order"))?;
-        if view.pads != [0; 4] {
-            return Err(refuse("it is padded"));
+        if view.pads != [0; 4] || view.roll != [0; 2] {
+            return Err(refuse("it is padded, or moved around its edge"));
         }
         // An input returned as output, or a value shared by two outputs, needs its own map.
         let taken = |p: &NetTensor| p.value == view.value;
@@ -276,21 +290,39 @@ impl Lowerer {
         Ok(self.whole(node, view))
     }
 
-    /// An input that is not a constant and has no pending padding, perhaps some channels of a value.
-    fn unpadded_part(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
-        let view = self.part_view(node, index)?;
+    /// As [`Lowerer::view`], for an operator that computes each pixel alone: rows and columns may be moved.
+    fn rolled_view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.rolled_part(node, index)?;
+        Ok(self.whole(node, view))
+    }
+
+    /// As [`Lowerer::rolled_view`], perhaps some channels of a value.
+    fn rolled_part(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.any_view(node, index)?;
         if view.pads == [0; 4] { Ok(view) } else { Err(PADDED.to_owned()) }
     }
 
     /// An input that is not a constant, perhaps some channels of a value and padded.
-    fn part_view(&self, node: &NodeProto, index: usize) -> Result<View, Refused> {
-        match self.tensor(node, index)? {
-            Tensor::View(view) => Ok(view.clone()),
-            Tensor::Constant(_) => Err(format!("input {index} is a constant")),
-            Tensor::Scores(_) => Err(format!("input {index} is of attention's scores")),
-            Tensor::Dynamic(_) => Err(format!("input {index} is part of a dynamic quantization")),
-            Tensor::Grouped(_) => Err(format!("input {index} is of groups of channels")),
-        }
+    fn part_view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = self.any_view(node, index)?;
+        if view.roll == [0; 2] { Ok(view) } else { Err(MOVED.to_owned()) }
+    }
+
+    /// An input that is not a constant, with whatever is pending.
+    fn any_view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
+        let view = match self.tensor(node, index)?.clone() {
+            Tensor::View(view) => return Ok(view),
+            Tensor::Constant(_) => return Err(format!("input {index} is a constant")),
+            Tensor::Dynamic(_) => {
+                return Err(format!("input {index} is part of a dynamic quantization"));
+            }
+            Tensor::Grouped(_) => return Err(format!("input {index} is of groups of channels")),
+            Tensor::Scores(scores) => self.shares_of_one(node, &scores)?,
+            Tensor::Cut(cut) => self.cut_out(node, &cut)?,
+        };
+        let name = node.input.get(index).cloned().unwrap_or_default();
+        self.tensors.insert(name, Tensor::View(view.clone()));
+        Ok(view)
     }
 
     fn has(node: &NodeProto, index: usize) -> bool {

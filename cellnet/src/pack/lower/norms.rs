@@ -27,7 +27,8 @@ impl Grouped {
             && channels.is_multiple_of(groups)
             && groups * each == channels * view.shape.pixels();
         let is_plain = matches!(view.axes.as_slice(), [Axis::One, Axis::Channel, ..]);
-        let is_plain = is_plain && view.pads == [0; 4] && view.factor == 1.0;
+        let nothing_pends = ([0; 4], [0; 2], 1.0) == (view.pads, view.roll, view.factor);
+        let is_plain = is_plain && nothing_pends;
         (fits && is_plain).then(|| Self { view: view.clone(), groups })
     }
 

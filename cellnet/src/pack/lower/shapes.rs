@@ -2,10 +2,11 @@
 
 use rten_onnx::onnx::NodeProto;
 
-use super::super::constant::resolve;
+use super::super::constant::{Constant, resolve};
 use super::super::net::{Kind, Shape};
+use super::super::parts::{Along, Part, axis_of, parts_of};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View};
+use super::super::view::{Axis, View, size};
 use super::norms::Grouped;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
@@ -40,40 +41,25 @@ impl Lowerer {
         if let Some(map) = self.ungrouped(node)? {
             return Ok(Tensor::View(map));
         }
-        let view = if transposes { self.part_view(node, 0)? } else { self.unpadded_part(node, 0)? };
-        let attributes = Attributes(node);
+        if let Ok(Tensor::Scores(scores)) = self.tensor(node, 0) {
+            let dims = scores.dims();
+            let reshaped =
+                if transposes { None } else { scores.reshaped(&self.target(node, &dims)?) };
+            return reshaped
+                .map(|scores| Tensor::Scores(Box::new(scores)))
+                .ok_or_else(|| format!("it moves the axes of attention's scores, {dims:?}"));
+        }
+        let view = if transposes { self.any_view(node, 0)? } else { self.rolled_part(node, 0)? };
         let dims = view.dims();
-        let target = match node.op_type.as_deref().unwrap_or_default() {
-            "Transpose" => {
-                let perm: Vec<usize> = match attributes.ints("perm") {
-                    Some(perm) => perm.iter().map(|p| *p as usize).collect(),
-                    None => (0..dims.len()).rev().collect(),
-                };
-                let moved = view.transpose(&perm);
-                return moved.map(Tensor::View).ok_or_else(|| format!("permutation {perm:?}"));
-            }
-            "Reshape" => {
-                let shape =
-                    self.constant(node, 1)?.as_ints().map(<[i64]>::to_vec).unwrap_or_default();
-                resolve(&dims, &shape)
-                    .ok_or_else(|| format!("{dims:?} does not become {shape:?}"))?
-            }
-            "Expand" => {
-                let shape = self.constant(node, 1)?.as_ints().unwrap_or_default();
-                unrepeated(&dims, shape)
-                    .ok_or_else(|| format!("{dims:?} as {shape:?} would repeat elements"))?
-            }
-            "Flatten" => {
-                let at = attributes.int("axis", 1);
-                let at = view.index(at).ok_or_else(|| format!("axis {at} of {dims:?}"))?;
-                vec![dims[..at].iter().product(), dims[at..].iter().product()]
-            }
-            op => {
-                let axes = self.ints(node, "axes", 1)?;
-                squeezed(&dims, axes.as_deref(), op == "Unsqueeze")
-                    .ok_or_else(|| format!("axes {axes:?} of {dims:?}"))?
-            }
-        };
+        if transposes {
+            let perm: Vec<usize> = match Attributes(node).ints("perm") {
+                Some(perm) => perm.iter().map(|p| *p as usize).collect(),
+                None => (0..dims.len()).rev().collect(),
+            };
+            let moved = view.transpose(&perm);
+            return moved.map(Tensor::View).ok_or_else(|| format!("permutation {perm:?}"));
+        }
+        let target = self.target(node, &dims)?;
         if let Some(moved) = view.reshape(&target) {
             return Ok(Tensor::View(moved));
         }
@@ -82,7 +68,42 @@ impl Lowerer {
         })
     }
 
+    /// The dimensions that an operator gives to a tensor of `dims`, whose elements stay in their order.
+    fn target(&self, node: &NodeProto, dims: &[usize]) -> Result<Vec<usize>, Refused> {
+        let attributes = Attributes(node);
+        let rank = dims.len() as i64;
+        let target = match node.op_type.as_deref().unwrap_or_default() {
+            "Reshape" => {
+                let shape =
+                    self.constant(node, 1)?.as_ints().map(<[i64]>::to_vec).unwrap_or_default();
+                resolve(dims, &shape)
+                    .ok_or_else(|| format!("{dims:?} does not become {shape:?}"))?
+            }
+            "Expand" => {
+                let shape = self.constant(node, 1)?.as_ints().unwrap_or_default();
+                unrepeated(dims, shape)
+                    .ok_or_else(|| format!("{dims:?} as {shape:?} would repeat elements"))?
+            }
+            "Flatten" => {
+                let at = attributes.int("axis", 1);
+                let at = usize::try_from(if at < 0 { at + rank } else { at });
+                let at = at.ok().filter(|at| *at <= dims.len());
+                let at = at.ok_or_else(|| format!("an axis outside {dims:?}"))?;
+                vec![dims[..at].iter().product(), dims[at..].iter().product()]
+            }
+            op => {
+                let axes = self.ints(node, "axes", 1)?;
+                squeezed(dims, axes.as_deref(), op == "Unsqueeze")
+                    .ok_or_else(|| format!("axes {axes:?} of {dims:?}"))?
+            }
+        };
+        Ok(target)
+    }
+
     pub(super) fn concat(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
+        if let Some(view) = self.stacked(node)? {
+            return Ok(Tensor::View(view));
+        }
         let views: Vec<View> =
             (0..node.input.len()).map(|i| self.view(node, i)).collect::<Result<_, _>>()?;
         let Some(first) = views.first() else { return Err("it has no inputs".to_owned()) };
@@ -116,6 +137,65 @@ impl Lowerer {
         Ok(Tensor::View(View::new(value, shape, axes)))
     }
 
+    /// The concatenation along an axis of length one, before those that the channels are divided into, as of
+    /// the derivatives of queries, keys and values. A part may be a constant of zeros.
+    fn stacked(&mut self, node: &NodeProto) -> Result<Option<View>, Refused> {
+        let given: Vec<Tensor> = (0..node.input.len())
+            .map(|i| self.tensor(node, i).cloned())
+            .collect::<Result<_, _>>()?;
+        let views = given.iter().filter_map(|tensor| match tensor {
+            Tensor::View(view) => Some(view),
+            _ => None,
+        });
+        let Some(like) = views.clone().find(|view| view.is_split()).cloned() else {
+            return Ok(None);
+        };
+        let Some(at) = like.index(Attributes(node).int("axis", 1)) else { return Ok(None) };
+        let shape = like.shape;
+        let channels = |axis: &Axis| parts_of(*axis, &shape).into_iter();
+        let is_last = like.axes[..at].iter().flat_map(channels).all(|p| p.along == Along::Pixels)
+            && size(&shape, like.axes[at]) == 1
+            && views.clone().all(|view| (view.shape, view.roll) == (shape, [0; 2]))
+            && views.clone().all(|view| view.dims() == like.dims() && view.is(&like.axes));
+        // How many parts a constant is, if they are zeros.
+        let zeros = |constant: &Constant| {
+            let mut dims = like.dims();
+            let count = *constant.dims.get(at)?;
+            *dims.get_mut(at)? = count;
+            let fits = constant.dims == dims && constant.to_floats().iter().all(|v| *v == 0.0);
+            fits.then_some(count)
+        };
+        if !is_last || shape.channels == 1 {
+            return Ok(None);
+        }
+        let label = super::label(node);
+        let mut parts = Vec::new();
+        for tensor in given {
+            match tensor {
+                Tensor::View(view) => parts.push(self.whole(node, view).value),
+                Tensor::Constant(constant) => {
+                    let Some(count) = zeros(&constant) else { return Ok(None) };
+                    let like = self.whole(node, like.clone());
+                    let zeros = self.zeros(&label, &like, shape.channels);
+                    parts.extend(std::iter::repeat_n(zeros, count));
+                }
+                _ => return Ok(None),
+            }
+        }
+        let stacked = Shape { channels: shape.channels * parts.len(), ..shape };
+        let part = Part { along: Along::Channels, size: parts.len(), step: shape.channels };
+        let mut axes = Vec::new();
+        for (index, axis) in like.axes.iter().enumerate() {
+            let own = if index == at { vec![part] } else { parts_of(*axis, &shape) };
+            let Some(axis) = axis_of(&own, &stacked) else { return Ok(None) };
+            axes.push(axis);
+        }
+        let (scale, bias) = (Vec::new(), Vec::new());
+        let kind = Kind::Concat { scale, bias, activation: Activation::None };
+        let value = self.net.push(&label, kind, parts, stacked);
+        Ok(Some(View::new(value, stacked, axes)))
+    }
+
     /// The map that a `Reshape` makes of groups of channels again, if its input is such.
     fn ungrouped(&self, node: &NodeProto) -> Result<Option<View>, Refused> {
         let Ok(Tensor::Grouped(grouped)) = self.tensor(node, 0) else { return Ok(None) };
@@ -136,8 +216,9 @@ impl Lowerer {
         if value.unwrap_or_else(|| attributes.float("value", 0.0)) != 0.0 {
             return Err("it pads with a value other than 0".to_owned());
         }
-        let mut view = self.view(node, 0)?;
         let pads = self.ints(node, "pads", 1)?.unwrap_or_default();
+        let is_nothing = !pads.is_empty() && pads.iter().all(|pad| *pad == 0);
+        let mut view = if is_nothing { self.rolled_view(node, 0) } else { self.view(node, 0) }?;
         let rank = view.axes.len();
         if pads.len() != 2 * rank || Self::has(node, 3) {
             return Err(format!("pads {pads:?} of a tensor of {rank} axes"));

@@ -1,84 +1,14 @@
-//! Operators of transformers: layer norm, attention, parts of a tensor, tokens put before others.
+//! Layer norm, parts of a tensor, and tokens put before others.
 
 use rten_onnx::onnx::NodeProto;
 
-use super::super::net::{AttentionLayer, Kind, Shape};
+use super::super::net::{Kind, Shape};
 use super::super::parts::{Along, Part, axis_of, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, in_words};
+use super::rolls::Cut;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, Pooling};
-
-/// Products of queries and keys, which only a softmax and the product with values may follow.
-#[derive(Debug, Clone)]
-pub(super) struct Scores {
-    query: View,
-    key: View,
-    scale: f32,
-    is_softmax: bool,
-}
-
-impl Scores {
-    /// Multiplies them; false if it is too late.
-    pub(super) fn scale(&mut self, factor: f32) -> bool {
-        self.scale *= factor;
-        !self.is_softmax
-    }
-
-    /// Dimensions of the tensor.
-    pub(super) fn dims(&self) -> Vec<usize> {
-        let mut dims = self.query.dims();
-        if let (Some(last), Some(keys)) = (dims.last_mut(), self.key.dims().last()) {
-            *last = *keys;
-        }
-        dims
-    }
-}
-
-/// The axes of one side of attention: heads and groups, tokens, and the channels of a head.
-fn last_two(view: &View) -> Option<(&[Axis], Axis, Axis)> {
-    let [outer @ .., a, b] = view.axes.as_slice() else { return None };
-    Some((outer, *a, *b))
-}
-
-/// The channels of one head, if this axis is them.
-fn head_of(axis: Axis, shape: &Shape) -> Option<usize> {
-    match parts_of(axis, shape).as_slice() {
-        [Part { along: Along::Channels, size, step: 1 }] => Some(*size),
-        _ => None,
-    }
-}
-
-/// What the axes before the last two say: number of heads, and the divisors of row and column by which pixels
-/// form groups.
-fn heads_and_window(outer: &[Axis], shape: &Shape, head: usize) -> Option<(usize, [usize; 2])> {
-    let (mut heads, mut window) = (1, [1, 1]);
-    for part in outer.iter().flat_map(|axis| parts_of(*axis, shape)) {
-        match part.along {
-            Along::Channels if heads == 1 && part.step == head => heads = part.size,
-            Along::Pixels if part.step == shape.width && shape.height > 1 && window[0] == 1 => {
-                window[0] = part.size;
-            }
-            Along::Pixels if part.step == 1 && window[1] == 1 => window[1] = part.size,
-            _ => return None,
-        }
-    }
-    (heads * head == shape.channels).then_some((heads, window))
-}
-
-/// The axis of the tokens of one group.
-fn tokens_of(window: [usize; 2], shape: &Shape) -> Option<Axis> {
-    let divided = |size: usize, by: usize| size.is_multiple_of(by).then_some(size / by);
-    let part = |size, step| Part { along: Along::Pixels, size, step };
-    let rows = part(divided(shape.height, window[0])?, window[0] * shape.width);
-    let columns = part(divided(shape.width, window[1])?, window[1]);
-    let parts: Vec<Part> = match rows.step == columns.size * columns.step {
-        true => vec![part(rows.size * columns.size, columns.step)],
-        false => vec![rows, columns],
-    };
-    let parts: Vec<Part> = parts.into_iter().filter(|part| part.size > 1).collect();
-    axis_of(&parts, shape)
-}
 
 impl Lowerer {
     /// Elements `from..to` of an axis: channels, or one part of them.
@@ -95,12 +25,59 @@ impl Lowerer {
             }
             _ => {}
         }
+        if let Some(part) = self.part_of_heads(node, view, axis, (from, to)) {
+            return Some(part);
+        }
         if to.checked_sub(from) != Some(1) || view.axes.get(axis) == Some(&Axis::Channel) {
             return view.channels(axis, from, to);
         }
         let mut part = view.element(axis, from)?;
         part.axes.insert(axis, Axis::One);
         Some(part)
+    }
+
+    /// Some of each head's channels, if `axis` is the channels of a head and another axis the heads: copied,
+    /// so that they follow each other.
+    fn part_of_heads(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        axis: usize,
+        (from, to): (usize, usize),
+    ) -> Option<View> {
+        let along = |axis: &Axis| {
+            let parts = parts_of(*axis, &view.shape).into_iter();
+            parts.filter(|part| part.along == Along::Channels).collect::<Vec<_>>()
+        };
+        let own = parts_of(*view.axes.get(axis)?, &view.shape);
+        let &[head] = own.as_slice() else { return None };
+        let all: Vec<Part> = view.axes.iter().flat_map(along).filter(|p| *p != head).collect();
+        let &[heads] = all.as_slice() else { return None };
+        let count = to.checked_sub(from).filter(|count| *count > 0 && to <= head.size)?;
+        let fits = (head.along, head.step, heads.step) == (Along::Channels, 1, head.size)
+            && heads.size * head.size == view.shape.channels;
+        if !fits {
+            return None;
+        }
+        let whole = self.whole(node, view.clone());
+        let label = super::label(node);
+        let own = Shape { channels: count, ..view.shape };
+        let parts = (0..heads.size).map(|index| {
+            let kind = Kind::Slice { first: index * head.size + from };
+            self.net.push(&label, kind, vec![whole.value], own)
+        });
+        let parts: Vec<_> = parts.collect();
+        let shape = Shape { channels: heads.size * count, ..view.shape };
+        let (scale, bias) = (Vec::new(), Vec::new());
+        let kind = Kind::Concat { scale, bias, activation: Activation::None };
+        let value = self.net.push(&label, kind, parts, shape);
+        let part = |size, step| [Part { along: Along::Channels, size, step }];
+        let axes = whole.axes.iter().enumerate().map(|(index, other)| match along(other).first() {
+            _ if index == axis => axis_of(&part(count, 1), &shape),
+            Some(_) => axis_of(&part(heads.size, count), &shape),
+            None => Some(*other),
+        });
+        Some(View { value, shape, axes: axes.collect::<Option<_>>()?, ..whole })
     }
 
     /// Some of the channels of a shuffled view, copied.
@@ -146,7 +123,8 @@ impl Lowerer {
     }
 
     pub(super) fn layer_norm(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        let view = self.view(node, 0)?;
+        let view = self.rolled_view(node, 0)?;
+        let view = self.unfolded(node, view)?;
         let attributes = Attributes(node);
         let axis = view.index(attributes.int("axis", -1));
         let is_last = axis.is_some_and(|axis| {
@@ -167,70 +145,9 @@ impl Lowerer {
         Ok(Tensor::View(view.with(value, view.shape)))
     }
 
-    /// Queries times keys, if the axes say so.
-    pub(super) fn scores(&self, query: &View, key: &View) -> Option<Tensor> {
-        let (outer, tokens, channels) = last_two(query)?;
-        let (other, key_channels, key_tokens) = last_two(key)?;
-        let shape = query.shape;
-        let head = head_of(channels, &shape)?;
-        let (_, window) = heads_and_window(outer, &shape, head)?;
-        let fits = shape == key.shape
-            && outer == other
-            && tokens == key_tokens
-            && channels == key_channels
-            && Some(tokens) == tokens_of(window, &shape)
-            && shape.pixels() > 1
-            && query.pads == [0; 4]
-            && key.pads == [0; 4];
-        let scale = query.factor * key.factor;
-        let (query, key) = (query.clone(), key.clone());
-        fits.then_some(Tensor::Scores(Scores { query, key, scale, is_softmax: false }))
-    }
-
-    /// The softmax of scores over their last axis.
-    pub(super) fn softmax_of(&self, node: &NodeProto, scores: &Scores) -> Result<Tensor, Refused> {
-        let rank = scores.query.axes.len() as i64;
-        let axis = Attributes(node).int("axis", -1);
-        if scores.is_softmax || !(axis == -1 || axis == rank - 1) || self.opset < 13 {
-            return Err(format!("it is not over the last axis of {:?}", scores.dims()));
-        }
-        Ok(Tensor::Scores(Scores { is_softmax: true, ..scores.clone() }))
-    }
-
-    /// Shares times values: attention.
-    pub(super) fn attend(
-        &mut self,
-        node: &NodeProto,
-        scores: &Scores,
-        value: &View,
-    ) -> Result<Tensor, Refused> {
-        let refuse = || format!("values with the axes {}", in_words(&value.axes));
-        let (outer, tokens, channels) = last_two(value).ok_or_else(refuse)?;
-        let (own, own_tokens, own_channels) = last_two(&scores.query).ok_or_else(refuse)?;
-        let shape = value.shape;
-        let fits = scores.is_softmax
-            && shape == scores.query.shape
-            && (outer, tokens, channels) == (own, own_tokens, own_channels)
-            && value.factor == 1.0
-            && value.pads == [0; 4];
-        let head = head_of(channels, &shape).filter(|_| fits).ok_or_else(refuse)?;
-        let (heads, window) = heads_and_window(outer, &shape, head).ok_or_else(refuse)?;
-        let views = [&scores.query, &scores.key, value];
-        let layer = AttentionLayer {
-            first: views.map(|view| view.first),
-            heads,
-            head,
-            scale: scores.scale,
-            window,
-        };
-        let inputs = views.map(|view| view.value).to_vec();
-        let output = self.net.push(&super::label(node), Kind::Attention(layer), inputs, shape);
-        Ok(Tensor::View(View::new(output, shape, value.axes.clone())))
-    }
-
     /// The parts of a tensor along its channels.
     pub(super) fn split(&mut self, node: &NodeProto) -> Result<Vec<Tensor>, Refused> {
-        let view = self.unpadded_part(node, 0)?;
+        let view = self.rolled_part(node, 0)?;
         let axis = Attributes(node).int("axis", 0);
         let axis = view.index(axis).ok_or_else(|| format!("axis {axis}"))?;
         let size = view.dims()[axis];
@@ -255,7 +172,7 @@ impl Lowerer {
 
     /// Some of the channels, or everything.
     pub(super) fn slice(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        let mut view = self.unpadded_part(node, 0)?;
+        let mut view = self.rolled_part(node, 0)?;
         let (starts, ends) = (self.ints(node, "starts", 1)?, self.ints(node, "ends", 2)?);
         let (Some(starts), Some(ends)) = (starts, ends) else {
             return Err("its bounds are not constants".to_owned());
@@ -269,10 +186,19 @@ impl Lowerer {
             let bound = |at: i64| if at < 0 { at + size } else { at }.clamp(0, size) as usize;
             let (from, to) = (bound(*start), bound(*end));
             if *step != 1 {
-                return Err(format!("a step of {step}"));
+                view = self.every(node, &view, index, (from, to), *step)?;
+                continue;
             }
             if (from, to) == (0, size as usize) {
                 continue;
+            }
+            if (from, to) == (0, 1) && is_all_pixels(&view, index) {
+                view = self.first_pixel(node, &view);
+                view.axes[index] = Axis::One;
+                continue;
+            }
+            if matches!(view.axes[index], Axis::Height | Axis::Width) && starts.len() == 1 {
+                return Ok(Tensor::Cut(Cut { view, axis: index, from, to }));
             }
             let part = self.part_of(node, &view, index, (from, to));
             view = part
@@ -283,7 +209,7 @@ impl Lowerer {
 
     /// One element of an axis: a part of the channels, or the first pixel.
     pub(super) fn gather(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
-        let view = self.unpadded_part(node, 0)?;
+        let view = self.rolled_part(node, 0)?;
         let axis = Attributes(node).int("axis", 0);
         let axis = view.index(axis).ok_or_else(|| format!("axis {axis}"))?;
         let indices = self.constant(node, 1)?;
@@ -301,10 +227,7 @@ impl Lowerer {
         let &[index] = index else { return Err(format!("{} indices", index.len())) };
         let index = usize::try_from(if index < 0 { index + size } else { index });
         let index = index.map_err(|_| "a negative index".to_owned())?;
-        let pixels = parts_of(view.axes[axis], &view.shape);
-        let all = [Part { along: Along::Pixels, size: view.shape.pixels(), step: 1 }];
-        let mut part = if pixels == all && index == 0 {
-            let view = self.whole(node, view);
+        let mut part = if is_all_pixels(&view, axis) && index == 0 {
             let mut part = self.first_pixel(node, &view);
             part.axes.remove(axis);
             part
@@ -320,41 +243,53 @@ impl Lowerer {
 
     /// The first pixel: a window of one pixel whose step is beyond the map.
     fn first_pixel(&mut self, node: &NodeProto, view: &View) -> View {
-        let shape = Shape { height: 1, width: 1, ..view.shape };
         let moving = super::super::net::Moving {
             kernel: [1, 1],
             stride: [view.shape.height, view.shape.width],
             pads: [0; 4],
         };
         let kind = Kind::Pool { moving, pooling: Pooling::Max };
+        let shape = Shape::vector(self.net.values[view.value].channels);
         let value = self.net.push(&super::label(node), kind, vec![view.value], shape);
-        view.with(value, shape)
+        View { value, shape: Shape::vector(view.shape.channels), ..view.clone() }
     }
 
     /// Constant tokens before those of a tensor.
     pub(super) fn prepend(&mut self, node: &NodeProto) -> Result<Option<Tensor>, Refused> {
-        let (Ok(Tensor::Constant(head)), Ok(Tensor::View(view))) =
-            (self.tensor(node, 0), self.tensor(node, 1))
-        else {
+        let Some(last) = node.input.len().checked_sub(1).filter(|last| *last > 0) else {
             return Ok(None);
         };
-        let (head, view) = (head.clone(), view.clone());
+        let Tensor::View(view) = self.tensor(node, last)?.clone() else { return Ok(None) };
+        let channels = view.shape.channels;
+        let mut head = Vec::new();
+        for index in 0..last {
+            match self.tensor(node, index)? {
+                Tensor::Constant(constant) if matches!(constant.dims.as_slice(), [1, _, c] if *c == channels) =>
+                {
+                    head.extend(constant.to_floats());
+                }
+                _ => return Ok(None),
+            }
+        }
         let axis = view.index(Attributes(node).int("axis", 0));
         let [Axis::One, tokens, Axis::Channel] = view.axes.as_slice() else { return Ok(None) };
         let pixels = [Part { along: Along::Pixels, size: view.shape.pixels(), step: 1 }];
-        let fits = node.input.len() == 2
-            && axis == Some(1)
-            && parts_of(*tokens, &view.shape) == pixels
-            && matches!(head.dims.as_slice(), [1, _, c] if *c == view.shape.channels);
-        if !fits || view.pads != [0; 4] {
+        let fits = axis == Some(1) && parts_of(*tokens, &view.shape) == pixels;
+        if !fits || view.pads != [0; 4] || view.roll != [0; 2] {
             return Ok(None);
         }
         let view = self.whole(node, view);
-        let width = head.dims[1] + view.shape.pixels();
+        let width = head.len() / channels + view.shape.pixels();
         let shape = Shape { height: 1, width, ..view.shape };
-        let kind = Kind::Prepend { head: head.to_floats() };
+        let kind = Kind::Prepend { head };
         let value = self.net.push(&super::label(node), kind, vec![view.value], shape);
         let axes = vec![Axis::One, Axis::Width, Axis::Channel];
         Ok(Some(Tensor::View(View::new(value, shape, axes))))
     }
+}
+
+/// Whether an axis is all pixels in their order.
+fn is_all_pixels(view: &View, axis: usize) -> bool {
+    let all = [Part { along: Along::Pixels, size: view.shape.pixels(), step: 1 }];
+    parts_of(view.axes[axis], &view.shape) == all && view.roll == [0; 2]
 }

@@ -3,6 +3,8 @@
 //! The sizes follow <https://onnx.ai/onnx/operators/>. They are upper bounds: parts that only make a value
 //! smaller, such as strides, are left out. All products stop at the largest u64.
 
+use std::collections::HashMap;
+
 use rten_onnx::onnx::NodeProto;
 
 use super::graph::{attribute, int, ints, op};
@@ -99,9 +101,8 @@ pub(super) fn bound(node: &NodeProto, inputs: &[Known]) -> u64 {
             let rows = x.side(usize::from(int(node, "transA", 0) != 0));
             product([rows, w.side(usize::from(int(node, "transB", 0) == 0))])
         }
-        "Einsum" | "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => {
-            inputs.iter().fold(1, |all, input| all.saturating_mul(input.count()))
-        }
+        "Einsum" => summed(node, inputs),
+        "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => attended(node, inputs),
         "LSTM" | "GRU" | "RNN" => product([x.side(0), x.side(1), at(2).side(0), at(2).side(2)]),
         "GridSample" => product([x.side(0), x.side(1), w.side(1), w.side(2)]),
         "NonZero" => product([x.count() as f64, x.shape.len() as f64]),
@@ -223,6 +224,55 @@ fn spread(node: &NodeProto, x: &Known, w: &Known) -> u64 {
     product(channels).saturating_mul(product((0..rank).map(side)))
 }
 
+/// The output of an `Einsum`: the sides of its letters, and the largest of those that an ellipsis stands
+/// for. Of more than two operands, those of all letters, because their products may have them.
+fn summed(node: &NodeProto, inputs: &[Known]) -> u64 {
+    let all = || inputs.iter().fold(1_u64, |all, input| all.saturating_mul(input.count()));
+    let Some(equation) = attribute(node, "equation").and_then(|found| found.s.as_ref()) else {
+        return all();
+    };
+    let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
+    let (operands, result) = match equation.split_once("->") {
+        Some((operands, result)) if inputs.len() <= 2 => (operands, Some(result)),
+        Some((operands, _)) => (operands, None),
+        None => (equation.as_str(), None),
+    };
+    if operands.split(',').count() != inputs.len() {
+        return all();
+    }
+    let (mut sides, mut between) = (HashMap::new(), 1);
+    for (operand, input) in operands.split(',').zip(inputs) {
+        let (first, last) = operand.split_once("...").unwrap_or((operand, ""));
+        let (before, after) = (first.chars().count(), last.chars().count());
+        let Some(rest) = input.shape.len().checked_sub(before + after) else { return all() };
+        let of_ellipsis = input.shape.iter().skip(before).take(rest);
+        between = between.max(product(of_ellipsis.map(|side| *side as f64)));
+        let lettered =
+            input.shape.iter().take(before).chain(input.shape.iter().skip(before + rest));
+        for (letter, side) in first.chars().chain(last.chars()).zip(lettered) {
+            let held = sides.entry(letter).or_insert(*side);
+            *held = (*held).max(*side);
+        }
+    }
+    let kept = sides.iter().filter(|(letter, _)| result.is_none_or(|y| y.contains(**letter)));
+    product(kept.map(|(_, side)| *side as f64)).saturating_mul(between)
+}
+
+/// Attention of rows `[batch, tokens, channels]` or `[batch, heads, tokens, channels]`: its scores or its
+/// results, whichever are more.
+fn attended(node: &NodeProto, inputs: &[Known]) -> u64 {
+    let none = Known::default();
+    let query = inputs.first().unwrap_or(&none);
+    // com.microsoft's `Attention` has weights there, and attends to its own rows.
+    let key =
+        inputs.get(1).filter(|key| key.shape.len() == query.shape.len() && key.shape.len() > 2);
+    let tokens = |known: &Known| known.side(known.shape.len().saturating_sub(2));
+    let named = ["num_heads", "q_num_heads"].map(|name| int(node, name, 1) as f64);
+    let heads = if query.shape.len() > 3 { query.side(1) } else { named[0].max(named[1]) };
+    let scores = product([query.side(0), heads, tokens(query), tokens(key.unwrap_or(query))]);
+    inputs.iter().map(Known::count).max().unwrap_or(0).max(scores)
+}
+
 /// A product of matrices, broadcast over the axes before the last two.
 fn multiplied(x: &Known, w: &Known) -> u64 {
     let outer = |known: &Known| known.shape[..known.shape.len().saturating_sub(2)].to_vec();
@@ -230,4 +280,52 @@ fn multiplied(x: &Known, w: &Known) -> u64 {
     let columns = if w.shape.len() > 1 { w.shape[w.shape.len() - 1] } else { 1 };
     let (a, b) = (outer(x), outer(w));
     broadcast([&a[..], &b[..]]).saturating_mul(product([rows as f64, columns as f64]))
+}
+
+#[cfg(test)]
+mod tests {
+    use skincell_onnx::build::{int_attribute, text_attribute};
+
+    use super::{Known, NodeProto, bound};
+
+    fn of(shapes: &[&[usize]]) -> Vec<Known> {
+        let known = |shape: &&[usize]| Known { shape: shape.to_vec(), numbers: None };
+        shapes.iter().map(known).collect()
+    }
+
+    fn einsum(equation: &str, shapes: &[&[usize]]) -> u64 {
+        let node = NodeProto {
+            op_type: Some("Einsum".to_owned()),
+            attribute: vec![text_attribute("equation", equation)],
+            ..NodeProto::default()
+        };
+        bound(&node, &of(shapes))
+    }
+
+    /// The product of all operands refused torchvision's MaxViT, of 64 groups with 49 tokens.
+    #[test]
+    fn an_einsum_has_the_sides_of_its_letters() {
+        let side: &[usize] = &[1, 64, 2, 49, 32];
+        assert_eq!(einsum("B G H I D, B G H J D -> B G H I J", &[side, side]), 64 * 2 * 49 * 49);
+        assert_eq!(einsum("...ij,...jk->...ik", &[&[5, 2, 3], &[5, 3, 4]]), 5 * 2 * 4);
+        assert_eq!(einsum("ij,jk", &[&[2, 3], &[3, 4]]), 2 * 3 * 4);
+        assert_eq!(einsum("i,j,k->ijk", &[&[2], &[3], &[4]]), 2 * 3 * 4);
+        // Operands of other ranks than the equation says.
+        assert_eq!(einsum("ij,jk->ik", &[&[2], &[3, 4]]), 2 * 3 * 4);
+        assert_eq!(einsum("ij->ij", &[&[2, 3], &[3, 4]]), 2 * 3 * 3 * 4);
+    }
+
+    #[test]
+    fn attention_has_scores_for_each_head() {
+        let node = NodeProto {
+            op_type: Some("MultiHeadAttention".to_owned()),
+            attribute: vec![int_attribute("num_heads", 4)],
+            ..NodeProto::default()
+        };
+        let rows: &[usize] = &[1, 100, 16];
+        assert_eq!(bound(&node, &of(&[rows, &[1, 50, 16], &[1, 50, 16]])), 4 * 100 * 50);
+        let heads: &[usize] = &[1, 3, 100, 16];
+        assert_eq!(bound(&node, &of(&[heads, heads, heads])), 3 * 100 * 100);
+        assert_eq!(bound(&node, &of(&[rows, &[16, 48], &[48]])), 4 * 100 * 100);
+    }
 }

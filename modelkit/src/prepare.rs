@@ -23,7 +23,8 @@ use crate::onnx::integer;
 use crate::onnx::read::{read, refuse_nan, refuse_private};
 use crate::onnx::single;
 use crate::onnx::{
-    branch, einsum, exact, expand, fixed, fold, fused, qoperator, statistics, unknown, walk,
+    branch, einsum, exact, expand, fixed, fold, fused, qoperator, standardized, statistics,
+    unknown, walk,
 };
 use crate::photos;
 use crate::scores::{self, Settled};
@@ -305,6 +306,8 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     graph.drop_unused();
     qoperator::write_as_qdq(&mut graph);
     refuse_private(&graph)?;
+    fold::drop_identities(&mut graph);
+    standardized::settle(&mut graph);
     exact::refuse_other(&graph)?;
     single::convert(&mut graph);
     let takes_bytes = interface::bytes_to_float(&mut graph);

@@ -285,3 +285,41 @@ fn a_maximum_in_operator_set_11() {
     };
     assert_same(&with_head(11, nodes(), vec![]), &with_head(17, nodes(), vec![]), false);
 }
+
+/// PyTorch writes weights that a layer standardizes as a batch norm in training, of the weights alone (as in
+/// Big Transfer's ResNets). It was refused as a batch norm of the photo.
+#[test]
+fn standardized_weights_in_training() {
+    let (channels, each) = (CHANNELS as i64, 27);
+    let (raw, factors, summands) =
+        (noise(1, CHANNELS * 27), noise(5, CHANNELS), noise(6, CHANNELS));
+    let mut graph: GraphProto = classifier().graph.expect("a graph");
+    let mut norm = node("BatchNormalization", &["raw", "factors", "summands", "m", "v"], "rows");
+    norm.output.extend(["m2".to_owned(), "v2".to_owned()]);
+    let norm = with(norm, &[int_attribute("training_mode", 1), float_attribute("epsilon", 1e-3)]);
+    graph.node.splice(0..0, [norm, node("Reshape", &["rows", "shape"], "w")]);
+    graph.initializer.remove(0);
+    graph.initializer.extend([
+        tensor("raw", &[1, channels, each], &raw),
+        tensor("factors", &[channels], &factors),
+        tensor("summands", &[channels], &summands),
+        tensor("m", &[channels], &[0.0; CHANNELS]),
+        tensor("v", &[channels], &[1.0; CHANNELS]),
+        integers("shape", &[channels, 3, 3, 3]),
+    ]);
+    let rows = raw.chunks(27).zip(factors.iter().zip(&summands));
+    let standardized = rows.flat_map(|(row, (factor, summand))| {
+        let of = |f: &dyn Fn(f64) -> f64| row.iter().map(|v| f(f64::from(*v))).sum::<f64>() / 27.0;
+        let mean = of(&|v| v);
+        let deviation = (of(&|v| (v - mean).powi(2)) + 1e-3).sqrt();
+        let one = move |v: &f32| {
+            let value = (f64::from(*v) - mean) / deviation * f64::from(*factor);
+            (value + f64::from(*summand)) as f32
+        };
+        row.iter().map(one).collect::<Vec<_>>()
+    });
+    let weights = tensor("w", &[channels, 3, 3, 3], &standardized.collect::<Vec<_>>());
+    let mut plain: GraphProto = classifier().graph.expect("a graph");
+    plain.initializer[0] = weights;
+    assert_same(&common::model(graph), &common::model(plain), true);
+}

@@ -22,6 +22,7 @@ pub(crate) mod qoperator;
 pub(crate) mod read;
 pub(crate) mod settled;
 pub(crate) mod single;
+pub(crate) mod standardized;
 pub(crate) mod statistics;
 pub(crate) mod unknown;
 pub(crate) mod walk;

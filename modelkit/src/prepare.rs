@@ -23,8 +23,8 @@ use crate::onnx::integer;
 use crate::onnx::read::{read, refuse_nan, refuse_private};
 use crate::onnx::single;
 use crate::onnx::{
-    branch, einsum, exact, expand, fixed, fold, fused, qoperator, standardized, statistics,
-    unknown, walk,
+    branch, einsum, exact, expand, fixed, fold, fused, qoperator, settled, standardized,
+    statistics, unknown, walk,
 };
 use crate::photos;
 use crate::scores::{self, Settled};
@@ -247,6 +247,7 @@ fn build(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Built, PrepareError> {
     fold::drop_identities(&mut graph);
+    settled::settle(&mut graph, 0);
     let mut shifts = fold::fold_batch_norms(&mut graph);
     progress(Step::Probe);
     let shape = interface::shape_of(with.input);

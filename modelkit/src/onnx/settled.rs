@@ -1,6 +1,6 @@
 //! Computes nodes that read constants only, once and for all, so that no engine computes them for each photo.
 //!
-//! For nodes that were added to a model; what the model itself computes from its weights is left as it is.
+//! Weights that a file holds in fewer bits stay so: what makes floats of integers is left to the engines.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,14 @@ use rten::{ModelOptions, Value};
 use rten_tensor::prelude::*;
 use skincell_onnx::Constant;
 
-use super::graph::{Graph, output, reads};
+use super::graph::{Graph, op, output, reads};
 use super::walk::run;
 
 /// Most elements of a constant that is larger than what it is computed from.
 const MOST: usize = 1 << 18;
+
+/// Operators that make floats of integers, or rounded values of floats.
+const ROUND: [&str; 4] = ["Cast", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"];
 
 /// Replaces float32 values that the nodes from `first` on compute from constants by constants. A node that
 /// the engine cannot run stays.
@@ -21,7 +24,8 @@ pub(crate) fn settle(graph: &mut Graph, first: usize) {
     options.enable_optimization(false);
     let mut index = first;
     while index < graph.nodes.len() {
-        match computed(graph, index, &options) {
+        let rounds = ROUND.contains(&op(&graph.nodes[index]));
+        match if rounds { None } else { computed(graph, index, &options) } {
             Some((name, constant)) => {
                 graph.nodes.remove(index);
                 graph.constants.insert(name, constant);

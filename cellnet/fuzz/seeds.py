@@ -46,6 +46,31 @@ def attention(b, x):
     return y
 
 
+def windows(b, x):
+    """Two heads of attention within four windows of 3x3 pixels, moved by one, with a summand for each head."""
+    ints = lambda *values: b.const(np.array(values, np.int64))
+    floats = lambda *shape: b.const(b.rng.standard_normal(shape).astype(np.float32))
+    y = b.op("Transpose", [x], perm=[0, 2, 3, 1])
+    for axis in (1, 2):
+        last = b.op("Slice", [y, ints(1), ints(6), ints(axis)])
+        y = b.op("Concat", [last, b.op("Slice", [y, ints(0), ints(1), ints(axis)])], axis=axis)
+    y = b.op("Transpose", [b.op("Reshape", [y, ints(1, 2, 3, 2, 3, 8)])], perm=[0, 1, 3, 2, 4, 5])
+    joined = b.op("MatMul", [b.op("Reshape", [y, ints(4, 9, 8)]), floats(8, 24)])
+    joined = b.op("Transpose", [b.op("Reshape", [joined, ints(4, 9, 3, 2, 4)])], perm=[2, 0, 3, 1, 4])
+    query, key, value = (b.op("Gather", [joined, b.const(np.int64(i))], axis=0) for i in range(3))
+    scores = b.op("MatMul", [query, b.op("Transpose", [key], perm=[0, 1, 3, 2])])
+    shares = b.op("Softmax", [b.op("Add", [scores, floats(2, 9, 9)])], axis=-1)
+    heads = b.op("Transpose", [b.op("MatMul", [shares, value])], perm=[0, 2, 1, 3])
+    y = b.op("Transpose", [b.op("Reshape", [heads, ints(1, 2, 2, 3, 3, 8)])], perm=[0, 1, 3, 2, 4, 5])
+    y = b.op("Reshape", [y, ints(1, 6, 6, 8)])
+    for axis in (1, 2):
+        last = b.op("Slice", [y, ints(5), ints(6), ints(axis)])
+        y = b.op("Concat", [last, b.op("Slice", [y, ints(0), ints(5), ints(axis)])], axis=axis)
+    y = b.op("Transpose", [y], perm=[0, 3, 1, 2])
+    b.channels[y] = 8
+    return y
+
+
 def sliced(b, x):
     y = b.op("Slice", [x, *(b.const(np.array([n], np.int64)) for n in (3, 8, 1))])
     b.channels[y] = 5
@@ -83,6 +108,7 @@ def main():
         "squeezed": lambda b, x: mbconv(b, x, 8, 5, 1, 24, 4, "silu"),
         "fused": lambda b, x: fused(b, x, 8, 3, 1, 2, "silu"),
         "attention": attention,
+        "windows": windows,
         "sliced": sliced,
         "shuffled": shuffled,
         "rounded": rounded,

@@ -190,6 +190,52 @@ const APART: &str = "
     ReduceMean | l [1] | m | keepdims=0
     Gemm | m end | y | transB=1";
 
+/// As Swin V2: queries and keys are divided by their lengths, the scores of each head have a factor, and the
+/// map is padded to whole windows of 3 × 4 pixels.
+const PADDED: &str = "
+    Conv | x patch2 | a | strides=[2,2]
+    Transpose | a | b | perm=[0,2,3,1]
+    Pad | b [0,0,0,0,0,2,2,0] | c
+    Slice | c [1] [9] [1] | ra
+    Slice | c [0] [1] [1] | rb
+    Concat | ra rb | rc | axis=1
+    Reshape | rc [1,2,3,2,4,8] | d
+    Transpose | d | e | perm=[0,1,3,2,4,5]
+    Reshape | e [4,12,8] | f
+    MatMul | f joined | g
+    Add | g shift | h
+    Reshape | h [4,12,3,2,4] | i
+    Transpose | i | j | perm=[2,0,3,1,4]
+    Gather | j 0 | q | axis=0
+    Gather | j 1 | k | axis=0
+    Gather | j 2 | v | axis=0
+    ReduceL2 | q [-1] | q1 | keepdims=1
+    Max | q1 0.001 | q2
+    Div | q q2 | q3
+    ReduceL2 | k [-1] | k1 | keepdims=1
+    Max | k1 0.001 | k2
+    Div | k k2 | k3
+    Transpose | k3 | k4 | perm=[0,1,3,2]
+    MatMul | q3 k4 | l
+    Mul | l factors | l1
+    Add | l1 tokens12 | m
+    Softmax | m | n | axis=-1
+    MatMul | n v | o
+    Transpose | o | p | perm=[0,2,1,3]
+    Reshape | p [4,12,8] | r
+    MatMul | r project | s
+    Reshape | s [1,2,2,3,4,8] | t
+    Transpose | t | u | perm=[0,1,3,2,4,5]
+    Reshape | u [1,6,8,8] | w
+    Slice | w [-1] [9] [1] | sa
+    Slice | w [0] [-1] [1] | sb
+    Concat | sa sb | z | axis=1
+    Slice | z [0] [4] [1] | za
+    Slice | za [0] [6] [2] | zb
+    Add | b zb | zc
+    ReduceMean | zc [1,2] | zd | keepdims=0
+    Gemm | zd head | y | transB=1";
+
 fn attentions(model: &Model) -> Vec<([u32; 2], bool, [u32; 2])> {
     let steps = model.plan().steps.iter();
     let attention = steps.filter_map(|step| match step {
@@ -203,6 +249,12 @@ fn attentions(model: &Model) -> Vec<([u32; 2], bool, [u32; 2])> {
 fn windows_are_moved_around_the_edge_without_a_copy() {
     let model = check(&swin(), &[1.284_927_6, 2.136_887, 2.159_838, -1.9550437, -2.455456]);
     assert_eq!(attentions(&model), [([2, 2], true, [0, 0]), ([2, 2], true, [1, 2])]);
+}
+
+#[test]
+fn cosines_within_windows_of_a_padded_map() {
+    let model = check(PADDED, &[0.3601307, 0.2524321, 0.072113, 0.0476594, 0.0379752]);
+    assert_eq!(attentions(&model), [([2, 2], true, [1, 0])]);
 }
 
 #[test]
@@ -251,7 +303,8 @@ fn other_uses_of_scores_and_moved_maps_are_refused() {
         &format!("{STEM}{moved}\n    Add | b moved | z\n    ReduceMean | z [1,2] | y"),
         "around",
     );
+    refused(&block_with("Mul | {y}l heads | {y}m"), "more than one number");
     let pooled = "Transpose | moved | z | perm=[0,3,1,2]\n    Conv | z smaller | y";
     refused(&format!("{STEM}{moved}\n    {pooled}"), "around the edge");
-    refused(&format!("{STEM}{moved}\n    Identity | moved | y"), "around the edge");
+    refused(&format!("{STEM}{moved}\n    Identity | moved | y"), "around its edge");
 }

@@ -35,6 +35,8 @@ const SHAPES: &[(&str, &[i64])] = &[
     ("beta4", &[32]),
     ("merge", &[32, 8]),
     ("end", &[5, 16]),
+    ("factors", &[2, 1, 1]),
+    ("tokens12", &[1, 2, 12, 12]),
     ("classes", &[5, 1, 1, 8]),
     ("zeros", &[5, 1, 1, 2, 1, 4]),
     ("smaller", &[8, 8, 2, 2]),
@@ -45,7 +47,7 @@ const SHAPES: &[(&str, &[i64])] = &[
 fn constant(op: &str, name: &str) -> Option<TensorProto> {
     if let Some((name, dims)) = SHAPES.iter().find(|(own, _)| *own == name) {
         let scale = match *name {
-            "gamma" | "beta" | "gamma4" | "beta4" | "heads" => 1.0,
+            "gamma" | "beta" | "gamma4" | "beta4" | "heads" | "factors" => 1.0,
             "zeros" => 0.0,
             _ => 0.4,
         };

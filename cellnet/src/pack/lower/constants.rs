@@ -14,6 +14,8 @@ impl Lowerer {
             "Constant" => return literal(node).map(Some),
             "Shape" => {
                 let dims = match self.tensor(node, 0)? {
+                    // The border that pends belongs to the dimensions.
+                    Tensor::View(view) if view.pads != [0; 4] => return Ok(None),
                     Tensor::View(view) => view.dims(),
                     Tensor::Scores(scores) => scores.dims(),
                     Tensor::Dynamic(_) => return Ok(None),

@@ -49,7 +49,7 @@ impl Lowerer {
             "Neg" | "Not" => Activation::None,
             _ => return Err("the engine does not support it".to_owned()),
         };
-        let view = self.view(node, 0)?;
+        let view = self.rolled_view(node, 0)?;
         let channels = view.shape.channels;
         let (scale, bias) = match op {
             "Neg" => (vec![-1.0; channels], Vec::new()),
@@ -84,7 +84,7 @@ impl Lowerer {
             DataType::UINT32,
             DataType::UINT64,
         ];
-        let view = self.view(node, 0)?;
+        let view = self.rolled_view(node, 0)?;
         let to = Attributes(node).int("to", 1);
         let is_whole = |input: &NetTensor| input.value == view.value && input.dtype == Dtype::U8;
         let cuts = INTEGERS.iter().any(|dtype| i64::from(dtype.0) == to);
@@ -125,16 +125,47 @@ impl Lowerer {
         if let Some(scaled) = pending(op, &sides) {
             return Ok(scaled);
         }
+        if let (BinaryOp::Mul, (Tensor::Scores(scores), Tensor::Constant(constant)))
+        | (BinaryOp::Mul, (Tensor::Constant(constant), Tensor::Scores(scores))) = (op, &sides)
+            && let Some(scaled) = self.scaled_heads(node, scores, constant)
+        {
+            return Ok(scaled);
+        }
         let sides = (self.whole_tensor(node, sides.0), self.whole_tensor(node, sides.1));
+        let sides = self.made_views(node, sides)?;
+        let sides = self.repeated_by_head(node, sides)?;
         match self.binary_of_groups(node, op, &sides)? {
             Some(made) => Ok(made),
             None => self.apply(&super::label(node), op, sides),
         }
     }
 
+    /// Both sides of an operator, of which some rows or columns of a map are copied, and so are the scores
+    /// of a single query beside a computed value.
+    fn made_views(
+        &mut self,
+        node: &NodeProto,
+        sides: (Tensor, Tensor),
+    ) -> Result<(Tensor, Tensor), Refused> {
+        let made = |lowerer: &mut Self, side: Tensor, beside_view: bool| match side {
+            Tensor::Cut(cut) => lowerer.cut_out(node, &cut).map(Tensor::View),
+            Tensor::Scores(scores) if beside_view => {
+                lowerer.shares_of_one(node, &scores).map(Tensor::View)
+            }
+            side => Ok(side),
+        };
+        let is_view = |side: &Tensor| matches!(side, Tensor::View(_) | Tensor::Cut(_));
+        let (first, second) = (is_view(&sides.0), is_view(&sides.1));
+        Ok((made(self, sides.0, second)?, made(self, sides.1, first)?))
+    }
+
     fn whole_tensor(&mut self, node: &NodeProto, tensor: Tensor) -> Tensor {
         match tensor {
-            Tensor::View(view) => Tensor::View(self.whole(node, view)),
+            Tensor::View(view) => {
+                let view = self.whole(node, view);
+                // Refused, with its reason, if it is left as it is.
+                Tensor::View(self.with_zeros(node, view.clone()).unwrap_or(view))
+            }
             other => other,
         }
     }

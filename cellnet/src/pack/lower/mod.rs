@@ -4,6 +4,7 @@
 //! become layers of [`Net`]. [`super::fuse`] fuses them.
 
 mod attention;
+mod by_head;
 mod channels;
 mod constants;
 mod dynamic;
@@ -31,8 +32,8 @@ use crate::plan::{Activation, Order};
 /// The reason of a refusal, without the node's name.
 type Refused = String;
 
-/// The reason that most operators refuse pending padding for.
-const PADDED: &str = "padding is supported only directly before a convolution";
+/// The reason that a few operators refuse pending padding for.
+const PADDED: &str = "a side is padded, or its padding is moved around the edge";
 
 /// The reason that most operators refuse moved rows and columns for.
 const MOVED: &str = "its rows or columns are moved around the edge, which only attention follows";
@@ -206,7 +207,7 @@ impl Lowerer {
             "Gather" => self.gather(node),
             "Pad" => self.pad(node),
             "Softmax" => self.softmax(node),
-            "Identity" | "Dropout" => Ok(Tensor::View(self.view(node, 0)?)),
+            "Identity" | "Dropout" => Ok(self.tensor(node, 0)?.clone()),
             "Cast" => self.cast(node),
             "Transpose" | "Reshape" | "Expand" | "Flatten" | "Squeeze" | "Unsqueeze" => {
                 self.moved(node)
@@ -275,19 +276,31 @@ impl Lowerer {
         })
     }
 
-    /// An input that is not a constant and has no pending padding.
+    /// An input that is not a constant; zeros that pend around it are written.
     fn view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         let view = self.padded_view(node, index)?;
-        if view.pads == [0; 4] {
-            return Ok(view);
-        }
-        Err(PADDED.to_owned())
+        self.settled_border(node, index, view)
     }
 
     /// An input that is not a constant.
     fn padded_view(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         let view = self.part_view(node, index)?;
         Ok(self.whole(node, view))
+    }
+
+    /// An input with the zeros around it that pend, for it and all its readers.
+    fn settled_border(
+        &mut self,
+        node: &NodeProto,
+        index: usize,
+        view: View,
+    ) -> Result<View, Refused> {
+        let pends = view.pads != [0; 4];
+        let view = self.with_zeros(node, view)?;
+        if pends && let Some(name) = node.input.get(index) {
+            self.tensors.insert(name.clone(), Tensor::View(view.clone()));
+        }
+        Ok(view)
     }
 
     /// As [`Lowerer::view`], for an operator that computes each pixel alone: rows and columns may be moved.
@@ -299,7 +312,7 @@ impl Lowerer {
     /// As [`Lowerer::rolled_view`], perhaps some channels of a value.
     fn rolled_part(&mut self, node: &NodeProto, index: usize) -> Result<View, Refused> {
         let view = self.any_view(node, index)?;
-        if view.pads == [0; 4] { Ok(view) } else { Err(PADDED.to_owned()) }
+        self.settled_border(node, index, view)
     }
 
     /// An input that is not a constant, perhaps some channels of a value and padded.

@@ -31,6 +31,22 @@ impl Cut {
 }
 
 impl Lowerer {
+    /// A view with the zeros around it that pend; the view itself if there are none.
+    pub(super) fn with_zeros(&mut self, node: &NodeProto, view: View) -> Result<View, Refused> {
+        if view.pads == [0; 4] {
+            return Ok(view);
+        }
+        if view.roll != [0; 2] {
+            return Err(super::PADDED.to_owned());
+        }
+        let view = self.whole(node, view);
+        let moving = Moving { pads: view.pads, ..Moving::POINT };
+        let (height, width) = (view.pads[0] + view.pads[2], view.pads[1] + view.pads[3]);
+        let (height, width) = (view.shape.height + height, view.shape.width + width);
+        let shape = Shape { height, width, ..view.shape };
+        Ok(self.one_hot(node, &view, moving, [0, 0], shape))
+    }
+
     /// The concatenation of the last rows or columns of a map and the first: the map, moved around its edge.
     pub(super) fn rolled(&self, node: &NodeProto) -> Result<Option<Tensor>, Refused> {
         let Ok(Tensor::Cut(last)) = self.tensor(node, 0) else { return Ok(None) };

@@ -113,8 +113,8 @@ impl Lowerer {
         Some(View::new(value, shape, axes))
     }
 
-    /// The product of a number for each head and the channels of each head, whose inner dimension is 1. `None`
-    /// if the axes do not say so.
+    /// The product of a number for each head and the channels of each head, whose inner dimension is 1.
+    /// `None` if the axes do not say so.
     pub(super) fn numbers_by_heads(
         &mut self,
         node: &NodeProto,

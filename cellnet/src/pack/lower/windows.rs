@@ -102,10 +102,11 @@ impl Lowerer {
         if node.output.len() > 1 {
             return Err("its second output, the indices, is not supported".to_owned());
         }
-        let zeros = view.pads;
-        if zeros != [0; 4] && !max {
-            return Err("padding with zeros would change its result".to_owned());
+        if !max {
+            // The zeros of a padding node count in a mean, and those of its own padding may not.
+            view = self.with_zeros(node, view)?;
         }
+        let zeros = view.pads;
         let reads_zeros = zeros != [0; 4] && !self.is_positive(&view);
         let (mut moving, [height, width]) = moving(node, &view, kernel)?;
         for (pad, more) in moving.pads.iter_mut().zip(view.pads) {
@@ -169,6 +170,9 @@ impl Lowerer {
     /// `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceL2` and `ReduceSumSquare` over the pixels, and all but
     /// the maximum over the channels.
     pub(super) fn reduce(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
+        if let Some(sums) = self.sums_of_heads(node)? {
+            return Ok(sums);
+        }
         let view = self.view(node, 0)?;
         let rank = view.axes.len() as i64;
         let axes = self.ints(node, "axes", 1)?.unwrap_or_else(|| (0..rank).collect());

@@ -304,6 +304,26 @@ fn other_uses_of_scores_and_moved_maps_are_refused() {
         "around",
     );
     refused(&block_with("Mul | {y}l heads | {y}m"), "more than one number");
+    // Two heads and two groups, in the other order on one side: the dimensions are the same.
+    let swapped = |key: &str, value: &str| {
+        "{STEM}
+        Reshape | b [4,2,3,8] | c
+        Transpose | c | d | perm=[1,0,2,3]
+        Reshape | d [2,12,2,4] | e
+        Transpose | e | q | perm=[0,2,1,3]
+        Transpose | e | k | perm={key}
+        Transpose | e | v | perm={value}
+        MatMul | q k | f
+        Softmax | f | g | axis=-1
+        MatMul | g v | h
+        Transpose | h | i | perm=[0,2,1,3]
+        ReduceMean | i [1] | y"
+            .replace("{STEM}", STEM)
+            .replace("{key}", key)
+            .replace("{value}", value)
+    };
+    refused(&swapped("[0,2,3,1]", "[2,0,1,3]"), "values with the axes");
+    refused(&swapped("[2,0,3,1]", "[0,2,1,3]"), "a product of computed");
     let pooled = "Transpose | moved | z | perm=[0,3,1,2]\n    Conv | z smaller | y";
     refused(&format!("{STEM}{moved}\n    {pooled}"), "around the edge");
     refused(&format!("{STEM}{moved}\n    Identity | moved | y"), "around its edge");

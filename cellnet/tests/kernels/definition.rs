@@ -244,16 +244,18 @@ fn attention(layer: &AttentionLayer, inputs: [&Exact; 3], shape: Shape) -> Exact
     };
     let keys = key.shape.pixels() / (rows * columns);
     let queries = shape.pixels() / (rows * columns);
-    let summand = |values: &[f32], of: usize, query: usize, key: usize| {
-        values.get((of * queries + query) * keys + key).map_or(0.0, |v| f64::from(*v))
+    // Sums with a summand are of float32, because a very small one takes everything.
+    let plus = |score: f64, values: &[f32], of: usize, query: usize, key: usize| {
+        let summand = values.get((of * queries + query) * keys + key);
+        summand.map_or(score, |summand| f64::from(score as f32 + summand))
     };
     let sizes = layer.head as f64 * query.magnitude * key.magnitude * f64::from(layer.scale.abs());
-    let sizes = sizes + largest(&layer.bias) + largest(&layer.mask);
+    let sizes = sizes + largest(&layer.bias) + largest(&layer.mask).min(10.0);
     Exact::build(shape, |y, x, c| {
         let head = c / layer.value_head;
         let (group, own) = place(shape, y, x);
         let all = (0..key.shape.height).flat_map(|v| (0..key.shape.width).map(move |u| (v, u)));
-        let (mut total, mut sum) = (0.0, 0.0);
+        let mut scores = Vec::new();
         for (v, u) in all {
             let (other, index) = place(key.shape, v, u);
             if other != group {
@@ -262,12 +264,15 @@ fn attention(layer: &AttentionLayer, inputs: [&Exact; 3], shape: Shape) -> Exact
             let channels = head * layer.head..(head + 1) * layer.head;
             let terms = channels
                 .map(|c| query.at(y, x, layer.first[0] + c) * key.at(v, u, layer.first[1] + c));
-            let score = terms.sum::<f64>() * f64::from(layer.scale)
-                + summand(&layer.bias, head, own, index)
-                + summand(&layer.mask, group, own, index);
-            total += score.exp();
-            sum += score.exp() * value.at(v, u, layer.first[2] + c);
+            let score = terms.sum::<f64>() * f64::from(layer.scale);
+            let score = plus(score, &layer.bias, head, own, index);
+            let score = plus(score, &layer.mask, group, own, index);
+            scores.push((score, value.at(v, u, layer.first[2] + c)));
         }
+        let most = scores.iter().fold(f64::MIN, |most, (score, _)| most.max(*score));
+        let powers = scores.iter().map(|(score, value)| ((score - most).exp(), value));
+        let (total, sum) = powers
+            .fold((0.0, 0.0), |(total, sum), (power, value)| (total + power, sum + power * value));
         sum / total
     })
     .beside(value.magnitude * (1.0 + sizes))

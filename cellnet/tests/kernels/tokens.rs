@@ -95,6 +95,23 @@ proptest! {
         check(&mut net, &[value], Algorithm::Direct, 4e-6);
     }
 
+    /// Every token of the first group is left out, by numbers so small that the scores do not change them, and
+    /// one token of the second. The lanes beyond the last token counted then.
+    #[test]
+    fn attentions_of_tokens_that_are_left_out(
+        tokens in 2usize..20, heads in 1usize..3, least in prop::sample::select(vec![-100.0, -1e9, -1e31, f32::MIN]),
+    ) {
+        let shape = Shape { height: 1, width: 2 * tokens, channels: heads * 4 };
+        let mut net = net_of(&[shape; 3]);
+        let each = tokens * tokens;
+        let is_out = |i: usize| i < each || i % tokens == 1;
+        let mask = (0..2 * each).map(|i| if is_out(i) { least } else { 0.0 }).collect();
+        let layer = AttentionLayer { is_near: true, mask, ..attention([0; 3], heads, 4, [1, 2]) };
+        let value = net.push("attention", Kind::Attention(layer), vec![0, 1, 2], shape);
+        let bound = if least < -1e8 { 4e-6 } else { 1e-4 };
+        check(&mut net, &[value], Algorithm::Direct, bound);
+    }
+
     #[test]
     fn parts_and_tokens(input in shape(), cut in any::<(u8, u8)>(), more in 1usize..4) {
         let first = cut.0 as usize % input.channels;

@@ -235,18 +235,18 @@ unsafe fn product<S: Simd>(
 
 /// Replaces scores by `e^(score - largest)`, and returns their sum.
 #[inline(always)]
-unsafe fn exponentials<S: Simd>(scores: *mut f32, tokens: usize, wide: usize) -> f32 {
-    // So small that they add nothing to the sum.
-    for i in tokens..wide {
-        *scores.add(i) = -1e30;
+unsafe fn exponentials<S: Simd>(scores: *mut f32, keys: usize, wide: usize) -> f32 {
+    // They add nothing to the sum, and are not the largest.
+    for i in keys..wide {
+        *scores.add(i) = f32::NEG_INFINITY;
     }
-    let mut largest = S::splat(-1e30);
+    let mut largest = S::splat(f32::NEG_INFINITY);
     for i in (0..wide).step_by(S::LANES) {
         largest = S::max(largest, S::load(scores.add(i)));
     }
-    let mut lanes = [-1e30f32; PANEL];
+    let mut lanes = [f32::NEG_INFINITY; PANEL];
     S::store(lanes.as_mut_ptr(), largest);
-    let largest = S::splat(lanes.iter().copied().fold(-1e30, f32::max));
+    let largest = S::splat(lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let mut sum = S::splat(0.0);
     for i in (0..wide).step_by(S::LANES) {
         let power = activate::<S>(Activation::Exp, S::sub(S::load(scores.add(i)), largest));

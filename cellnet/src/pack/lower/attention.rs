@@ -53,6 +53,16 @@ pub(super) fn head_of(axis: Axis, shape: &Shape) -> Option<usize> {
     }
 }
 
+/// The parts of the axes of heads and groups, in their order, without the channels that a head has.
+fn order(outer: &[Axis], shape: &Shape) -> Vec<Part> {
+    let parts = outer.iter().flat_map(|axis| parts_of(*axis, shape));
+    let of_heads = |part: Part| match part.along {
+        Along::Channels => Part { step: 0, ..part },
+        Along::Pixels => part,
+    };
+    parts.map(of_heads).collect()
+}
+
 impl Heads {
     /// Those of queries, keys or values, from the axes before the last two, those of the tokens, and the
     /// channels of a head.
@@ -178,8 +188,8 @@ impl Scores {
                 own * step
             });
             let value = given.get(places.sum::<usize>()).copied().unwrap_or(0.0) * sign;
-            // A token is left out by a summand of minus infinity, or by a very small one.
-            if value == f32::NEG_INFINITY { -1e30 } else { value }
+            // A token is left out by a summand of minus infinity, or by the least number.
+            if value == f32::NEG_INFINITY { f32::MIN } else { value }
         };
         let values: Vec<f32> = (0..all).map(at).collect();
         if values.iter().any(|value| !value.is_finite()) {
@@ -230,6 +240,7 @@ impl Lowerer {
         let fits = head_of(key_channels, &key.shape) == Some(head)
             && Heads::of(key_outer, key_tokens, &key.shape, head) == Some(heads)
             && query.dims()[..outer.len()] == key.dims()[..key_outer.len()]
+            && order(outer, &query.shape) == order(key_outer, &key.shape)
             && (query.shape == key.shape || (heads.groups == [1, 1] && !outer.is_empty()))
             && key.shape.pixels() > 1
             && query.roll == key.roll
@@ -264,11 +275,12 @@ impl Lowerer {
         let (outer, tokens, channels) = last_two(value).ok_or_else(refuse)?;
         let value_head = head_of(channels, &value.shape).ok_or_else(refuse)?;
         let (query, key, heads) = (&scores.query, &scores.key, scores.heads);
-        let (_, own_tokens, own_channels) = last_two(query).ok_or_else(refuse)?;
+        let (own, own_tokens, own_channels) = last_two(query).ok_or_else(refuse)?;
         let head = head_of(own_channels, &query.shape).ok_or_else(refuse)?;
         let sides = |shape: Shape| (shape.height, shape.width);
         let fits = scores.is_softmax
             && Heads::of(outer, tokens, &value.shape, value_head) == Some(heads)
+            && order(outer, &value.shape) == order(own, &query.shape)
             && sides(value.shape) == sides(key.shape)
             && value.dims()[..outer.len()] == scores.dims[..scores.dims.len() - 2]
             && value.factor == 1.0

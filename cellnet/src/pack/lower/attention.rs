@@ -237,11 +237,12 @@ impl Lowerer {
         let (key_outer, key_channels, key_tokens) = last_two(key)?;
         let head = head_of(channels, &query.shape)?;
         let heads = Heads::of(outer, tokens, &query.shape, head)?;
+        let is_apart = heads.groups == [1, 1] && !outer.is_empty() && query.roll == [0; 2];
         let fits = head_of(key_channels, &key.shape) == Some(head)
             && Heads::of(key_outer, key_tokens, &key.shape, head) == Some(heads)
             && query.dims()[..outer.len()] == key.dims()[..key_outer.len()]
             && order(outer, &query.shape) == order(key_outer, &key.shape)
-            && (query.shape == key.shape || (heads.groups == [1, 1] && !outer.is_empty()))
+            && (query.shape == key.shape || is_apart)
             && key.shape.pixels() > 1
             && query.roll == key.roll
             && [query.pads, key.pads] == [[0; 4]; 2];
@@ -257,8 +258,9 @@ impl Lowerer {
     /// The softmax of scores over their last axis.
     pub(super) fn softmax_of(&self, node: &NodeProto, scores: &Scores) -> Result<Tensor, Refused> {
         let rank = scores.dims.len() as i64;
-        let axis = Attributes(node).int("axis", -1);
-        if scores.is_softmax || !(axis == -1 || axis == rank - 1) || self.opset < 13 {
+        // Before operator set 13 it was over all axes from this one on, which is the same for the last.
+        let axis = Attributes(node).int("axis", if self.opset < 13 { 1 } else { -1 });
+        if scores.is_softmax || !(axis == -1 || axis == rank - 1) {
             return Err(format!("it is not over the last axis of {:?}", scores.dims()));
         }
         Ok(Tensor::Scores(Box::new(Scores { is_softmax: true, ..scores.clone() })))

@@ -8,7 +8,7 @@ use super::super::net::Shape;
 use super::super::parts::{Along, Part, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
-use super::attention::{Scores, size_of};
+use super::attention::Scores;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
@@ -96,9 +96,9 @@ impl Lowerer {
         let Some((at, head)) = heads_beside(other, axis) else { return Ok(None) };
         let heads = other.shape.channels / head;
         let sides = |shape: Shape| (shape.height, shape.width);
-        let fits = numbers.axes.len() == other.axes.len()
-            && numbers.axes[at] == Axis::Channel
-            && size_of(numbers, numbers.axes[axis]) == 1
+        let mut axes = other.axes.clone();
+        (axes[at], axes[axis]) = (Axis::Channel, Axis::One);
+        let fits = numbers.is(&axes)
             && numbers.shape.channels == heads
             && head > 1
             && sides(numbers.shape) == sides(other.shape)

@@ -243,9 +243,11 @@ impl Lowerer {
         }
         let view = self.view(node, 0)?;
         let axis = Attributes(node).int("axis", if self.opset < 13 { 1 } else { -1 });
-        let axis = view.index(axis).and_then(|a| view.axes.get(a)).copied();
+        let axis = view.index(axis);
+        let is_last = axis == view.axes.len().checked_sub(1);
+        let axis = axis.and_then(|a| view.axes.get(a)).copied();
         let vector = view.shape.pixels() == 1;
-        if !(axis == Some(Axis::Channel) && (vector || self.opset >= 13)) {
+        if !(axis == Some(Axis::Channel) && (vector || is_last || self.opset >= 13)) {
             return Err(format!("it is not over the channels of {:?}", view.dims()));
         }
         let value = self.net.push(&super::label(node), Kind::Softmax, vec![view.value], view.shape);

@@ -88,6 +88,8 @@ fn swin() -> String {
     format!("{STEM}{first}\n    Add | b w1 | b1{MOVED}{second}{BACK}{MERGED}")
 }
 
+const SWIN: &[f32] = &[1.284_927_6, 2.136_887, 2.159_838, -1.9550437, -2.455456];
+
 /// Keys and values of a map a quarter as large as that of queries.
 const REDUCED: &str = "
     Conv | x patch2 | a | strides=[2,2]
@@ -247,8 +249,50 @@ fn attentions(model: &Model) -> Vec<([u32; 2], bool, [u32; 2])> {
 
 #[test]
 fn windows_are_moved_around_the_edge_without_a_copy() {
-    let model = check(&swin(), &[1.284_927_6, 2.136_887, 2.159_838, -1.9550437, -2.455456]);
+    let model = check(&swin(), SWIN);
     assert_eq!(attentions(&model), [([2, 2], true, [0, 0]), ([2, 2], true, [1, 2])]);
+}
+
+/// As transformers and Keras write the scores, PyTorch a map that is moved by nothing, and a layer norm by
+/// exporters for operator sets before 17.
+#[test]
+fn other_forms_of_the_same_layers() {
+    let plain = "    Softmax | w1m | w1n | axis=-1";
+    let softmax =
+        |before: &str, from: &str| format!("{before}\n    Softmax | {from} | w1n | axis=-1");
+    let cast = softmax("    Cast | w1m | w1x | to=1", "w1x");
+    let ones = "    Reshape | w1m [1,4,2,6,6,1] | w1x\n    Reshape | w1x [4,2,6,6] | w1z";
+    let norm = "    LayerNormalization | c3 gamma4 beta4 | c4 | axis=-1";
+    let spelled = "
+    ReduceMean | c3 [-1] | g1 | keepdims=1
+    Sub | c3 g1 | g2
+    Mul | g2 g2 | g3
+    ReduceMean | g3 [-1] | g4 | keepdims=1
+    Add | g4 0.00001 | g5
+    Sqrt | g5 | g6
+    Div | g2 g6 | g7
+    Mul | g7 gamma4 | g8
+    Add | g8 beta4 | c4";
+    let joined = "    Concat | ra rb | rc | axis=1";
+    let by_nothing = "
+    Concat | ra rb | r0 | axis=1
+    Slice | r0 [0] [9] [2] | r1
+    Slice | r0 [0] [0] [2] | r2
+    Concat | r1 r2 | rc | axis=2";
+    let by_a_whole_side =
+        by_nothing.replace("r0 [0] [9]", "r0 [6] [9]").replace("[0] [0]", "[0] [6]");
+    let forms = [
+        (plain, cast.as_str()),
+        (plain, &softmax(ones, "w1z")),
+        (norm, spelled),
+        (joined, by_nothing),
+        (joined, &by_a_whole_side),
+    ];
+    for (part, form) in forms {
+        let text = swin();
+        assert!(text.contains(part), "{part}");
+        check(&text.replace(part, form), SWIN);
+    }
 }
 
 #[test]

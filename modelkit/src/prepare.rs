@@ -274,6 +274,7 @@ fn build(
     let (chosen, original, said) = (with.chosen, with.original, options.activation);
     let settled = scores::settle(&mut graph, &mut probe, chosen, original, with.classes, said)?;
     narrow(&mut graph, &shape, settled.scores.differentiated())?;
+    settled::settle(&mut graph, 0);
     let mut probe = Probe::new(&graph, &shape)?;
     progress(Step::Solve);
     let (scores, input, samples) = (&settled.scores, with.input, with.samples);
@@ -308,6 +309,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     qoperator::write_as_qdq(&mut graph);
     refuse_private(&graph)?;
     fold::drop_identities(&mut graph);
+    settled::settle(&mut graph, 0);
     standardized::settle(&mut graph);
     exact::refuse_other(&graph)?;
     single::convert(&mut graph);

@@ -293,20 +293,29 @@ fn standardized_weights_in_training() {
     let (channels, each) = (CHANNELS as i64, 27);
     let (raw, factors, summands) =
         (noise(1, CHANNELS * 27), noise(5, CHANNELS), noise(6, CHANNELS));
-    let mut graph: GraphProto = classifier().graph.expect("a graph");
-    let mut norm = node("BatchNormalization", &["raw", "factors", "summands", "m", "v"], "rows");
-    norm.output.extend(["m2".to_owned(), "v2".to_owned()]);
-    let norm = with(norm, &[int_attribute("training_mode", 1), float_attribute("epsilon", 1e-3)]);
-    graph.node.splice(0..0, [norm, node("Reshape", &["rows", "shape"], "w")]);
-    graph.initializer.remove(0);
-    graph.initializer.extend([
-        tensor("raw", &[1, channels, each], &raw),
-        tensor("factors", &[channels], &factors),
-        tensor("summands", &[channels], &summands),
-        tensor("m", &[channels], &[0.0; CHANNELS]),
-        tensor("v", &[channels], &[1.0; CHANNELS]),
-        integers("shape", &[channels, 3, 3, 3]),
-    ]);
+    let form = |opset: i64| {
+        let mut graph: GraphProto = classifier().graph.expect("a graph");
+        let mut norm =
+            node("BatchNormalization", &["raw", "factors", "summands", "m", "v"], "rows");
+        norm.output.extend(["m2".to_owned(), "v2".to_owned()]);
+        let mut norm = with(norm, &[float_attribute("epsilon", 1e-3)]);
+        if opset < 14 {
+            norm.output.extend(["m3".to_owned(), "v3".to_owned()]);
+        } else {
+            norm.attribute.push(int_attribute("training_mode", 1));
+        }
+        graph.node.splice(0..0, [norm, node("Reshape", &["rows", "shape"], "w")]);
+        graph.initializer.remove(0);
+        graph.initializer.extend([
+            tensor("raw", &[1, channels, each], &raw),
+            tensor("factors", &[channels], &factors),
+            tensor("summands", &[channels], &summands),
+            tensor("m", &[channels], &[0.0; CHANNELS]),
+            tensor("v", &[channels], &[1.0; CHANNELS]),
+            integers("shape", &[channels, 3, 3, 3]),
+        ]);
+        build::model(opset, graph)
+    };
     let rows = raw.chunks(27).zip(factors.iter().zip(&summands));
     let standardized = rows.flat_map(|(row, (factor, summand))| {
         let of = |f: &dyn Fn(f64) -> f64| row.iter().map(|v| f(f64::from(*v))).sum::<f64>() / 27.0;
@@ -321,5 +330,7 @@ fn standardized_weights_in_training() {
     let weights = tensor("w", &[channels, 3, 3, 3], &standardized.collect::<Vec<_>>());
     let mut plain: GraphProto = classifier().graph.expect("a graph");
     plain.initializer[0] = weights;
-    assert_same(&common::model(graph), &common::model(plain), true);
+    for opset in [13, 17] {
+        assert_same(&form(opset), &common::model(plain.clone()), true);
+    }
 }

@@ -68,7 +68,8 @@ impl View {
     /// The same axes over another value, whose rows and columns are moved as this one's are. Some axes may
     /// now have length one.
     pub(super) fn with(&self, value: ValueId, shape: Shape) -> Self {
-        Self { roll: self.roll, ..Self::new(value, shape, self.axes.clone()) }
+        let roll = if shape.pixels() == 1 { [0; 2] } else { self.roll };
+        Self { roll, ..Self::new(value, shape, self.axes.clone()) }
     }
 
     fn size(&self, axis: Axis) -> usize {

@@ -95,8 +95,8 @@ proptest! {
         check(&mut net, &[value], Algorithm::Direct, 4e-6);
     }
 
-    /// Every token of the first group is left out, by numbers so small that the scores do not change them, and
-    /// one token of the second. The lanes beyond the last token counted then.
+    /// Every token of the first group is left out, by numbers so small that the scores do not change them,
+    /// and one token of the second. The lanes beyond the last token counted then.
     #[test]
     fn attentions_of_tokens_that_are_left_out(
         tokens in 2usize..20, heads in 1usize..3, least in prop::sample::select(vec![-100.0, -1e9, -1e31, f32::MIN]),

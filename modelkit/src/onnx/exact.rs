@@ -123,7 +123,9 @@ pub(crate) fn refuse_other(graph: &Graph) -> Result<(), ReadError> {
         |n: &&NodeProto| op(n) == "ConvTranspose" && text(n, "auto_pad") == Some("SAME_LOWER");
     let trains = |n: &&NodeProto| {
         let first_byte = || graph.constants.get(input(n, 2)?)?.bytes.first().copied();
-        (op(n) == "BatchNormalization" && int(n, "training_mode", 0) != 0)
+        // Before operator set 14 the number of outputs said so.
+        let by_outputs = graph.opset() < 14 && n.output.len() > 1;
+        (op(n) == "BatchNormalization" && (by_outputs || int(n, "training_mode", 0) != 0))
             || (op(n) == "Dropout" && first_byte().is_some_and(|byte| byte != 0))
     };
     if let Some(node) = graph.nodes.iter().find(trains) {

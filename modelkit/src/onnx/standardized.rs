@@ -39,7 +39,10 @@ fn reshape(graph: &mut Graph, name: &str) {
 /// `γ · (x − μ) / √(σ² + ε) + β`, by the mean and variance of each channel, the second axis of constants `x`.
 /// Computed in double precision.
 fn standardized(graph: &Graph, node: &NodeProto) -> Option<Constant> {
-    let trains = op(node) == "BatchNormalization" && int(node, "training_mode", 0) != 0;
+    // Before operator set 14 the number of outputs said so.
+    let trains =
+        int(node, "training_mode", 0) != 0 || (graph.opset() < 14 && node.output.len() > 1);
+    let trains = trains && op(node) == "BatchNormalization";
     let is_read = |name: &String| {
         let mut nodes = graph.nodes.iter();
         graph.is_output(name) || nodes.any(|node| reads(node).contains(&name.as_str()))

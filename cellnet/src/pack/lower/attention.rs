@@ -155,7 +155,9 @@ impl Scores {
 
     /// The same scores with other axes of heads and groups.
     pub(super) fn reshaped(&self, dims: &[usize]) -> Option<Self> {
-        let last = |dims: &[usize]| dims.len().checked_sub(2).map(|at| dims[at..].to_vec());
+        // Axes of length one may follow, until another reshape drops them.
+        let long = |dims: &[usize]| dims.iter().rposition(|dim| *dim > 1).map_or(0, |at| at + 1);
+        let last = |dims: &[usize]| long(dims).checked_sub(2).map(|at| dims[at..at + 2].to_vec());
         let count = |dims: &[usize]| dims.iter().product::<usize>();
         let fits = last(dims)? == last(&self.dims)? && count(dims) == count(&self.dims);
         fits.then(|| Self { dims: dims.to_vec(), ..self.clone() })
@@ -260,7 +262,9 @@ impl Lowerer {
         let rank = scores.dims.len() as i64;
         // Before operator set 13 it was over all axes from this one on, which is the same for the last.
         let axis = Attributes(node).int("axis", if self.opset < 13 { 1 } else { -1 });
-        if scores.is_softmax || !(axis == -1 || axis == rank - 1) {
+        let keys = scores.key.shape.pixels() / scores.heads.count();
+        let is_last = (axis == -1 || axis == rank - 1) && scores.dims.last() == Some(&keys);
+        if scores.is_softmax || !is_last {
             return Err(format!("it is not over the last axis of {:?}", scores.dims()));
         }
         Ok(Tensor::Scores(Box::new(Scores { is_softmax: true, ..scores.clone() })))

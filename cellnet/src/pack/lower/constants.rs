@@ -115,10 +115,7 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
             a.transpose(&perm)
         }
         "Squeeze" | "Unsqueeze" => squeeze(node, a, b),
-        "Slice" => {
-            let (start, end) = (b?.as_ints()?.first()?, inputs.get(2)?.as_ints()?.first()?);
-            a.slice(*start, *end)
-        }
+        "Slice" => slice(a, inputs),
         "ConstantOfShape" => {
             let dims = resolve(&[], a.as_ints()?)
                 .or_else(|| a.as_ints()?.iter().map(|d| usize::try_from(*d).ok()).collect())?;
@@ -130,6 +127,13 @@ fn compute(node: &NodeProto, inputs: &[&Constant]) -> Option<Constant> {
         }
         _ => None,
     }
+}
+
+/// Some elements of a list, each next one.
+fn slice(a: &Constant, inputs: &[&Constant]) -> Option<Constant> {
+    let bound = |index: usize| inputs.get(index)?.as_ints()?.first().copied();
+    let steps = inputs.get(4).map_or(Some(&[1][..]), |steps| steps.as_ints())?;
+    if steps == [1] { a.slice(bound(1)?, bound(2)?) } else { None }
 }
 
 /// `alpha · a · b + beta · c` of matrices, of which the first two may be transposed.

@@ -84,10 +84,16 @@ impl Lowerer {
             DataType::UINT32,
             DataType::UINT64,
         ];
-        let view = self.rolled_view(node, 0)?;
         let to = Attributes(node).int("to", 1);
-        let is_whole = |input: &NetTensor| input.value == view.value && input.dtype == Dtype::U8;
         let cuts = INTEGERS.iter().any(|dtype| i64::from(dtype.0) == to);
+        if let Tensor::Scores(scores) = self.tensor(node, 0)?
+            && !cuts
+            && i64::from(DataType::BOOL.0) != to
+        {
+            return Ok(Tensor::Scores(scores.clone()));
+        }
+        let view = self.rolled_view(node, 0)?;
+        let is_whole = |input: &NetTensor| input.value == view.value && input.dtype == Dtype::U8;
         if cuts && !self.net.inputs.iter().any(is_whole) {
             return Err(format!("it rounds to integers (type {to})"));
         }

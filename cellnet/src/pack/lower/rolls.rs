@@ -49,6 +49,17 @@ impl Lowerer {
 
     /// The concatenation of the last rows or columns of a map and the first: the map, moved around its edge.
     pub(super) fn rolled(&self, node: &NodeProto) -> Result<Option<Tensor>, Refused> {
+        let inputs = (0..node.input.len()).map(|index| self.tensor(node, index));
+        let inputs: Vec<&Tensor> = inputs.collect::<Result<_, _>>()?;
+        // A map that is moved by nothing, or by a whole side, is joined with no rows or columns.
+        let is_empty = |tensor: &&Tensor| matches!(tensor, Tensor::Cut(cut) if cut.from == cut.to);
+        let full: Vec<&Tensor> =
+            inputs.iter().copied().filter(|tensor| !is_empty(tensor)).collect();
+        if let &[only] = full.as_slice()
+            && inputs.len() > 1
+        {
+            return Ok(Some(only.clone()));
+        }
         let Ok(Tensor::Cut(last)) = self.tensor(node, 0) else { return Ok(None) };
         let refuse = || "it joins other rows or columns than all of one map".to_owned();
         let Tensor::Cut(first) = self.tensor(node, 1)? else { return Err(refuse()) };
@@ -144,6 +155,17 @@ impl Lowerer {
         let layer = super::linear::conv_layer(moving, channels, 1, weights.collect(), bias);
         let value = self.net.push(&super::label(node), Kind::Conv(layer), vec![view.value], shape);
         view.with(value, shape)
+    }
+
+    /// As [`Lowerer::unfolded`], for an input and all its readers.
+    pub(super) fn unfolded_input(&mut self, node: &NodeProto, view: View) -> Result<View, Refused> {
+        let unfolded = self.unfolded(node, view.clone())?;
+        if unfolded != view
+            && let Some(name) = node.input.first()
+        {
+            self.tensors.insert(name.clone(), Tensor::View(unfolded.clone()));
+        }
+        Ok(unfolded)
     }
 
     /// A view whose last axis is the rows and columns of small blocks and their channels, as a map of such

@@ -137,8 +137,8 @@ impl Lowerer {
         Ok(Tensor::View(View::new(value, shape, axes)))
     }
 
-    /// The concatenation along an axis of length one, before those that the channels are divided into, as of
-    /// the derivatives of queries, keys and values. A part may be a constant of zeros.
+    /// The concatenation along an axis of length one, before those of the channels, as of the derivatives of
+    /// queries, keys and values. A part may be a constant of zeros.
     fn stacked(&mut self, node: &NodeProto) -> Result<Option<View>, Refused> {
         let given: Vec<Tensor> = (0..node.input.len())
             .map(|i| self.tensor(node, i).cloned())
@@ -147,9 +147,7 @@ impl Lowerer {
             Tensor::View(view) => Some(view),
             _ => None,
         });
-        let Some(like) = views.clone().find(|view| view.is_split()).cloned() else {
-            return Ok(None);
-        };
+        let Some(like) = views.clone().next().cloned() else { return Ok(None) };
         let Some(at) = like.index(Attributes(node).int("axis", 1)) else { return Ok(None) };
         let shape = like.shape;
         let channels = |axis: &Axis| parts_of(*axis, &shape).into_iter();

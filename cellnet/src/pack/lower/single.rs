@@ -76,11 +76,12 @@ impl Lowerer {
         let (key_outer, key_channels, key_tokens) = last_two(key)?;
         let head = head_of(channels, &rows.shape).filter(|head| *head > 0)?;
         let heads = Heads::of(key_outer, key_tokens, &key.shape, head)?;
-        let is_heads = |axis: &Axis| {
-            let part = Part { along: Along::Channels, size: heads.heads, step: head };
-            parts_of(*axis, &rows.shape) == [part]
+        let is_heads = |axis: &Axis| match parts_of(*axis, &rows.shape).as_slice() {
+            [] => heads.heads == 1,
+            parts => parts == [Part { along: Along::Channels, size: heads.heads, step: head }],
         };
-        let at = outer.iter().position(is_heads)?;
+        // One head has an axis of length one, the last of those.
+        let at = outer.iter().rposition(is_heads)?;
         let others = outer.iter().enumerate().filter(|(index, _)| *index != at);
         let plain = |view: &View| view.pads == [0; 4] && view.roll == [0; 2] && view.first == 0;
         let fits = heads.groups == [1, 1]

@@ -124,7 +124,7 @@ impl Lowerer {
 
     pub(super) fn layer_norm(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.rolled_view(node, 0)?;
-        let view = self.unfolded(node, view)?;
+        let view = self.unfolded_input(node, view)?;
         let attributes = Attributes(node);
         let axis = view.index(attributes.int("axis", -1));
         let is_last = axis.is_some_and(|axis| {
@@ -197,7 +197,8 @@ impl Lowerer {
                 view.axes[index] = Axis::One;
                 continue;
             }
-            if matches!(view.axes[index], Axis::Height | Axis::Width) && starts.len() == 1 {
+            let is_side = matches!(view.axes[index], Axis::Height | Axis::Width);
+            if is_side && starts.len() == 1 && from <= to {
                 return Ok(Tensor::Cut(Cut { view, axis: index, from, to }));
             }
             let part = self.part_of(node, &view, index, (from, to));

@@ -173,7 +173,8 @@ impl Lowerer {
         if let Some(sums) = self.sums_of_heads(node)? {
             return Ok(sums);
         }
-        let view = self.view(node, 0)?;
+        let view = self.rolled_view(node, 0)?;
+        let view = self.unfolded_input(node, view)?;
         let rank = view.axes.len() as i64;
         let axes = self.ints(node, "axes", 1)?.unwrap_or_else(|| (0..rank).collect());
         let gone: Option<Vec<usize>> = axes.iter().map(|a| view.index(*a)).collect();

@@ -334,3 +334,25 @@ fn standardized_weights_in_training() {
         assert_same(&form(opset), &common::model(plain.clone()), true);
     }
 }
+
+/// A batch norm of the photo's values in training depends on the photo's own statistics.
+#[test]
+fn a_batch_norm_in_training_is_refused_in_every_operator_set() {
+    for opset in [11, 17] {
+        let mut graph: GraphProto = classifier().graph.expect("a graph");
+        let mut norm = node("BatchNormalization", &["z", "ones", "b", "b", "ones"], "normed");
+        norm.output.extend(["m2".to_owned(), "v2".to_owned()]);
+        if opset < 14 {
+            norm.output.extend(["m3".to_owned(), "v3".to_owned()]);
+        } else {
+            norm.attribute.push(int_attribute("training_mode", 1));
+        }
+        graph.node.insert(1, norm);
+        graph.node[2].input[0] = "normed".to_owned();
+        graph.initializer.push(tensor("ones", &[CHANNELS as i64], &[1.0; CHANNELS]));
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let report = common::prepare_in(home.path(), &build::model(opset, graph), |_| ());
+        let error = report.map(|_| ()).expect_err("refused").to_string();
+        assert!(error.contains("works as in training"), "{opset}: {error}");
+    }
+}

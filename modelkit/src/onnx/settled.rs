@@ -8,8 +8,9 @@ use rten::{ModelOptions, Value};
 use rten_tensor::prelude::*;
 use skincell_onnx::Constant;
 
+use super::bound::bound;
 use super::graph::{Graph, op, output, reads};
-use super::walk::run;
+use super::walk::{known, run};
 
 /// Most elements of a constant that is larger than what it is computed from.
 const MOST: usize = 1 << 18;
@@ -55,8 +56,15 @@ fn computed(graph: &Graph, index: usize, options: &ModelOptions) -> Option<(Stri
     let given: Option<Vec<usize>> =
         reads(node).iter().map(|name| graph.constants.get(*name).map(Constant::len)).collect();
     let given = given.filter(|given| !given.is_empty() && !graph.is_output(output(node)))?;
+    let most = given.iter().sum::<usize>().max(MOST);
+    let has_graph = node.attribute.iter().any(|attribute| attribute.g.is_some());
+    // Computed only if it cannot be too large, whatever the file says.
+    let known: Vec<_> = node.input.iter().map(|name| known(graph, &HashMap::new(), name)).collect();
+    if has_graph || bound(node, &known) > most as u64 {
+        return None;
+    }
     let mut made = run(options, graph, node, &HashMap::new()).ok()?;
     let (name, Value::FloatTensor(tensor)) = made.pop()? else { return None };
     let constant = Constant::f32(tensor.shape(), &tensor.to_vec());
-    (constant.len() <= given.iter().sum::<usize>().max(MOST)).then_some((name, constant))
+    (constant.len() <= most).then_some((name, constant))
 }

@@ -70,7 +70,7 @@ pub(crate) fn refuse_large_from(
 }
 
 /// What is known of an input: of a constant, or of a value computed before.
-fn known(graph: &Graph, held: &HashMap<String, Value>, name: &str) -> Known {
+pub(super) fn known(graph: &Graph, held: &HashMap<String, Value>, name: &str) -> Known {
     if let Some(constant) = graph.constants.get(name) {
         let few = Some(constant).filter(|constant| constant.len() <= FEW);
         let numbers = few.and_then(|constant| match constant.to_i64() {

@@ -57,10 +57,10 @@ def windows(b, x):
     y = b.op("Transpose", [b.op("Reshape", [y, ints(1, 2, 3, 2, 3, 8)])], perm=[0, 1, 3, 2, 4, 5])
     joined = b.op("MatMul", [b.op("Reshape", [y, ints(4, 9, 8)]), floats(8, 24)])
     joined = b.op("Transpose", [b.op("Reshape", [joined, ints(4, 9, 3, 2, 4)])], perm=[2, 0, 3, 1, 4])
-    query, key, value = (b.op("Gather", [joined, b.const(np.int64(i))], axis=0) for i in range(3))
-    scores = b.op("MatMul", [query, b.op("Transpose", [key], perm=[0, 1, 3, 2])])
+    query, key, value = (b.op("Gather", [joined, ints(i)], axis=0) for i in range(3))
+    scores = b.op("MatMul", [query, b.op("Transpose", [key], perm=[0, 1, 2, 4, 3])])
     shares = b.op("Softmax", [b.op("Add", [scores, floats(2, 9, 9)])], axis=-1)
-    heads = b.op("Transpose", [b.op("MatMul", [shares, value])], perm=[0, 2, 1, 3])
+    heads = b.op("Transpose", [b.op("MatMul", [shares, value])], perm=[0, 1, 3, 2, 4])
     y = b.op("Transpose", [b.op("Reshape", [heads, ints(1, 2, 2, 3, 3, 8)])], perm=[0, 1, 3, 2, 4, 5])
     y = b.op("Reshape", [y, ints(1, 6, 6, 8)])
     for axis in (1, 2):

@@ -5,7 +5,7 @@ use rten_onnx::onnx::NodeProto;
 use super::super::constant::Constant;
 use super::super::net::{Kind, Moving, Shape};
 use super::super::source::Attributes;
-use super::super::view::{Axis, View, in_words};
+use super::super::view::{Axis, View, in_words, size};
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, BinaryOp, Pooling};
 
@@ -152,11 +152,23 @@ impl Lowerer {
 
     pub(super) fn global_pool(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let view = self.view(node, 0)?;
-        if !view.is_channels_first() {
+        let is_mean = node.op_type.as_deref() == Some("GlobalAveragePool");
+        if let [_, rows, Axis::Channel] = view.axes.as_slice()
+            && *rows != Axis::Channel
+            && is_mean
+        {
+            // As Keras writes the mean of a layer norm over tokens.
+            let mut mean = self.over_channels(node, &view, Pooling::Mean)?;
+            mean.axes[2] = Axis::One;
+            return Ok(Tensor::View(mean));
+        }
+        let is_of_tokens = matches!(view.axes.as_slice(), [_, Axis::Channel, tokens] if {
+            size(&view.shape, *tokens) == view.shape.pixels()
+        });
+        if !is_of_tokens && !view.is_channels_first() {
             return Err(format!("its input's axes are {}", in_words(&view.axes)));
         }
-        let max = node.op_type.as_deref() == Some("GlobalMaxPool");
-        let pooling = if max { Pooling::Max } else { Pooling::Mean };
+        let pooling = if is_mean { Pooling::Mean } else { Pooling::Max };
         Ok(Tensor::View(self.reduced(node, &view, pooling)))
     }
 

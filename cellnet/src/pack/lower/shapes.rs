@@ -11,6 +11,9 @@ use super::norms::Grouped;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
+/// Most rows or columns of zeros on one side.
+const WIDEST: usize = 1 << 16;
+
 /// Dimensions after removing (or, with `adds`, adding) axes of length one.
 pub(super) fn squeezed(dims: &[usize], axes: Option<&[i64]>, adds: bool) -> Option<Vec<usize>> {
     let rank = if adds { dims.len() + axes?.len() } else { dims.len() };
@@ -229,8 +232,11 @@ impl Lowerer {
                 _ if before == 0 && after == 0 => continue,
                 _ => return Err(format!("pads {pads:?} are not limited to height and width")),
             };
-            view.pads[at] = usize::try_from(before).map_err(|_| format!("pads {pads:?}"))?;
-            view.pads[at + 2] = usize::try_from(after).map_err(|_| format!("pads {pads:?}"))?;
+            let count = |pad: i64| {
+                let count = usize::try_from(pad).ok().filter(|count| *count <= WIDEST);
+                count.ok_or_else(|| format!("pads {pads:?}"))
+            };
+            (view.pads[at], view.pads[at + 2]) = (count(before)?, count(after)?);
         }
         Ok(Tensor::View(view))
     }

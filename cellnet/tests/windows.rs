@@ -264,6 +264,10 @@ fn other_forms_of_the_same_layers() {
         |before: &str, from: &str| format!("{before}\n    Softmax | {from} | w1n | axis=-1");
     let cast = softmax("    Cast | w1m | w1x | to=1", "w1x");
     let ones = "    Reshape | w1m [1,4,2,6,6,1] | w1x\n    Reshape | w1x [4,2,6,6] | w1z";
+    let between = "
+    Softmax | w1m | w1x | axis=-1
+    Reshape | w1x [1,4,2,6,1,6] | w1z
+    Reshape | w1z [4,2,6,6] | w1n";
     let norm = "    LayerNormalization | c3 gamma4 beta4 | c4 | axis=-1";
     let spelled = "
     ReduceMean | c3 [-1] | g1 | keepdims=1
@@ -286,6 +290,7 @@ fn other_forms_of_the_same_layers() {
     let forms = [
         (plain, cast.as_str()),
         (plain, &softmax(ones, "w1z")),
+        (plain, between),
         (norm, spelled),
         (joined, by_nothing),
         (joined, &by_a_whole_side),

@@ -155,11 +155,14 @@ impl Scores {
 
     /// The same scores with other axes of heads and groups.
     pub(super) fn reshaped(&self, dims: &[usize]) -> Option<Self> {
-        // Axes of length one may follow, until another reshape drops them.
-        let long = |dims: &[usize]| dims.iter().rposition(|dim| *dim > 1).map_or(0, |at| at + 1);
-        let last = |dims: &[usize]| long(dims).checked_sub(2).map(|at| dims[at..at + 2].to_vec());
+        // Axes of length one may follow or come between, until another reshape drops them.
+        let last = |dims: &[usize]| dims.len().checked_sub(2).map(|at| dims[at..].to_vec());
+        let long = |dims: &[usize]| dims.iter().copied().filter(|dim| *dim > 1).collect::<Vec<_>>();
         let count = |dims: &[usize]| dims.iter().product::<usize>();
-        let fits = last(dims)? == last(&self.dims)? && count(dims) == count(&self.dims);
+        let is_same = last(dims)? == last(&self.dims)?;
+        let has_queries = self.query.shape.pixels() > self.heads.count();
+        let is_same = is_same || (has_queries && last(&long(dims)) == last(&long(&self.dims)));
+        let fits = is_same && count(dims) == count(&self.dims);
         fits.then(|| Self { dims: dims.to_vec(), ..self.clone() })
     }
 

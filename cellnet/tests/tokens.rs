@@ -6,19 +6,9 @@ use cellnet::Model;
 use cellnet::plan::Step;
 
 mod common;
-use common::lines::check;
+use common::lines::{EMBEDDED, check};
 
 const TOKENS: &str = "
-    Conv | x patch4 | a | strides=[4,4]
-    Reshape | a [1,8,6] | b
-    Transpose | b | c | perm=[0,2,1]
-    Concat | first c | d | axis=1
-    Add | d places | tokens
-    LayerNormalization | tokens gamma beta | e | axis=-1
-    MatMul | e joined | f
-    Add | f shift | g
-    Reshape | g [1,7,3,2,4] | h
-    Transpose | h | i | perm=[2,0,3,1,4]
     Slice | i [0] [1] [0] | q0
     Squeeze | q0 [0] | q1
     Slice | i [1] [2] [0] | k0
@@ -98,7 +88,10 @@ fn count(model: &Model, is: fn(&Step) -> bool) -> usize {
 
 #[test]
 fn a_small_vit() {
-    let model = check(TOKENS, &[0.804415, -0.0549648, -0.3916633, -0.2008262, -0.1109939]);
+    let model = check(
+        &format!("{EMBEDDED}{TOKENS}"),
+        &[0.804415, -0.0549648, -0.3916633, -0.2008262, -0.1109939],
+    );
     assert_eq!(count(&model, |step| matches!(step, Step::Attention(_))), 1);
     assert_eq!(count(&model, |step| matches!(step, Step::Affine(_) | Step::Softmax(_))), 0);
 }

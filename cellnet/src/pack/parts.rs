@@ -147,17 +147,23 @@ pub(super) fn renamed(axis: Axis, shape: &Shape) -> Axis {
     }
 }
 
-/// The axes of dimensions `dims` over the elements of `axes` in their order.
-pub(super) fn reshaped(axes: &[Axis], shape: &Shape, dims: &[usize]) -> Option<Vec<Axis>> {
-    let mut have: Vec<Part> = Vec::new();
-    for part in axes.iter().flat_map(|axis| parts_of(*axis, shape)) {
-        match have.last_mut() {
+/// The parts, with those that follow each other and can be one as one.
+pub(super) fn merged(parts: impl IntoIterator<Item = Part>) -> Vec<Part> {
+    let mut merged: Vec<Part> = Vec::new();
+    for part in parts {
+        match merged.last_mut() {
             Some(last) if last.along == part.along && last.step == part.step * part.size => {
                 *last = Part { size: last.size * part.size, ..part };
             }
-            _ => have.push(part),
+            _ => merged.push(part),
         }
     }
+    merged
+}
+
+/// The axes of dimensions `dims` over the elements of `axes` in their order.
+pub(super) fn reshaped(axes: &[Axis], shape: &Shape, dims: &[usize]) -> Option<Vec<Axis>> {
+    let mut have = merged(axes.iter().flat_map(|axis| parts_of(*axis, shape)));
     have.reverse();
     let mut reshaped = Vec::with_capacity(dims.len());
     for dim in dims {

@@ -8,6 +8,20 @@ use rten_onnx::onnx::{AttributeProto, NodeProto, TensorProto};
 
 use super::{declared, int, integers, ints, model, node, tensor};
 
+/// A class token and six of the photo, `tokens`, their layer norm `e`, and its queries, keys and values for
+/// two heads, `i`, `[3, 1, 2, 7, 4]`.
+pub const EMBEDDED: &str = "
+    Conv | x patch4 | a | strides=[4,4]
+    Reshape | a [1,8,6] | b
+    Transpose | b | c | perm=[0,2,1]
+    Concat | first c | d | axis=1
+    Add | d places | tokens
+    LayerNormalization | tokens gamma beta | e | axis=-1
+    MatMul | e joined | f
+    Add | f shift | g
+    Reshape | g [1,7,3,2,4] | h
+    Transpose | h | i | perm=[2,0,3,1,4]";
+
 /// The constants of floats.
 const SHAPES: &[(&str, &[i64])] = &[
     ("patch4", &[8, 3, 4, 4]),

@@ -6,7 +6,7 @@ use rten_onnx::onnx::NodeProto;
 
 use super::super::constant::Constant;
 use super::super::net::{AttentionLayer, Kind, Shape};
-use super::super::parts::{Along, Part, parts_of};
+use super::super::parts::{Along, Part, merged, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
@@ -81,7 +81,7 @@ impl Heads {
         let of_outer = outer.iter().flat_map(|axis| parts_of(*axis, shape));
         let pixels = |part: &Part| part.along == Along::Pixels;
         let (of_outer, of_tokens) =
-            (joined(of_outer.filter(pixels)), joined(parts_of(tokens, shape).into_iter()));
+            (merged(of_outer.filter(pixels)), merged(parts_of(tokens, shape)));
         let fits = |near: bool| {
             let (outer, tokens) = divided(groups, near, shape)?;
             (outer == of_outer && tokens == of_tokens).then_some(near)
@@ -112,20 +112,6 @@ impl Heads {
     }
 }
 
-/// Parts of pixels, those that follow each other as one.
-fn joined(parts: impl Iterator<Item = Part>) -> Vec<Part> {
-    let mut all: Vec<Part> = Vec::new();
-    for part in parts {
-        match all.last_mut() {
-            Some(last) if last.step == part.step * part.size => {
-                *last = Part { size: last.size * part.size, ..part };
-            }
-            _ => all.push(part),
-        }
-    }
-    all
-}
-
 /// The parts of the pixels that are groups, and those that are a group's tokens.
 fn divided(groups: [usize; 2], near: bool, shape: &Shape) -> Option<(Vec<Part>, Vec<Part>)> {
     let sides = [(shape.height, shape.width), (shape.width, 1)];
@@ -136,7 +122,7 @@ fn divided(groups: [usize; 2], near: bool, shape: &Shape) -> Option<(Vec<Part>, 
         outer.push(part(count, if near { each } else { 1 }));
         tokens.push(part(each, if near { 1 } else { count }));
     }
-    let long = |parts: Vec<Part>| joined(parts.into_iter().filter(|part| part.size > 1));
+    let long = |parts: Vec<Part>| merged(parts.into_iter().filter(|part| part.size > 1));
     Some((long(outer), long(tokens)))
 }
 

@@ -9,6 +9,7 @@ use super::super::parts::{Along, Part, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View};
 use super::attention::Scores;
+use super::norms::members;
 use super::{Lowerer, Refused, Tensor};
 use crate::plan::Activation;
 
@@ -25,14 +26,6 @@ fn heads_beside(view: &View, axis: usize) -> Option<(usize, usize)> {
         })
     };
     view.axes.iter().position(heads).map(|at| (at, own.size))
-}
-
-/// `[head][channel]`: `value` for the channels of each head, else 0.
-fn spread(heads: usize, head: usize, value: f32) -> Vec<f32> {
-    let channels = heads * head;
-    (0..heads * channels)
-        .map(|i| if i % channels / head == i / channels { value } else { 0.0 })
-        .collect()
 }
 
 impl Lowerer {
@@ -54,7 +47,7 @@ impl Lowerer {
             summed = self.squared(node, &summed)?;
         }
         let heads = view.shape.channels / head;
-        summed = self.dense_pixels(node, &summed, spread(heads, head, value))?;
+        summed = self.dense_pixels(node, &summed, members(heads, head, value))?;
         if operator == "ReduceL2" {
             let label = super::label(node);
             summed = self.affine(&label, &summed, Vec::new(), Vec::new(), Activation::Sqrt);
@@ -107,10 +100,7 @@ impl Lowerer {
             return Ok(None);
         }
         let numbers = self.whole(node, numbers.clone());
-        let own = spread(heads, head, 1.0);
-        let channels = heads * head;
-        let back = (0..channels * heads).map(|i| own[i % heads * channels + i / heads]);
-        let repeated = self.dense_pixels(node, &numbers, back.collect())?;
+        let repeated = self.repeated(node, &numbers, head)?;
         Ok(Some(View { axes: other.axes.clone(), ..repeated }))
     }
 

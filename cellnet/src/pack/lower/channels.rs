@@ -41,9 +41,7 @@ impl Lowerer {
             parts.push(self.zeros(&label, &view, after));
         }
         let padded = Shape { channels: channels + before + after, ..view.shape };
-        let (scale, bias_of_all) = (Vec::new(), Vec::new());
-        let kind = Kind::Concat { scale, bias: bias_of_all, activation: Activation::None };
-        let padded = self.net.push(&label, kind, parts, padded);
+        let padded = self.joined_channels(&label, parts, padded);
         let mut sum: Option<Tensor> = None;
         for (first, weight) in weights.into_iter().enumerate() {
             let kind = Kind::Slice { first };

@@ -102,6 +102,8 @@ impl Lowerer {
 
     pub(super) fn binary(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
         let name = node.op_type.as_deref().unwrap_or_default();
+        self.copy_cuts(node)?;
+        self.write_scores_beside_maps(node)?;
         let mut sides = (self.tensor(node, 0)?.clone(), self.tensor(node, 1)?.clone());
         if node.input.len() != 2 {
             return Err(format!("{} inputs", node.input.len()));
@@ -138,31 +140,11 @@ impl Lowerer {
             return Ok(scaled);
         }
         let sides = (self.whole_tensor(node, sides.0), self.whole_tensor(node, sides.1));
-        let sides = self.made_views(node, sides)?;
         let sides = self.repeated_by_head(node, sides)?;
         match self.binary_of_groups(node, op, &sides)? {
             Some(made) => Ok(made),
             None => self.apply(&super::label(node), op, sides),
         }
-    }
-
-    /// Both sides of an operator, of which some rows or columns of a map are copied, and so are the scores
-    /// of a single query beside a computed value.
-    fn made_views(
-        &mut self,
-        node: &NodeProto,
-        sides: (Tensor, Tensor),
-    ) -> Result<(Tensor, Tensor), Refused> {
-        let made = |lowerer: &mut Self, side: Tensor, beside_view: bool| match side {
-            Tensor::Cut(cut) => lowerer.cut_out(node, &cut).map(Tensor::View),
-            Tensor::Scores(scores) if beside_view => {
-                lowerer.shares_of_one(node, &scores).map(Tensor::View)
-            }
-            side => Ok(side),
-        };
-        let is_view = |side: &Tensor| matches!(side, Tensor::View(_) | Tensor::Cut(_));
-        let (first, second) = (is_view(&sides.0), is_view(&sides.1));
-        Ok((made(self, sides.0, second)?, made(self, sides.1, first)?))
     }
 
     fn whole_tensor(&mut self, node: &NodeProto, tensor: Tensor) -> Tensor {

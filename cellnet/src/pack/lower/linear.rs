@@ -219,11 +219,7 @@ impl Lowerer {
             }
             view.transpose(&perm).unwrap_or(view)
         };
-        for index in 0..2 {
-            if let Tensor::Cut(_) = self.tensor(node, index)? {
-                self.any_view(node, index)?;
-            }
-        }
+        self.copy_cuts(node)?;
         match (self.tensor(node, 0)?.clone(), self.tensor(node, 1)?.clone()) {
             (Tensor::View(a), Tensor::Constant(b)) => {
                 let a = flipped(self.whole(node, a), flips[0]);

@@ -375,6 +375,12 @@ impl Lowerer {
         ints.map(Some).ok_or_else(|| format!("input {index} is not a list of integers"))
     }
 
+    /// Adds a layer that joins the channels of values into one of `shape`.
+    fn joined_channels(&mut self, label: &str, parts: Vec<ValueId>, shape: Shape) -> ValueId {
+        let (scale, bias, activation) = (Vec::new(), Vec::new(), Activation::None);
+        self.net.push(label, Kind::Concat { scale, bias, activation }, parts, shape)
+    }
+
     /// Adds a layer of the same shape.
     fn affine(
         &mut self,

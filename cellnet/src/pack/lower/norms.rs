@@ -90,6 +90,19 @@ fn groups_of(axis: Axis, shape: &Shape) -> Option<usize> {
     }
 }
 
+/// `[group][channel]`: `value` for the `each` channels of the group, else 0.
+pub(super) fn members(groups: usize, each: usize, value: f32) -> Vec<f32> {
+    let channels = groups * each;
+    let of = |i: usize| if i % channels / each == i / channels { value } else { 0.0 };
+    (0..groups * channels).map(of).collect()
+}
+
+/// `[channel][group]`: 1 for the group of the channel, else 0.
+pub(super) fn groups_of_channels(groups: usize, each: usize) -> Vec<f32> {
+    let of = |i: usize| if i % groups == i / groups / each { 1.0 } else { 0.0 };
+    (0..groups * groups * each).map(of).collect()
+}
+
 impl Lowerer {
     /// `InstanceNormalization` and `GroupNormalization`.
     pub(super) fn group_norm(&mut self, node: &NodeProto) -> Result<Tensor, Refused> {
@@ -180,18 +193,17 @@ impl Lowerer {
             return Ok(means);
         }
         let each = channels / groups;
-        // `[groups][channels]`.
-        let share =
-            |i: usize| if i % channels / each == i / channels { 1.0 / each as f32 } else { 0.0 };
-        self.dense_pixels(node, &means, (0..groups * channels).map(share).collect())
+        self.dense_pixels(node, &means, members(groups, each, 1.0 / each as f32))
     }
 
-    /// Each channel of a vector as `each` channels.
-    fn repeated(&mut self, node: &NodeProto, view: &View, each: usize) -> Result<View, Refused> {
-        let groups = view.shape.channels;
-        // `[channels][groups]`.
-        let back = |i: usize| if i % groups == i / groups / each { 1.0 } else { 0.0 };
-        self.dense_pixels(node, view, (0..groups * groups * each).map(back).collect())
+    /// Each channel of a map as `each` channels.
+    pub(super) fn repeated(
+        &mut self,
+        node: &NodeProto,
+        view: &View,
+        each: usize,
+    ) -> Result<View, Refused> {
+        self.dense_pixels(node, view, groups_of_channels(view.shape.channels, each))
     }
 
     /// A `ReduceMean` over the pixels and the channels of each group; `None` for another one.

@@ -8,7 +8,6 @@ use super::super::parts::{Along, Part, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, in_words};
 use super::{Lowerer, Refused, Tensor};
-use crate::plan::Activation;
 
 /// Most rows or columns that become channels.
 const LONGEST: usize = 8;
@@ -74,6 +73,16 @@ impl Lowerer {
         let side = usize::from(view.axes[last.axis] == Axis::Width);
         view.roll[side] = (view.roll[side] + last.from) % size;
         Ok(Some(Tensor::View(view)))
+    }
+
+    /// Copies rows or columns that an operator of two sides reads, for it and all their readers.
+    pub(super) fn copy_cuts(&mut self, node: &NodeProto) -> Result<(), Refused> {
+        for index in 0..2 {
+            if let Tensor::Cut(_) = self.tensor(node, index)? {
+                self.any_view(node, index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Some rows or columns, copied: a convolution of each channel with a window as long as what is left out,
@@ -192,10 +201,8 @@ impl Lowerer {
         }
         let sides = parts.first().map(|part| part.shape).ok_or_else(refuse)?;
         let shape = Shape { channels: sides.channels * count, ..sides };
-        let (scale, bias) = (Vec::new(), Vec::new());
-        let kind = Kind::Concat { scale, bias, activation: Activation::None };
         let inputs = parts.iter().map(|part| part.value).collect();
-        let value = self.net.push(&super::label(node), kind, inputs, shape);
+        let value = self.joined_channels(&super::label(node), inputs, shape);
         let axes = named(&view.axes, &outer, &view.shape).ok_or_else(refuse)?;
         Ok(View::new(value, shape, axes))
     }

@@ -3,13 +3,12 @@
 use rten_onnx::onnx::NodeProto;
 
 use super::super::constant::{Constant, resolve};
-use super::super::net::{Kind, Shape};
+use super::super::net::Shape;
 use super::super::parts::{Along, Part, axis_of, parts_of};
 use super::super::source::Attributes;
 use super::super::view::{Axis, View, size};
 use super::norms::Grouped;
 use super::{Lowerer, Refused, Tensor};
-use crate::plan::Activation;
 
 /// Most rows or columns of zeros on one side.
 const WIDEST: usize = 1 << 16;
@@ -129,14 +128,12 @@ impl Lowerer {
         }
         let channels = views.iter().map(|v| v.shape.channels).sum();
         let shape = Shape { channels, ..first.shape };
-        let kind =
-            Kind::Concat { scale: Vec::new(), bias: Vec::new(), activation: Activation::None };
         let inputs = views.iter().map(|v| v.value).collect();
         let mut axes = first.axes.clone();
         if let Some(a) = axes.get_mut(axis) {
             *a = Axis::Channel;
         }
-        let value = self.net.push(&super::label(node), kind, inputs, shape);
+        let value = self.joined_channels(&super::label(node), inputs, shape);
         Ok(Tensor::View(View::new(value, shape, axes)))
     }
 
@@ -191,9 +188,7 @@ impl Lowerer {
             let Some(axis) = axis_of(&own, &stacked) else { return Ok(None) };
             axes.push(axis);
         }
-        let (scale, bias) = (Vec::new(), Vec::new());
-        let kind = Kind::Concat { scale, bias, activation: Activation::None };
-        let value = self.net.push(&label, kind, parts, stacked);
+        let value = self.joined_channels(&label, parts, stacked);
         Ok(Some(View::new(value, stacked, axes)))
     }
 

@@ -7,10 +7,24 @@ use super::super::net::{Arg, Kind, Moving, Shape};
 use super::super::parts::{Along, Part, parts_of};
 use super::super::view::{Axis, View};
 use super::attention::{Heads, Scores, head_of, last_two, size_of};
-use super::{Lowerer, Refused};
+use super::norms::{groups_of_channels, members};
+use super::{Lowerer, Refused, Tensor};
 use crate::plan::{Activation, BinaryOp};
 
 impl Lowerer {
+    /// Writes the scores of a single query that an operator of two sides reads beside a map, for it and all
+    /// their readers.
+    pub(super) fn write_scores_beside_maps(&mut self, node: &NodeProto) -> Result<(), Refused> {
+        for (own, other) in [(0, 1), (1, 0)] {
+            if let (Tensor::Scores(_), Tensor::View(_)) =
+                (self.tensor(node, own)?, self.tensor(node, other)?)
+            {
+                self.any_view(node, own)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The scores of a single query, or their softmax, as a map: a pixel for each head, a channel for each
     /// key.
     pub(super) fn shares_of_one(
@@ -102,7 +116,9 @@ impl Lowerer {
         }
         let label = super::label(node);
         let spread = Shape { width: heads.heads, ..rows.shape };
-        let constant = heads_of_channels(heads.heads, head);
+        let own = Shape { height: 1, width: heads.heads, channels: rows.shape.channels };
+        let values = members(heads.heads, head, 1.0);
+        let constant = Arg::Constant { shape: own, values };
         let spread = self.with_constant(&label, BinaryOp::Mul, rows, constant, spread);
         let shape = Shape { channels: key.shape.pixels(), ..spread.shape };
         let inputs = vec![key.value, spread.value];
@@ -148,10 +164,7 @@ impl Lowerer {
             return Ok(None);
         }
         // A number for each channel: a convolution over all heads, which takes the channel's own.
-        let Arg::Constant { values, .. } = heads_of_channels(heads, head) else { return Ok(None) };
-        let channels = other.shape.channels;
-        let of_channel = |i: usize| values[i % heads * channels + i / heads];
-        let weights = (0..channels * heads).map(of_channel).collect();
+        let (channels, weights) = (other.shape.channels, groups_of_channels(heads, head));
         let moving = Moving { kernel: [1, heads], ..Moving::POINT };
         let layer = super::linear::conv_layer(moving, 1, 1, weights, vec![0.0; channels]);
         let shape = Shape { width: 1, channels, ..numbers.shape };
@@ -162,12 +175,4 @@ impl Lowerer {
         let spread = View::new(value, shape, axes);
         self.joined_view(&label, BinaryOp::Mul, &spread, other).map(Some)
     }
-}
-
-/// `[1][head][channel]`: 1 for the channels of each head.
-fn heads_of_channels(heads: usize, head: usize) -> Arg {
-    let channels = heads * head;
-    let is_own = |i: usize| if i % channels / head == i / channels { 1.0 } else { 0.0 };
-    let values = (0..heads * channels).map(is_own).collect();
-    Arg::Constant { shape: Shape { height: 1, width: heads, channels }, values }
 }

@@ -68,9 +68,7 @@ impl Lowerer {
         });
         let parts: Vec<_> = parts.collect();
         let shape = Shape { channels: heads.size * count, ..view.shape };
-        let (scale, bias) = (Vec::new(), Vec::new());
-        let kind = Kind::Concat { scale, bias, activation: Activation::None };
-        let value = self.net.push(&label, kind, parts, shape);
+        let value = self.joined_channels(&label, parts, shape);
         let part = |size, step| [Part { along: Along::Channels, size, step }];
         let axes = whole.axes.iter().enumerate().map(|(index, other)| match along(other).first() {
             _ if index == axis => axis_of(&part(count, 1), &shape),
@@ -273,10 +271,8 @@ impl Lowerer {
             }
         }
         let axis = view.index(Attributes(node).int("axis", 0));
-        let [Axis::One, tokens, Axis::Channel] = view.axes.as_slice() else { return Ok(None) };
-        let pixels = [Part { along: Along::Pixels, size: view.shape.pixels(), step: 1 }];
-        let fits = axis == Some(1) && parts_of(*tokens, &view.shape) == pixels;
-        if !fits || view.pads != [0; 4] || view.roll != [0; 2] {
+        let [Axis::One, _, Axis::Channel] = view.axes.as_slice() else { return Ok(None) };
+        if axis != Some(1) || !is_all_pixels(&view, 1) || view.pads != [0; 4] {
             return Ok(None);
         }
         let view = self.whole(node, view);

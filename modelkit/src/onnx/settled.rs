@@ -36,20 +36,6 @@ pub(crate) fn settle(graph: &mut Graph, first: usize) {
     }
 }
 
-/// Replaces the float32 value of one node that reads constants only; false if the engine cannot run it, or if
-/// it would be larger than them.
-pub(crate) fn settle_one(graph: &mut Graph, index: usize) -> bool {
-    let mut options = ModelOptions::with_all_ops();
-    options.enable_optimization(false);
-    let found = computed(graph, index, &options);
-    if let Some((name, constant)) = found {
-        graph.nodes.remove(index);
-        graph.constants.insert(name, constant);
-        return true;
-    }
-    false
-}
-
 /// Name and value of a node's only output, if it is one of few enough numbers that follow from constants.
 fn computed(graph: &Graph, index: usize, options: &ModelOptions) -> Option<(String, Constant)> {
     let node = graph.nodes.get(index).filter(|node| node.output.len() == 1)?;

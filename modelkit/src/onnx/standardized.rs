@@ -7,9 +7,8 @@ use rten_onnx::onnx::NodeProto;
 use skincell_onnx::Constant;
 
 use super::graph::{Graph, float, input, int, op, output, reads};
-use super::settled::settle_one;
 
-/// Replaces batch norms in training of constants, and what reshapes their results, by constants.
+/// Replaces batch norms in training of constants by constants.
 pub(crate) fn settle(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.nodes.len() {
@@ -18,20 +17,9 @@ pub(crate) fn settle(graph: &mut Graph) {
             Some(weights) => {
                 let name = output(node).to_owned();
                 graph.nodes.remove(index);
-                graph.constants.insert(name.clone(), weights);
-                reshape(graph, &name);
+                graph.constants.insert(name, weights);
             }
             None => index += 1,
-        }
-    }
-}
-
-/// Computes the nodes that give standardized weights their shape.
-fn reshape(graph: &mut Graph, name: &str) {
-    let reshapes = |node: &NodeProto| op(node) == "Reshape" && input(node, 0) == Some(name);
-    while let Some(index) = graph.nodes.iter().position(reshapes) {
-        if !settle_one(graph, index) {
-            return;
         }
     }
 }

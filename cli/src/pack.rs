@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use skincell_modelkit::pack::{
-    PackError, PackFolderError, PackOptions, Precision, SMALLEST_HALVED, pack,
+    Difference, PackError, PackFolderError, PackOptions, Precision, Proof, ProofError,
+    SMALLEST_HALVED, pack,
 };
 use skincell_modelkit::served::read_card;
 
@@ -102,6 +103,7 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
                 (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
             };
             eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());
+            eprintln!("  {}", proven(&packed.proof));
             Ok(())
         }
         Err(PackFolderError::Engine(
@@ -110,6 +112,20 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
             eprintln!("{} stays with rten: {error}", shown.display());
             Ok(())
         }
+        Err(PackFolderError::Proof(error @ ProofError::Differs { .. })) => {
+            eprintln!("{} stays with rten: {error}", shown.display());
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// How the packed file compares with its graph, in words.
+fn proven(proof: &Proof) -> String {
+    let Difference { probability, heatmap } = proof.difference;
+    format!(
+        "on {} photos or drawings its probabilities differ from the graph's by {probability:.1e} at most, its \
+         heatmaps by {heatmap:.1e}",
+        proof.photos
+    )
 }

@@ -61,9 +61,9 @@ pub struct Comparison {
 /// A change of a photo that is no more than rounding in float32, as a part of its largest element.
 pub(crate) const CHANGE: f32 = 1e-6;
 /// How many changes are tried.
-const CHANGES: usize = 8;
+pub(crate) const CHANGES: usize = 8;
 /// How many times the largest change the difference may be: of so few changes, a larger one is likely.
-const MARGIN: f64 = 4.0;
+pub(crate) const MARGIN: f64 = 4.0;
 
 /// Why the comparison failed.
 #[derive(Debug, Error)]
@@ -256,14 +256,19 @@ fn changes(
     let mut most = 0.0_f64;
     for change in 1..=CHANGES {
         let mut changed = photo.clone();
-        for (index, value) in changed.iter_mut().enumerate() {
-            // Knuth's multiplicative hash, for signs without an order.
-            let hash = (index * CHANGES + change).wrapping_mul(2_654_435_769);
-            *value += if hash & (1 << 31) == 0 { step } else { -step };
-        }
+        add(changed.iter_mut(), step, change);
         most = most.max(run(&changed)?);
     }
     Ok(Some(most))
+}
+
+/// Adds `step` to each of `values`, or subtracts it, in another way for each `change` below [`CHANGES`].
+pub(crate) fn add<'v>(values: impl Iterator<Item = &'v mut f32>, step: f32, change: usize) {
+    for (index, value) in values.enumerate() {
+        // Knuth's multiplicative hash, for signs without an order.
+        let hash = (index * CHANGES + change).wrapping_mul(2_654_435_769);
+        *value += if hash & (1 << 31) == 0 { step } else { -step };
+    }
 }
 
 #[cfg(test)]

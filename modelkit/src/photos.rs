@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use skincell_vision::card::{Dtype, Input};
-use skincell_vision::photo::{Limits, PhotoError};
+use skincell_vision::photo::{Limits, Photo, PhotoError};
 use skincell_vision::resize::ResizeError;
 use skincell_vision::tensor::{PhotoTensor, PhotoTensorError, from_photo};
 use skincell_vision::view;
@@ -232,16 +232,23 @@ pub(crate) fn samples(
         let name = |file: &Path| file.display().to_string();
         return files.iter().map(|file| Ok((name(file), floats(load(file, input)?)))).collect();
     }
-    let mut drawn = Vec::new();
-    for (name, photo) in samples::photos() {
+    Ok(drawn(input)?.into_iter().map(|(name, tensor)| (name, floats(tensor))).collect())
+}
+
+/// Names and input tensors of the drawings of [`crate::samples`].
+///
+/// # Errors
+/// [`PhotosError`] if they cannot become a tensor of this input.
+pub fn drawn(input: &Input) -> Result<Vec<(String, PhotoTensor)>, PhotosError> {
+    let seen = |(name, photo): (String, Photo)| {
         let path = || PathBuf::from(format!("the drawing {name}"));
         let seen = view::view(&photo, input)
             .map_err(|error| PhotosError::Resize { path: path(), error })?;
         let tensor = from_photo(&seen.photo, input)
             .map_err(|error| PhotosError::PhotoTensor { path: path(), error })?;
-        drawn.push((format!("the drawing \"{name}\""), floats(tensor)));
-    }
-    Ok(drawn)
+        Ok((format!("the drawing \"{name}\""), tensor))
+    };
+    samples::photos().into_iter().map(seen).collect()
 }
 
 /// Reads all files in a list of files and folders.

@@ -1,18 +1,20 @@
-//! `inspect` and `check` of damaged files: refused with words and the next step, before anything is run.
+//! `inspect`, `check` and `pack` of damaged files: refused with words and the next step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{classifier, ints, node, prepare_in};
+use common::{CHANNELS, classifier, ints, node, noise, prepare_in, tensor};
 use rten_onnx::onnx::ModelProto;
 use skincell_engines::{Cellnet, Engine};
 use skincell_modelkit::check::{CheckOptions, check};
 use skincell_modelkit::inspect::inspect;
-use skincell_modelkit::pack::{CELL_FILE, PackOptions, pack};
-use skincell_modelkit::{CARD_FILE, served};
+use skincell_modelkit::pack::{CELL_FILE, Difference, PackOptions, ProofError, pack, prove};
+use skincell_modelkit::external::{GRAPH_FILE, WEIGHTS_FILE};
+use skincell_modelkit::{CARD_FILE, photos, served};
 use skincell_onnx::build::integers;
 
 /// What the engines say to a graph.
@@ -44,8 +46,8 @@ fn a_graph_that_asks_for_more_than_any_memory_is_not_tried() {
 }
 
 /// A packed classifier in the folder `out`.
-fn packed(home: &Path) -> std::path::PathBuf {
-    prepare_in(home, &classifier(), |options| options.std = [255.0; 3]).unwrap();
+fn packed(home: &Path, model: &ModelProto) -> std::path::PathBuf {
+    prepare_in(home, model, |options| options.std = [255.0; 3]).unwrap();
     let folder = home.join("out");
     pack(&folder, &PackOptions::default()).unwrap();
     folder
@@ -54,7 +56,7 @@ fn packed(home: &Path) -> std::path::PathBuf {
 #[test]
 fn a_flipped_bit_of_packed_weights_is_told_with_what_mends_it() {
     let home = tempfile::tempdir().unwrap();
-    let folder = packed(home.path());
+    let folder = packed(home.path(), &classifier());
     let photos = CheckOptions {
         folder: folder.clone(),
         inputs: Vec::new(),
@@ -85,7 +87,7 @@ fn a_pipe_in_place_of_a_file_is_refused_at_once() {
     use skincell_modelkit::{prepare, source};
 
     let home = tempfile::tempdir().unwrap();
-    let folder = packed(home.path());
+    let folder = packed(home.path(), &classifier());
     let pipe = home.path().join("pipe.onnx");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
@@ -104,4 +106,29 @@ fn a_pipe_in_place_of_a_file_is_refused_at_once() {
     for error in errors {
         assert!(error.contains("it is a pipe"), "{error}");
     }
+}
+
+#[test]
+fn a_packed_file_that_answers_as_another_graph_is_not_kept() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut model = classifier();
+    let folder = packed(home.path(), &model);
+    let channels = CHANNELS as i64;
+    let weights = tensor("w", &[channels, 3, 3, 3], &noise(9, CHANNELS * 27));
+    model.graph.as_mut().unwrap().initializer[0] = weights;
+    let other = packed(other.path(), &model);
+    let card = served::read_card(&folder).unwrap();
+    let photos = photos::drawn(&card.input).unwrap();
+    let allowed = Difference { probability: 1e-3, heatmap: 2e-3 };
+    let proof = prove(&folder, &folder, &card, &photos, allowed).expect("they agree");
+    assert_eq!(proof.photos, photos.len());
+    assert!(proof.difference.within(&allowed));
+    match prove(&folder, &other, &card, &photos, allowed) {
+        Err(ProofError::Differs { found, allowed, .. }) => assert!(!found.within(&allowed)),
+        found => panic!("{found:?}"),
+    }
+    // What is packed and compared lies in a folder of its own, which is removed.
+    let files: BTreeSet<_> =
+        std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, [CARD_FILE, CELL_FILE, GRAPH_FILE, WEIGHTS_FILE].map(Into::into).into());
 }

@@ -54,6 +54,9 @@ does not support is reported with the operator in question, and stays with rten.
 Dense 3x3 convolutions may be computed by a faster, slightly less accurate algorithm; the error
 of each is measured and must not exceed --max-error.
 
+The file is run beside the graph, on some of --photos or on three drawings, and kept only if their
+answers agree.
+
 Example:
   skincell model pack models/skin models/imagenet
   skincell model pack models/skin --precision half

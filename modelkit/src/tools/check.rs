@@ -12,17 +12,14 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use skincell_engines::Engine;
 use skincell_vision::card::Card;
-use skincell_vision::gradcam::{GradCamError, Heatmap, heatmap};
-use skincell_vision::rank::{probabilities, rank};
+use skincell_vision::rank::rank;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
+pub use crate::tools::answer::{Answer, Difference};
+use crate::tools::answer::{answer, difference};
 use crate::tools::pack::{CellError, verify};
-use crate::tools::served::{Outcome, Served, ServedError, read_card, takers};
-
-/// Number of likeliest classes of which heatmaps are compared; those of classes in the file of results are
-/// too.
-const CLASSES: usize = 5;
+use crate::tools::served::{Served, ServedError, read_card, takers};
 
 /// Parameters of [`check`].
 #[derive(Debug, Clone, PartialEq)]
@@ -51,16 +48,6 @@ pub enum CheckError {
     /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
-    /// A heatmap cannot be computed.
-    #[error("{engine} on {file}: {error}")]
-    Maps {
-        /// Name of the engine.
-        engine: &'static str,
-        /// Path of the photo.
-        file: String,
-        /// The reason.
-        error: GradCamError,
-    },
     /// The file of earlier results cannot be read.
     #[error("{path}: {problem}", path = path.display())]
     Reference {
@@ -69,15 +56,6 @@ pub enum CheckError {
         /// The reason.
         problem: String,
     },
-}
-
-/// The difference of two results.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Difference {
-    /// Largest difference of a probability.
-    pub probability: f32,
-    /// Largest difference of a heatmap's value, 0 to 1.
-    pub heatmap: f32,
 }
 
 /// The result of one photo on one engine.
@@ -124,16 +102,6 @@ pub struct Reference {
     pub model: String,
     /// By the photo's path as given in the options.
     pub photos: BTreeMap<String, Answer>,
-}
-
-/// One photo's result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Answer {
-    /// `[classes]`.
-    pub probabilities: Vec<f32>,
-    /// Heatmaps of some classes, by class index: `[height · width]` in rows, 0 to 1.
-    pub heatmaps: BTreeMap<usize, Vec<f32>>,
 }
 
 /// Runs every photo on every engine that supports the folder, and compares the results.
@@ -204,53 +172,10 @@ fn read_reference(path: &Path) -> Result<Reference, CheckError> {
         .map_err(|e| fail(format!("{e}; `skincell model check --keep FILE` writes such a file")))
 }
 
-/// Probabilities, and heatmaps of the likeliest classes and of those in `also`, computed as the WebAssembly
-/// component does.
-fn answer(
-    card: &Card,
-    engine: &'static str,
-    file: &str,
-    outcome: &Outcome,
-    also: &[usize],
-) -> Result<Answer, CheckError> {
-    let probabilities = probabilities(&outcome.scores, &card.output)
-        .map_err(|error| ServedError::Scores { engine, error })?;
-    let mut heatmaps = BTreeMap::new();
-    if let (Some(map), Some(cam)) = (&card.gradcam, &outcome.cam) {
-        let likely = rank(&probabilities, CLASSES).into_iter().map(|ranked| ranked.index);
-        for class in likely.chain(also.iter().copied()) {
-            let found = heatmap(cam, map, &probabilities, card.output.activation, class);
-            // A class of `also` may be too unlikely to have a map.
-            if matches!(found, Err(GradCamError::Unlikely { .. })) {
-                continue;
-            }
-            let fail = |error| CheckError::Maps { engine, file: file.to_owned(), error };
-            heatmaps.insert(class, Heatmap::values(&found.map_err(fail)?).to_vec());
-        }
-    }
-    Ok(Answer { probabilities, heatmaps })
-}
-
 fn top(card: &Card, answer: &Answer) -> (String, f32) {
     let first = rank(&answer.probabilities, 1);
     let label = |index: usize| card.classes.get(index).map(|c| c.label.clone());
     first
         .first()
         .map_or_else(Default::default, |r| (label(r.index).unwrap_or_default(), r.probability))
-}
-
-/// Largest differences of two results. Lists of different length have an infinite difference. A heatmap that
-/// only one result has is not compared, because the class's probability differs then.
-fn difference(a: &Answer, b: &Answer) -> Difference {
-    let largest = |a: &[f32], b: &[f32]| {
-        if a.len() != b.len() {
-            return f32::INFINITY;
-        }
-        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-    };
-    let both = a.heatmaps.iter().filter_map(|(class, map)| Some((map, b.heatmaps.get(class)?)));
-    Difference {
-        probability: largest(&a.probabilities, &b.probabilities),
-        heatmap: both.map(|(a, b)| largest(a, b)).fold(0.0, f32::max),
-    }
 }

@@ -3,10 +3,12 @@
 //!
 //! They run the folder as a server does ([`served`]), and all but the last do not change the model.
 
+mod answer;
 pub mod check;
 pub mod familiarize;
 pub mod honesty;
 pub mod inspect;
 pub mod measure;
 pub mod pack;
+mod proof;
 pub mod served;

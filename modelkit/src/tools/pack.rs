@@ -1,8 +1,9 @@
 //! `model pack`: writes `model.cell` beside `model.onnx`, the same model packed for the engine `cellnet`.
 //!
-//! The file can be made again from the ONNX file at any time. A folder whose graph cellnet does not support
-//! is complete without it: rten serves the folder.
+//! The file can be made again from the ONNX file at any time. It is kept only if it answers photos as the
+//! graph does. A folder whose graph cellnet does not support is complete without it: rten serves the folder.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,9 +13,14 @@ pub use cellnet::pack::SMALLEST_HALVED;
 use cellnet::pack::{Options, pack_file};
 pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};
+use skincell_vision::card::Card;
+use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
+use crate::prepare::COMPARED;
+pub use crate::tools::answer::Difference;
+pub use crate::tools::proof::{Proof, ProofError, prove};
 use crate::tools::served::{ServedError, read_card};
 
 pub use skincell_engines::source::CELL_FILE;
@@ -26,7 +32,8 @@ pub struct PackOptions {
     /// Largest error of a layer's Winograd convolution against double precision, relative to the layer's
     /// largest output; `None` for cellnet's default. With 0, only direct convolutions are used.
     pub max_error: Option<f64>,
-    /// Photos, tensors (`.npy`) and folders of them to measure the error on; if empty, noise is used.
+    /// Photos, tensors (`.npy`) and folders of them to measure the error on, and some of them to compare the
+    /// file with the graph on; if empty, noise and drawings are used.
     pub photos: Vec<PathBuf>,
     /// Bits of the large weights.
     pub precision: Precision,
@@ -35,7 +42,7 @@ pub struct PackOptions {
 }
 
 /// Result of [`pack`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Packed {
     /// Size of `model.cell`.
     pub bytes: u64,
@@ -45,6 +52,8 @@ pub struct Packed {
     pub on_integers: usize,
     /// Whether large weights take 16 bits, as asked for or because the graph has them so.
     pub precision: Precision,
+    /// The comparison with the graph.
+    pub proof: Proof,
 }
 
 /// Why a folder was not packed.
@@ -59,23 +68,32 @@ pub enum PackFolderError {
     /// A photo cannot be read.
     #[error(transparent)]
     Photos(#[from] PhotosError),
+    /// The packed file does not answer as the graph does.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
 }
+
+/// Largest accepted difference of the packed file's answers from the graph's: a rounding error of float32
+/// enlarged by a deep network, as `model check` accepts it.
+const ALLOWED: Difference = Difference { probability: 1e-3, heatmap: 2e-3 };
+/// The same if weights are rounded to 16 bits.
+const ALLOWED_ROUNDED: Difference = Difference { probability: 5e-3, heatmap: 2e-2 };
 
 /// Packs the model in `folder`. An existing `model.cell` is replaced atomically.
 ///
 /// # Errors
 /// [`PackFolderError`]; an existing `model.cell` stays then.
 pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderError> {
-    let cell = folder.join(CELL_FILE);
+    let card = read_card(folder)?;
     let mut how = Options::default();
     how.precision = options.precision;
     how.max_error = options.max_error.unwrap_or(how.max_error);
     how.max_size = options.max_size.unwrap_or(how.max_size);
-    if !options.photos.is_empty() {
-        let card = read_card(folder)?;
-        let tensors = photos::load_all(&options.photos, &card.input)?;
-        how.photos = tensors.iter().map(photos::elements).collect();
-    }
+    let tensors = photos::load_all(&options.photos, &card.input)?;
+    how.photos = tensors.iter().map(photos::elements).collect();
+    let fresh = tempfile::Builder::new().prefix(".pack-").tempdir_in(folder);
+    let fresh = fresh.map_err(|source| PackError::Write { path: folder.to_owned(), source })?;
+    let cell = fresh.path().join(CELL_FILE);
     pack_file(&folder.join(GRAPH_FILE), &cell, &how)?;
     let model = cellnet::Model::open(&cell).map_err(PackError::Check)?;
     let mut convolutions = [0; 3];
@@ -87,11 +105,39 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
             Algorithm::Winograd4 => 2,
         }] += 1;
     }
-    let bytes = std::fs::metadata(&cell).map(|metadata| metadata.len());
-    let bytes = bytes.map_err(|source| PackError::Write { path: cell, source })?;
     let (on_integers, _) = model.plan().on_integers();
     let precision = model.plan().precision();
-    Ok(Packed { bytes, convolutions, on_integers, precision })
+    let samples = some_or_drawn(&options.photos, tensors, &card)?;
+    let proof = prove(folder, fresh.path(), &card, &samples, allowed(precision, how.max_error))?;
+    let write = |source| PackError::Write { path: folder.join(CELL_FILE), source };
+    let bytes = fs::metadata(&cell).map_err(write)?.len();
+    fs::rename(&cell, folder.join(CELL_FILE)).map_err(write)?;
+    Ok(Packed { bytes, convolutions, on_integers, precision, proof })
+}
+
+/// [`COMPARED`] of the photos, or the drawings if there are none.
+fn some_or_drawn(
+    paths: &[PathBuf],
+    tensors: Vec<PhotoTensor>,
+    card: &Card,
+) -> Result<Vec<(String, PhotoTensor)>, PhotosError> {
+    if paths.is_empty() {
+        return photos::drawn(&card.input);
+    }
+    let names = photos::list(paths)?.into_iter().map(|path| path.display().to_string());
+    let named: Vec<_> = names.zip(tensors).collect();
+    let every = named.len().div_ceil(COMPARED).max(1);
+    Ok(named.into_iter().step_by(every).collect())
+}
+
+/// A larger error of fast convolutions, if asked for, allows as many times larger differences.
+fn allowed(precision: Precision, max_error: f64) -> Difference {
+    let times = (max_error / Options::default().max_error).max(1.0) as f32;
+    let exact = match precision {
+        Precision::Single => ALLOWED,
+        Precision::Half => ALLOWED_ROUNDED,
+    };
+    exact.times(times)
 }
 
 /// The weights in a packed file.

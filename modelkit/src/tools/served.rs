@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use skincell_engines::{Dtype, Engine, LoadError, Model, RunError, Source, Tensor};
 use skincell_onnx::regular;
 use skincell_vision::card::{self, Card, CardError, GradCam, MapClasses};
-use skincell_vision::gradcam::Cam;
+use skincell_vision::gradcam::{Cam, GradCamError};
 use skincell_vision::rank::RankError;
 use skincell_vision::tensor;
 use thiserror::Error;
@@ -69,6 +69,16 @@ pub enum ServedError {
         name: String,
         /// Names of the outputs that exist.
         found: String,
+    },
+    /// A heatmap cannot be computed.
+    #[error("{engine} on {photo}: {error}")]
+    Maps {
+        /// Name of the engine.
+        engine: &'static str,
+        /// Path or name of the photo.
+        photo: String,
+        /// The reason.
+        error: GradCamError,
     },
     /// The scores cannot become probabilities.
     #[error("{engine} returns invalid scores: {error}")]
@@ -153,7 +163,15 @@ impl Served {
     /// # Errors
     /// [`ServedError`] if the card is missing or invalid, or the engine cannot load the model.
     pub fn open(folder: &Path, engine: &dyn Engine) -> Result<Self, ServedError> {
-        let card = read_card(folder)?;
+        Self::with_card(read_card(folder)?, folder, engine)
+    }
+
+    /// As [`Served::open`], with a card that does not lie in the folder.
+    pub(crate) fn with_card(
+        card: Card,
+        folder: &Path,
+        engine: &dyn Engine,
+    ) -> Result<Self, ServedError> {
         let model = engine.load(Source::Folder(folder))?;
         Ok(Self { card, engine: engine.name(), model })
     }

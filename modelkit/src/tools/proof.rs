@@ -1,0 +1,107 @@
+//! Runs a packed file beside the graph it was made from, before the file is kept.
+//!
+//! cellnet runs the file and rten the graph, on the same photos. A layer that was packed wrongly shows here,
+//! and the folder is then served by rten. Two engines sum in another order, so small differences are no
+//! fault; a network may enlarge them, and shows how much with photos that are changed by as little.
+
+use std::num::NonZero;
+use std::path::Path;
+
+use skincell_engines::{Cellnet, Rten};
+use skincell_vision::card::{Card, Dtype};
+use skincell_vision::tensor::PhotoTensor;
+use thiserror::Error;
+
+use crate::compare::{CHANGE, CHANGES, MARGIN, add};
+use crate::photos;
+use crate::tools::answer::{Answer, Difference, answer, difference};
+use crate::tools::served::{Served, ServedError};
+
+/// How a packed file compares with its graph.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Proof {
+    /// Number of photos or drawings compared.
+    pub photos: usize,
+    /// The largest differences of the answers.
+    pub difference: Difference,
+}
+
+/// Why a packed file is not used.
+#[derive(Debug, Error)]
+pub enum ProofError {
+    /// An engine cannot run the model.
+    #[error(transparent)]
+    Served(#[from] ServedError),
+    /// The answers differ.
+    #[error(
+        "on {photo}, probabilities of the packed file differ by {:.1e} and heatmaps by {:.1e} from those of \
+         the graph, and {:.1e} and {:.1e} are allowed; please report it with the model's source",
+        found.probability, found.heatmap, allowed.probability, allowed.heatmap
+    )]
+    Differs {
+        /// The photo's path or the drawing's name.
+        photo: String,
+        /// The largest differences of the photo's answers.
+        found: Difference,
+        /// The largest accepted differences.
+        allowed: Difference,
+    },
+}
+
+/// Compares `model.cell` in the folder `packed` with the graph in `folder` on tensors of photos.
+///
+/// # Errors
+/// [`ProofError::Differs`] for a difference above `allowed`, unless the graph's own answers change by a
+/// quarter as much when a photo is changed by a millionth of its largest element.
+pub fn prove(
+    folder: &Path,
+    packed: &Path,
+    card: &Card,
+    photos: &[(String, PhotoTensor)],
+    allowed: Difference,
+) -> Result<Proof, ProofError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let graph = Served::with_card(card.clone(), folder, &Rten::new(threads))?;
+    let cell = Served::with_card(card.clone(), packed, &Cellnet::new(threads))?;
+    let mut largest = Difference::default();
+    for (name, photo) in photos {
+        let expected = run(&graph, name, photo)?;
+        let found = difference(&expected, &run(&cell, name, photo)?);
+        if !found.within(&allowed) {
+            let own = own_changes(&graph, name, photo, &expected)?.times(MARGIN as f32);
+            let allowed = allowed.or(own);
+            if !found.within(&allowed) {
+                return Err(ProofError::Differs { photo: name.clone(), found, allowed });
+            }
+        }
+        largest = largest.or(found);
+    }
+    Ok(Proof { photos: photos.len(), difference: largest })
+}
+
+fn run(served: &Served, name: &str, photo: &PhotoTensor) -> Result<Answer, ServedError> {
+    answer(served.card(), served.engine(), name, &served.run(photo)?, &[])
+}
+
+/// By how much the graph's answer changes with small changes of the photo. A photo of bytes has none.
+fn own_changes(
+    graph: &Served,
+    name: &str,
+    photo: &PhotoTensor,
+    expected: &Answer,
+) -> Result<Difference, ServedError> {
+    let mut most = Difference::default();
+    if photo.dtype == Dtype::U8 {
+        return Ok(most);
+    }
+    let elements = photos::elements(photo);
+    let step = CHANGE * elements.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for change in 1..=CHANGES {
+        let mut changed = elements.clone();
+        add(changed.iter_mut(), step, change);
+        let data = changed.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let changed = PhotoTensor { data, ..photo.clone() };
+        most = most.or(difference(expected, &run(graph, name, &changed)?));
+    }
+    Ok(most)
+}

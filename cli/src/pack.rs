@@ -103,7 +103,8 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
                 (_, integers) => format!(" with {integers} convolutions on 8-bit integers"),
             };
             eprintln!("{} is packed for cellnet{bits}, {size}{fast}", shown.display());
-            eprintln!("  {}", proven(&packed.proof));
+            let pictures = if flags.photos.is_empty() { "drawings" } else { "photos" };
+            eprintln!("  {}", proven(&packed.proof, pictures));
             Ok(())
         }
         Err(PackFolderError::Engine(
@@ -120,12 +121,18 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
     }
 }
 
-/// How the packed file compares with its graph, in words.
-fn proven(proof: &Proof) -> String {
+/// How the packed file compares with its graph on these `pictures`, in words.
+fn proven(proof: &Proof, pictures: &str) -> String {
     let Difference { probability, heatmap } = proof.difference;
+    let photos = proof.photos;
+    let why = match proof.sensitive {
+        true => {
+            ", which is no more than a change of a picture by a millionth makes of it (it rounds to integers)"
+        }
+        false => "",
+    };
     format!(
-        "on {} photos or drawings its probabilities differ from the graph's by {probability:.1e} at most, its \
-         heatmaps by {heatmap:.1e}",
-        proof.photos
+        "on {photos} {pictures} its probabilities differ from the graph's by {probability:.1e} at most, its \
+         heatmaps by {heatmap:.1e}{why}"
     )
 }

@@ -170,9 +170,13 @@ pub fn some(paths: &[PathBuf], most: usize) -> Result<Vec<PathBuf>, PhotosError>
         }
         files.extend(found);
     }
-    let count = files.len();
-    let chosen = (0..count.min(most)).map(|i| i * count / count.min(most));
-    Ok(chosen.map(|i| files[i].clone()).collect())
+    Ok(spread(files.len(), most).map(|i| files[i].clone()).collect())
+}
+
+/// Indices of `most` of `count` elements, at equal distances; of all, if there are not more.
+pub(crate) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let chosen = count.min(most);
+    (0..chosen).map(move |i| i * count / chosen)
 }
 
 /// The elements of a tensor in f32, also of one of bytes (0 to 255).

@@ -11,9 +11,9 @@ use common::{CHANNELS, classifier, ints, node, noise, prepare_in, tensor};
 use rten_onnx::onnx::ModelProto;
 use skincell_engines::{Cellnet, Engine};
 use skincell_modelkit::check::{CheckOptions, check};
+use skincell_modelkit::external::{GRAPH_FILE, WEIGHTS_FILE};
 use skincell_modelkit::inspect::inspect;
 use skincell_modelkit::pack::{CELL_FILE, Difference, PackOptions, ProofError, pack, prove};
-use skincell_modelkit::external::{GRAPH_FILE, WEIGHTS_FILE};
 use skincell_modelkit::{CARD_FILE, photos, served};
 use skincell_onnx::build::integers;
 

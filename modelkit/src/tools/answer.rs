@@ -11,9 +11,6 @@ use skincell_vision::rank::{probabilities, rank};
 
 use crate::tools::served::{Outcome, ServedError};
 
-/// Number of likeliest classes of which heatmaps are compared, besides those asked for.
-const CLASSES: usize = 5;
-
 /// One photo's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,20 +30,20 @@ pub struct Difference {
     pub heatmap: f32,
 }
 
-/// Probabilities, and heatmaps of the likeliest classes and of those in `also`, computed as the WebAssembly
+/// Probabilities, and heatmaps of the `likeliest` classes and of those in `also`, computed as the WebAssembly
 /// component does.
 pub(crate) fn answer(
     card: &Card,
     engine: &'static str,
     photo: &str,
     outcome: &Outcome,
-    also: &[usize],
+    (likeliest, also): (usize, &[usize]),
 ) -> Result<Answer, ServedError> {
     let probabilities = probabilities(&outcome.scores, &card.output)
         .map_err(|error| ServedError::Scores { engine, error })?;
     let mut heatmaps = BTreeMap::new();
     if let (Some(map), Some(cam)) = (&card.gradcam, &outcome.cam) {
-        let likely = rank(&probabilities, CLASSES).into_iter().map(|ranked| ranked.index);
+        let likely = rank(&probabilities, likeliest).into_iter().map(|ranked| ranked.index);
         for class in likely.chain(also.iter().copied()) {
             let found = heatmap(cam, map, &probabilities, card.output.activation, class);
             // A class of `also` may be too unlikely to have a map.

@@ -21,6 +21,9 @@ use crate::tools::answer::{answer, difference};
 use crate::tools::pack::{CellError, verify};
 use crate::tools::served::{Served, ServedError, read_card, takers};
 
+/// Number of likeliest classes of which heatmaps are compared, besides those in the file of results.
+const CLASSES: usize = 5;
+
 /// Parameters of [`check`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckOptions {
@@ -137,7 +140,8 @@ pub fn check(
             let file = file.display().to_string();
             let before = kept.as_ref().map(|kept| kept.photos.get(&file));
             let also = before.flatten().map(|b| b.heatmaps.keys().copied().collect::<Vec<_>>());
-            let answer = answer(&card, name, &file, &outcome, &also.unwrap_or_default())?;
+            let classes = (CLASSES, &also.unwrap_or_default()[..]);
+            let answer = answer(&card, name, &file, &outcome, classes)?;
             let first = report.reference.photos.get(&file);
             let engines = first.map(|first| difference(first, &answer));
             let kept = before.map(|b| b.map_or(FAR, |b| difference(b, &answer)));

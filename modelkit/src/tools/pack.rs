@@ -126,8 +126,7 @@ fn some_or_drawn(
     }
     let names = photos::list(paths)?.into_iter().map(|path| path.display().to_string());
     let named: Vec<_> = names.zip(tensors).collect();
-    let every = named.len().div_ceil(COMPARED).max(1);
-    Ok(named.into_iter().step_by(every).collect())
+    Ok(photos::spread(named.len(), COMPARED).map(|i| named[i].clone()).collect())
 }
 
 /// A larger error of fast convolutions, if asked for, allows as many times larger differences.

@@ -125,12 +125,8 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
 fn proven(proof: &Proof, pictures: &str) -> String {
     let Difference { probability, heatmap } = proof.difference;
     let photos = proof.photos;
-    let why = match proof.sensitive {
-        true => {
-            ", which is no more than a change of a picture by a millionth makes of it (it rounds to integers)"
-        }
-        false => "",
-    };
+    let why =
+        if proof.sensitive { ", about as much as if a picture changed by a millionth" } else { "" };
     format!(
         "on {photos} {pictures} its probabilities differ from the graph's by {probability:.1e} at most, its \
          heatmaps by {heatmap:.1e}{why}"

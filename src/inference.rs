@@ -115,8 +115,9 @@ pub struct Scores {
     pub scores: Vec<f32>,
     /// The Grad-CAM maps `[rows, height, width]`, neither normalised nor clipped, if requested.
     pub cam: Option<Cam>,
-    /// The photo's distance divided by the largest accepted: above 0 and finite, familiar up to 1. `None` if
-    /// the card has no output for it.
+    /// How far the photo's features lie from those of the photos that familiarity was fitted to, divided by
+    /// the largest distance that counts as familiar: above 0 and finite, familiar up to 1. `None` if the card
+    /// has no output for it.
     pub familiarity: Option<f32>,
 }
 

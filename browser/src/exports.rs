@@ -1,9 +1,11 @@
-//! The functions that JavaScript calls, a C interface without pointers from outside: JavaScript asks for
-//! room for each input, writes it there, and calls `load` or `predict`, which take the inputs.
+//! The functions that JavaScript calls, a C interface without pointers from outside: JavaScript asks for room
+//! for each input, writes it there, and calls `load` or `predict`, which take the inputs away. Any call may
+//! grow the memory; views of it must be made again after each.
 //!
 //! | function | |
 //! |---|---|
-//! | `room(input, length)` | address of `length` bytes for an input, by its number in [`Input`] |
+//! | `room(input, length)` | address of `length` bytes for an input: 0 card, 1 settings, 2 model, 3 query, 4
+//! photo |
 //! | `load()` | loads the model from card, settings and model; 0, or 1 with the reason as the answer |
 //! | `predict()` | answers a photo with a query; the status as in HTTP |
 //! | `answer()`, `answer_length()` | its address and length, valid until the next `load` or `predict` |
@@ -80,7 +82,11 @@ impl State {
         bytes.drain(..start);
         match &self.model {
             Some(model) => model.predict(&query, bytes),
-            None => (500, b"no model is loaded".to_vec()),
+            None => (
+                500,
+                b"no model is loaded; call load() first, and read answer() if it returns 1"
+                    .to_vec(),
+            ),
         }
     }
 }

@@ -10,8 +10,8 @@
 //! [`skincell::inference::Inference`] (`local`), and a few functions for JavaScript (`exports`).
 //!
 //! An instance has one model and answers one photo at a time. The page makes a new instance for each photo,
-//! so that no memory of a photo remains. Rten is left out, and so are threads, but for
-//! the trial `two-threads`.
+//! so that no memory of a photo remains. Rten is left out, and so are threads, except
+//! with the experimental feature `two-threads`.
 
 mod exports;
 mod local;

@@ -22,7 +22,8 @@ pub struct Parts<'a> {
     pub card: &'a [u8],
     /// The service's settings, lines of `NAME=value`; of a repeated name the first counts.
     pub settings: &'a str,
-    /// The bytes of `model.cell`, at a multiple of four; `exports` places them at one of 64, as in the file.
+    /// The bytes of `model.cell`, at an address that is a multiple of 4; `exports` takes one of 64, as in the
+    /// file.
     pub cell: &'static [u8],
 }
 

@@ -31,12 +31,12 @@ pub enum Activation {
     Sigmoid,
     /// `x · sigmoid(x)`.
     Silu,
-    /// The same within 1/4000 of the value, in fewer instructions where the machine has them: for results
-    /// that are rounded to bytes or computed from bytes.
+    /// The same with a relative error of at most 1/4000, in fewer instructions where the machine has them:
+    /// for results that are rounded to bytes or computed from bytes.
     ShortSilu,
-    /// The same in integers, with the same bits on every back end: the value is rounded to 16 bits with so
-    /// many after the point, saturated, and its SiLU computed within 1/200 and a unit of them. Only for
-    /// convolutions on integers that write nothing but bytes.
+    /// The same in fixed point, with the same bits on every back end: x is rounded to an `i16` with `bits`
+    /// fractional bits, saturated, and the result is at most 1/200 and one unit of the last bit from the SiLU
+    /// of that. Only for convolutions on integers that write nothing but bytes.
     FixedSilu {
         /// Bits after the point, from 6 to 12.
         bits: u8,
@@ -182,14 +182,13 @@ pub struct Conv {
 }
 
 /// Integer arithmetic of a convolution: `in * weights` is `factor · (start + Σ byte · weight)`, where the sum
-/// is exact in 32 bits, and the product is rounded once.
-///
-/// An input of the convolution is a float of its map: four bytes, and for each output the four weights they
-/// are multiplied with. Weights of missing channels are zero.
+/// is exact in 32 bits, and the product is rounded once. The map stores the bytes of four input channels in
+/// the place of one float, the weights hold four `i8` in the place of one: an input in the weights' layout
+/// counts four channels. Weights of missing channels are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
     /// An `i32` for each output, in place of a float: minus the input's zero times the sum of the weights.
-    /// `[output / panel][panel]`, like the next.
+    /// `[output / panel][panel]`, as `factors`.
     pub start: Blob,
     /// What a unit of the sum is worth, for each output.
     pub factors: Blob,

@@ -347,3 +347,38 @@ fn a_maximum_reads_zeros_around_values_below_zero() {
         assert_eq!(*found, most, "channel {channel}, {y} {x}: {:?}", &photo[..9]);
     }
 }
+
+/// `SAME` divides the padding that the padded size needs, not that of the map before the zeros of `Pad`.
+#[test]
+fn automatic_padding_counts_the_zeros_of_a_pad_before_it() {
+    let channels = CHANNELS as i64;
+    let attributes =
+        |mode| vec![int("group", channels), ints("strides", &[2, 2]), text("auto_pad", mode)];
+    let nodes = |mode| {
+        let convolution = node("Conv", &["padded", "kernel"], "y", attributes(mode));
+        vec![node("Pad", &["x", "below"], "padded", vec![]), convolution]
+    };
+    let weight = |i: usize| (i % 9 * 7 % 5) as f32 * 0.4 - 0.7;
+    let held = || {
+        let kernel = tensor("kernel", &[channels, 1, 3, 3], weight);
+        vec![integers("below", &[0, 0, 0, 0, 0, 0, 1, 2]), kernel]
+    };
+    // A height of 7 takes 2 rows more, 1 before it; a width of 10 takes 1 column more.
+    for (mode, [top, left]) in [("SAME_UPPER", [1, 0]), ("SAME_LOWER", [1, 1])] {
+        let photo = photo();
+        let at = |channel: usize, y: usize, x: usize| {
+            let (y, x) = (y.checked_sub(top)?, x.checked_sub(left)?);
+            (y < HEIGHT && x < WIDTH).then(|| photo[channel * PIXELS + y * WIDTH + x])
+        };
+        let value = |channel: usize, y: usize, x: usize| -> f64 {
+            let taps = (0..9).filter_map(|tap| {
+                let found = at(channel, 2 * y + tap / 3, 2 * x + tap % 3)?;
+                Some(f64::from(found) * f64::from(weight(tap)))
+            });
+            taps.sum()
+        };
+        let places = (0..CHANNELS * 4 * 5).map(|i| (i / 20, i / 5 % 4, i % 5));
+        let expected: Vec<f64> = places.map(|(channel, y, x)| value(channel, y, x)).collect();
+        assert_close(&answer(nodes(mode), held()).unwrap(), &expected);
+    }
+}

@@ -1,11 +1,14 @@
 //! Packs model folders for the engine `cellnet`; shared by `up --build`, `model prepare`, `model quantize`
 //! and `model pack`.
 
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skincell_modelkit::pack::{
-    Difference, PackError, PackFolderError, PackOptions, Precision, Proof, ProofError,
+    CELL_FILE, Difference, PackError, PackFolderError, PackOptions, Precision, Proof, ProofError,
     SMALLEST_HALVED, pack,
 };
 use skincell_modelkit::served::read_card;
@@ -17,8 +20,9 @@ pub(crate) struct PackFlags {
     /// layer's largest output; 0 uses the exact, slower algorithm everywhere [default: 3e-5]
     #[arg(long, value_name = "ERROR", value_parser = parse_error)]
     pub(crate) max_error: Option<f64>,
-    /// Measure errors on these photos (files or folders) instead of on noise or drawings; may be given
-    /// several times
+    /// Photos (files or folders) of the kind the model is used for, on which errors are measured and answers
+    /// compared, instead of on noise and drawings; `prepare` also fits familiarity to them, if they are
+    /// enough. May be given several times
     #[arg(long = "photos", value_name = "PHOTO")]
     pub(crate) photos: Vec<PathBuf>,
     /// Largest size of the packed weights, relative to those of the graph (with 16 bits, to half of them):
@@ -74,8 +78,7 @@ pub(crate) fn pack_and_report(folder: &Path, flags: &PackFlags) -> anyhow::Resul
 /// A file cannot be read or written.
 pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> anyhow::Result<()> {
     if read_card(folder).is_ok_and(|card| !card.fields.is_empty()) {
-        eprintln!("{} stays with rten: it takes numbers beside the photo", shown.display());
-        return Ok(());
+        return stays_with_rten(folder, shown, &"it takes numbers beside the photo");
     }
     let options = PackOptions {
         max_error: flags.max_error,
@@ -109,16 +112,28 @@ pub(crate) fn pack_shown_as(folder: &Path, shown: &Path, flags: &PackFlags) -> a
         }
         Err(PackFolderError::Engine(
             error @ (PackError::Operator { .. } | PackError::Tensor { .. } | PackError::Check(_)),
-        )) => {
-            eprintln!("{} stays with rten: {error}", shown.display());
-            Ok(())
-        }
+        )) => stays_with_rten(folder, shown, &error),
         Err(PackFolderError::Proof(error @ ProofError::Differs { .. })) => {
-            eprintln!("{} stays with rten: {error}", shown.display());
-            Ok(())
+            stays_with_rten(folder, shown, &error)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reports why the folder has no packed file, and removes one that lies there: it is of an earlier graph, or
+/// was never compared with this one, and would be served.
+fn stays_with_rten(folder: &Path, shown: &Path, why: &dyn Display) -> anyhow::Result<()> {
+    eprintln!("{} stays with rten: {why}", shown.display());
+    let cell = folder.join(CELL_FILE);
+    match std::fs::remove_file(&cell) {
+        Ok(()) => eprintln!("  the {CELL_FILE} that was there is removed"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            let name = cell.display();
+            return Err(error).with_context(|| format!("{name} is of another graph; remove it"));
+        }
+    }
+    Ok(())
 }
 
 /// How the packed file compares with its graph on these `pictures`, in words.

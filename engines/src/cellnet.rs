@@ -1,4 +1,5 @@
-//! The engine cellnet over `model.cell`: convolutional classifiers, packed beforehand, with mapped weights.
+//! The engine cellnet over `model.cell`: image classifiers (convolutional networks and vision transformers),
+//! packed beforehand, with mapped weights.
 //!
 //! The crate `cellnet` decides which graphs can be packed.
 

@@ -383,5 +383,7 @@ fn owned<T: PrimitiveTensorElementType, B: bytemuck::NoUninit>(
 }
 
 fn no_type(found: &ValueType) -> RunError {
-    RunError::Engine(format!("an output is {found}, which wasi-nn has no type for"))
+    RunError::Engine(format!(
+        "an output is {found}, which wasi-nn has no type for; export the model with outputs of float32"
+    ))
 }

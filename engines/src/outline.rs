@@ -1,7 +1,8 @@
 //! The check that every ONNX file passes before an engine reads it.
 //!
-//! A [`Graph`] can only be made here, after `skincell_onnx::outline` has checked the file's lengths: rten's
-//! reader never returns from some damaged files. Data files outside the model's folder are refused too.
+//! Engines get a [`Graph`] only from here, after `skincell_onnx::outline` has checked the file's lengths:
+//! rten's reader never returns from some damaged files. Data files outside the model's folder are refused
+//! too.
 
 use std::path::PathBuf;
 

@@ -262,7 +262,7 @@ fn changes(
     Ok(Some(most))
 }
 
-/// Adds `step` to each of `values`, or subtracts it, in another way for each `change` below [`CHANGES`].
+/// Adds `step` to each of `values`, or subtracts it, in another way for each `change` from 1 to [`CHANGES`].
 pub(crate) fn add<'v>(values: impl Iterator<Item = &'v mut f32>, step: f32, change: usize) {
     for (index, value) in values.enumerate() {
         // Knuth's multiplicative hash, for signs without an order.

@@ -3,7 +3,8 @@
 //!
 //! `rten-onnx` skips functions and references to their attributes, so both are decoded here. A call stays in
 //! the graph, and is refused later as an operator that no engine supports, if the function was written for
-//! another version of the standard operator set, refers to attributes inside a subgraph, lies more than 32
+//! another version of the standard operator set, refers to attributes inside a subgraph, or shares its name
+//! with another one (overloads, which are not decoded), and if the call lies inside a subgraph, more than 32
 //! calls deep, or would make more than 100,000 nodes.
 
 use std::collections::HashMap;
@@ -79,9 +80,9 @@ decode!(Function, made, field, {
     11 => made.defaults.push(AttributeProto::decode_field(&mut field)?),
 });
 
-// The messages below, of which only references are read.
+// The following types decode the same messages again, but of attributes only the references in them.
 
-/// Of a node: those of its attributes.
+/// The references of a node's attributes.
 #[derive(Default)]
 struct NodeReferences(Vec<Reference>);
 #[derive(Default)]
@@ -127,7 +128,7 @@ impl References {
 /// The functions of a model that can be written in place of their calls.
 pub(crate) struct Library(HashMap<(String, String), (Function, References)>);
 
-/// A domain's name; the standard's own has two.
+/// A domain's name; `ai.onnx` and the empty name are the same.
 fn domain(given: Option<&str>) -> String {
     match given.unwrap_or_default() {
         "ai.onnx" => String::new(),
@@ -148,10 +149,15 @@ impl Library {
         let references = AllReferences::decode(ValueReader::from_buf(bytes))?.0;
         let same =
             |f: &Function| !f.opsets.iter().any(is_standard) || opset(&f.opsets) == opset(sets);
-        let kept = functions.into_iter().zip(references).filter(|(function, _)| same(function));
+        let key = |function: &Function| (domain(Some(&function.domain)), function.name.clone());
+        let mut times: HashMap<_, usize> = HashMap::new();
+        for function in &functions {
+            *times.entry(key(function)).or_default() += 1;
+        }
+        let usable = |function: &Function| times.get(&key(function)) == Some(&1) && same(function);
+        let kept = functions.into_iter().zip(references).filter(|(function, _)| usable(function));
         let named = kept.filter_map(|(function, found)| {
-            let key = (domain(Some(&function.domain)), function.name.clone());
-            Some((key, (function, References::of(found)?)))
+            Some((key(&function), (function, References::of(found)?)))
         });
         Ok(Self(named.collect()))
     }
@@ -264,5 +270,34 @@ pub fn rename_inside(graph: &mut GraphProto, names: &HashMap<String, String>) {
         if let Some(new) = outer.get(value.as_str()) {
             value.clone_from(new);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field of a message: its number, and a text or another message.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let key = u16::from(number) << 3 | 2;
+        let key = [key as u8 & 0x7f | 0x80, (key >> 7) as u8];
+        [&key[..], &[bytes.len() as u8], bytes].concat()
+    }
+
+    /// A model's function with one node, which calls this operator.
+    fn function(name: &str, operator: &str) -> Vec<u8> {
+        let node = field(4, operator.as_bytes());
+        field(25, &[field(1, name.as_bytes()), field(7, &node)].concat())
+    }
+
+    #[test]
+    fn a_call_of_one_of_two_functions_of_a_name_stays() {
+        let model = [function("f", "Relu"), function("g", "Exp"), function("f", "Sin")].concat();
+        let library = Library::read(&model, &[]).expect("decodes");
+        let call =
+            |name: &str| NodeProto { op_type: Some(name.to_owned()), ..NodeProto::default() };
+        let nodes = library.inline(vec![call("f"), call("g")]);
+        let operators: Vec<_> = nodes.iter().filter_map(|node| node.op_type.as_deref()).collect();
+        assert_eq!(operators, ["f", "Exp"]);
     }
 }

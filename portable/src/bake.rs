@@ -10,6 +10,7 @@
 //! allocator begins with the memory up to the linker's `__heap_end`, which is at or before that place, and
 //! takes more only by growing memory.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use wasm_encoder::Encode;
 use wasmparser::{BinaryReaderError, DataKind, MemoryType, Operator, Parser, Payload};
 
 use crate::baked::{Archive, MARK};
+use crate::store::is_plain;
 
 /// Bytes of a page of linear memory.
 const PAGE: u64 = 64 << 10;
@@ -32,7 +34,10 @@ const DATA_COUNT_SECTION: u8 = 12;
 #[derive(Debug, thiserror::Error)]
 pub enum BakeError {
     /// The bytes are not WebAssembly.
-    #[error("the component to bake into cannot be read: {0}")]
+    #[error(
+        "the component to bake into cannot be read: {0}; build skincell-portable with the command in \
+         `skincell model bake --help`"
+    )]
     Wasm(#[from] BinaryReaderError),
     /// The component is another one, or has models already.
     #[error(
@@ -45,6 +50,17 @@ pub enum BakeError {
         "{0} has neither a model.cell nor a model.onnx; make one with `skincell model prepare`"
     )]
     NoModel(PathBuf),
+    /// No request could name the folder's model.
+    #[error(
+        "{0} is no name of a model; rename the folder to at most 64 letters, digits, '.', '_' and '-' that do \
+         not begin with a dot"
+    )]
+    Name(PathBuf),
+    /// Two folders have the same name.
+    #[error(
+        "two folders are named {0}; a component has one model of a name, so rename one of them"
+    )]
+    Twice(String),
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -66,8 +82,13 @@ pub enum BakeError {
 /// [`BakeError`] with the file or the reason.
 pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, BakeError> {
     let mut files = Vec::new();
+    let mut names = BTreeSet::new();
     for folder in folders {
-        files.extend(model_files(folder.as_ref())?);
+        let name = model_name(folder.as_ref())?;
+        files.extend(model_files(folder.as_ref(), &name)?);
+        if let Some(name) = names.replace(name) {
+            return Err(BakeError::Twice(name));
+        }
     }
     let archive = Archive::pack(&files).map_err(BakeError::TooLarge)?;
     let module = module_with_slot(provider)?;
@@ -81,13 +102,18 @@ pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, Ba
     Ok([before, &new_head, &baked, &provider[module.end..]].concat())
 }
 
-/// The files of a model that an engine reads, with their paths in the archive.
-fn model_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BakeError> {
-    let read =
-        |path: PathBuf| std::fs::read(&path).map_err(|source| BakeError::Read { path, source });
+/// The folder's own name, by which requests name its model.
+fn model_name(folder: &Path) -> Result<String, BakeError> {
     let whole = folder.canonicalize();
     let whole = whole.map_err(|source| BakeError::Read { path: folder.into(), source })?;
-    let name = whole.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let name = whole.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name));
+    name.map(str::to_owned).ok_or_else(|| BakeError::Name(folder.into()))
+}
+
+/// The files of a model that an engine reads, with their paths in the archive.
+fn model_files(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, BakeError> {
+    let read =
+        |path: PathBuf| std::fs::read(&path).map_err(|source| BakeError::Read { path, source });
     let there: Vec<&str> = FILES.into_iter().filter(|file| folder.join(file).is_file()).collect();
     // The packed model alone, or the graph and its weights.
     let taken = if there.contains(&CELL_FILE) { &[CELL_FILE][..] } else { &there[..] };
@@ -276,19 +302,42 @@ fn header(id: u8, length: usize) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
 
+    use std::path::{Path, PathBuf};
+
     use super::{BakeError, bake};
+
+    /// A folder of this name with a file for a model.
+    fn model(home: &Path, name: &str) -> PathBuf {
+        let folder = home.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("model.cell"), "a model").unwrap();
+        folder
+    }
 
     #[test]
     fn other_components_and_missing_models_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("model.cell"), "a model").unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let folder = model(home.path(), "skin");
         let none: [&std::path::Path; 0] = [];
         assert!(matches!(bake(b"text", &none), Err(BakeError::Wasm(_))));
         let empty = wasm_encoder::Component::new().finish();
-        assert!(matches!(bake(&empty, &[folder.path()]), Err(BakeError::Other(_))));
-        let missing = folder.path().join("not");
+        assert!(matches!(bake(&empty, &[&folder]), Err(BakeError::Other(_))));
+        let missing = folder.join("not");
         assert!(matches!(bake(&empty, &[missing]), Err(BakeError::Read { .. })));
-        std::fs::remove_file(folder.path().join("model.cell")).unwrap();
-        assert!(matches!(bake(&empty, &[folder.path()]), Err(BakeError::NoModel(_))));
+        std::fs::remove_file(folder.join("model.cell")).unwrap();
+        assert!(matches!(bake(&empty, &[&folder]), Err(BakeError::NoModel(_))));
+    }
+
+    #[test]
+    fn models_that_no_request_could_name_are_refused() {
+        let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let empty = wasm_encoder::Component::new().finish();
+        for name in ["my model", ".hidden", "é", "a".repeat(65).as_str()] {
+            let folder = model(home.path(), name);
+            assert!(matches!(bake(&empty, &[folder]), Err(BakeError::Name(_))), "{name}");
+        }
+        let both = [home.path(), other.path()].map(|home| model(home, "skin"));
+        let refused = bake(&empty, &both);
+        assert!(matches!(refused, Err(BakeError::Twice(name)) if name == "skin"));
     }
 }

@@ -89,7 +89,7 @@ impl Store {
 }
 
 /// Whether `name` is a plain folder name: letters, digits, `.`, `_`, `-`, not beginning with a dot.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     !name.is_empty() && name.len() <= LONGEST && !name.starts_with('.') && name.bytes().all(plain)
 }

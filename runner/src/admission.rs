@@ -76,8 +76,8 @@ pub enum Refusal {
         /// Requests that may wait.
         length: usize,
     },
-    /// No request before it ended in time.
-    #[error("no request before it ended within {0:?}")]
+    /// It waited too long.
+    #[error("it waited {0:?} for a free place")]
     TooLong(Duration),
     /// All connections are taken.
     #[error("as many clients are connected as there is room for")]
@@ -109,8 +109,8 @@ impl Refusal {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Full { .. } => "line-full",
-            Self::TooLong(_) => "waited-too-long",
+            Self::Full { .. } => "queue-full",
+            Self::TooLong(_) => "queue-timeout",
             Self::Connections => "connections",
             Self::Address => "address",
             Self::Memory => "memory",
@@ -180,7 +180,8 @@ impl Admission {
         Self(Arc::new(Queue { rules, ledger, gauge, make_room, state: Mutex::default() }))
     }
 
-    /// Checks that a request would not be refused now, before its body is read.
+    /// Checks that a request would not be refused now, before its body is read. Idle models are unloaded if
+    /// it would not fit otherwise.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -243,8 +243,8 @@ impl Metrics {
     /// Requests refused, for any reason.
     pub(crate) fn refused_count(&self) -> u64 {
         let reasons = [
-            "line-full",
-            "waited-too-long",
+            "queue-full",
+            "queue-timeout",
             "memory",
             "never-fits",
             "callers",

@@ -8,9 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use skincell_modelkit::pack::{PackOptions, pack};
 use skincell_tests::client::{Request, get};
-use skincell_tests::{App, Runner, repository};
+use skincell_tests::{App, Runner, artifacts, repository};
 use skincell_vision::photo::{Limits, Photo, decode};
 use std::path::Path;
+use std::process::Command;
 
 const MODELS: [&str; 2] = ["skin", "imagenet"];
 const PHOTOS: [&str; 4] =
@@ -182,4 +183,23 @@ fn damage(cell: &Path) {
     // Written as a new file, because a mapped file must not change.
     std::fs::remove_file(cell).unwrap();
     std::fs::write(cell, bytes).unwrap();
+}
+
+#[test]
+fn a_packed_file_of_an_earlier_graph_does_not_outlive_it() {
+    let app = with_packed_models();
+    let folder = app.path().join("models/skin");
+    let graph = std::fs::read(folder.join("model.onnx")).unwrap();
+    let changed: Vec<u8> = (0..graph.len())
+        .map(|i| if graph[i..].starts_with(b"Conv") { b'K' } else { graph[i] })
+        .collect();
+    assert_ne!(changed, graph, "it has convolutions");
+    std::fs::remove_file(folder.join("model.onnx")).unwrap();
+    std::fs::write(folder.join("model.onnx"), changed).unwrap();
+    let mut command = Command::new(&artifacts().runner);
+    let output = command.args(["model", "pack"]).arg(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("stays with rten") && said.contains("is removed"), "{said}");
+    assert!(!folder.join("model.cell").exists());
 }

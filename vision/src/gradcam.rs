@@ -60,7 +60,8 @@ impl Heatmap {
 pub struct Cam {
     /// `[rows, height, width]`.
     pub maps: Vec<f32>,
-    /// Class index of each map, as whole numbers; empty if every class has a map.
+    /// `[count]`, whole numbers: the class index of map i, and where there are two sets of maps, also of map
+    /// count + i. Empty if every class has a map.
     pub classes: Vec<f32>,
 }
 
@@ -161,9 +162,11 @@ pub enum GradCamError {
 /// zeros if that is not above the threshold either.
 ///
 /// If the graph takes the gradient of the probabilities itself ([`GradCam::of`]), `M_c` is already the
-/// gradient of `p_c`, and the heatmap is `relu(M_c / (h·w))` divided by its maximum. So it is with maps of
-/// the likeliest classes only; of their two sets the second, of the logits, is used as above where the first
-/// is flat, and if the card's basis is the logit it is the only one.
+/// gradient of `p_c`, and the heatmap is `relu(M_c / (h·w))` divided by its maximum.
+///
+/// If only the likeliest classes have maps, the first set is such gradients of `p_c`. With logits in the
+/// graph a second set follows, gradients of the logits, which is used where the first has no value above the
+/// threshold. If the card's basis is the logit, that set is the only one.
 ///
 /// # Errors
 /// [`GradCamError`] for a shape that differs from the card's, a class out of range, a class without a map,

@@ -25,7 +25,8 @@ What it does:
   The exported graph is checked and simplified. A second output with the Grad-CAM maps of all
   classes is added; where all would cost too much, of the ten likeliest and one that a request asks
   for. The weights are written to a separate file, so that a server can map them instead of copying
-  them. The result is a folder with model.onnx, model.onnx.data and card.json.
+  them. The result is a folder with model.onnx, model.onnx.data and card.json, and model.cell if
+  the engine cellnet supports the graph and gives the same answers.
 
 Example, a Keras EfficientNetV2, which normalises inside the model:
   skincell model prepare dermatology.keras --labels labels.txt -o models/skin --force

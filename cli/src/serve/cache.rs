@@ -19,7 +19,7 @@ const DRAFT: &str = ".preparing-";
 /// A file in such a folder that its process keeps locked.
 const LOCK: &str = ".lock";
 
-/// A folder that has not changed for so long has its lock, if it ever gets one.
+/// The age from which a draft without a lock is abandoned: a process makes the lock right after the folder.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Digits of a digest that name a folder.
@@ -78,7 +78,8 @@ impl Draft {
         fs::create_dir_all(models)?;
         let folder = tempfile::Builder::new().prefix(DRAFT).tempdir_in(models)?;
         let lock = File::create(folder.path().join(LOCK))?;
-        // A file system without locks tells everybody so, and then nobody removes the folder.
+        // On a file system without locks this fails, and so does the attempt of others to take the lock: then
+        // abandoned drafts stay.
         let _ = lock.try_lock();
         Ok(Self { folder, _lock: lock })
     }

@@ -15,8 +15,9 @@ use skincell_onnx::Constant;
 use crate::onnx::graph::{Graph, input, int, op, output, reads};
 use crate::onnx::integer::centred_constant;
 
-/// The layers of integers that [`as_values`] took out.
+/// The graph as it was before [`as_values`].
 pub(crate) struct Integers {
+    /// All its nodes.
     nodes: Vec<NodeProto>,
     /// The constants that the graph may lose in the meantime.
     constants: BTreeMap<String, Constant>,
@@ -47,13 +48,13 @@ enum Part {
     Zero,
     /// The scale, times a constant if it is named.
     Scale(Option<String>),
-    /// A product over the scale, computed by `product` from the value.
+    /// The layer's result divided by the scale; the node computes the same from the value.
     OverScale(NodeProto),
 }
 
 impl Part {
-    /// Whether it changes as the value over the scale does. The bytes do so without the zero point as well,
-    /// which counts as constant.
+    /// Whether its derivative is that of the value divided by the scale. That holds for the bytes too: the
+    /// zero point in them counts as a constant.
     fn has_derivative_of_values(&self) -> bool {
         match self {
             Self::Bytes => true,
@@ -83,7 +84,8 @@ pub(crate) fn as_values(graph: &mut Graph) -> Option<Integers> {
     Some(Integers { nodes, constants, values })
 }
 
-/// The constants that `nodes` read, and none of the graph's nodes that its outputs depend on.
+/// The constants that `nodes` read but on which no output of `graph` depends any more, so that it may lose
+/// them.
 fn unread(graph: &Graph, nodes: &[NodeProto]) -> BTreeMap<String, Constant> {
     let mut needed: HashSet<&str> =
         graph.outputs.iter().filter_map(|o| o.name.as_deref()).collect();

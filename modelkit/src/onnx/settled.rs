@@ -12,11 +12,12 @@ use super::bound::bound;
 use super::graph::{Graph, op, output, reads};
 use super::walk::{known, run};
 
-/// Most elements of a constant that is larger than what it is computed from.
+/// A computed constant may have this many elements, or as many as its inputs together if that is more.
 const MOST: usize = 1 << 18;
 
 /// Operators that make floats of integers, or rounded values of floats.
-const ROUND: [&str; 4] = ["Cast", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"];
+const TYPE_CHANGING: [&str; 4] =
+    ["Cast", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"];
 
 /// Replaces float32 values that the nodes from `first` on compute from constants by constants. A node that
 /// the engine cannot run stays.
@@ -25,7 +26,7 @@ pub(crate) fn settle(graph: &mut Graph, first: usize) {
     options.enable_optimization(false);
     let mut index = first;
     while index < graph.nodes.len() {
-        let rounds = ROUND.contains(&op(&graph.nodes[index]));
+        let rounds = TYPE_CHANGING.contains(&op(&graph.nodes[index]));
         match if rounds { None } else { computed(graph, index, &options) } {
             Some((name, constant)) => {
                 graph.nodes.remove(index);
@@ -36,7 +37,8 @@ pub(crate) fn settle(graph: &mut Graph, first: usize) {
     }
 }
 
-/// Name and value of a node's only output, if it is one of few enough numbers that follow from constants.
+/// Name and value of the only output of a node that reads constants only. `None` if it reads anything else,
+/// is an output of the graph, or would be too large.
 fn computed(graph: &Graph, index: usize, options: &ModelOptions) -> Option<(String, Constant)> {
     let node = graph.nodes.get(index).filter(|node| node.output.len() == 1)?;
     let given: Option<Vec<usize>> =

@@ -58,7 +58,8 @@ pub(crate) fn answer(
 }
 
 /// Largest differences of two results. Lists of different length have an infinite difference. A heatmap that
-/// only one result has is not compared, because the class's probability differs then.
+/// only one result has is not compared: the caller asks both for the same classes, and a class without a
+/// heatmap is too unlikely for one.
 pub(crate) fn difference(a: &Answer, b: &Answer) -> Difference {
     let largest = |a: &[f32], b: &[f32]| {
         if a.len() != b.len() {

@@ -1,8 +1,10 @@
 //! Runs a packed file beside the graph it was made from, before the file is kept.
 //!
 //! cellnet runs the file and rten the graph, on the same photos. A layer that was packed wrongly shows here,
-//! and the folder is then served by rten. Two engines sum in another order, so small differences are no
-//! fault; a network may enlarge them, and shows how much with photos that are changed by as little.
+//! and the folder is then served by rten. The engines add in different orders, so small differences are
+//! expected, and a sensitive network enlarges them. To learn by how much, the graph is also run on photos
+//! changed by about a rounding error ([`CHANGE`]): the packed file may differ by [`MARGIN`] times the change
+//! seen there.
 
 use std::num::NonZero;
 use std::path::Path;
@@ -17,8 +19,8 @@ use crate::photos;
 use crate::tools::answer::{Answer, Difference, answer, difference};
 use crate::tools::served::{Served, ServedError};
 
-/// Number of likeliest classes of which heatmaps are compared. The map of an unlikely class may be nearly zero
-/// everywhere; scaled to 0 to 1 it shows what was rounded.
+/// Number of likeliest classes of which heatmaps are compared. The map of an unlikely class may be nearly
+/// zero everywhere; scaled to 0 to 1 it shows what was rounded.
 const CLASSES: usize = 1;
 
 /// How a packed file compares with its graph.
@@ -56,11 +58,13 @@ pub enum ProofError {
     },
 }
 
-/// Compares `model.cell` in the folder `packed` with the graph in `folder` on tensors of photos.
+/// Compares `model.cell` in the folder `packed` with the graph in `folder`, on photos given by name and input
+/// tensor in the card's layout.
 ///
 /// # Errors
-/// [`ProofError::Differs`] for a difference above `allowed`, unless the graph's own answers change by a
-/// quarter as much when a photo is changed by a millionth of its largest element.
+/// [`ProofError::Differs`] for a difference above `allowed` that is also more than four times the change of
+/// the graph's own answer to a photo whose elements are changed by a millionth of its largest one. Photos of
+/// bytes have no such allowance.
 pub fn prove(
     folder: &Path,
     packed: &Path,
@@ -74,8 +78,9 @@ pub fn prove(
     let mut proof =
         Proof { photos: photos.len(), difference: Difference::default(), sensitive: false };
     for (name, photo) in photos {
-        let expected = run(&graph, name, photo)?;
-        let found = difference(&expected, &run(&cell, name, photo)?);
+        let expected = run(&graph, name, photo, &[])?;
+        let classes: Vec<usize> = expected.heatmaps.keys().copied().collect();
+        let found = difference(&expected, &run(&cell, name, photo, &classes)?);
         if !found.within(&allowed) {
             let own = own_changes(&graph, name, photo, &expected)?.times(MARGIN as f32);
             let allowed = allowed.or(own);
@@ -89,9 +94,14 @@ pub fn prove(
     Ok(proof)
 }
 
-fn run(served: &Served, name: &str, photo: &PhotoTensor) -> Result<Answer, ServedError> {
-    let classes = (CLASSES, &[][..]);
-    answer(served.card(), served.engine(), name, &served.run(photo)?, classes)
+/// An answer with heatmaps of the likeliest classes and of these.
+fn run(
+    served: &Served,
+    name: &str,
+    photo: &PhotoTensor,
+    classes: &[usize],
+) -> Result<Answer, ServedError> {
+    answer(served.card(), served.engine(), name, &served.run(photo)?, (CLASSES, classes))
 }
 
 /// By how much the graph's answer changes with small changes of the photo. A photo of bytes has none.
@@ -102,6 +112,7 @@ fn own_changes(
     expected: &Answer,
 ) -> Result<Difference, ServedError> {
     let mut most = Difference::default();
+    let classes: Vec<usize> = expected.heatmaps.keys().copied().collect();
     if photo.dtype == Dtype::U8 {
         return Ok(most);
     }
@@ -112,7 +123,7 @@ fn own_changes(
         add(changed.iter_mut(), step, change);
         let data = changed.iter().flat_map(|value| value.to_le_bytes()).collect();
         let changed = PhotoTensor { data, ..photo.clone() };
-        most = most.or(difference(expected, &run(graph, name, &changed)?));
+        most = most.or(difference(expected, &run(graph, name, &changed, &classes)?));
     }
     Ok(most)
 }

@@ -159,8 +159,8 @@ const MORE_CONNECTIONS: usize = 24;
 const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;
 const SMALLEST_SOCKET_BUFFER: u32 = 32 << 10;
 
-/// Bytes left to cached pages and socket buffers, if an eighth of the budget is more and the buffers do not
-/// need more.
+/// Bytes set aside for cached pages and socket buffers: an eighth of the budget if that is less, and twice
+/// the socket buffers if they need more.
 const PAGES: u64 = 64 << 20;
 /// Bodies of the largest size that fit in memory together, if the budget is large.
 const UPLOADS: u64 = 4;

@@ -47,7 +47,8 @@ pub(crate) struct Loaded {
     model: Arc<dyn LoadedModel>,
     load_time: Duration,
     is_measured: AtomicBool,
-    first_run: Mutex<()>,
+    /// Held during a measured run, so that only one is measured at a time.
+    measuring_run: Mutex<()>,
     /// In milliseconds since the accounts were created.
     last_used: AtomicU64,
     /// Declared last, so that the ledger counts the memory until it is freed.
@@ -232,7 +233,7 @@ impl Model {
             model,
             load_time,
             is_measured: AtomicBool::new(is_measured),
-            first_run: Mutex::default(),
+            measuring_run: Mutex::default(),
             last_used: AtomicU64::new(0),
             hold: self.accounts.hold(self.figures().share),
         };
@@ -331,7 +332,7 @@ impl Model {
         loaded: &Loaded,
         inputs: &[NamedTensor],
     ) -> Result<Vec<NamedTensor>, RunError> {
-        let measuring = loaded.first_run.lock().unwrap_or_else(PoisonError::into_inner);
+        let measuring = loaded.measuring_run.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = bytes_of(inputs);
         let is_measured = loaded.is_measured.load(Ordering::Acquire);
         if is_measured && !self.figures().is_beyond_measure(bytes) {

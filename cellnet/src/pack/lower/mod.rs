@@ -38,11 +38,13 @@ const PADDED: &str = "a side is padded, or its padding is moved around the edge"
 /// The reason that most operators refuse moved rows and columns for.
 const MOVED: &str = "its rows or columns are moved around the edge, which only attention follows";
 
-/// A tensor of the graph: a view of a value, or a constant.
+/// A tensor of the graph. Besides views and constants there are forms that become a layer only when a later
+/// node shows which.
 #[derive(Debug, Clone)]
 enum Tensor {
     View(View),
     Constant(Constant),
+    /// Products of queries and keys, until their product with the values.
     Scores(Box<attention::Scores>),
     /// See [`rolls::Cut`].
     Cut(rolls::Cut),
@@ -81,7 +83,11 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
     for input in source.inputs {
         let refuse = |reason: String| PackError::Tensor { name: input.name.clone(), reason };
         let (shape, axes) = input_layout(&input.dims, first_conv).ok_or_else(|| {
-            refuse(format!("its dimensions {:?} are not those of one photo", input.dims))
+            refuse(format!(
+                "its dimensions {:?} are not those of one photo, [1, channels, height, width], \
+                 [1, height, width, channels] or [1, n]",
+                input.dims
+            ))
         })?;
         let value = lowerer.net.value(shape);
         let view = View::new(value, shape, axes);
@@ -106,8 +112,8 @@ pub(super) fn lower(source: Source) -> Result<Net, PackError> {
     Ok(lowerer.net)
 }
 
-/// Height, width, channels and axes of an input. A dimension of three is taken for the channels; if that is
-/// ambiguous, a transpose before the first convolution decides.
+/// Height, width, channels and axes of an input. The dimension of 1, 3 or 4 is taken for the channels; if
+/// both or neither could be, they come first unless a transpose precedes the first convolution.
 fn input_layout(dims: &[usize], channels_first: bool) -> Option<(Shape, Vec<Axis>)> {
     use Axis::{Channel, Height, One, Width};
     match *dims {

@@ -1,4 +1,5 @@
-//! Windows, and the operators pooling, reduction and softmax.
+//! The geometry of moving windows (kernel, stride, padding), and the operators pooling, reduction and
+//! softmax. The windows of Swin's attention are in [`rolls`](super::rolls).
 
 use rten_onnx::onnx::NodeProto;
 
@@ -34,7 +35,11 @@ pub(super) fn moving(
     if pair("dilations")? != [1, 1] {
         return Err(format!("dilations {:?}", attributes.ints("dilations")));
     }
-    let size = [view.shape.height, view.shape.width];
+    // What the node reads: the map within the zeros of a padding node before it.
+    let size = [
+        view.pads[0] + view.shape.height + view.pads[2],
+        view.pads[1] + view.shape.width + view.pads[3],
+    ];
     let mut pads = match attributes.ints("pads") {
         None => [0; 4],
         Some([a, b, c, d]) if [a, b, c, d].iter().all(|p| **p >= 0) => {
@@ -57,8 +62,7 @@ pub(super) fn moving(
     let ceil = attributes.int("ceil_mode", 0) != 0;
     let mut outputs = [0; 2];
     for axis in 0..2 {
-        let whole =
-            view.pads[axis] + pads[axis] + size[axis] + pads[axis + 2] + view.pads[axis + 2];
+        let whole = pads[axis] + size[axis] + pads[axis + 2];
         let free = whole.checked_sub(kernel[axis]);
         let free =
             free.ok_or_else(|| format!("kernel {kernel:?} on {size:?} with pads {pads:?}"))?;
@@ -71,9 +75,10 @@ pub(super) fn moving(
     Ok((Moving { kernel, stride, pads }, outputs))
 }
 
-/// For each pixel of a pooled map of this shape, `[1, 1, height, width]`: 0 if its window reads any of the
-/// `zeros` around a map of this `size`, which are counted among the paddings of `moving`, else the least
-/// number.
+/// A mask `[1, 1, height, width]` of a pooled map of this shape: 0 where the window reads a zero of the
+/// padding node before it, else the least number, so that the larger of mask and pooled map counts those
+/// zeros. The node's `zeros` (top, left, bottom, right) lie next to the map of this `size`; the pooling's own
+/// padding lies outside them, and `moving.pads` is the sum of both.
 fn zeros_read(moving: &Moving, size: [usize; 2], zeros: [usize; 4], shape: Shape) -> Constant {
     let reads = |axis: usize, output: usize| {
         let from = output * moving.stride[axis];
@@ -107,7 +112,7 @@ impl Lowerer {
             view = self.with_zeros(node, view)?;
         }
         let zeros = view.pads;
-        let reads_zeros = zeros != [0; 4] && !self.is_positive(&view);
+        let reads_zeros = zeros != [0; 4] && !self.is_never_negative(&view);
         let (mut moving, [height, width]) = moving(node, &view, kernel)?;
         for (pad, more) in moving.pads.iter_mut().zip(view.pads) {
             *pad += more;
@@ -138,7 +143,7 @@ impl Lowerer {
     }
 
     /// Whether a value is never negative, so that zeros around it do not change a maximum.
-    fn is_positive(&self, view: &View) -> bool {
+    fn is_never_negative(&self, view: &View) -> bool {
         let layer = self.net.producer(view.value).and_then(|l| self.net.layers.get(l));
         let activation = match layer.map(|l| &l.kind) {
             Some(Kind::Affine { activation, .. } | Kind::Binary { activation, .. }) => *activation,

@@ -17,14 +17,14 @@ use crate::settings::Settings;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeatmapRequest {
     /// Make one.
-    Make(Wanted),
+    Make(HeatmapSpec),
     /// No heatmap, for this reason (the end of "no heatmap, …").
     Skip(String),
 }
 
 /// The heatmap to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+pub struct HeatmapSpec {
     /// The index of the class; `None` for the most likely one.
     pub class: Option<usize>,
     /// Its form.
@@ -52,7 +52,7 @@ impl HeatmapRequest {
         }
         let form = options.heatmap.unwrap_or(HeatmapForm::Overlay);
         let colormap = options.colormap.unwrap_or_default();
-        Ok(Self::Make(Wanted { class, form, colormap }))
+        Ok(Self::Make(HeatmapSpec { class, form, colormap }))
     }
 
     /// The class that a heatmap was asked for by the request.
@@ -134,7 +134,7 @@ pub fn explain(
     probabilities: &[f32],
     ranking: &[Ranked],
 ) -> Result<Explanation, Problem> {
-    let Wanted { class, form, colormap } = match heatmap_request {
+    let HeatmapSpec { class, form, colormap } = match heatmap_request {
         HeatmapRequest::Skip(why) => return Ok(Explanation::Missing(why.clone())),
         HeatmapRequest::Make(wanted) => *wanted,
     };
@@ -245,7 +245,7 @@ mod tests {
                     let (class, form, colormap) = (Some(1), HeatmapForm::Overlay, Colormap::Jet);
                     assert_eq!(
                         heatmap_request,
-                        HeatmapRequest::Make(Wanted { class, form, colormap })
+                        HeatmapRequest::Make(HeatmapSpec { class, form, colormap })
                     );
                 }
                 (HeatmapRequest::Skip(why), Err(part)) => assert!(why.contains(part), "{why}"),

@@ -81,7 +81,9 @@ pub enum ReadError {
         advice: &'static str,
     },
     /// A `Constant` node without a value, or with a value that is not a number.
-    #[error("the constant \"{tensor}\" has no numeric value; export the model again")]
+    #[error(
+        "the constant \"{tensor}\" is no dense tensor of numbers, and no others are read; remove what uses it"
+    )]
     Value {
         /// The tensor's name.
         tensor: String,

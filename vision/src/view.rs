@@ -38,10 +38,14 @@ impl Region {
 
 /// Decodes a photo with enough pixels for the input's resampling.
 ///
-/// With antialiasing the photo is decoded at a reduced size: each side keeps at least twice the pixels to
-/// which the filter resamples it for Lanczos, except with [`Fit::Cover`], and four times otherwise. Without
-/// antialiasing single pixels are read, so it is decoded whole. If that exceeds `limits`, it is averaged down
-/// to at least twice (with antialiasing) or eight times (without).
+/// Large photos are decoded at a reduced size. Each side keeps at least so many times the pixels to which it
+/// is resampled:
+///
+/// | filter | pixels kept | if that exceeds `limits` |
+/// |---|---|---|
+/// | Lanczos, not with [`Fit::Cover`] | 2 times | 2 times |
+/// | others with antialiasing | 4 times | 2 times |
+/// | without antialiasing, which reads single pixels | all | 8 times |
 ///
 /// # Errors
 /// As [`crate::photo::decode`].

@@ -31,9 +31,9 @@ pub(super) fn features(
     photo: &[usize],
 ) -> Result<Result<(String, Vec<NodeProto>), String>, EngineError> {
     let mut probe = Probe::new(graph, photo)?;
-    let tail = match gradcam::find(graph, &mut probe, scores)? {
+    let last_map = match gradcam::find(graph, &mut probe, scores)? {
         // Otherwise the "map" is the photo, whose channels are three colours.
-        Ok(tail) if hidden::is_learnt(graph, &tail.pooled) => tail,
+        Ok(last_map) if hidden::is_learnt(graph, &last_map.pooled) => last_map,
         found => {
             let last = hidden::find(graph, &mut probe, scores)?;
             let refusal = found.err().map(|refusal| format!("{refusal}, and "));
@@ -44,10 +44,10 @@ pub(super) fn features(
         }
     };
     let nodes: Vec<NodeProto> =
-        graph.consumers_of(&tail.pooled).into_iter().map(|i| graph.nodes[i].clone()).collect();
-    let shapes = probe.learn(&[&tail.pooled])?.clone();
-    let shape = shapes.get(&tail.pooled).cloned().unwrap_or_default();
-    let channels = shape.get(tail.axis).copied().unwrap_or_default();
+        graph.consumers_of(&last_map.pooled).into_iter().map(|i| graph.nodes[i].clone()).collect();
+    let shapes = probe.learn(&[&last_map.pooled])?.clone();
+    let shape = shapes.get(&last_map.pooled).cloned().unwrap_or_default();
+    let channels = shape.get(last_map.axis).copied().unwrap_or_default();
     let before = graph.nodes.len();
     let mut value = None;
     for node in nodes.iter().filter(|node| matches!(op(node), "GlobalAveragePool" | "ReduceMean")) {
@@ -57,7 +57,8 @@ pub(super) fn features(
             break;
         }
     }
-    let (mut name, dims) = value.unwrap_or_else(|| pooled(graph, &tail.pooled, &shape, tail.axis));
+    let (mut name, dims) =
+        value.unwrap_or_else(|| pooled(graph, &last_map.pooled, &shape, last_map.axis));
     if dims != [1, channels] {
         let flat = graph.consumers_of(&name).into_iter().find_map(|index| {
             let node = &graph.nodes[index];

@@ -4,7 +4,7 @@
 //! subtracted. The graph shows the kind if it still contains the batch norm, or if `onnx::fold` folded it. If
 //! the exporter folded it, the kind is unknown.
 
-use super::place::Tail;
+use super::place::LastMap;
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, input, op, output};
 use skincell_onnx::Constant;
@@ -33,8 +33,13 @@ impl Source {
 }
 
 /// Determines the origin from the graph; if it is unknown, `own` decides.
-pub(super) fn source(graph: &Graph, tail: &Tail, shifts: &Shifts, own: Option<bool>) -> Source {
-    let Some(conv) = tail.conv.and_then(|i| graph.nodes.get(i)) else { return Source::Own };
+pub(super) fn source(
+    graph: &Graph,
+    last_map: &LastMap,
+    shifts: &Shifts,
+    own: Option<bool>,
+) -> Source {
+    let Some(conv) = last_map.conv.and_then(|i| graph.nodes.get(i)) else { return Source::Own };
     if let Some(shift) = shifts.get(output(conv)) {
         return Source::Norm(shift.clone());
     }

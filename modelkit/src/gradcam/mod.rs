@@ -57,7 +57,7 @@ pub(crate) use closed::channel_shape;
 pub(crate) use dynamic::as_values;
 pub(crate) use layer::{last_maps, named};
 use linear::Summed;
-pub(crate) use place::{Tail, find, find_all};
+pub(crate) use place::{LastMap, find, find_all};
 pub use price::Price;
 use price::price;
 pub(crate) use refusal::Refusal;
@@ -77,7 +77,7 @@ use crate::scores::Scores;
 
 /// The user's settings of the Grad-CAM output.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Wanted {
+pub(crate) struct CamOptions {
     /// The requested target; `None` for the last convolution if that is correct and cheap, otherwise the
     /// activation.
     pub(crate) target: Option<Target>,
@@ -102,8 +102,8 @@ pub(crate) struct Added {
     pub(crate) price: Price,
 }
 
-/// Adds the output for the last map, `tail`, or for the map that the user named. On a refusal the graph is
-/// unchanged.
+/// Adds the output for the last map, `last_map`, or for the map that the user named. On a refusal the graph
+/// is unchanged.
 ///
 /// # Errors
 /// The inner [`Refusal`] names the operator that prevents it; the outer error is the engine's.
@@ -111,20 +111,20 @@ pub(crate) fn add(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
-    (tail, named): (&Tail, Option<&Tail>),
+    (last_map, named): (&LastMap, Option<&LastMap>),
     shifts: &Shifts,
-    wanted: Wanted,
+    wanted: CamOptions,
 ) -> Result<Result<Added, Refusal>, EngineError> {
     if let Some(named) = named {
         let source = bias::source(graph, named, shifts, wanted.own_bias);
         let target = if named.conv.is_some() { Target::Conv } else { Target::Activation };
         let (value, axis, tokens) = (named.pooled.clone(), named.axis, named.tokens);
         let chosen = Chosen { value, axis, target, tokens, likeliest: false };
-        let wanted = Wanted { target: Some(target), ..wanted };
-        return attempt(graph, probe, scores, tail, &chosen, &source, wanted);
+        let wanted = CamOptions { target: Some(target), ..wanted };
+        return attempt(graph, probe, scores, last_map, &chosen, &source, wanted);
     }
-    let source = bias::source(graph, tail, shifts, wanted.own_bias);
-    let conv = tail.conv.and_then(|i| graph.nodes.get(i)).map(|n| output(n).to_owned());
+    let source = bias::source(graph, last_map, shifts, wanted.own_bias);
+    let conv = last_map.conv.and_then(|i| graph.nodes.get(i)).map(|n| output(n).to_owned());
     if let (Some(conv), None | Some(Target::Conv)) = (conv, wanted.target) {
         let unknown = matches!(source, bias::Source::Unknown(_) | bias::Source::Computed);
         if source == bias::Source::Computed && wanted.target.is_some() {
@@ -140,7 +140,7 @@ pub(crate) fn add(
                 tokens: None,
                 likeliest: false,
             };
-            let added = attempt(graph, probe, scores, tail, &target, &source, wanted)?;
+            let added = attempt(graph, probe, scores, last_map, &target, &source, wanted)?;
             if added.is_ok() || wanted.target.is_some() || wanted.only_conv {
                 return Ok(added);
             }
@@ -151,11 +151,11 @@ pub(crate) fn add(
         }
     } else if wanted.target == Some(Target::Conv) {
         let why = "no convolution computes a map of its size".into();
-        return Ok(Err(Refusal { node: format!("\"{}\"", tail.pooled), why }));
+        return Ok(Err(Refusal { node: format!("\"{}\"", last_map.pooled), why }));
     }
-    let (value, axis, tokens) = (tail.pooled.clone(), tail.axis, tail.tokens);
+    let (value, axis, tokens) = (last_map.pooled.clone(), last_map.axis, last_map.tokens);
     let target = Chosen { value, axis, target: Target::Activation, tokens, likeliest: false };
-    attempt(graph, probe, scores, tail, &target, &source, wanted)
+    attempt(graph, probe, scores, last_map, &target, &source, wanted)
 }
 
 /// The map to be shown.
@@ -173,15 +173,15 @@ fn attempt(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
-    tail: &Tail,
+    last_map: &LastMap,
     chosen: &Chosen,
     source: &bias::Source,
-    wanted: Wanted,
+    wanted: CamOptions,
 ) -> Result<Result<Added, Refusal>, EngineError> {
     let shapes = shapes(graph, probe, &chosen.value, scores)?;
     let first = graph.nodes.len();
     let classes: usize = shapes.get(scores.differentiated()).map_or(0, |s| s.iter().product());
-    let mut result = build(graph, shapes, scores, tail, chosen, source, wanted);
+    let mut result = build(graph, shapes, scores, last_map, chosen, source, wanted);
     let too_much = |added: &Added| {
         let price = added.price;
         let is_worth_it = price.is_worth_cellnet() && cellnet_supports(graph);
@@ -190,7 +190,7 @@ fn attempt(
     if classes > FEW && result.as_ref().is_ok_and(too_much) {
         undo(graph, first, scores);
         let chosen = Chosen { likeliest: true, ..chosen.clone() };
-        result = build(graph, shapes, scores, tail, &chosen, source, wanted);
+        result = build(graph, shapes, scores, last_map, &chosen, source, wanted);
     }
     if result.is_err() {
         undo(graph, first, scores);
@@ -244,10 +244,10 @@ fn build(
     graph: &mut Graph,
     shapes: &Shapes,
     scores: &Scores,
-    tail: &Tail,
+    last_map: &LastMap,
     chosen: &Chosen,
     source: &bias::Source,
-    wanted: Wanted,
+    wanted: CamOptions,
 ) -> Result<Added, Refusal> {
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
     let refuse = |why: String| Refusal { node: made.clone(), why: why.into() };
@@ -267,7 +267,7 @@ fn build(
     };
     let rows = seeds.rows;
     let listed = seeds.classes.clone();
-    let (part, all) = weights(graph, shapes, scores, tail, chosen, (&map, seeds), wanted)?;
+    let (part, all) = weights(graph, shapes, scores, last_map, chosen, (&map, seeds), wanted)?;
     let value = assemble::shown(graph, chosen, source, &part, &map, shape.len());
     let output = assemble::product(graph, &value, &part.matrix, &map, rows);
     graph.outputs.push(value_info(&output, &[1, rows, map.height, map.width]));
@@ -295,10 +295,10 @@ fn weights(
     graph: &mut Graph,
     shapes: &Shapes,
     scores: &Scores,
-    tail: &Tail,
+    last_map: &LastMap,
     chosen: &Chosen,
     (map, seeds): (&Map, Seeds),
-    wanted: Wanted,
+    wanted: CamOptions,
 ) -> Result<(assemble::Part, Option<usize>), Refusal> {
     let made = graph.producer_of(&chosen.value).map(|(_, node)| label(node)).unwrap_or_default();
     let refuse = |why: String| Refusal { node: made.clone(), why: why.into() };
@@ -318,8 +318,10 @@ fn weights(
     let automatic = wanted.target.is_none() && chosen.target == Target::Conv;
     // A convolution of one branch does not represent the whole last map, nor does one whose channels are
     // mixed later; then the last map itself is shown.
-    let whole = region.tangents.contains_key(&tail.pooled)
-        && shapes.get(&tail.pooled).is_some_and(|s| s.get(tail.axis) == Some(&map.channels));
+    let whole = region.tangents.contains_key(&last_map.pooled)
+        && shapes
+            .get(&last_map.pooled)
+            .is_some_and(|s| s.get(last_map.axis) == Some(&map.channels));
     if automatic && !whole {
         return Err(refuse("it is only one branch of the last map".to_owned()));
     }
@@ -345,8 +347,9 @@ fn weights(
         let part = assemble::part(graph, vjp, tangent, &shape, map.channels);
         parts.push(part.map_err(&refuse)?);
     }
-    let all = shapes.get(&tail.pooled).and_then(|s| s.get(tail.axis)).copied();
-    let share = all.filter(|all| region.tangents.contains_key(&tail.pooled) && *all > map.channels);
+    let all = shapes.get(&last_map.pooled).and_then(|s| s.get(last_map.axis)).copied();
+    let share =
+        all.filter(|all| region.tangents.contains_key(&last_map.pooled) && *all > map.channels);
     Ok((assemble::joined(graph, parts).map_err(&refuse)?, share))
 }
 
@@ -360,7 +363,7 @@ fn note(
     all: Option<usize>,
     chosen: &Chosen,
     source: &bias::Source,
-    wanted: Wanted,
+    wanted: CamOptions,
     map: &Map,
 ) -> Option<String> {
     if let Some(all) = all {

@@ -17,7 +17,7 @@ use crate::onnx::graph::{Graph, input, label, op, output};
 
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tail {
+pub(crate) struct LastMap {
     /// The last map on all paths, which is the input of the pooling.
     pub(crate) pooled: String,
     /// The axis of its channels.
@@ -81,8 +81,8 @@ pub(crate) fn find(
     graph: &Graph,
     probe: &mut Probe,
     scores: &str,
-) -> Result<Result<Tail, Refusal>, EngineError> {
-    Ok(find_all(graph, probe, scores)?.map(|mut tails| tails.swap_remove(0)))
+) -> Result<Result<LastMap, Refusal>, EngineError> {
+    Ok(find_all(graph, probe, scores)?.map(|mut last_maps| last_maps.swap_remove(0)))
 }
 
 /// Finds the last maps on all paths to the scores, the last one first, each with the last convolution before
@@ -94,7 +94,7 @@ pub(crate) fn find_all(
     graph: &Graph,
     probe: &mut Probe,
     scores: &str,
-) -> Result<Result<Vec<Tail>, Refusal>, EngineError> {
+) -> Result<Result<Vec<LastMap>, Refusal>, EngineError> {
     let order = ancestors(graph, scores, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
     let refuse = |why: Reason| {
@@ -115,12 +115,12 @@ pub(crate) fn find_all(
         };
         return refuse(why.into());
     }
-    let mut tails: Vec<Tail> = Vec::new();
+    let mut last_maps: Vec<LastMap> = Vec::new();
     let mut end = passes.len();
-    while tails.len() < MAPS {
+    while last_maps.len() < MAPS {
         let found = match last_map(&tracer, &passes[..end]) {
             Ok(Some(found)) => found,
-            _ if !tails.is_empty() => break,
+            _ if !last_maps.is_empty() => break,
             Ok(None) => return refuse(Reason::NoMap),
             Err(value) => {
                 let node = graph.producer_of(value).map(|(_, n)| label(n)).unwrap_or_default();
@@ -130,17 +130,21 @@ pub(crate) fn find_all(
         };
         let pooled = before_moves(&tracer, &passes, found);
         end = passes.iter().position(|value| *value == pooled).unwrap_or(0);
-        match tail(&tracer, pooled, &skipped) {
-            Ok(tail) => tails.push(tail),
-            Err(_) if !tails.is_empty() => break,
+        match described(&tracer, pooled, &skipped) {
+            Ok(last_map) => last_maps.push(last_map),
+            Err(_) if !last_maps.is_empty() => break,
             Err(why) => return refuse(why.into()),
         }
     }
-    Ok(Ok(tails))
+    Ok(Ok(last_maps))
 }
 
-/// The map `pooled` with its channels and the last convolution before it.
-fn tail(tracer: &Tracer, pooled: String, skipped: &HashSet<usize>) -> Result<Tail, &'static str> {
+/// The map `pooled`, with the axis of its channels and the last convolution before it.
+fn described(
+    tracer: &Tracer,
+    pooled: String,
+    skipped: &HashSet<usize>,
+) -> Result<LastMap, &'static str> {
     let (graph, shapes) = (tracer.graph, tracer.shapes);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
         return Err("there is no convolution before it");
@@ -156,7 +160,7 @@ fn tail(tracer: &Tracer, pooled: String, skipped: &HashSet<usize>) -> Result<Tai
     };
     let mut before = ancestors(graph, &pooled, skipped).into_iter().rev();
     let conv = before.find(|i| convolution(i).is_some()).filter(|_| tokens.is_none());
-    Ok(Tail { pooled, axis, conv, tokens })
+    Ok(LastMap { pooled, axis, conv, tokens })
 }
 
 /// Most maps that are tried, from the last one back.
@@ -273,8 +277,8 @@ mod tests {
         let mean = vec![ints_attribute("axes", &[2, 3]), int_attribute("keepdims", 0)];
         graph.emit("scores", "ReduceMean", &[&values], mean);
         let mut probe = Probe::new(&graph, &[1, 3, 8, 8]).expect("it runs");
-        let tails = find_all(&graph, &mut probe, "scores").expect("it runs").expect("maps");
-        let maps: Vec<&str> = tails.iter().map(|tail| tail.pooled.as_str()).collect();
+        let last_maps = find_all(&graph, &mut probe, "scores").expect("it runs").expect("maps");
+        let maps: Vec<&str> = last_maps.iter().map(|last_map| last_map.pooled.as_str()).collect();
         assert_eq!(maps, ["values", "map"]);
     }
 }

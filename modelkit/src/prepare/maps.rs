@@ -5,7 +5,7 @@ use skincell_vision::card::{GradCam, Input, Layout, Target};
 use super::PrepareError;
 use super::options::{CamTarget, PrepareOptions};
 use crate::compare::Samples;
-use crate::gradcam::{self, Added, Refusal, Shown, Tail, Wanted};
+use crate::gradcam::{self, Added, CamOptions, LastMap, Refusal, Shown};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, label, output};
@@ -55,13 +55,13 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
-    fn wanted(&self, graph: &Graph) -> Wanted {
+    fn wanted(&self, graph: &Graph) -> CamOptions {
         let target = match self.options.target {
             CamTarget::Only(target) => Some(target),
             CamTarget::None | CamTarget::Solvable => None,
         };
         let own_bias = self.options.own_bias.or(graph.own_biases);
-        Wanted { target, basis: self.options.basis, own_bias, only_conv: false }
+        CamOptions { target, basis: self.options.basis, own_bias, only_conv: false }
     }
 
     /// What of a map may be shown: its last convolution, itself, or both, as far as they lie over the photo;
@@ -70,12 +70,12 @@ impl Given<'_> {
         &self,
         graph: &Graph,
         probe: &mut Probe,
-        map: &Tail,
-    ) -> Result<Result<(Wanted, Option<Refusal>), Refusal>, EngineError> {
+        map: &LastMap,
+    ) -> Result<Result<(CamOptions, Option<Refusal>), Refusal>, EngineError> {
         let wanted = self.wanted(graph);
         let conv = map.conv.and_then(|index| graph.nodes.get(index));
         let conv = conv.filter(|_| wanted.target != Some(Target::Activation));
-        let conv = conv.map(|node| Tail {
+        let conv = conv.map(|node| LastMap {
             pooled: output(node).to_owned(),
             axis: 1,
             tokens: None,
@@ -84,11 +84,11 @@ impl Given<'_> {
         let conv = conv.map(|conv| self.upright(graph, probe, &conv)).transpose()?;
         let map = self.upright(graph, probe, map)?;
         Ok(match (conv, map) {
-            (Some(Ok(())), Err(why)) => Ok((Wanted { only_conv: true, ..wanted }, Some(why))),
+            (Some(Ok(())), Err(why)) => Ok((CamOptions { only_conv: true, ..wanted }, Some(why))),
             (_, Err(why)) => Err(why),
             (Some(Err(why)), Ok(())) if wanted.target == Some(Target::Conv) => Err(why),
             (Some(Err(_)), Ok(())) => {
-                Ok((Wanted { target: Some(Target::Activation), ..wanted }, None))
+                Ok((CamOptions { target: Some(Target::Activation), ..wanted }, None))
             }
             _ => Ok((wanted, None)),
         })
@@ -99,7 +99,7 @@ impl Given<'_> {
         &self,
         graph: &Graph,
         probe: &mut Probe,
-        map: &Tail,
+        map: &LastMap,
     ) -> Result<Result<(), Refusal>, EngineError> {
         let rows = if self.input.layout == Layout::Nchw { 2 } else { 1 };
         let shown = match gradcam::upright(graph, probe, map, (&self.input.name, rows))? {
@@ -134,10 +134,10 @@ impl Given<'_> {
         if let Err(refusal) = self.upright(graph, probe, &named)? {
             return Ok(Err(refusal));
         }
-        let tail = gradcam::find(graph, probe, self.scores.differentiated())?;
-        let tail = tail.as_ref().unwrap_or(&named);
+        let last_map = gradcam::find(graph, probe, self.scores.differentiated())?;
+        let last_map = last_map.as_ref().unwrap_or(&named);
         let wanted = self.wanted(graph);
-        gradcam::add(graph, probe, self.scores, (tail, Some(&named)), self.shifts, wanted)
+        gradcam::add(graph, probe, self.scores, (last_map, Some(&named)), self.shifts, wanted)
     }
 
     /// Up to `most` of the names whose maps can be shown.
@@ -193,14 +193,14 @@ pub(super) fn solve(
         }
         return Err(PrepareError::Layer(text));
     }
-    let tails = match gradcam::find_all(graph, probe, given.scores.differentiated())? {
-        Ok(tails) => tails,
+    let last_maps = match gradcam::find_all(graph, probe, given.scores.differentiated())? {
+        Ok(last_maps) => last_maps,
         Err(refusal) => return Ok(Err(of_parts(graph, probe, given, refusal)?)),
     };
     let mut first = None;
     // An earlier map has a heatmap where the last one lies elsewhere, or the derivative by it is not known.
-    for tail in &tails {
-        let wanted = match given.placed(graph, probe, tail)? {
+    for last_map in &last_maps {
+        let wanted = match given.placed(graph, probe, last_map)? {
             Ok((wanted, elsewhere)) => {
                 first = first.or(elsewhere);
                 wanted
@@ -210,7 +210,7 @@ pub(super) fn solve(
                 continue;
             }
         };
-        let shown = (tail, None);
+        let shown = (last_map, None);
         match gradcam::add(graph, probe, given.scores, shown, given.shifts, wanted)? {
             Ok(added) => return Ok(Ok(added)),
             Err(refusal) if refusal.is_of_parts() => {

@@ -153,8 +153,7 @@ const MOST_CONNECTIONS: usize = 1024;
 const FEWEST_CONNECTIONS: usize = 64;
 /// Connections in a budget that has no room for a request beside [`FEWEST_CONNECTIONS`].
 const SMALL_CONNECTIONS: usize = 16;
-/// Further connections: eight of the admin port, and eight each of the ports for liveness and readiness
-/// probes.
+/// Further connections: eight of the admin port, and eight more of either port, which answer probes only.
 const MORE_CONNECTIONS: usize = 24;
 /// The kernel's buffer of a connection in each direction: with a large budget, and with a small one.
 const LARGEST_SOCKET_BUFFER: u32 = 256 << 10;

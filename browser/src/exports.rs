@@ -4,8 +4,7 @@
 //!
 //! | function | |
 //! |---|---|
-//! | `room(input, length)` | address of `length` bytes for an input: 0 card, 1 settings, 2 model, 3 query, 4
-//! photo |
+//! | `room(input, length)` | address of `length` bytes for an input, by its number in [`Input`] |
 //! | `load()` | loads the model from card, settings and model; 0, or 1 with the reason as the answer |
 //! | `predict()` | answers a photo with a query; the status as in HTTP |
 //! | `answer()`, `answer_length()` | its address and length, valid until the next `load` or `predict` |

@@ -61,7 +61,7 @@ pub struct Comparison {
 /// A change of a photo that is no more than rounding in float32, as a part of its largest element.
 pub(crate) const CHANGE: f32 = 1e-6;
 /// How many changes are tried.
-pub(crate) const CHANGES: usize = 8;
+const CHANGES: usize = 8;
 /// How many times the largest change the difference may be: of so few changes, a larger one is likely.
 pub(crate) const MARGIN: f64 = 4.0;
 
@@ -252,23 +252,24 @@ fn changes(
     if off > allowed || off.is_nan() {
         return Ok(None);
     }
-    let step = CHANGE * photo.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let mut most = 0.0_f64;
-    for change in 1..=CHANGES {
-        let mut changed = photo.clone();
-        add(changed.iter_mut(), step, change);
-        most = most.max(run(&changed)?);
+    for values in changed(&photo.to_vec()) {
+        most = most.max(run(&Tensor::from_data(photo.shape(), values))?);
     }
     Ok(Some(most))
 }
 
-/// Adds `step` to each of `values`, or subtracts it, in another way for each `change` from 1 to [`CHANGES`].
-pub(crate) fn add<'v>(values: impl Iterator<Item = &'v mut f32>, step: f32, change: usize) {
-    for (index, value) in values.enumerate() {
-        // Knuth's multiplicative hash, for signs without an order.
-        let hash = (index * CHANGES + change).wrapping_mul(2_654_435_769);
-        *value += if hash & (1 << 31) == 0 { step } else { -step };
-    }
+/// [`CHANGES`] ways to change a photo's elements by [`CHANGE`] of the largest one, up or down.
+pub(crate) fn changed(photo: &[f32]) -> impl Iterator<Item = Vec<f32>> {
+    let step = CHANGE * photo.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    (1..=CHANGES).map(move |change| {
+        let moved = |(index, value): (usize, &f32)| {
+            // Knuth's multiplicative hash, for signs without an order.
+            let hash = (index * CHANGES + change).wrapping_mul(2_654_435_769);
+            if hash & (1 << 31) == 0 { value + step } else { value - step }
+        };
+        photo.iter().enumerate().map(moved).collect()
+    })
 }
 
 #[cfg(test)]

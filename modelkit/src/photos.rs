@@ -231,12 +231,8 @@ pub(crate) fn samples(
         let values = elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
         rten_tensor::Tensor::from_data(&shape, values)
     };
-    if !paths.is_empty() {
-        let files = list(paths)?;
-        let name = |file: &Path| file.display().to_string();
-        return files.iter().map(|file| Ok((name(file), floats(load(file, input)?)))).collect();
-    }
-    Ok(drawn(input)?.into_iter().map(|(name, tensor)| (name, floats(tensor))).collect())
+    let photos = if paths.is_empty() { drawn(input)? } else { named(paths, input)? };
+    Ok(photos.into_iter().map(|(name, tensor)| (name, floats(tensor))).collect())
 }
 
 /// Names and input tensors of the drawings of [`crate::samples`].
@@ -261,6 +257,18 @@ pub fn drawn(input: &Input) -> Result<Vec<(String, PhotoTensor)>, PhotosError> {
 /// [`PhotosError`] for the first file that cannot be read.
 pub fn load_all(paths: &[PathBuf], input: &Input) -> Result<Vec<PhotoTensor>, PhotosError> {
     list(paths)?.iter().map(|file| load(file, input)).collect()
+}
+
+/// Names and tensors of all files in a list of files and folders.
+///
+/// # Errors
+/// [`PhotosError`] for the first file that cannot be read.
+pub(crate) fn named(
+    paths: &[PathBuf],
+    input: &Input,
+) -> Result<Vec<(String, PhotoTensor)>, PhotosError> {
+    let read = |file: &PathBuf| Ok((file.display().to_string(), load(file, input)?));
+    list(paths)?.iter().map(read).collect()
 }
 
 /// Reads a NumPy file (format 1 to 3). Element type (float32 or uint8) and shape must be those of the input,

@@ -85,10 +85,10 @@ pub fn bake(provider: &[u8], folders: &[impl AsRef<Path>]) -> Result<Vec<u8>, Ba
     let mut names = BTreeSet::new();
     for folder in folders {
         let name = model_name(folder.as_ref())?;
-        files.extend(model_files(folder.as_ref(), &name)?);
-        if let Some(name) = names.replace(name) {
+        if !names.insert(name.clone()) {
             return Err(BakeError::Twice(name));
         }
+        files.extend(model_files(folder.as_ref(), &name)?);
     }
     let archive = Archive::pack(&files).map_err(BakeError::TooLarge)?;
     let module = module_with_slot(provider)?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use skincell_modelkit::check::{CheckOptions, CheckRow, Difference, check};
+use skincell_modelkit::check::{CheckOptions, CheckRow, Difference, TOLERANCE, check};
 
 use super::engines::engines;
 use super::progress::Progress;
@@ -45,10 +45,10 @@ pub(crate) struct CheckArguments {
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
     /// Largest accepted difference of a probability (0 to 1)
-    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-3)]
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = TOLERANCE.probability)]
     tolerance: f32,
     /// Largest accepted difference of a heatmap (0 to 1)
-    #[arg(long, value_name = "DIFFERENCE", default_value_t = 2e-3)]
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = TOLERANCE.heatmap)]
     heatmap_tolerance: f32,
 }
 

@@ -4,7 +4,7 @@
 //! subtracted. The graph shows the kind if it still contains the batch norm, or if `onnx::fold` folded it. If
 //! the exporter folded it, the kind is unknown.
 
-use super::place::LastMap;
+use super::place::FeatureMap;
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, input, op, output};
 use skincell_onnx::Constant;
@@ -35,7 +35,7 @@ impl Source {
 /// Determines the origin from the graph; if it is unknown, `own` decides.
 pub(super) fn source(
     graph: &Graph,
-    last_map: &LastMap,
+    last_map: &FeatureMap,
     shifts: &Shifts,
     own: Option<bool>,
 ) -> Source {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::flows;
-use super::place::LastMap;
+use super::place::FeatureMap;
 use super::refusal::{Reason, Refusal};
 use super::tokens::{Tokens, Tracer};
 use crate::onnx::engine::{EngineError, Probe};
@@ -21,7 +21,7 @@ pub(crate) fn named(
     probe: &mut Probe,
     shifts: &Shifts,
     name: &str,
-) -> Result<Result<LastMap, Refusal>, EngineError> {
+) -> Result<Result<FeatureMap, Refusal>, EngineError> {
     let repeated = graph.layers.calls_again(name);
     let recorded = graph.layers.outputs.get(name).filter(|_| !repeated);
     let node_or_value = recorded.map_or(name, String::as_str);
@@ -32,7 +32,7 @@ pub(crate) fn named(
         let (axis, tokens) = shape_of_map(&tracer, output(node))?;
         let normed = is_normed(node, shifts, node_or_value, recorded.is_some());
         let conv = (op(node) == "Conv" && !normed).then_some(index);
-        Some(LastMap { pooled: output(node).to_owned(), axis, conv, tokens })
+        Some(FeatureMap { pooled: output(node).to_owned(), axis, conv, tokens })
     };
     let all = || (0..graph.nodes.len()).rev();
     let label = |index: usize| graph.nodes[index].name.as_deref().unwrap_or_default();
@@ -47,7 +47,7 @@ pub(crate) fn named(
         let why = || refuse("does not compute a map of pixels and channels".into());
         return map(index).map_or_else(why, |last_map| Ok(Ok(last_map)));
     }
-    let maps: Vec<(usize, LastMap)> = all().filter_map(|i| Some((i, map(i)?))).collect();
+    let maps: Vec<(usize, FeatureMap)> = all().filter_map(|i| Some((i, map(i)?))).collect();
     let places = places(maps.iter().map(|(i, _)| label(*i)), name, graph.layers.exact);
     if repeated {
         let inside = |node: &&str| place_of(node, name, graph.layers.exact).is_some();

@@ -57,7 +57,7 @@ pub(crate) use closed::channel_shape;
 pub(crate) use dynamic::as_values;
 pub(crate) use layer::{last_maps, named};
 use linear::Summed;
-pub(crate) use place::{LastMap, find, find_all};
+pub(crate) use place::{FeatureMap, find, find_all};
 pub use price::Price;
 use price::price;
 pub(crate) use refusal::Refusal;
@@ -111,7 +111,7 @@ pub(crate) fn add(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
-    (last_map, named): (&LastMap, Option<&LastMap>),
+    (last_map, named): (&FeatureMap, Option<&FeatureMap>),
     shifts: &Shifts,
     wanted: CamOptions,
 ) -> Result<Result<Added, Refusal>, EngineError> {
@@ -173,7 +173,7 @@ fn attempt(
     graph: &mut Graph,
     probe: &mut Probe,
     scores: &Scores,
-    last_map: &LastMap,
+    last_map: &FeatureMap,
     chosen: &Chosen,
     source: &bias::Source,
     wanted: CamOptions,
@@ -244,7 +244,7 @@ fn build(
     graph: &mut Graph,
     shapes: &Shapes,
     scores: &Scores,
-    last_map: &LastMap,
+    last_map: &FeatureMap,
     chosen: &Chosen,
     source: &bias::Source,
     wanted: CamOptions,
@@ -295,7 +295,7 @@ fn weights(
     graph: &mut Graph,
     shapes: &Shapes,
     scores: &Scores,
-    last_map: &LastMap,
+    last_map: &FeatureMap,
     chosen: &Chosen,
     (map, seeds): (&Map, Seeds),
     wanted: CamOptions,

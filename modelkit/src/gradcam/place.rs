@@ -17,7 +17,7 @@ use crate::onnx::graph::{Graph, input, label, op, output};
 
 /// The feature map before the pooling, and the convolution it comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct LastMap {
+pub(crate) struct FeatureMap {
     /// The last map on all paths, which is the input of the pooling.
     pub(crate) pooled: String,
     /// The axis of its channels.
@@ -81,7 +81,7 @@ pub(crate) fn find(
     graph: &Graph,
     probe: &mut Probe,
     scores: &str,
-) -> Result<Result<LastMap, Refusal>, EngineError> {
+) -> Result<Result<FeatureMap, Refusal>, EngineError> {
     Ok(find_all(graph, probe, scores)?.map(|mut last_maps| last_maps.swap_remove(0)))
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn find_all(
     graph: &Graph,
     probe: &mut Probe,
     scores: &str,
-) -> Result<Result<Vec<LastMap>, Refusal>, EngineError> {
+) -> Result<Result<Vec<FeatureMap>, Refusal>, EngineError> {
     let order = ancestors(graph, scores, &HashSet::new());
     let nodes = || order.iter().filter_map(|i| graph.nodes.get(*i));
     let refuse = |why: Reason| {
@@ -115,7 +115,7 @@ pub(crate) fn find_all(
         };
         return refuse(why.into());
     }
-    let mut last_maps: Vec<LastMap> = Vec::new();
+    let mut last_maps: Vec<FeatureMap> = Vec::new();
     let mut end = passes.len();
     while last_maps.len() < MAPS {
         let found = match last_map(&tracer, &passes[..end]) {
@@ -144,7 +144,7 @@ fn described(
     tracer: &Tracer,
     pooled: String,
     skipped: &HashSet<usize>,
-) -> Result<LastMap, &'static str> {
+) -> Result<FeatureMap, &'static str> {
     let (graph, shapes) = (tracer.graph, tracer.shapes);
     if graph.inputs.iter().any(|i| i.name.as_deref() == Some(&pooled)) {
         return Err("there is no convolution before it");
@@ -160,7 +160,7 @@ fn described(
     };
     let mut before = ancestors(graph, &pooled, skipped).into_iter().rev();
     let conv = before.find(|i| convolution(i).is_some()).filter(|_| tokens.is_none());
-    Ok(LastMap { pooled, axis, conv, tokens })
+    Ok(FeatureMap { pooled, axis, conv, tokens })
 }
 
 /// Most maps that are tried, from the last one back.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 
-use super::place::LastMap;
+use super::place::FeatureMap;
 use crate::compare::Samples;
 use crate::onnx::engine::{EngineError, GraphEngine};
 use crate::onnx::graph::Graph;
@@ -35,7 +35,7 @@ const LEAST: f64 = 1e-4;
 /// The inner text follows the map's name; the outer error is the engine's.
 pub(crate) fn response(
     graph: &Graph,
-    map: &LastMap,
+    map: &FeatureMap,
     samples: &Samples,
     rows: usize,
 ) -> Result<Result<(), &'static str>, EngineError> {

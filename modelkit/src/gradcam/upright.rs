@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use rten_onnx::onnx::NodeProto;
 
 use super::axes::{ancestors, axis_in, kept_axis};
-use super::place::LastMap;
+use super::place::FeatureMap;
 use super::refusal::Refusal;
 use super::reverse::Shapes;
 use super::tokens::STAYS;
@@ -63,7 +63,7 @@ pub(crate) enum Shown {
 pub(crate) fn upright(
     graph: &Graph,
     probe: &mut Probe,
-    map: &LastMap,
+    map: &FeatureMap,
     (photo, rows): (&str, usize),
 ) -> Result<Result<Shown, Refusal>, EngineError> {
     let order = ancestors(graph, &map.pooled, &HashSet::new());

@@ -5,7 +5,7 @@ use skincell_vision::card::{GradCam, Input, Layout, Target};
 use super::PrepareError;
 use super::options::{CamTarget, PrepareOptions};
 use crate::compare::Samples;
-use crate::gradcam::{self, Added, CamOptions, LastMap, Refusal, Shown};
+use crate::gradcam::{self, Added, CamOptions, FeatureMap, Refusal, Shown};
 use crate::onnx::engine::{EngineError, Probe};
 use crate::onnx::fold::Shifts;
 use crate::onnx::graph::{Graph, label, output};
@@ -70,12 +70,12 @@ impl Given<'_> {
         &self,
         graph: &Graph,
         probe: &mut Probe,
-        map: &LastMap,
+        map: &FeatureMap,
     ) -> Result<Result<(CamOptions, Option<Refusal>), Refusal>, EngineError> {
         let wanted = self.wanted(graph);
         let conv = map.conv.and_then(|index| graph.nodes.get(index));
         let conv = conv.filter(|_| wanted.target != Some(Target::Activation));
-        let conv = conv.map(|node| LastMap {
+        let conv = conv.map(|node| FeatureMap {
             pooled: output(node).to_owned(),
             axis: 1,
             tokens: None,
@@ -99,7 +99,7 @@ impl Given<'_> {
         &self,
         graph: &Graph,
         probe: &mut Probe,
-        map: &LastMap,
+        map: &FeatureMap,
     ) -> Result<Result<(), Refusal>, EngineError> {
         let rows = if self.input.layout == Layout::Nchw { 2 } else { 1 };
         let shown = match gradcam::upright(graph, probe, map, (&self.input.name, rows))? {

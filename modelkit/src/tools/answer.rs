@@ -30,6 +30,9 @@ pub struct Difference {
     pub heatmap: f32,
 }
 
+/// What two engines' answers may differ by: rounding errors of float32, enlarged by a deep network.
+pub const TOLERANCE: Difference = Difference { probability: 1e-3, heatmap: 2e-3 };
+
 /// Probabilities, and heatmaps of the `likeliest` classes and of those in `also`, computed as the WebAssembly
 /// component does.
 pub(crate) fn answer(

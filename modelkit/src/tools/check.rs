@@ -16,7 +16,7 @@ use skincell_vision::rank::rank;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
-pub use crate::tools::answer::{Answer, Difference};
+pub use crate::tools::answer::{Answer, Difference, TOLERANCE};
 use crate::tools::answer::{answer, difference};
 use crate::tools::pack::{CellError, verify};
 use crate::tools::served::{Served, ServedError, read_card, takers};

@@ -13,13 +13,11 @@ pub use cellnet::pack::SMALLEST_HALVED;
 use cellnet::pack::{Options, pack_file};
 pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};
-use skincell_vision::card::Card;
-use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
 use crate::photos::{self, PhotosError};
 use crate::prepare::COMPARED;
-pub use crate::tools::answer::Difference;
+pub use crate::tools::answer::{Difference, TOLERANCE};
 pub use crate::tools::proof::{Proof, ProofError, prove};
 use crate::tools::served::{ServedError, read_card};
 
@@ -73,10 +71,8 @@ pub enum PackFolderError {
     Proof(#[from] ProofError),
 }
 
-/// Largest accepted difference of the packed file's answers from the graph's: a rounding error of float32
-/// enlarged by a deep network, as `model check` accepts it.
-const ALLOWED: Difference = Difference { probability: 1e-3, heatmap: 2e-3 };
-/// The same if weights are rounded to 16 bits.
+/// Largest accepted difference of the packed file's answers from the graph's if weights are rounded to 16
+/// bits; otherwise [`TOLERANCE`].
 const ALLOWED_ROUNDED: Difference = Difference { probability: 5e-3, heatmap: 2e-2 };
 
 /// Packs the model in `folder`. An existing `model.cell` is replaced atomically.
@@ -89,8 +85,8 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     how.precision = options.precision;
     how.max_error = options.max_error.unwrap_or(how.max_error);
     how.max_size = options.max_size.unwrap_or(how.max_size);
-    let tensors = photos::load_all(&options.photos, &card.input)?;
-    how.photos = tensors.iter().map(photos::elements).collect();
+    let photos = photos::named(&options.photos, &card.input)?;
+    how.photos = photos.iter().map(|(_, tensor)| photos::elements(tensor)).collect();
     let fresh = tempfile::Builder::new().prefix(".pack-").tempdir_in(folder);
     let fresh = fresh.map_err(|source| PackError::Write { path: folder.to_owned(), source })?;
     let cell = fresh.path().join(CELL_FILE);
@@ -107,36 +103,24 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     }
     let (on_integers, _) = model.plan().on_integers();
     let precision = model.plan().precision();
-    let samples = some_or_drawn(&options.photos, tensors, &card)?;
-    let proof = prove(folder, fresh.path(), &card, &samples, allowed(precision, how.max_error))?;
+    let photos: Vec<_> =
+        photos::spread(photos.len(), COMPARED).map(|index| photos[index].clone()).collect();
+    let photos = if photos.is_empty() { photos::drawn(&card.input)? } else { photos };
+    let proof = prove(folder, fresh.path(), &card, &photos, allowed(precision, how.max_error))?;
     let write = |source| PackError::Write { path: folder.join(CELL_FILE), source };
     let bytes = fs::metadata(&cell).map_err(write)?.len();
     fs::rename(&cell, folder.join(CELL_FILE)).map_err(write)?;
     Ok(Packed { bytes, convolutions, on_integers, precision, proof })
 }
 
-/// [`COMPARED`] of the photos, or the drawings if there are none.
-fn some_or_drawn(
-    paths: &[PathBuf],
-    tensors: Vec<PhotoTensor>,
-    card: &Card,
-) -> Result<Vec<(String, PhotoTensor)>, PhotosError> {
-    if paths.is_empty() {
-        return photos::drawn(&card.input);
-    }
-    let names = photos::list(paths)?.into_iter().map(|path| path.display().to_string());
-    let named: Vec<_> = names.zip(tensors).collect();
-    Ok(photos::spread(named.len(), COMPARED).map(|i| named[i].clone()).collect())
-}
-
 /// A larger error of fast convolutions, if asked for, allows as many times larger differences.
 fn allowed(precision: Precision, max_error: f64) -> Difference {
     let times = (max_error / Options::default().max_error).max(1.0) as f32;
-    let exact = match precision {
-        Precision::Single => ALLOWED,
+    let usual = match precision {
+        Precision::Single => TOLERANCE,
         Precision::Half => ALLOWED_ROUNDED,
     };
-    exact.times(times)
+    usual.times(times)
 }
 
 /// The weights in a packed file.

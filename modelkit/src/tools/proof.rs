@@ -3,7 +3,7 @@
 //! cellnet runs the file and rten the graph, on the same photos. A layer that was packed wrongly shows here,
 //! and the folder is then served by rten. The engines add in different orders, so small differences are
 //! expected, and a sensitive network enlarges them. To learn by how much, the graph is also run on photos
-//! changed by about a rounding error ([`CHANGE`]): the packed file may differ by [`MARGIN`] times the change
+//! changed by about a rounding error ([`changed`]): the packed file may differ by [`MARGIN`] times the change
 //! seen there.
 
 use std::num::NonZero;
@@ -14,7 +14,7 @@ use skincell_vision::card::{Card, Dtype};
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
-use crate::compare::{CHANGE, CHANGES, MARGIN, add};
+use crate::compare::{MARGIN, changed};
 use crate::photos;
 use crate::tools::answer::{Answer, Difference, answer, difference};
 use crate::tools::served::{Served, ServedError};
@@ -82,7 +82,7 @@ pub fn prove(
         let classes: Vec<usize> = expected.heatmaps.keys().copied().collect();
         let found = difference(&expected, &run(&cell, name, photo, &classes)?);
         if !found.within(&allowed) {
-            let own = own_changes(&graph, name, photo, &expected)?.times(MARGIN as f32);
+            let own = own_changes(&graph, name, photo, (&expected, &classes))?.times(MARGIN as f32);
             let allowed = allowed.or(own);
             if !found.within(&allowed) {
                 return Err(ProofError::Differs { photo: name.clone(), found, allowed });
@@ -104,26 +104,22 @@ fn run(
     answer(served.card(), served.engine(), name, &served.run(photo)?, (CLASSES, classes))
 }
 
-/// By how much the graph's answer changes with small changes of the photo. A photo of bytes has none.
+/// By how much the graph's answer changes with small changes of the photo, in heatmaps of these classes. A
+/// photo of bytes has none.
 fn own_changes(
     graph: &Served,
     name: &str,
     photo: &PhotoTensor,
-    expected: &Answer,
+    (expected, classes): (&Answer, &[usize]),
 ) -> Result<Difference, ServedError> {
     let mut most = Difference::default();
-    let classes: Vec<usize> = expected.heatmaps.keys().copied().collect();
     if photo.dtype == Dtype::U8 {
         return Ok(most);
     }
-    let elements = photos::elements(photo);
-    let step = CHANGE * elements.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    for change in 1..=CHANGES {
-        let mut changed = elements.clone();
-        add(changed.iter_mut(), step, change);
-        let data = changed.iter().flat_map(|value| value.to_le_bytes()).collect();
+    for values in changed(&photos::elements(photo)) {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let changed = PhotoTensor { data, ..photo.clone() };
-        most = most.or(difference(expected, &run(graph, name, &changed, &classes)?));
+        most = most.or(difference(expected, &run(graph, name, &changed, classes)?));
     }
     Ok(most)
 }

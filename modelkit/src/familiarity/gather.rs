@@ -39,10 +39,23 @@ pub(crate) struct Picture {
 pub(super) struct Gathered {
     pub(super) features: Vec<f32>,
     pub(super) probabilities: Vec<f32>,
+    pub(super) looks: Looks,
+}
+
+/// What tells a photo from others without a model.
+#[derive(Debug, Clone)]
+pub(super) struct Looks {
     /// The mean of all channels in each of 16 x 16 parts of the photo as the model sees it, from its top.
     pub(super) thumbnail: Vec<f32>,
     /// The picture it shows: the file's path up to `__` in its name, or to its extension.
     pub(super) picture: PathBuf,
+}
+
+impl Looks {
+    /// Of a photo whose elements are in the layout of the model's input.
+    pub(super) fn of(picture: PathBuf, elements: &[f32], input: &Input) -> Self {
+        Looks { thumbnail: thumbnail(elements, input), picture }
+    }
 }
 
 /// The photos in files and folders, and in all their subfolders. The label is that of the first subfolder.
@@ -96,7 +109,7 @@ pub(super) fn unlabelled(pictures: &[Picture], card: &Card) -> Option<String> {
 
 /// The file without its extension and without what follows `__` in its name: the same for versions of one
 /// picture.
-fn picture_of(file: &Path) -> PathBuf {
+pub(super) fn picture_of(file: &Path) -> PathBuf {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     // A name that begins with `__` is a name of its own.
     let end = stem.match_indices("__").map(|(at, _)| at).find(|at| *at > 0).unwrap_or(stem.len());
@@ -198,7 +211,7 @@ fn one(
     picture: PathBuf,
 ) -> Result<Gathered, FamiliarityError> {
     let elements = photos::elements(tensor);
-    let thumbnail = thumbnail(&elements, &card.input);
+    let looks = Looks::of(picture, &elements, &card.input);
     let photo = Tensor::from_data(&shape_of(&card.input), elements);
     let found = engine.run(photo.view().into(), &[features, &card.output.name])?;
     let mut found = found.into_iter().map(|tensor| tensor.to_vec());
@@ -208,10 +221,10 @@ fn one(
     }
     let probabilities = probabilities(&scores, &card.output)
         .map_err(|error| EngineError::Run(error.to_string()))?;
-    Ok(Gathered { features, probabilities, thumbnail, picture })
+    Ok(Gathered { features, probabilities, looks })
 }
 
-/// See [`Gathered::thumbnail`].
+/// See [`Looks::thumbnail`].
 fn thumbnail(elements: &[f32], input: &Input) -> Vec<f32> {
     let (width, height) = (input.width as usize, input.height as usize);
     let place = |index: usize| match input.layout {

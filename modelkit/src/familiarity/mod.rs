@@ -6,6 +6,7 @@
 //! the same run.
 //!
 //! - `gather` lists the photos with their labels and runs the graph on them.
+//! - `versions` tells which of them show the same picture.
 //! - `outliers` finds photos of other kinds among those given, which are left out.
 //! - `folds` scores each photo by a fit that has not seen its picture, and takes the threshold from these
 //!   scores: the order statistic of conformal prediction, each picture counted once.
@@ -26,6 +27,7 @@ mod held;
 mod hidden;
 mod outliers;
 mod sheet;
+mod versions;
 
 use std::path::PathBuf;
 
@@ -229,6 +231,7 @@ pub(crate) fn add(
     if let Some(wrong) = gather::unlabelled(&pictures, card) {
         return Err(FamiliarityError::NoClasses(wrong));
     }
+    versions::enough(&pictures, card)?;
     if let Some(old) = card.familiarity.take() {
         if !options.replace {
             refuse_strangers(graph, card, &old, &pictures)?;

@@ -25,6 +25,21 @@ use std::time::Duration;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
+/// Why requests are refused. Each reason is a series from the start: a missing series is not the same as 0.
+const REFUSED: [&str; 9] = [
+    "queue-full",
+    "queue-timeout",
+    "memory",
+    "never-fits",
+    "callers",
+    "connections",
+    "address",
+    "rate",
+    "token",
+];
+/// Why instances fail; series as above.
+const FAILED: [&str; 5] = ["broke-off", "deadline", "memory", "no-instance", "trap"];
+
 /// Histogram bounds in seconds: OpenTelemetry's for server request durations.
 const SECONDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -94,7 +109,7 @@ impl Metrics {
         metrics.register_requests();
         metrics.register_models();
         metrics.answers.register(&mut metrics.registry);
-        // Creates every series at 0: a missing series is not the same as 0.
+        // Creates the series of all reasons.
         let _ = (metrics.refused_count(), metrics.failed_count());
         metrics
     }
@@ -200,10 +215,12 @@ impl Metrics {
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {
+        debug_assert!(REFUSED.contains(&reason), "{reason} is missing in the list");
         self.refused.get_or_create(&[("reason", reason.to_owned())]).inc();
     }
 
     pub(crate) fn failed(&self, reason: &'static str) {
+        debug_assert!(FAILED.contains(&reason), "{reason} is missing in the list");
         self.failed.get_or_create(&[("reason", reason.to_owned())]).inc();
     }
 
@@ -242,28 +259,12 @@ impl Metrics {
 
     /// Requests refused, for any reason.
     pub(crate) fn refused_count(&self) -> u64 {
-        let reasons = [
-            "queue-full",
-            "queue-timeout",
-            "memory",
-            "never-fits",
-            "callers",
-            "connections",
-            "address",
-        ];
-        reasons
-            .iter()
-            .map(|reason| self.refused.get_or_create(&[("reason", (*reason).to_owned())]).get())
-            .sum()
+        sum(&self.refused, &REFUSED)
     }
 
     /// Requests whose instance failed.
     pub(crate) fn failed_count(&self) -> u64 {
-        let reasons = ["broke-off", "deadline", "memory", "no-instance", "trap"];
-        reasons
-            .iter()
-            .map(|reason| self.failed.get_or_create(&[("reason", (*reason).to_owned())]).get())
-            .sum()
+        sum(&self.failed, &FAILED)
     }
 
     /// All metrics as text.
@@ -294,6 +295,12 @@ fn known(method: &Method) -> &str {
     if KNOWN.contains(method) { method.as_str() } else { "other" }
 }
 
+/// The sum of a counter's series for these reasons, which it creates if they are missing.
+fn sum(counter: &Family<Labels<1>, Counter>, reasons: &[&'static str]) -> u64 {
+    let of = |reason: &&str| counter.get_or_create(&[("reason", (*reason).to_owned())]).get();
+    reasons.iter().map(of).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Format, Metrics};
@@ -308,6 +315,7 @@ mod tests {
         metrics.answered(&invented, None, 404, Duration::from_millis(30));
         metrics.stage("wait", Duration::from_millis(3));
         metrics.refused("memory");
+        metrics.refused("token");
         metrics.unloaded("skin", "idle");
         metrics.set_memory("private", 42);
         let text = metrics.text(Format::OpenMetrics);
@@ -317,12 +325,13 @@ mod tests {
             "http_request_duration_seconds_count{method=\"POST\",route=\"/...\"} 1",
             "skincell_stage_duration_seconds_bucket{le=\"0.005\",stage=\"wait\"} 1",
             "skincell_requests_refused_total{reason=\"memory\"} 1",
+            "skincell_requests_refused_total{reason=\"rate\"} 0",
             "skincell_model_unloads_total{model=\"skin\",reason=\"idle\"} 1",
             "skincell_memory_bytes{kind=\"private\"} 42",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert_eq!(metrics.refused_count(), 1);
+        assert_eq!(metrics.refused_count(), 2, "a missing token is a reason too");
     }
 }

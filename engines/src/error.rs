@@ -123,6 +123,16 @@ pub enum RunError {
     /// The model's files were changed while it was loaded.
     #[error("{0}; the model is loaded again for the next request: replace files by rename")]
     Damaged(String),
+    /// wasi-nn has no type for the elements of an output.
+    #[error(
+        "the output {name:?} is {found}, which wasi-nn has no type for; export the model with outputs of float32"
+    )]
+    OutputType {
+        /// The output's name.
+        name: String,
+        /// Its type, in the engine's words.
+        found: String,
+    },
     /// The engine's own error.
     #[error("the engine failed: {0}")]
     Engine(String),
@@ -138,7 +148,7 @@ impl RunError {
             | Self::UnknownInput { .. }
             | Self::MissingInput(_)
             | Self::RepeatedInput(_) => Some(self.to_string()),
-            Self::Damaged(_) | Self::Engine(_) => None,
+            Self::Damaged(_) | Self::OutputType { .. } | Self::Engine(_) => None,
         }
     }
 }

@@ -237,7 +237,11 @@ impl Model for OnnxRuntimeModel {
         let values = self.call(&views).map_err(failed)?;
         let named = self.outputs.iter().zip(values);
         named
-            .map(|(name, value)| Ok((name.to_string_lossy().into_owned(), from_value(&value)?)))
+            .map(|(name, value)| {
+                let name = name.to_string_lossy().into_owned();
+                let tensor = from_value(&name, &value)?;
+                Ok((name, tensor))
+            })
             .collect()
     }
 }
@@ -350,11 +354,10 @@ impl<'a> Elements<'a> {
     }
 }
 
-fn from_value(value: &DynValue) -> Result<Tensor, RunError> {
-    let element = match value.dtype() {
-        ValueType::Tensor { ty, .. } => *ty,
-        other => return Err(no_type(other)),
-    };
+fn from_value(name: &str, value: &DynValue) -> Result<Tensor, RunError> {
+    let no_type =
+        || RunError::OutputType { name: name.to_owned(), found: value.dtype().to_string() };
+    let ValueType::Tensor { ty: element, .. } = value.dtype() else { return Err(no_type()) };
     match element {
         TensorElementType::Uint8 => owned::<u8, _>(value, Dtype::U8, <[u8]>::as_ref),
         TensorElementType::Float16 => owned::<f16, _>(value, Dtype::F16, |e| e.reinterpret_cast()),
@@ -365,7 +368,7 @@ fn from_value(value: &DynValue) -> Result<Tensor, RunError> {
         TensorElementType::Float64 => owned::<f64, _>(value, Dtype::F64, <[f64]>::as_ref),
         TensorElementType::Int32 => owned::<i32, _>(value, Dtype::I32, <[i32]>::as_ref),
         TensorElementType::Int64 => owned::<i64, _>(value, Dtype::I64, <[i64]>::as_ref),
-        _ => return Err(no_type(value.dtype())),
+        _ => return Err(no_type()),
     }
     .map_err(failed)
 }
@@ -380,10 +383,4 @@ fn owned<T: PrimitiveTensorElementType, B: bytemuck::NoUninit>(
     // An output in memory has fewer than `u32::MAX` elements.
     let dimensions = shape.iter().map(|&size| size as u32).collect();
     Ok(Tensor::of(dimensions, dtype, bits(elements)))
-}
-
-fn no_type(found: &ValueType) -> RunError {
-    RunError::Engine(format!(
-        "an output is {found}, which wasi-nn has no type for; export the model with outputs of float32"
-    ))
 }

@@ -106,7 +106,13 @@ impl Model for RtenModel {
             .run(bound, outputs, Some(options))
             .map_err(|error| RunError::Engine(error.to_string()))?;
         let named = outputs.iter().zip(values);
-        named.map(|(id, value)| Ok((node_name(&self.model, *id), from_value(value)?))).collect()
+        named
+            .map(|(id, value)| {
+                let name = node_name(&self.model, *id);
+                let tensor = from_value(&name, value)?;
+                Ok((name, tensor))
+            })
+            .collect()
     }
 }
 
@@ -162,7 +168,7 @@ impl RtenModel {
     }
 }
 
-fn from_value(value: Value) -> Result<Tensor, RunError> {
+fn from_value(name: &str, value: Value) -> Result<Tensor, RunError> {
     fn bytes<T: bytemuck::NoUninit>(tensor: rten_tensor::Tensor<T>, dtype: Dtype) -> Tensor {
         // An output in memory has fewer than `u32::MAX` elements.
         let dimensions = tensor.shape().iter().map(|size| *size as u32).collect();
@@ -173,8 +179,8 @@ fn from_value(value: Value) -> Result<Tensor, RunError> {
         Value::Int32Tensor(tensor) => Ok(bytes(tensor, Dtype::I32)),
         Value::UInt8Tensor(tensor) => Ok(bytes(tensor, Dtype::U8)),
         other => {
-            let dtype = other.dtype();
-            Err(RunError::Engine(format!("an output is {dtype:?}, which wasi-nn has no type for")))
+            let found = format!("{:?}", other.dtype());
+            Err(RunError::OutputType { name: name.to_owned(), found })
         }
     }
 }

@@ -32,6 +32,14 @@ fn engine() -> Option<OnnxRuntime> {
     Some(OnnxRuntime::new(Path::new(&library), 1).unwrap())
 }
 
+/// A folder with a model of this graph, in operator set 17.
+fn folder_with(graph: GraphProto) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = model(17, graph).write_buf().unwrap();
+    std::fs::write(folder.path().join("model.onnx"), bytes).unwrap();
+    folder
+}
+
 /// A folder with a model that returns each input `X` as an output named `X out`.
 fn echo() -> TempDir {
     let output = |name: &str| format!("{name} out");
@@ -43,10 +51,7 @@ fn echo() -> TempDir {
         output: TYPES.map(|(name, _, dtype, _)| described(&output(name), dtype)).into(),
         value_info: vec![],
     };
-    let model = model(17, graph);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("model.onnx"), model.write_buf().unwrap()).unwrap();
-    folder
+    folder_with(graph)
 }
 
 /// One tensor of each type; its bytes count up from `first`.
@@ -188,4 +193,20 @@ fn large_sums_of_quantized_models_are_not_cut_off() {
         let outputs = model.run(&[("X".to_owned(), input.clone())]).unwrap();
         assert_eq!(outputs[0].1.data, expected);
     }
+}
+
+#[test]
+fn an_output_that_wasi_nn_has_no_type_for_is_named() {
+    let Some(engine) = engine() else { return };
+    let folder = folder_with(GraphProto {
+        node: vec![node("IsNaN", &["scores"], "unknown")],
+        initializer: vec![],
+        input: vec![value("scores", DataType::FLOAT, &DIMENSIONS)],
+        output: vec![value("unknown", DataType::BOOL, &DIMENSIONS)],
+        value_info: vec![],
+    });
+    let model = engine.load(Source::Folder(folder.path())).unwrap();
+    let given = Tensor::new(DIMENSIONS.to_vec(), Dtype::F32, vec![0; 24]);
+    let error = model.run(&[("scores".to_owned(), given)]).err().unwrap().to_string();
+    assert!(error.starts_with("the output \"unknown\" is ") && error.contains("bool"), "{error}");
 }

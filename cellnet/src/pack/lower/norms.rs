@@ -58,7 +58,8 @@ fn dims_of(tensor: &Tensor) -> Vec<usize> {
 }
 
 /// Whether a vector of the means of groups, `[…, groups, 1]`, meets a tensor
-/// `[…, groups, channels of a group]`, or a vector `[…, groups, channels of a group]` a constant as long.
+/// `[…, groups, channels of a group]`, or a vector `[…, groups, channels of a group]` a constant as long: for
+/// four groups of eight channels, `[1, 4, 1]` meets `[1, 4, 8]`.
 fn is_of_groups(view: &View, other: &Tensor) -> bool {
     let (dims, given) = (view.dims(), dims_of(other));
     let ([.., groups, one], [lead @ .., same, each]) = (&dims[..], &given[..]) else {
@@ -234,7 +235,8 @@ impl Lowerer {
     }
 
     /// An elementwise operator of a vector and what has each of its channels several times, along the next
-    /// axis; or of the elements of such an axis and constants. `None` for other operands.
+    /// axis; or of the elements of such an axis and constants. `None` for other operands. In a group norm
+    /// written as single operators, `[1, 4, 8] - [1, 4, 1]` takes from each channel the mean of its group.
     pub(super) fn binary_of_groups(
         &mut self,
         node: &NodeProto,

@@ -1,6 +1,6 @@
 //! Which photos show the same picture: copies of it, crops, and the same photo saved again.
 //!
-//! Photos are versions of one picture if their names say so, if they look alike as small thumbnails, or if the
+//! Photos are versions of one picture if their names say so, if they look alike as thumbnails, or if the
 //! model sees nearly the same in them.
 
 use skincell_vision::card::Card;

@@ -16,7 +16,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATES = ["", "vision", "onnx", "engines", "runner", "modelkit", "cli", "cellnet", "portable", "portable/host", "browser", "tests/guests"]
+CRATES = ["", "vision", "onnx", "engines", "runner", "runner/hosts", "modelkit", "cli", "cellnet", "portable", "portable/host", "browser", "tests/guests"]
 PYTHON = ["bench", "bench/engine", "deploy", "tests/clients", "tests/guests", "models"]
 
 # Circles that are still to be opened. A line that is no longer true fails too, so that the list only shrinks.

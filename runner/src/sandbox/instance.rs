@@ -9,7 +9,7 @@ use super::limits::{
 use super::output::{Printing, Stream};
 use super::reply::{CancelOnDrop, HeadSender, Reply, ReplyBody};
 use super::start::NoInstance;
-use super::state::{Hooks, KeyValue, State};
+use super::state::{Hooks, KeyValue, State, own};
 use super::{Compiled, Output, Sandbox, absent, key_value, variables, wasi02, wasi03};
 use crate::account::{InstanceAccount, Overdrawn};
 use crate::admission::{Permit, Priority};
@@ -23,6 +23,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request};
 use hyper::body::Body;
+use skincell_hosts::{HostState, add_wasi02, add_wasi03};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,9 +62,9 @@ pub struct Instances {
 #[derive(Clone)]
 enum Handler {
     /// `wasi:http/incoming-handler`.
-    Wasi02(ProxyPre<State>),
+    Wasi02(ProxyPre<HostState>),
     /// `wasi:http/handler`.
-    Wasi03(ServicePre<State>),
+    Wasi03(ServicePre<HostState>),
 }
 
 /// Why an instance gave no answer.
@@ -126,15 +127,15 @@ impl Instances {
         output: Output,
     ) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&sandbox.engine);
-        wasi02::add_to_linker(&mut linker)?;
+        add_wasi02(&mut linker)?;
         if sandbox.is_concurrent {
-            wasi03::add_to_linker(&mut linker)?;
+            add_wasi03(&mut linker)?;
             variables::add_concurrent_to_linker(&mut linker, &component.variables)?;
             key_value::add_concurrent_to_linker(&mut linker)?;
         }
-        nn::add_to_linker(&mut linker, |state: &mut State| NnView {
-            state: &mut state.nn,
-            account: &mut state.account,
+        nn::add_to_linker(&mut linker, |host: &mut HostState| {
+            let State { nn, account, .. } = own(host);
+            NnView { state: nn, account }
         })?;
         variables::add_to_linker(&mut linker, &component.variables)?;
         key_value::add_to_linker(&mut linker)?;
@@ -212,7 +213,7 @@ impl Instances {
             let start = Instant::now();
             let call = handler.call(&mut store, request, send_head);
             let outcome = run_until(call, client_gone, deadline).await;
-            let State { memory, account, .. } = store.data();
+            let State { memory, account, .. } = own(store.data_mut());
             let used = Used { refused: memory.refused, overdrawn: account.overdrawn() };
             // Stored before the store is dropped, which ends the reply's body: see `ReplyBody`.
             breaks.store(!matches!(outcome, Outcome::Ended(Ok(()))), Ordering::Release);
@@ -252,7 +253,7 @@ impl Instances {
         request_deadline: Arc<Deadline>,
         migration: Migration,
         place: Place,
-    ) -> Store<State> {
+    ) -> Store<HostState> {
         let limits = &self.sandbox.limits;
         let mut wasi = WasiCtx::builder();
         wasi.envs(&self.environment);
@@ -271,9 +272,7 @@ impl Instances {
         let account = InstanceAccount::new(account, self.listing);
         let outbound = Arc::clone(&self.sandbox.outbound);
         let caller = Caller::new(Arc::clone(&self.hosts), outbound, account.tally(), place);
-        let state = State {
-            wasi,
-            http,
+        let own_part = State {
             hooks: Hooks(caller),
             nn: NnState::new(self.grants.clone(), request_deadline, migration.clone()),
             key_value: KeyValue {
@@ -284,8 +283,9 @@ impl Instances {
             account,
             memory: MemoryLimiter::new(limits.max_instance_memory),
         };
+        let state = HostState { wasi, http, own: Box::new(own_part) };
         let mut store = Store::new(&self.sandbox.engine, state);
-        store.limiter(|state| &mut state.memory);
+        store.limiter(|host| &mut own(host).memory);
         store.set_max_component_handles(MAX_COMPONENT_HANDLES);
         wasi03::limit(&mut store, is_wasi03);
         store.set_hostcall_fuel(limits.max_host_memory.saturating_add(limits.max_guest_model));
@@ -331,7 +331,7 @@ impl Instances {
 }
 
 impl Handler {
-    fn new(linker: &Linker<State>, component: &Component) -> anyhow::Result<Self> {
+    fn new(linker: &Linker<HostState>, component: &Component) -> anyhow::Result<Self> {
         let (engine, kind) = (component.engine(), component.component_type());
         let is_wasi03 = kind.exports(engine).any(|(name, _)| name.starts_with(wasi03::HANDLER));
         let is_wasi02 = kind.exports(engine).any(|(name, _)| wasi02::is_handler(name));
@@ -360,7 +360,7 @@ impl Handler {
     /// guest.
     async fn call<B>(
         &self,
-        store: &mut Store<State>,
+        store: &mut Store<HostState>,
         request: Request<B>,
         head: HeadSender,
     ) -> wasmtime::Result<()>

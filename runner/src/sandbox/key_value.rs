@@ -5,10 +5,11 @@
 //! The store is `crate::key_value`. Reading and writing it blocks, so a guest moves to a thread of its own
 //! first.
 
-use super::state::State;
+use super::state::{State, own};
 use crate::account::Charge;
 use crate::key_value::{KeyValueError, KeyValueStore, LABEL};
 use crate::migration::Migration;
+use skincell_hosts::HostState;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -194,7 +195,7 @@ impl Call {
 }
 
 /// Offers the stores to components.
-pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     let mut spin = linker.instance(SPIN)?;
     add_store::<SpinError>(&mut spin, "store")?;
     method::<_, _, SpinError>(&mut spin, "[method]store.get-keys", |call, (_,)| {
@@ -225,7 +226,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 }
 
 /// Adds what Spin's interface and WASI's have in common, under the resource's name.
-fn add_store<E>(instance: &mut LinkerInstance<'_, State>, resource: &str) -> wasmtime::Result<()>
+fn add_store<E>(
+    instance: &mut LinkerInstance<'_, HostState>,
+    resource: &str,
+) -> wasmtime::Result<()>
 where
     E: ComponentType + Lower + From<KeyValueError> + From<NotOpened> + Send + Sync + 'static,
 {
@@ -235,10 +239,10 @@ where
     };
     let name = |method| format!("[method]{resource}.{method}");
     instance.resource(resource, ResourceType::host::<OpenStore>(), |mut store, handle| {
-        close::<OpenStore>(store.data_mut(), handle)
+        close::<OpenStore>(own(store.data_mut()), handle)
     })?;
     instance.func_wrap(&open, |mut store, (label,): (String,)| {
-        let opened = store.data_mut().open_store(&label)?;
+        let opened = own(store.data_mut()).open_store(&label)?;
         Ok((opened.map_err(E::from),))
     })?;
     method::<_, _, E>(instance, &name("get"), |call, (_, key): (_, String)| {
@@ -255,7 +259,7 @@ where
 
 /// Adds a method, or a function whose first argument is a store.
 fn method<A, T, E>(
-    instance: &mut LinkerInstance<'_, State>,
+    instance: &mut LinkerInstance<'_, HostState>,
     name: &str,
     work: fn(&Call, A) -> Answer<T>,
 ) -> wasmtime::Result<()>
@@ -266,7 +270,7 @@ where
 {
     instance.func_wrap_async(name, move |mut store, arguments: A| {
         Box::new(async move {
-            let call = store.data_mut().call(arguments.store())?;
+            let call = own(store.data_mut()).call(arguments.store())?;
             let answer = call.run(|call| work(call, arguments)).await;
             Ok((answer.map_err(E::from),))
         })
@@ -274,21 +278,21 @@ where
 }
 
 /// Adds `wasi:keyvalue/atomics`.
-fn add_atomics(atomics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
+fn add_atomics(atomics: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()> {
     method::<_, _, WasiError>(atomics, "increment", |call, (_, key, delta): (_, String, _)| {
         call.increment(&key, delta)
     })?;
     atomics.resource("cas", ResourceType::host::<Cas>(), |mut store, handle| {
-        close::<Cas>(store.data_mut(), handle)
+        close::<Cas>(own(store.data_mut()), handle)
     })?;
     atomics.func_wrap_async(
         "[static]cas.new",
         |mut store, (bucket, key): (Resource<OpenStore>, String)| {
             Box::new(async move {
-                let call = store.data_mut().call(&bucket)?;
+                let call = own(store.data_mut()).call(&bucket)?;
                 let current = call.run(|call| call.store.get(&key, call.most)).await;
                 let cas = match current {
-                    Ok(current) => Ok(store.data_mut().keep_cas(call.store, key, current)?),
+                    Ok(current) => Ok(own(store.data_mut()).keep_cas(call.store, key, current)?),
                     Err(error) => Err(WasiError::from(error)),
                 };
                 Ok((cas,))
@@ -296,12 +300,12 @@ fn add_atomics(atomics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> 
         },
     )?;
     atomics.func_wrap("[method]cas.current", |mut store, (cas,): (Resource<Cas>,)| {
-        let current = store.data_mut().account.table().get(&cas)?.current.clone();
+        let current = own(store.data_mut()).account.table().get(&cas)?.current.clone();
         Ok((Ok::<_, WasiError>(current),))
     })?;
     atomics.func_wrap_async("swap", |mut store, (cas, value): (Resource<Cas>, Vec<u8>)| {
         Box::new(async move {
-            let state = store.data_mut();
+            let state = own(store.data_mut());
             let Cas { store: values, key, current, charge } = state.account.table().delete(cas)?;
             let most = usize::try_from(state.account.room() / 2)?;
             let call = Call { store: values, migration: state.key_value.migration.clone(), most };
@@ -316,7 +320,7 @@ fn add_atomics(atomics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> 
             };
             drop(charge);
             Ok((Err(match swapped {
-                Ok(now) => CasError::Failed(store.data_mut().keep_cas(call.store, key, now)?),
+                Ok(now) => CasError::Failed(own(store.data_mut()).keep_cas(call.store, key, now)?),
                 Err(error) => CasError::Store(error.into()),
             }),))
         })
@@ -324,14 +328,14 @@ fn add_atomics(atomics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> 
 }
 
 /// Offers Spin's interface for components of WASI 0.3, whose functions are asynchronous.
-pub(super) fn add_concurrent_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn add_concurrent_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     let mut spin = linker.instance(CONCURRENT)?;
     spin.resource("store", ResourceType::host::<OpenStore>(), |mut store, handle| {
-        close::<OpenStore>(store.data_mut(), handle)
+        close::<OpenStore>(own(store.data_mut()), handle)
     })?;
     spin.func_wrap_concurrent("[static]store.open", |guest, (label,): (String,)| {
         Box::pin(async move {
-            let opened = guest.with(|mut access| access.data_mut().open_store(&label))?;
+            let opened = guest.with(|mut access| own(access.data_mut()).open_store(&label))?;
             Ok((opened.map_err(SpinError::from),))
         })
     })?;
@@ -351,7 +355,7 @@ pub(super) fn add_concurrent_to_linker(linker: &mut Linker<State>) -> wasmtime::
         "[method]store.get-keys",
         |guest, arguments: (Resource<OpenStore>,)| {
             Box::pin(async move {
-                let call = guest.with(|mut access| access.data_mut().call(&arguments.0))?;
+                let call = guest.with(|mut access| own(access.data_mut()).call(&arguments.0))?;
                 let keys = call.run(|call| call.store.keys(call.most)).await;
                 let (keys, outcome) = match keys {
                     Ok(keys) => (keys, Ok(())),
@@ -360,7 +364,7 @@ pub(super) fn add_concurrent_to_linker(linker: &mut Linker<State>) -> wasmtime::
                 guest.with(|mut access| {
                     let bytes =
                         keys.iter().map(|key| key.len() + size_of::<String>()).sum::<usize>();
-                    let charge = access.data_mut().account.charge(bytes as u64)?;
+                    let charge = own(access.data_mut()).account.charge(bytes as u64)?;
                     let keys = Keys { keys: keys.into_iter(), _charge: charge };
                     let keys = StreamReader::new(&mut access, keys)?;
                     let outcome =
@@ -374,7 +378,7 @@ pub(super) fn add_concurrent_to_linker(linker: &mut Linker<State>) -> wasmtime::
 
 /// Adds an asynchronous method.
 fn concurrent_method<A, T>(
-    instance: &mut LinkerInstance<'_, State>,
+    instance: &mut LinkerInstance<'_, HostState>,
     name: &str,
     work: fn(&Call, A) -> Answer<T>,
 ) -> wasmtime::Result<()>
@@ -384,7 +388,7 @@ where
 {
     instance.func_wrap_concurrent(name, move |guest, arguments: A| {
         Box::pin(async move {
-            let call = guest.with(|mut access| access.data_mut().call(arguments.store()))?;
+            let call = guest.with(|mut access| own(access.data_mut()).call(arguments.store()))?;
             let answer = call.run(|call| work(call, arguments)).await;
             Ok((answer.map_err(SpinError::from),))
         })

@@ -1,4 +1,4 @@
-//! The host's state of one instance, and what wasmtime's WASI and HTTP hosts may do with it.
+//! The runner's part of the host's state of one instance, and what wasmtime's WASI and HTTP hosts may do with it.
 
 use super::limits::MemoryLimiter;
 use crate::account::{CHUNK, CHUNKS, InstanceAccount};
@@ -7,17 +7,14 @@ use crate::migration::Migration;
 use crate::nn::NnState;
 use crate::outbound::{Caller, Connection};
 use http::{HeaderName, Request, Response, header};
+use skincell_hosts::{HostState, Own};
+use std::any::Any;
 use std::sync::Arc;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{
-    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
-    WasiHttpHooks, WasiHttpView,
-};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// The host's state of one instance.
+/// The runner's part of the state of one instance.
 pub(super) struct State {
-    pub(super) wasi: WasiCtx,
-    pub(super) http: WasiHttpCtx,
     pub(super) hooks: Hooks,
     pub(super) nn: NnState,
     pub(super) key_value: KeyValue,
@@ -75,15 +72,19 @@ fn is_forbidden(name: &HeaderName) -> bool {
     matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
 }
 
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: self.account.table() }
+impl Own for State {
+    fn table(&mut self) -> &mut ResourceTable {
+        self.account.table()
+    }
+
+    fn http(&mut self) -> (&mut ResourceTable, &mut dyn WasiHttpHooks) {
+        (self.account.table(), &mut self.hooks)
     }
 }
 
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let table = self.account.table();
-        WasiHttpCtxView { ctx: &mut self.http, table, hooks: &mut self.hooks }
-    }
+/// The runner's part of a state.
+#[allow(clippy::expect_used, reason = "no other type is ever put there")]
+pub(super) fn own(host: &mut HostState) -> &mut State {
+    let own: &mut dyn Any = &mut *host.own;
+    own.downcast_mut().expect("`Instances::store` makes every state")
 }

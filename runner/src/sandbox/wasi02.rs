@@ -2,12 +2,11 @@
 
 use super::reply::HeadSender;
 use super::start::instance;
-use super::state::State;
 use bytes::Bytes;
 use http::Request;
 use hyper::body::Body;
+use skincell_hosts::HostState;
 use wasmtime::Store;
-use wasmtime::component::Linker;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -20,16 +19,10 @@ pub(super) fn is_handler(name: &str) -> bool {
     name.strip_prefix(HANDLER).is_some_and(|patch| patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Offers WASI 0.2 to components.
-pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
-}
-
 /// Lets a new instance answer `request`.
 pub(super) async fn call<B>(
-    pre: &ProxyPre<State>,
-    store: &mut Store<State>,
+    pre: &ProxyPre<HostState>,
+    store: &mut Store<HostState>,
     request: Request<B>,
     head: HeadSender,
 ) -> wasmtime::Result<()>

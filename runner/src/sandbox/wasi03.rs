@@ -6,18 +6,19 @@
 
 use super::reply::HeadSender;
 use super::start::instance;
-use super::state::State;
+use super::state::own;
 use crate::account::{BODY, CHUNKS, SMALL};
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
+use skincell_hosts::HostState;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 use wasmtime::Store;
-use wasmtime::component::{Accessor, Linker};
+use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView as _, p3};
@@ -33,14 +34,8 @@ const MAX_CONCURRENT_02: usize = 200;
 /// The part of an instance's account that is left to them, in bytes.
 pub(super) const CONCURRENT_BYTES: u64 = MAX_CONCURRENT as u64 * SMALL;
 
-/// Offers WASI 0.3 to components.
-pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p3::add_to_linker(linker)?;
-    p3::add_to_linker(linker)
-}
-
 /// Limits the tasks, streams and futures of an instance.
-pub(super) fn limit(store: &mut Store<State>, is_wasi03: bool) {
+pub(super) fn limit(store: &mut Store<HostState>, is_wasi03: bool) {
     if let Some(table) = store.concurrent_resource_table() {
         table.set_max_capacity(if is_wasi03 { MAX_CONCURRENT } else { MAX_CONCURRENT_02 });
     }
@@ -48,8 +43,8 @@ pub(super) fn limit(store: &mut Store<State>, is_wasi03: bool) {
 
 /// Lets a new instance answer `request`.
 pub(super) async fn call<B>(
-    pre: &ServicePre<State>,
-    store: &mut Store<State>,
+    pre: &ServicePre<HostState>,
+    store: &mut Store<HostState>,
     mut request: Request<B>,
     head: HeadSender,
 ) -> wasmtime::Result<()>
@@ -73,7 +68,7 @@ fn full_url<B>(request: &Request<B>) -> Option<Uri> {
 
 /// Calls the guest and passes its answer on, until all of its tasks have ended.
 async fn answer(
-    guest: &Accessor<State>,
+    guest: &Accessor<HostState>,
     service: &Service,
     request: p3::Request,
     head: HeadSender,
@@ -82,7 +77,7 @@ async fn answer(
         Ok(response) => response,
         Err(code) => return Err(wasmtime::format_err!("the component answered {code:?}")),
     };
-    let _queue_charge = guest.with(|mut access| access.data_mut().account.charge(BODY))?;
+    let _queue_charge = guest.with(|mut access| own(access.data_mut()).account.charge(BODY))?;
     let response = guest.with(|access| response.into_http(access, async { Ok(()) }))?;
     let (parts, body) = response.into_parts();
     let (queue, pieces) = mpsc::channel(CHUNKS);

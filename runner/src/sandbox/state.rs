@@ -1,4 +1,4 @@
-//! The runner's part of the host's state of one instance, and what wasmtime's WASI and HTTP hosts may do with it.
+//! The runner's part of the state of one instance, and what wasmtime's WASI and HTTP hosts may do with it.
 
 use super::limits::MemoryLimiter;
 use crate::account::{CHUNK, CHUNKS, InstanceAccount};

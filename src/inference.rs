@@ -85,8 +85,8 @@ pub enum InferenceError {
     },
     /// The model failed on this photo.
     #[error(
-        "model {model:?} failed on this photo ({why}): try another photo; the service's operator can \
-         test the model with `skincell model check`"
+        "model {model:?} failed on this photo ({why}): try another photo; if it fails on every photo, the service's \
+         operator can test it with `skincell model check`"
     )]
     Failed {
         /// The model.

@@ -141,7 +141,7 @@ fn proven(proof: &Proof, pictures: &str) -> String {
     let Difference { probability, heatmap } = proof.difference;
     let photos = proof.photos;
     let why =
-        if proof.sensitive { ", about as much as if a picture changed by a millionth" } else { "" };
+        if proof.sensitive { ", about as much as its own answers depend on rounding" } else { "" };
     format!(
         "on {photos} {pictures} its probabilities differ from the graph's by {probability:.1e} at most, its \
          heatmaps by {heatmap:.1e}{why}"

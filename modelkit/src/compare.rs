@@ -7,6 +7,7 @@
 //! another integer, everything after it differs. Fused operators sum in another order. So such a network may
 //! differ from itself by as much as a change of the photo by [`CHANGE`] makes of it.
 
+use rten_onnx::onnx::NodeProto;
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use skincell_vision::card::Output;
@@ -239,7 +240,6 @@ fn changes(
     right: &[f64],
     allowed: f64,
 ) -> Result<Option<f64>, CompareError> {
-    let rounds = |node| matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear" | "Round");
     if !prepared.nodes.iter().any(rounds) {
         return Ok(None);
     }
@@ -259,15 +259,21 @@ fn changes(
     Ok(Some(most))
 }
 
+/// Whether a node rounds to integers.
+pub(crate) fn rounds(node: &NodeProto) -> bool {
+    matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear" | "Round")
+}
+
+/// 1 or -1, without an order: by Knuth's multiplicative hash.
+pub(crate) fn sign(number: usize) -> f32 {
+    if number.wrapping_mul(2_654_435_769) & (1 << 31) == 0 { 1.0 } else { -1.0 }
+}
+
 /// [`CHANGES`] ways to change a photo's elements by [`CHANGE`] of the largest one, up or down.
 pub(crate) fn changed(photo: &[f32]) -> impl Iterator<Item = Vec<f32>> {
     let step = CHANGE * photo.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     (1..=CHANGES).map(move |change| {
-        let moved = |(index, value): (usize, &f32)| {
-            // Knuth's multiplicative hash, for signs without an order.
-            let hash = (index * CHANGES + change).wrapping_mul(2_654_435_769);
-            if hash & (1 << 31) == 0 { value + step } else { value - step }
-        };
+        let moved = |(index, value): (usize, &f32)| value + sign(index * CHANGES + change) * step;
         photo.iter().enumerate().map(moved).collect()
     })
 }

@@ -146,7 +146,8 @@ pub fn prepare_from(
 ) -> Result<Report, PrepareError> {
     let draft = begin(&options.output, &options.name, options.force)?;
     progress(Step::Read);
-    let Loaded { graph, mut input, batch, classes, chosen, mut assumed } = load(options)?;
+    let Loaded { graph, mut input, batch, classes, chosen, mut assumed, takes_bytes } =
+        load(options)?;
     let mut notes = Vec::new();
     let samples = photos::samples(&photos::some(&options.photos, COMPARED)?, &input)?;
     let original = compare::original(&graph, &chosen, &samples).map_err(|e| of_batch(e, batch))?;
@@ -173,7 +174,8 @@ pub fn prepare_from(
     let mut fields = fields::opened_or_noted(&mut graph, twin, &options.defaults, &mut notes);
     let asked = maps.as_ref().ok().and_then(|added| added.card.asked());
     fields.extend(asked.and_then(|name| fields::open(&mut graph, name)));
-    if options.input == Dtype::U8 {
+    let usual = if takes_bytes { Dtype::U8 } else { Dtype::F32 };
+    if options.input.unwrap_or(usual) == Dtype::U8 {
         interface::take_bytes(&mut graph, &mut input);
     }
     let price = maps.as_ref().ok().map(|added| added.price);
@@ -299,6 +301,8 @@ struct Loaded {
     chosen: String,
     /// Names of settings that were assumed.
     assumed: Vec<String>,
+    /// Whether the model takes the photo as bytes.
+    takes_bytes: bool,
 }
 
 fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
@@ -335,7 +339,7 @@ fn load(options: &PrepareOptions) -> Result<Loaded, PrepareError> {
     exact::rewrite(&mut graph, &shape)??;
     let mut assumed = options.assumed.clone();
     assumed.retain(|part| part != "range" || !takes_bytes);
-    Ok(Loaded { graph, input, batch, classes, chosen, assumed })
+    Ok(Loaded { graph, input, batch, classes, chosen, assumed, takes_bytes })
 }
 
 fn of_batch(error: EngineError, batch: Option<usize>) -> PrepareError {

@@ -128,7 +128,7 @@ fn u8_input_is_normalised_in_the_graph() {
     let expected = run(&floats, &normalised, "cam");
     let card = prepare_in(home.path(), &classifier(), |o| {
         normal(o);
-        o.input = Dtype::U8;
+        o.input = Some(Dtype::U8);
     });
     let input = card.expect("prepared").card.input;
     assert_eq!(

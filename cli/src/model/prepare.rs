@@ -94,9 +94,10 @@ pub(crate) struct PrepareFlags {
     source: String,
     #[command(flatten)]
     preprocess: PreprocessFlags,
-    /// The model's input: float32 normalised by the server, or bytes normalised in the graph
-    #[arg(long, value_enum, default_value_t = InputKind::F32)]
-    input: InputKind,
+    /// The model's input: float32 normalised by the server, or bytes normalised in the graph; if left out,
+    /// bytes for a model that takes bytes, and else float32
+    #[arg(long, value_enum)]
+    input: Option<InputKind>,
     /// The input size, for a model with variable input size
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(u32, u32)>,
@@ -364,10 +365,10 @@ fn options(
         photos: flags.packing.photos.clone(),
         photos_basis: flags.basis.clone(),
         max_difference: Some(flags.max_difference),
-        input: match flags.input {
+        input: flags.input.map(|kind| match kind {
             InputKind::F32 => Dtype::F32,
             InputKind::U8 => Dtype::U8,
-        },
+        }),
         size: flags.size,
         scores: flags.scores.clone(),
         activation: flags.activation.map(|a| match a {

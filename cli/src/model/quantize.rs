@@ -62,7 +62,8 @@ pub(crate) struct QuantizeArguments {
     target_agreement: f64,
     /// Least mean correlation of heatmaps on --photos, up to 1. A single one may be three times as far below
     /// 1: with 0.99, down to 0.97 (int8)
-    #[arg(long, value_name = "CORRELATION", default_value_t = 0.99, value_parser = parse_correlation)]
+    #[arg(long, value_name = "CORRELATION", default_value_t = 0.99, value_parser = parse_correlation,
+        allow_negative_numbers = true)]
     target_heatmap: f64,
     /// Largest change of a probability on --photos, in points (int8)
     #[arg(long, value_name = "POINTS", default_value_t = 2.0, value_parser = parse_percent)]

@@ -99,9 +99,12 @@ impl GraphEngine {
         wanted: &[&str],
     ) -> Result<Vec<Tensor<f32>>, EngineError> {
         let values = self.values(input, wanted)?;
-        let tensors = values.into_iter().map(|value| match value {
+        let tensors = values.into_iter().zip(wanted).map(|(value, name)| match value {
             Value::FloatTensor(tensor) => Ok(tensor),
-            _ => Err(run_error("a value that should be float32 is not")),
+            _ => Err(run_error(format!(
+                "the value {name:?} is not float32; if the model rounds its scores, name the value that they \
+                 are made from with --scores"
+            ))),
         });
         tensors.collect()
     }

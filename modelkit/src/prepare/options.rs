@@ -51,8 +51,9 @@ pub struct PrepareOptions {
     pub photos_basis: String,
     /// Largest accepted difference of a probability; 1e-4 if `None`.
     pub max_difference: Option<f64>,
-    /// Element type of the served graph's input; with u8 the graph normalises the pixels itself.
-    pub input: Dtype,
+    /// Element type of the served graph's input; with u8 the graph normalises the pixels itself. If `None`,
+    /// u8 for a model that takes bytes, and else f32.
+    pub input: Option<Dtype>,
     /// Width and height in pixels, for a model with variable sizes.
     pub size: Option<(u32, u32)>,
     /// Name of the output with the scores, for a model with several outputs.
@@ -96,7 +97,7 @@ impl Default for PrepareOptions {
             photos: Vec::new(),
             photos_basis: String::new(),
             max_difference: None,
-            input: Dtype::F32,
+            input: None,
             size: None,
             scores: None,
             activation: None,

@@ -163,7 +163,8 @@ impl<'t> Trial<'t> {
             if count + 1 >= ranked.len() {
                 return Err(QuantizeError::Targets);
             }
-            kept.extend(count..ranked.len().min(count + 1 + count / 6));
+            // At least one goes on integers, or nothing would be quantized.
+            kept.extend(count..(ranked.len() - 1).min(count + 1 + count / 6));
         }
         // The last of them do least harm.
         for at in (0..kept.len()).rev() {

@@ -14,6 +14,7 @@ mod round;
 
 use std::path::{Path, PathBuf};
 
+use rten_onnx::onnx::NodeProto;
 use skincell_engines::Engine;
 use skincell_vision::card::Card;
 use skincell_vision::rank::{RankError, probabilities};
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 use crate::onnx::engine::EngineError;
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
+use crate::onnx::graph::{label, op};
 use crate::onnx::read::{ReadError, read};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
@@ -86,6 +88,14 @@ pub enum QuantizeError {
         "the model has no float32 weights that --to {0} would change; is it quantized already?"
     )]
     Nothing(&'static str),
+    /// The model computes on integers already, so that its answers would be compared with rounded ones.
+    #[error(
+        "{node} rounds values to integers already; quantize the float32 model that this one was made from"
+    )]
+    Rounds {
+        /// The node.
+        node: String,
+    },
     /// The original's scores for a photo are no probabilities.
     #[error("the model's scores for a photo are invalid: {0}")]
     Scores(#[from] RankError),
@@ -157,6 +167,10 @@ pub fn quantize(
     if photos.is_empty() {
         return Err(QuantizeError::NoPhotos);
     }
+    let rounding = graph.nodes.iter().find(|node| is_quantizer(node));
+    if let Some(node) = rounding.filter(|_| options.format == Format::Int8) {
+        return Err(QuantizeError::Rounds { node: label(node) });
+    }
     let (changed, kept) = match options.format {
         Format::Fp16 => (half::convert(&mut graph), Vec::new()),
         Format::Int8 => mixed::convert(&mut graph, &card, &photos, &options.targets, progress)?,
@@ -179,6 +193,11 @@ pub fn quantize(
     draft.publish()?;
     let bytes = (before.iter().sum(), after);
     Ok(QuantizeReport { card, bytes, tensors: changed, kept })
+}
+
+/// Whether a node makes integers of 8 or 16 bits of what the model computes.
+fn is_quantizer(node: &NodeProto) -> bool {
+    matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear")
 }
 
 /// Runs two folders on every photo, each on the first of the engines that supports it, and compares the

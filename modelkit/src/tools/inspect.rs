@@ -140,8 +140,8 @@ fn files(model: &Path, folder: Option<&Path>) -> Vec<(String, u64)> {
 /// The engine the server chooses if its options name no ONNX Runtime library: cellnet if there is a packed
 /// file, otherwise rten.
 fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static str, String) {
-    let packable = engines.iter().any(|(name, takes, _)| *name == "cellnet" && *takes);
-    match (folder.join(CELL_FILE).exists(), packable) {
+    let takes = |engine: &str| engines.iter().any(|(name, takes, _)| *name == engine && *takes);
+    match (folder.join(CELL_FILE).exists(), takes("cellnet")) {
         (true, _) if is_packed(folder) => ("cellnet", format!("because {CELL_FILE} exists")),
         (true, _) => (
             "cellnet",
@@ -154,6 +154,11 @@ fn serves(folder: &Path, engines: &[(&'static str, bool, String)]) -> (&'static 
             format!(
                 "because {CELL_FILE} does not exist; to serve with cellnet, make it: `skincell model pack`"
             ),
+        ),
+        (false, false) if !takes("rten") => (
+            "onnxruntime",
+            "if --engine-lib names its library, because cellnet and rten do not support this graph"
+                .to_owned(),
         ),
         (false, false) => ("rten", "because cellnet does not support this graph".to_owned()),
     }

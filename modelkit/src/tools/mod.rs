@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod check;
+mod disturbed;
 pub mod familiarize;
 pub mod honesty;
 pub mod inspect;

@@ -3,8 +3,8 @@
 //! cellnet runs the file and rten the graph, on the same photos. A layer that was packed wrongly shows here,
 //! and the folder is then served by rten. The engines add in different orders, so small differences are
 //! expected, and a sensitive network enlarges them. To learn by how much, the graph is also run on photos
-//! changed by about a rounding error ([`changed`]): the packed file may differ by [`MARGIN`] times the change
-//! seen there.
+//! changed by about a rounding error ([`changed`]), and as copies that round a little differently
+//! ([`disturbed`]): the packed file may differ by [`MARGIN`] times the change seen there.
 
 use std::num::NonZero;
 use std::path::Path;
@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::compare::{MARGIN, changed};
 use crate::photos;
 use crate::tools::answer::{Answer, Difference, answer, difference};
+use crate::tools::disturbed::{self, DisturbedError};
 use crate::tools::served::{Served, ServedError};
 
 /// Number of likeliest classes of which heatmaps are compared. The map of an unlikely class may be nearly
@@ -31,8 +32,8 @@ pub struct Proof {
     /// The largest differences of the answers: of all probabilities, and of the heatmaps of the likeliest
     /// class.
     pub difference: Difference,
-    /// Whether more than usual was allowed because the graph's own answers change so much if a photo changes
-    /// by a millionth of its largest element.
+    /// Whether more than usual was allowed because the graph's own answers change so much by rounding: if a
+    /// photo, or what is rounded to integers, changes by a millionth.
     pub sensitive: bool,
 }
 
@@ -42,6 +43,9 @@ pub enum ProofError {
     /// An engine cannot run the model.
     #[error(transparent)]
     Served(#[from] ServedError),
+    /// It cannot be found out how much the graph's answers depend on rounding.
+    #[error(transparent)]
+    Disturbed(#[from] DisturbedError),
     /// The answers differ.
     #[error(
         "on {photo}, probabilities of the packed file differ by {:.1e} and heatmaps by {:.1e} from those of \
@@ -63,8 +67,8 @@ pub enum ProofError {
 ///
 /// # Errors
 /// [`ProofError::Differs`] for a difference above `allowed` that is also more than four times the change of
-/// the graph's own answer to a photo whose elements are changed by a millionth of its largest one. Photos of
-/// bytes have no such allowance.
+/// the graph's own answer if the photo's elements change by a millionth of the largest one, or the values
+/// that the graph rounds to integers by a millionth.
 pub fn prove(
     folder: &Path,
     packed: &Path,
@@ -73,17 +77,23 @@ pub fn prove(
     allowed: Difference,
 ) -> Result<Proof, ProofError> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let graph = Served::with_card(card.clone(), folder, &Rten::new(threads))?;
+    let rten = Rten::new(threads);
+    let graph = Served::with_card(card.clone(), folder, &rten)?;
     let cell = Served::with_card(card.clone(), packed, &Cellnet::new(threads))?;
     let mut proof =
         Proof { photos: photos.len(), difference: Difference::default(), sensitive: false };
+    let mut copies = None;
     for (name, photo) in photos {
         let expected = run(&graph, name, photo, &[])?;
         let classes: Vec<usize> = expected.heatmaps.keys().copied().collect();
         let found = difference(&expected, &run(&cell, name, photo, &classes)?);
         if !found.within(&allowed) {
-            let own = own_changes(&graph, name, photo, (&expected, &classes))?.times(MARGIN as f32);
-            let allowed = allowed.or(own);
+            if copies.is_none() {
+                copies = Some(disturbed::copies(folder, card, &rten)?);
+            }
+            let copies = copies.as_deref().unwrap_or_default();
+            let own = own_changes((&graph, copies), name, photo, (&expected, &classes))?;
+            let allowed = allowed.or(own.times(MARGIN as f32));
             if !found.within(&allowed) {
                 return Err(ProofError::Differs { photo: name.clone(), found, allowed });
             }
@@ -104,15 +114,18 @@ fn run(
     answer(served.card(), served.engine(), name, &served.run(photo)?, (CLASSES, classes))
 }
 
-/// By how much the graph's answer changes with small changes of the photo, in heatmaps of these classes. A
-/// photo of bytes has none.
+/// By how much the graph's answer differs from those to a changed photo, which one of bytes has none of, and
+/// from those of its copies, in heatmaps of these classes.
 fn own_changes(
-    graph: &Served,
+    (graph, copies): (&Served, &[Served]),
     name: &str,
     photo: &PhotoTensor,
     (expected, classes): (&Answer, &[usize]),
 ) -> Result<Difference, ServedError> {
     let mut most = Difference::default();
+    for copy in copies {
+        most = most.or(difference(expected, &run(copy, name, photo, classes)?));
+    }
     if photo.dtype == Dtype::U8 {
         return Ok(most);
     }

@@ -70,6 +70,18 @@ pub enum ServedError {
         /// Names of the outputs that exist.
         found: String,
     },
+    /// The model has another number of scores than the card has classes.
+    #[error(
+        "{engine} returns {found} scores, but the card has {classes} classes; prepare the model again"
+    )]
+    Classes {
+        /// Name of the engine.
+        engine: &'static str,
+        /// Number of scores.
+        found: usize,
+        /// Number of the card's classes.
+        classes: usize,
+    },
     /// A heatmap cannot be computed.
     #[error("{engine} on {photo}: {error}")]
     Maps {
@@ -232,6 +244,10 @@ impl Served {
             }
         };
         let scores = take(&self.card.output.name)?;
+        let (found, classes) = (scores.len(), self.card.classes.len());
+        if found != classes {
+            return Err(ServedError::Classes { engine, found, classes });
+        }
         let cam = |map: &GradCam| {
             let classes = match &map.classes {
                 MapClasses::All => Vec::new(),

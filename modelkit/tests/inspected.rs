@@ -15,7 +15,8 @@ use skincell_modelkit::external::{GRAPH_FILE, WEIGHTS_FILE};
 use skincell_modelkit::inspect::inspect;
 use skincell_modelkit::pack::{CELL_FILE, Difference, PackOptions, ProofError, pack, prove};
 use skincell_modelkit::{CARD_FILE, photos, served};
-use skincell_onnx::build::integers;
+use skincell_onnx::build::{DataType, int_attribute, integers, value};
+use skincell_vision::card::Dtype;
 
 /// What the engines say to a graph.
 fn engines(model: &ModelProto) -> Vec<(bool, String)> {
@@ -106,6 +107,33 @@ fn a_pipe_in_place_of_a_file_is_refused_at_once() {
     for error in errors {
         assert!(error.contains("it is a pipe"), "{error}");
     }
+}
+
+#[test]
+fn a_model_of_bytes_keeps_them_and_is_packed() {
+    let home = tempfile::tempdir().unwrap();
+    let mut model = classifier();
+    let graph = model.graph.as_mut().unwrap();
+    graph.input[0] = value("image", DataType::UINT8, &[1, 3, 8, 8]);
+    let mut pixels = node("Cast", &["image"], "pixels");
+    pixels.attribute = vec![int_attribute("to", i64::from(DataType::FLOAT.0))];
+    graph.node[0].input[0] = "pixels".to_owned();
+    graph.node.insert(0, pixels);
+    let card = prepare_in(home.path(), &model, |_| {}).unwrap().card;
+    assert_eq!(card.input.dtype, Dtype::U8);
+    pack(&home.path().join("out"), &PackOptions::default()).unwrap();
+}
+
+#[test]
+fn a_card_with_another_number_of_classes_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    prepare_in(home.path(), &classifier(), |_| {}).unwrap();
+    let folder = home.path().join("out");
+    let mut card = served::read_card(&folder).unwrap();
+    card.classes.pop();
+    std::fs::write(folder.join(CARD_FILE), card.to_json().unwrap()).unwrap();
+    let error = pack(&folder, &PackOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("returns 5 scores, but the card has 4 classes"), "{error}");
 }
 
 #[test]

@@ -74,9 +74,17 @@ fn photos(folder: &Path, seeds: std::ops::Range<u32>) -> Vec<PathBuf> {
 }
 
 fn quantized(folder: &Path, targets: Targets) -> Result<QuantizeReport, QuantizeError> {
+    quantized_to(folder, ("out", "int8"), targets)
+}
+
+fn quantized_to(
+    folder: &Path,
+    (from, to): (&str, &str),
+    targets: Targets,
+) -> Result<QuantizeReport, QuantizeError> {
     let options = QuantizeOptions {
-        folder: folder.join("out"),
-        output: folder.join("int8"),
+        folder: folder.join(from),
+        output: folder.join(to),
         format: Format::Int8,
         photos: photos(folder, 0..30),
         targets,
@@ -113,6 +121,8 @@ fn without_targets_all_are_on_integers_and_impossible_ones_are_refused() {
     let none = Targets { agreement: 0.0, heatmap: -1.0, change: 1.0 };
     let report = quantized(folder.path(), none).expect("nothing is asked for");
     assert_eq!((report.kept.len(), report.tensors), (0, 3));
+    let again = quantized_to(folder.path(), ("int8", "again"), none).expect_err("it rounds");
+    assert!(matches!(again, QuantizeError::Rounds { .. }), "{again}");
 
     let exact = Targets { agreement: 1.0, heatmap: 1.0, change: 0.0 };
     let refused = quantized(folder.path(), exact).expect_err("bytes are not exact");

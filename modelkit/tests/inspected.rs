@@ -148,10 +148,10 @@ fn a_packed_file_that_answers_as_another_graph_is_not_kept() {
     let card = served::read_card(&folder).unwrap();
     let photos = photos::drawn(&card.input).unwrap();
     let allowed = Difference { probability: 1e-3, heatmap: 2e-3 };
-    let proof = prove(&folder, &folder, &card, &photos, allowed).expect("they agree");
+    let proof = prove(&folder, &folder, &card, &photos, allowed, 1e-6).expect("they agree");
     assert_eq!(proof.photos, photos.len());
     assert!(proof.difference.within(&allowed));
-    match prove(&folder, &other, &card, &photos, allowed) {
+    match prove(&folder, &other, &card, &photos, allowed, 1e-6) {
         Err(ProofError::Differs { found, allowed, .. }) => assert!(!found.within(&allowed)),
         found => panic!("{found:?}"),
     }

@@ -12,7 +12,7 @@ use skincell_onnx::Constant;
 use skincell_vision::card::Card;
 use thiserror::Error;
 
-use crate::compare::{CHANGE, rounds, sign};
+use crate::compare::{rounds, sign};
 use crate::onnx::external::{GRAPH_FILE, WEIGHTS_FILE, lay_out};
 use crate::onnx::graph::{Graph, input};
 use crate::onnx::read::{ReadError, read};
@@ -38,7 +38,8 @@ pub enum DisturbedError {
     Served(#[from] ServedError),
 }
 
-/// Copies of the graph in `folder`, loaded by `engine`; none if it does not round.
+/// Copies of the graph in `folder`, loaded by `engine`; none if it does not round. `by` is the part of a value
+/// by which it changes before it is rounded.
 ///
 /// # Errors
 /// [`DisturbedError`].
@@ -46,13 +47,14 @@ pub(super) fn copies(
     folder: &Path,
     card: &Card,
     engine: &dyn Engine,
+    by: f32,
 ) -> Result<Vec<Served>, DisturbedError> {
     let graph = read(&folder.join(GRAPH_FILE))?;
     if !graph.nodes.iter().any(rounds) {
         return Ok(Vec::new());
     }
     let copy = |number| {
-        let files = lay_out(&disturbed(graph.clone(), number))
+        let files = lay_out(&disturbed(graph.clone(), by, number))
             .map_err(|error| DisturbedError::Encode(error.to_string()))?;
         let home = tempfile::tempdir()?;
         fs::write(home.path().join(GRAPH_FILE), files.graph)?;
@@ -62,8 +64,8 @@ pub(super) fn copies(
     (1..=COPIES).map(copy).collect()
 }
 
-/// The graph with each computed value that is rounded multiplied by 1 plus or minus [`CHANGE`] before.
-fn disturbed(mut graph: Graph, copy: usize) -> Graph {
+/// The graph with each computed value that is rounded multiplied by 1 plus or minus `by` before.
+fn disturbed(mut graph: Graph, by: f32, copy: usize) -> Graph {
     for index in (0..graph.nodes.len()).rev() {
         let node = &graph.nodes[index];
         let Some(value) = input(node, 0).filter(|value| rounds(node) && is_computed(&graph, value))
@@ -71,7 +73,7 @@ fn disturbed(mut graph: Graph, copy: usize) -> Graph {
             continue;
         };
         let value = value.to_owned();
-        let factor = Constant::scalar(1.0 + sign(index * COPIES + copy) * CHANGE);
+        let factor = Constant::scalar(1.0 + sign(index * COPIES + copy) * by);
         let factor = graph.add_constant("disturbed/factor", factor);
         let product = graph.emit("disturbed", "Mul", &[&value, &factor], Vec::new());
         graph.nodes[index].input[0] = product;
@@ -98,7 +100,7 @@ mod tests {
         graph.emit("bytes", "QuantizeLinear", &["photo", "scale"], vec![]);
         graph.emit("quantized", "QuantizeLinear", &["weights", "scale"], vec![]);
         graph.emit("scores", "DequantizeLinear", &["bytes", "scale"], vec![]);
-        let found = disturbed(graph, 1);
+        let found = disturbed(graph, 1e-6, 1);
         let operators: Vec<_> = found.nodes.iter().map(op).collect();
         assert_eq!(operators, ["Mul", "QuantizeLinear", "QuantizeLinear", "DequantizeLinear"]);
         assert_eq!(input(&found.nodes[0], 0), Some("photo"));

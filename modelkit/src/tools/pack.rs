@@ -15,6 +15,7 @@ pub use cellnet::plan::Precision;
 use cellnet::plan::{Algorithm, Step};
 use thiserror::Error;
 
+use crate::compare::CHANGE;
 use crate::photos::{self, PhotosError};
 use crate::prepare::COMPARED;
 pub use crate::tools::answer::{Difference, TOLERANCE};
@@ -75,6 +76,15 @@ pub enum PackFolderError {
 /// bits; otherwise [`TOLERANCE`].
 const ALLOWED_ROUNDED: Difference = Difference { probability: 5e-3, heatmap: 2e-2 };
 
+/// How far values are from the graph's before they are rounded to integers, as a part of each: float32 sums in
+/// another order, or weights rounded to 16 bits, whose mean error is 2^-12.
+fn rounding(precision: Precision) -> f32 {
+    match precision {
+        Precision::Single => CHANGE,
+        Precision::Half => 1.0 / 4096.0,
+    }
+}
+
 /// Packs the model in `folder`. An existing `model.cell` is replaced atomically.
 ///
 /// # Errors
@@ -106,7 +116,8 @@ pub fn pack(folder: &Path, options: &PackOptions) -> Result<Packed, PackFolderEr
     let photos: Vec<_> =
         photos::spread(photos.len(), COMPARED).map(|index| photos[index].clone()).collect();
     let photos = if photos.is_empty() { photos::drawn(&card.input)? } else { photos };
-    let proof = prove(folder, fresh.path(), &card, &photos, allowed(precision, how.max_error))?;
+    let allowed = allowed(precision, how.max_error);
+    let proof = prove(folder, fresh.path(), &card, &photos, allowed, rounding(precision))?;
     let write = |source| PackError::Write { path: folder.join(CELL_FILE), source };
     let bytes = fs::metadata(&cell).map_err(write)?.len();
     fs::rename(&cell, folder.join(CELL_FILE)).map_err(write)?;

@@ -32,8 +32,8 @@ pub struct Proof {
     /// The largest differences of the answers: of all probabilities, and of the heatmaps of the likeliest
     /// class.
     pub difference: Difference,
-    /// Whether more than usual was allowed because the graph's own answers change so much by rounding: if a
-    /// photo, or what is rounded to integers, changes by a millionth.
+    /// Whether more than usual was allowed because the graph's own answers change so much if a photo, or what
+    /// the graph rounds to integers, changes a little.
     pub sensitive: bool,
 }
 
@@ -68,13 +68,14 @@ pub enum ProofError {
 /// # Errors
 /// [`ProofError::Differs`] for a difference above `allowed` that is also more than four times the change of
 /// the graph's own answer if the photo's elements change by a millionth of the largest one, or the values
-/// that the graph rounds to integers by a millionth.
+/// that the graph rounds to integers by the part `rounding` of each.
 pub fn prove(
     folder: &Path,
     packed: &Path,
     card: &Card,
     photos: &[(String, PhotoTensor)],
     allowed: Difference,
+    rounding: f32,
 ) -> Result<Proof, ProofError> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let rten = Rten::new(threads);
@@ -89,7 +90,7 @@ pub fn prove(
         let found = difference(&expected, &run(&cell, name, photo, &classes)?);
         if !found.within(&allowed) {
             if copies.is_none() {
-                copies = Some(disturbed::copies(folder, card, &rten)?);
+                copies = Some(disturbed::copies(folder, card, &rten, rounding)?);
             }
             let copies = copies.as_deref().unwrap_or_default();
             let own = own_changes((&graph, copies), name, photo, (&expected, &classes))?;

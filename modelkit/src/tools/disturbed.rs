@@ -38,8 +38,8 @@ pub enum DisturbedError {
     Served(#[from] ServedError),
 }
 
-/// Copies of the graph in `folder`, loaded by `engine`; none if it does not round. `by` is the part of a value
-/// by which it changes before it is rounded.
+/// Copies of the graph in `folder`, loaded by `engine`; none if it does not round. `by` is the part of a
+/// value by which it changes before it is rounded.
 ///
 /// # Errors
 /// [`DisturbedError`].

@@ -76,8 +76,8 @@ pub enum PackFolderError {
 /// bits; otherwise [`TOLERANCE`].
 const ALLOWED_ROUNDED: Difference = Difference { probability: 5e-3, heatmap: 2e-2 };
 
-/// How far values are from the graph's before they are rounded to integers, as a part of each: float32 sums in
-/// another order, or weights rounded to 16 bits, whose mean error is 2^-12.
+/// How far values are from the graph's before they are rounded to integers, as a part of each: float32 sums
+/// in another order, or weights rounded to 16 bits, whose mean error is 2^-12.
 fn rounding(precision: Precision) -> f32 {
     match precision {
         Precision::Single => CHANGE,

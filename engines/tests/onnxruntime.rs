@@ -32,10 +32,10 @@ fn engine() -> Option<OnnxRuntime> {
     Some(OnnxRuntime::new(Path::new(&library), 1).unwrap())
 }
 
-/// A folder with a model of this graph, in operator set 17.
-fn folder_with(graph: GraphProto) -> TempDir {
+/// A folder with a model of this graph.
+fn folder_with(operator_set: i64, graph: GraphProto) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let bytes = model(17, graph).write_buf().unwrap();
+    let bytes = model(operator_set, graph).write_buf().unwrap();
     std::fs::write(folder.path().join("model.onnx"), bytes).unwrap();
     folder
 }
@@ -51,7 +51,7 @@ fn echo() -> TempDir {
         output: TYPES.map(|(name, _, dtype, _)| described(&output(name), dtype)).into(),
         value_info: vec![],
     };
-    folder_with(graph)
+    folder_with(17, graph)
 }
 
 /// One tensor of each type; its bytes count up from `first`.
@@ -97,10 +97,7 @@ fn quantized_layer() -> TempDir {
         output: vec![value("Y", DataType::FLOAT, &[1, 2])],
         value_info: vec![],
     };
-    let folder = tempfile::tempdir().unwrap();
-    let file = model(13, graph).write_buf().unwrap();
-    std::fs::write(folder.path().join("model.onnx"), file).unwrap();
-    folder
+    folder_with(13, graph)
 }
 
 type Inputs = Vec<(String, Tensor)>;
@@ -198,13 +195,14 @@ fn large_sums_of_quantized_models_are_not_cut_off() {
 #[test]
 fn an_output_that_wasi_nn_has_no_type_for_is_named() {
     let Some(engine) = engine() else { return };
-    let folder = folder_with(GraphProto {
+    let graph = GraphProto {
         node: vec![node("IsNaN", &["scores"], "unknown")],
         initializer: vec![],
         input: vec![value("scores", DataType::FLOAT, &DIMENSIONS)],
         output: vec![value("unknown", DataType::BOOL, &DIMENSIONS)],
         value_info: vec![],
-    });
+    };
+    let folder = folder_with(17, graph);
     let model = engine.load(Source::Folder(folder.path())).unwrap();
     let given = Tensor::new(DIMENSIONS.to_vec(), Dtype::F32, vec![0; 24]);
     let error = model.run(&[("scores".to_owned(), given)]).err().unwrap().to_string();

@@ -45,7 +45,8 @@ pub(super) struct Gathered {
 /// What tells a photo from others without a model.
 #[derive(Debug, Clone)]
 pub(super) struct Looks {
-    /// The mean of all channels in each of 16 x 16 parts of the photo as the model sees it, from its top.
+    /// The mean of all channels in each of 16 x 16 parts of the photo as the model sees it, from its top,
+    /// less the mean of all parts.
     pub(super) thumbnail: Vec<f32>,
     /// The picture it shows: the file's path up to `__` in its name, or to its extension.
     pub(super) picture: PathBuf,
@@ -240,7 +241,10 @@ fn thumbnail(elements: &[f32], input: &Input) -> Vec<f32> {
             *count += 1;
         }
     }
-    sums.into_iter().map(|(sum, count)| (sum / f64::from(count.max(1))) as f32).collect()
+    let parts = sums.into_iter().map(|(sum, count)| (sum / f64::from(count.max(1))) as f32);
+    let parts: Vec<f32> = parts.collect();
+    let mean = parts.iter().sum::<f32>() / parts.len() as f32;
+    parts.into_iter().map(|part| part - mean).collect()
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const SAME: f32 = 0.995;
 /// too if they look alike: where all photos are versions of one picture, nothing is left of centred features
 /// but noise. Features of a network that sees little may be as near for different pictures.
 const NEAR: f64 = 0.02;
-/// Photos look alike if the squared difference of their thumbnails, with their means subtracted, is at most
-/// this share of the sum of both squares; it is about 1 for different pictures.
+/// Photos look alike if the squared difference of their thumbnails is at most this share of the sum of both
+/// squares; it is about 1 for different pictures.
 const ALIKE: f32 = 0.05;
 /// Photos are versions whatever a network makes of them if that share is at most this. Saved again with other
 /// sizes and JPEG qualities down to 30, `models/skin`'s drawings reach 0.008; two different ones have at
@@ -37,7 +37,7 @@ pub(super) fn enough(pictures: &[Picture], card: &Card) -> Result<(), Familiarit
             Ok(tensor) => {
                 let elements = photos::elements(&tensor);
                 let new = Looks::of(picture_of(&picture.file), &elements, &card.input);
-                if !different.iter().any(|known| is_surely_same(known, &new)) {
+                if !different.iter().any(|known| look_same(known, &new, ALMOST_EQUAL)) {
                     different.push(new);
                 }
             }
@@ -55,10 +55,9 @@ pub(super) fn enough(pictures: &[Picture], card: &Card) -> Result<(), Familiarit
     })
 }
 
-/// Whether two photos show the same picture whatever a network makes of them.
-fn is_surely_same(one: &Looks, other: &Looks) -> bool {
-    let alike = || unlike(&without_mean(&one.thumbnail), &without_mean(&other.thumbnail));
-    one.picture == other.picture || alike() <= ALMOST_EQUAL
+/// Whether two photos show the same picture by their names, or by thumbnails that are this much unlike.
+fn look_same(one: &Looks, other: &Looks, most: f32) -> bool {
+    one.picture == other.picture || unlike(&one.thumbnail, &other.thumbnail) <= most
 }
 
 /// The picture that each photo shows, numbered from 0. Photos show the same picture if their names up to
@@ -70,8 +69,6 @@ pub(super) fn groups(rows: &Rows, foreign: &Rows, seen: &[Gathered]) -> Vec<usiz
     let near = (1.0 - NEAR * (1.0 - mean)) as f32;
     let centred = rows.minus(&rows.mean());
     let units = Rows::normalised((0..rows.count()).map(|i| centred.row(i)), rows.width);
-    let looks: Vec<Vec<f32>> =
-        seen.iter().map(|photo| without_mean(&photo.looks.thumbnail)).collect();
     let all: Vec<usize> = (0..rows.count()).collect();
     let mut first = all.clone();
     for block in all.chunks(BLOCK) {
@@ -79,10 +76,9 @@ pub(super) fn groups(rows: &Rows, foreign: &Rows, seen: &[Gathered]) -> Vec<usiz
         let plain = rows.take(block).times(rows, Turned::Second);
         for (row, later) in block.iter().copied().enumerate() {
             let same = |earlier: &usize| {
+                let most = if plain.row(row)[*earlier] >= near { ALIKE } else { ALMOST_EQUAL };
                 cosines.row(row)[*earlier] >= SAME
-                    || unlike(&looks[*earlier], &looks[later])
-                        <= if plain.row(row)[*earlier] >= near { ALIKE } else { ALMOST_EQUAL }
-                    || seen[*earlier].looks.picture == seen[later].looks.picture
+                    || look_same(&seen[*earlier].looks, &seen[later].looks, most)
             };
             if let Some(earlier) = (0..later).find(same) {
                 first[later] = first[earlier];
@@ -100,12 +96,7 @@ pub(super) fn groups(rows: &Rows, foreign: &Rows, seen: &[Gathered]) -> Vec<usiz
     first.into_iter().map(|index| numbers[index]).collect()
 }
 
-fn without_mean(values: &[f32]) -> Vec<f32> {
-    let mean = values.iter().sum::<f32>() / values.len().max(1) as f32;
-    values.iter().map(|value| value - mean).collect()
-}
-
-/// The squared difference of two thumbnails without their means, as a share of the sum of both squares.
+/// The squared difference of two thumbnails, as a share of the sum of both squares.
 fn unlike(one: &[f32], other: &[f32]) -> f32 {
     let (between, both) = one.iter().zip(other).fold((0.0, 0.0), |(between, both), (a, b)| {
         (between + (a - b) * (a - b), both + a * a + b * b)

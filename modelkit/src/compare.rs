@@ -259,9 +259,14 @@ fn changes(
     Ok(Some(most))
 }
 
-/// Whether a node rounds to integers.
+/// Whether a node makes integers of 8 or 16 bits of what the model computes.
+pub(crate) fn quantizes(node: &NodeProto) -> bool {
+    matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear")
+}
+
+/// Whether a node rounds to integers, of whatever type.
 pub(crate) fn rounds(node: &NodeProto) -> bool {
-    matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear" | "Round")
+    quantizes(node) || op(node) == "Round"
 }
 
 /// 1 or -1, without an order: by Knuth's multiplicative hash.

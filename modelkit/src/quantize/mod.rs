@@ -14,16 +14,16 @@ mod round;
 
 use std::path::{Path, PathBuf};
 
-use rten_onnx::onnx::NodeProto;
 use skincell_engines::Engine;
 use skincell_vision::card::Card;
 use skincell_vision::rank::{RankError, probabilities};
 use skincell_vision::tensor::PhotoTensor;
 use thiserror::Error;
 
+use crate::compare::quantizes;
 use crate::onnx::engine::EngineError;
 use crate::onnx::external::{self, GRAPH_FILE, WEIGHTS_FILE};
-use crate::onnx::graph::{label, op};
+use crate::onnx::graph::label;
 use crate::onnx::read::{ReadError, read};
 use crate::photos::{self, PhotosError};
 use crate::prepare::CARD_FILE;
@@ -163,13 +163,13 @@ pub fn quantize(
     card.name = name_of(&options.output);
     card.check()?;
     let mut graph = read(&options.folder.join(GRAPH_FILE))?;
+    let rounding = graph.nodes.iter().find(|node| quantizes(node));
+    if let Some(node) = rounding.filter(|_| options.format == Format::Int8) {
+        return Err(QuantizeError::Rounds { node: label(node) });
+    }
     let photos = photos::load_all(&options.photos, &card.input)?;
     if photos.is_empty() {
         return Err(QuantizeError::NoPhotos);
-    }
-    let rounding = graph.nodes.iter().find(|node| is_quantizer(node));
-    if let Some(node) = rounding.filter(|_| options.format == Format::Int8) {
-        return Err(QuantizeError::Rounds { node: label(node) });
     }
     let (changed, kept) = match options.format {
         Format::Fp16 => (half::convert(&mut graph), Vec::new()),
@@ -193,11 +193,6 @@ pub fn quantize(
     draft.publish()?;
     let bytes = (before.iter().sum(), after);
     Ok(QuantizeReport { card, bytes, tensors: changed, kept })
-}
-
-/// Whether a node makes integers of 8 or 16 bits of what the model computes.
-fn is_quantizer(node: &NodeProto) -> bool {
-    matches!(op(node), "QuantizeLinear" | "DynamicQuantizeLinear")
 }
 
 /// Runs two folders on every photo, each on the first of the engines that supports it, and compares the

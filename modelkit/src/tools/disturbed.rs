@@ -68,11 +68,8 @@ pub(super) fn copies(
 fn disturbed(mut graph: Graph, by: f32, copy: usize) -> Graph {
     for index in (0..graph.nodes.len()).rev() {
         let node = &graph.nodes[index];
-        let Some(value) = input(node, 0).filter(|value| rounds(node) && is_computed(&graph, value))
-        else {
-            continue;
-        };
-        let value = value.to_owned();
+        let computed = input(node, 0).filter(|value| !graph.constants.contains_key(*value));
+        let Some(value) = computed.filter(|_| rounds(node)).map(str::to_owned) else { continue };
         let factor = Constant::scalar(1.0 + sign(index * COPIES + copy) * by);
         let factor = graph.add_constant("disturbed/factor", factor);
         let product = graph.emit("disturbed", "Mul", &[&value, &factor], Vec::new());
@@ -82,10 +79,6 @@ fn disturbed(mut graph: Graph, by: f32, copy: usize) -> Graph {
         }
     }
     graph
-}
-
-fn is_computed(graph: &Graph, value: &str) -> bool {
-    !graph.constants.contains_key(value)
 }
 
 #[cfg(test)]
